@@ -1,0 +1,39 @@
+# make demo   set up, then the main job: a policy comparison on the embedded trace and profile (out/demo)
+# make test   set up, then everything that must hold
+# make bench  speed, as ratios to a bare SimPy run
+# make lint   ruff, mypy, import-linter
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/installed
+	$(BIN)/seqsched compare --num-prompts 1024 --predictor tuned --out out/demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/installed-dev
+	$(BIN)/python -m tests.benchmarks.throughput
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install -c constraints.txt -e .
+	touch $@
+
+$(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install -c constraints.txt -e ".[dev,parquet]"
+	touch $@ $(VENV)/installed
+
+clean:
+	rm -rf $(VENV) out build dist *.egg-info
