@@ -1,0 +1,180 @@
+"""Turns raw columns into checked arrays, or raises one InputError naming file, row, column, value and bound.
+
+A check is one pass over an array; rows are looked at one by one only to name the culprit, after the check has
+failed. Knows nothing of file formats: it sees a `Table` and column names.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import InputError
+from .tables import Table
+from .trace import FloatArray, IntArray
+
+MAX_TOKENS = 10_000_000
+MAX_SPAN_S = 1_000_000_000
+MAX_TIME_S = 100_000_000_000
+MAX_PRIORITY = 1_000_000_000
+
+ObjectArray = npt.NDArray[np.object_]
+
+_NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+_SHOWN_CHARACTERS = 40
+
+
+def shown(value: object) -> str:
+    """The value as an error message shows it: at most 40 characters, control characters escaped."""
+    if value is None:
+        return "a missing value"
+    if isinstance(value, str) and _NUMBER.fullmatch(value) and len(value) <= _SHOWN_CHARACTERS:
+        return value.strip()
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
+
+
+def fault(table: Table, index: int, column: str, what: str) -> InputError:
+    """The error for one cell; `index` counts rows from 0."""
+    return InputError(f"{table.where(index)}, {column}: {what}")
+
+
+def tokens(table: Table, column: str, low: int = 1) -> IntArray:
+    """Token counts between `low` and MAX_TOKENS, shape (n,)."""
+    return _whole(table, column, low, MAX_TOKENS)
+
+
+def priorities(table: Table, column: str) -> IntArray:
+    """Whole numbers within ±MAX_PRIORITY, shape (n,)."""
+    return _whole(table, column, -MAX_PRIORITY, MAX_PRIORITY)
+
+
+def times(table: Table, column: str, per_second: float = 1.0) -> FloatArray:
+    """Times since any epoch, not negative, in units of 1/`per_second` s, shape (n,)."""
+    return _numbers(table, column, 0, round(MAX_TIME_S * per_second), whole=False)
+
+
+def instants(table: Table, column: str) -> FloatArray:
+    """ISO 8601 dates with a time of day (UTC where no zone is given), in s from the earliest, shape (n,)."""
+    import pandas as pd
+
+    raw = pd.Series(table.raw(column), dtype=object)
+    text = raw.where(raw.map(lambda value: isinstance(value, str)), "")
+    looks_right = text.str.match(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d").to_numpy(dtype=bool)
+    when = pd.to_datetime(text.where(looks_right), format="ISO8601", utc=True, errors="coerce")
+    bad = when.isna().to_numpy(dtype=bool)
+    if bad.any():
+        index = int(bad.argmax())
+        what = f"{shown(raw.iloc[index])} is not a date and time such as 2023-11-16 18:15:46.68"
+        raise fault(table, index, column, what)
+    return np.asarray((when - when.min()).dt.total_seconds(), dtype=np.float64)
+
+
+def identifiers(table: Table, column: str) -> npt.NDArray[Any]:
+    """Distinct request ids, shape (n,): int64 where every id reads as a plain integer, else text."""
+    ids = _text(table, column, "an id", blank=False)
+    if len(set(ids)) != len(ids):
+        first: dict[str, int] = {}
+        for index, value in enumerate(ids):
+            if value in first:
+                what = f"{shown(value)} is already the id of {table.label(first[value])}; ids must differ"
+                raise fault(table, index, column, what)
+            first[value] = index
+    try:
+        numbers = [int(value) for value in ids]
+        if [str(number) for number in numbers] == ids:
+            return np.array(numbers, dtype=np.int64)
+    except (ValueError, OverflowError):
+        pass
+    return np.array(ids, dtype=object)
+
+
+def texts(table: Table, column: str) -> ObjectArray:
+    """Text, empty allowed, shape (n,)."""
+    return np.array(_text(table, column, "text", blank=True), dtype=object)
+
+
+def refuse(table: Table, column: str, bad: npt.NDArray[np.bool_], what: Callable[[int], str]) -> None:
+    """Raises for the first row where `bad`, shape (n,), holds; `what(index)` says what is wrong with it."""
+    if bad.any():
+        index = int(bad.argmax())
+        raise fault(table, index, column, what(index))
+
+
+def _whole(table: Table, column: str, low: int, high: int) -> IntArray:
+    return _numbers(table, column, low, high, whole=True).astype(np.int64)
+
+
+def _numbers(table: Table, column: str, low: int, high: int, *, whole: bool) -> FloatArray:
+    values = table.numbers(column)
+    if (
+        values is not None
+        and _within(values, low, high)
+        and (not whole or (values == np.floor(values)).all())
+    ):
+        return values
+    kind = "a whole number" if whole else "a number"
+    for index, value in enumerate(table.raw(column)):
+        what = _number_fault(value, low, high, kind, text_is_number=table.text_is_number)
+        if what is not None:
+            raise fault(table, index, column, what)
+    raise InputError(f"{table.path}, {column}: holds a value that is not {kind} from {low} to {high}")
+
+
+def _within(values: FloatArray, low: int, high: int) -> bool:
+    return bool(np.isfinite(values).all() and values.min() >= low and values.max() <= high)
+
+
+def _number_fault(value: object, low: int, high: int, kind: str, *, text_is_number: bool) -> str | None:
+    needed = f"({kind} from {low} to {high} is needed)"
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return f"empty {needed}"
+    number: int | float
+    if isinstance(value, str) and text_is_number and _NUMBER.fullmatch(value):
+        number = float(value)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        number = value
+    else:
+        return f"{shown(value)} is not a number {needed}"
+    if not -math.inf < number < math.inf:
+        return f"{shown(value)} is not finite {needed}"
+    if number < low:
+        return f"{shown(value)} is below {low}"
+    if number > high:
+        return f"{shown(value)} is above {high}"
+    if kind == "a whole number" and number != math.floor(number):
+        return f"{shown(value)} is not a whole number {needed}"
+    return None
+
+
+def _text(table: Table, column: str, kind: str, *, blank: bool) -> list[str]:
+    raw = table.raw(column)
+    if not set(map(type, raw)) <= {str, int}:
+        index = next(i for i, value in enumerate(raw) if type(value) not in (str, int))
+        raise fault(table, index, column, f"{shown(raw[index])} is not {kind} (text or an integer is needed)")
+    try:
+        values = [str(value) for value in raw]
+        "".join(values).encode()
+    except ValueError:
+        index = next(i for i, value in enumerate(raw) if not _encodes(value))
+        raise fault(table, index, column, f"{shown(raw[index])} cannot be written as UTF-8") from None
+    if not blank and not all(map(str.strip, values)):
+        index = next(i for i, value in enumerate(values) if not value.strip())
+        raise fault(table, index, column, "empty (an id of at least 1 character is needed)")
+    return values
+
+
+def _encodes(value: object) -> bool:
+    try:
+        str(value).encode()
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,88 @@
+"""Specs of the form NAME[:key=value,...] and the frozen dataclasses of options that they fill."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from .errors import InputError
+
+T = TypeVar("T")
+ON, OFF = ("on", "true", "yes", "1"), ("off", "false", "no", "0")
+
+
+def parse(spec: str, what: str) -> tuple[str, dict[str, str]]:
+    """Split `NAME:key=value,...` into the name and its options, still texts.
+
+    `what` is what errors call the thing (`policy`, `predictor`). Raises InputError on an empty name, on a
+    part that is not `key=value`, and on a key given twice.
+    """
+    name, _, rest = spec.strip().partition(":")
+    if not name:
+        raise InputError(f"{what} {spec!r}: the name is empty; expected NAME[:key=value,...]")
+    options: dict[str, str] = {}
+    for part in rest.split(",") if rest else []:
+        key, equals, value = (text.strip() for text in part.partition("="))
+        if not (key and equals and value):
+            raise InputError(f"{what} {spec!r}: {part!r} is not key=value")
+        if key in options:
+            raise InputError(f"{what} {spec!r}: {key} is given twice")
+        options[key] = value
+    return name, options
+
+
+def build(options: type[T], texts: Mapping[str, str], what: str) -> T:
+    """The dataclass `options` with its fields read from texts by their annotated types.
+
+    Understands int, float, bool (on/off), str, Literal, and unions of these with None. Raises InputError for
+    unknown keys, missing ones, values of the wrong type, and what the dataclass itself refuses (its
+    ValueError).
+    """
+    return _construct(options, coerce(options, texts, what), what)
+
+
+def coerce(options: type[Any], texts: Mapping[str, str], what: str) -> dict[str, Any]:
+    """Keyword arguments for the dataclass `options` from texts; see `build`."""
+    assert is_dataclass(options)
+    hints, known = get_type_hints(options), {f.name: f for f in fields(options) if f.init}
+    for key in texts:
+        if key not in known:
+            raise InputError(f"{what}: unknown option {key!r}; it has {', '.join(known) or 'no options'}")
+    for key, option in known.items():
+        if key not in texts and option.default is MISSING and option.default_factory is MISSING:
+            raise InputError(f"{what}: option {key} is required, as in {what}:{key}=VALUE")
+    return {key: _value(text, hints[key], f"{what}: {key}") for key, text in texts.items()}
+
+
+def _construct(options: type[T], values: Mapping[str, Any], what: str) -> T:
+    try:
+        return options(**values)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{what}: {error}") from None
+
+
+def _value(text: str, hint: Any, what: str) -> Any:
+    if get_origin(hint) is Literal:
+        if text not in get_args(hint):
+            raise InputError(f"{what}: {text!r} must be one of {', '.join(map(str, get_args(hint)))}")
+        return text
+    kinds = [k for k in (get_args(hint) or (hint,)) if k is not type(None)]
+    if bool in kinds:
+        if text.lower() not in ON + OFF:
+            raise InputError(f"{what}: {text!r} must be on or off")
+        return text.lower() in ON
+    for kind in (k for k in (int, float) if k in kinds):
+        try:
+            number = kind(text)
+        except ValueError:
+            continue
+        if isinstance(number, float) and math.isnan(number):
+            break
+        return number
+    if str in kinds:
+        return text
+    raise InputError(f"{what}: {text!r} is not {'a whole number' if kinds == [int] else 'a number'}")

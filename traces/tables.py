@@ -1,0 +1,275 @@
+"""Opens a file of rows, whatever holds them (CSV, JSON, JSONL, Parquet: told apart by content), as a `Table`.
+
+Refuses what is not a clean table: not UTF-8, ragged rows, broken JSON, no rows. Knows nothing of what columns
+mean.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+import numpy as np
+
+from .csv_lines import fields_per_line
+from .errors import InputError
+from .trace import FloatArray
+
+PARQUET_EXTRA = 'pip install "seqsched[parquet]"'
+
+Wanted = Callable[[str], bool]
+
+
+class Table(Protocol):
+    """Rows of raw values under named columns.
+
+    `text_is_number` says whether text may stand for a number (in CSV everything is text; in JSON "5" is not
+    5).
+    """
+
+    path: str
+    columns: tuple[str, ...]
+    num_rows: int
+    text_is_number: bool
+
+    def label(self, index: int) -> str:
+        """How a person finds the row that counts `index` from 0, for example `row 3` or `line 7`."""
+
+    def where(self, index: int) -> str:
+        """The file and the row."""
+
+    def numbers(self, column: str) -> FloatArray | None:
+        """The column as floats, shape (num_rows,); None where some value is no number."""
+
+    def raw(self, column: str) -> list[Any]:
+        """The column's values as they stand in the file, None where missing."""
+
+
+class _Rows:
+    text_is_number = False
+
+    def __init__(self, path: str, columns: tuple[str, ...], num_rows: int) -> None:
+        if num_rows == 0:
+            raise InputError(f"{path}: has 0 rows, at least 1 is needed")
+        self.path = path
+        self.columns = columns
+        self.num_rows = num_rows
+
+    def label(self, index: int) -> str:
+        return f"row {index + 1}"
+
+    def where(self, index: int) -> str:
+        return f"{self.path}, {self.label(index)}"
+
+
+class Records(_Rows):
+    """Objects of a JSON list or of JSON lines; `lines` holds their line numbers, None for a list."""
+
+    def __init__(self, path: str, records: list[dict[str, Any]], lines: Sequence[int] | None) -> None:
+        keys = dict.fromkeys(records[0]) if records else {}
+        self.uniform = all(record.keys() == keys.keys() for record in records)
+        if not self.uniform:
+            keys = {key: None for record in records for key in record}
+        super().__init__(path, tuple(keys), len(records))
+        self.records = records
+        self._lines = lines
+
+    def label(self, index: int) -> str:
+        """`row n` in a list, `line n` in JSON lines."""
+        return f"row {index + 1}" if self._lines is None else f"line {self._lines[index]}"
+
+    def numbers(self, column: str) -> FloatArray | None:
+        """The column as floats, None where some value is no JSON number."""
+        values = self.raw(column)
+        if not set(map(type, values)) <= {int, float}:
+            return None
+        try:
+            return np.array(values, dtype=np.float64)
+        except OverflowError:
+            return None
+
+    def raw(self, column: str) -> list[Any]:
+        """The column's values, None where a record has no such key."""
+        return [record.get(column) for record in self.records]
+
+
+class _Csv(_Rows):
+    text_is_number = True
+
+    def __init__(self, path: str, data: bytes, wanted: Wanted) -> None:
+        self.path = path
+        self._data = data if data.endswith((b"\n", b"\r")) else data + b"\n"
+        fields = fields_per_line(path, self._data)
+        header = tuple(str(name).strip() for name in self._parse(header=None, nrows=1, dtype=str).iloc[0])
+        super().__init__(path, header, len(fields) - 1)
+        ragged = np.flatnonzero(fields != len(header))
+        if len(ragged):
+            row = int(ragged[0])
+            raise InputError(f"{path}, row {row}: has {fields[row]} fields, the header has {len(header)}")
+        self._position = {name: i for i, name in enumerate(header) if wanted(name)}
+        for name in self._position:
+            if header.count(name) > 1:
+                raise InputError(f"{path}: column {name} appears {header.count(name)} times, 1 is allowed")
+        self._frame: Any = None
+
+    def _parse(self, **options: Any) -> Any:
+        import pandas as pd
+
+        # From 3.1 on pandas parses floats to the last bit unasked, and deprecates the option.
+        if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1):
+            options["float_precision"] = "round_trip"
+        try:
+            return pd.read_csv(
+                io.BytesIO(self._data),
+                encoding="utf-8",
+                na_filter=False,
+                low_memory=False,
+                index_col=False,
+                **options,
+            )
+        except (ValueError, OverflowError) as error:
+            raise InputError(f"{self.path}: not a well-formed CSV ({error})") from error
+
+    def _read(self, names: Sequence[str], **options: Any) -> Any:
+        positions = [self._position[name] for name in names]
+        frame = self._parse(header=0, names=list(range(len(self.columns))), usecols=positions, **options)
+        if len(frame) != self.num_rows:
+            raise InputError(
+                f"{self.path}: not a well-formed CSV ({len(frame)} rows in {self.num_rows} lines)"
+            )
+        return frame
+
+    def _column(self, column: str) -> Any:
+        if self._frame is None:
+            self._frame = self._read(list(self._position))
+        return self._frame[self._position[column]]
+
+    def numbers(self, column: str) -> FloatArray | None:
+        values = self._column(column)
+        if values.dtype.kind not in "iuf":
+            return None
+        floats: FloatArray = values.to_numpy(dtype=np.float64)
+        return floats
+
+    def raw(self, column: str) -> list[Any]:
+        values = self._column(column)
+        if values.dtype.kind != "O":
+            # What pandas took for a number may have been 007 or 1e999: read again as it was written.
+            values = self._read([column], dtype=str)[self._position[column]]
+        texts: list[Any] = [str(value) for value in values.tolist()]
+        return texts
+
+
+class _Parquet(_Rows):
+    def __init__(self, path: str, data: bytes) -> None:
+        try:
+            import pyarrow.parquet as pq
+        except ImportError as error:
+            raise InputError(f"{path}: reading Parquet needs pyarrow: {PARQUET_EXTRA}") from error
+        try:
+            self._table = pq.read_table(io.BytesIO(data))
+        except Exception as error:  # pyarrow raises errors of many kinds on damaged files
+            raise InputError(f"{path}: not a readable Parquet file ({error})") from error
+        super().__init__(path, tuple(self._table.column_names), self._table.num_rows)
+        if len(set(self.columns)) != len(self.columns):
+            raise InputError(f"{path}: two columns have the same name, 1 of each is allowed")
+
+    def numbers(self, column: str) -> FloatArray | None:
+        from pyarrow import types
+
+        values = self._table.column(column)
+        if not (types.is_integer(values.type) or types.is_floating(values.type)):
+            return None
+        floats: FloatArray = values.to_numpy().astype(np.float64)
+        return floats
+
+    def raw(self, column: str) -> list[Any]:
+        try:
+            values: list[Any] = self._table.column(column).to_pylist()
+        except Exception as error:  # pyarrow finds some damage only when it decodes a value
+            raise InputError(f"{self.path}, {column}: not readable ({error})") from error
+        return values
+
+
+def open_table(path: str | Path, wanted: Wanted) -> Table:
+    """The rows of a file. `wanted(column)` says which columns may be asked for (others are not parsed).
+
+    Raises InputError, naming `path` as given, where the file cannot be read or is no clean table of at least
+    one row.
+    """
+    name = str(path)
+    data = _read_bytes(name)
+    if data.startswith(b"PAR1"):
+        return _Parquet(name, data)
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        byte = f"byte 0x{data[error.start]:02x} at offset {error.start}"
+        raise InputError(f"{name}, line {line}: {byte} is not UTF-8 text") from None
+    if "\0" in text:
+        raise InputError(
+            f"{name}, line {text.count(chr(10), 0, text.index(chr(0))) + 1}: byte 0x00 is not text"
+        )
+    start = text.lstrip()[:1]
+    if not start:
+        raise InputError(f"{name}: is empty, at least 1 row is needed")
+    if start == "[":
+        return _json_list(name, text)
+    if start == "{":
+        return _json_lines(name, text)
+    return _Csv(name, data, wanted)
+
+
+def _read_bytes(name: str) -> bytes:
+    try:
+        return Path(name).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{name}: no such file") from None
+    except IsADirectoryError:
+        raise InputError(f"{name}: is a directory, a file is needed") from None
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise InputError(f"{name!r}: is not a path ({error})") from error
+
+
+def _json_list(path: str, text: str) -> Records:
+    try:
+        items = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}, line {error.lineno}, column {error.colno}: broken JSON ({error.msg})"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: broken JSON ({error})") from error
+    for index, item in enumerate(items):
+        if not isinstance(item, dict):
+            _not_an_object(f"{path}, row {index + 1}", item)
+    return Records(path, items, None)
+
+
+def _json_lines(path: str, text: str) -> Records:
+    records: list[dict[str, Any]] = []
+    numbers: list[int] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}, line {number}: broken JSON ({error})") from None
+        if not isinstance(record, dict):
+            _not_an_object(f"{path}, line {number}", record)
+        records.append(record)
+        numbers.append(number)
+    return Records(path, records, numbers)
+
+
+def _not_an_object(where: str, value: object) -> NoReturn:
+    kind = "a list" if isinstance(value, list) else type(value).__name__
+    raise InputError(f"{where}: is {kind}, a JSON object is needed")
