@@ -1,0 +1,26 @@
+"""seqsched's simulator: `from sim import simulate, compare`.
+
+The names are resolved on first use, so that importing a part of the package loads no other part.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .version import __version__
+
+if TYPE_CHECKING:
+    from .metrics import Result
+    from .simulation import Comparison, compare, simulate
+
+__all__ = ["Comparison", "Result", "__version__", "compare", "simulate"]
+
+_HOMES = {"simulate": "simulation", "compare": "simulation", "Comparison": "simulation", "Result": "metrics"}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -1,0 +1,9 @@
+"""What a machine costs: time per iteration and KV memory, calibrated or estimated.
+
+Knows nothing of scheduling.
+"""
+
+from sim.hardware.profile import Profile, Provenance, describe, load, names
+from sim.hardware.step_cost import PiecewiseLinear, StepCost
+
+__all__ = ["PiecewiseLinear", "Profile", "Provenance", "StepCost", "describe", "load", "names"]

@@ -1,0 +1,232 @@
+"""Turns measured iterations into a profile, and says how far to trust it; knows nothing of how they were
+measured.
+
+Both regimes of `StepCost` are fitted apart. Which further terms the mixed regime gets is decided by the error
+on grid cells that the fit did not see.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date as Date
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.hardware.gpu import Gpu
+from sim.hardware.kv_memory import KvMemory
+from sim.hardware.model_shape import ModelShape
+from sim.hardware.profile import Profile, Provenance
+from sim.hardware.regime_fit import (
+    Cells,
+    FloatArray,
+    RegimeFit,
+    cell_folds,
+    choose_terms,
+    cross_validate,
+    fit_regime,
+    size_folds,
+    summarise,
+)
+from sim.hardware.step_cost import StepCost
+from sim.hardware.steps_file import COUNTS, read_steps
+from traces.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["FitReport", "fit", "read_steps"]
+
+ALWAYS = ("mixed_per_context_s", "mixed_per_attention_s")
+CANDIDATES = ("mixed_per_decode_s", "mixed_per_longest_s", "mixed_per_key_s")
+"""Terms of `StepCost` that the mixed regime gets only where they lower the cross-validated error."""
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What the fit did, ready to be shown and drawn. Arrays have one entry per distinct cell, shape (n,)."""
+
+    measured_s: FloatArray
+    fitted_s: FloatArray
+    is_mixed: npt.NDArray[np.bool_]
+    """The cell has prefill in it."""
+    errors: dict[str, dict[str, dict[str, float]]]
+    """Absolute relative errors: regime (decode_only, mixed) → how judged (in_sample, unseen_cells,
+    unseen_sizes) → mean, median, p95, max. A way of judging is absent where there are too few cells or sizes
+    for it."""
+    terms: tuple[str, ...]
+    """The coefficients that the mixed regime has."""
+    tried: dict[str, float]
+    """Cross-validated mean error of every set of mixed terms that was tried."""
+    notes: tuple[str, ...]
+    """What these measurements cannot tell."""
+
+    def rows(self) -> list[tuple[str, str]]:
+        """(label, value) rows for people."""
+        rows = [
+            (
+                f"{regime} {way}".replace("_", " "),
+                ", ".join(f"{name} {100 * value:.2f} %" for name, value in errors.items()),
+            )
+            for regime, ways in self.errors.items()
+            for way, errors in ways.items()
+        ]
+        rows.append(("mixed terms", ", ".join(self.terms)))
+        rows.extend(("note", note) for note in self.notes)
+        return rows
+
+
+def fit(
+    steps: pd.DataFrame,
+    name: str,
+    *,
+    model: ModelShape | None = None,
+    gpu: Gpu | None = None,
+    engine: str = "unstated",
+    memory: KvMemory | None = None,
+    host_s: float = 0.0,
+    source: str = "",
+    versions: dict[str, str] | None = None,
+    date: str | None = None,
+) -> tuple[Profile, FitReport]:
+    """A measured profile from iterations as `read_steps` gives them, and a report on the fit.
+
+    host_s: what the engine adds to every iteration and that `step_ms` leaves out. date: ISO, by
+    default today. Weighted non-negative least squares on the relative error; 10-fold cross-validation, folds
+    leaving out whole grid cells (and, reported beside it, whole batch sizes or token counts). Raises
+    `InputError` for a missing regime.
+    """
+    cells = steps.groupby(list(COUNTS), as_index=False, sort=True)[["step_ms"]].median()
+    mixed_rows = (cells["num_prefill"] > 0).to_numpy(dtype=bool)
+    for there, regime in ((~mixed_rows, "decode-only rows"), (mixed_rows, "rows with prefill")):
+        if not there.any():
+            raise InputError(f"{source or name}: no {regime}; both regimes must be measured")
+    decode, mixed = _decode_cells(cells.loc[~mixed_rows]), _mixed_cells(cells.loc[mixed_rows])
+
+    decode_fit = fit_regime(decode, ["decode_per_context_s"])
+    terms = list(ALWAYS)
+    tried: dict[str, float] = {}
+    folds = cell_folds(len(mixed.seconds))
+    if folds is not None:
+        terms, tried = choose_terms(mixed, ALWAYS, CANDIDATES, folds)
+    mixed_fit = fit_regime(mixed, terms)
+
+    fitted = np.empty(len(cells))
+    fitted[~mixed_rows], fitted[mixed_rows] = decode_fit.predict(decode), mixed_fit.predict(mixed)
+    report = FitReport(
+        measured_s=_column(cells, "step_ms") / 1e3,
+        fitted_s=fitted,
+        is_mixed=mixed_rows,
+        errors={
+            "decode_only": _judge(decode, decode_fit),
+            "mixed": _judge(mixed, mixed_fit),
+        },
+        terms=tuple(terms),
+        tried=tried,
+        notes=_notes(cells.loc[~mixed_rows], cells.loc[mixed_rows]),
+    )
+    cost = StepCost(
+        decode_base=decode_fit.base,
+        mixed_base=mixed_fit.base,
+        host_ms=round(host_s * 1e3, 9),
+        **decode_fit.coefficients,
+        **mixed_fit.coefficients,
+    )
+    provenance = Provenance(
+        kind="measured",
+        date=date or Date.today().isoformat(),
+        description=_description(len(steps), len(cells), report),
+        source=source,
+        versions=versions or {},
+        grid=_grid(cells.loc[~mixed_rows], cells.loc[mixed_rows]),
+        residuals=report.errors,
+    )
+    return Profile(name, model, gpu, engine, cost, memory, provenance), report
+
+
+def _decode_cells(rows: pd.DataFrame) -> Cells:
+    return Cells(
+        sizes=_column(rows, "num_decode"),
+        terms={"decode_per_context_s": _column(rows, "decode_context_tokens")},
+        seconds=_column(rows, "step_ms") / 1e3,
+    )
+
+
+def _mixed_cells(rows: pd.DataFrame) -> Cells:
+    """The quantities that `StepCost.mixed_s` multiplies its coefficients with."""
+    decode, context, tokens, attention = (
+        _column(rows, name)
+        for name in ("num_decode", "decode_context_tokens", "prefill_tokens", "prefill_attention")
+    )
+    keys = attention / tokens
+    return Cells(
+        sizes=decode + tokens,
+        terms={
+            "mixed_per_context_s": context,
+            "mixed_per_attention_s": attention,
+            "mixed_per_decode_s": decode,
+            "mixed_per_longest_s": np.maximum(context / np.maximum(decode, 1.0), keys),
+            "mixed_per_key_s": keys,
+        },
+        seconds=_column(rows, "step_ms") / 1e3,
+    )
+
+
+def _column(rows: pd.DataFrame, name: str) -> FloatArray:
+    return rows[name].to_numpy(dtype=np.float64)
+
+
+def _judge(cells: Cells, fitted: RegimeFit) -> dict[str, dict[str, float]]:
+    """Errors of the fit on what it saw and of its like on what they did not see."""
+    terms = list(fitted.coefficients)
+    ways = {"in_sample": summarise(fitted.predict(cells) / cells.seconds - 1)}
+    for way, folds in (
+        ("unseen_cells", cell_folds(len(cells.seconds))),
+        ("unseen_sizes", size_folds(cells.sizes)),
+    ):
+        if folds is not None:
+            ways[way] = summarise(cross_validate(cells, terms, folds))
+    return ways
+
+
+def _notes(decode: pd.DataFrame, mixed: pd.DataFrame) -> tuple[str, ...]:
+    notes = []
+    most = int(mixed["num_prefill"].max())
+    if int(mixed["num_prefill"].min()) == most:
+        notes.append(
+            f"Every row with prefill has num_prefill {most}, so a cost per prefill cannot be told apart; "
+            "iterations with another number are predicted from their tokens and their attention alone."
+        )
+    if decode.groupby("num_decode")["decode_context_tokens"].nunique().max() < 2:
+        notes.append(
+            "Every decode-only batch size was measured at one context, so the cost per context token rests "
+            "on the differences between batch sizes."
+        )
+    return tuple(notes)
+
+
+def _description(num_rows: int, num_cells: int, report: FitReport) -> str:
+    text = (
+        f"Fitted to {num_rows} measured iterations ({num_cells} distinct) by non-negative least squares on "
+        "the relative error; terms of the mixed regime chosen by cross-validation: "
+        f"{', '.join(report.terms)}."
+    )
+    return " ".join([text, *report.notes])
+
+
+def _grid(decode: pd.DataFrame, mixed: pd.DataFrame) -> dict[str, str]:
+    def span(rows: pd.DataFrame, column: str) -> str:
+        return f"{rows[column].min():,.0f} to {rows[column].max():,.0f}"
+
+    return {
+        "decode_only": (
+            f"{len(decode)} cells, batch {span(decode, 'num_decode')}, "
+            f"{span(decode, 'decode_context_tokens')} context tokens"
+        ),
+        "mixed": (
+            f"{len(mixed)} cells, {span(mixed, 'prefill_tokens')} prefill tokens in chunks "
+            f"{span(mixed, 'num_prefill')}, batch {span(mixed, 'num_decode')}, "
+            f"{span(mixed, 'decode_context_tokens')} context tokens"
+        ),
+    }

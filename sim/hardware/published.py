@@ -1,0 +1,139 @@
+"""Sets the one free scale of a profile from one published throughput; knows nothing of schedulers.
+
+    python -m sim.hardware.published FILE --out PROFILE.json
+
+makes the profile `a100-80gb-vicuna-7b-transformers` anew from the paper's response lengths (FILE is the
+public `alpaca-val-10k-length.json`). Time is linear in the scale, so that the scale is a quotient.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date as Date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sim.hardware.profile import Profile, Provenance
+from sim.hardware.roofline import estimate
+from traces.errors import InputError
+
+if TYPE_CHECKING:
+    from traces.trace import Trace
+
+NAME = "a100-80gb-vicuna-7b-transformers"
+PUBLISHED_REQUESTS_PER_S = 1.39
+"""Vanilla batching in Zheng et al., "Response Length Perception and Sequence Scheduling", NeurIPS 2023."""
+
+NUM_REQUESTS = 1024
+SAMPLE_SEED = 42
+BATCH_SIZE = 16
+MAX_NEW_TOKENS = 512
+EAGER_UTILIZATION = 0.9
+
+Batch = tuple[int, int, int]
+"""(rows, padded prompt tokens, iterations), the prefill being the first iteration."""
+
+
+def vanilla_batches(trace: Trace, batch_size: int = BATCH_SIZE) -> list[Batch]:
+    """Padded batches of `batch_size` consecutive requests, as long as their longest prompt and output."""
+    starts = range(0, len(trace), batch_size)
+    parts = [slice(start, start + batch_size) for start in starts]
+    return [
+        (
+            len(trace.prompt_tokens[part]),
+            int(trace.prompt_tokens[part].max()),
+            int(trace.output_tokens[part].max()),
+        )
+        for part in parts
+    ]
+
+
+def padded_seconds(profile: Profile, batches: Sequence[Batch]) -> float:
+    """Predicted seconds for the batches one after another, every row at its batch's padded length."""
+    cost = profile.step_cost
+    return sum(
+        cost.padded_prefill_s(rows, prompt) + cost.decode_run_s(rows, rows * prompt, iterations - 1)
+        for rows, prompt, iterations in batches
+    )
+
+
+def throughput_scale(
+    profile: Profile, batches: Sequence[Batch], num_requests: int, published_requests_per_s: float
+) -> float:
+    """The factor on every time at which the batches finish `published_requests_per_s` requests a second.
+
+    Raises `InputError` for no batches or requests, or a throughput that is not above 0.
+    """
+    if not batches:
+        raise InputError("batches: 0 is below 1")
+    if num_requests < 1:
+        raise InputError(f"num_requests: {num_requests} is below 1")
+    if not 0 < published_requests_per_s < float("inf"):
+        raise InputError(f"published throughput: {published_requests_per_s!r} is not above 0 and finite")
+    return num_requests / published_requests_per_s / padded_seconds(profile, batches)
+
+
+def scale_to_throughput(
+    profile: Profile, batches: Sequence[Batch], num_requests: int, published_requests_per_s: float
+) -> Profile:
+    """`profile` with every time multiplied by `throughput_scale`; its provenance stays as it is."""
+    return profile.with_scale(throughput_scale(profile, batches, num_requests, published_requests_per_s))
+
+
+def a100_transformers(trace: Trace, date: str | None = None) -> Profile:
+    """The published profile, from the paper's response lengths as `traces.load` reads them.
+
+    date: ISO, by default today. Raises `InputError` where the trace has fewer than 1024 requests.
+    """
+    chosen = trace.sample(NUM_REQUESTS, SAMPLE_SEED).with_output_cap(MAX_NEW_TOKENS)
+    pure = estimate("vicuna-7b", "A100-80GB", efficiency=1.0, utilization=EAGER_UTILIZATION)
+    batches = vanilla_batches(chosen)
+    scale = throughput_scale(pure, batches, len(chosen), PUBLISHED_REQUESTS_PER_S)
+    provenance = Provenance(
+        kind="published",
+        date=date or Date.today().isoformat(),
+        description=(
+            "Growth with batch, tokens and context is the roofline of the A100-80GB datasheet and Vicuna-7B "
+            f"in fp16 at efficiency 1, times one scale, {scale:.4f}. It is set by the published vanilla run "
+            f"alone ({PUBLISHED_REQUESTS_PER_S} requests/s): {NUM_REQUESTS} requests, the first of "
+            f"numpy.random.RandomState({SAMPLE_SEED}).permutation of the validation file, their lengths at "
+            f"temperature 0 cut at {MAX_NEW_TOKENS}, in that order in padded batches of {BATCH_SIZE}, each "
+            "running to its longest output; prompt lengths, which the file lacks, drawn with seed 0 from the "
+            "stated Alpaca distribution. No other published figure was used. Memory from the datasheet, not "
+            "measured."
+        ),
+        source=(
+            "Zheng et al., Response Length Perception and Sequence Scheduling, NeurIPS 2023, "
+            "arXiv 2305.13144; published code's vanilla run; NVIDIA A100 datasheet"
+        ),
+        grid={"batch": BATCH_SIZE, "requests": NUM_REQUESTS, "scale": scale},
+    )
+    return replace(pure.with_scale(scale), name=NAME, engine="transformers-eager", provenance=provenance)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes the profile; returns the exit status, 2 for bad input."""
+    from traces.loading import load
+
+    parser = argparse.ArgumentParser(
+        prog="python -m sim.hardware.published",
+        description="Scale the A100 roofline to the published vanilla throughput; write the profile.",
+    )
+    parser.add_argument("file", type=Path, help="the paper's alpaca-val-10k-length.json")
+    parser.add_argument("--out", type=Path, required=True, help="profile to write")
+    options = parser.parse_args(arguments)
+    try:
+        profile = a100_transformers(load(options.file, seed=0))
+        profile.save(options.out)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{options.out}: scale {profile.provenance.grid['scale']:.6f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

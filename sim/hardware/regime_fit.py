@@ -1,0 +1,182 @@
+"""Fits one regime of the step cost: a monotone curve over sizes plus named terms; knows nothing of files or
+profiles.
+
+Weighted non-negative least squares on the relative error. The curve is a sum of ramps between knots at
+measured sizes, each with a weight of at least 0, which is what keeps it from falling; beyond the last knot
+the ramps continue along the chord that `PiecewiseLinear` follows, so cross-validation judges exactly the
+function that is used later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.hardware.step_cost import PiecewiseLinear, tail_start
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+MAX_KNOTS = 64
+NUM_FOLDS = 10
+FOLD_SEED = 0
+WORTHWHILE = 0.02
+"""A term is kept where it lowers the cross-validated error by at least this share of itself."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The distinct grid cells of one regime, repeated measurements reduced to their median.
+
+    sizes, seconds: shape (n,). terms: name → shape (n,), what one unit of that coefficient is multiplied
+    with.
+    """
+
+    sizes: FloatArray
+    terms: Mapping[str, FloatArray]
+    seconds: FloatArray
+
+
+@dataclass(frozen=True)
+class RegimeFit:
+    """A fitted curve and coefficients."""
+
+    base: PiecewiseLinear
+    coefficients: dict[str, float]
+
+    def predict(self, cells: Cells) -> FloatArray:
+        """Seconds for every cell, shape (n,)."""
+        base = np.array([self.base(size) for size in cells.sizes])
+        for name, coefficient in self.coefficients.items():
+            base += coefficient * cells.terms[name]
+        return base
+
+
+def fit_regime(cells: Cells, terms: Sequence[str]) -> RegimeFit:
+    """The non-negative curve and coefficients of `terms` with the least squared relative error."""
+    knots = choose_knots(cells.sizes)
+    weights = _solve(_design(cells, knots, terms), cells.seconds)
+    # An iteration must take time, however little of it the least squares leave to the curve.
+    weights[0] = max(weights[0], 1e-6 * float(cells.seconds.min()))
+    heights = np.cumsum(weights[: len(knots)])
+    base = PiecewiseLinear(tuple(map(float, knots)), tuple(map(float, heights)))
+    return RegimeFit(base, dict(zip(terms, map(float, weights[len(knots) :]), strict=True)))
+
+
+def choose_terms(
+    cells: Cells, always: Sequence[str], candidates: Sequence[str], folds: IntArray
+) -> tuple[list[str], dict[str, float]]:
+    """Forward selection by cross-validated mean absolute relative error.
+
+    Returns the terms, `always` first, and the error of every set that was tried, by its names joined with ` +
+    `.
+    """
+    chosen, tried = list(always), {}
+    best = mean_error(cells, chosen, folds)
+    tried[" + ".join(chosen)] = best
+    remaining = list(candidates)
+    while remaining:
+        errors = {name: mean_error(cells, [*chosen, name], folds) for name in remaining}
+        tried.update({" + ".join([*chosen, name]): error for name, error in errors.items()})
+        name = min(errors, key=errors.__getitem__)
+        if errors[name] > (1 - WORTHWHILE) * best:
+            break
+        best = errors[name]
+        chosen.append(name)
+        remaining.remove(name)
+    return chosen, tried
+
+
+def mean_error(cells: Cells, terms: Sequence[str], folds: IntArray) -> float:
+    """Mean absolute relative error on cells left out of the fit."""
+    return float(np.mean(np.abs(cross_validate(cells, terms, folds))))
+
+
+def cross_validate(cells: Cells, terms: Sequence[str], folds: IntArray) -> FloatArray:
+    """Relative error of every cell, predicted by a fit that never saw its fold. folds: shape (n,), from 0."""
+    errors = np.empty(len(cells.seconds))
+    for fold in range(int(folds.max()) + 1):
+        test = folds == fold
+        train = _take(cells, ~test)
+        knots = choose_knots(train.sizes)
+        weights = _solve(_design(train, knots, terms), train.seconds)
+        held = _take(cells, test)
+        errors[test] = (_design(held, knots, terms) @ weights) / held.seconds - 1
+    return errors
+
+
+def cell_folds(num_cells: int) -> IntArray | None:
+    """Folds that leave out a random tenth of the cells; None for fewer than three cells."""
+    if num_cells < 3:
+        return None
+    order = np.random.default_rng(FOLD_SEED).permutation(num_cells)
+    return np.asarray(order % min(NUM_FOLDS, num_cells), dtype=np.int64)
+
+
+def size_folds(sizes: FloatArray) -> IntArray | None:
+    """Folds that leave out whole sizes, so that the curve must interpolate; None for fewer than three."""
+    distinct, place = np.unique(sizes, return_inverse=True)
+    folds = cell_folds(len(distinct))
+    return None if folds is None else folds[place]
+
+
+def choose_knots(sizes: FloatArray) -> FloatArray:
+    """The measured sizes, or at most `MAX_KNOTS` of them, evenly spread in ratio."""
+    distinct = np.unique(sizes)
+    if len(distinct) <= MAX_KNOTS:
+        return distinct
+    wanted = np.geomspace(max(distinct[0], 1.0), distinct[-1], MAX_KNOTS)
+    places = np.clip(np.searchsorted(distinct, wanted), 0, len(distinct) - 1)
+    kept = np.union1d(places, [0, len(distinct) - 1])
+    return np.asarray(distinct[kept], dtype=np.float64)
+
+
+def _take(cells: Cells, mask: npt.NDArray[np.bool_]) -> Cells:
+    return Cells(cells.sizes[mask], {k: v[mask] for k, v in cells.terms.items()}, cells.seconds[mask])
+
+
+def _design(cells: Cells, knots: FloatArray, terms: Sequence[str]) -> FloatArray:
+    """Matrix of ramps and terms, shape (n, knots + terms): its product with the weights is seconds."""
+    sizes, last = cells.sizes, knots[-1]
+    start = tail_start(tuple(map(float, knots)))
+    beyond = np.maximum(sizes - last, 0.0)
+    columns = [np.ones_like(sizes)]
+    for i in range(1, len(knots)):
+        ramp = np.clip((sizes - knots[i - 1]) / (knots[i] - knots[i - 1]), 0.0, 1.0)
+        if i > start:
+            ramp = ramp + beyond / (last - knots[start])
+        columns.append(ramp)
+    columns.extend(cells.terms[name] for name in terms)
+    return np.column_stack(columns)
+
+
+def _solve(design: FloatArray, seconds: FloatArray) -> FloatArray:
+    """Non-negative weights with the least squared relative error.
+
+    The QR factor has the same least squares as the tall matrix and as many rows as columns, which makes the
+    active-set search cheap however long the log is.
+    """
+    from scipy.optimize import nnls
+
+    relative = design / seconds[:, None]
+    scale = np.linalg.norm(relative, axis=0)
+    scale[scale == 0] = 1.0
+    target = np.ones(len(seconds))
+    factor = np.asarray(np.linalg.qr(np.column_stack([relative / scale, target]), mode="r"))
+    weights, _ = nnls(factor[:, :-1], factor[:, -1], maxiter=100 * factor.shape[1])
+    return np.asarray(weights / scale, dtype=np.float64)
+
+
+def summarise(errors: FloatArray) -> dict[str, float]:
+    """Mean, median, 95th percentile and maximum of the absolute relative errors, as fractions."""
+    absolute = np.abs(errors)
+    statistics = {
+        "mean": np.mean(absolute),
+        "median": np.median(absolute),
+        "p95": np.quantile(absolute, 0.95),
+        "max": np.max(absolute),
+    }
+    return {name: round(float(value), 6) for name, value in statistics.items()}

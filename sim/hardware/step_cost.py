@@ -1,0 +1,298 @@
+"""How long one iteration of an engine takes, in two regimes; knows nothing of schedulers, clocks or GPUs by
+name.
+
+    decode-only iteration:  decode_base(n) + c_d * S
+    any prefill in it:      mixed_base(T) + c_m * S + q * Q + the further terms that `StepCost` lists
+
+n sequences decode, S is the sum of their context tokens, T counts every token computed and
+Q = sum of chunk * (history + chunk / 2) over the prefill chunks. One line for both regimes would be wrong by
+tens of percent where they mix. The decode-only regime is affine in S so that many iterations have a closed
+form.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from sim.hardware.json_fields import Fields, checked_number
+from traces.errors import InputError
+
+KNEE_GAIN = 1.25
+"""Doubling a batch pays while it multiplies the tokens per second by at least this."""
+
+LARGEST_KNEE = 1024
+_LARGEST_CACHED = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class PiecewiseLinear:
+    """A non-decreasing function of a size, linear between measured points.
+
+    Below the first size it is constant. Beyond the last it follows the chord over the last octave (from the
+    largest measured size at or below half of the last one), since the last two points may lie on either side
+    of a step.
+
+    sizes: strictly increasing, at least one. seconds: one per size, finite, not negative, never falling.
+    Raises `InputError` otherwise.
+    """
+
+    sizes: tuple[float, ...]
+    seconds: tuple[float, ...]
+    _slopes: tuple[float, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        sizes, seconds = self.sizes, self.seconds
+        if not sizes:
+            raise InputError("sizes: [] is below 1 point")
+        if len(sizes) != len(seconds):
+            raise InputError(f"seconds: {len(seconds)} values for {len(sizes)} sizes")
+        for name, values in (("sizes", sizes), ("seconds", seconds)):
+            for i, value in enumerate(values):
+                checked_number(value, f"{name}[{i}]")
+        for i in range(1, len(sizes)):
+            if sizes[i] <= sizes[i - 1]:
+                raise InputError(
+                    f"sizes[{i}]: {sizes[i]!r} is not above the size before it, {sizes[i - 1]!r}"
+                )
+            if seconds[i] < seconds[i - 1]:
+                raise InputError(
+                    f"seconds[{i}]: {seconds[i]!r} is below the value before it, {seconds[i - 1]!r}"
+                )
+        inner = [(seconds[i + 1] - seconds[i]) / (sizes[i + 1] - sizes[i]) for i in range(len(sizes) - 1)]
+        start = tail_start(sizes)
+        run = sizes[-1] - sizes[start]
+        tail = (seconds[-1] - seconds[start]) / run if run > 0 else 0.0
+        object.__setattr__(self, "_slopes", (0.0, *inner, tail))
+
+    def __call__(self, size: float) -> float:
+        """Seconds at `size`."""
+        i = bisect_right(self.sizes, size)
+        if i == 0:
+            return self.seconds[0]
+        return self.seconds[i - 1] + self._slopes[i] * (size - self.sizes[i - 1])
+
+    def scaled(self, factor: float) -> PiecewiseLinear:
+        """The same shape with every value times `factor`."""
+        return PiecewiseLinear(self.sizes, tuple(factor * s for s in self.seconds))
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of two lists."""
+        return {"sizes": list(self.sizes), "seconds": list(self.seconds)}
+
+    @classmethod
+    def from_json(cls, taken: Fields) -> PiecewiseLinear:
+        """The function that `to_json` wrote; `InputError` naming the place for anything else."""
+        sizes, seconds = taken.numbers("sizes"), taken.numbers("seconds")
+        taken.end()
+        try:
+            return cls(sizes, seconds)
+        except InputError as error:
+            raise InputError(f"{taken.where}, {error}") from None
+
+
+def tail_start(sizes: tuple[float, ...]) -> int:
+    """Where the chord beyond the last size starts: the index of the largest size at or below half of it."""
+    return max(0, bisect_right(sizes, sizes[-1] / 2) - 1)
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Predicted time of one iteration, and of a run of decode-only iterations in closed form.
+
+    All times are in seconds, `host_ms` excepted. Every coefficient is finite and not negative (`InputError`),
+    so no iteration is cheaper than its base. `decode_base` is above 0: an iteration that takes no time would
+    never let the clock move.
+    """
+
+    decode_base: PiecewiseLinear
+    """Seconds of a decode-only iteration over the number of sequences, context left out."""
+    decode_per_context_s: float
+    """c_d: seconds per context token in a decode-only iteration."""
+    mixed_base: PiecewiseLinear
+    """Seconds of an iteration with prefill over all tokens it computes, attention left out."""
+    mixed_per_context_s: float
+    """c_m: seconds per context token of the decoding sequences in an iteration with prefill."""
+    mixed_per_attention_s: float
+    """q: seconds per unit of prefill attention Q."""
+    mixed_per_decode_s: float = 0.0
+    """Seconds per decoding sequence in an iteration with prefill: each has an attention tile of its own."""
+    mixed_per_longest_s: float = 0.0
+    """Seconds per key of the longest row, max(S / n, Q / prefill tokens), which attention has to wait for."""
+    mixed_per_key_s: float = 0.0
+    """Seconds per key that a prefill token reads on average, Q / prefill tokens."""
+    host_ms: float = 0.0
+    """Milliseconds that the engine adds to every iteration on the host."""
+    _decode_cache: dict[int, float] = field(
+        default_factory=dict, init=False, repr=False, compare=False, hash=False
+    )
+    _mixed_cache: dict[int, float] = field(
+        default_factory=dict, init=False, repr=False, compare=False, hash=False
+    )
+
+    def __post_init__(self) -> None:
+        for name in (*_COEFFICIENTS, "host_ms"):
+            checked_number(getattr(self, name), name)
+        if self.decode_base.seconds[0] <= 0:
+            raise InputError(f"decode_base, seconds[0]: {self.decode_base.seconds[0]!r} is not above 0")
+
+    @property
+    def host_s(self) -> float:
+        """`host_ms` in seconds."""
+        return self.host_ms / 1e3
+
+    def decode_s(self, num_seqs: int, context_tokens: float) -> float:
+        """One decode-only iteration of `num_seqs` sequences with `context_tokens` in all."""
+        base = self._decode_cache.get(num_seqs)
+        if base is None:
+            base = self._decode_base_s(num_seqs)
+        return base + self.decode_per_context_s * context_tokens
+
+    def decode_run(self, num_seqs: int, context_tokens: float) -> tuple[float, float]:
+        """(first_s, slope_s): iteration j = 0, 1, … of a decode-only run costs first_s + j * slope_s.
+
+        `context_tokens` is the sum before the run's first iteration; it grows by `num_seqs` an iteration.
+        """
+        return self.decode_s(num_seqs, context_tokens), self.decode_per_context_s * num_seqs
+
+    def decode_run_s(self, num_seqs: int, context_tokens: float, iterations: int) -> float:
+        """`iterations` decode-only iterations: k * first + slope * k * (k - 1) / 2."""
+        first, slope = self.decode_run(num_seqs, context_tokens)
+        return iterations * first + slope * (iterations * (iterations - 1) / 2)
+
+    def iterations_within(self, num_seqs: int, context_tokens: float, seconds: float) -> int:
+        """The largest k with decode_run_s(…, k) <= seconds: the iterations that end no later than that.
+
+        An arrival `seconds` after the run's start falls into iteration k + 1, or on the boundary after
+        iteration k where decode_run_s(…, k) == seconds. The quadratic's root gives k up to round-off; the
+        comparison with `decode_run_s` itself settles it, so the two never disagree. Raises `ValueError` for
+        infinite seconds.
+        """
+        if seconds <= 0:
+            return 0
+        if not math.isfinite(seconds):
+            raise ValueError(f"seconds ({seconds}) must be finite")
+        first, slope = self.decode_run(num_seqs, context_tokens)
+        half = first - slope / 2
+        root = math.sqrt(half * half + 2 * slope * seconds)
+        # Of the root's two forms, the one that subtracts nothing.
+        k = int(2 * seconds / (half + root) if half >= 0 else (root - half) / slope)
+        while k * first + slope * (k * (k - 1) / 2) > seconds:
+            k -= 1
+        while (k + 1) * first + slope * ((k + 1) * k / 2) <= seconds:
+            k += 1
+        return k
+
+    def mixed_s(
+        self,
+        num_decode: int,
+        decode_context_tokens: float,
+        num_prefill: int,
+        prefill_tokens: int,
+        prefill_attention: float,
+    ) -> float:
+        """One iteration that computes `prefill_tokens` prompt tokens beside `num_decode` decoding sequences.
+
+        decode_context_tokens: S. prefill_attention: Q. `num_prefill` chunks share the prefill tokens; no term
+        depends on their number, because the terms that matter (T, Q, mean keys) already see the chunks'
+        sizes. Without prefill tokens it is a decode-only iteration.
+        """
+        if prefill_tokens <= 0:
+            return self.decode_s(num_decode, decode_context_tokens)
+        tokens = num_decode + prefill_tokens
+        base = self._mixed_cache.get(tokens)
+        if base is None:
+            base = self._mixed_base_s(tokens)
+        keys = prefill_attention / prefill_tokens
+        longest = keys
+        if num_decode and decode_context_tokens > keys * num_decode:
+            longest = decode_context_tokens / num_decode
+        return (
+            base
+            + self.mixed_per_context_s * decode_context_tokens
+            + self.mixed_per_attention_s * prefill_attention
+            + self.mixed_per_decode_s * num_decode
+            + self.mixed_per_longest_s * longest
+            + self.mixed_per_key_s * keys
+        )
+
+    def padded_prefill_s(self, rows: int, padded_prompt_tokens: int) -> float:
+        """Prefill of `rows` rows, every one at the padded length (what Hugging Face computes)."""
+        tokens = rows * padded_prompt_tokens
+        return self.mixed_s(0, 0, rows, tokens, tokens * padded_prompt_tokens / 2)
+
+    def knee(self, context_tokens: float) -> int:
+        """The batch beyond which a larger one stops paying, at `context_tokens` per sequence.
+
+        It is the smallest power of two n, at most 1024, for which 2 n sequences decode less than 25 % more
+        tokens per second than n do.
+        """
+        n = 1
+        while n < LARGEST_KNEE:
+            gain = 2 * self.decode_s(n, n * context_tokens) / self.decode_s(2 * n, 2 * n * context_tokens)
+            if gain < KNEE_GAIN:
+                break
+            n *= 2
+        return n
+
+    def scaled(self, factor: float) -> StepCost:
+        """Every time, host time included, multiplied by `factor` (> 0)."""
+        if not (math.isfinite(factor) and factor > 0):
+            raise InputError(f"scale: {factor!r} is not a finite number above 0")
+        changes: dict[str, Any] = {name: factor * getattr(self, name) for name in _COEFFICIENTS}
+        return replace(
+            self,
+            decode_base=self.decode_base.scaled(factor),
+            mixed_base=self.mixed_base.scaled(factor),
+            host_ms=factor * self.host_ms,
+            **changes,
+        )
+
+    def with_host(self, host_ms: float) -> StepCost:
+        """The same iterations with `host_ms` as their host time."""
+        return replace(self, host_ms=host_ms)
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of plain values."""
+        return {
+            "decode_base": self.decode_base.to_json(),
+            "mixed_base": self.mixed_base.to_json(),
+            **{name: getattr(self, name) for name in _COEFFICIENTS},
+            "host_ms": self.host_ms,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any] | Fields, where: str = "step_cost") -> StepCost:
+        """The cost that `to_json` wrote; `InputError` naming `where`, key, value and bound otherwise."""
+        taken = data if isinstance(data, Fields) else Fields(data, where)
+        decode_base = PiecewiseLinear.from_json(taken.section("decode_base"))
+        mixed_base = PiecewiseLinear.from_json(taken.section("mixed_base"))
+        numbers = {
+            name: taken.number(name, default=0.0 if name in _OPTIONAL else None) for name in _COEFFICIENTS
+        }
+        host_ms = taken.number("host_ms", default=0.0)
+        taken.end()
+        try:
+            return cls(decode_base=decode_base, mixed_base=mixed_base, host_ms=host_ms, **numbers)
+        except InputError as error:
+            raise InputError(f"{taken.where}, {error}") from None
+
+    def _decode_base_s(self, num_seqs: int) -> float:
+        """The base with host time, kept: the inner loop asks for the same few sizes."""
+        base = self.decode_base(num_seqs) + self.host_s
+        if num_seqs <= _LARGEST_CACHED:
+            self._decode_cache[num_seqs] = base
+        return base
+
+    def _mixed_base_s(self, tokens: int) -> float:
+        base = self.mixed_base(tokens) + self.host_s
+        if tokens <= _LARGEST_CACHED:
+            self._mixed_cache[tokens] = base
+        return base
+
+
+_COEFFICIENTS = tuple(f.name for f in fields(StepCost) if f.name.endswith("_s"))
+_OPTIONAL = ("mixed_per_decode_s", "mixed_per_longest_s", "mixed_per_key_s")

@@ -1,0 +1,222 @@
+"""The closed forms equal their sums, and no bad cost gets in."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.hardware.step_cost import PiecewiseLinear, StepCost
+from traces.errors import InputError
+
+COEFFICIENT = st.floats(0, 1e-3)
+
+
+@st.composite
+def curves(draw: st.DrawFn, first: float = 1e-5) -> PiecewiseLinear:
+    sizes = sorted(draw(st.sets(st.integers(1, 4096), min_size=1, max_size=8)))
+    rises = draw(st.lists(st.floats(0, 0.1), min_size=len(sizes) - 1, max_size=len(sizes) - 1))
+    heights = [draw(st.floats(first, 1.0))]
+    for rise in rises:
+        heights.append(heights[-1] + rise)
+    return PiecewiseLinear(tuple(map(float, sizes)), tuple(heights))
+
+
+@st.composite
+def costs(draw: st.DrawFn) -> StepCost:
+    names = (
+        "decode_per_context_s",
+        "mixed_per_context_s",
+        "mixed_per_attention_s",
+        "mixed_per_decode_s",
+        "mixed_per_longest_s",
+        "mixed_per_key_s",
+    )
+    return StepCost(
+        decode_base=draw(curves()),
+        mixed_base=draw(curves(0.0)),
+        host_ms=draw(st.floats(0, 10)),
+        **{name: draw(COEFFICIENT) for name in names},
+    )
+
+
+SMALL = StepCost(
+    decode_base=PiecewiseLinear((1, 4), (0.010, 0.016)),
+    decode_per_context_s=1e-5,
+    mixed_base=PiecewiseLinear((16, 32, 64), (0.02, 0.03, 0.06)),
+    mixed_per_context_s=2e-5,
+    mixed_per_attention_s=1e-6,
+)
+
+
+def test_curve_is_constant_below_and_follows_the_last_octave_beyond() -> None:
+    curve = PiecewiseLinear((10, 50, 99, 100), (1.0, 2.0, 2.0, 3.0))
+    assert curve(1) == 1.0
+    assert curve(10) == 1.0
+    assert curve(30) == 1.5
+    assert curve(100) == 3.0
+    # From size 50, the largest at or below half of 100, not along the step between 99 and 100.
+    assert curve(200) == pytest.approx(3.0 + 100 * (3.0 - 2.0) / 50)
+
+
+def test_a_curve_of_one_point_is_constant() -> None:
+    curve = PiecewiseLinear((8,), (0.5,))
+    assert [curve(n) for n in (1, 8, 1000)] == [0.5, 0.5, 0.5]
+
+
+@given(curves(), st.floats(1, 1e4), st.floats(0, 1e4))
+def test_a_curve_never_falls(curve: PiecewiseLinear, size: float, more: float) -> None:
+    assert curve(size + more) >= curve(size) * (1 - 1e-12)
+
+
+def test_decode_golden() -> None:
+    assert SMALL.decode_s(2, 100) == pytest.approx(0.012 + 1e-3)
+    assert SMALL.decode_run(2, 100) == pytest.approx((0.013, 2e-5))
+    assert SMALL.decode_run_s(2, 100, 3) == pytest.approx(3 * 0.013 + 3 * 2e-5)
+
+
+def test_mixed_golden() -> None:
+    cost = StepCost(
+        **{
+            **{k: getattr(SMALL, k) for k in ("decode_base", "decode_per_context_s", "mixed_base")},
+            "mixed_per_context_s": 2e-5,
+            "mixed_per_attention_s": 1e-6,
+            "mixed_per_decode_s": 1e-4,
+            "mixed_per_longest_s": 1e-5,
+            "mixed_per_key_s": 1e-7,
+            "host_ms": 1.0,
+        }
+    )
+    # T = 48, mean decode context 50 beats the 46 / 2 keys of the prefill.
+    expected = 0.045 + 2e-5 * 100 + 1e-6 * 1058 + 1e-4 * 2 + 1e-5 * 50 + 1e-7 * 23 + 1e-3
+    assert cost.mixed_s(2, 100, 1, 46, 1058) == pytest.approx(expected, rel=1e-12)
+    # Nothing depends on how many chunks the same tokens and attention come in.
+    assert cost.mixed_s(2, 100, 3, 46, 1058) == cost.mixed_s(2, 100, 1, 46, 1058)
+    assert cost.mixed_s(2, 100, 0, 0, 0) == cost.decode_s(2, 100)
+
+
+@given(costs(), st.integers(1, 256), st.integers(1, 2048))
+def test_padded_prefill_is_every_row_at_the_padded_length(cost: StepCost, rows: int, prompt: int) -> None:
+    ragged = cost.mixed_s(0, 0, rows, rows * prompt, sum(prompt * prompt / 2 for _ in range(rows)))
+    assert cost.padded_prefill_s(rows, prompt) == pytest.approx(ragged, rel=1e-12)
+
+
+@given(costs(), st.integers(1, 512), st.integers(0, 100_000), st.integers(0, 300))
+def test_a_leap_is_the_sum_of_its_iterations(cost: StepCost, n: int, context: int, k: int) -> None:
+    one_by_one = math.fsum(cost.decode_s(n, context + j * n) for j in range(k))
+    assert cost.decode_run_s(n, context, k) == pytest.approx(one_by_one, rel=1e-12)
+    first, slope = cost.decode_run(n, context)
+    assert math.fsum(first + j * slope for j in range(k)) == pytest.approx(one_by_one, rel=1e-12)
+
+
+@given(costs(), st.integers(1, 512), st.integers(0, 100_000), st.floats(0, 100))
+def test_iterations_within_agrees_with_the_run(cost: StepCost, n: int, context: int, seconds: float) -> None:
+    k = cost.iterations_within(n, context, seconds)
+    assert k >= 0
+    assert cost.decode_run_s(n, context, k) <= seconds
+    assert cost.decode_run_s(n, context, k + 1) > seconds
+
+
+@given(costs(), st.integers(1, 512), st.integers(0, 100_000), st.integers(0, 100_000))
+def test_iterations_within_on_the_boundary_counts_the_iteration_that_ends_there(
+    cost: StepCost, n: int, context: int, k: int
+) -> None:
+    end = cost.decode_run_s(n, context, k)
+    assert cost.iterations_within(n, context, end) == k
+    if k:
+        assert cost.iterations_within(n, context, math.nextafter(end, 0)) == k - 1
+
+
+def test_iterations_within_without_growth_and_without_time() -> None:
+    flat = StepCost(PiecewiseLinear((1,), (0.1,)), 0.0, PiecewiseLinear((1,), (0.1,)), 0.0, 0.0)
+    assert flat.iterations_within(3, 10, 0.35) == 3
+    assert flat.iterations_within(3, 10, 0.0) == 0
+    assert flat.iterations_within(3, 10, -1.0) == 0
+    with pytest.raises(ValueError, match="must be finite"):
+        flat.iterations_within(3, 10, math.inf)
+
+
+def test_knee_is_where_doubling_stops_paying() -> None:
+    # Flat to 64, then proportional: 64 sequences decode 64 / t, 128 no more per second.
+    cost = StepCost(
+        PiecewiseLinear((1, 64, 128), (0.01, 0.01, 0.02)), 0.0, PiecewiseLinear((1,), (0.1,)), 0.0, 0.0
+    )
+    assert cost.knee(0) == 64
+    flat = StepCost(PiecewiseLinear((1,), (0.1,)), 0.0, PiecewiseLinear((1,), (0.1,)), 0.0, 0.0)
+    assert flat.knee(0) == 1024
+    # Context alone makes every doubling worthless once it outweighs the base.
+    assert StepCost(flat.decode_base, 1.0, flat.mixed_base, 0.0, 0.0).knee(1000) == 1
+
+
+@given(costs(), st.integers(0, 4096))
+def test_knee_meets_its_definition(cost: StepCost, context: int) -> None:
+    def gain(n: int) -> float:
+        return 2 * cost.decode_s(n, n * context) / cost.decode_s(2 * n, 2 * n * context)
+
+    knee = cost.knee(context)
+    assert knee in [2**i for i in range(11)]
+    assert all(gain(2**i) >= 1.25 for i in range(knee.bit_length() - 1))
+    assert knee == 1024 or gain(knee) < 1.25
+
+
+@given(costs())
+def test_json_round_trip(cost: StepCost) -> None:
+    assert StepCost.from_json(json.loads(json.dumps(cost.to_json()))) == cost
+
+
+@given(costs(), st.floats(0.1, 10), st.integers(1, 64), st.integers(0, 5000))
+def test_scaling_scales_everything(cost: StepCost, factor: float, n: int, context: int) -> None:
+    scaled = cost.scaled(factor)
+    assert scaled.decode_s(n, context) == pytest.approx(factor * cost.decode_s(n, context))
+    assert scaled.mixed_s(n, context, 1, 30, 450) == pytest.approx(
+        factor * cost.mixed_s(n, context, 1, 30, 450)
+    )
+
+
+def test_host_time_is_added_to_every_iteration() -> None:
+    slower = SMALL.with_host(2.0)
+    assert slower.decode_s(3, 50) == pytest.approx(SMALL.decode_s(3, 50) + 0.002)
+    assert slower.mixed_s(1, 9, 1, 20, 200) == pytest.approx(SMALL.mixed_s(1, 9, 1, 20, 200) + 0.002)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "seconds", "message"),
+    [
+        ((), (), "below 1 point"),
+        ((1.0, 2.0), (1.0,), "1 values for 2 sizes"),
+        ((2.0, 2.0), (1.0, 1.0), "not above the size before it, 2.0"),
+        ((1.0, 2.0), (2.0, 1.0), "below the value before it, 2.0"),
+        ((1.0,), (-1.0,), "-1.0 is below 0"),
+        ((1.0,), (math.nan,), "nan is not finite"),
+    ],
+)
+def test_bad_curves_are_refused(sizes: tuple[float, ...], seconds: tuple[float, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        PiecewiseLinear(sizes, seconds)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("decode_per_context_s", -1e-9, "x, decode_per_context_s: -1e-09 is below 0"),
+        ("mixed_per_key_s", "fast", "x, mixed_per_key_s: 'fast' is not a number"),
+        ("host_ms", math.inf, "x, host_ms: inf is not finite"),
+        ("decode_base", {"sizes": [1], "seconds": [0]}, r"x, decode_base, seconds\[0\]: 0.0 is not above 0"),
+        ("decode_base", [1], r"x, decode_base: \[1\] is not a JSON object"),
+        ("mixed_base", {"sizes": [1, 1], "seconds": [1, 1]}, r"x, mixed_base, sizes\[1\]: 1.0 is not above"),
+        ("colour", 1, "x: unknown key 'colour'"),
+    ],
+)
+def test_bad_json_names_place_key_and_value(key: str, value: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        StepCost.from_json({**SMALL.to_json(), key: value}, "x")
+
+
+def test_a_missing_key_is_named() -> None:
+    data = SMALL.to_json()
+    del data["mixed_per_context_s"]
+    with pytest.raises(InputError, match="the key 'mixed_per_context_s' is missing"):
+        StepCost.from_json(data)
