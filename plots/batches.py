@@ -1,0 +1,200 @@
+"""What each batch of a run computed: token grids and timelines. Takes Results; runs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import ceil
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, PathPatch
+from matplotlib.path import Path
+
+from sim.metrics import BatchRecord, Result
+
+from . import style
+
+IntArray = npt.NDArray[np.int64]
+Box = tuple[float, float, float, float]
+
+GROUP_SIZE = 256
+PANELS_PER_ROW = 4
+GRID_PARTS = (
+    ("padding", style.PADDING, ""),
+    ("cut off and recomputed", style.RECOMPUTED, "////"),
+    ("useful", style.USEFUL, ""),
+)
+TIMELINE_PARTS = (
+    ("finished rows", style.USEFUL, ""),
+    ("rows cut off", style.RECOMPUTED, "////"),
+    ("perception", style.PERCEPTION, "...."),
+)
+
+
+def token_grid(
+    result: Result, ax: Axes, group: int = 0, group_size: int = GROUP_SIZE, name: str | None = None
+) -> None:
+    """What one group cost, token by token: a row per attempt in the order in which they ran.
+
+    A row is as wide as it computed; thin lines part the batches; perception is not drawn. A group is all
+    padded batches until another `group_size` requests have finished (the last: until none is left). The title
+    gives its effective token ratio (final attempts) and, where some failed, the useful share of all attempts.
+    Raises ValueError where the run has no such group.
+    """
+    rows = _attempts(result, group, group_size)
+    useful, failed, padding, bounds = [], [], [], []
+    top = 0
+    for width, outputs in rows:
+        done = outputs <= width
+        for row, (output, finished) in enumerate(
+            zip(outputs.tolist(), done.tolist(), strict=True), start=top
+        ):
+            if finished:
+                useful.append((0.0, row, output, 1.0))
+                padding.append((output, row, width - output, 1.0))
+            else:
+                failed.append((0.0, row, width, 1.0))
+        top += len(outputs)
+        bounds.append((top, width))
+    for boxes, (part, colour, hatch) in zip((padding, failed, useful), GRID_PARTS, strict=True):
+        _boxes(ax, boxes, part, colour, hatch)
+    widest = max(width for _, width in bounds)
+    ax.hlines([b for b, _ in bounds], 0, [w for _, w in bounds], colors="white", linewidth=0.7)
+    ax.plot(
+        np.repeat([w for _, w in bounds], 2),
+        np.column_stack([[0, *(b for b, _ in bounds[:-1])], [b for b, _ in bounds]]).ravel(),
+        color=style.EDGE,
+        linewidth=0.6,
+    )
+    style.tidy(ax, "none")
+    ax.set_xlim(0, widest * 1.03)
+    ax.set_ylim(top, 0)
+    ax.set_xlabel("Decoded length of the row (tokens)")
+    ax.set_ylabel("Rows computed, in order (attempts)")
+    ax.set_title(_grid_title(rows, name or str(result.summary["policy"])), fontsize=style.FONT_SIZE)
+
+
+def _attempts(result: Result, group: int, group_size: int) -> list[tuple[int, IntArray]]:
+    """Per padded batch of the group: the tokens each of its rows computed, and their output lengths."""
+    if group < 0 or group_size < 1:
+        raise ValueError(f"group ({group}) must be at least 0 and group_size ({group_size}) at least 1")
+    outputs = np.asarray(result.columns["output_tokens"])
+    chosen: list[tuple[int, IntArray]] = []
+    finished = 0
+    for batch in result.batches:
+        if batch.kind != "PaddedBatch":
+            continue
+        if finished >= (group + 1) * group_size:
+            break
+        lengths = outputs[list(batch.request_ids)]
+        if finished >= group * group_size:
+            chosen.append((batch.iterations, lengths))
+        finished += int((lengths <= batch.iterations).sum())
+    if not chosen:
+        raise ValueError(
+            f"group ({group}) must be below {ceil(finished / group_size)}, the groups of {group_size}"
+        )
+    return chosen
+
+
+def _grid_title(rows: list[tuple[int, IntArray]], name: str) -> str:
+    useful = sum(int(lengths[lengths <= width].sum()) for width, lengths in rows)
+    final = sum(width * int((lengths <= width).sum()) for width, lengths in rows)
+    computed = sum(width * len(lengths) for width, lengths in rows)
+    title = f"{style.label(name, 30, 3)}\neffective token ratio {style.percent(useful / max(final, 1))}"
+    return title if computed == final else f"{title}\n({style.percent(useful / computed)} of all attempts)"
+
+
+def token_grids(results: Mapping[str, Result], group: int = 0, group_size: int = GROUP_SIZE) -> Figure:
+    """The token grid of the same group under each policy, on one scale: equal areas are equal tokens."""
+    columns = min(len(results), PANELS_PER_ROW)
+    lines = ceil(len(results) / columns)
+    fig, axes = style.figure(1.0 + 2.9 * columns, 0.7 + 5.0 * lines, lines, columns)
+    for k, (ax, (name, result)) in enumerate(zip(axes, results.items(), strict=False)):
+        token_grid(result, ax, group, group_size, name)
+        if k % columns:
+            ax.set_ylabel("")
+    drawn, empty = axes[: len(results)], axes[len(results) :]
+    widest, longest = max(ax.get_xlim()[1] for ax in drawn), max(ax.get_ylim()[0] for ax in drawn)
+    for ax in drawn:
+        ax.set_xlim(0, widest)
+        ax.set_ylim(longest, 0)
+    for ax in empty:
+        ax.set_axis_off()
+    _legend(fig, GRID_PARTS[::-1])
+    return fig
+
+
+def batch_timeline(result: Result, ax: Axes, until_s: float | None = None) -> None:
+    """Batches over time, from the first arrival: as long as they ran, as high as they have rows.
+
+    Rows that were cut off at the limit stand on top of those that finished. `until_s` cuts the time axis.
+    """
+    outputs = np.asarray(result.columns["output_tokens"])
+    origin = float(np.min(result.columns["arrival_s"]))
+    shown = [b for b in result.batches if b.iterations and (until_s is None or b.start_s - origin < until_s)]
+    done = [_num_finished(b, outputs) for b in shown]
+    parts: list[list[Box]] = [[], [], []]
+    for b, finished in zip(shown, done, strict=True):
+        start, span, rows = b.start_s - origin, b.end_s - b.start_s, len(b.request_ids)
+        if b.kind == "Perceive":
+            parts[2].append((start, 0.0, span, rows))
+        else:
+            parts[0].append((start, 0.0, span, finished))
+            parts[1].append((start, finished, span, rows - finished))
+    for boxes, (part, colour, hatch) in zip(parts, TIMELINE_PARTS, strict=True):
+        _boxes(ax, boxes, part, colour, hatch)
+    style.tidy(ax, "y")
+    highest = max((len(b.request_ids) for b in shown), default=1)
+    end = max((b.end_s - origin for b in shown), default=1.0) if until_s is None else until_s
+    edges = [b.end_s - origin for b in shown]
+    if len(shown) <= 400:  # more would paint the picture white
+        ax.vlines(edges, 0, [len(b.request_ids) for b in shown], colors="white", linewidth=0.5)
+    ax.set_xlim(0, end or 1.0)
+    ax.set_ylim(0, highest * 1.05)
+    ax.set_xlabel("Time since the first arrival (s)")
+    ax.set_ylabel("Batch size (rows)")
+
+
+def batch_timelines(results: Mapping[str, Result], until_s: float | None = None) -> Figure:
+    """The timeline of each policy, one under the other, on one scale."""
+    fig, axes = style.figure(10, 0.9 + 1.75 * len(results), rows=len(results))
+    for ax, (name, result) in zip(axes, results.items(), strict=True):
+        batch_timeline(result, ax, until_s)
+        ax.set_title(style.label(name, 90, 2).replace("\n", ": "), fontsize=style.FONT_SIZE, loc="left")
+        if ax is not axes[-1]:
+            ax.set_xlabel("")
+    end, highest = max(ax.get_xlim()[1] for ax in axes), max(ax.get_ylim()[1] for ax in axes)
+    for ax in axes:
+        ax.set_xlim(0, end)
+        ax.set_ylim(0, highest)
+    _legend(fig, TIMELINE_PARTS)
+    return fig
+
+
+def _num_finished(batch: BatchRecord, outputs: IntArray) -> int:
+    return int((outputs[list(batch.request_ids)] <= batch.iterations).sum())
+
+
+def _boxes(ax: Axes, boxes: Iterable[Box], part: str, colour: str, hatch: str) -> None:
+    """Rectangles (left, top, width, height) as one filled shape, so that no seams show between neighbours."""
+    kept = np.array([b for b in boxes if b[2] > 0 and b[3] > 0], dtype=float).reshape(-1, 4)
+    if not len(kept):
+        return
+    x, y, w, h = kept.T
+    corners = np.stack([np.stack([x, y], 1), np.stack([x + w, y], 1), np.stack([x + w, y + h], 1)], 1)
+    corners = np.concatenate([corners, np.stack([x, y + h], 1)[:, None]], 1)
+    shape = Path.make_compound_path_from_polys(corners)
+    ax.add_patch(
+        PathPatch(shape, facecolor=colour, hatch=hatch, edgecolor=style.EDGE, linewidth=0, label=part)
+    )
+
+
+def _legend(fig: Figure, parts: Iterable[tuple[str, str, str]]) -> None:
+    handles = [
+        Patch(facecolor=c, hatch=hatch, edgecolor=style.EDGE, linewidth=0.5, label=part)
+        for part, c, hatch in parts
+    ]
+    fig.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=style.FONT_SIZE)

@@ -1,0 +1,165 @@
+"""Policies side by side: throughput, where the tokens went, latency. Takes Results; runs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import floor, log10
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sim.metrics import Result
+
+from . import style
+from .batches import batch_timelines, token_grids
+
+SEGMENTS = (
+    ("useful", style.USEFUL, ""),
+    ("padding", style.PADDING, ""),
+    ("recomputed", style.RECOMPUTED, "////"),
+    ("perception", style.PERCEPTION, "...."),
+)
+LATENCY_AXES = {
+    "ttft_ms": ("Time to first token (s)", 1e-3),
+    "tpot_ms": ("Time per output token (ms)", 1.0),
+    "e2el_ms": ("End-to-end latency (s)", 1e-3),
+}
+
+
+def throughput(results: Mapping[str, Result], ax: Axes) -> None:
+    """Bars of requests/s, the first policy on top; beside each its figure and the ratio to the first."""
+    values = [r.summary["request_throughput"] for r in results.values()]
+    _rows(ax, results)
+    bars = ax.barh(range(len(values)), [v or 0.0 for v in values], color=_colours(results), height=0.66)
+    ax.bar_label(bars, _with_ratios(values), padding=4, fontsize=style.FONT_SIZE)
+    ax.set_xlabel("Request throughput (requests/s)")
+    ax.set_xlim(0, _room(max([v or 0.0 for v in values])))
+
+
+def _with_ratios(values: Sequence[float | None]) -> list[str]:
+    """Each value, with the decimals that show three digits of the largest, and its ratio to the first."""
+    largest = max([v or 0.0 for v in values])
+    decimals = max(2 - floor(log10(largest)), 0) if largest else 0
+    texts = ["undefined" if v is None else f"{v:.{decimals}f}" for v in values]
+    first = values[0]
+    return [
+        f"{t} ({v / first:.2f}×)" if v is not None and first else t
+        for t, v in zip(texts, values, strict=True)
+    ]
+
+
+def tokens(results: Mapping[str, Result], ax: Axes) -> None:
+    """Stacked bars of the tokens decoded per completed request, by what they were good for.
+
+    The parts are those of `Result.tokens` (no prompts); the useful share is written beside.
+    """
+    _rows(ax, results)
+    counts = np.array([r.tokens for r in results.values()], dtype=float)
+    completed = np.array([max(r.summary["completed"], 1) for r in results.values()], dtype=float)
+    per_request = counts / completed[:, None]
+    left = np.zeros(len(counts))
+    for k, (name, colour, hatch) in enumerate(SEGMENTS):
+        ax.barh(
+            range(len(counts)),
+            per_request[:, k],
+            left=left,
+            color=colour,
+            hatch=hatch,
+            edgecolor=style.EDGE,
+            linewidth=0.5,
+            height=0.66,
+            label=name,
+        )
+        left += per_request[:, k]
+    for row, (total, useful) in enumerate(zip(left, per_request[:, 0], strict=True)):
+        text = f"{total:.0f} ({style.percent(useful / total)} useful)" if total else "no tokens"
+        ax.annotate(
+            text, (total, row), (4, 0), textcoords="offset points", va="center", fontsize=style.FONT_SIZE
+        )
+    ax.set_xlabel("Tokens decoded per completed request (tokens, prompts excluded)")
+    ax.set_xlim(0, _room(left.max()))
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False, fontsize=style.FONT_SIZE)
+
+
+def latency_cdf(results: Mapping[str, Result], ax: Axes, metric: str = "e2el_ms") -> None:
+    """The share of requests that were served within a time, one line per policy.
+
+    `metric`: ttft_ms, tpot_ms or e2el_ms. Requests that did not complete keep a curve below 100 %.
+    """
+    if metric not in LATENCY_AXES:
+        raise ValueError(f"metric ({metric}) must be one of {', '.join(LATENCY_AXES)}")
+    axis, unit = LATENCY_AXES[metric]
+    longest = 0.0
+    for k, (name, result) in enumerate(zip(style.labels(results, 26), results.values(), strict=True)):
+        values = np.asarray(result.columns[metric], dtype=float)
+        # A completed request without a value (the TPOT of a single token) is not part of the distribution.
+        undefined = np.isnan(values) & ~np.isnan(np.asarray(result.columns["finish_s"], dtype=float))
+        times = values[~np.isnan(values)] * unit
+        x, share = style.cumulative(times, len(values) - int(undefined.sum()))
+        ax.plot(
+            x,
+            share,
+            drawstyle="steps-post",
+            color=style.colour(k),
+            linestyle=style.dash(k),
+            linewidth=1.8,
+            label=name,
+        )
+        longest = max(longest, float(times.max(initial=0.0)))
+    ax.set_xlabel(axis)
+    ax.set_ylabel("Share of requests (%)")
+    ax.set_ylim(0, 102)
+    ax.set_xlim(0, longest * 1.02 or 1.0)
+    ax.legend(
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.0),
+        frameon=False,
+        fontsize=style.FONT_SIZE,
+        handlelength=3.2,
+        labelspacing=0.7,
+    )
+
+
+def figures(results: Mapping[str, Result]) -> dict[str, Figure]:
+    """Every figure of a comparison by file stem: throughput, tokens, latency, token_grids, timeline.
+
+    Raises ValueError where there is no policy.
+    """
+    if not results:
+        raise ValueError("results: 0 policies, at least 1 is needed")
+    height = 1.3 + 0.62 * len(results)
+    bars, (ax,) = style.figure(8.5, height)
+    throughput(results, ax)
+    stacked, (ax,) = style.figure(8.5, height + 0.4)
+    tokens(results, ax)
+    cdfs, axes = style.figure(11, max(4.0, 1.0 + 0.5 * len(results)), cols=2)
+    latency_cdf(results, axes[0], "ttft_ms")
+    axes[0].get_legend().remove()  # type: ignore[union-attr]
+    latency_cdf(results, axes[1], "e2el_ms")
+    axes[1].set_ylabel("")
+    return {
+        "throughput": bars,
+        "tokens": stacked,
+        "latency": cdfs,
+        "token_grids": token_grids(results),
+        "timeline": batch_timelines(results),
+    }
+
+
+def _rows(ax: Axes, results: Mapping[str, Result]) -> None:
+    """One row per policy, the first on top, its label at the left."""
+    style.tidy(ax, "x")
+    names = style.labels(results, width=26, max_lines=3)
+    ax.set_yticks(range(len(names)), names, fontsize=style.FONT_SIZE, linespacing=1.05)
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+
+
+def _colours(results: Mapping[str, Result]) -> list[str]:
+    return [style.colour(k) for k in range(len(results))]
+
+
+def _room(longest: float) -> float:
+    """An axis end that leaves room for the text beside the longest bar."""
+    return longest * 1.28 or 1.0

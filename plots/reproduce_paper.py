@@ -1,0 +1,160 @@
+"""How close does the simulator come to the published table of arXiv 2305.13144, and why not closer?
+
+    python plots/reproduce_paper.py            (a few seconds; needs the paper's length file:
+                                               fetched, or taken from the folder SEQSCHED_DATA)
+
+Replays the paper's 1,024 validation requests (its seed, its settings) and sets published, emulated and
+correct figures side by side. The published code mixes up two orders when it recomputes failures: it collects
+their places in the sorted output, and looks the prompts up by these places in the order of arrival. So it
+recomputes other requests than those that failed. `MixedUp` does the same, here and nowhere else; the product
+recomputes what failed. Prints a Markdown table; the last line of stdout is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sim.cli import run_script
+from sim.schedulers import SequenceScheduler
+from sim.simulation import Scenario, scenario
+from sim.work import Limits, PaddedBatch
+
+PROFILE = "a100-80gb-vicuna-7b-transformers"
+TUNED = "sequence, tuned perception, table VBS, FCR"
+PUBLISHED: dict[str, dict[str, float]] = {
+    "vanilla": {"throughput": 1.39, "length": 370.84, "effective": 0.3391},
+    "sequence, oracle, table VBS, FCR": {"throughput": 2.69, "length": 196.34, "effective": 0.6157},
+    TUNED: {"throughput": 2.30, "length": 215.06, "effective": 0.4722, "failed": 0.1650},
+    "sequence, tuned perception, no VBS, no FCR": {"throughput": 1.64, "length": 297.48, "effective": 0.4217},
+}
+"""The README of the paper's code at commit 3992f341: samples/s, tokens, fractions."""
+
+POLICIES = {
+    "vanilla": ("vanilla", "oracle"),
+    "sequence, oracle, table VBS, FCR": ("sequence:vbs=table,fcr=on", "oracle"),
+    TUNED: ("sequence:vbs=table,fcr=on", "tuned"),
+    "sequence, tuned perception, no VBS, no FCR": ("sequence:vbs=off,fcr=off", "tuned"),
+}
+KEYS = {
+    "throughput": "request_throughput",
+    "length": "average_length",
+    "effective": "effective_token_ratio",
+    "failed": "failure_ratio",
+    "all_attempts": "average_length_all_attempts",
+}
+
+
+class MixedUp(SequenceScheduler):
+    """Sequence scheduling with the published mix-up: a failure is answered by recomputing somebody else.
+
+    `lengths`, indexed by request id, is what the executor runs by; from its recomputation on, a failed
+    request has the length of the request whose turn it is by mistake.
+    """
+
+    def __init__(self, limits: Limits, lengths: list[int]) -> None:
+        super().__init__(limits)
+        self.lengths, self.own = lengths, list(lengths)
+
+    def _plan(self, now: float) -> None:
+        arrived = sorted(request.id for request in self.forming)
+        super()._plan(now)
+        if arrived:
+            in_output = [request.id for batch in self.plan for request in batch.requests]
+            self.instead = dict(zip(in_output, arrived, strict=True))
+
+    def _recompute(self) -> PaddedBatch:
+        work = super()._recompute()
+        for request in work.requests:
+            self.lengths[request.id] = self.own[self.instead[request.id]]
+        return work
+
+
+def paper_scenario(trace: str, predictor: str, seed: int) -> Scenario:
+    """The 1,024 requests and the settings of the published runs."""
+    return scenario(trace, predictor=predictor, profile=PROFILE, seed=seed, num_prompts=1024, sample_seed=42)
+
+
+def emulated(trace: str, seed: int) -> dict[str, Any]:
+    """The summary of the tuned run with the published mix-up."""
+    shared = paper_scenario(trace, "tuned", seed)
+    lengths = shared.trace.output_tokens.tolist()
+    return shared.run(lambda limits: MixedUp(limits, lengths), "published mix-up", lengths).summary
+
+
+def figures(summaries: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Our name of each figure -> its value in every run."""
+    return {name: [s[key] for s in summaries] for name, key in KEYS.items()}
+
+
+def main(trace: str = "alpaca-vicuna-val", *, num_seeds: int = 20, out: Path | None = None) -> None:
+    """Replay the published runs and print published, simulated and emulated figures side by side.
+
+    Parameters
+    ----------
+    trace
+        The paper's validation file, or a dataset's name.
+    num_seeds
+        Runs of what is random (tuned perception); their mean and standard deviation are shown.
+    out
+        Write the figures as JSON to this file.
+    """
+    seeds = range(num_seeds)
+    found: dict[str, dict[str, list[float]]] = {}
+    for name, (policy, predictor) in POLICIES.items():
+        runs = seeds if predictor == "tuned" else range(1)
+        found[name] = figures([paper_scenario(trace, predictor, s).run(policy).summary for s in runs])
+        if name == TUNED:
+            found["… the same, with the published mix-up"] = figures([emulated(trace, s) for s in seeds])
+    print(table(found))
+    means = {row: {name: float(np.mean(values)) for name, values in f.items()} for row, f in found.items()}
+    text = json.dumps({"published": PUBLISHED, "simulated": means, "num_seeds": num_seeds})
+    if out is not None:
+        from traces.files import atomic_write
+
+        with atomic_write(out) as file:
+            file.write(text + "\n")
+    print(text)
+
+
+def table(found: dict[str, dict[str, list[float]]]) -> str:
+    """Markdown: simulated figures, the published ones in brackets, ± one standard deviation over seeds."""
+    vanilla = float(np.mean(found["vanilla"]["throughput"]))
+    heads = [
+        "run",
+        "requests/s",
+        "ratio to vanilla",
+        "average length",
+        "effective tokens",
+        "failed at first",
+        "all attempts",
+    ]
+    lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
+    for row, values in found.items():
+        told = PUBLISHED.get(row, PUBLISHED[TUNED])
+        ratio = [v / vanilla for v in values["throughput"]]
+        cells = [
+            cell(values["throughput"], "{:.2f}", told["throughput"]),
+            cell(ratio, "{:.2f}", told["throughput"] / PUBLISHED["vanilla"]["throughput"]),
+            cell(values["length"], "{:.1f}", told["length"]),
+            cell(values["effective"], "{:.1%}", told["effective"]),
+            cell(values["failed"], "{:.1%}", told.get("failed")),
+            cell(values["all_attempts"], "{:.1f}", None),
+        ]
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def cell(values: list[float], form: str, told: float | None) -> str:
+    """`mean ± deviation (published)`."""
+    text = form.format(np.mean(values))
+    if len(values) > 1:
+        text += " ± " + form.format(np.std(values))
+    return text if told is None else f"{text} ({form.format(told)})"
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,140 @@
+"""The `seqsched` command: a thin skin over `sim` and `traces`; every heavy import waits inside a command.
+
+Where a setting comes from, by rank: command line, environment (`SEQSCHED_` + flag), TOML file, default.
+Exit status: 0, 1 (it ran, and a check failed), 2 (bad input: one line on stderr).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cyclopts import App, CycloptsError
+from cyclopts.config import Env, Toml
+
+from traces.errors import InputError
+
+from ..version import __version__
+
+CONFIG_FILE = "seqsched.toml"
+
+COMMANDS = {
+    "simulate": ("run:simulate", "Replay a trace under one policy and print its metrics."),
+    "compare": ("run:compare", "Replay a trace under several policies: table, ratios, pictures."),
+    "calibrate": ("machine:calibrate", "Fit a profile to a file of measured step times."),
+}
+GROUPS = {
+    "trace": (
+        "Fetch, inspect, generate and convert request traces.",
+        {
+            "fetch": ("trace:fetch", "Download a public dataset, or verify the copy at hand."),
+            "inspect": ("trace:inspect", "Distribution table and pictures of a trace."),
+            "generate": ("trace:generate", "Write a synthetic trace."),
+            "convert": ("trace:convert", "Read any known format and write CSV, JSONL or Parquet."),
+        },
+    ),
+    "profile": (
+        "List and show calibrated machines.",
+        {
+            "list": ("machine:list_profiles", "The shipped profiles and where their numbers come from."),
+            "show": ("machine:show_profile", "One profile in full."),
+        },
+    ),
+    "plot": (
+        "Experiments that answer with a picture.",
+        {
+            "sensitivity": ("plot:sensitivity", "Gain of sequence scheduling against prediction error."),
+            "variance": ("plot:variance", "How far samples of one prompt differ, and what that costs."),
+            "perception": ("plot:perception", "A predictor against truth: error, Acc-50, Acc-100."),
+        },
+    ),
+}
+
+
+def build_app(config: Path | None = None) -> App:
+    """The command with all its subcommands, none of them imported yet. `config`: a TOML file to read settings
+    from.
+    """
+    sources: list[Env | Toml] = [Env("SEQSCHED_", command=False)]
+    if config is not None:
+        sources.append(Toml(config, must_exist=True))
+    elif Path(CONFIG_FILE).is_file():
+        sources.append(Toml(CONFIG_FILE))
+    app = App(
+        name="seqsched",
+        help="What would another scheduling policy, GPU or fleet do to LLM throughput, latency and cost?",
+        help_epilogue=f"Settings may stand in {CONFIG_FILE} (or --config FILE), one [section] a command.",
+        version=__version__,
+        config=sources,
+    )
+    for name, (target, text) in COMMANDS.items():
+        app.command(f"sim.cli.{target}", name=name, help=text)
+    for name, (text, commands) in GROUPS.items():
+        group = App(name=name, help=text)
+        for sub, (target, sub_text) in commands.items():
+            group.command(f"sim.cli.{target}", name=sub, help=sub_text)
+        app.command(group)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit with its status."""
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    _run(lambda: build_app(_take_config(tokens)), tokens)
+
+
+def run_script(function: Callable[..., object], arguments: Sequence[str] | None = None) -> None:
+    """Run a script's main function with flags made of its parameters; errors and exit status as in `main`."""
+    app = App(help=function.__doc__, version=__version__)
+    app.default(function)
+    _run(lambda: app, list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(make_app: Callable[[], App], tokens: list[str]) -> None:
+    try:
+        make_app()(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    except (InputError, CycloptsError) as error:
+        sys.exit(_report(str(error), 2))
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has gone: nothing more can be said
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(_report("interrupted", 130))
+    except RuntimeError as error:
+        from ..replica import SchedulingError
+
+        if not isinstance(error, SchedulingError):
+            raise
+        sys.exit(_report(str(error), 1))
+
+
+def _take_config(tokens: list[str]) -> Path | None:
+    """Remove `--config FILE` from the command line, wherever it stands."""
+    for i, token in enumerate(tokens):
+        name, equals, value = token.partition("=")
+        if name != "--config":
+            continue
+        if not equals and i + 1 == len(tokens):
+            raise InputError("--config: a TOML file must follow")
+        path = Path(value if equals else tokens[i + 1])
+        del tokens[i : i + (1 if equals else 2)]
+        if not path.is_file():
+            raise InputError(f"--config {path}: no such file")
+        _check_toml(path)
+        return path
+    return None
+
+
+def _check_toml(path: Path) -> None:
+    import tomllib
+
+    try:
+        tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path}: not a TOML file ({error})") from None
+
+
+def _report(message: str, status: int) -> int:
+    print("seqsched: " + " ".join(message.split()), file=sys.stderr)
+    return status

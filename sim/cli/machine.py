@@ -1,0 +1,107 @@
+"""`seqsched profile list | show` and `seqsched calibrate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ..hardware import profile as profiles
+from . import show
+
+
+def list_profiles() -> None:
+    """The shipped profiles: model, GPU, engine, and whether their numbers were measured, published or
+    estimated.
+    """
+    from rich.table import Table
+
+    table = Table()
+    for heading in ("profile", "numbers are", "model", "GPU", "engine", "KV tokens"):
+        table.add_column(heading, justify="right" if heading == "KV tokens" else "left")
+    for name in profiles.names():
+        p = profiles.load(name)
+        table.add_row(
+            name,
+            p.provenance.kind,
+            p.model.name if p.model else "–",
+            p.gpu.name if p.gpu else "–",
+            p.engine,
+            f"{p.kv_tokens():,}" if p.memory else "–",
+        )
+    show.console().print(table)
+
+
+def show_profile(
+    name: str, /, *, json_: Annotated[bool, Parameter(name="--json", negative="")] = False
+) -> None:
+    """One profile in full, its provenance first.
+
+    Parameters
+    ----------
+    name
+        A shipped profile or a JSON file.
+    json_
+        Print it as one JSON object.
+    """
+    from rich.table import Table
+
+    loaded = profiles.load(name)
+    if json_:
+        print(json.dumps(loaded.to_json(), indent=2, allow_nan=False))
+        return
+    table = Table(show_header=False)
+    table.add_column("what", no_wrap=True)
+    table.add_column("value", overflow="fold")
+    for label, value in profiles.describe(loaded):
+        table.add_row(label, value)
+    show.console().print(table)
+
+
+def calibrate(
+    *,
+    steps: Path,
+    out: Path,
+    name: str | None = None,
+    engine: str = "unknown",
+    host_ms: float = 0.0,
+    figure: Path | None = None,
+) -> None:
+    """Fit a profile to measured step times, cross-validate it, and draw measured against fitted.
+
+    The profile has no memory part: give --kv-blocks wherever it is used.
+
+    Parameters ---------- steps
+    CSV with the columns num_decode, decode_context_tokens, num_prefill, prefill_tokens, prefill_attention,
+    step_ms. out
+    The profile to write (JSON). name
+    Name of the profile; default: the file name of --out. engine
+    What was measured, such as vllm-0.19 or transformers-eager. host_ms
+    What the engine adds on the host per iteration, where the steps are GPU time alone. figure
+    Where to draw measured against fitted; default: beside --out, as PNG.
+    """
+    from rich.table import Table
+
+    from plots import calibration
+    from plots.style import save
+    from traces.files import atomic_write
+
+    from ..hardware.calibrate import fit, read_steps
+
+    fitted, report = fit(
+        read_steps(steps), name or out.stem, engine=engine, host_s=host_ms / 1e3, source=steps.name
+    )
+    with atomic_write(out) as file:
+        file.write(json.dumps(fitted.to_json(), indent=2, allow_nan=False) + "\n")
+    picture = figure or out.with_suffix(".png")
+    title = f"{fitted.name}: {len(report.measured_s)} distinct steps of {steps.name}"
+    save(calibration.report(report.measured_s * 1e3, report.fitted_s * 1e3, ~report.is_mixed, title), picture)
+    table = Table(
+        title=f"profile {fitted.name} ({fitted.provenance.kind})", title_justify="left", show_header=False
+    )
+    for label, value in report.rows():
+        table.add_row(label, value)
+    show.console().print(table)
+    show.wrote([out, picture])

@@ -1,0 +1,49 @@
+"""Flags that several commands share; the sentence under each field is its help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from ..simulation import DEFAULT_PREDICTOR, DEFAULT_PROFILE, DEFAULT_TRACE
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What is replayed, on which machine."""
+
+    trace: str = DEFAULT_TRACE
+    """A file, a dataset (`seqsched trace fetch`) or a generator NAME[:key=value,...]."""
+    predictor: str = DEFAULT_PREDICTOR
+    """Length predictor NAME[:key=value,...]: oracle, exact, constant, trace, noisy, tuned, empirical."""
+    profile: str = DEFAULT_PROFILE
+    """A shipped profile (`seqsched profile list`) or a JSON file."""
+    seed: int = 0
+    """Seed of everything random: arrivals, lengths, predictions."""
+    num_prompts: int | None = None
+    """Replay the first N requests of the trace."""
+    sample_seed: int | None = None
+    """Take them from the seeded permutation of the trace, in that order."""
+    request_rate: float | None = None
+    """Requests per second; inf: all at once; default: the trace's own times, or all at once where it has
+    none.
+    """
+    burstiness: float = 1.0
+    """Shape of the gamma distribution of gaps: 1 is Poisson, below 1 burstier (vLLM's meaning)."""
+    time_scale: float = 1.0
+    """Multiply the trace's own arrival times."""
+    max_concurrency: int | None = None
+    """Most unfinished requests at a time; others are held back by the client."""
+    max_new_tokens: int | None = None
+    """Cap on output tokens; default: the trace's, else 512 or its longest output."""
+    goodput: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = ()
+    """Bounds METRIC:MS that a good request meets, such as ttft:2000 tpot:100 e2el:30000."""
+    kv_blocks: int | None = None
+    """KV cache in blocks of 16 tokens, in place of the profile's capacity."""
+
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments for `simulate` and `compare`, the trace aside."""
+        return {name: value for name, value in vars(self).items() if name != "trace"}

@@ -1,0 +1,117 @@
+"""`seqsched plot sensitivity | variance | perception`: experiments that answer with a picture."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from .. import experiments
+from ..perception import perceive
+from ..perception_error import error_report
+from ..simulation import scenario, stream
+from . import show
+from .options import Workload
+
+DEFAULT = Workload()
+
+
+def sensitivity(
+    workload: Workload = DEFAULT,
+    *,
+    policies: str = "sequence:vbs=off,fcr=off;sequence;sequence:vbs=memory",
+    num_seeds: int = 3,
+    out: Path = Path("sensitivity.png"),
+    save_table: Path | None = None,
+) -> None:
+    """How much of the gain over vanilla batching is left as predictions get worse.
+
+    Parameters
+    ----------
+    policies
+        Policies with semicolons between them; --predictor is replaced by errors of growing size.
+    num_seeds
+        Runs per point, each with its own predictions.
+    out
+        Picture to draw (PNG or SVG).
+    save_table
+        Write the points to this CSV file.
+    """
+    from plots import sensitivity as figures
+    from plots.style import save
+    from traces.files import atomic_write
+
+    frame = experiments.sensitivity(
+        workload.trace,
+        policies=[p.strip() for p in policies.split(";") if p.strip()],
+        num_seeds=num_seeds,
+        progress=partial(show.progress, text="simulating"),
+        **workload.settings(),
+    )
+    save(figures.gain_figure(frame), out)
+    if save_table is not None:
+        with atomic_write(save_table) as file:
+            frame.to_csv(file, index=False, lineterminator="\n")
+    mean = frame.groupby(["policy", "sigma"], sort=False)[["mean_error", "throughput_ratio"]].mean()
+    _table("gain over vanilla", mean.reset_index())
+    show.wrote([out, *([save_table] if save_table else [])])
+
+
+def variance(
+    workload: Workload = DEFAULT, *, policy: str = "sequence", out: Path = Path("variance.png")
+) -> None:
+    """How far the samples of one prompt differ, and what that alone costs a perfect predictor of one of them.
+
+    Parameters
+    ----------
+    policy
+        Policy that uses the predictions.
+    out
+        Picture to draw (PNG or SVG).
+    """
+    from plots import sensitivity as figures
+    from plots.style import save
+
+    frame, trace = experiments.variance(
+        workload.trace,
+        policy=policy,
+        progress=partial(show.progress, text="simulating"),
+        **workload.settings(),
+    )
+    assert trace.samples is not None
+    save(figures.variance_figure(trace.samples, trace.sample_names, trace.output_tokens, frame), out)
+    _table(f"perfect predictors, policy {policy}", frame)
+    show.wrote([out])
+
+
+def perception(workload: Workload = DEFAULT, *, out: Path = Path("perception.png")) -> None:
+    """A predictor against truth: mean error, shares within 50 and 100 tokens, and a picture.
+
+    Parameters
+    ----------
+    out
+        Picture to draw (PNG or SVG).
+    """
+    from plots import perception as figures
+    from plots.style import save
+
+    shared = scenario(workload.trace, **workload.settings())
+    said = perceive(shared.predictor, shared.trace, stream(shared.seed, "perception"))
+    truth = shared.trace.perceived_truth
+    report = error_report(said.predicted, truth)
+    title = f"{workload.predictor} on {shared.trace.name}: mean error {report.error:.1f} tokens"
+    save(figures.report(said.predicted, truth, title), out)
+    print(json.dumps(report._asdict(), indent=2))
+    show.wrote([out])
+
+
+def _table(heading: str, frame: Any) -> None:
+    from rich.table import Table
+
+    table = Table(title=heading, title_justify="left")
+    for column in frame.columns:
+        table.add_column(str(column), justify="left" if frame[column].dtype == object else "right")
+    for row in frame.itertuples(index=False):
+        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row))
+    show.console().print(table)

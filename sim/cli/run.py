@@ -1,0 +1,110 @@
+"""`seqsched simulate` and `seqsched compare`."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from .. import simulation
+from . import show
+from .options import Workload
+
+DEFAULT = Workload()
+
+
+def simulate(
+    workload: Workload = DEFAULT,
+    *,
+    policy: str = simulation.DEFAULT_POLICY,
+    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    save_result: Path | None = None,
+    save_requests: Path | None = None,
+    save_decisions: Path | None = None,
+) -> None:
+    """Replay a trace under one policy and print its metrics.
+
+    Parameters
+    ----------
+    policy
+        NAME[:key=value,...]: vanilla, sequence, or some.module:Class[:key=value,...].
+    json_
+        Print the summary alone, as one JSON object.
+    save_result
+        Write the summary to this JSON file.
+    save_requests
+        Write the per-request table to this CSV file.
+    save_decisions
+        Write the decision log to this JSON Lines file.
+    """
+    result = simulation.simulate(workload.trace, policy=policy, **workload.settings())
+    if save_result is not None:
+        result.to_json(save_result)
+    if save_requests is not None:
+        result.save_requests(save_requests)
+    if save_decisions is not None:
+        from traces.files import atomic_write
+
+        with atomic_write(save_decisions) as file:
+            file.writelines(json.dumps(decision) + "\n" for decision in result.decisions)
+    if json_:
+        print(result.to_json())
+    else:
+        show.summary_table(result.summary)
+
+
+def compare(
+    workload: Workload = DEFAULT,
+    *,
+    policies: str = "vanilla;sequence:vbs=off,fcr=off;sequence;sequence:vbs=memory",
+    out: Path | None = None,
+    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
+    """Replay the same requests under several policies and set them side by side.
+
+    Parameters
+    ----------
+    policies
+        Policies with semicolons between them; ratios are to the first.
+    out
+        Write summary.json, requests.csv and the figures into this folder.
+    json_
+        Print the summaries alone, as one JSON object by policy.
+    """
+    if out is not None:
+        show.output_folder(out)
+    compared = simulation.compare(
+        workload.trace,
+        policies=policies,
+        progress=partial(show.progress, text="simulating"),
+        **workload.settings(),
+    )
+    if json_:
+        print(json.dumps(compared.summaries, indent=2, allow_nan=False))
+    else:
+        show.comparison_table(compared.summaries, compared.ratios())
+    if out is not None:
+        show.wrote(_write(compared, out))
+
+
+def _write(compared: simulation.Comparison, out: Path) -> list[Path]:
+    """Everything about a comparison, into one folder."""
+    import pandas as pd
+
+    from plots import policies as figures
+    from plots.style import save
+    from traces.files import atomic_write
+
+    written = [out / "summary.json", out / "requests.csv"]
+    with atomic_write(written[0]) as file:
+        file.write(json.dumps(compared.summaries, indent=2, allow_nan=False) + "\n")
+    tables = [result.requests.assign(policy=name) for name, result in compared.results.items()]
+    with atomic_write(written[1]) as file:
+        pd.concat(tables).to_csv(file, index=False, lineterminator="\n")
+    for name, figure in figures.figures(compared.results).items():
+        written.append(out / f"{name}.png")
+        save(figure, written[-1])
+    return written

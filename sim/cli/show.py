@@ -1,0 +1,114 @@
+"""Tables and progress on a terminal; knows nothing of simulations beyond the names of their figures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from traces.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+T = TypeVar("T")
+
+HEADLINES = (
+    ("request_throughput", "requests/s", "{:.3f}"),
+    ("output_throughput", "output tokens/s", "{:.1f}"),
+    ("average_length", "average length", "{:.1f}"),
+    ("average_length_all_attempts", "… all attempts", "{:.1f}"),
+    ("effective_token_ratio", "effective tokens", "{:.1%}"),
+    ("failure_ratio", "failed first", "{:.1%}"),
+    ("mean_ttft_ms", "TTFT mean s", "ms"),
+    ("mean_e2el_ms", "E2EL mean s", "ms"),
+    ("p99_e2el_ms", "E2EL p99 s", "ms"),
+    ("kv_peak_fraction", "KV peak", "{:.1%}"),
+)
+
+
+def console() -> Console:
+    """Standard output; tables are not cut to a terminal's width where there is none."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+
+
+def number(value: Any, form: str) -> str:
+    """A figure for a table; a dash where it is undefined."""
+    if value is None:
+        return "–"
+    return f"{value / 1e3:.2f}" if form == "ms" else form.format(value)
+
+
+def summary_table(summary: Mapping[str, Any]) -> None:
+    """Print one run."""
+    from rich.table import Table
+
+    table = Table(title=title(summary), title_justify="left", show_header=False)
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    skip = ("policy", "predictor", "profile", "provenance", "trace", "seed", "replicas", "version")
+    for key, value in summary.items():
+        if key in skip:
+            continue
+        text = "–" if value is None else f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"
+        table.add_row(key, text)
+    console().print(table)
+
+
+def comparison_table(summaries: Mapping[str, Mapping[str, Any]], ratios: Mapping[str, float | None]) -> None:
+    """Print several runs side by side, one row each, with throughput as a ratio to the first."""
+    from rich.table import Table
+
+    first = next(iter(summaries.values()))
+    table = Table(title=title({**first, "policy": None}), title_justify="left")
+    table.add_column("policy", overflow="fold")
+    table.add_column("ratio", justify="right")
+    for _, heading, _ in HEADLINES:
+        table.add_column(heading, justify="right")
+    for name, summary in summaries.items():
+        cells = [number(summary[key], form) for key, _, form in HEADLINES]
+        table.add_row(name, number(ratios[name], "{:.3f}×"), *cells)
+    console().print(table)
+
+
+def title(summary: Mapping[str, Any]) -> str:
+    """Which trace, which machine and how its numbers were got, which seed: what a reader needs to trust a
+    figure.
+    """
+    parts = [f"{summary['policy']}"] if summary.get("policy") else []
+    parts.append(
+        f"{summary['completed']:,} of {sum(summary[k] for k in ('completed', 'failed')):,} requests "
+        f"of {summary['trace']}"
+    )
+    parts.append(f"{summary['profile']} ({summary['provenance']})")
+    parts.append(f"predictor {summary['predictor']}, seed {summary['seed']}")
+    return " · ".join(parts)
+
+
+def progress(items: Sequence[T], text: str) -> Iterator[T]:
+    """The items, with a progress bar on stderr where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(items, description=text, console=Console(stderr=True), transient=True)
+
+
+def output_folder(path: Path) -> Path:
+    """Make the folder where it is missing; InputError where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {path}: cannot be a folder ({error.strerror})") from None
+    return path
+
+
+def wrote(paths: Iterable[Path]) -> None:
+    """Say on stderr what was written."""
+    for path in paths:
+        print(f"wrote {path}", file=sys.stderr)

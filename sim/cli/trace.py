@@ -1,0 +1,170 @@
+"""`seqsched trace fetch | inspect | generate | convert`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+import traces
+from traces import arrivals, datasets, inspection
+
+from ..simulation import stream
+from . import show
+
+
+def fetch(*names: str) -> None:
+    """Download public datasets, checked by SHA-256; copies that are already at hand are only checked.
+
+    Parameters
+    ----------
+    names
+        Datasets, or none to list them.
+    """
+    from rich.table import Table
+
+    if names:
+        for name in names:
+            print(datasets.fetch(name))
+        return
+    table = Table()
+    for heading in ("dataset", "source", "licence"):
+        table.add_column(heading, overflow="fold")
+    for name, dataset in datasets.DATASETS.items():
+        table.add_row(name, dataset.url, dataset.licence)
+    show.console().print(table)
+
+
+def inspect(
+    source: str,
+    /,
+    *,
+    seed: int = 0,
+    num_prompts: int | None = None,
+    out: Path | None = None,
+    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
+    """Distribution table of a trace, what was assumed in reading it and, with --out, its pictures.
+
+    Parameters
+    ----------
+    source
+        A file, a dataset or a generator NAME[:key=value,...].
+    seed
+        Seed of what is drawn rather than read.
+    num_prompts
+        Look at the first N requests alone.
+    out
+        Draw lengths, arrival rate over time and burstiness into this PNG or SVG file.
+    json_
+        Print the single figures as one JSON object.
+    """
+    from rich.table import Table
+
+    trace = traces.load(source, seed=seed, num_prompts=num_prompts).sample(num_prompts)
+    facts, frame = inspection.facts(trace), inspection.describe(trace)
+    if out is not None:
+        from plots import lengths
+        from plots.style import save
+
+        save(lengths.overview(trace), out)
+        show.wrote([out])
+    if json_:
+        print(
+            json.dumps({"trace": trace.name, **facts, "notes": list(trace.notes)}, indent=2, allow_nan=False)
+        )
+        return
+    table = Table(title=f"{trace.name}: {len(trace):,} requests", title_justify="left")
+    table.add_column("column")
+    for heading in frame.columns:
+        table.add_column(heading, justify="right")
+    for name, row in frame.iterrows():
+        table.add_row(str(name), *(f"{value:,.6g}" for value in row))
+    console = show.console()
+    console.print(table)
+    for name, value in facts.items():
+        console.print(f"{name}: {'–' if value is None else format(value, ',.6g')}")
+    for note in trace.notes:
+        console.print(f"note: {note}")
+
+
+def generate(
+    spec: str = "alpaca-vicuna",
+    /,
+    *,
+    out: Path,
+    num_prompts: int | None = None,
+    seed: int = 0,
+    request_rate: float | None = None,
+    burstiness: float = 1.0,
+) -> None:
+    """Write a synthetic trace.
+
+    Parameters
+    ----------
+    spec
+        Generator NAME[:key=value,...]: alpaca-vicuna, lognormal, fixed.
+    out
+        File to write: .csv, .jsonl or .parquet.
+    num_prompts
+        Number of requests.
+    seed
+        Seed of lengths and arrivals.
+    request_rate
+        Requests per second; default: no arrival times, all at once.
+    burstiness
+        Shape of the gamma distribution of gaps; 1 is Poisson.
+    """
+    from traces import synthetic
+
+    trace = synthetic.generate(spec, num_prompts, seed)
+    if request_rate is not None:
+        trace = arrivals.assign(
+            trace, request_rate=request_rate, burstiness=burstiness, rng=stream(seed, "arrivals")
+        )
+    traces.write(trace, out)
+    show.wrote([out])
+
+
+def convert(
+    source: str,
+    out: Path,
+    /,
+    *,
+    seed: int = 0,
+    max_new_tokens: int | None = None,
+    tokenizer: str | None = None,
+) -> None:
+    """Read any known format and write CSV, JSONL or Parquet.
+
+    Parameters ---------- source
+    A file, a dataset or a generator NAME[:key=value,...]. out
+    File to write: .csv, .jsonl or .parquet. seed
+    Seed of what is drawn rather than read. max_new_tokens
+    Cap on output tokens. tokenizer
+    Hugging Face tokenizer, a name or a folder, that counts the tokens of a text trace (needs seqsched[real]).
+    """
+    traces.write(
+        traces.load(source, seed=seed, max_new_tokens=max_new_tokens, tokenizer=_counter(tokenizer)), out
+    )
+    show.wrote([out])
+
+
+def _counter(name: str | None) -> Callable[[str], int] | None:
+    """A function from a text to its number of tokens."""
+    if name is None:
+        return None
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise traces.InputError(
+            f'--tokenizer {name}: needs transformers: pip install "seqsched[real]"'
+        ) from None
+    try:
+        loaded = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise traces.InputError(f"--tokenizer {name}: cannot be loaded ({error})") from None
+    return lambda text: len(loaded(text, add_special_tokens=False).input_ids)

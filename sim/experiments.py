@@ -1,0 +1,116 @@
+"""Questions that take many simulations: what prediction errors and sampling noise cost. Draws nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from traces.errors import InputError
+from traces.trace import IntArray, Trace
+
+from .perception import TUNED, FromTrace, Noisy, perceive
+from .perception_error import error_report
+from .simulation import Scenario, scenario, stream
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SIGMAS = (0.0, 0.1, 0.2, 0.3, 0.39, 0.5, 0.65, 0.85, 1.1, 1.5)
+"""Errors to try, standard deviations of the log length; 0.39 is that of the paper's tuned predictor."""
+
+Progress = Callable[[Sequence[Any]], Iterable[Any]]
+
+
+def sensitivity(
+    trace: Trace | str,
+    *,
+    policies: Sequence[str] = ("sequence:vbs=off,fcr=off", "sequence", "sequence:vbs=memory"),
+    baseline: str = "vanilla",
+    sigmas: Sequence[float] = SIGMAS,
+    num_seeds: int = 3,
+    progress: Progress = iter,
+    **settings: Any,
+) -> pd.DataFrame:
+    """Throughput of each policy over that of `baseline`, as predictions get worse.
+
+    One row per policy, sigma and seed: columns policy, sigma, miss, mean_error (tokens, against the perceived
+    truth), seed, throughput_ratio. Misses grow with sigma in the proportion of the tuned predictor, answers
+    are multiples of 50, perception is charged. `settings` as for `simulate`; its predictor is replaced.
+    """
+    import pandas as pd
+
+    if num_seeds < 1:
+        raise InputError(f"num_seeds: {num_seeds} must be at least 1")
+    first_seed = settings.pop("seed", 0)
+    settings.pop("predictor", None)
+    rows = []
+    for sigma, seed in progress([(s, first_seed + k) for k in range(num_seeds) for s in sigmas]):
+        made = Noisy(sigma=sigma, miss=min(1.0, sigma * TUNED.miss / TUNED.sigma), round_to=TUNED.round_to)
+        shared = scenario(trace, predictor=made, seed=seed, **settings)
+        said = perceive(made, shared.trace, stream(seed, "perception"))
+        error = error_report(said.predicted, shared.trace.perceived_truth).error
+        base = _throughput(shared, baseline)
+        rows += [
+            {
+                "policy": policy,
+                "sigma": sigma,
+                "miss": made.miss,
+                "mean_error": error,
+                "seed": seed,
+                "throughput_ratio": _throughput(shared, policy) / base,
+            }
+            for policy in policies
+        ]
+    return pd.DataFrame(rows)
+
+
+def variance(
+    trace: Trace | str,
+    *,
+    policy: str = "sequence",
+    baseline: str = "vanilla",
+    progress: Progress = iter,
+    **settings: Any,
+) -> tuple[pd.DataFrame, Trace]:
+    """What it costs to know exactly how long *another* answer to the same prompt was.
+
+    A perfect predictor of each sample in turn, of the largest of them, and of the answer itself; one row each
+    with effective_token_ratio, failure_ratio and throughput_ratio (over `baseline`). Returns the rows and the
+    trace that was replayed. InputError where the trace has no samples.
+    """
+    import pandas as pd
+
+    settings.pop("predictor", None)
+    shared = scenario(trace, predictor="exact", **settings)
+    samples = shared.trace.samples
+    if samples is None:
+        raise InputError(
+            f"{shared.trace.name}: it has no samples of the same prompt (columns L_t0.0, L_t0.3, ...)"
+        )
+    told: dict[str, IntArray] = {"exact": shared.trace.output_tokens}
+    told |= {name: samples[:, k] for k, name in enumerate(shared.trace.sample_names)}
+    told["largest of all"] = samples.max(axis=1)
+    base = _throughput(shared, baseline)
+    rows = []
+    for name in progress(list(told)):
+        knowing = replace(shared.trace, predicted_tokens=told[name])
+        summary = replace(shared, trace=knowing, predictor=FromTrace()).run(policy).summary
+        rows.append(
+            {
+                "predictor": name,
+                "effective_token_ratio": summary["effective_token_ratio"],
+                "failure_ratio": summary["failure_ratio"],
+                "throughput_ratio": summary["request_throughput"] / base,
+            }
+        )
+    return pd.DataFrame(rows), shared.trace
+
+
+def _throughput(shared: Scenario, policy: str) -> float:
+    value = shared.run(policy).summary["request_throughput"]
+    if value is None:
+        raise InputError(
+            f"policy {policy}: no request of {shared.trace.name} completed, so there is no throughput"
+        )
+    return float(value)

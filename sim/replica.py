@@ -1,0 +1,248 @@
+"""SimPy processes: requests that arrive, and one accelerator that carries out its scheduler's work in
+predicted time.
+
+A padded batch is one leap: one event, however many iterations it runs. This module alone (with its data)
+knows the true lengths; it knows nothing of how a scheduler decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import simpy
+
+from .hardware.step_cost import StepCost
+from .metrics import BatchRecord, Ledger
+from .request import Request
+from .work import Drop, Outcome, PaddedBatch, Perceive, Prediction, Scheduler, Work
+
+SimProcess = Generator[simpy.Event, Any, None]
+
+
+class SchedulingError(RuntimeError):
+    """A scheduler broke the protocol: it lost requests, overcommitted memory or asked for what cannot be
+    done.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class PerceptionCost:
+    """What asking for a length costs: `question_tokens` more prompt, and `answer_tokens` decode steps; 0, 0:
+    free.
+    """
+
+    question_tokens: int = 0
+    answer_tokens: int = 0
+
+
+class Arrivals:
+    """Submits requests to a scheduler when they are due, at most `max_concurrency` of them unfinished at a
+    time.
+
+    A request held back by that bound arrives when a place falls free (vLLM's benchmark client does the same).
+    """
+
+    def __init__(
+        self, env: simpy.Environment, requests: Sequence[Request], ledger: Ledger, max_concurrency: int | None
+    ) -> None:
+        self.env, self.requests, self.ledger = env, requests, ledger
+        self.room = max_concurrency if max_concurrency is not None else len(requests)
+        self.next = 0
+        self.freed_s = 0.0
+        self.replica: Replica | None = None
+
+    def run(self) -> SimProcess:
+        """Wake the replica at each arrival."""
+        for request in self.requests:
+            while request.arrival_s > self.env.now:
+                yield self.env.timeout(request.arrival_s - self.env.now)
+            if self.next < len(self.requests) and self.requests[self.next].arrival_s <= self.env.now:
+                self.release(self.env.now)
+
+    def release(self, now: float) -> None:
+        """Submit every request due by now, as far as there is room."""
+        assert self.replica is not None
+        while self.room > 0 and self.next < len(self.requests) and self.requests[self.next].arrival_s <= now:
+            request = self.requests[self.next]
+            if request.arrival_s < self.freed_s:
+                request.arrival_s = self.freed_s
+            self.ledger.arrival_s[request.id] = request.arrival_s
+            self.next += 1
+            self.room -= 1
+            self.replica.submit(request)
+
+    def ended(self, num_requests: int, now: float) -> None:
+        """Requests have ended: their places are free from now on."""
+        if self.room == 0:
+            self.freed_s = now
+        self.room += num_requests
+
+
+class Replica:
+    """One accelerator: asks its scheduler for work, lets the time pass that the work takes, reports the
+    outcome.
+
+    `output_tokens` and `predictions` are indexed by request id; `ledger` is filled as the run goes.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        scheduler: Scheduler,
+        cost: StepCost,
+        arrivals: Arrivals,
+        ledger: Ledger,
+        *,
+        kv_capacity_tokens: int,
+        output_tokens: Sequence[int],
+        predictions: Sequence[Prediction],
+        perception: PerceptionCost,
+    ) -> None:
+        self.env, self.scheduler, self.cost, self.arrivals, self.ledger = (
+            env,
+            scheduler,
+            cost,
+            arrivals,
+            ledger,
+        )
+        self.kv_capacity_tokens, self.output_tokens = kv_capacity_tokens, output_tokens
+        self.predictions, self.perception = predictions, perception
+        self.idle: simpy.Event | None = None
+        arrivals.replica = self
+        env.process(self.run())
+
+    def submit(self, request: Request) -> None:
+        """Hand a request that has arrived to the scheduler, and wake the accelerator where it idles."""
+        self.scheduler.submit(request, self.env.now)
+        if self.idle is not None and not self.idle.triggered:
+            self.idle.succeed()
+
+    def run(self) -> SimProcess:
+        """Work until there is nothing left to wait for."""
+        env, scheduler = self.env, self.scheduler
+        while True:
+            self.arrivals.release(env.now)
+            work = scheduler.next_work(env.now)
+            if work is None:
+                yield from self._wait(scheduler.wake_at)
+                continue
+            if isinstance(work, PaddedBatch):
+                record = self._batch_record(work)
+                yield env.timeout(record.end_s - env.now)
+                outcome = self._finish_batch(work, record._replace(end_s=env.now))
+            elif isinstance(work, Perceive):
+                record = self._perceive_record(work)
+                yield env.timeout(record.end_s - env.now)
+                self.ledger.batches.append(record._replace(end_s=env.now))
+                outcome = Outcome(
+                    record.iterations, predictions=[self.predictions[r.id] for r in work.requests]
+                )
+            elif isinstance(work, Drop):
+                outcome = self._drop(work)
+            else:
+                raise SchedulingError(
+                    f"{type(scheduler).__name__}: {type(work).__name__} is no work of this executor"
+                )
+            scheduler.record(work, outcome, env.now)
+
+    def _wait(self, wake_at: float | None) -> SimProcess:
+        """Until a request is submitted, or until the scheduler wants to be asked again."""
+        self.idle = self.env.event()
+        if wake_at is None:
+            yield self.idle
+        elif wake_at <= self.env.now:
+            raise SchedulingError(f"wake_at ({wake_at}) must be later than now ({self.env.now})")
+        else:
+            yield self.idle | self.env.timeout(wake_at - self.env.now)
+        self.idle = None
+
+    def _batch_record(self, work: PaddedBatch) -> BatchRecord:
+        """The leap of a padded batch: prefill, then decode until the longest row is done or the limit is
+        reached.
+        """
+        requests, output_tokens = work.requests, self.output_tokens
+        if not requests or work.token_limit < 1:
+            raise SchedulingError(
+                f"a batch of {len(requests)} requests with token_limit {work.token_limit} runs nothing"
+            )
+        rows, prompt = len(requests), max(r.prompt_tokens for r in requests)
+        kv_tokens = rows * (prompt + work.token_limit)
+        self._check_memory(work, kv_tokens)
+        iterations = min(work.token_limit, max(output_tokens[r.id] for r in requests))
+        first_step_s, slope_s = self.cost.decode_run(rows, rows * prompt)
+        start_s = self.env.now
+        prefill_end_s = start_s + self.cost.padded_prefill_s(rows, prompt)
+        return BatchRecord(
+            "PaddedBatch",
+            tuple([r.id for r in requests]),
+            work.token_limit,
+            iterations,
+            start_s,
+            prefill_end_s,
+            prefill_end_s + self.cost.decode_run_s(rows, rows * prompt, iterations - 1),
+            prompt,
+            first_step_s,
+            slope_s,
+            kv_tokens,
+        )
+
+    def _perceive_record(self, work: Perceive) -> BatchRecord:
+        """Prefill of prompts with the question, then one decode step per token of the answer; or no time at
+        all.
+        """
+        question, answer = self.perception.question_tokens, self.perception.answer_tokens
+        rows, start_s, ids = len(work.requests), self.env.now, tuple([r.id for r in work.requests])
+        if not question and not answer:
+            return BatchRecord("Perceive", ids, 0, 0, start_s, start_s, start_s)
+        prompt = max(r.prompt_tokens for r in work.requests) + question
+        kv_tokens = rows * (prompt + answer)
+        self._check_memory(work, kv_tokens)
+        prefill_end_s = start_s + self.cost.padded_prefill_s(rows, prompt)
+        end_s = prefill_end_s + self.cost.decode_run_s(rows, rows * prompt, answer)
+        return BatchRecord(
+            "Perceive", ids, answer, answer + 1, start_s, prefill_end_s, end_s, prompt, kv_tokens=kv_tokens
+        )
+
+    def _check_memory(self, work: Work, kv_tokens: int) -> None:
+        if kv_tokens > self.kv_capacity_tokens:
+            raise SchedulingError(
+                f"{type(self.scheduler).__name__}: a {type(work).__name__} of {len(work.requests)} requests "
+                f"reserves {kv_tokens} KV tokens, the capacity is {self.kv_capacity_tokens}"
+            )
+
+    def _finish_batch(self, work: PaddedBatch, record: BatchRecord) -> Outcome:
+        """Which rows are done, and what that means for each."""
+        ledger, output_tokens, iterations = self.ledger, self.output_tokens, record.iterations
+        now, batch = record.end_s, len(ledger.batches)
+        ledger.batches.append(record)
+        finished, unfinished = [], []
+        for request in work.requests:
+            i = request.id
+            if ledger.final_batch[i] >= 0:
+                raise SchedulingError(f"request {i} was run again after it had finished")
+            if not ledger.attempts[i]:
+                ledger.scheduled_s[i] = record.start_s
+            ledger.attempts[i] += 1
+            if output_tokens[i] <= iterations:
+                finished.append(request)
+                ledger.first_token_s[i], ledger.finish_s[i] = record.prefill_end_s, now
+                ledger.row_length[i], ledger.final_batch[i] = iterations, batch
+                ledger.predicted[i] = request.predicted_tokens
+            else:
+                unfinished.append(request)
+                ledger.failed_tokens[i] += iterations
+        self.arrivals.ended(len(finished), now)
+        return Outcome(iterations, finished, unfinished)
+
+    def _drop(self, work: Drop) -> Outcome:
+        for request in work.requests:
+            self.ledger.reason[request.id] = work.reason
+        self.ledger.batches.append(
+            BatchRecord(
+                "Drop", tuple([r.id for r in work.requests]), 0, 0, self.env.now, self.env.now, self.env.now
+            )
+        )
+        self.arrivals.ended(len(work.requests), self.env.now)
+        return Outcome()

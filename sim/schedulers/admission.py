@@ -1,0 +1,24 @@
+"""Which requests cannot or need no longer be served; functions of a request, the limits and the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..request import Request
+from ..work import Drop, Limits
+
+
+def rejection(request: Request, limits: Limits) -> Drop | None:
+    """A Drop where the request could never be held in the KV cache, even alone."""
+    need = request.prompt_tokens + request.max_new_tokens
+    if need <= limits.kv_tokens:
+        return None
+    return Drop(
+        (request,), f"rejected: prompt + max_new_tokens ({need}) exceeds the KV capacity ({limits.kv_tokens})"
+    )
+
+
+def expiry(waiting: Iterable[Request], now: float) -> Drop | None:
+    """A Drop of those whose deadline has passed while they waited."""
+    late = tuple(r for r in waiting if r.deadline_s is not None and r.deadline_s < now)
+    return Drop(late, "expired: its deadline passed while it waited") if late else None

@@ -1,0 +1,244 @@
+"""Sequence scheduling (arXiv 2305.13144): predict response lengths, batch similar ones, recompute what
+failed.
+
+Groups are perceived, sorted, binned and run; what outlives its batch's limit is recomputed at the group's end
+(FCR). With `max_wait_s` there are no groups: bins stay open, and a batch leaves when it is full or has waited
+long enough. Beyond the paper, requests that matter more (a lower priority number) go first and never wait for
+a bin to fill.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import Any, Literal
+
+from ..kv_blocks import split_to_fit
+from ..request import Request
+from ..work import Drop, Limits, Outcome, PaddedBatch, Perceive, Work
+from .admission import expiry, rejection
+from .binning import (
+    Batch,
+    batches_by_bin,
+    batches_by_rank,
+    capped,
+    expected_tokens,
+    fitted,
+    memory_size,
+    table_size,
+)
+from .open_bins import OpenBins
+
+
+@dataclass(frozen=True)
+class SequenceOptions:
+    """Options of the `sequence` policy; the defaults are the paper's."""
+
+    group_size: int = 256
+    """Most requests that are perceived and sorted together."""
+    batch_size: int = 16
+    """Rows of a batch of long answers, of every batch without VBS, and of recomputed batches."""
+    vbs: Literal["table", "memory", "off"] = "table"
+    """Variable batch size: the published table, from KV memory and the cost knee, or none (and no bins)."""
+    fcr: bool = True
+    """Failure collection and recomputation: stop a batch at its predicted length, recompute later what was
+    cut.
+    """
+    bin_width: int = 50
+    """Width of a length bin in tokens."""
+    margin: float = 0.0
+    """Safety margin on predictions: whole tokens or, between 0 and 1, a quantile of the true length."""
+    max_wait_s: float = 0.0
+    """Longest wait for a bin to fill; 0: a group is whatever waits when the accelerator is free."""
+    perceive_batch: int = 128
+    """Requests asked for their length in one batch."""
+
+    def __post_init__(self) -> None:
+        for name in ("group_size", "batch_size", "bin_width", "perceive_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} must be at least 1")
+        if self.vbs not in ("table", "memory", "off"):
+            raise ValueError(f"vbs: {self.vbs} must be one of table, memory, off")
+        if not 0.0 <= self.margin < 1e6:
+            raise ValueError(f"margin: {self.margin} must be at least 0 and below 1000000")
+        if self.margin > 1.0 and self.margin != int(self.margin):
+            raise ValueError(f"margin: {self.margin} must be whole tokens, or a quantile between 0 and 1")
+        if not 0.0 <= self.max_wait_s < 1e9:
+            raise ValueError(f"max_wait_s: {self.max_wait_s} must be at least 0 and below 1000000000")
+
+
+class SequenceScheduler:
+    """Perceive, sort, batch, run, recompute; see the module for the order in which that happens."""
+
+    Options = SequenceOptions
+
+    def __init__(self, limits: Limits, **options: Any) -> None:
+        o = SequenceOptions(**options)
+        self.limits, self.options = limits, o
+        self.wake_at: float | None = None
+        self.upper_quantile = o.margin if 0.0 < o.margin < 1.0 else None
+        sizes = {"table": table_size(o.batch_size), "memory": memory_size(limits), "off": None}
+        self.size_of = sizes[o.vbs]
+        self.waiting: list[tuple[int, int, Request]] = []  # heap by (priority, order of submission)
+        self.forming: list[Request] = []  # taken from the queue, lengths not yet known to all
+        self.plan: deque[Batch] = deque()
+        self.failed: list[tuple[float, Request]] = []  # (when it failed, request), in order of failure
+        self.drops: deque[Drop] = deque()
+        self.in_flight: tuple[Request, ...] = ()
+        self.num_submitted = 0
+        self.least_priority = 0  # the largest number seen; a request with a smaller one is important
+        self.any_deadline = False
+        self.open_bins: OpenBins | None = None
+        if o.max_wait_s > 0:
+            self.open_bins = OpenBins(
+                limits,
+                width=o.bin_width,
+                size_of=self.size_of,
+                batch_size=o.batch_size,
+                fcr=o.fcr,
+                margin=o.margin,
+                max_wait_s=o.max_wait_s,
+                important=self._important,
+            )
+
+    def submit(self, request: Request, now: float) -> None:
+        """Queue the request, or turn it away where the KV cache could never hold it."""
+        drop = rejection(request, self.limits)
+        if drop is not None:
+            self.drops.append(drop)
+            return
+        heappush(self.waiting, (request.priority, self.num_submitted, request))
+        self.num_submitted += 1
+        self.least_priority = max(self.least_priority, request.priority)
+        self.any_deadline |= request.deadline_s is not None
+
+    def next_work(self, now: float) -> Work | None:
+        """Turn away, perceive, plan, recompute what may not wait, run the plan: the first of these there is
+        to do.
+        """
+        self.wake_at = None
+        if self.any_deadline:
+            self._expire_waiting(now)
+        if self.drops:
+            return self._hand_out(self.drops.popleft())
+        self._take()
+        unknown = [r for r in self.forming if r.predicted_tokens is None]
+        if unknown:
+            return Perceive(tuple(self._perceivable(unknown)))
+        self._plan(now)
+        if self._must_recompute(now):
+            return self._hand_out(self._recompute())
+        if self.plan:
+            batch = self.plan.popleft()
+            late = expiry(batch.requests, now) if self.any_deadline else None
+            if late is None:
+                return self._hand_out(PaddedBatch(tuple(batch.requests), batch.token_limit))
+            kept = [r for r in batch.requests if r not in late.requests]
+            if kept:
+                self.plan.appendleft(Batch(kept, batch.token_limit))
+            return self._hand_out(late)
+        self.wake_at = self._next_deadline()
+        return None
+
+    def record(self, work: Work, outcome: Outcome, now: float) -> None:
+        """Keep predictions on their requests, and failures for recomputation."""
+        self.in_flight = ()
+        if isinstance(work, Perceive):
+            for request, prediction in zip(work.requests, outcome.predictions, strict=True):
+                request.predicted_tokens, request.predicted_upper_tokens = prediction
+        else:
+            self.failed.extend((now, request) for request in outcome.unfinished)
+
+    def drain(self, now: float) -> list[Request]:
+        """All that was running, had failed, was planned or waited."""
+        left = [*self.in_flight, *(r for _, r in self.failed)]
+        left += [r for batch in self.plan for r in batch.requests]
+        left += [r for drop in self.drops for r in drop.requests]
+        left += self.open_bins.drain() if self.open_bins is not None else []
+        left += [*self.forming, *(r for *_, r in sorted(self.waiting, key=lambda entry: entry[:2]))]
+        self.in_flight, self.failed, self.forming, self.waiting = (), [], [], []
+        self.plan.clear()
+        self.drops.clear()
+        return left
+
+    def _important(self, request: Request) -> bool:
+        return request.priority < self.least_priority
+
+    def _hand_out(self, work: PaddedBatch | Drop) -> Work:
+        self.in_flight = work.requests
+        return work
+
+    def _expire_waiting(self, now: float) -> None:
+        late = expiry((r for *_, r in self.waiting), now)
+        if late is not None:
+            self.waiting = sorted(entry for entry in self.waiting if entry[-1] not in late.requests)
+            self.drops.append(late)
+
+    def _take(self) -> None:
+        """Move requests from the queue into the group being formed: at once where there are no groups, else a
+        group at a time; the important join whatever is going on.
+        """
+        open_bins = self.open_bins is not None
+        free = open_bins or not (self.forming or self.plan or self.failed)
+        room = len(self.waiting) if open_bins else self.options.group_size - len(self.forming)
+        while self.waiting and room > 0 and (free or self._important(self.waiting[0][-1])):
+            self.forming.append(heappop(self.waiting)[-1])
+            room -= 1
+
+    def _perceivable(self, unknown: list[Request]) -> list[Request]:
+        """As many at a time as the options and the KV cache allow."""
+        batch = unknown[: self.options.perceive_batch]
+        return next(split_to_fit(batch, self.limits.perception_tokens, self.limits.kv_tokens))
+
+    def _plan(self, now: float) -> None:
+        """Cut the group formed into batches, the important before all that was planned; or see which bin must
+        leave.
+        """
+        group, self.forming = self.forming, []
+        if self.open_bins is not None:
+            for request in group:
+                self.open_bins.add(request)
+            if not self.plan and (batch := self.open_bins.take(now)) is not None:
+                self.plan.extend(fitted([batch], self.limits))
+            return
+        levels = sorted({r.priority for r in group if self._important(r)})
+        first = [b for p in levels for b in self._batches([r for r in group if r.priority == p])]
+        self.plan.extendleft(reversed(first))
+        self.plan.extend(self._batches([r for r in group if not self._important(r)]))
+
+    def _batches(self, requests: list[Request]) -> list[Batch]:
+        o = self.options
+        ordered = sorted(((expected_tokens(r, o.margin), r) for r in requests), key=lambda pair: pair[0])
+        if self.size_of is None:
+            return fitted(batches_by_rank(ordered, o.batch_size, o.fcr), self.limits)
+        return fitted(batches_by_bin(ordered, o.bin_width, self.size_of, o.fcr), self.limits)
+
+    def _must_recompute(self, now: float) -> bool:
+        """Failures wait for the end of their group or, without groups, for a full batch; the important do not
+        wait.
+        """
+        if not self.failed or any(self._important(r) for _, r in self.failed):
+            return bool(self.failed)
+        if self.open_bins is None:
+            return not self.plan
+        due = self.failed[0][0] + self.options.max_wait_s <= now
+        return not self.plan and (due or len(self.failed) >= self.options.batch_size)
+
+    def _recompute(self) -> PaddedBatch:
+        """The next batch of failures, in the order in which they failed, the important before the others."""
+        order = [r for _, r in sorted(self.failed, key=lambda entry: entry[1].priority)][
+            : self.options.batch_size
+        ]
+        rows = tuple(next(split_to_fit(order, capped(order, None), self.limits.kv_tokens)))
+        self.failed = [entry for entry in self.failed if entry[1] not in rows]
+        return PaddedBatch(rows, capped(rows, None))
+
+    def _next_deadline(self) -> float | None:
+        if self.open_bins is None:
+            return None
+        times = [
+            self.open_bins.wake_at(),
+            self.failed[0][0] + self.options.max_wait_s if self.failed else None,
+        ]
+        return min((t for t in times if t is not None), default=None)

@@ -1,0 +1,106 @@
+"""What schedulers and executors say to each other; knows nothing of clocks, costs, SimPy or torch.
+
+A scheduler hands out Work, an executor (simulated or real) carries it out and answers with an Outcome.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeAlias
+
+from .request import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the machine can hold, and where a larger batch stops paying.
+
+    `kv_tokens`: capacity of the KV cache in tokens. `block_size`: tokens of a KV block. `knee`: pairs
+    (context tokens per sequence, batch size), by rising context: the largest batch that still pays there.
+    `perception_tokens`: KV tokens that a length question and its answer take on top of the prompt.
+    """
+
+    kv_tokens: int
+    block_size: int = 16
+    knee: tuple[tuple[int, int], ...] = ((0, 256),)
+    perception_tokens: int = 0
+
+    def knee_at(self, context_tokens: int) -> int:
+        """The batch size beyond which a larger batch stops paying at this context per sequence."""
+        at = bisect_right(self.knee, context_tokens, key=lambda pair: pair[0]) - 1
+        return self.knee[max(0, at)][1]
+
+
+@dataclass(frozen=True, slots=True)
+class Perceive:
+    """Ask the model, in one padded batch, how long the answers to these requests will be."""
+
+    requests: tuple[Request, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PaddedBatch:
+    """Prefill these requests together, then decode until all are done or `token_limit` is reached."""
+
+    requests: tuple[Request, ...]
+    token_limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Give these requests up; takes no time. `reason` begins with `rejected` or `expired`."""
+
+    requests: tuple[Request, ...]
+    reason: str
+
+
+Work: TypeAlias = Perceive | PaddedBatch | Drop
+
+
+class Prediction(NamedTuple):
+    """A predicted response length in tokens, and the length it stays below at the quantile asked for."""
+
+    tokens: int
+    upper_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What really happened to a Work.
+
+    `iterations`: forward passes run. `finished` and `unfinished` split the requests of a PaddedBatch, each in
+    batch order. `predictions` answers a Perceive, in its order.
+    """
+
+    iterations: int = 0
+    finished: Sequence[Request] = ()
+    unfinished: Sequence[Request] = ()
+    predictions: Sequence[Prediction] = ()
+
+
+class Scheduler(Protocol):
+    """Decides what an accelerator runs next. Built as `Class(limits, **options)`.
+
+    Before each `next_work(now)` the executor has submitted every request that arrived at or before `now`, and
+    has recorded the outcome of the work before.
+    """
+
+    wake_at: float | None
+    """When to ask again though nothing was submitted (s); None: only a submit can change the answer."""
+
+    upper_quantile: float | None
+    """The quantile that predictors shall report as `predicted_upper_tokens`; None: not needed."""
+
+    def submit(self, request: Request, now: float) -> None:
+        """Take a request that has arrived."""
+
+    def next_work(self, now: float) -> Work | None:
+        """What to run now; None where there is nothing to do until the next submit or until `wake_at`."""
+
+    def record(self, work: Work, outcome: Outcome, now: float) -> None:
+        """Learn what became of the work last handed out."""
+
+    def drain(self, now: float) -> list[Request]:
+        """Give back all requests not yet ended, those in flight too, and forget them (the replica failed)."""
