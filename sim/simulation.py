@@ -71,8 +71,8 @@ def make_scheduler(policy: Policy, limits: Limits) -> Scheduler:
 
 
 def _scheduler_class(spec: str) -> tuple[Callable[..., Any], dict[str, str], str]:
-    module, colon, rest = spec.partition(":")
-    if "." in module and colon:
+    module, _, rest = spec.partition(":")
+    if module not in SCHEDULERS and rest.partition(":")[0].isidentifier():
         name, texts = parse(rest, "policy")
         try:
             found = getattr(importlib.import_module(module), name)

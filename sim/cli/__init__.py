@@ -81,6 +81,7 @@ def build_app(config: Path | None = None) -> App:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit with its status."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
+    sys.path.append("")  # so that --policy module:Class finds a module in the working directory
     _run(lambda: build_app(_take_config(tokens)), tokens)
 
 

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 HEADLINES = (
-    ("request_throughput", "requests/s", "{:.3f}"),
-    ("output_throughput", "output tokens/s", "{:.1f}"),
-    ("average_length", "average length", "{:.1f}"),
-    ("average_length_all_attempts", "… all attempts", "{:.1f}"),
-    ("effective_token_ratio", "effective tokens", "{:.1%}"),
-    ("failure_ratio", "failed first", "{:.1%}"),
-    ("mean_ttft_ms", "TTFT mean s", "ms"),
-    ("mean_e2el_ms", "E2EL mean s", "ms"),
-    ("p99_e2el_ms", "E2EL p99 s", "ms"),
-    ("kv_peak_fraction", "KV peak", "{:.1%}"),
+    ("request_throughput", "requests\n/s", "{:.3f}"),
+    ("output_throughput", "tokens\n/s", "{:.1f}"),
+    ("average_length", "average\nlength", "{:.1f}"),
+    ("average_length_all_attempts", "all\nattempts", "{:.1f}"),
+    ("effective_token_ratio", "effective\ntokens", "{:.1%}"),
+    ("failure_ratio", "failed\nat first", "{:.1%}"),
+    ("mean_ttft_ms", "mean\nTTFT s", "ms"),
+    ("mean_e2el_ms", "mean\nE2EL s", "ms"),
+    ("p99_e2el_ms", "p99\nE2EL s", "ms"),
+    ("kv_peak_fraction", "KV\npeak", "{:.1%}"),
 )
 
 
@@ -64,7 +64,7 @@ def comparison_table(summaries: Mapping[str, Mapping[str, Any]], ratios: Mapping
 
     first = next(iter(summaries.values()))
     table = Table(title=title({**first, "policy": None}), title_justify="left")
-    table.add_column("policy", overflow="fold")
+    table.add_column("policy", overflow="fold", min_width=min(30, max(map(len, summaries))))
     table.add_column("ratio", justify="right")
     for _, heading, _ in HEADLINES:
         table.add_column(heading, justify="right")
