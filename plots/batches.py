@@ -20,10 +20,11 @@ IntArray = npt.NDArray[np.int64]
 Box = tuple[float, float, float, float]
 
 GROUP_SIZE = 256
+MAX_BATCHES = 200
 PANELS_PER_ROW = 4
 GRID_PARTS = (
     ("padding", style.PADDING, ""),
-    ("cut off and recomputed", style.RECOMPUTED, "////"),
+    ("cut off and recomputed", style.RECOMPUTED, "///"),
     ("useful", style.USEFUL, ""),
 )
 TIMELINE_PARTS = (
@@ -62,12 +63,9 @@ def token_grid(
         _boxes(ax, boxes, part, colour, hatch)
     widest = max(width for _, width in bounds)
     ax.hlines([b for b, _ in bounds], 0, [w for _, w in bounds], colors="white", linewidth=0.7)
-    ax.plot(
-        np.repeat([w for _, w in bounds], 2),
-        np.column_stack([[0, *(b for b, _ in bounds[:-1])], [b for b, _ in bounds]]).ravel(),
-        color=style.EDGE,
-        linewidth=0.6,
-    )
+    outline_x = [0, *np.repeat([w for _, w in bounds], 2), 0]
+    outline_y = [0, *np.repeat([0, *(b for b, _ in bounds)], 2)[1:-1], top]
+    ax.plot(outline_x, outline_y, color=style.EDGE, linewidth=0.6)
     style.tidy(ax, "none")
     ax.set_xlim(0, widest * 1.03)
     ax.set_ylim(top, 0)
@@ -94,7 +92,7 @@ def _attempts(result: Result, group: int, group_size: int) -> list[tuple[int, In
         finished += int((lengths <= batch.iterations).sum())
     if not chosen:
         raise ValueError(
-            f"group ({group}) must be below {ceil(finished / group_size)}, the groups of {group_size}"
+            f"group ({group}) must be below {ceil(finished / group_size)}, the groups of this run"
         )
     return chosen
 
@@ -111,17 +109,22 @@ def token_grids(results: Mapping[str, Result], group: int = 0, group_size: int =
     """The token grid of the same group under each policy, on one scale: equal areas are equal tokens."""
     columns = min(len(results), PANELS_PER_ROW)
     lines = ceil(len(results) / columns)
-    fig, axes = style.figure(1.0 + 2.9 * columns, 0.7 + 5.0 * lines, lines, columns)
+    fig, axes = style.figure(max(1.0 + 2.9 * columns, 5.5), 0.7 + 5.0 * lines, lines, columns)
+    drawn: list[Axes] = []
     for k, (ax, (name, result)) in enumerate(zip(axes, results.items(), strict=False)):
-        token_grid(result, ax, group, group_size, name)
+        try:
+            token_grid(result, ax, group, group_size, name)
+            drawn.append(ax)
+        except ValueError as reason:
+            style.say(ax, f"{style.label(name, 30, 3)}\n{reason}")
         if k % columns:
             ax.set_ylabel("")
-    drawn, empty = axes[: len(results)], axes[len(results) :]
-    widest, longest = max(ax.get_xlim()[1] for ax in drawn), max(ax.get_ylim()[0] for ax in drawn)
+    widest = max((ax.get_xlim()[1] for ax in drawn), default=1.0)
+    longest = max((ax.get_ylim()[0] for ax in drawn), default=1.0)
     for ax in drawn:
         ax.set_xlim(0, widest)
         ax.set_ylim(longest, 0)
-    for ax in empty:
+    for ax in axes[len(results) :]:
         ax.set_axis_off()
     _legend(fig, GRID_PARTS[::-1])
     return fig
@@ -159,19 +162,36 @@ def batch_timeline(result: Result, ax: Axes, until_s: float | None = None) -> No
 
 
 def batch_timelines(results: Mapping[str, Result], until_s: float | None = None) -> Figure:
-    """The timeline of each policy, one under the other, on one scale."""
+    """The timeline of each policy, one under the other, on one scale.
+
+    Without `until_s` it ends where some policy has run `MAX_BATCHES`; more could not be told apart.
+    """
+    whole = max(_ends(result).max(initial=0.0) for result in results.values())
+    if until_s is None:
+        until_s = min(
+            [float(e[MAX_BATCHES - 1]) for r in results.values() if len(e := _ends(r)) > MAX_BATCHES],
+            default=None,
+        )
     fig, axes = style.figure(10, 0.9 + 1.75 * len(results), rows=len(results))
     for ax, (name, result) in zip(axes, results.items(), strict=True):
         batch_timeline(result, ax, until_s)
         ax.set_title(style.label(name, 90, 2).replace("\n", ": "), fontsize=style.FONT_SIZE, loc="left")
         if ax is not axes[-1]:
             ax.set_xlabel("")
+        elif until_s is not None and until_s < whole:
+            ax.set_xlabel(f"Time since the first arrival (s), the first {until_s:,.0f} of {whole:,.0f} s")
     end, highest = max(ax.get_xlim()[1] for ax in axes), max(ax.get_ylim()[1] for ax in axes)
     for ax in axes:
         ax.set_xlim(0, end)
         ax.set_ylim(0, highest)
     _legend(fig, TIMELINE_PARTS)
     return fig
+
+
+def _ends(result: Result) -> npt.NDArray[np.float64]:
+    """When each batch ended, in seconds since the first arrival."""
+    origin = float(np.min(result.columns["arrival_s"]))
+    return np.array([b.end_s - origin for b in result.batches if b.iterations], dtype=np.float64)
 
 
 def _num_finished(batch: BatchRecord, outputs: IntArray) -> int:

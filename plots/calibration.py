@@ -66,7 +66,7 @@ def residuals(measured_ms: FloatArray, fitted_ms: FloatArray, is_decode: BoolArr
     end = max(float(np.quantile(np.abs(off), 0.995)), 100 * BAND * 1.2)
     edges = np.linspace(-end, end, RESIDUAL_BINS + 1)
     looks = (
-        (~is_decode, {"edgecolor": "#b5651d", "hatch": "////", "fill": False}, "with prefill"),
+        (~is_decode, {"edgecolor": style.ACCENT, "hatch": "////", "fill": False}, "with prefill"),
         (is_decode, {"color": style.USEFUL, "fill": True, "alpha": 0.75}, "decode only"),
     )
     ax.axvspan(-100 * BAND, 100 * BAND, color="#e9ecef", zorder=0.5, label=f"±{style.percent(BAND, 0)}")

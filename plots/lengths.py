@@ -17,7 +17,7 @@ from . import style
 
 HEAVY_TAIL = 40  # p99 over p10, across both columns, beyond which equal steps would hide most requests
 MAX_BINS = 40
-NOTE_WIDTH = 170
+NOTE_WIDTH = 185
 
 
 def length_histograms(trace: Trace, ax: Axes) -> None:
@@ -72,7 +72,7 @@ def arrival_rate(trace: Trace, ax: Axes) -> None:
     ax.stairs(rates, edges / unit, fill=True, color=style.PADDING)
     ax.stairs(rates, edges / unit, color=style.USEFUL, linewidth=1.0)
     ax.axhline(
-        mean, color=style.RECOMPUTED, linestyle="dashed", linewidth=1.4, label=f"mean {mean:.3g} requests/s"
+        mean, color=style.ACCENT, linestyle="dashed", linewidth=1.4, label=f"mean {mean:.3g} requests/s"
     )
     ax.set_xlim(0, edges[-1] / unit)
     ax.set_ylim(0, float(rates.max()) * 1.08)
@@ -89,7 +89,7 @@ def burstiness(trace: Trace, ax: Axes) -> None:
         style.say(ax, _why_not(trace, "burstiness"))
         return
     ax.plot(windows, index, color=style.USEFUL, marker="o", markersize=3.5, linewidth=1.5, label="this trace")
-    ax.axhline(1.0, color=style.RECOMPUTED, linestyle="dashed", linewidth=1.4, label="Poisson arrivals")
+    ax.axhline(1.0, color=style.ACCENT, linestyle="dashed", linewidth=1.4, label="Poisson arrivals")
     style.log_scale(ax, "x", windows[0] / 1.2, windows[-1] * 1.2)
     if index.max() > 10 and index.min() > 0:
         style.log_scale(ax, "y", min(float(index.min()), 1.0) / 1.2, float(index.max()) * 1.2)

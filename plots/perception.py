@@ -7,6 +7,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from . import style
 
@@ -23,8 +24,8 @@ def predicted_against_actual(predicted: IntArray, truth: IntArray, ax: Axes) -> 
     `predicted`, `truth`: shape (n,), tokens. Where predictions are multiples, cells are centred on them.
     """
     end = float(max(predicted.max(), truth.max(), 1))
-    step = int(np.gcd.reduce(predicted)) if len(predicted) else 1
-    height = float(step) if step >= end / 60 else end / 40
+    step = int(np.gcd.reduce(predicted))
+    height = float(step) if end / 60 <= step <= end / 8 else end / 40
     width = end / 40
     x_edges = np.arange(0, end + width, width)
     y_edges = np.arange(-0.5 * height, end + height, height)
@@ -34,7 +35,7 @@ def predicted_against_actual(predicted: IntArray, truth: IntArray, ax: Axes) -> 
         y_edges,
         np.ma.masked_equal(counts, 0),
         cmap="Blues",
-        norm=LogNorm(0.5, max(counts.max(), 1.0)),
+        norm=LogNorm(0.7, max(counts.max(), 1.0)),
         rasterized=True,
     )
     line = np.array([0.0, end])
@@ -55,7 +56,9 @@ def predicted_against_actual(predicted: IntArray, truth: IntArray, ax: Axes) -> 
     ax.set_ylabel("Predicted length (tokens)")
     figure = ax.get_figure()
     if figure is not None:
-        bar = figure.colorbar(mesh, ax=ax, fraction=0.05, pad=0.02)
+        bar = figure.colorbar(
+            mesh, ax=ax, fraction=0.05, pad=0.02, format=FuncFormatter(lambda n, _: f"{n:,.0f}")
+        )
         bar.set_label("Requests per cell (count, log scale)")
         bar.ax.tick_params(labelsize=style.FONT_SIZE)
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, fontsize=style.FONT_SIZE, ncols=2)
@@ -65,7 +68,8 @@ def error_cdf(predicted: IntArray, truth: IntArray, ax: Axes) -> None:
     """The share of requests within an absolute error, with Acc-50 and Acc-100, and the paper's two."""
     off = np.abs(predicted - truth).astype(float)
     x, share = style.cumulative(off)
-    ax.plot(x, share, drawstyle="steps-post", color=style.USEFUL, linewidth=1.8)
+    end = max(float(off.max()) * 1.02, 120.0)
+    ax.plot([*x, end], [*share, 100.0], drawstyle="steps-post", color=style.USEFUL, linewidth=1.8)
     for bound in PAPER_WITHIN:
         within = 100.0 * float((off <= bound).mean())
         ax.vlines(bound, 0, within, color=style.EDGE, linestyle="dotted", linewidth=1.0)
@@ -82,7 +86,7 @@ def error_cdf(predicted: IntArray, truth: IntArray, ax: Axes) -> None:
         [100 * p for p in PAPER_WITHIN.values()],
         "D",
         markerfacecolor="none",
-        markeredgecolor=style.RECOMPUTED,
+        markeredgecolor=style.ACCENT,
         markeredgewidth=1.6,
         markersize=9,
         label="the paper's tuned Vicuna-7B: "
@@ -92,7 +96,7 @@ def error_cdf(predicted: IntArray, truth: IntArray, ax: Axes) -> None:
     ax.axvline(
         mean, color="#777777", linestyle="dashed", linewidth=1.2, label=f"mean error {mean:.1f} tokens"
     )
-    ax.set_xlim(0, max(float(off.max()) * 1.02, 120.0))
+    ax.set_xlim(0, end)
     ax.set_ylim(0, 102)
     ax.set_xlabel("Absolute error of the predicted length (tokens)")
     ax.set_ylabel("Share of requests (%)")

@@ -38,9 +38,9 @@ def throughput(results: Mapping[str, Result], ax: Axes) -> None:
 
 
 def _with_ratios(values: Sequence[float | None]) -> list[str]:
-    """Each value, with the decimals that show three digits of the largest, and its ratio to the first."""
-    largest = max([v or 0.0 for v in values])
-    decimals = max(2 - floor(log10(largest)), 0) if largest else 0
+    """Each value, with the decimals that show three digits of the smallest, and its ratio to the first."""
+    smallest = min([v for v in values if v], default=0.0)
+    decimals = max(2 - floor(log10(smallest)), 0) if smallest else 0
     texts = ["undefined" if v is None else f"{v:.{decimals}f}" for v in values]
     first = values[0]
     return [

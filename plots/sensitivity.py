@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,26 +25,26 @@ COSTS = (
 
 
 def gain(frame: pd.DataFrame, ax: Axes) -> None:
-    """Throughput over vanilla against prediction error, one line per policy and share of misses.
+    """Throughput over vanilla against prediction error, one line per policy.
 
-    `frame`: columns policy, sigma, miss, mean_error (tokens), seed, throughput_ratio. Lines are
-    means over seeds, bands the smallest to the largest; above the line at 1 length prediction pays.
+    `frame`: columns policy, sigma, miss, mean_error (tokens), seed, throughput_ratio. Lines are means over
+    seeds, bands the smallest to the largest; above the line at 1 length prediction pays. Where every share of
+    misses was run with several sigmas, each share has its own line.
     """
     policies = list(dict.fromkeys(frame["policy"]))
     names = dict(zip(policies, style.labels(policies, 30, 3), strict=True))
-    shares = sorted(set(frame["miss"]))
-    for key, part in frame.groupby(["policy", "miss"], sort=False):
-        policy, miss = cast(tuple[str, float], key)
+    apart = _misses_apart(frame)
+    shares = sorted(set(frame["miss"])) if apart else []
+    for key, part in frame.groupby(["policy", "miss"] if apart else ["policy"], sort=False):
+        policy, *miss = cast(tuple[Any, ...], key)
         place = policies.index(policy)
-        by_error = part.groupby("sigma", dropna=False).agg(
-            {"mean_error": "mean", "throughput_ratio": ["mean", "min", "max"]}
-        )
+        points = part.groupby(["sigma", "miss"], dropna=False)
+        by_error = points.agg({"mean_error": "mean", "throughput_ratio": ["mean", "min", "max"]})
         by_error = by_error.sort_values(("mean_error", "mean"))
         x, mean, low, high = (by_error.iloc[:, k].to_numpy(dtype=float) for k in range(4))
-        name = names[policy] if len(shares) == 1 else f"{names[policy]}\n{style.percent(miss, 0)} misses"
-        # With one share of misses the line styles tell policies apart, with several the shares.
-        dash = style.dash(place if len(shares) == 1 else shares.index(miss))
-        colour = style.colour(place)
+        name, dash, colour = names[policy], style.dash(place), style.colour(place)
+        if miss:
+            name, dash = f"{name}\n{style.percent(miss[0], 0)} misses", style.dash(shares.index(miss[0]))
         ax.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
         ax.plot(x, mean, color=colour, linestyle=dash, marker="o", markersize=3.5, linewidth=1.7, label=name)
     ax.axhline(1.0, color=style.EDGE, linewidth=1.0, label="vanilla")
@@ -63,9 +63,17 @@ def gain(frame: pd.DataFrame, ax: Axes) -> None:
     )
 
 
+def _misses_apart(frame: pd.DataFrame) -> bool:
+    """Sigma and the share of misses were varied apart, so that a line of one share has several points."""
+    if frame["miss"].nunique(dropna=False) < 2:
+        return False
+    return bool((frame.groupby(["policy", "miss"], dropna=False)["sigma"].nunique(dropna=False) > 1).all())
+
+
 def gain_figure(frame: pd.DataFrame) -> Figure:
-    """`gain` as a figure."""
-    fig, (ax,) = style.figure(9.5, 4.6)
+    """`gain` as a figure, high enough for its legend."""
+    lines = frame["policy"].nunique() * (frame["miss"].nunique() if _misses_apart(frame) else 1)
+    fig, (ax,) = style.figure(9.5, max(4.6, 1.2 + 0.58 * lines))
     gain(frame, ax)
     return fig
 

@@ -30,7 +30,8 @@ DASHES: tuple[Any, ...] = (
     (0, (3, 3)),
     (0, (10, 2, 3, 2)),
 )
-USEFUL, RECOMPUTED, PERCEPTION, PADDING = "#1c3a5e", "#c9762f", "#9cc29a", "#dfe3e8"
+USEFUL, RECOMPUTED, PERCEPTION, PADDING = "#1c3a5e", "#e3a25c", "#a9cfa6", "#e3e6ea"
+ACCENT = "#b5651d"
 EDGE = "#333333"
 FONT_SIZE = 9.0
 
@@ -167,9 +168,11 @@ def cumulative(
 
     `whole`: how many there are in all, where some have no value and the curve shall end below 100 %.
     """
+    if not len(values):
+        return np.empty(0), np.empty(0)
     ordered = np.sort(values)
     share = np.arange(1, len(ordered) + 1) * (100.0 / max(whole or len(ordered), 1))
     if len(ordered) > max_points:
         kept = np.unique(np.linspace(0, len(ordered) - 1, max_points).round().astype(np.int64))
         ordered, share = ordered[kept], share[kept]
-    return np.concatenate([ordered[:1], ordered]), np.concatenate([[0.0], share])[: len(ordered) + 1]
+    return np.concatenate([ordered[:1], ordered]), np.concatenate([[0.0], share])

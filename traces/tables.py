@@ -171,9 +171,11 @@ class _Parquet(_Rows):
             raise InputError(f"{path}: reading Parquet needs pyarrow: {PARQUET_EXTRA}") from error
         try:
             self._table = pq.read_table(io.BytesIO(data))
+            self._table.validate(full=True)
+            names, num_rows = tuple(self._table.column_names), self._table.num_rows
         except Exception as error:  # pyarrow raises errors of many kinds on damaged files
             raise InputError(f"{path}: not a readable Parquet file ({error})") from error
-        super().__init__(path, tuple(self._table.column_names), self._table.num_rows)
+        super().__init__(path, names, num_rows)
         if len(set(self.columns)) != len(self.columns):
             raise InputError(f"{path}: two columns have the same name, 1 of each is allowed")
 

@@ -135,7 +135,7 @@ def refusal(path: Path) -> str:
 
 
 def spoilt(sample: Sample, column: str, value: object) -> bytes:
-        [{"TIMESTAMP": f"2023-11-16 18:15:4{i}", "ContextTokens": 4, "GeneratedTokens": 3} for i in range(2)],
+    """The sample with `value` in its second row (a Parquet column has one type: there, text fills it)."""
     everywhere = sample.container == "parquet" and isinstance(value, str | bool)
     rows = [{**row, column: value} if everywhere or i == 1 else row for i, row in enumerate(sample.rows)]
     if sample.container == "parquet" and isinstance(value, float):

@@ -216,6 +216,9 @@ def test_unsorted_times_are_sorted_stably_with_a_note(put: Put) -> None:
     assert trace.prompt_tokens.tolist() == [2, 4, 1, 3]
     assert trace.request_id.tolist() == [1, 3, 0, 2]
     assert any(note.startswith("arrival_s was not in order") for note in trace.notes)
+    many = [f"{i % 3},{i + 1},1" for i in range(3000)]
+    trace = read(put("\n".join(["arrival_s,prompt_tokens,output_tokens", *many])))
+    assert all((np.diff(trace.prompt_tokens[trace.arrival_s == second]) > 0).all() for second in range(3))
 
 
 def test_names_of_formats_differ_and_no_two_fit_the_same_required_columns() -> None:
@@ -327,6 +330,7 @@ def test_garbage_cells_raise_nothing_but_input_error(put: Put, cells: list[list[
 
 @FUZZ
 @given(at=st.integers(0, 2000), byte=st.integers(0, 255), cut=st.booleans())
+@example(at=305, byte=128, cut=False)
 def test_damaged_parquet_raises_nothing_but_input_error(put: Put, at: int, byte: int, cut: bool) -> None:
     pa = pytest.importorskip("pyarrow")
     from pyarrow import parquet
