@@ -181,7 +181,7 @@ def make_result(
     duration = None if end is None or end <= start else end - start
     completed, lengths = int(done.sum()), int(row_length[done].sum())
     total_in, total_out = int(prompt_tokens[done].sum()), tokens.useful
-    busy = sum(b.end_s - b.start_s for b in ledger.batches)
+    busy = sum(min(b.end_s, end) - b.start_s for b in ledger.batches if b.start_s < end) if end is not None else 0.0
 
     def ratio(part: float, whole: float | None) -> float | None:
         return part / whole if whole else None
@@ -209,7 +209,7 @@ def make_result(
         "average_length": ratio(lengths, completed),
         "average_length_all_attempts": ratio(lengths + tokens.recomputed, completed),
         "effective_token_ratio": ratio(total_out, lengths),
-        "failure_ratio": ratio(int((failed_tokens > 0).sum()), completed),
+        "failure_ratio": ratio(int((failed_tokens > 0).sum()), len(arrival)),
         "iterations": sum(b.iterations for b in ledger.batches),
         "gpu_busy_fraction": ratio(busy, duration),
         "perception_s": sum(b.end_s - b.start_s for b in perceived),

@@ -75,7 +75,7 @@ def compare(
         Print the summaries alone, as one JSON object by policy.
     """
     if out is not None:
-        show.output_folder(out)
+        show.check_folder(out)
     compared = simulation.compare(
         workload.trace,
         policies=policies,
@@ -87,7 +87,7 @@ def compare(
     else:
         show.comparison_table(compared.summaries, compared.ratios())
     if out is not None:
-        show.wrote(_write(compared, out))
+        show.wrote(_write(compared, show.made_folder(out)))
 
 
 def _write(compared: simulation.Comparison, out: Path) -> list[Path]:

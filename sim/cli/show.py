@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+WIDTH = 150
+"""Columns of a table that no terminal will see."""
+
 HEADLINES = (
     ("request_throughput", "requests\n/s", "{:.3f}"),
     ("output_throughput", "tokens\n/s", "{:.1f}"),
@@ -32,7 +35,7 @@ def console() -> Console:
     """Standard output; tables are not cut to a terminal's width where there is none."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
 
 
 def number(value: Any, form: str) -> str:
@@ -64,7 +67,7 @@ def comparison_table(summaries: Mapping[str, Mapping[str, Any]], ratios: Mapping
 
     first = next(iter(summaries.values()))
     table = Table(title=title({**first, "policy": None}), title_justify="left")
-    table.add_column("policy", overflow="fold", min_width=min(30, max(map(len, summaries))))
+    table.add_column("policy", overflow="fold", min_width=min(36, max(map(len, summaries))))
     table.add_column("ratio", justify="right")
     for _, heading, _ in HEADLINES:
         table.add_column(heading, justify="right")
@@ -99,12 +102,21 @@ def progress(items: Sequence[T], text: str) -> Iterator[T]:
     yield from track(items, description=text, console=Console(stderr=True), transient=True)
 
 
-def output_folder(path: Path) -> Path:
-    """Make the folder where it is missing; InputError where that cannot be."""
+def check_folder(path: Path) -> None:
+    """InputError where the path can be no folder, before any work is done; makes nothing."""
+    for place in (path, *path.parents):
+        if place.exists():
+            if not place.is_dir():
+                raise InputError(f"--out {path}: {place} is a file, a folder is needed")
+            return
+
+
+def made_folder(path: Path) -> Path:
+    """The folder, made where it is missing; InputError where that cannot be."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--out {path}: cannot be a folder ({error.strerror})") from None
+        raise InputError(f"--out {path}: cannot be made ({error.strerror})") from None
     return path
 
 

@@ -64,9 +64,13 @@ class OpenBins:
         oldest = [r.arrival_s for members in self.bins.values() for r in members]
         return min(oldest) + self.max_wait_s if oldest else None
 
-    def drain(self) -> list[Request]:
+    def requests(self) -> list[Request]:
         """Everything that waits here, bin by bin."""
-        left = [r for members in self.bins.values() for r in members]
+        return [r for members in self.bins.values() for r in members]
+
+    def drain(self) -> list[Request]:
+        """Everything that waited here; nothing does any more."""
+        left = self.requests()
         self.bins.clear()
         return left
 

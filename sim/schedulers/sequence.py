@@ -83,10 +83,12 @@ class SequenceScheduler:
         self.waiting: list[tuple[int, int, Request]] = []  # heap by (priority, order of submission)
         self.forming: list[Request] = []  # taken from the queue, lengths not yet known to all
         self.plan: deque[Batch] = deque()
-        self.failed: list[tuple[float, Request]] = []  # (when it failed, request), in order of failure
+        self.failed: list[
+            tuple[int, int, float, Request]
+        ] = []  # heap by (priority, order of failure), when, who
         self.drops: deque[Drop] = deque()
         self.in_flight: tuple[Request, ...] = ()
-        self.num_submitted = 0
+        self.num_submitted = self.num_failed = 0
         self.least_priority = 0  # the largest number seen; a request with a smaller one is important
         self.any_deadline = False
         self.open_bins: OpenBins | None = None
@@ -114,9 +116,7 @@ class SequenceScheduler:
         self.any_deadline |= request.deadline_s is not None
 
     def next_work(self, now: float) -> Work | None:
-        """Turn away, perceive, plan, recompute what may not wait, run the plan: the first of these there is
-        to do.
-        """
+        """Turn away, perceive, recompute what may not wait, plan, run the plan: whichever is there first."""
         self.wake_at = None
         if self.any_deadline:
             self._expire_waiting(now)
@@ -126,9 +126,9 @@ class SequenceScheduler:
         unknown = [r for r in self.forming if r.predicted_tokens is None]
         if unknown:
             return Perceive(tuple(self._perceivable(unknown)))
-        self._plan(now)
         if self._must_recompute(now):
             return self._hand_out(self._recompute())
+        self._plan(now)
         if self.plan:
             batch = self.plan.popleft()
             late = expiry(batch.requests, now) if self.any_deadline else None
@@ -148,15 +148,17 @@ class SequenceScheduler:
             for request, prediction in zip(work.requests, outcome.predictions, strict=True):
                 request.predicted_tokens, request.predicted_upper_tokens = prediction
         else:
-            self.failed.extend((now, request) for request in outcome.unfinished)
+            for request in outcome.unfinished:
+                heappush(self.failed, (request.priority, self.num_failed, now, request))
+                self.num_failed += 1
 
     def drain(self, now: float) -> list[Request]:
         """All that was running, had failed, was planned or waited."""
-        left = [*self.in_flight, *(r for _, r in self.failed)]
+        left = [*self.in_flight, *(r for *_, r in sorted(self.failed))]
         left += [r for batch in self.plan for r in batch.requests]
         left += [r for drop in self.drops for r in drop.requests]
         left += self.open_bins.drain() if self.open_bins is not None else []
-        left += [*self.forming, *(r for *_, r in sorted(self.waiting, key=lambda entry: entry[:2]))]
+        left += [*self.forming, *(r for *_, r in sorted(self.waiting))]
         self.in_flight, self.failed, self.forming, self.waiting = (), [], [], []
         self.plan.clear()
         self.drops.clear()
@@ -215,30 +217,29 @@ class SequenceScheduler:
         return fitted(batches_by_bin(ordered, o.bin_width, self.size_of, o.fcr), self.limits)
 
     def _must_recompute(self, now: float) -> bool:
-        """Failures wait for the end of their group or, without groups, for a full batch; the important do not
-        wait.
-        """
-        if not self.failed or any(self._important(r) for _, r in self.failed):
+        """Failures wait for the end of their group or, without groups, like a bin; the important never do."""
+        if not self.failed or self._important(self.failed[0][-1]):
             return bool(self.failed)
-        if self.open_bins is None:
-            return not self.plan
-        due = self.failed[0][0] + self.options.max_wait_s <= now
-        return not self.plan and (due or len(self.failed) >= self.options.batch_size)
+        if self.plan or self.open_bins is None:
+            return not (self.plan or self.forming)
+        if len(self.failed) < self.options.batch_size and self._failures_due() > now:
+            return False
+        return not any(self._important(r) for r in [*self.forming, *self.open_bins.requests()])
 
     def _recompute(self) -> PaddedBatch:
-        """The next batch of failures, in the order in which they failed, the important before the others."""
-        order = [r for _, r in sorted(self.failed, key=lambda entry: entry[1].priority)][
-            : self.options.batch_size
-        ]
-        rows = tuple(next(split_to_fit(order, capped(order, None), self.limits.kv_tokens)))
-        self.failed = [entry for entry in self.failed if entry[1] not in rows]
+        """The next batch of failures: the important first, else in the order in which they failed."""
+        head = [heappop(self.failed) for _ in range(min(self.options.batch_size, len(self.failed)))]
+        requests = [r for *_, r in head]
+        rows = tuple(next(split_to_fit(requests, capped(requests, None), self.limits.kv_tokens)))
+        for entry in head[len(rows) :]:
+            heappush(self.failed, entry)
         return PaddedBatch(rows, capped(rows, None))
+
+    def _failures_due(self) -> float:
+        return min(failed_s for *_, failed_s, _ in self.failed) + self.options.max_wait_s
 
     def _next_deadline(self) -> float | None:
         if self.open_bins is None:
             return None
-        times = [
-            self.open_bins.wake_at(),
-            self.failed[0][0] + self.options.max_wait_s if self.failed else None,
-        ]
+        times = [self.open_bins.wake_at(), self._failures_due() if self.failed else None]
         return min((t for t in times if t is not None), default=None)

@@ -1,0 +1,262 @@
+"""The command as a user meets it: JSON alone on stdout, one line for bad input, settings by rank."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sim.cli import main
+
+TRACE = "request_id,arrival_s,prompt_tokens,output_tokens\n0,0.0,10,5\n1,0.5,12,7\n2,1.0,9,3\n"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "trace.csv").write_text(TRACE, encoding="utf-8")
+    return tmp_path
+
+
+def run(*arguments: str) -> int:
+    """The command's exit status."""
+    try:
+        main([str(a) for a in arguments])
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+    return 0
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line on stderr of a command that must refuse its input."""
+    assert run(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "Traceback" not in err
+    return err
+
+
+def summary(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert run("simulate", "--trace", "trace.csv", "--json", *arguments) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_simulate_prints_one_json_object_and_the_same_bytes_again(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("simulate", "--num-prompts", "50", "--predictor", "tuned", "--json")
+    texts = []
+    for _ in range(2):
+        assert run(*arguments) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+    found = json.loads(texts[0])
+    assert found["completed"] == 50 and found["policy"] == "sequence" and found["provenance"] == "published"
+
+
+def test_simulate_saves_result_requests_and_decisions(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = summary(
+        capsys, "--save-result", "r.json", "--save-requests", "q.csv", "--save-decisions", "d.jsonl"
+    )
+    assert json.loads((folder / "r.json").read_text()) == found
+    assert len((folder / "q.csv").read_text().splitlines()) == 1 + 3
+    decisions = [json.loads(line) for line in (folder / "d.jsonl").read_text().splitlines()]
+    assert sum(d["iterations"] for d in decisions) == found["iterations"]
+
+
+def test_tables_for_people_name_profile_provenance_and_seed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("simulate", "--trace", "trace.csv", "--seed", "7") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "a100-80gb-vicuna-7b-transformers (published)" in out and "seed 7" in out
+    assert run("simulate", "--trace", "trace.csv", "--profile", "h200-vicuna-7b") == 0
+    assert "(roofline estimate)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_compare_writes_summaries_requests_and_figures(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("compare", "--num-prompts", "40", "--policies", "vanilla; sequence", "--out", "o/p") == 0
+    made = {path.name for path in (folder / "o/p").iterdir()}
+    assert {
+        "summary.json",
+        "requests.csv",
+        "throughput.png",
+        "tokens.png",
+        "latency.png",
+        "token_grids.png",
+    } <= made
+    summaries = json.loads((folder / "o/p/summary.json").read_text())
+    assert list(summaries) == ["vanilla", "sequence"]
+    assert len((folder / "o/p/requests.csv").read_text().splitlines()) == 1 + 2 * 40
+    out = capsys.readouterr().out
+    assert "1.000×" in out and "vanilla" in out
+
+
+def test_compare_json_is_alone_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("compare", "--num-prompts", "20", "--policies", "vanilla;sequence", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [s["completed"] for s in found.values()] == [20, 20]
+
+
+def test_precedence_is_command_line_environment_file_default(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert summary(capsys)["seed"] == 0
+    (folder / "seqsched.toml").write_text("[simulate]\nseed = 3\n", encoding="utf-8")
+    assert summary(capsys)["seed"] == 3
+    (folder / "other.toml").write_text("[simulate]\nseed = 4\n", encoding="utf-8")
+    assert summary(capsys, "--config", "other.toml")["seed"] == 4
+    monkeypatch.setenv("SEQSCHED_SEED", "5")
+    assert summary(capsys)["seed"] == 5
+    assert summary(capsys, "--seed", "6")["seed"] == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--policy", "nonsense"), "nonsense"),
+        (("--policy", "sequence:vbs=maybe"), "maybe"),
+        (("--policy", "sequence:colour=red"), "colour"),
+        (("--policy", "sequence:batch_size=0"), "batch_size: 0"),
+        (("--policy", "sequence:margin=-1"), "-1"),
+        (("--policy", "sequence:group_size"), "key=value"),
+        (("--policy", "vanilla:batch_size=many"), "many"),
+        (("--policy", "no_such_module:Class"), "no_such_module"),
+        (("--predictor", "psychic"), "psychic"),
+        (("--predictor", "noisy"), "sigma"),
+        (("--predictor", "noisy:sigma=-1"), "-1"),
+        (("--predictor", "constant:tokens=0"), "tokens: 0"),
+        (("--predictor", "trace"), "predicted_tokens"),
+        (("--predictor", "empirical:file=none.csv"), "none.csv"),
+        (("--profile", "nothing"), "nothing"),
+        (("--profile", "trace.csv"), "trace.csv"),
+        (("--trace", "nowhere.csv"), "nowhere.csv"),
+        (("--trace", "."), "directory"),
+        (("--request-rate", "-1"), "-1"),
+        (("--request-rate", "fast"), "fast"),
+        (("--burstiness", "0"), "burstiness: 0"),
+        (("--time-scale", "nan"), "nan"),
+        (("--num-prompts", "0"), "num_prompts: 0"),
+        (("--num-prompts", "4"), "4 is not between 1 and 3"),
+        (("--sample-seed", "-1"), "sample_seed: -1"),
+        (("--max-concurrency", "0"), "max_concurrency: 0"),
+        (("--max-new-tokens", "0"), "max_new_tokens: 0"),
+        (("--goodput", "speed:5"), "speed"),
+        (("--goodput", "ttft:soon"), "soon"),
+        (("--goodput", "ttft:-5"), "-5"),
+        (("--kv-blocks", "0"), "0"),
+        (("--seed", "-1"), "seed: -1"),
+        (("--colour", "red"), "colour"),
+        (("--config", "missing.toml"), "missing.toml"),
+        (("--save-result", "no/such/folder/r.json"), "no/such/folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    arguments: tuple[str, str], said: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(folder.rglob("*"))
+    trace = () if arguments[0] == "--trace" else ("--trace", "trace.csv")
+    assert said in refused(capsys, "simulate", *trace, *arguments, "--json")
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("compare", "--policies", "vanilla;vanilla"),
+        ("compare", "--policies", ";"),
+        ("compare", "--policies", "vanilla;nonsense", "--out", "o"),
+        ("compare", "--out", "trace.csv"),
+        ("profile", "show", "nothing"),
+        ("calibrate", "--steps", "trace.csv", "--out", "p.json"),
+        ("calibrate", "--steps", "none.csv", "--out", "p.json"),
+        ("trace", "inspect", "nowhere.csv"),
+        ("trace", "fetch", "nothing"),
+        ("trace", "convert", "trace.csv", "t.xlsx"),
+        ("trace", "generate", "alpaca-vicuna:colour=red", "--out", "t.csv"),
+        ("trace", "generate", "--num-prompts", "0", "--out", "t.csv"),
+        ("plot", "variance", "--trace", "trace.csv"),
+        ("nonsense",),
+    ],
+)
+def test_other_commands_refuse_in_one_line_too(
+    arguments: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(capsys, *arguments)
+    assert [path.name for path in folder.iterdir()] == ["trace.csv"]
+
+
+def test_trace_commands_round_trip(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("trace", "generate", "--num-prompts", "30", "--request-rate", "2", "--out", "a.csv") == 0
+    assert run("trace", "convert", "a.csv", "b.jsonl") == 0
+    assert run("trace", "convert", "b.jsonl", "c.csv") == 0
+    assert (folder / "a.csv").read_bytes() == (folder / "c.csv").read_bytes()
+    assert run("trace", "inspect", "a.csv", "--out", "a.png", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["requests"] == 30 and found["mean_rate_per_s"] > 0
+    assert (folder / "a.png").stat().st_size > 1000
+
+
+def test_trace_inspect_says_what_was_drawn_rather_than_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("trace", "inspect", "alpaca-vicuna", "--num-prompts", "20") == 0
+    assert "prompt_tokens are drawn" in " ".join(capsys.readouterr().out.split())
+
+
+def test_profile_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("profile", "list") == 0
+    out = capsys.readouterr().out
+    assert "published" in out and "roofline estimate" in out
+    assert run("profile", "show", "h200-vicuna-7b", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["provenance"]["kind"] == "roofline estimate"
+
+
+def test_a_profile_from_steps_needs_kv_blocks(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = ["num_decode,decode_context_tokens,num_prefill,prefill_tokens,prefill_attention,step_ms"]
+    rows += [f"{n},{n * c},0,0,0,{5 + 0.1 * n + 0.001 * n * c}" for n in (1, 2, 4, 8) for c in (16, 64, 256)]
+    rows += [
+        f"{n},{n * 16},1,{t},{t * t / 2},{6 + 0.1 * (n + t)}" for n in (0, 1, 2, 4) for t in (16, 64, 256)
+    ]
+    (folder / "steps.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    assert run("calibrate", "--steps", "steps.csv", "--out", "p.json", "--host-ms", "0.5") == 0
+    assert (folder / "p.png").is_file()
+    capsys.readouterr()
+    assert "--kv-blocks" in refused(
+        capsys, "simulate", "--trace", "trace.csv", "--profile", "p.json", "--json"
+    )
+    found = summary(capsys, "--profile", "p.json", "--kv-blocks", "100", "--policy", "vanilla")
+    assert found["provenance"] == "measured" and found["profile"] == "p"
+
+
+def test_plots_are_drawn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ("--num-prompts", "60")
+    assert run("plot", "sensitivity", *few, "--num-seeds", "1", "--save-table", "s.csv") == 0
+    assert run("plot", "variance", *few) == 0
+    assert run("plot", "perception", *few, "--predictor", "tuned") == 0
+    assert {"sensitivity.png", "variance.png", "perception.png", "s.csv"} <= {
+        p.name for p in folder.iterdir()
+    }
+    assert '"acc_50"' in capsys.readouterr().out
+
+
+def test_no_progress_and_no_colour_where_output_is_no_terminal(folder: Path) -> None:
+    command = [sys.executable, "-c", "from sim.cli import main; main()", "compare", "--num-prompts", "30"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=True)
+    assert done.stderr == "" and "\x1b" not in done.stdout
+
+
+def test_help_and_version_load_nothing_heavy(folder: Path) -> None:
+    heavy = ("pandas", "matplotlib", "scipy", "numpy", "torch", "simpy")
+    code = (
+        "import sys\nfrom sim.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        f"print([m for m in {heavy} if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "compare" in done.stdout
