@@ -181,7 +181,8 @@ def make_result(
     duration = None if end is None or end <= start else end - start
     completed, lengths = int(done.sum()), int(row_length[done].sum())
     total_in, total_out = int(prompt_tokens[done].sum()), tokens.useful
-    busy = sum(min(b.end_s, end) - b.start_s for b in ledger.batches if b.start_s < end) if end is not None else 0.0
+    ran = [b for b in ledger.batches if end is not None and b.start_s < end]
+    busy = sum(min(b.end_s, end) - b.start_s for b in ran if end is not None)
 
     def ratio(part: float, whole: float | None) -> float | None:
         return part / whole if whole else None

@@ -109,6 +109,7 @@ class Trace:
         if chosen.arrival_s is None:
             return chosen
         times = np.sort(chosen.arrival_s)
+        times = times - times[0]
         deadline = None if chosen.deadline_s is None else chosen.deadline_s - chosen.arrival_s + times
         return replace(chosen, arrival_s=times, deadline_s=deadline)
 
