@@ -146,8 +146,8 @@ class Noisy:
             spread = math.sqrt(keep) * self.sigma
         told = np.exp(log.mean() + keep * (log - log.mean()) + spread * noise)
         told = np.minimum(np.where(missed < self.miss, other, told), truth.max())
-        # 1e-9: exp(log(50)) must not round up to the next bin.
-        answers: IntArray = np.maximum(1, np.ceil(told / self.round_to - 1e-9)).astype(np.int64)
+        # A last bit too much in exp(log(50)) must not round up to the next bin.
+        answers: IntArray = np.maximum(1, np.ceil(told / self.round_to * (1 - 1e-12))).astype(np.int64)
         return answers * self.round_to
 
 
@@ -178,10 +178,9 @@ class Empirical:
         window = min(self.neighbours, len(actual))
         low, high = (np.searchsorted(actual, trace.output_tokens, side) for side in ("left", "right"))
         # All pairs of the same length are equally near; only where they are too few are neighbours called in.
-        start = np.where(
-            high - low >= window, low, np.clip((low + high - window) // 2, 0, len(actual) - window)
-        )
-        width = np.where(high - low >= window, high - low, window)
+        enough = high - low >= window
+        start = np.where(enough, low, _nearest_window(actual, trace.output_tokens, window))
+        width = np.where(enough, high - low, window)
         chosen: IntArray = predicted[start + (rng.random(len(trace)) * width).astype(np.int64)]
         return chosen
 
@@ -241,6 +240,17 @@ def perceive(
         calibration = np.asarray(made.predict(trace, rng), dtype=np.int64)
         upper = _upper(predicted, calibration, trace.output_tokens, upper_quantile)
     return Perception(predicted, upper, made.charge)
+
+
+def _nearest_window(values: IntArray, wanted: IntArray, width: int) -> IntArray:
+    """Where in sorted `values` the `width` nearest to each wanted one begin, by bisection; shape of `wanted`."""
+    low, high = np.zeros(len(wanted), dtype=np.int64), np.full(len(wanted), len(values) - width)
+    while (low < high).any():
+        middle = (low + high) // 2
+        after = np.minimum(middle + width, len(values) - 1)
+        right = (low < high) & (wanted - values[middle] > values[after] - wanted)
+        low, high = np.where(right, middle + 1, low), np.where(right, high, np.maximum(low, middle))
+    return low
 
 
 def _spread(rng: np.random.Generator, order: IntArray) -> FloatArray:

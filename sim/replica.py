@@ -163,9 +163,10 @@ class Replica:
         reached.
         """
         requests, output_tokens = work.requests, self.output_tokens
-        if not requests or work.token_limit < 1:
+        if work.token_limit < 1 or not requests or len({r.id for r in requests}) < len(requests):
             raise SchedulingError(
-                f"a batch of {len(requests)} requests with token_limit {work.token_limit} runs nothing"
+                f"a batch needs a token_limit of at least 1 ({work.token_limit}) and different requests "
+                f"({[r.id for r in requests]})"
             )
         rows, prompt = len(requests), max(r.prompt_tokens for r in requests)
         kv_tokens = rows * (prompt + work.token_limit)
@@ -196,6 +197,8 @@ class Replica:
         rows, start_s, ids = len(work.requests), self.env.now, tuple([r.id for r in work.requests])
         if not question and not answer:
             return BatchRecord("Perceive", ids, 0, 0, start_s, start_s, start_s)
+        if not rows:
+            raise SchedulingError("a Perceive of 0 requests asks nothing")
         prompt = max(r.prompt_tokens for r in work.requests) + question
         kv_tokens = rows * (prompt + answer)
         self._check_memory(work, kv_tokens)
@@ -220,8 +223,8 @@ class Replica:
         finished, unfinished = [], []
         for request in work.requests:
             i = request.id
-            if ledger.final_batch[i] >= 0:
-                raise SchedulingError(f"request {i} was run again after it had finished")
+            if ledger.final_batch[i] >= 0 or ledger.reason[i]:
+                raise SchedulingError(f"request {i} was run again after it had ended")
             if not ledger.attempts[i]:
                 ledger.scheduled_s[i] = record.start_s
             ledger.attempts[i] += 1
@@ -237,8 +240,13 @@ class Replica:
         return Outcome(iterations, finished, unfinished)
 
     def _drop(self, work: Drop) -> Outcome:
+        if not work.reason.startswith(("rejected", "expired")):
+            raise SchedulingError(f"reason: {work.reason!r} must begin with rejected or expired")
         for request in work.requests:
-            self.ledger.reason[request.id] = work.reason
+            i = request.id
+            if self.ledger.final_batch[i] >= 0 or self.ledger.reason[i]:
+                raise SchedulingError(f"request {i} was dropped after it had ended")
+            self.ledger.reason[i], self.ledger.predicted[i] = work.reason, request.predicted_tokens
         self.ledger.batches.append(
             BatchRecord(
                 "Drop", tuple([r.id for r in work.requests]), 0, 0, self.env.now, self.env.now, self.env.now

@@ -76,8 +76,8 @@ def _scheduler_class(spec: str) -> tuple[Callable[..., Any], dict[str, str], str
         name, texts = parse(rest, "policy")
         try:
             found = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise InputError(f"policy {spec!r}: {error}") from None
+        except Exception as error:  # a module from outside may raise anything while it is imported
+            raise InputError(f"policy {spec!r}: {error or type(error).__name__}") from None
         if not callable(found):
             raise InputError(f"policy {spec!r}: {name} is not a class")
         return found, texts, f"policy {module}:{name}"
@@ -338,7 +338,7 @@ def _goodput_bounds(goodput: Mapping[str, float] | Iterable[str] | None) -> dict
             raise InputError(f"goodput: {name!r} is not one of {', '.join(GOODPUT_METRICS)}, as in ttft:2000")
         try:
             bounds[name] = float(value)
-        except ValueError:
+        except (TypeError, ValueError):
             raise InputError(f"goodput: {name}:{value} is not a number of milliseconds") from None
         if not bounds[name] > 0:
             raise InputError(f"goodput: {name}:{value} must be above 0 ms")

@@ -56,7 +56,38 @@ class Drop:
     reason: str
 
 
-Work: TypeAlias = Perceive | PaddedBatch | Drop
+class Chunk(NamedTuple):
+    """`num_tokens` more of a request's prompt (and of what it had generated before an eviction) to compute.
+
+    The `last` chunk yields a token, and the request runs from then on.
+    """
+
+    request: Request
+    num_tokens: int
+    last: bool
+
+
+class Iterations(NamedTuple):
+    """Continuous batching: at most `at_most` iterations of all running requests.
+
+    First the requests `evict` leave the memory (their tokens are kept, to be recomputed with the prompt). The
+    first iteration computes `chunks` beside one token of every running request, the others decode only. The
+    executor returns sooner when a request finishes or, with `stop_on_arrival`, after the iteration in which
+    one arrives.
+    """
+
+    chunks: tuple[Chunk, ...]
+    evict: tuple[Request, ...]
+    at_most: int
+    stop_on_arrival: bool
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        """The requests that it names, evicted ones first."""
+        return (*self.evict, *(chunk.request for chunk in self.chunks))
+
+
+Work: TypeAlias = Perceive | PaddedBatch | Iterations | Drop
 
 
 class Prediction(NamedTuple):

@@ -34,7 +34,9 @@ def test_the_demo_prints_what_the_readme_shows(capsys: pytest.CaptureFixture[str
     assert lines(capsys.readouterr().out) == lines(SHOWN[command])
 
 
-@pytest.mark.skipif(not os.environ.get("SEQSCHED_DATA"), reason="SEQSCHED_DATA names no folder with real data")
+@pytest.mark.skipif(
+    not os.environ.get("SEQSCHED_DATA"), reason="SEQSCHED_DATA names no folder with real data"
+)
 def test_the_reproduction_table_is_the_scripts(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,11 +8,20 @@ from ..request import Request
 from ..work import Drop, Limits
 
 
-def rejection(request: Request, limits: Limits) -> Drop | None:
-    """A Drop where the request could never be held in the KV cache, even alone."""
+def rejection(request: Request, limits: Limits, *, question: bool = False) -> Drop | None:
+    """A Drop where the request could never be held in the KV cache, even alone.
+
+    With `question`, room for asking its length is needed too, where that is not known yet.
+    """
     need = request.prompt_tokens + request.max_new_tokens
+    if question and request.predicted_tokens is None:
+        need = max(need, request.prompt_tokens + limits.perception_tokens)
     if need <= limits.kv_tokens:
         return None
+    if need > request.prompt_tokens + request.max_new_tokens:
+        return Drop(
+            (request,), f"rejected: prompt + question ({need}) exceeds the KV capacity ({limits.kv_tokens})"
+        )
     return Drop(
         (request,), f"rejected: prompt + max_new_tokens ({need}) exceeds the KV capacity ({limits.kv_tokens})"
     )

@@ -52,17 +52,19 @@ def bin_edge(tokens: int, width: int) -> int:
 
 def table_size(batch_size: int) -> BatchSize:
     """Batch sizes from the published table; `batch_size` beyond its end."""
-    return lambda edge, requests: PUBLISHED_BATCH_SIZES.get(edge, batch_size)
+    return lambda edge, requests: next(
+        (n for top, n in PUBLISHED_BATCH_SIZES.items() if edge <= top), batch_size
+    )
 
 
-def memory_size(limits: Limits) -> BatchSize:
+def memory_size(limits: Limits, fcr: bool = True) -> BatchSize:
     """Batch sizes from the machine: as many rows as its KV cache holds at the bin's edge, but no more than
     still pay.
     """
 
     def size(edge: int, requests: Sequence[Request]) -> int:
         prompt = max(r.prompt_tokens for r in requests)
-        limit = min(edge, max(r.max_new_tokens for r in requests))
+        limit = capped(requests, edge if fcr else None)
         return max(1, min(limits.kv_tokens // (prompt + limit), limits.knee_at(prompt + limit // 2)))
 
     return size
@@ -94,14 +96,23 @@ def batches_by_bin(
     return batches
 
 
-def batches_by_rank(ordered: Iterable[tuple[int, Request]], batch_size: int, fcr: bool) -> list[Batch]:
-    """Consecutive batches of `batch_size`; with `fcr` a batch stops at its largest expectation."""
+def batches_by_rank(
+    ordered: Iterable[tuple[int, Request]], batch_size: int, fcr: bool, kv_tokens: int
+) -> list[Batch]:
+    """Consecutive batches of `batch_size` that fit the memory; with `fcr` each stops at its largest
+    expectation.
+    """
     pairs = list(ordered)
     batches = []
     for start in range(0, len(pairs), batch_size):
         cut = pairs[start : start + batch_size]
-        rows = [request for _, request in cut]
-        batches.append(Batch(rows, capped(rows, max(1, cut[-1][0]) if fcr else None)))
+        expected = {request.id: tokens for tokens, request in cut}
+
+        def limit(rows: Sequence[Request], expected: dict[int, int] = expected) -> int:
+            return capped(rows, max(1, *(expected[r.id] for r in rows)) if fcr else None)
+
+        requests = [request for _, request in cut]
+        batches += [Batch(rows, limit(rows)) for rows in split_to_fit(requests, limit(requests), kv_tokens)]
     return batches
 
 

@@ -52,7 +52,8 @@ class MicrobatchScheduler:
     def next_work(self, now: float) -> Work | None:
         """The next micro-batch, as many rows as fit the KV cache."""
         if self.any_deadline and (late := expiry(self.waiting, now)):
-            self.waiting = deque(r for r in self.waiting if r not in late.requests)
+            gone = {r.id for r in late.requests}
+            self.waiting = deque(r for r in self.waiting if r.id not in gone)
             self.drops.append(late)
         work: Work | None = None
         if self.drops:

@@ -23,12 +23,14 @@ class OpenBins:
         width: int,
         size_of: BatchSize | None,
         batch_size: int,
+        group_size: int,
         fcr: bool,
         margin: float,
         max_wait_s: float,
         important: Callable[[Request], bool],
     ) -> None:
-        self.limits, self.width, self.size_of, self.batch_size = limits, width, size_of, batch_size
+        self.limits, self.width, self.size_of = limits, width, size_of
+        self.batch_size, self.group_size = batch_size, group_size
         self.fcr, self.margin, self.max_wait_s, self.important = fcr, margin, max_wait_s, important
         self.bins: dict[int, list[Request]] = {}
 
@@ -39,22 +41,20 @@ class OpenBins:
 
     def take(self, now: float) -> Batch | None:
         """The batch that must leave now: with the most important request, overdue, or full; else None."""
-        edge = self._leaving(now)
+        edge = self.leaving(now)
         if edge is None:
             return None
         members = self.bins.pop(edge)
-        size = self._full_size(edge, members)
-        by_urgency = sorted(members, key=lambda r: (r.priority if self.important(r) else 0, r.arrival_s))
+        by_urgency = sorted(members, key=lambda r: (r.priority, r.arrival_s))
         if self.size_of is None:
-            ordered = sorted(
-                ((expected_tokens(r, self.margin), r) for r in members),
-                key=lambda pair: (pair[0], pair[1].arrival_s),
-            )
-            batch = next(b for b in batches_by_rank(ordered, size, self.fcr) if by_urgency[0] in b.requests)
+            group = by_urgency[: self.group_size]
+            ranked = batches_by_rank(self._by_length(group), self.batch_size, self.fcr, self.limits.kv_tokens)
+            batch = next(b for b in ranked if group[0] in b.requests)
         else:
-            rows = by_urgency[:size]
-            batch = Batch(rows, capped(rows, edge if self.fcr else None))
-        left = [r for r in members if r not in batch.requests]
+            rows = by_urgency[: self.size_of(edge, members)]
+            batch = Batch([r for _, r in self._by_length(rows)], capped(rows, edge if self.fcr else None))
+        taken = {r.id for r in batch.requests}
+        left = [r for r in members if r.id not in taken]
         if left:
             self.bins[edge] = left
         return batch
@@ -74,7 +74,8 @@ class OpenBins:
         self.bins.clear()
         return left
 
-    def _leaving(self, now: float) -> int | None:
+    def leaving(self, now: float) -> int | None:
+        """The edge of the bin from which a batch must leave now; None where all can wait."""
         urgent = [
             (r.priority, r.arrival_s, e) for e, rows in self.bins.items() for r in rows if self.important(r)
         ]
@@ -91,6 +92,10 @@ class OpenBins:
             if len(rows) >= self._full_size(e, rows)
         ]
         return min(full)[-1] if full else None
+
+    def _by_length(self, requests: list[Request]) -> list[tuple[int, Request]]:
+        pairs = [(expected_tokens(r, self.margin), r) for r in requests]
+        return sorted(pairs, key=lambda pair: (pair[0], pair[1].arrival_s))
 
     def _full_size(self, edge: int, members: list[Request]) -> int:
         return self.batch_size if self.size_of is None else self.size_of(edge, members)

@@ -78,7 +78,7 @@ class SequenceScheduler:
         self.limits, self.options = limits, o
         self.wake_at: float | None = None
         self.upper_quantile = o.margin if 0.0 < o.margin < 1.0 else None
-        sizes = {"table": table_size(o.batch_size), "memory": memory_size(limits), "off": None}
+        sizes = {"table": table_size(o.batch_size), "memory": memory_size(limits, o.fcr), "off": None}
         self.size_of = sizes[o.vbs]
         self.waiting: list[tuple[int, int, Request]] = []  # heap by (priority, order of submission)
         self.forming: list[Request] = []  # taken from the queue, lengths not yet known to all
@@ -98,6 +98,7 @@ class SequenceScheduler:
                 width=o.bin_width,
                 size_of=self.size_of,
                 batch_size=o.batch_size,
+                group_size=o.group_size,
                 fcr=o.fcr,
                 margin=o.margin,
                 max_wait_s=o.max_wait_s,
@@ -106,7 +107,7 @@ class SequenceScheduler:
 
     def submit(self, request: Request, now: float) -> None:
         """Queue the request, or turn it away where the KV cache could never hold it."""
-        drop = rejection(request, self.limits)
+        drop = rejection(request, self.limits, question=True)
         if drop is not None:
             self.drops.append(drop)
             return
@@ -123,8 +124,8 @@ class SequenceScheduler:
         if self.drops:
             return self._hand_out(self.drops.popleft())
         self._take()
-        unknown = [r for r in self.forming if r.predicted_tokens is None]
-        if unknown:
+        unknown = sorted((r for r in self.forming if r.predicted_tokens is None), key=lambda r: r.priority)
+        if unknown and (self._important(unknown[0]) or not self._ready(now)):
             return Perceive(tuple(self._perceivable(unknown)))
         if self._must_recompute(now):
             return self._hand_out(self._recompute())
@@ -174,7 +175,8 @@ class SequenceScheduler:
     def _expire_waiting(self, now: float) -> None:
         late = expiry((r for *_, r in self.waiting), now)
         if late is not None:
-            self.waiting = sorted(entry for entry in self.waiting if entry[-1] not in late.requests)
+            gone = {r.id for r in late.requests}
+            self.waiting = sorted(entry for entry in self.waiting if entry[-1].id not in gone)
             self.drops.append(late)
 
     def _take(self) -> None:
@@ -184,9 +186,20 @@ class SequenceScheduler:
         open_bins = self.open_bins is not None
         free = open_bins or not (self.forming or self.plan or self.failed)
         room = len(self.waiting) if open_bins else self.options.group_size - len(self.forming)
-        while self.waiting and room > 0 and (free or self._important(self.waiting[0][-1])):
+        while self.waiting and ((free and room > 0) or self._important(self.waiting[0][-1])):
             self.forming.append(heappop(self.waiting)[-1])
             room -= 1
+        if self.open_bins is not None:
+            for request in self.forming:
+                if request.predicted_tokens is not None:
+                    self.open_bins.add(request)
+            self.forming = [r for r in self.forming if r.predicted_tokens is None]
+
+    def _ready(self, now: float) -> bool:
+        """Without groups: whether there is a batch to run before more lengths are asked for."""
+        if self.open_bins is None:
+            return False
+        return bool(self.plan) or self._must_recompute(now) or self.open_bins.leaving(now) is not None
 
     def _perceivable(self, unknown: list[Request]) -> list[Request]:
         """As many at a time as the options and the KV cache allow."""
@@ -197,13 +210,11 @@ class SequenceScheduler:
         """Cut the group formed into batches, the important before all that was planned; or see which bin must
         leave.
         """
-        group, self.forming = self.forming, []
         if self.open_bins is not None:
-            for request in group:
-                self.open_bins.add(request)
             if not self.plan and (batch := self.open_bins.take(now)) is not None:
                 self.plan.extend(fitted([batch], self.limits))
             return
+        group, self.forming = self.forming, []
         levels = sorted({r.priority for r in group if self._important(r)})
         first = [b for p in levels for b in self._batches([r for r in group if r.priority == p])]
         self.plan.extendleft(reversed(first))
@@ -213,7 +224,7 @@ class SequenceScheduler:
         o = self.options
         ordered = sorted(((expected_tokens(r, o.margin), r) for r in requests), key=lambda pair: pair[0])
         if self.size_of is None:
-            return fitted(batches_by_rank(ordered, o.batch_size, o.fcr), self.limits)
+            return batches_by_rank(ordered, o.batch_size, o.fcr, self.limits.kv_tokens)
         return fitted(batches_by_bin(ordered, o.bin_width, self.size_of, o.fcr), self.limits)
 
     def _must_recompute(self, now: float) -> bool:

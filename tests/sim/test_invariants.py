@@ -1,0 +1,260 @@
+"""What always holds, over policies, traces, predictors, arrivals and memories; and queueing theory."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from sim import simulate
+from sim.hardware.kv_memory import KvMemory
+from sim.hardware.profile import Profile, Provenance
+from sim.hardware.step_cost import PiecewiseLinear, StepCost
+from sim.metrics import Result
+from traces.trace import Trace
+
+POLICIES = [
+    "vanilla",
+    "vanilla:batch_size=1",
+    "vanilla:batch_size=5",
+    "sequence",
+    "sequence:fcr=off",
+    "sequence:vbs=memory",
+    "sequence:vbs=off,batch_size=4",
+    "sequence:vbs=off,margin=0.9",
+    "sequence:group_size=5,margin=40",
+    "sequence:max_wait_s=0.7,batch_size=3",
+    "sequence:max_wait_s=5,vbs=off,batch_size=3",
+    "sequence:max_wait_s=2,vbs=memory,margin=0.8",
+]
+PREDICTORS = [
+    "oracle",
+    "exact:charge=on",
+    "trace",
+    "constant:tokens=70",
+    "tuned",
+    "noisy:sigma=0.8,miss=0.2",
+    "noisy:sigma=0.5,round_to=50,charge=off",
+]
+
+
+@st.composite
+def traces(draw: st.DrawFn) -> Trace:
+    n = draw(st.integers(1, 30))
+    longest = draw(st.sampled_from([30, 120, 600]))
+
+    def column(values: st.SearchStrategy[Any], dtype: type = np.int64) -> Any:
+        return np.array(draw(st.lists(values, min_size=n, max_size=n)), dtype=dtype)
+
+    pattern = draw(st.sampled_from(["at once", "spread", "bursts"]))
+    times = {
+        "at once": st.just(0.0),
+        "spread": st.floats(0, 60),
+        "bursts": st.sampled_from([0.0, 3.0, 3.1, 40.0]),
+    }[pattern]
+    arrival = np.sort(column(times, float))
+    some = draw(st.booleans())
+    return Trace(
+        "made up",
+        np.arange(n),
+        column(st.integers(1, 120)),
+        column(st.integers(1, longest)),
+        arrival_s=arrival - arrival[0],
+        predicted_tokens=column(st.integers(0, 700)),
+        priority=column(st.sampled_from([0, 0, 0, -1, 3])) if some else None,
+        deadline_s=arrival + column(st.sampled_from([math.inf, math.inf, 1.0, 9.0]), float) if some else None,
+    )
+
+
+SETTINGS = st.fixed_dictionaries(
+    {
+        "policy": st.sampled_from(POLICIES),
+        "predictor": st.sampled_from(PREDICTORS),
+        "seed": st.integers(0, 3),
+        "kv_blocks": st.sampled_from([None, None, 12, 20, 60, 200]),
+        "max_new_tokens": st.sampled_from([None, None, 40, 150]),
+        "max_concurrency": st.sampled_from([None, None, 1, 7]),
+        "request_rate": st.sampled_from([None, None, 0.5, 20.0]),
+    }
+)
+
+
+def in_system(result: Result) -> float:
+    """The integral over time of the number of completed requests between arrival and finish, by a sweep."""
+    t = result.requests[result.requests.status == "completed"]
+    events = sorted([(a, 1) for a in t.arrival_s] + [(f, -1) for f in t.finish_s])
+    area, level, before = 0.0, 0, 0.0
+    for now, step in events:
+        area, level, before = area + level * (now - before), level + step, now
+    assert level == 0
+    return area
+
+
+def check(result: Result, kv_tokens: int) -> None:
+    s, t = result.summary, result.requests
+    # Conservation: one end each, and a reason for every end but completion.
+    assert set(t.status) <= {"completed", "rejected", "expired"}
+    assert (s["completed"], s["failed"]) == ((t.status == "completed").sum(), (t.status != "completed").sum())
+    assert ((t.status == "completed") == (t.reason == "")).all()
+    assert all(reason.startswith(status) for status, reason in zip(t.status, t.reason, strict=True) if reason)
+    given_up = Counter(i for b in result.batches if b.kind == "Drop" for i in b.request_ids)
+    assert given_up == Counter(t.index[t.status != "completed"])
+    # Order.
+    done = t[t.status == "completed"]
+    assert (done.arrival_s <= done.scheduled_s).all()
+    assert (done.scheduled_s < done.first_token_s).all()
+    assert (done.first_token_s <= done.finish_s).all()
+    ends = [0.0]
+    for batch in result.batches:
+        assert ends[-1] <= batch.start_s <= batch.prefill_end_s <= batch.end_s * (1 + 1e-15)
+        ends.append(batch.end_s)
+    # Memory.
+    assert 0 <= s["kv_peak_fraction"] <= 1
+    for batch in result.batches:
+        assert batch.kv_tokens <= kv_tokens
+        if batch.kind == "PaddedBatch":
+            prompt = max(t.prompt_tokens[i] for i in batch.request_ids)
+            assert batch.kv_tokens == len(batch.request_ids) * (prompt + batch.limit)
+    # The account of tokens.
+    tokens = result.tokens
+    assert tokens.useful + tokens.padding == done.row_length.sum()
+    assert tokens.padding >= 0
+    rows = Counter[int]()
+    for batch in result.batches:
+        if batch.kind == "PaddedBatch":
+            rows.update(dict.fromkeys(batch.request_ids, batch.iterations))
+    assert tokens.useful + tokens.padding + tokens.recomputed == rows.total()
+    attempts = Counter(i for b in result.batches if b.kind == "PaddedBatch" for i in b.request_ids)
+    assert [attempts[i] for i in t.index] == t.attempts.tolist()
+    assert t.attempts.max() <= 2
+    # Little's law: mean concurrency x duration = the sum of what each spent.
+    assert in_system(result) == pytest.approx((done.finish_s - done.arrival_s).sum(), rel=1e-9)
+    # Shares are shares.
+    for key in ("gpu_busy_fraction", "effective_token_ratio", "failure_ratio"):
+        assert s[key] is None or 0 <= s[key] <= 1 + 1e-9
+
+
+@settings(deadline=None, max_examples=250)
+@given(trace=traces(), how=SETTINGS)
+def test_what_always_holds(trace: Trace, how: dict[str, Any], profile: Profile) -> None:
+    result = simulate(trace, profile=profile, **how)
+    check(result, profile.kv_tokens(how["kv_blocks"]))
+
+
+@settings(deadline=None, max_examples=40)
+@given(trace=traces(), how=SETTINGS)
+def test_same_inputs_same_bytes(trace: Trace, how: dict[str, Any], profile: Profile) -> None:
+    first, second = (simulate(trace, profile=profile, **how) for _ in range(2))
+    assert first.to_json() == second.to_json()
+    assert first.requests.to_csv() == second.requests.to_csv()
+    assert first.decisions == second.decisions
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    trace=traces(),
+    policy=st.sampled_from([p for p in POLICIES if "max_wait_s" not in p]),
+    predictor=st.sampled_from(PREDICTORS),
+)
+def test_never_idle_while_a_request_waits(
+    trace: Trace, policy: str, predictor: str, profile: Profile
+) -> None:
+    result = simulate(trace, policy=policy, predictor=predictor, profile=profile)
+    t = result.requests
+    works = [b for b in result.batches if b.kind != "Drop"]
+    ended = {i: b.end_s for b in result.batches for i in b.request_ids}
+    for before, after in itertools.pairwise(works):
+        if after.start_s > before.end_s:
+            # SimPy adds delays up, which costs a last bit now and then.
+            began = after.start_s * (1 - 1e-12)
+            waiting = [i for i in t.index if t.arrival_s[i] < began and ended[i] > before.end_s]
+            assert waiting == []
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("predictor", ["oracle", "tuned"])
+@pytest.mark.parametrize("rate", [None, 3.0])
+def test_on_the_embedded_trace(policy: str, predictor: str, rate: float | None, profile: Profile) -> None:
+    how = {
+        "policy": policy,
+        "predictor": predictor,
+        "request_rate": rate,
+        "num_prompts": 150,
+        "kv_blocks": 800,
+    }
+    result = simulate("alpaca-vicuna", profile=profile, **how)
+    check(result, 800 * 16)
+    assert result.summary["completed"] == 150
+
+
+def test_max_concurrency_is_never_exceeded(profile: Profile) -> None:
+    for bound in (1, 3, 16):
+        s = simulate("alpaca-vicuna", num_prompts=60, max_concurrency=bound, profile=profile).summary
+        assert s["max_concurrent_requests"] == bound
+
+
+# Theory: one at a time, Poisson arrivals
+
+
+def machine(step_s: float) -> Profile:
+    """Every iteration takes `step_s`, so that a request's service is its tokens times that."""
+    flat = PiecewiseLinear((1,), (step_s,))
+    return Profile(
+        name="flat",
+        model=None,
+        gpu=None,
+        engine="made up",
+        step_cost=StepCost(flat, 0.0, flat, 0.0, 0.0),
+        memory=KvMemory(10**9, 1.0, 0, 0, 1),
+        provenance=Provenance("measured", "2026-01-01", "made up for tests"),
+    )
+
+
+def mean_waits(lengths: list[np.ndarray[Any, Any]], rate: float, profile: Profile) -> list[float]:
+    """The mean wait (s) of each replication, the first tenth left out."""
+    waits = []
+    for seed, output in enumerate(lengths):
+        n = len(output)
+        trace = Trace("theory", np.arange(n), np.full(n, 1), output)
+        result = simulate(trace, policy="vanilla:batch_size=1", request_rate=rate, seed=seed, profile=profile)
+        wait = result.columns["scheduled_s"] - result.columns["arrival_s"]
+        waits.append(float(wait[n // 10 :].mean()))
+    return waits
+
+
+def assert_mean(values: list[float], theory: float, narrowest: float) -> None:
+    """`theory` lies in the 99 % confidence interval of the mean, and the interval says something."""
+    half = stats.t.ppf(0.995, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
+    assert abs(np.mean(values) - theory) <= half
+    assert half <= narrowest * theory
+
+
+LOADS = [(0.5, 0.05), (0.8, 0.10), (0.95, 0.30)]
+
+
+@pytest.mark.parametrize(("load", "narrowest"), LOADS)
+def test_fixed_lengths_wait_as_in_m_d_1(load: float, narrowest: float) -> None:
+    tokens, step_s = 20, 0.05
+    service_s = tokens * step_s
+    waits = mean_waits([np.full(12_000, tokens)] * 8, load / service_s, machine(step_s))
+    assert_mean(waits, load * service_s / (2 * (1 - load)), narrowest)
+
+
+@pytest.mark.parametrize(("load", "narrowest"), LOADS)
+def test_geometric_lengths_wait_as_in_m_g_1_and_nearly_as_in_m_m_1(load: float, narrowest: float) -> None:
+    stop, step_s = 1 / 50, 0.02
+    lengths = [np.random.default_rng(100 + k).geometric(stop, 12_000) for k in range(8)]
+    mean_s, mean_square = step_s / stop, step_s**2 * (2 - stop) / stop**2
+    rate = load / mean_s
+    pollaczek_khinchine = rate * mean_square / (2 * (1 - load))
+    waits = mean_waits(lengths, rate, machine(step_s))
+    assert_mean(waits, pollaczek_khinchine, 1.5 * narrowest)
+    m_m_1 = load / (1 - load) * mean_s
+    assert pollaczek_khinchine == pytest.approx(m_m_1, rel=0.02)
