@@ -58,18 +58,19 @@ class MixedUp(SequenceScheduler):
     def __init__(self, limits: Limits, lengths: list[int]) -> None:
         super().__init__(limits)
         self.lengths, self.own = lengths, list(lengths)
+        self.instead_of: dict[int, int] = {}  # request -> whose turn it is by mistake
 
     def _plan(self, now: float) -> None:
         arrived = sorted(request.id for request in self.forming)
         super()._plan(now)
         if arrived:
             in_output = [request.id for batch in self.plan for request in batch.requests]
-            self.instead = dict(zip(in_output, arrived, strict=True))
+            self.instead_of |= zip(in_output, arrived, strict=True)
 
     def _recompute(self) -> PaddedBatch:
         work = super()._recompute()
         for request in work.requests:
-            self.lengths[request.id] = self.own[self.instead[request.id]]
+            self.lengths[request.id] = self.own[self.instead_of[request.id]]
         return work
 
 
