@@ -4,6 +4,7 @@ token.
 
 from __future__ import annotations
 
+from array import array
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +31,30 @@ class Ramps(NamedTuple):
     def empty(cls) -> Ramps:
         """No gaps at all."""
         return cls(np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+
+
+class RampLog:
+    """Ramps as they come in, 32 bytes each."""
+
+    def __init__(self) -> None:
+        self.first_s, self.slope_s, self.counts, self.weight = array("d"), array("d"), array("q"), array("q")
+
+    def add(self, first_s: float, slope_s: float, count: int, weight: int) -> None:
+        """`count` gaps from `first_s` on, seen by `weight` sequences."""
+        self.first_s.append(first_s)
+        self.slope_s.append(slope_s)
+        self.counts.append(count)
+        self.weight.append(weight)
+
+    def ramps(self) -> Ramps:
+        """All of them."""
+        if not self.counts:
+            return Ramps.empty()
+        first_s, slope_s = (
+            np.frombuffer(column, dtype=np.float64) for column in (self.first_s, self.slope_s)
+        )
+        counts, weight = (np.frombuffer(column, dtype=np.int64) for column in (self.counts, self.weight))
+        return Ramps(first_s, slope_s, counts, weight)
 
 
 def pooled_latency(ramps: Ramps) -> dict[str, float | None]:

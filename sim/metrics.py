@@ -16,7 +16,7 @@ import numpy as np
 
 from traces.trace import FloatArray, IntArray
 
-from .inter_token import Ramps, pooled_latency
+from .inter_token import RampLog, Ramps, pooled_latency
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,15 +44,34 @@ class BatchRecord(NamedTuple):
     first_step_s: float = 0.0
     step_slope_s: float = 0.0
     kv_tokens: int = 0
+    chunks: tuple[tuple[int, bool], ...] = ()
+    evicted: tuple[int, ...] = ()
+
+    def decision(self) -> dict[str, Any]:
+        """The entry of the decision log: what was decided, and how many iterations it ran."""
+        entry: dict[str, Any] = {"kind": self.kind, "requests": list(self.request_ids), "limit": self.limit}
+        if self.kind == "Iterations":
+            entry |= {"chunks": [list(chunk) for chunk in self.chunks], "evicted": list(self.evicted)}
+        return {**entry, "iterations": self.iterations}
 
 
 @dataclass
 class Ledger:
-    """What an executor writes down while it runs: one entry per request (by request id) and per Work."""
+    """What an executor writes down while it runs: one entry per request (by request id) and per Work.
+
+    Continuous batching is only summed up (`gaps` between tokens, `iterations`, `busy_s`, `kv_peak_tokens`,
+    `preemptions`); its Works are recorded one by one where `log` is set.
+    """
 
     num_requests: int
     arrival_s: list[float]
     batches: list[BatchRecord] = field(default_factory=list)
+    log: bool = False
+    gaps: RampLog = field(default_factory=RampLog)
+    iterations: int = 0
+    busy_s: float = 0.0
+    kv_peak_tokens: int = 0
+    preemptions: int = 0
 
     def __post_init__(self) -> None:
         n = self.num_requests
@@ -65,6 +84,10 @@ class Ledger:
         )
         self.predicted: list[int | None] = [None] * n
         self.reason: list[str] = [""] * n
+
+    def ended(self, request_id: int) -> bool:
+        """Whether the request has finished or was dropped."""
+        return self.finish_s[request_id] == self.finish_s[request_id] or bool(self.reason[request_id])
 
 
 class TokenUse(NamedTuple):
@@ -99,11 +122,10 @@ class Result:
 
     @property
     def decisions(self) -> list[dict[str, Any]]:
-        """The decision log: per Work its kind, request ids in order, limit and iterations run."""
-        return [
-            {"kind": b.kind, "requests": list(b.request_ids), "limit": b.limit, "iterations": b.iterations}
-            for b in self.batches
-        ]
+        """The decision log: per Work its kind, request ids in order, limit, chunks, evictions, iterations
+        run.
+        """
+        return [b.decision() for b in self.batches]
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The summary as one JSON object; also written to `path` where one is given."""
@@ -181,8 +203,10 @@ def make_result(
     duration = None if end is None or end <= start else end - start
     completed, lengths = int(done.sum()), int(row_length[done].sum())
     total_in, total_out = int(prompt_tokens[done].sum()), tokens.useful
-    ran = [b for b in ledger.batches if end is not None and b.start_s < end]
-    busy = sum(min(b.end_s, end) - b.start_s for b in ran if end is not None)
+    batches = [b for b in ledger.batches if b.kind != "Iterations"]
+    ran = [b for b in batches if end is not None and b.start_s < end]
+    busy = ledger.busy_s + sum(min(b.end_s, end) - b.start_s for b in ran if end is not None)
+    kv_peak = max((ledger.kv_peak_tokens, *(b.kv_tokens for b in batches)))
 
     def ratio(part: float, whole: float | None) -> float | None:
         return part / whole if whole else None
@@ -199,9 +223,9 @@ def make_result(
         "total_token_throughput": ratio(total_in + total_out, duration),
         "max_concurrent_requests": _most_at_once(arrival[done], finish[done]),
     }
-    pooled = pooled_latency(
-        _gaps(ledger.batches, np.asarray(ledger.final_batch), output_tokens, done, finish)
-    )
+    final_batch = np.asarray(ledger.final_batch)
+    gaps = (_gaps(ledger.batches, final_batch, output_tokens, done, finish), ledger.gaps.ramps())
+    pooled = pooled_latency(Ramps(*(np.concatenate(columns) for columns in zip(*gaps, strict=True))))
     for statistic in STATISTICS:
         for name in LATENCIES:
             value = pooled[statistic] if name == "itl" else _statistic(latency[name][done], statistic)
@@ -211,11 +235,11 @@ def make_result(
         "average_length_all_attempts": ratio(lengths + tokens.recomputed, completed),
         "effective_token_ratio": ratio(total_out, lengths),
         "failure_ratio": ratio(int((failed_tokens > 0).sum()), len(arrival)),
-        "iterations": sum(b.iterations for b in ledger.batches),
+        "iterations": ledger.iterations + sum(b.iterations for b in batches),
         "gpu_busy_fraction": ratio(busy, duration),
         "perception_s": sum(b.end_s - b.start_s for b in perceived),
-        "kv_peak_fraction": max((b.kv_tokens for b in ledger.batches), default=0) / kv_capacity_tokens,
-        "preemptions": 0,
+        "kv_peak_fraction": kv_peak / kv_capacity_tokens,
+        "preemptions": ledger.preemptions,
         **labels,
     }
     return Result(summary, columns, tuple(ledger.batches), tokens)

@@ -243,7 +243,7 @@ def perceive(
 
 
 def _nearest_window(values: IntArray, wanted: IntArray, width: int) -> IntArray:
-    """Where in sorted `values` the `width` nearest to each wanted one begin, by bisection; shape of `wanted`."""
+    """Where in sorted `values` the `width` nearest to each wanted one begin, by bisection."""
     low, high = np.zeros(len(wanted), dtype=np.int64), np.full(len(wanted), len(values) - width)
     while (low < high).any():
         middle = (low + high) // 2

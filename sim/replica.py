@@ -16,7 +16,8 @@ import simpy
 from .hardware.step_cost import StepCost
 from .metrics import BatchRecord, Ledger
 from .request import Request
-from .work import Drop, Outcome, PaddedBatch, Perceive, Prediction, Scheduler, Work
+from .running import Leap, RunningRequests
+from .work import Drop, Iterations, Outcome, PaddedBatch, Perceive, Prediction, Scheduler, Work
 
 SimProcess = Generator[simpy.Event, Any, None]
 
@@ -99,6 +100,7 @@ class Replica:
         output_tokens: Sequence[int],
         predictions: Sequence[Prediction],
         perception: PerceptionCost,
+        leap: bool = True,
     ) -> None:
         self.env, self.scheduler, self.cost, self.arrivals, self.ledger = (
             env,
@@ -108,16 +110,21 @@ class Replica:
             ledger,
         )
         self.kv_capacity_tokens, self.output_tokens = kv_capacity_tokens, output_tokens
-        self.predictions, self.perception = predictions, perception
+        self.predictions, self.perception, self.leap = predictions, perception, leap
+        self.running = RunningRequests(cost, output_tokens, ledger)
         self.idle: simpy.Event | None = None
+        self.interruptible = False
         arrivals.replica = self
-        env.process(self.run())
+        self.process = env.process(self.run())
 
     def submit(self, request: Request) -> None:
         """Hand a request that has arrived to the scheduler, and wake the accelerator where it idles."""
         self.scheduler.submit(request, self.env.now)
         if self.idle is not None and not self.idle.triggered:
             self.idle.succeed()
+        elif self.interruptible:
+            self.interruptible = False
+            self.process.interrupt()
 
     def run(self) -> SimProcess:
         """Work until there is nothing left to wait for."""
@@ -132,6 +139,8 @@ class Replica:
                 record = self._batch_record(work)
                 yield env.timeout(record.end_s - env.now)
                 outcome = self._finish_batch(work, record._replace(end_s=env.now))
+            elif isinstance(work, Iterations):
+                outcome = yield from self._iterate(work)
             elif isinstance(work, Perceive):
                 record = self._perceive_record(work)
                 yield env.timeout(record.end_s - env.now)
@@ -208,6 +217,70 @@ class Replica:
             "Perceive", ids, answer, answer + 1, start_s, prefill_end_s, end_s, prompt, kv_tokens=kv_tokens
         )
 
+    def _iterate(self, work: Iterations) -> Generator[simpy.Event, Any, Outcome]:
+        """Many iterations as one event; an arrival, where it matters, ends them with the iteration in
+        progress.
+        """
+        env, ledger, running = self.env, self.ledger, self.running
+        for chunk in work.chunks:
+            if ledger.ended(chunk.request.id):
+                raise SchedulingError(f"request {chunk.request.id} was run again after it had ended")
+        leap, start_s = running.plan(work if self.leap else work._replace(at_most=1)), env.now
+        iterations = leap.iterations
+        if iterations < 1 or not (work.chunks or running.num_decoding):
+            raise SchedulingError(f"{type(self.scheduler).__name__}: Iterations with nothing to run")
+        seconds = leap.seconds(iterations)
+        if work.stop_on_arrival and iterations > 1:
+            self.interruptible = True
+            try:
+                yield env.timeout(seconds)
+                self.interruptible = False
+            except simpy.Interrupt:
+                iterations = leap.iterations_begun(env.now - start_s)
+                seconds = leap.seconds(iterations)
+                yield env.timeout(max(0.0, start_s + seconds - env.now))
+        else:
+            yield env.timeout(seconds)
+        finished = running.advance(work, leap, iterations, start_s, env.now)
+        self._note(work, leap, iterations, start_s)
+        self.arrivals.ended(len(finished), env.now)
+        return Outcome(iterations, finished)
+
+    def _note(self, work: Iterations, leap: Leap, iterations: int, start_s: float) -> None:
+        """Sums, and the decision where a log is kept."""
+        ledger, end_s = self.ledger, self.env.now
+        ledger.iterations += iterations
+        ledger.busy_s += end_s - start_s
+        kv_tokens = self.running.peak_tokens
+        if kv_tokens > self.kv_capacity_tokens:
+            raise SchedulingError(
+                f"{type(self.scheduler).__name__}: {kv_tokens} KV tokens in use, "
+                f"the capacity is {self.kv_capacity_tokens}"
+            )
+        if not ledger.log:
+            return
+        ids = tuple([chunk.request.id for chunk in work.chunks])
+        chunks = tuple([(chunk.num_tokens, chunk.last) for chunk in work.chunks])
+        evicted = tuple([request.id for request in work.evict])
+        head_end_s = start_s + leap.head_s
+        ledger.batches.append(
+            BatchRecord(
+                "Iterations",
+                ids,
+                work.at_most,
+                iterations,
+                start_s,
+                head_end_s,
+                end_s,
+                0,
+                leap.first_s,
+                leap.slope_s,
+                kv_tokens,
+                chunks,
+                evicted,
+            )
+        )
+
     def _check_memory(self, work: Work, kv_tokens: int) -> None:
         if kv_tokens > self.kv_capacity_tokens:
             raise SchedulingError(
@@ -223,7 +296,7 @@ class Replica:
         finished, unfinished = [], []
         for request in work.requests:
             i = request.id
-            if ledger.final_batch[i] >= 0 or ledger.reason[i]:
+            if ledger.ended(i):
                 raise SchedulingError(f"request {i} was run again after it had ended")
             if not ledger.attempts[i]:
                 ledger.scheduled_s[i] = record.start_s
@@ -244,7 +317,7 @@ class Replica:
             raise SchedulingError(f"reason: {work.reason!r} must begin with rejected or expired")
         for request in work.requests:
             i = request.id
-            if self.ledger.final_batch[i] >= 0 or self.ledger.reason[i]:
+            if self.ledger.ended(i):
                 raise SchedulingError(f"request {i} was dropped after it had ended")
             self.ledger.reason[i], self.ledger.predicted[i] = work.reason, request.predicted_tokens
         self.ledger.batches.append(

@@ -112,13 +112,25 @@ class Scenario:
     goodput_ms: Mapping[str, float]
     labels: Mapping[str, Any]
 
-    def run(self, policy: Policy, label: str | None = None, output_tokens: list[int] | None = None) -> Result:
-        """One run. `output_tokens`, by request id, stands in for the trace's own lengths."""
+    def run(
+        self,
+        policy: Policy,
+        label: str | None = None,
+        output_tokens: list[int] | None = None,
+        *,
+        log: bool = False,
+        leap: bool = True,
+    ) -> Result:
+        """One run. `output_tokens`, by request id, stands in for the trace's own lengths.
+
+        `log` keeps a record of every Work of continuous batching too. Without `leap` it goes iteration by
+        iteration, to the same end.
+        """
         scheduler = make_scheduler(policy, self.limits)
         quantile = getattr(scheduler, "upper_quantile", None)
         said = perceive(self.predictor, self.trace, stream(self.seed, "perception"), quantile)
         requests = self._requests(said)
-        ledger = Ledger(len(requests), [r.arrival_s for r in requests])
+        ledger = Ledger(len(requests), [r.arrival_s for r in requests], log=log)
         lengths = self.trace.output_tokens.tolist() if output_tokens is None else output_tokens
         env = simpy.Environment()
         arrivals = Arrivals(env, sorted(requests, key=lambda r: r.arrival_s), ledger, self.max_concurrency)
@@ -132,10 +144,12 @@ class Scenario:
             output_tokens=lengths,
             predictions=_predictions(said),
             perception=PerceptionCost(QUESTION_TOKENS, ANSWER_TOKENS) if said.charged else PerceptionCost(),
+            leap=leap,
         )
         env.process(arrivals.run())
         env.run()
-        lost = [i for i, reason in enumerate(ledger.reason) if ledger.final_batch[i] < 0 and not reason]
+        lost = [i for i in range(len(requests)) if not ledger.ended(i)]
+        ledger.kv_peak_tokens = getattr(scheduler, "kv_peak_tokens", 0)
         if lost:
             raise SchedulingError(
                 f"{type(replica.scheduler).__name__} left {len(lost)} requests unserved: {lost[:5]}"

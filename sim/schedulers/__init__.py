@@ -6,10 +6,15 @@ be.
 
 from __future__ import annotations
 
+from .continuous import ContinuousScheduler
 from .microbatch import MicrobatchScheduler
 from .sequence import SequenceScheduler
 
-SCHEDULERS: dict[str, type] = {"vanilla": MicrobatchScheduler, "sequence": SequenceScheduler}
+SCHEDULERS: dict[str, type] = {
+    "vanilla": MicrobatchScheduler,
+    "sequence": SequenceScheduler,
+    "continuous": ContinuousScheduler,
+}
 """Name on the command line -> class, built as `Class(limits, **options)`; `Class.Options` has its options."""
 
-__all__ = ["SCHEDULERS", "MicrobatchScheduler", "SequenceScheduler"]
+__all__ = ["SCHEDULERS", "ContinuousScheduler", "MicrobatchScheduler", "SequenceScheduler"]
