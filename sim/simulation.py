@@ -247,12 +247,18 @@ def scenario(
 
 
 def simulate(
-    trace: Trace | str = DEFAULT_TRACE, *, policy: Policy = DEFAULT_POLICY, **settings: Any
+    trace: Trace | str = DEFAULT_TRACE,
+    *,
+    policy: Policy = DEFAULT_POLICY,
+    log: bool = False,
+    leap: bool = True,
+    **settings: Any,
 ) -> Result:
     """Replay a trace under one policy.
 
     `trace`: a Trace, or what `traces.load` takes. `policy`: a spec `NAME[:key=value,...]`, or a callable that
-    builds a scheduler from its Limits. `settings`, the names of the command line's flags:
+    builds a scheduler from its Limits. `log` keeps the decisions of continuous batching too; without `leap` that
+    goes iteration by iteration, to the same end. `settings`, the names of the command line's flags:
 
     - `predictor` (spec), `profile` (name, path or Profile), `seed`;
     - `num_prompts`, `sample_seed`: the first N requests, of the file or of its seeded permutation;
@@ -261,7 +267,7 @@ def simulate(
 
     Raises InputError for anything that cannot be used.
     """
-    return scenario(trace, **settings).run(policy)
+    return scenario(trace, **settings).run(policy, log=log, leap=leap)
 
 
 @dataclass(frozen=True)

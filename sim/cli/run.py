@@ -20,6 +20,7 @@ def simulate(
     workload: Workload = DEFAULT,
     *,
     policy: str = simulation.DEFAULT_POLICY,
+    leap: bool = True,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
     save_result: Path | None = None,
     save_requests: Path | None = None,
@@ -30,7 +31,9 @@ def simulate(
     Parameters
     ----------
     policy
-        NAME[:key=value,...]: vanilla, sequence, or some.module:Class[:key=value,...].
+        NAME[:key=value,...]: vanilla, sequence, continuous, or some.module:Class[:key=value,...].
+    leap
+        Run many iterations as one event; --no-leap goes one by one, to the same end.
     json_
         Print the summary alone, as one JSON object.
     save_result
@@ -40,7 +43,9 @@ def simulate(
     save_decisions
         Write the decision log to this JSON Lines file.
     """
-    result = simulation.simulate(workload.trace, policy=policy, **workload.settings())
+    result = simulation.simulate(
+        workload.trace, policy=policy, leap=leap, log=save_decisions is not None, **workload.settings()
+    )
     if save_result is not None:
         result.to_json(save_result)
     if save_requests is not None:
