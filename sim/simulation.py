@@ -257,8 +257,8 @@ def simulate(
     """Replay a trace under one policy.
 
     `trace`: a Trace, or what `traces.load` takes. `policy`: a spec `NAME[:key=value,...]`, or a callable that
-    builds a scheduler from its Limits. `log` keeps the decisions of continuous batching too; without `leap` that
-    goes iteration by iteration, to the same end. `settings`, the names of the command line's flags:
+    builds a scheduler from its Limits. `log` keeps the decisions of continuous batching too; without `leap`
+    that goes iteration by iteration, to the same end. `settings`, the names of the command line's flags:
 
     - `predictor` (spec), `profile` (name, path or Profile), `seed`;
     - `num_prompts`, `sample_seed`: the first N requests, of the file or of its seeded permutation;
