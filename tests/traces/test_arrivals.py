@@ -82,8 +82,10 @@ def test_times_at_two_rates_are_proportional(
     rate: float, factor: float, burstiness: float, seed: int
 ) -> None:
     slow, fast = times(50, rate, burstiness, seed), times(50, rate * factor, burstiness, seed)
-    np.testing.assert_allclose(fast * factor, slow, rtol=1e-12)
-    assert (times(50, rate * 2, burstiness, seed) * 2 == slow).all()
+    # Below the smallest normal float there are no twelve digits to agree on.
+    normal = slow > 1e-290
+    np.testing.assert_allclose((fast * factor)[normal], slow[normal], rtol=1e-12)
+    assert ((times(50, rate * 2, burstiness, seed) * 2 == slow) | ~normal).all()
 
 
 @settings(max_examples=25, deadline=None)
