@@ -60,12 +60,11 @@ class MixedUp(SequenceScheduler):
         self.lengths, self.own = lengths, list(lengths)
         self.instead_of: dict[int, int] = {}  # request -> whose turn it is by mistake
 
-    def _plan(self, now: float) -> None:
+    def _plan(self) -> None:
         arrived = sorted(request.id for request in self.forming)
-        super()._plan(now)
-        if arrived:
-            in_output = [request.id for batch in self.plan for request in batch.requests]
-            self.instead_of |= zip(in_output, arrived, strict=True)
+        super()._plan()
+        in_output = [request.id for batch in self.plan for request in batch.requests]
+        self.instead_of |= zip(in_output, arrived, strict=True)
 
     def _recompute(self) -> PaddedBatch:
         work = super()._recompute()

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from ..kv_blocks import split_to_fit
 from ..request import Request
@@ -28,7 +28,6 @@ from .binning import (
     memory_size,
     table_size,
 )
-from .open_bins import OpenBins
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,20 @@ class SequenceOptions:
 
 
 class SequenceScheduler:
-    """Perceive, sort, batch, run, recompute; see the module for the order in which that happens."""
+    """Perceive a group, sort it, batch it, run it, recompute what failed; then the next group.
+
+    With `max_wait_s` above 0 there are no groups: it is an `OpenSequenceScheduler` then.
+    """
 
     Options = SequenceOptions
+
+    def __new__(cls, limits: Limits, *args: Any, **options: Any) -> Self:
+        """The class for these options."""
+        if cls is SequenceScheduler and SequenceOptions(**options).max_wait_s > 0:
+            from .open_sequence import OpenSequenceScheduler
+
+            return object.__new__(OpenSequenceScheduler)  # type: ignore[return-value]
+        return object.__new__(cls)
 
     def __init__(self, limits: Limits, **options: Any) -> None:
         o = SequenceOptions(**options)
@@ -83,27 +93,12 @@ class SequenceScheduler:
         self.waiting: list[tuple[int, int, Request]] = []  # heap by (priority, order of submission)
         self.forming: list[Request] = []  # taken from the queue, lengths not yet known to all
         self.plan: deque[Batch] = deque()
-        self.failed: list[
-            tuple[int, int, float, Request]
-        ] = []  # heap by (priority, order of failure), when, who
+        self.failed: list[tuple[int, int, float, Request]] = []  # heap by (priority, order); when, who
         self.drops: deque[Drop] = deque()
         self.in_flight: tuple[Request, ...] = ()
         self.num_submitted = self.num_failed = 0
         self.least_priority = 0  # the largest number seen; a request with a smaller one is important
         self.any_deadline = False
-        self.open_bins: OpenBins | None = None
-        if o.max_wait_s > 0:
-            self.open_bins = OpenBins(
-                limits,
-                width=o.bin_width,
-                size_of=self.size_of,
-                batch_size=o.batch_size,
-                group_size=o.group_size,
-                fcr=o.fcr,
-                margin=o.margin,
-                max_wait_s=o.max_wait_s,
-                important=self._important,
-            )
 
     def submit(self, request: Request, now: float) -> None:
         """Queue the request, or turn it away where the KV cache could never hold it."""
@@ -111,36 +106,22 @@ class SequenceScheduler:
         if drop is not None:
             self.drops.append(drop)
             return
-        heappush(self.waiting, (request.priority, self.num_submitted, request))
-        self.num_submitted += 1
         self.least_priority = max(self.least_priority, request.priority)
         self.any_deadline |= request.deadline_s is not None
+        self._enqueue(request)
+
+    def _enqueue(self, request: Request) -> None:
+        heappush(self.waiting, (request.priority, self.num_submitted, request))
+        self.num_submitted += 1
 
     def next_work(self, now: float) -> Work | None:
-        """Turn away, perceive, recompute what may not wait, plan, run the plan: whichever is there first."""
+        """Turn away what cannot or need not be served any more; else what the mode chooses."""
         self.wake_at = None
         if self.any_deadline:
             self._expire_waiting(now)
         if self.drops:
             return self._hand_out(self.drops.popleft())
-        self._take()
-        unknown = sorted((r for r in self.forming if r.predicted_tokens is None), key=lambda r: r.priority)
-        if unknown and (self._important(unknown[0]) or not self._ready(now)):
-            return Perceive(tuple(self._perceivable(unknown)))
-        if self._must_recompute(now):
-            return self._hand_out(self._recompute())
-        self._plan(now)
-        if self.plan:
-            batch = self.plan.popleft()
-            late = expiry(batch.requests, now) if self.any_deadline else None
-            if late is None:
-                return self._hand_out(PaddedBatch(tuple(batch.requests), batch.token_limit))
-            kept = [r for r in batch.requests if r not in late.requests]
-            if kept:
-                self.plan.appendleft(Batch(kept, batch.token_limit))
-            return self._hand_out(late)
-        self.wake_at = self._next_deadline()
-        return None
+        return self._choose(now)
 
     def record(self, work: Work, outcome: Outcome, now: float) -> None:
         """Keep predictions on their requests, and failures for recomputation."""
@@ -158,12 +139,75 @@ class SequenceScheduler:
         left = [*self.in_flight, *(r for *_, r in sorted(self.failed))]
         left += [r for batch in self.plan for r in batch.requests]
         left += [r for drop in self.drops for r in drop.requests]
-        left += self.open_bins.drain() if self.open_bins is not None else []
         left += [*self.forming, *(r for *_, r in sorted(self.waiting))]
         self.in_flight, self.failed, self.forming, self.waiting = (), [], [], []
         self.plan.clear()
         self.drops.clear()
         return left
+
+    def _choose(self, now: float) -> Work | None:
+        """Perceive, recompute what may not wait, plan, run the plan: whichever is there first."""
+        self._take()
+        unknown = sorted((r for r in self.forming if r.predicted_tokens is None), key=lambda r: r.priority)
+        if unknown:
+            return self._ask(unknown[: self.options.perceive_batch])
+        urgent = bool(self.failed) and self._important(self.failed[0][-1])
+        if urgent or (self.failed and not (self.plan or self.forming)):
+            return self._hand_out(self._recompute())
+        if self.forming:
+            self._plan()
+        return self._run_plan(now)
+
+    def _take(self) -> None:
+        """Move the next group from the queue where none is in work; the important join at any time."""
+        free = not (self.forming or self.plan or self.failed)
+        room = self.options.group_size
+        while self.waiting and ((free and room > 0) or self._important(self.waiting[0][-1])):
+            self.forming.append(heappop(self.waiting)[-1])
+            room -= 1
+
+    def _ask(self, unknown: list[Request]) -> Work:
+        """Ask for lengths, as many as the KV cache allows at a time."""
+        return Perceive(
+            tuple(next(split_to_fit(unknown, self.limits.perception_tokens, self.limits.kv_tokens)))
+        )
+
+    def _plan(self) -> None:
+        """Cut the group formed into batches, the important before all that was planned."""
+        group, self.forming = self.forming, []
+        levels = sorted({r.priority for r in group if self._important(r)})
+        first = [b for p in levels for b in self._batches([r for r in group if r.priority == p])]
+        self.plan.extendleft(reversed(first))
+        self.plan.extend(self._batches([r for r in group if not self._important(r)]))
+
+    def _batches(self, requests: list[Request]) -> list[Batch]:
+        o = self.options
+        ordered = sorted(((expected_tokens(r, o.margin), r) for r in requests), key=lambda pair: pair[0])
+        if self.size_of is None:
+            return batches_by_rank(ordered, o.batch_size, o.fcr, self.limits.kv_tokens)
+        return fitted(batches_by_bin(ordered, o.bin_width, self.size_of, o.fcr), self.limits)
+
+    def _run_plan(self, now: float) -> Work | None:
+        """The next planned batch, without those whose deadline has passed."""
+        if not self.plan:
+            return None
+        batch = self.plan.popleft()
+        late = expiry(batch.requests, now) if self.any_deadline else None
+        if late is None:
+            return self._hand_out(PaddedBatch(tuple(batch.requests), batch.token_limit))
+        kept = [r for r in batch.requests if r not in late.requests]
+        if kept:
+            self.plan.appendleft(Batch(kept, batch.token_limit))
+        return self._hand_out(late)
+
+    def _recompute(self) -> PaddedBatch:
+        """The next batch of failures: the important first, else in the order in which they failed."""
+        head = [heappop(self.failed) for _ in range(min(self.options.batch_size, len(self.failed)))]
+        requests = [r for *_, r in head]
+        rows = tuple(next(split_to_fit(requests, capped(requests, None), self.limits.kv_tokens)))
+        for entry in head[len(rows) :]:
+            heappush(self.failed, entry)
+        return PaddedBatch(rows, capped(rows, None))
 
     def _important(self, request: Request) -> bool:
         return request.priority < self.least_priority
@@ -178,79 +222,3 @@ class SequenceScheduler:
             gone = {r.id for r in late.requests}
             self.waiting = sorted(entry for entry in self.waiting if entry[-1].id not in gone)
             self.drops.append(late)
-
-    def _take(self) -> None:
-        """Move requests from the queue into the group being formed: at once where there are no groups, else a
-        group at a time; the important join whatever is going on.
-        """
-        open_bins = self.open_bins is not None
-        free = open_bins or not (self.forming or self.plan or self.failed)
-        room = len(self.waiting) if open_bins else self.options.group_size - len(self.forming)
-        while self.waiting and ((free and room > 0) or self._important(self.waiting[0][-1])):
-            self.forming.append(heappop(self.waiting)[-1])
-            room -= 1
-        if self.open_bins is not None:
-            for request in self.forming:
-                if request.predicted_tokens is not None:
-                    self.open_bins.add(request)
-            self.forming = [r for r in self.forming if r.predicted_tokens is None]
-
-    def _ready(self, now: float) -> bool:
-        """Without groups: whether there is a batch to run before more lengths are asked for."""
-        if self.open_bins is None:
-            return False
-        return bool(self.plan) or self._must_recompute(now) or self.open_bins.leaving(now) is not None
-
-    def _perceivable(self, unknown: list[Request]) -> list[Request]:
-        """As many at a time as the options and the KV cache allow."""
-        batch = unknown[: self.options.perceive_batch]
-        return next(split_to_fit(batch, self.limits.perception_tokens, self.limits.kv_tokens))
-
-    def _plan(self, now: float) -> None:
-        """Cut the group formed into batches, the important before all that was planned; or see which bin must
-        leave.
-        """
-        if self.open_bins is not None:
-            if not self.plan and (batch := self.open_bins.take(now)) is not None:
-                self.plan.extend(fitted([batch], self.limits))
-            return
-        group, self.forming = self.forming, []
-        levels = sorted({r.priority for r in group if self._important(r)})
-        first = [b for p in levels for b in self._batches([r for r in group if r.priority == p])]
-        self.plan.extendleft(reversed(first))
-        self.plan.extend(self._batches([r for r in group if not self._important(r)]))
-
-    def _batches(self, requests: list[Request]) -> list[Batch]:
-        o = self.options
-        ordered = sorted(((expected_tokens(r, o.margin), r) for r in requests), key=lambda pair: pair[0])
-        if self.size_of is None:
-            return batches_by_rank(ordered, o.batch_size, o.fcr, self.limits.kv_tokens)
-        return fitted(batches_by_bin(ordered, o.bin_width, self.size_of, o.fcr), self.limits)
-
-    def _must_recompute(self, now: float) -> bool:
-        """Failures wait for the end of their group or, without groups, like a bin; the important never do."""
-        if not self.failed or self._important(self.failed[0][-1]):
-            return bool(self.failed)
-        if self.plan or self.open_bins is None:
-            return not (self.plan or self.forming)
-        if len(self.failed) < self.options.batch_size and self._failures_due() > now:
-            return False
-        return not any(self._important(r) for r in [*self.forming, *self.open_bins.requests()])
-
-    def _recompute(self) -> PaddedBatch:
-        """The next batch of failures: the important first, else in the order in which they failed."""
-        head = [heappop(self.failed) for _ in range(min(self.options.batch_size, len(self.failed)))]
-        requests = [r for *_, r in head]
-        rows = tuple(next(split_to_fit(requests, capped(requests, None), self.limits.kv_tokens)))
-        for entry in head[len(rows) :]:
-            heappush(self.failed, entry)
-        return PaddedBatch(rows, capped(rows, None))
-
-    def _failures_due(self) -> float:
-        return min(failed_s for *_, failed_s, _ in self.failed) + self.options.max_wait_s
-
-    def _next_deadline(self) -> float | None:
-        if self.open_bins is None:
-            return None
-        times = [self.open_bins.wake_at(), self._failures_due() if self.failed else None]
-        return min((t for t in times if t is not None), default=None)
