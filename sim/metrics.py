@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -242,7 +243,15 @@ def make_result(
         "preemptions": ledger.preemptions,
         **labels,
     }
-    return Result(summary, columns, tuple(ledger.batches), tokens)
+    return Result(summary, MappingProxyType(_frozen(columns)), tuple(ledger.batches), tokens)
+
+
+def _frozen(columns: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+    """Views of the columns that cannot be written to."""
+    views = {name: column.view() for name, column in columns.items()}
+    for view in views.values():
+        view.flags.writeable = False
+    return views
 
 
 def _statistic(values: FloatArray, statistic: str) -> float | None:

@@ -13,13 +13,12 @@ from typing import Any
 
 import simpy
 
+from .arrivals import Arrivals, SimProcess
 from .hardware.step_cost import StepCost
 from .metrics import BatchRecord, Ledger
 from .request import Request
 from .running import Leap, RunningRequests
 from .work import Drop, Iterations, Outcome, PaddedBatch, Perceive, Prediction, Scheduler, Work
-
-SimProcess = Generator[simpy.Event, Any, None]
 
 
 class SchedulingError(RuntimeError):
@@ -36,49 +35,6 @@ class PerceptionCost:
 
     question_tokens: int = 0
     answer_tokens: int = 0
-
-
-class Arrivals:
-    """Submits requests to a scheduler when they are due, at most `max_concurrency` of them unfinished at a
-    time.
-
-    A request held back by that bound arrives when a place falls free (vLLM's benchmark client does the same).
-    """
-
-    def __init__(
-        self, env: simpy.Environment, requests: Sequence[Request], ledger: Ledger, max_concurrency: int | None
-    ) -> None:
-        self.env, self.requests, self.ledger = env, requests, ledger
-        self.room = max_concurrency if max_concurrency is not None else len(requests)
-        self.next = 0
-        self.freed_s = 0.0
-        self.replica: Replica | None = None
-
-    def run(self) -> SimProcess:
-        """Wake the replica at each arrival."""
-        for request in self.requests:
-            while request.arrival_s > self.env.now:
-                yield self.env.timeout(request.arrival_s - self.env.now)
-            if self.next < len(self.requests) and self.requests[self.next].arrival_s <= self.env.now:
-                self.release(self.env.now)
-
-    def release(self, now: float) -> None:
-        """Submit every request due by now, as far as there is room."""
-        assert self.replica is not None
-        while self.room > 0 and self.next < len(self.requests) and self.requests[self.next].arrival_s <= now:
-            request = self.requests[self.next]
-            if request.arrival_s < self.freed_s:
-                request.arrival_s = self.freed_s
-            self.ledger.arrival_s[request.id] = request.arrival_s
-            self.next += 1
-            self.room -= 1
-            self.replica.submit(request)
-
-    def ended(self, num_requests: int, now: float) -> None:
-        """Requests have ended: their places are free from now on."""
-        if self.room == 0:
-            self.freed_s = now
-        self.room += num_requests
 
 
 class Replica:
@@ -114,7 +70,7 @@ class Replica:
         self.running = RunningRequests(cost, output_tokens, ledger)
         self.idle: simpy.Event | None = None
         self.interruptible = False
-        arrivals.replica = self
+        arrivals.receiver = self
         self.process = env.process(self.run())
 
     def submit(self, request: Request) -> None:

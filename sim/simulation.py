@@ -7,26 +7,25 @@ numbers.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import simpy
 
 from traces.errors import InputError
-from traces.spec import build, coerce, parse
 from traces.trace import DEFAULT_MAX_NEW_TOKENS, Trace
 
+from .arrivals import Arrivals, Progress
 from .hardware.profile import Profile
 from .metrics import GOODPUT_METRICS, Ledger, Result, make_result
 from .perception import ANSWER_TOKENS, QUESTION_TOKENS, Perception, Predictor, perceive, predictor
-from .replica import Arrivals, PerceptionCost, Replica, SchedulingError
+from .policies import Policy, limits_of, make_scheduler, policy_name
+from .replica import PerceptionCost, Replica, SchedulingError
 from .request import Request
-from .schedulers import SCHEDULERS
 from .version import __version__
-from .work import Limits, Prediction, Scheduler
+from .work import Limits, Prediction
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,9 +36,6 @@ DEFAULT_PROFILE = "a100-80gb-vicuna-7b-transformers"
 DEFAULT_TRACE = "alpaca-vicuna"
 
 STREAMS = ("arrivals", "lengths", "perception", "routing")
-KNEE_CONTEXTS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
-
-Policy: TypeAlias = "str | Callable[[Limits], Scheduler]"
 
 
 def stream(seed: int, purpose: str) -> np.random.Generator:
@@ -47,55 +43,6 @@ def stream(seed: int, purpose: str) -> np.random.Generator:
     if seed < 0:
         raise InputError(f"seed: {seed} must be at least 0")
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(STREAMS.index(purpose),)))
-
-
-def make_scheduler(policy: Policy, limits: Limits) -> Scheduler:
-    """The scheduler of a spec `NAME[:key=value,...]`, where NAME is a known policy or `some.module:Class`.
-
-    A class from outside is built as `Class(limits, **options)`; with an `Options` dataclass its texts are
-    read by that. Raises InputError for an unknown name, a class that cannot be imported, and options it does
-    not take.
-    """
-    if not isinstance(policy, str):
-        return policy(limits)
-    cls, texts, what = _scheduler_class(policy)
-    options = getattr(cls, "Options", None)
-    values: dict[str, Any] = dict(texts)
-    if is_dataclass(options):
-        values = coerce(cast(type, options), texts, what)
-        build(cast(type, options), texts, what)
-    try:
-        return cast(Scheduler, cls(limits, **values))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{what}: {error}") from None
-
-
-def _scheduler_class(spec: str) -> tuple[Callable[..., Any], dict[str, str], str]:
-    module, _, rest = spec.partition(":")
-    if module not in SCHEDULERS and rest.partition(":")[0].isidentifier():
-        name, texts = parse(rest, "policy")
-        try:
-            found = getattr(importlib.import_module(module), name)
-        except Exception as error:  # a module from outside may raise anything while it is imported
-            raise InputError(f"policy {spec!r}: {error or type(error).__name__}") from None
-        if not callable(found):
-            raise InputError(f"policy {spec!r}: {name} is not a class")
-        return found, texts, f"policy {module}:{name}"
-    name, texts = parse(spec, "policy")
-    if name not in SCHEDULERS:
-        raise InputError(f"policy {name!r} is not one of {', '.join(SCHEDULERS)}, nor some.module:Class")
-    return SCHEDULERS[name], texts, f"policy {name}"
-
-
-def limits_of(profile: Profile, kv_blocks: int | None, block_size: int = 16) -> Limits:
-    """What a scheduler may know of a machine: its KV capacity and where a larger batch stops paying."""
-    cost = profile.step_cost
-    return Limits(
-        kv_tokens=profile.kv_tokens(kv_blocks, block_size),
-        block_size=block_size,
-        knee=tuple((context, cost.knee(context)) for context in KNEE_CONTEXTS),
-        perception_tokens=QUESTION_TOKENS + ANSWER_TOKENS,
-    )
 
 
 @dataclass(frozen=True)
@@ -120,6 +67,7 @@ class Scenario:
         *,
         log: bool = False,
         leap: bool = True,
+        on_progress: Progress | None = None,
     ) -> Result:
         """One run. `output_tokens`, by request id, stands in for the trace's own lengths.
 
@@ -133,7 +81,9 @@ class Scenario:
         ledger = Ledger(len(requests), [r.arrival_s for r in requests], log=log)
         lengths = self.trace.output_tokens.tolist() if output_tokens is None else output_tokens
         env = simpy.Environment()
-        arrivals = Arrivals(env, sorted(requests, key=lambda r: r.arrival_s), ledger, self.max_concurrency)
+        arrivals = Arrivals(
+            env, sorted(requests, key=lambda r: r.arrival_s), ledger, self.max_concurrency, on_progress
+        )
         replica = Replica(
             env,
             scheduler,
@@ -160,7 +110,7 @@ class Scenario:
             prompt_tokens=self.trace.prompt_tokens,
             output_tokens=np.asarray(lengths, dtype=np.int64),
             priority=self.trace.priority,
-            labels={"policy": label or _policy_name(policy), **self.labels},
+            labels={"policy": label or policy_name(policy), **self.labels},
             kv_capacity_tokens=self.limits.kv_tokens,
             goodput_ms=self.goodput_ms,
         )
@@ -252,13 +202,15 @@ def simulate(
     policy: Policy = DEFAULT_POLICY,
     log: bool = False,
     leap: bool = True,
+    on_progress: Progress | None = None,
     **settings: Any,
 ) -> Result:
     """Replay a trace under one policy.
 
     `trace`: a Trace, or what `traces.load` takes. `policy`: a spec `NAME[:key=value,...]`, or a callable that
     builds a scheduler from its Limits. `log` keeps the decisions of continuous batching too; without `leap`
-    that goes iteration by iteration, to the same end. `settings`, the names of the command line's flags:
+    that goes iteration by iteration, to the same end. `on_progress(ended, requests)` is called now and then.
+    `settings`, the names of the command line's flags:
 
     - `predictor` (spec), `profile` (name, path or Profile), `seed`;
     - `num_prompts`, `sample_seed`: the first N requests, of the file or of its seeded permutation;
@@ -267,7 +219,7 @@ def simulate(
 
     Raises InputError for anything that cannot be used.
     """
-    return scenario(trace, **settings).run(policy, log=log, leap=leap)
+    return scenario(trace, **settings).run(policy, log=log, leap=leap, on_progress=on_progress)
 
 
 @dataclass(frozen=True)
@@ -301,7 +253,7 @@ def compare(
     trace: Trace | str = DEFAULT_TRACE,
     *,
     policies: Sequence[str] | str,
-    progress: Callable[[Sequence[str]], Iterable[str]] = iter,
+    on_progress: Progress | None = None,
     **settings: Any,
 ) -> Comparison:
     """Replay the same requests, arrivals and predictions (common random numbers) under several policies.
@@ -316,16 +268,12 @@ def compare(
     shared = scenario(trace, **settings)
     for name in names:
         make_scheduler(name, shared.limits)
-    return Comparison({name: shared.run(name) for name in progress(names)}, shared)
+    return Comparison({name: shared.run(name, on_progress=on_progress) for name in names}, shared)
 
 
 def _predictions(said: Perception) -> list[Prediction]:
     upper = [None] * len(said.predicted) if said.upper is None else said.upper.tolist()
     return [Prediction(p, u) for p, u in zip(said.predicted.tolist(), upper, strict=True)]
-
-
-def _policy_name(policy: Policy) -> str:
-    return policy if isinstance(policy, str) else getattr(policy, "__name__", type(policy).__name__)
 
 
 def _predictor_and_name(given: str | Predictor) -> tuple[Predictor, str]:

@@ -39,6 +39,7 @@ GROUPS = {
         {
             "list": ("machine:list_profiles", "The shipped profiles and where their numbers come from."),
             "show": ("machine:show_profile", "One profile in full."),
+            "estimate": ("machine:estimate", "A roofline estimate for a GPU that nobody measured."),
         },
     ),
     "plot": (

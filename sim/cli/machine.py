@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ..hardware import profile as profiles
+from ..hardware import roofline
 from . import show
 
 
@@ -58,6 +59,39 @@ def show_profile(
     for label, value in profiles.describe(loaded):
         table.add_row(label, value)
     show.console().print(table)
+
+
+def estimate(
+    *,
+    gpu: str,
+    model: str = "vicuna-7b",
+    out: Path,
+    name: str | None = None,
+    efficiency: float = roofline.EFFICIENCY,
+    utilization: float = 0.9,
+) -> None:
+    """A profile for a machine that nobody measured, from its datasheet; it stays marked as an estimate.
+
+    Parameters
+    ----------
+    gpu
+        A100-80GB, H100, H200, L40S or "RTX 4090".
+    model
+        vicuna-7b or another known LLaMA shape.
+    out
+        The profile to write (JSON).
+    name
+        Name of the profile; default: the file name of --out.
+    efficiency
+        Share of the datasheet's bandwidth and peak that is reached.
+    utilization
+        Share of the GPU memory that the engine may use.
+    """
+    made = roofline.estimate(
+        model, gpu, efficiency=efficiency, utilization=utilization, name=name or out.stem
+    )
+    made.save(out)
+    show.wrote([out])
 
 
 def calibrate(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -43,9 +42,15 @@ def simulate(
     save_decisions
         Write the decision log to this JSON Lines file.
     """
-    result = simulation.simulate(
-        workload.trace, policy=policy, leap=leap, log=save_decisions is not None, **workload.settings()
-    )
+    with show.bar(policy) as told:
+        result = simulation.simulate(
+            workload.trace,
+            policy=policy,
+            leap=leap,
+            log=save_decisions is not None,
+            on_progress=told,
+            **workload.settings(),
+        )
     if save_result is not None:
         result.to_json(save_result)
     if save_requests is not None:
@@ -81,12 +86,10 @@ def compare(
     """
     if out is not None:
         show.check_folder(out)
-    compared = simulation.compare(
-        workload.trace,
-        policies=policies,
-        progress=partial(show.progress, text="simulating"),
-        **workload.settings(),
-    )
+    with show.bar("simulating") as told:
+        compared = simulation.compare(
+            workload.trace, policies=policies, on_progress=told, **workload.settings()
+        )
     if json_:
         print(json.dumps(compared.summaries, indent=2, allow_nan=False))
     else:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 T = TypeVar("T")
+
+PATIENCE_S = 2.0
+"""How long a command may take before it shows a bar."""
 
 WIDTH = 150
 """Columns of a table that no terminal will see."""
@@ -100,6 +105,29 @@ def progress(items: Sequence[T], text: str) -> Iterator[T]:
     from rich.progress import track
 
     yield from track(items, description=text, console=Console(stderr=True), transient=True)
+
+
+@contextmanager
+def bar(text: str) -> Iterator[Callable[[int, int], None]]:
+    """A function `told(done, total)` that draws a bar on stderr, if that is a terminal, after two seconds."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    start = time.monotonic()
+    with ExitStack() as stack:
+        drawn: list[Progress] = []
+
+        def told(done: int, total: int) -> None:
+            if not drawn and time.monotonic() - start > PATIENCE_S:
+                drawn.append(stack.enter_context(Progress(console=Console(stderr=True), transient=True)))
+                drawn[0].add_task(text, total=total)
+            if drawn:
+                drawn[0].update(drawn[0].task_ids[0], completed=done, total=total)
+
+        yield told
 
 
 def check_folder(path: Path) -> None:

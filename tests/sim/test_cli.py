@@ -260,3 +260,15 @@ def test_help_and_version_load_nothing_heavy(folder: Path) -> None:
     )
     assert done.stdout.splitlines()[-1] == "[]"
     assert "compare" in done.stdout
+
+
+def test_profile_estimate_is_marked_as_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        run("profile", "estimate", "--gpu", "RTX 4090", "--model", "llama-3.1-8b", "--out", "card.json") == 0
+    )
+    found = summary(capsys, "--profile", "card.json")
+    assert found["profile"] == "card" and found["provenance"] == "roofline estimate"
+    assert "TPU" in refused(capsys, "profile", "estimate", "--gpu", "TPU", "--out", "tpu.json")
+    assert "efficiency: 3" in refused(
+        capsys, "profile", "estimate", "--gpu", "H100", "--efficiency", "3", "--out", "h.json"
+    )

@@ -11,9 +11,10 @@ import simpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.arrivals import Arrivals
 from sim.hardware.step_cost import StepCost
 from sim.metrics import Ledger
-from sim.replica import Arrivals, PerceptionCost, Replica, SchedulingError
+from sim.replica import PerceptionCost, Replica, SchedulingError
 from sim.request import Request
 from sim.schedulers import MicrobatchScheduler, SequenceScheduler
 from sim.work import Drop, Limits, Outcome, PaddedBatch, Perceive, Prediction, Work

@@ -14,8 +14,9 @@ import pytest
 import traces
 from sim import Comparison, compare, simulate
 from sim.hardware.profile import Profile
+from sim.policies import make_scheduler
 from sim.schedulers import MicrobatchScheduler
-from sim.simulation import make_scheduler, scenario
+from sim.simulation import scenario
 from sim.work import Limits
 from traces.errors import InputError
 from traces.trace import Trace
@@ -197,12 +198,24 @@ def test_bad_comparisons(policies: Any, profile: Profile) -> None:
         compare(trace_of([3]), policies=policies, profile=profile)
 
 
-def test_progress_sees_every_policy(profile: Profile) -> None:
-    seen: list[str] = []
+def test_progress_is_told_of_every_run_to_its_end(profile: Profile) -> None:
+    seen: list[tuple[int, int]] = []
     made: Comparison = compare(
-        trace_of([3]), policies="vanilla;sequence", profile=profile, progress=lambda n: seen.extend(n) or n
+        trace_of([3, 5]),
+        policies="vanilla:batch_size=1;continuous",
+        profile=profile,
+        on_progress=lambda ended, requests: seen.append((ended, requests)),
     )
-    assert seen == ["vanilla", "sequence"] == list(made.results)
+    assert seen == [(1, 2), (2, 2), (1, 2), (2, 2)]
+    assert list(made.results) == ["vanilla:batch_size=1", "continuous"]
+
+
+def test_a_result_cannot_be_changed(profile: Profile) -> None:
+    result = simulate(trace_of([3, 5]), profile=profile)
+    with pytest.raises(ValueError, match="read-only"):
+        result.columns["finish_s"][0] = 0.0
+    with pytest.raises(TypeError):
+        result.columns["finish_s"] = np.zeros(2)  # type: ignore[index]
 
 
 def test_sampling_is_the_papers_and_sets_the_order_of_arrival(profile: Profile) -> None:
