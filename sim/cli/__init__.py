@@ -22,6 +22,7 @@ CONFIG_FILE = "seqsched.toml"
 COMMANDS = {
     "simulate": ("run:simulate", "Replay a trace under one policy and print its metrics."),
     "compare": ("run:compare", "Replay a trace under several policies: table, ratios, pictures."),
+    "validate": ("validate:validate", "Compare the simulation with a log of your own server."),
     "calibrate": ("machine:calibrate", "Fit a profile to a file of measured step times."),
 }
 GROUPS = {

@@ -12,17 +12,26 @@ from ..simulation import DEFAULT_PREDICTOR, DEFAULT_PROFILE, DEFAULT_TRACE
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Workload:
+class Machine:
+    """What serves, and what it is told of response lengths."""
+
+    profile: str = DEFAULT_PROFILE
+    """A shipped profile (`seqsched profile list`) or a JSON file."""
+    kv_blocks: int | None = None
+    """KV cache in blocks of 16 tokens, in place of the profile's capacity."""
+    predictor: str = DEFAULT_PREDICTOR
+    """Length predictor NAME[:key=value,...]: oracle, exact, constant, trace, noisy, tuned, empirical."""
+    seed: int = 0
+    """Seed of everything random: arrivals, lengths, predictions."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Workload(Machine):
     """What is replayed, on which machine."""
 
     trace: str = DEFAULT_TRACE
     """A file, a dataset (`seqsched trace fetch`) or a generator NAME[:key=value,...]."""
-    predictor: str = DEFAULT_PREDICTOR
-    """Length predictor NAME[:key=value,...]: oracle, exact, constant, trace, noisy, tuned, empirical."""
-    profile: str = DEFAULT_PROFILE
-    """A shipped profile (`seqsched profile list`) or a JSON file."""
-    seed: int = 0
-    """Seed of everything random: arrivals, lengths, predictions."""
     num_prompts: int | None = None
     """Replay the first N requests of the trace."""
     sample_seed: int | None = None
@@ -41,8 +50,6 @@ class Workload:
     """Cap on output tokens; default: the trace's, else 512 or its longest output."""
     goodput: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = ()
     """Bounds METRIC:MS that a good request meets, such as ttft:2000 tpot:100 e2el:30000."""
-    kv_blocks: int | None = None
-    """KV cache in blocks of 16 tokens, in place of the profile's capacity."""
 
     def settings(self) -> dict[str, Any]:
         """Keyword arguments for `simulate` and `compare`, the trace aside."""

@@ -1,0 +1,93 @@
+"""How far a simulation is off a log of one's own server: the same requests replayed, metric by metric.
+
+A log is a table (CSV, JSON lines, Parquet) with the columns request_id, arrival_s, prompt_tokens,
+output_tokens, ttft_ms, tpot_ms and e2el_ms; tpot_ms of a request with one output token is not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from traces import checks, formats
+from traces.errors import InputError
+from traces.tables import open_table
+from traces.trace import FloatArray, Trace
+
+from .metrics import Result
+from .simulation import scenario
+
+LATENCIES = ("ttft_ms", "tpot_ms", "e2el_ms")
+PERCENTILES = {"median": 50, "p90": 90, "p99": 99}
+
+
+@dataclass(frozen=True)
+class Against:
+    """Measured and predicted figures by summary key, and the simulation that predicted them."""
+
+    measured: Mapping[str, float]
+    predicted: Mapping[str, float]
+    result: Result
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """Predicted over measured, minus 1."""
+        return {key: self.predicted[key] / value - 1 for key, value in self.measured.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: measured, predicted, error by figure, and the whole summary."""
+        return {
+            "measured": dict(self.measured),
+            "predicted": dict(self.predicted),
+            "error": self.errors,
+            "summary": self.result.summary,
+        }
+
+
+def read_log(path: str | Path) -> tuple[Trace, dict[str, FloatArray]]:
+    """The requests of a log as a trace, and the latencies measured, in ms, each of shape (n,) in trace order.
+
+    Raises InputError naming file, row, column, value and bound.
+    """
+    table = open_table(path, lambda name: name in (*LATENCIES, "arrival_s"))
+    for column in (*LATENCIES, "arrival_s"):
+        if column not in table.columns:
+            raise InputError(
+                f"{path}: column {column} is missing; a log has arrival_s, {', '.join(LATENCIES)}"
+            )
+    trace = formats.read(path)
+    order = np.argsort(checks.times(table, "arrival_s"), kind="stable")
+    return trace, {column: checks.times(table, column)[order] for column in LATENCIES}
+
+
+def against(path: str | Path, *, policy: str = "continuous", **settings: Any) -> Against:
+    """Replay the requests of a log under a policy and set the simulated metrics beside the measured ones.
+
+    `settings` as for `simulate`, without those that would change the workload. Raises InputError for a bad
+    log, and where the simulation does not complete every request.
+    """
+    trace, latency = read_log(path)
+    result = scenario(trace, **settings).run(policy)
+    summary = result.summary
+    if summary["failed"]:
+        raise InputError(
+            f"{path}: {summary['failed']} of {len(trace)} requests could not be served in the simulation"
+        )
+    assert trace.arrival_s is not None
+    duration = float((trace.arrival_s + latency["e2el_ms"] / 1e3).max() - trace.arrival_s.min())
+    several = trace.output_tokens > 1
+    measured = {
+        "request_throughput": len(trace) / duration,
+        "output_throughput": float(trace.output_tokens.sum()) / duration,
+    }
+    for name in LATENCIES:
+        values = latency[name][several] if name == "tpot_ms" else latency[name]
+        if len(values):
+            measured[f"mean_{name}"] = float(values.mean())
+            measured |= {f"{p}_{name}": float(np.percentile(values, q)) for p, q in PERCENTILES.items()}
+    measured = {key: value for key, value in measured.items() if value > 0}
+    return Against(measured, {key: summary[key] for key in measured}, result)

@@ -1,0 +1,90 @@
+"""A log of a simulated server is predicted without error; a bad log is refused in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sim import simulate
+from sim.against import against, read_log
+from sim.cli import main
+from traces import InputError
+
+SETTINGS = {"profile": "h200-vicuna-7b", "seed": 1}
+COLUMNS = ["request_id", "arrival_s", "prompt_tokens", "output_tokens", "ttft_ms", "tpot_ms", "e2el_ms"]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """What a server would log that is exactly as simulated."""
+    result = simulate("alpaca-vicuna", policy="continuous", num_prompts=80, request_rate=20, **SETTINGS)
+    path = tmp_path / "log.csv"
+    result.requests[COLUMNS].fillna(0.0).sample(frac=1, random_state=0).to_csv(path, index=False)
+    return path
+
+
+def test_a_server_that_is_as_simulated_is_predicted_exactly(log: Path) -> None:
+    found = against(log, policy="continuous", profile="h200-vicuna-7b")
+    assert len(found.measured) == 14
+    assert all(abs(error) < 1e-9 for error in found.errors.values())
+
+
+def test_a_slower_server_shows_as_a_negative_error_of_its_latencies(log: Path) -> None:
+    trace, latency = read_log(log)
+    assert len(trace) == 80 and (trace.arrival_s[1:] >= trace.arrival_s[:-1]).all()
+    lines = log.read_text().splitlines()
+    slow = [
+        ",".join([*row[:4], *(str(2 * float(v)) for v in row[4:])])
+        for row in (x.split(",") for x in lines[1:])
+    ]
+    log.write_text("\n".join([lines[0], *slow]) + "\n")
+    found = against(log, policy="continuous", profile="h200-vicuna-7b")
+    assert found.errors["mean_ttft_ms"] == pytest.approx(-0.5)
+    assert found.errors["p99_e2el_ms"] == pytest.approx(-0.5)
+    assert found.errors["output_throughput"] > 0
+    assert found.measured["mean_ttft_ms"] == pytest.approx(2 * latency["ttft_ms"].mean())
+
+
+def test_the_command_prints_the_comparison_and_judges_it(
+    log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = ["validate", "--against", str(log), "--profile", "h200-vicuna-7b"]
+    main([*base, "--tolerance", "1", "--save-result", str(log.with_suffix(".json"))])
+    assert "output_throughput" in capsys.readouterr().out
+    assert set(json.loads(log.with_suffix(".json").read_text())) == {
+        "measured",
+        "predicted",
+        "error",
+        "summary",
+    }
+    with pytest.raises(SystemExit) as caught:
+        main([*base, "--policy", "continuous:max_num_seqs=1", "--tolerance", "1", "--json"])
+    assert caught.value.code == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"]["output_throughput"] < -0.01
+    assert "errs by" in err
+
+
+@pytest.mark.parametrize("column", ["ttft_ms", "e2el_ms", "arrival_s"])
+def test_a_log_without_a_column_is_refused(column: str, log: Path) -> None:
+    lines = log.read_text().splitlines()
+    place = lines[0].split(",").index(column)
+    kept = [",".join(v for k, v in enumerate(line.split(",")) if k != place) for line in lines]
+    log.write_text("\n".join(kept) + "\n")
+    with pytest.raises(InputError, match=column):
+        against(log, **SETTINGS)
+
+
+def test_a_negative_latency_is_named_with_its_row(log: Path) -> None:
+    lines = log.read_text().splitlines()
+    lines[3] = ",".join([*lines[3].split(",")[:4], "-5", "1", "1"])
+    log.write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError, match=r"log\.csv, row 3, ttft_ms: -5 is below 0"):
+        against(log, **SETTINGS)
+
+
+def test_requests_that_cannot_be_served_are_no_comparison(log: Path) -> None:
+    with pytest.raises(InputError, match="could not be served"):
+        against(log, kv_blocks=2, **SETTINGS)
