@@ -44,21 +44,28 @@ class Arrivals:
         self.num_ended, self.on_progress = 0, on_progress
         self.told_at = self.step = max(1, len(requests) // 200)
         self.freed_s = 0.0
+        self.freed: simpy.Event | None = None
         self.receiver: Receiver | None = None
 
     def run(self) -> SimProcess:
-        """Wake the replica at each arrival."""
-        for request in self.requests:
-            while request.arrival_s > self.env.now:
-                yield self.env.timeout(request.arrival_s - self.env.now)
-            if self.next < len(self.requests) and self.requests[self.next].arrival_s <= self.env.now:
-                self.release(self.env.now)
+        """Submit each request when it is due; where there is no room, when there is."""
+        env, requests = self.env, self.requests
+        while self.next < len(requests):
+            wait_s = requests[self.next].arrival_s - env.now
+            if wait_s > 0:
+                yield env.timeout(wait_s)
+            elif self.room > 0:
+                self.release(env.now)
+            else:
+                self.freed = env.event()
+                yield self.freed
 
     def release(self, now: float) -> None:
         """Submit every request due by now, as far as there is room."""
         assert self.receiver is not None
-        while self.room > 0 and self.next < len(self.requests) and self.requests[self.next].arrival_s <= now:
-            request = self.requests[self.next]
+        requests = self.requests
+        while self.room > 0 and self.next < len(requests) and requests[self.next].arrival_s <= now:
+            request = requests[self.next]
             if request.arrival_s < self.freed_s:
                 request.arrival_s = self.freed_s
             self.ledger.arrival_s[request.id] = request.arrival_s
@@ -68,8 +75,10 @@ class Arrivals:
 
     def ended(self, num_requests: int, now: float) -> None:
         """Requests have ended: their places are free from now on."""
-        if self.room == 0:
+        if self.room == 0 and num_requests:
             self.freed_s = now
+            if self.freed is not None and not self.freed.triggered:
+                self.freed.succeed()
         self.room += num_requests
         self.num_ended += num_requests
         if self.on_progress is not None and self.num_ended >= self.told_at:

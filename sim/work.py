@@ -97,8 +97,7 @@ class Prediction(NamedTuple):
     upper_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What really happened to a Work.
 
     `iterations`: forward passes run. `finished` and `unfinished` split the requests of a PaddedBatch, each in

@@ -28,6 +28,7 @@ RUNS = {
     "vanilla, Poisson": ("vanilla", RATE),
     "sequence, Poisson": ("sequence", RATE),
     "sequence:max_wait_s=10, Poisson": ("sequence:max_wait_s=10", RATE),
+    "continuous, Poisson": ("continuous", RATE),
 }
 
 
