@@ -81,8 +81,8 @@ class RunningRequests:
             first_s, slope_s = cost.decode_run(num_decode, self.context_tokens)
             return Leap(min(left, work.at_most), first_s, first_s + slope_s, slope_s)
         prefill_tokens, attention, num_new, new_context = 0, 0.0, 0, 0
-        for request, num_tokens, last in work.chunks:
-            history = self.computed.get(request.id, 0)
+        for request, num_tokens, last, cached in work.chunks:
+            history = self.computed.get(request.id, 0) + cached
             prefill_tokens += num_tokens
             attention += num_tokens * (history + num_tokens / 2)
             if last:
@@ -107,11 +107,11 @@ class RunningRequests:
             ledger.gaps.add(head_end_s - since, 0.0, 1, num_decode)
         self.context_tokens += num_decode
         first_tick = self.tick + 1
-        for request, num_tokens, last in work.chunks:
+        for request, num_tokens, last, cached in work.chunks:
             i = request.id
             computed = self.computed.pop(i, 0)
             self.prompt_tokens -= computed
-            computed += num_tokens
+            computed += cached + num_tokens
             if computed == num_tokens and math.isnan(ledger.scheduled_s[i]):
                 ledger.scheduled_s[i] = start_s
                 ledger.predicted[i] = request.predicted_tokens

@@ -59,12 +59,14 @@ class Drop:
 class Chunk(NamedTuple):
     """`num_tokens` more of a request's prompt (and of what it had generated before an eviction) to compute.
 
-    The `last` chunk yields a token, and the request runs from then on.
+    The `last` chunk yields a token, and the request runs from then on. A first chunk may begin after `cached`
+    tokens whose KV is still in memory from before an eviction.
     """
 
     request: Request
     num_tokens: int
     last: bool
+    cached: int = 0
 
 
 class Iterations(NamedTuple):

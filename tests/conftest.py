@@ -1,4 +1,4 @@
-"""Hypothesis looks for new worlds on a desk, and at the same ones in CI, so that a landing depends on no dice."""
+"""Hypothesis looks for new worlds on a desk, and at the same ones in CI: no landing depends on dice."""
 
 from __future__ import annotations
 

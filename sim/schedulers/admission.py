@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from ..request import Request
 from ..work import Drop, Limits
 
+EXPIRED = "expired: its deadline passed while it waited"
+
 
 def rejection(request: Request, limits: Limits, *, question: bool = False) -> Drop | None:
     """A Drop where the request could never be held in the KV cache, even alone.
@@ -30,4 +32,4 @@ def rejection(request: Request, limits: Limits, *, question: bool = False) -> Dr
 def expiry(waiting: Iterable[Request], now: float) -> Drop | None:
     """A Drop of those whose deadline has passed while they waited."""
     late = tuple(r for r in waiting if r.deadline_s is not None and r.deadline_s < now)
-    return Drop(late, "expired: its deadline passed while it waited") if late else None
+    return Drop(late, EXPIRED) if late else None

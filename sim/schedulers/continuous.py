@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from typing import Any, Literal
 
-from ..kv_blocks import BlockPhases, blocks_for, split_to_fit
+from ..kv_blocks import BlockPhases, EvictedPrefixes, blocks_for, split_to_fit
 from ..request import Request
 from ..work import Chunk, Drop, Iterations, Limits, Outcome, Perceive, Work
-from .admission import expiry, rejection
+from .admission import EXPIRED, rejection
 from .binning import expected_tokens
 from .order import PREDICTED_ORDERS, Order, discipline
 
@@ -35,10 +35,10 @@ class ContinuousOptions:
     """Queue discipline: fcfs, shortest-predicted, shortest-remaining, priority, fair."""
     aging_s: float = 0.0
     """Under order=priority: seconds of waiting that are worth one level; 0: no ageing."""
-    admission: Literal["chunk", "prompt", "predicted"] = "chunk"
-    """Memory that must be free to admit a request: its first chunk, its prompt, or all that is predicted to
-    be needed.
-    """
+    admission: Literal["chunk", "prompt", "predicted"] = "prompt"
+    """Memory that must be free to let a request in: its first chunk, its prompt, or all that is predicted."""
+    prefix_caching: bool = True
+    """Use again what memory still holds of an evicted request (shared prompts are not modelled)."""
     margin: float = 0.0
     """Safety margin on predictions: whole tokens or, between 0 and 1, a quantile of the true length."""
     perceive_batch: int = 128
@@ -73,22 +73,28 @@ class ContinuousScheduler:
         self.num_blocks = self.free = limits.kv_tokens // limits.block_size
         self.limits, self.options = replace(limits, kv_tokens=self.num_blocks * self.block), o
         self.rank = discipline(o.order, o.aging_s)
-        self.on_admission = getattr(self.rank, "admitted", None)
+        self.on_admission, self.on_end = (
+            getattr(self.rank, "admitted", None),
+            getattr(self.rank, "ended", None),
+        )
         self.upper_quantile = o.margin if 0.0 < o.margin < 1.0 else None
         self.perceives = o.order in PREDICTED_ORDERS or o.admission == "predicted"
         self.waiting: list[tuple[float, int, Request]] = []  # heap by (rank, order of submission)
         self.unknown: list[Request] = []  # arrived, length not yet perceived
         self.drops: deque[Drop] = deque()
         self.prefilling: dict[int, tuple[Request, int]] = {}  # id -> request, tokens computed
-        self.decoding: dict[
-            int, tuple[Request, int]
-        ] = {}  # id -> request, context minus iteration (constant)
+        self.decoding: dict[int, tuple[Request, int]] = {}  # id -> request, context minus iteration
         self.place: dict[int, tuple[float, int]] = {}  # id of what runs -> (rank, order of submission)
         self.generated: dict[int, int] = {}  # id -> tokens kept over its evictions
         self.phases = BlockPhases(self.block)
-        self.iteration = 0
-        self.num_queued = self.first_need = self.peak_blocks = 0
-        self.any_deadline = False
+        self.prefixes = EvictedPrefixes()
+        self.iteration = self.num_queued = self.peak_blocks = 0
+        self.first_need = self.first_reused = (
+            0  # blocks of the first iteration handed out, and those used again
+        )
+        self.deadlines: list[tuple[float, int, Request]] = []  # heap of what may expire while it waits
+        self.begun: set[int] = set()  # ids with a deadline that were admitted in time
+        self.gone: set[int] = set()  # ids that expired but still stand in the queue
 
     @property
     def kv_peak_tokens(self) -> int:
@@ -97,11 +103,12 @@ class ContinuousScheduler:
 
     def submit(self, request: Request, now: float) -> None:
         """Queue the request, or turn it away where it could never run."""
-        drop = rejection(request, self.limits) or self._too_long(request)
+        drop = rejection(request, self.limits, question=self.perceives) or self._too_long(request)
         if drop is not None:
             self.drops.append(drop)
             return
-        self.any_deadline |= request.deadline_s is not None
+        if request.deadline_s is not None:
+            heappush(self.deadlines, (request.deadline_s, request.id, request))
         if self.perceives and request.predicted_tokens is None:
             self.unknown.append(request)
         else:
@@ -111,7 +118,7 @@ class ContinuousScheduler:
         """Turn away, perceive, evict where memory is short, else admit; then run as long as nothing can
         change.
         """
-        if self.any_deadline:
+        if self.deadlines:
             self._expire(now)
         if self.drops:
             return self.drops.popleft()
@@ -125,22 +132,22 @@ class ContinuousScheduler:
             evict.append(self._evict_lowest())
             chunks, need = self._running()
         settled = not evict
-        if settled and self.waiting and len(self.place) < self.options.max_num_seqs:
+        self.first_reused = 0
+        if settled and self._queued() and len(self.place) < self.options.max_num_seqs:
             need, settled = self._admit(chunks, need)
         if not self.place:
             return None
         self.first_need = need
         num_complete = 0
-        for request, _, last in chunks:
+        for request, _, last, _ in chunks:
             if last:
                 self.phases.add(self._length(request) - self.iteration - 1)
                 num_complete += 1
         at_most = 1
-        if settled and num_complete == len(self.prefilling):
+        if settled and num_complete == len(self.prefilling) and not self.deadlines:
             at_most += self.phases.iterations_within(self.iteration + 1, self.free - need)
-        stop = len(self.place) < self.options.max_num_seqs and (
-            not self.waiting or self.options.order != "fcfs"
-        )
+        behind = bool(self.waiting) and self.options.order == "fcfs" and not self.perceives
+        stop = len(self.place) < self.options.max_num_seqs and not behind
         return Iterations(tuple(chunks), tuple(evict), at_most, stop)
 
     def record(self, work: Work, outcome: Outcome, now: float) -> None:
@@ -152,28 +159,34 @@ class ContinuousScheduler:
             del self.unknown[: len(work.requests)]
         if not isinstance(work, Iterations):
             return
-        self.free -= self.first_need
+        need = self.first_need
         if outcome.iterations > 1:
-            self.free -= self.phases.need(self.iteration + 1, outcome.iterations - 1)
+            need += self.phases.need(self.iteration + 1, outcome.iterations - 1)
+        self.free -= need
+        self.prefixes.taken += need - self.first_reused
         self.peak_blocks = max(self.peak_blocks, self.num_blocks - self.free)
-        for request, num_tokens, last in work.chunks:
+        for request, num_tokens, last, cached in work.chunks:
             if last:
                 del self.prefilling[request.id]
                 self.decoding[request.id] = (request, self._length(request) - self.iteration - 1)
             else:
                 computed = self.prefilling[request.id][1]
-                self.prefilling[request.id] = (request, computed + num_tokens)
+                self.prefilling[request.id] = (request, computed + cached + num_tokens)
         self.iteration += outcome.iterations
         for request in outcome.finished:
             self._leave(request.id)
             self.generated.pop(request.id, None)
+            if self.on_end is not None:
+                self.on_end(request)
 
     def drain(self, now: float) -> list[Request]:
         """All that was running, waited or was to be turned away."""
         running = [request for request, _ in (*self.decoding.values(), *self.prefilling.values())]
-        waiting = [request for *_, request in sorted(self.waiting)]
+        waiting = [request for *_, request in sorted(self.waiting) if request.id not in self.gone]
         left = [*running, *waiting, *self.unknown, *(r for drop in self.drops for r in drop.requests)]
+        peak = self.peak_blocks
         self.__init__(self.limits, **vars(self.options))  # type: ignore[misc]
+        self.peak_blocks = peak
         return left
 
     def _length(self, request: Request) -> int:
@@ -194,10 +207,24 @@ class ContinuousScheduler:
         return Drop((request,), f"rejected: {reason}")
 
     def _expire(self, now: float) -> None:
-        late = expiry((r for *_, r in self.waiting if r.id not in self.generated), now)
-        if late is not None:
-            self.waiting = sorted(entry for entry in self.waiting if entry[-1] not in late.requests)
-            self.drops.append(late)
+        """Give up what has waited beyond its deadline; forget the deadlines of what was admitted in time."""
+        late = []
+        while self.deadlines and (self.deadlines[0][0] < now or self.deadlines[0][1] in self.begun):
+            _, id, request = heappop(self.deadlines)
+            if id in self.begun:
+                self.begun.remove(id)
+            else:
+                late.append(request)
+                self.gone.add(id)
+        if late:
+            self.unknown = [r for r in self.unknown if r.id not in self.gone]
+            self.drops.append(Drop(tuple(late), EXPIRED))
+
+    def _queued(self) -> bool:
+        """Whether anybody waits; what has expired is swept from the queue's head."""
+        while self.waiting and self.waiting[0][-1].id in self.gone:
+            self.gone.remove(heappop(self.waiting)[-1].id)
+        return bool(self.waiting)
 
     def _perceive(self) -> Work | None:
         """Ask for lengths, as many at a time as the options and the free memory allow."""
@@ -226,19 +253,26 @@ class ContinuousScheduler:
         """
         o, waiting = self.options, self.waiting
         budget = o.max_num_batched_tokens - len(self.decoding) - sum(c.num_tokens for c in chunks)
-        while waiting and len(self.place) < o.max_num_seqs:
+        while self._queued() and len(self.place) < o.max_num_seqs:
             rank, order, request = waiting[0]
             length = self._length(request)
-            num_tokens = length if length <= budget else budget if o.chunked else 0
+            reused = self.prefixes.intact(request.id, need - self.first_reused) if o.prefix_caching else 0
+            cached = reused * self.block
+            left = length - cached
+            num_tokens = left if left <= budget else budget if o.chunked else 0
             if num_tokens <= 0:
                 return need, False
-            blocks = blocks_for(num_tokens, self.block)
+            blocks = blocks_for(cached + num_tokens, self.block)
             if need + blocks > self.free or not self._may_enter(request, length, need):
                 return need, True
             heappop(waiting)
+            self.prefixes.reuse(request.id, reused)
+            self.first_reused += reused
             need += blocks
             budget -= num_tokens
-            chunks.append(Chunk(request, num_tokens, num_tokens == length))
+            chunks.append(Chunk(request, num_tokens, num_tokens == left, cached))
+            if request.deadline_s is not None:
+                self.begun.add(request.id)
             self.prefilling[request.id] = (request, 0)
             self.place[request.id] = (rank, order)
             if self.on_admission is not None:
@@ -273,10 +307,14 @@ class ContinuousScheduler:
         order = self.place[lowest][1]
         if lowest in self.decoding:
             request, birth = self.decoding[lowest]
-            generated = birth + self.iteration - request.prompt_tokens + 1
+            tokens = birth + self.iteration
+            generated = tokens - request.prompt_tokens + 1
         else:
-            request, generated = self.prefilling[lowest][0], self.generated.get(lowest, 0)
+            request, tokens = self.prefilling[lowest]
+            generated = self.generated.get(lowest, 0)
+        free_before = self.free
         self._leave(lowest)
+        self.prefixes.evicted(lowest, free_before, self.free - free_before, tokens // self.block)
         self.generated[lowest] = generated
         heappush(self.waiting, (self.rank(request, generated), order, request))
         return request

@@ -71,6 +71,10 @@ class FairShare:
         """Virtual time moves on to what is served now."""
         self.served = max(self.served, self.starts[request.id])
 
+    def ended(self, request: Request) -> None:
+        """The request needs no rank any more."""
+        self.starts.pop(request.id, None)
+
 
 def discipline(order: Order, aging_s: float) -> Rank:
     """The rank function of an order's name."""

@@ -18,6 +18,8 @@ from sim.hardware.kv_memory import KvMemory
 from sim.hardware.profile import Profile, Provenance
 from sim.hardware.step_cost import PiecewiseLinear, StepCost
 from sim.metrics import Result
+from sim.simulation import make_scheduler, scenario
+from sim.work import Limits, Scheduler
 from traces.trace import Trace
 
 POLICIES = [
@@ -33,6 +35,15 @@ POLICIES = [
     "sequence:max_wait_s=0.7,batch_size=3",
     "sequence:max_wait_s=5,vbs=off,batch_size=3",
     "sequence:max_wait_s=2,vbs=memory,margin=0.8",
+]
+CONTINUOUS = [
+    "continuous",
+    "continuous:max_num_seqs=3,max_num_batched_tokens=40",
+    "continuous:chunked=off,max_num_batched_tokens=800,order=shortest-predicted",
+    "continuous:order=shortest-remaining,admission=prompt",
+    "continuous:order=priority,aging_s=0.5,max_num_seqs=5",
+    "continuous:order=fair,admission=predicted,max_num_batched_tokens=256",
+    "continuous:admission=predicted,margin=0.9",
 ]
 PREDICTORS = [
     "oracle",
@@ -97,7 +108,7 @@ def in_system(result: Result) -> float:
     return area
 
 
-def check(result: Result, kv_tokens: int) -> None:
+def check_any(result: Result, kv_tokens: int) -> None:
     s, t = result.summary, result.requests
     # Conservation: one end each, and a reason for every end but completion.
     assert set(t.status) <= {"completed", "rejected", "expired"}
@@ -119,6 +130,18 @@ def check(result: Result, kv_tokens: int) -> None:
     assert 0 <= s["kv_peak_fraction"] <= 1
     for batch in result.batches:
         assert batch.kv_tokens <= kv_tokens
+    # Little's law: mean concurrency x duration = the sum of what each spent.
+    assert in_system(result) == pytest.approx((done.finish_s - done.arrival_s).sum(), rel=1e-9)
+    # Shares are shares.
+    for key in ("gpu_busy_fraction", "effective_token_ratio", "failure_ratio"):
+        assert s[key] is None or 0 <= s[key] <= 1 + 1e-9
+
+
+def check(result: Result, kv_tokens: int) -> None:
+    """What holds for padded batches."""
+    check_any(result, kv_tokens)
+    t, done = result.requests, result.requests[result.requests.status == "completed"]
+    for batch in result.batches:
         if batch.kind == "PaddedBatch":
             prompt = max(t.prompt_tokens[i] for i in batch.request_ids)
             assert batch.kv_tokens == len(batch.request_ids) * (prompt + batch.limit)
@@ -134,11 +157,6 @@ def check(result: Result, kv_tokens: int) -> None:
     attempts = Counter(i for b in result.batches if b.kind == "PaddedBatch" for i in b.request_ids)
     assert [attempts[i] for i in t.index] == t.attempts.tolist()
     assert t.attempts.max() <= 2
-    # Little's law: mean concurrency x duration = the sum of what each spent.
-    assert in_system(result) == pytest.approx((done.finish_s - done.arrival_s).sum(), rel=1e-9)
-    # Shares are shares.
-    for key in ("gpu_busy_fraction", "effective_token_ratio", "failure_ratio"):
-        assert s[key] is None or 0 <= s[key] <= 1 + 1e-9
 
 
 @settings(deadline=None, max_examples=250)
@@ -148,9 +166,117 @@ def test_what_always_holds(trace: Trace, how: dict[str, Any], profile: Profile) 
     check(result, profile.kv_tokens(how["kv_blocks"]))
 
 
+def check_continuous(result: Result, kv_tokens: int) -> None:
+    """What holds where no row is padded; the result has a log."""
+    check_any(result, kv_tokens)
+    s, t, works = result.summary, result.requests, [b for b in result.batches if b.kind == "Iterations"]
+    done = t[t.status == "completed"]
+    tokens = result.tokens
+    assert (tokens.padding, tokens.recomputed, tokens.useful) == (0, 0, done.output_tokens.sum())
+    assert (done.row_length == done.output_tokens).all()
+    assert s["effective_token_ratio"] in (None, 1.0)
+    assert s["preemptions"] == sum(len(b.evicted) for b in works)
+    assert s["iterations"] == sum(b.iterations for b in result.batches)
+    # Prompts are computed once, and once more with what was generated after every eviction.
+    evicted = Counter(i for b in works for i in b.evicted)
+    computed = Counter[int]()
+    for b in works:
+        for i, (num_tokens, _) in zip(b.request_ids, b.chunks, strict=True):
+            computed[i] += num_tokens
+    for i in done.index:
+        assert computed[i] >= t.prompt_tokens[i]
+        assert (computed[i] == t.prompt_tokens[i]) or evicted[i]
+    assert not set(computed) - set(done.index)
+
+
+class Kept:
+    """A policy that keeps its scheduler at hand."""
+
+    def __init__(self, policy: str) -> None:
+        self.policy = policy
+
+    def __call__(self, limits: Limits) -> Scheduler:
+        self.scheduler: Any = make_scheduler(self.policy, limits)
+        return self.scheduler
+
+
+CONTINUOUS_SETTINGS = st.fixed_dictionaries(
+    {
+        "predictor": st.sampled_from(PREDICTORS),
+        "seed": st.integers(0, 3),
+        "kv_blocks": st.sampled_from([None, None, 12, 20, 30, 60]),
+        "max_new_tokens": st.sampled_from([None, 40, 150]),
+        "max_concurrency": st.sampled_from([None, None, 1, 7]),
+        "request_rate": st.sampled_from([None, None, 0.5, 20.0]),
+    }
+)
+
+
+@settings(max_examples=150)
+@given(trace=traces(), policy=st.sampled_from(CONTINUOUS), how=CONTINUOUS_SETTINGS)
+def test_what_always_holds_for_continuous_batching(
+    trace: Trace, policy: str, how: dict[str, Any], profile: Profile
+) -> None:
+    kept = Kept(policy)
+    result = scenario(trace, profile=profile, **how).run(kept, log=True)
+    check_continuous(result, profile.kv_tokens(how["kv_blocks"]))
+    scheduler = kept.scheduler
+    assert scheduler.free == scheduler.num_blocks
+    assert (scheduler.phases.total, scheduler.place, scheduler.generated) == (0, {}, {})
+    assert scheduler.kv_peak_tokens <= scheduler.num_blocks * scheduler.block
+
+
+@settings(max_examples=80)
+@given(
+    trace=traces(),
+    policy=st.sampled_from(CONTINUOUS),
+    predictor=st.sampled_from(PREDICTORS),
+    kv_blocks=st.sampled_from([None, 60]),
+)
+def test_continuous_batching_never_idles(
+    trace: Trace, policy: str, predictor: str, kv_blocks: int | None, profile: Profile
+) -> None:
+    """Between two works no time passes while a request is there: one alone always has room."""
+    shared = scenario(trace, profile=profile, predictor=predictor, kv_blocks=kv_blocks)
+    result = shared.run(policy, log=True)
+    t = result.requests
+    dropped = {i: b.end_s for b in result.batches if b.kind == "Drop" for i in b.request_ids}
+    ended = {i: dropped.get(i, t.finish_s[i]) for i in t.index}
+    works = [b for b in result.batches if b.kind != "Drop"]
+    for before, after in itertools.pairwise(works):
+        if after.start_s > before.end_s:
+            began = after.start_s * (1 - 1e-12)
+            assert [i for i in t.index if t.arrival_s[i] < began and ended[i] > before.end_s] == []
+
+
+@settings(max_examples=80)
+@given(
+    trace=traces(),
+    places=st.sampled_from([1, 3, 8]),
+    order=st.sampled_from(["fcfs", "shortest-predicted", "priority", "fair"]),
+)
+def test_a_free_place_is_taken_in_the_next_iteration(
+    trace: Trace, places: int, order: str, profile: Profile
+) -> None:
+    """With memory and tokens for all, nobody is scheduled later than the places ask for."""
+    policy = f"continuous:order={order},max_num_seqs={places},max_num_batched_tokens=20000"
+    result = scenario(trace, profile=profile).run(policy, log=True)
+    t = result.requests
+    t = t[t.status == "completed"]
+    for b in result.batches:
+        if b.kind == "Iterations":
+            waiting = ((t.arrival_s <= b.start_s) & (t.scheduled_s > b.start_s)).sum()
+            running = ((t.scheduled_s <= b.start_s) & (t.finish_s > b.start_s)).sum()
+            assert running == places or not waiting
+
+
 @settings(deadline=None, max_examples=40)
-@given(trace=traces(), how=SETTINGS)
-def test_same_inputs_same_bytes(trace: Trace, how: dict[str, Any], profile: Profile) -> None:
+@given(trace=traces(), how=SETTINGS, continuous=st.sampled_from([None, None, *CONTINUOUS]))
+def test_same_inputs_same_bytes(
+    trace: Trace, how: dict[str, Any], continuous: str | None, profile: Profile
+) -> None:
+    if continuous is not None:
+        how = {**how, "policy": continuous}
     first, second = (simulate(trace, profile=profile, **how) for _ in range(2))
     assert first.to_json() == second.to_json()
     assert first.requests.to_csv() == second.requests.to_csv()
@@ -217,13 +343,18 @@ def machine(step_s: float) -> Profile:
     )
 
 
-def mean_waits(lengths: list[np.ndarray[Any, Any]], rate: float, profile: Profile) -> list[float]:
+ONE_AT_A_TIME = ["vanilla:batch_size=1", "continuous:max_num_seqs=1,max_num_batched_tokens=100000"]
+
+
+def mean_waits(
+    lengths: list[np.ndarray[Any, Any]], rate: float, profile: Profile, policy: str
+) -> list[float]:
     """The mean wait (s) of each replication, the first tenth left out."""
     waits = []
     for seed, output in enumerate(lengths):
         n = len(output)
         trace = Trace("theory", np.arange(n), np.full(n, 1), output)
-        result = simulate(trace, policy="vanilla:batch_size=1", request_rate=rate, seed=seed, profile=profile)
+        result = simulate(trace, policy=policy, request_rate=rate, seed=seed, profile=profile)
         wait = result.columns["scheduled_s"] - result.columns["arrival_s"]
         waits.append(float(wait[n // 10 :].mean()))
     return waits
@@ -239,22 +370,38 @@ def assert_mean(values: list[float], theory: float, narrowest: float) -> None:
 LOADS = [(0.5, 0.05), (0.8, 0.10), (0.95, 0.30)]
 
 
+@pytest.mark.parametrize("policy", ONE_AT_A_TIME)
 @pytest.mark.parametrize(("load", "narrowest"), LOADS)
-def test_fixed_lengths_wait_as_in_m_d_1(load: float, narrowest: float) -> None:
+def test_fixed_lengths_wait_as_in_m_d_1(load: float, narrowest: float, policy: str) -> None:
     tokens, step_s = 20, 0.05
     service_s = tokens * step_s
-    waits = mean_waits([np.full(12_000, tokens)] * 8, load / service_s, machine(step_s))
+    waits = mean_waits([np.full(12_000, tokens)] * 8, load / service_s, machine(step_s), policy)
     assert_mean(waits, load * service_s / (2 * (1 - load)), narrowest)
 
 
+@pytest.mark.parametrize("policy", ONE_AT_A_TIME)
 @pytest.mark.parametrize(("load", "narrowest"), LOADS)
-def test_geometric_lengths_wait_as_in_m_g_1_and_nearly_as_in_m_m_1(load: float, narrowest: float) -> None:
+def test_geometric_lengths_wait_as_in_m_g_1_and_nearly_as_in_m_m_1(
+    load: float, narrowest: float, policy: str
+) -> None:
     stop, step_s = 1 / 50, 0.02
     lengths = [np.random.default_rng(100 + k).geometric(stop, 12_000) for k in range(8)]
     mean_s, mean_square = step_s / stop, step_s**2 * (2 - stop) / stop**2
     rate = load / mean_s
     pollaczek_khinchine = rate * mean_square / (2 * (1 - load))
-    waits = mean_waits(lengths, rate, machine(step_s))
+    waits = mean_waits(lengths, rate, machine(step_s), policy)
     assert_mean(waits, pollaczek_khinchine, 1.5 * narrowest)
     m_m_1 = load / (1 - load) * mean_s
     assert pollaczek_khinchine == pytest.approx(m_m_1, rel=0.02)
+
+
+@pytest.mark.parametrize(("load", "narrowest"), LOADS)
+def test_two_kinds_of_lengths_wait_as_in_m_g_1(load: float, narrowest: float) -> None:
+    """Nine of ten answers are short, and the tenth is long: Pollaczek-Khinchine, far from M/M/1."""
+    step_s, short, long = 0.01, 10, 200
+    lengths = [np.where(np.random.default_rng(200 + k).random(12_000) < 0.1, long, short) for k in range(8)]
+    mean_s = step_s * (0.9 * short + 0.1 * long)
+    mean_square = step_s**2 * (0.9 * short**2 + 0.1 * long**2)
+    rate = load / mean_s
+    waits = mean_waits(lengths, rate, machine(step_s), ONE_AT_A_TIME[1])
+    assert_mean(waits, rate * mean_square / (2 * (1 - load)), 2.5 * narrowest)
