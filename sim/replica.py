@@ -41,7 +41,8 @@ class Replica:
     """One accelerator: asks its scheduler for work, lets the time pass that the work takes, reports the
     outcome.
 
-    `output_tokens` and `predictions` are indexed by request id; `ledger` is filled as the run goes.
+    `output_tokens` and `predictions` (of what is asked, not known for nothing) are indexed by request id;
+    `ledger` is filled as the run goes.
     """
 
     def __init__(
@@ -101,9 +102,7 @@ class Replica:
                 record = self._perceive_record(work)
                 yield env.timeout(record.end_s - env.now)
                 self.ledger.batches.append(record._replace(end_s=env.now))
-                outcome = Outcome(
-                    record.iterations, predictions=[self.predictions[r.id] for r in work.requests]
-                )
+                outcome = Outcome(record.iterations, predictions=[self._answer(r) for r in work.requests])
             elif isinstance(work, Drop):
                 outcome = self._drop(work)
             else:
@@ -236,6 +235,12 @@ class Replica:
                 evicted,
             )
         )
+
+    def _answer(self, request: Request) -> Prediction:
+        """What the model says; what was known for nothing is said again."""
+        if request.predicted_tokens is not None:
+            return Prediction(request.predicted_tokens, request.predicted_upper_tokens)
+        return self.predictions[request.id]
 
     def _check_memory(self, work: Work, kv_tokens: int) -> None:
         if kv_tokens > self.kv_capacity_tokens:

@@ -92,7 +92,7 @@ class Scenario:
             ledger,
             kv_capacity_tokens=self.limits.kv_tokens,
             output_tokens=lengths,
-            predictions=_predictions(said),
+            predictions=_predictions(said) if said.charged else (),
             perception=PerceptionCost(QUESTION_TOKENS, ANSWER_TOKENS) if said.charged else PerceptionCost(),
             leap=leap,
         )
