@@ -6,6 +6,7 @@ Knows nothing of schedulers, SimPy or profiles. Times inside are seconds, report
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -76,13 +77,11 @@ class Ledger:
 
     def __post_init__(self) -> None:
         n = self.num_requests
-        self.scheduled_s, self.first_token_s, self.finish_s = [np.nan] * n, [np.nan] * n, [np.nan] * n
-        self.row_length, self.attempts, self.failed_tokens, self.final_batch = (
-            [0] * n,
-            [0] * n,
-            [0] * n,
-            [-1] * n,
-        )
+        self.scheduled_s = [math.nan] * n  # first time that it ran
+        self.first_token_s, self.finish_s = [math.nan] * n, [math.nan] * n
+        self.row_length, self.attempts = [0] * n, [0] * n  # positions decoded in its last attempt; attempts
+        self.failed_tokens = [0] * n  # positions decoded in attempts that failed
+        self.final_batch = [-1] * n  # index in `batches` of the padded batch in which it finished
         self.predicted: list[int | None] = [None] * n
         self.reason: list[str] = [""] * n
 
