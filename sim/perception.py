@@ -170,7 +170,7 @@ class Empirical:
 
     def predict(self, trace: Trace, rng: np.random.Generator) -> IntArray:
         """One observed prediction per request, given its actual length."""
-        from .perception_error import read_pairs
+        from .observed import read_pairs
 
         predicted, actual = read_pairs(self.file)
         order = np.argsort(actual, kind="stable")

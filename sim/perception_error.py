@@ -7,14 +7,10 @@ of 50.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from traces import checks
-from traces.errors import InputError
-from traces.tables import open_table
 from traces.trace import IntArray, Trace
 
 from .perception import Noisy
@@ -73,16 +69,3 @@ def fit_published(
     losses = [loss(made) for made in grid]
     best = int(np.argmin(losses))
     return grid[best], losses[best]
-
-
-def read_pairs(path: str | Path) -> tuple[IntArray, IntArray]:
-    """The columns predicted (>= 0) and actual (>= 1) of a table of pairs, each of shape (n,), tokens.
-
-    Raises InputError naming file, row, column, value and bound.
-    """
-    columns = ("predicted", "actual")
-    table = open_table(path, lambda name: name in columns)
-    for column in columns:
-        if column not in table.columns:
-            raise InputError(f"{path}: column {column} is missing; predicted and actual are needed")
-    return checks.tokens(table, "predicted", 0), checks.tokens(table, "actual", 1)
