@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import traces
 from sim import simulate
 from sim.hardware.profile import Profile
+from sim.observed import read_pairs
 from sim.perception import (
     ANSWER_TOKENS,
     QUESTION_TOKENS,
@@ -29,7 +30,7 @@ from sim.perception import (
     perceive,
     predictor,
 )
-from sim.perception_error import ErrorReport, error_report, fit_published, read_pairs
+from sim.perception_error import ErrorReport, error_report, fit_published
 from sim.simulation import scenario, stream
 from traces.errors import InputError
 from traces.trace import Trace
