@@ -1,5 +1,6 @@
 # make demo   set up, then the main job: a policy comparison on the embedded trace and profile (out/demo)
 # make test   set up, then everything that must hold
+# make validate   run a tiny model for real and compare the simulation with it (python real/validate.py)
 # make bench  speed, as ratios to a bare SimPy run
 # make lint   ruff, mypy, import-linter
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint validate bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/seqsched compare --num-prompts 1024 --predictor tuned --out out/demo
@@ -21,6 +22,9 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+validate: $(VENV)/installed-dev
+	$(BIN)/python real/validate.py --out out/validate
+
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m tests.benchmarks.throughput
 
@@ -32,7 +36,7 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install -c constraints.txt -e ".[dev,parquet]"
+	$(PIP) install -c constraints.txt -e ".[dev,parquet,real]"
 	touch $@ $(VENV)/installed
 
 clean:

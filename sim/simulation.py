@@ -77,7 +77,7 @@ class Scenario:
         scheduler = make_scheduler(policy, self.limits)
         quantile = getattr(scheduler, "upper_quantile", None)
         said = perceive(self.predictor, self.trace, stream(self.seed, "perception"), quantile)
-        requests = self._requests(said)
+        requests = self.requests(said)
         ledger = Ledger(len(requests), [r.arrival_s for r in requests], log=log)
         lengths = self.trace.output_tokens.tolist() if output_tokens is None else output_tokens
         env = simpy.Environment()
@@ -92,7 +92,7 @@ class Scenario:
             ledger,
             kv_capacity_tokens=self.limits.kv_tokens,
             output_tokens=lengths,
-            predictions=_predictions(said) if said.charged else (),
+            predictions=predictions_of(said) if said.charged else (),
             perception=PerceptionCost(QUESTION_TOKENS, ANSWER_TOKENS) if said.charged else PerceptionCost(),
             leap=leap,
         )
@@ -115,7 +115,7 @@ class Scenario:
             goodput_ms=self.goodput_ms,
         )
 
-    def _requests(self, said: Perception) -> list[Request]:
+    def requests(self, said: Perception) -> list[Request]:
         """The requests as a scheduler sees them; what costs nothing to predict is already on them."""
         trace, n = self.trace, len(self.trace)
 
@@ -271,7 +271,8 @@ def compare(
     return Comparison({name: shared.run(name, on_progress=on_progress) for name in names}, shared)
 
 
-def _predictions(said: Perception) -> list[Prediction]:
+def predictions_of(said: Perception) -> list[Prediction]:
+    """What is said of each request, by request id."""
     upper = [None] * len(said.predicted) if said.upper is None else said.upper.tolist()
     return [Prediction(p, u) for p, u in zip(said.predicted.tolist(), upper, strict=True)]
 

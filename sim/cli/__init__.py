@@ -22,8 +22,14 @@ CONFIG_FILE = "seqsched.toml"
 COMMANDS = {
     "simulate": ("run:simulate", "Replay a trace under one policy and print its metrics."),
     "compare": ("run:compare", "Replay a trace under several policies: table, ratios, pictures."),
-    "validate": ("validate:validate", "Compare the simulation with a log of your own server."),
-    "calibrate": ("machine:calibrate", "Fit a profile to a file of measured step times."),
+    "validate": (
+        "validate:validate",
+        "Compare the simulation with a log (--against), or with a real model here.",
+    ),
+    "calibrate": (
+        "machine:calibrate",
+        "Fit a profile to measured step times (--steps), or measure a --device.",
+    ),
 }
 GROUPS = {
     "trace": (
@@ -54,9 +60,11 @@ GROUPS = {
 }
 
 
-def build_app(config: Path | None = None) -> App:
-    """The command with all its subcommands, none of them imported yet. `config`: a TOML file to read settings
-    from.
+def build_app(config: Path | None = None, tokens: Sequence[str] = ()) -> App:
+    """The command with all its subcommands, none of them imported yet.
+
+    `config`: a TOML file to read settings from. `tokens`: the command line, which tells `validate` of a log
+    from `validate` on a device.
     """
     sources: list[Env | Toml] = [Env("SEQSCHED_", command=False)]
     if config is not None:
@@ -71,7 +79,9 @@ def build_app(config: Path | None = None) -> App:
         config=sources,
     )
     for name, (target, text) in COMMANDS.items():
-        app.command(f"sim.cli.{target}", name=name, help=text)
+        app.command(
+            f"sim.cli.{target if not _on_a_device(name, tokens) else f'real:{name}'}", name=name, help=text
+        )
     for name, (text, commands) in GROUPS.items():
         group = App(name=name, help=text)
         for sub, (target, sub_text) in commands.items():
@@ -84,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit with its status."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     sys.path.append("")  # so that --policy module:Class finds a module in the working directory
-    _run(lambda: build_app(_take_config(tokens)), tokens)
+    _run(lambda: build_app(_take_config(tokens), tokens), tokens)
 
 
 def run_script(function: Callable[..., object], arguments: Sequence[str] | None = None) -> None:
@@ -110,6 +120,16 @@ def _run(make_app: Callable[[], App], tokens: list[str]) -> None:
         if not isinstance(error, SchedulingError):
             raise
         sys.exit(_report(str(error), 1))
+
+
+def _on_a_device(command: str, tokens: Sequence[str]) -> bool:
+    """Whether the command is to run a real model: `validate` without a log, `calibrate` with a device."""
+    flags = {token.partition("=")[0] for token in tokens[1:]}
+    if not tokens or tokens[0] != command or flags & {"--help", "-h"}:
+        return False
+    return (command == "validate" and "--against" not in flags) or (
+        command == "calibrate" and "--device" in flags
+    )
 
 
 def _take_config(tokens: list[str]) -> Path | None:

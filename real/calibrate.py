@@ -1,0 +1,167 @@
+"""How long does an iteration take on this machine, and how many tokens does its memory hold?
+
+    python real/calibrate.py --out my-gpu.json            (under 6 minutes on an H200)
+    python real/calibrate.py --quick --out here.json      (the tiny model on this machine's processor)
+
+Measures decode iterations (batch x context), padded prefill and, on the engine cuda-graphs, both mixed; warms
+up first, visits the cells over and over in random order, and appends every row to a steps file as it is
+measured: interrupted, the same command goes on where it stopped. Writes the profile with its residuals and a
+figure of measured against fitted. The last line of stdout is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+if __name__ == "__main__":
+    # Run as a script, the folder on the path is this one, whose modules must not hide others of their names.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from typing import TYPE_CHECKING, Literal
+
+from sim.cli import run_script
+from traces.errors import InputError
+
+if TYPE_CHECKING:
+    from real.calibration import Calibration
+
+MAX_SECONDS = 300.0
+
+
+def calibrate(
+    *,
+    out: Path,
+    steps: Path | None = None,
+    figure: Path | None = None,
+    name: str | None = None,
+    engine: str = "transformers-eager",
+    model: str | None = None,
+    weights: Literal["random", "pretrained"] | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    compile_layers: bool = False,
+    kv_tokens: int | None = None,
+    max_rows: int | None = None,
+    max_context: int | None = None,
+    max_prompt: int | None = None,
+    repeats: int | None = None,
+    max_seconds: float = MAX_SECONDS,
+    threads: int | None = None,
+    seed: int = 0,
+    quick: bool = False,
+) -> None:
+    """Measure this machine's iterations and write a profile.
+
+    Parameters
+    ----------
+    out
+        The profile to write (JSON).
+    steps
+        The CSV file that rows are appended to; default: beside --out. What it holds counts as measured.
+    figure
+        Where to draw measured against fitted; default: beside --out, as PNG.
+    name
+        Name of the profile; default: the file name of --out.
+    engine
+        transformers-eager or cuda-graphs.
+    model
+        tiny, a known shape such as vicuna-7b, a path, or a name on the hub; default: vicuna-7b on CUDA, else
+        tiny.
+    weights
+        random or pretrained; default: random for a known shape.
+    dtype
+        float32, float16 or bfloat16; default: bfloat16 on CUDA, else float32.
+    device
+        cuda or cpu; default: cuda where there is one.
+    compile_layers
+        Compile the decoder layer (cuda-graphs on CUDA only).
+    kv_tokens
+        Tokens of KV cache to allocate; default: 80 % of what is free beside the weights.
+    max_rows
+        Largest batch; default 256.
+    max_context
+        Longest context of a decoding row; default 1024.
+    max_prompt
+        Longest prompt; default 512.
+    repeats
+        Visits to every cell; default 7.
+    max_seconds
+        Stop after this time, once every cell was visited.
+    threads
+        Processor threads of torch; default: its own choice.
+    seed
+        Seed of the order of visits and of the prompts.
+    quick
+        Small bounds and few repeats, for a look or for the processor.
+    """
+    import torch
+
+    from real import model as models
+    from real.calibration import Calibration, default_capacity
+    from real.grid import Grid
+    from real.run import make_engine
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    bounds = (64, 128, 64, 3) if quick else (256, 1024, 512, 7)
+    rows, context, prompt, visits = (
+        small if given is None else given
+        for given, small in zip((max_rows, max_context, max_prompt, repeats), bounds, strict=True)
+    )
+    for flag, value in (("rows", rows), ("context", context), ("prompt", prompt), ("repeats", visits)):
+        if value < 1:
+            raise InputError(f"{flag}: {value} must be at least 1")
+    if seed < 0 or not max_seconds >= 0:
+        raise InputError(f"seed ({seed}) and max_seconds ({max_seconds:g}) must be at least 0")
+    loaded = models.load(model, weights=weights, dtype=dtype, device=device, seed=seed)
+    capacity = kv_tokens or default_capacity(loaded)
+    made = make_engine(engine, loaded, capacity, compile_layers=compile_layers)
+    grid = Grid(rows, context, prompt, mixed=hasattr(made, "iterate"))
+    calibration = Calibration(
+        made, loaded, grid.cells(capacity), steps or out.with_suffix(".steps.csv"), seed
+    )
+    took = measure(calibration, visits, max_seconds)
+    write(calibration, name or out.stem, out, figure or out.with_suffix(".png"), took)
+
+
+def measure(calibration: Calibration, repeats: int, max_seconds: float) -> float:
+    """Visit every cell `repeats` times, or once and until the time is up; the seconds that this took."""
+    begin = time.perf_counter()
+    while calibration.passes < repeats:
+        late = time.perf_counter() - begin > max_seconds
+        if late and calibration.passes:
+            break
+        calibration.measure(1)
+    return time.perf_counter() - begin
+
+
+def write(calibration: Calibration, name: str, out: Path, figure: Path, took_s: float) -> None:
+    """The profile, its figure, and what a reader should know, the last line as JSON."""
+    from plots.calibration import report as draw
+    from plots.style import save
+
+    profile, report = calibration.fit(name)
+    profile.save(out)
+    title = f"{name}: {len(report.measured_s)} distinct steps on {calibration.loaded.label}"
+    save(draw(report.measured_s * 1e3, report.fitted_s * 1e3, ~report.is_mixed, title), figure)
+    for label, value in report.rows():
+        print(f"{label}: {value}")
+    said = {
+        "profile": str(out),
+        "engine": profile.engine,
+        "measured_on": calibration.loaded.label,
+        "rows": len(calibration.rows),
+        "visits_per_cell": calibration.passes,
+        "seconds": round(took_s, 1),
+        "host_ms": profile.step_cost.host_ms,
+        "kv_tokens": profile.kv_tokens(),
+        "mean_error": {regime: ways["in_sample"]["mean"] for regime, ways in report.errors.items()},
+    }
+    print(json.dumps(said, allow_nan=False))
+
+
+if __name__ == "__main__":
+    run_script(calibrate)

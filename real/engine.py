@@ -1,0 +1,86 @@
+"""What an executor asks of an engine, and the errors by which one refuses; runs nothing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+
+from sim.replica import SchedulingError
+
+ENGINES = ("transformers-eager", "cuda-graphs")
+
+
+class KvOvercommitted(SchedulingError):
+    """Work was asked for that the KV cache, of the capacity it was given, cannot hold."""
+
+
+class OutOfDeviceMemory(RuntimeError):
+    """The device ran out of memory although the KV cache held what was asked; names the work."""
+
+
+class Part(NamedTuple):
+    """One sequence's share of an iteration: `tokens` computed behind what it has in the cache.
+
+    `key` names the sequence (a request id). Where `yields`, the last token's successor is wanted.
+    """
+
+    key: int
+    tokens: Sequence[int]
+    yields: bool
+
+
+class Engine(Protocol):
+    """Runs token sequences on a model; knows nothing of requests, lengths or schedulers.
+
+    A padded batch: `prefill`, then `decode` once per further token, then `release`. All calls return when the
+    tokens are on the host.
+    """
+
+    name: str
+    capacity_tokens: int
+    """Tokens whose keys and values the cache holds."""
+    device: torch.device
+
+    def prefill(self, prompts: Sequence[Sequence[int]], token_limit: int) -> list[int]:
+        """First token of every row; reserves rows x (longest prompt + token_limit) tokens of KV cache."""
+
+    def decode(self) -> list[int]:
+        """The next token of every row of the batch."""
+
+    def release(self) -> None:
+        """Forget the batch; its memory is free."""
+
+    def prime(self, rows: int, context_tokens: int) -> None:
+        """A batch of `rows` as if it had `context_tokens` each behind it, contents random (calibration)."""
+
+
+class StepwiseEngine(Engine, Protocol):
+    """An engine that can also mix prefill chunks and decoding sequences: continuous batching."""
+
+    def admit(self, key: int, tokens: int) -> None:
+        """Reserve room for a sequence of at most `tokens`, prompt included; KvOvercommitted without room."""
+
+    def iterate(self, parts: Sequence[Part]) -> list[int]:
+        """One iteration over these sequences; the tokens of the parts that yield, in order."""
+
+    def decode_all(self, keys: Sequence[int]) -> list[int]:
+        """One decode iteration of these sequences, from the tokens they yielded last."""
+
+    def evict(self, key: int) -> None:
+        """Forget a sequence; its memory is free."""
+
+
+def check_padded(name: str, prompts: Sequence[Sequence[int]], token_limit: int, capacity_tokens: int) -> None:
+    """KvOvercommitted where a padded batch would take more than the capacity."""
+    if not prompts or token_limit < 1:
+        raise SchedulingError(
+            f"{name}: a batch of {len(prompts)} rows with token_limit {token_limit} runs nothing"
+        )
+    need = len(prompts) * (max(map(len, prompts)) + token_limit)
+    if need > capacity_tokens:
+        raise KvOvercommitted(
+            f"{name}: a padded batch of {len(prompts)} rows reserves {need} KV tokens, "
+            f"the capacity is {capacity_tokens}"
+        )

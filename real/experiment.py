@@ -1,0 +1,122 @@
+"""A validation from its settings to its cases: load, calibrate where needed, run, simulate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from sim import perception
+from sim.hardware import profile as profiles
+from sim.perception import ANSWER_TOKENS, QUESTION_TOKENS
+from sim.policies import make_scheduler
+from sim.simulation import Scenario, scenario
+from sim.work import Limits
+from traces.errors import InputError
+
+from . import model as models
+from .calibration import Calibration, default_capacity, versions
+from .clocks import PacedClock
+from .engine import Engine
+from .grid import Grid
+from .report import Case
+from .run import make_engine
+from .validation import Validation
+
+PASSES = 6
+"""How often every kind of iteration is measured again between the runs, where calibration is on the spot."""
+
+
+def experiment(
+    source: str,
+    settings: dict[str, Any],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    engine: str,
+    chosen: dict[str, Any],
+    compile_layers: bool,
+    lengths: Literal["trace", "model"],
+    profile: str | None,
+    kv_tokens: int | None,
+    repeat: int,
+    clock: Literal["wall", "paced"] | None,
+    say: Callable[[str], None],
+) -> tuple[list[Case], dict[str, Any]]:
+    """Load, calibrate where needed, run, simulate; the cases, and what ran."""
+    given = profiles.load(profile) if profile is not None else None
+    if given is not None and given.engine != engine:
+        raise InputError(f"profile {profile}: its engine is {given.engine}, not {engine}")
+    # Bad settings are refused before the model is loaded; any profile serves for that.
+    checked = scenario(source, predictor=pairs[0][1], **settings)
+    for policy, predictor in pairs:
+        _check(policy, predictor, checked.limits)
+    loaded = models.load(
+        chosen["model"],
+        weights=chosen["weights"],
+        dtype=chosen["dtype"],
+        device=chosen["device"],
+        seed=settings["seed"],
+    )
+    on_gpu = loaded.device.type == "cuda"
+    at_once = not np.any(checked.trace.arrival_s)
+    # A machine that is calibrated on the spot and waits for nothing can be measured against its own pace.
+    is_paced = clock == "paced" or (
+        clock is None and not on_gpu and at_once and given is None and torch.get_num_threads() == 1
+    )
+    ticks = PacedClock() if is_paced else time.perf_counter
+    capacity = kv_tokens or (given.kv_tokens() if given else default_capacity(loaded))
+    made = make_engine(engine, loaded, capacity // 16 * 16, compile_layers=compile_layers)
+    calibration = None
+    if given is None:
+        cells = _grid(checked, made).cells(made.capacity_tokens)
+        calibration = Calibration(made, loaded, cells, seed=settings["seed"], clock=ticks)
+    validation = Validation(loaded, made, source, settings, given, calibration, lengths, say, ticks)
+    validation.prepare(pairs)
+    validation.measure(pairs, repeat, warm_ups=int(on_gpu), passes=0 if on_gpu else PASSES)
+    cases = validation.cases(pairs)
+    assert validation.profile is not None
+    about = {
+        "ran": f"{engine} on {loaded.label}",
+        "trace": checked.trace.name,
+        "requests": len(checked.trace),
+        "arrivals": "all at once" if at_once else "over time",
+        "clock": _clock_label(ticks),
+        "lengths": lengths,
+        "repeats": repeat,
+        "seed": settings["seed"],
+        "kv_tokens": made.capacity_tokens,
+        "profile": f"{validation.profile.name} ({validation.profile.provenance.kind}, "
+        f"{validation.profile.provenance.date})",
+        "fit_residuals": validation.profile.provenance.residuals,
+        "versions": versions(),
+    }
+    return cases, about
+
+
+def _clock_label(ticks: Any) -> str:
+    """Which clock the times come from, and how uneven the processor was by it."""
+    spread = getattr(ticks, "spread", None)
+    if spread is None:
+        return "wall"
+    low, high = (1e3 * s for s in spread)
+    return f"processor time at an even pace (meanwhile a fixed beat took {low:.2f} to {high:.2f} ms)"
+
+
+def _grid(checked: Scenario, engine: Engine) -> Grid:
+    """As far as the trace can take the engine: padded batches of at most 256 rows."""
+    prompt = int(checked.trace.prompt_tokens.max())
+    rows = min(256, len(checked.trace))
+    return Grid(
+        max_rows=rows,
+        max_context=prompt + max(checked.max_new_tokens, QUESTION_TOKENS + ANSWER_TOKENS),
+        max_prompt=prompt + QUESTION_TOKENS,
+        mixed=hasattr(engine, "iterate"),
+    )
+
+
+def _check(policy: str, predictor: str, limits: Limits) -> None:
+    make_scheduler(policy, limits)
+    perception.predictor(predictor)

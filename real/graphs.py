@@ -1,0 +1,59 @@
+"""CUDA graphs by key, captured on first use, all in one memory pool; knows nothing of what they compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import torch
+
+WARM_UP_RUNS = 3
+"""Runs before a capture: compilation, library handles and the allocator must not fall into it."""
+
+
+def bucket(count: int, sizes: Sequence[int]) -> int:
+    """The smallest of the rising `sizes` that holds `count`."""
+    return next(size for size in sizes if size >= count)
+
+
+class GraphPool:
+    """Functions of one flat tensor on the device, kept as a graph per key."""
+
+    def __init__(self) -> None:
+        self.pool = torch.cuda.graph_pool_handle()
+        self.captured: dict[Hashable, tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
+
+    def run(
+        self,
+        key: Hashable,
+        given: torch.Tensor,
+        harmless: torch.Tensor,
+        device: torch.device,
+        function: Callable[[torch.Tensor], None],
+    ) -> torch.Tensor:
+        """Replay the graph of `key` on `given`, and return the tensor on the device that it read.
+
+        A new key is captured first; the warm-up that this needs runs on `harmless`, of the same shape: input
+        that may be computed several times.
+        """
+        if key not in self.captured:
+            self.captured[key] = self._capture(harmless.to(device), function)
+        graph, static = self.captured[key]
+        static.copy_(given, non_blocking=True)
+        graph.replay()
+        return static
+
+    def _capture(
+        self, static: torch.Tensor, function: Callable[[torch.Tensor], None]
+    ) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+        cuda: Any = torch.cuda  # parts of it have no types
+        aside = cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(WARM_UP_RUNS):
+                function(static)
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool):
+            function(static)
+        return graph, static

@@ -1,0 +1,109 @@
+"""Which iterations are measured for a profile: cells of decode, of padded prefill, of both mixed.
+
+Pure arithmetic; measures nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+STEPS_PER_VISIT = 11
+"""Decode steps timed on one visit to a cell; odd, so that their middle is a whole context."""
+
+HEADROOM_TOKENS = STEPS_PER_VISIT + 2
+"""Tokens that a primed row grows by on a visit, warm-up included."""
+
+
+class Cell(NamedTuple):
+    """One kind of iteration: `rows` decoding with `context` tokens each, beside one prefill chunk or none.
+
+    Where `rows` is 0, `chunks` prompts of `chunk_tokens` are prefilled together as a padded batch.
+    """
+
+    rows: int
+    context: int
+    chunks: int = 0
+    chunk_tokens: int = 0
+    history: int = 0
+
+    @property
+    def kind(self) -> str:
+        """decode, prefill or mixed."""
+        return "decode" if not self.chunks else "mixed" if self.rows else "prefill"
+
+    @property
+    def prefill_tokens(self) -> int:
+        """Prompt tokens computed."""
+        return self.chunks * self.chunk_tokens
+
+    @property
+    def prefill_attention(self) -> float:
+        """Q = sum of chunk * (history + chunk / 2)."""
+        return self.prefill_tokens * (self.history + self.chunk_tokens / 2)
+
+    @property
+    def kv_tokens(self) -> int:
+        """KV tokens that must be free to measure it."""
+        held = self.rows * (self.context + HEADROOM_TOKENS)
+        return held + self.chunks * (self.history + self.chunk_tokens + HEADROOM_TOKENS)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How far the measurement goes; every bound is inclusive and at least 1."""
+
+    max_rows: int = 256
+    max_context: int = 1024
+    max_prompt: int = 512
+    max_prefill_tokens: int = 16_384
+    mixed: bool = False
+
+    def cells(self, capacity_tokens: int) -> list[Cell]:
+        """The cells that a KV cache of `capacity_tokens` can hold."""
+        made = [*self._decode(capacity_tokens), *self._prefill(), *(self._mixed() if self.mixed else ())]
+        return sorted({cell for cell in made if cell.kv_tokens <= capacity_tokens})
+
+    def _decode(self, capacity_tokens: int) -> Iterator[Cell]:
+        """Every batch up to the longest context that the cache can hold with so many rows."""
+        for rows in batch_sizes(self.max_rows):
+            longest = min(self.max_context, capacity_tokens // rows - HEADROOM_TOKENS)
+            for context in halvings(longest, 16, 4) if longest > 0 else ():
+                yield Cell(rows, context)
+
+    def _prefill(self) -> Iterator[Cell]:
+        for chunks in batch_sizes(self.max_rows):
+            for tokens in halvings(self.max_prompt, 8, 4):
+                if chunks * tokens <= self.max_prefill_tokens:
+                    yield Cell(0, 0, chunks, tokens)
+
+    def _mixed(self) -> Iterator[Cell]:
+        for rows in halvings(self.max_rows, 1, 4):
+            for context in halvings(self.max_context, 16, 2)[-2:]:
+                for tokens in halvings(self.max_prompt, 16, 3):
+                    for history in (0, self.max_prompt):
+                        yield Cell(rows, context, 1, tokens, history)
+
+
+def batch_sizes(largest: int) -> list[int]:
+    """Powers of two up to `largest`, from 32 on with one size between neighbours, and `largest` itself."""
+    powers = [1 << k for k in range(largest.bit_length()) if 1 << k <= largest]
+    between = [3 * p // 2 for p in powers if p >= 32 and 3 * p // 2 <= largest]
+    return sorted({*powers, *between, largest})
+
+
+def halvings(largest: int, smallest: int, most: int = 99) -> list[int]:
+    """Rising sizes from `smallest` (or below) to `largest`: powers of two and the largest itself.
+
+    With `most`, so many of them, spread evenly, both ends kept.
+    """
+    sizes = [largest]
+    size = 1 << (max(1, largest - 1).bit_length() - 1)
+    while size >= smallest:
+        sizes.append(size)
+        size //= 2
+    sizes = sorted(set(sizes))
+    if len(sizes) <= most:
+        return sizes
+    return sorted({sizes[round(k * (len(sizes) - 1) / (most - 1))] for k in range(most)})

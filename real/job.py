@@ -1,0 +1,30 @@
+"""What an executor is given to run; knows nothing of how."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sim.replica import PerceptionCost
+from sim.request import Request
+from sim.work import Prediction
+
+from .prompts import Prompts
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is run, by request id: the prompts, the lengths at which answers stop, what is predicted of them.
+
+    `question` is appended to a prompt to ask for its length. With `eos_tokens`, answers end there, and
+    `output_tokens` are the most that each may have.
+    """
+
+    requests: Sequence[Request]
+    prompts: Prompts
+    output_tokens: Sequence[int]
+    predictions: Sequence[Prediction]
+    question: Sequence[int]
+    perception: PerceptionCost
+    eos_tokens: frozenset[int] = frozenset()
+    max_concurrency: int | None = None

@@ -1,0 +1,184 @@
+"""The model that runs: a known shape with random weights, or a LLaMA-like model from disk or hub.
+
+Knows nothing of requests, batches or time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from sim.hardware.model_shape import MODELS, ModelShape
+from traces.errors import InputError
+
+Weights = Literal["random", "pretrained"]
+
+TINY = ModelShape("tiny", 4, 64, 128, 4, 4, 16, 512)
+"""Four layers that a laptop's processor runs in milliseconds."""
+
+PUBLISHED_AT = {"vicuna-7b": "lmsys/vicuna-7b-v1.5"}
+"""Where the weights of a shape that goes by a name of ours are found."""
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+RANDOM_SPREAD = {"tiny": 0.2}
+"""Standard deviation of random weights where the usual 0.02 would make every next token alike."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A causal language model in memory, and what it is. `tokenizer` is None with random weights."""
+
+    model: Any
+    shape: ModelShape
+    weights: Weights
+    tokenizer: Any = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return torch.device(self.model.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its weights and of its KV cache."""
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
+    @property
+    def eos_tokens(self) -> frozenset[int]:
+        """The tokens that end an answer where the model decides that itself."""
+        ids = self.model.config.eos_token_id
+        return frozenset([] if ids is None else ids if isinstance(ids, list) else [ids])
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all parameters."""
+        return sum(p.numel() * p.element_size() for p in self.model.parameters())
+
+    @property
+    def label(self) -> str:
+        """What ran, for every result: model, weights, type, device."""
+        place = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        return (
+            f"{self.shape.name} ({self.weights} weights), {str(self.dtype).removeprefix('torch.')}, {place}"
+        )
+
+
+def load(
+    name: str | None = None,
+    *,
+    weights: Weights | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    seed: int = 0,
+) -> LoadedModel:
+    """The model `name`: `tiny`, a shape of `sim.hardware.model_shape`, a path, or a name on the hub.
+
+    Defaults: vicuna-7b in bfloat16 where there is CUDA, else tiny in float32 on the CPU; random weights for a
+    shape, pretrained ones otherwise. Random weights are made on the device, in seconds. Raises InputError for
+    what cannot be had.
+    """
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device: {device!r}, but torch {torch.__version__} sees no CUDA device")
+    on_gpu = place.type == "cuda"
+    name = name or ("vicuna-7b" if on_gpu else "tiny")
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
+    kind = DTYPES[dtype or ("bfloat16" if on_gpu else "float32")]
+    known = {**MODELS, TINY.name: TINY}.get(name)
+    weights = weights or ("random" if known is not None else "pretrained")
+    tokenizer = None
+    if weights == "pretrained":
+        if name == TINY.name:
+            raise InputError("weights: pretrained, but the model tiny exists with random weights only")
+        model, tokenizer = _pretrained(PUBLISHED_AT.get(name, name), kind, place)
+    else:
+        model = _random(_config(known) if known is not None else _read_config(name), kind, place, name, seed)
+    # A None in one call's GenerationConfig falls back to the model's own: lengths are forced only without it.
+    model.generation_config.eos_token_id = None
+    return LoadedModel(model.eval(), _shape(name, model.config, kind), weights, tokenizer)
+
+
+def _config(shape: ModelShape) -> LlamaConfig:
+    if shape.qkv_bias:
+        raise InputError(f"model: {shape.name} has biases that the LLaMA architecture has not; give a path")
+    return LlamaConfig(
+        vocab_size=shape.vocab,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        max_position_embeddings=4096,
+        rms_norm_eps=1e-5,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        tie_word_embeddings=shape.tied_embeddings,
+        initializer_range=RANDOM_SPREAD.get(shape.name, 0.02),
+    )
+
+
+def _random(config: Any, dtype: torch.dtype, place: torch.device, name: str, seed: int) -> Any:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), place:
+            torch.manual_seed(seed)
+            if isinstance(config, LlamaConfig):
+                return LlamaForCausalLM(config)
+            family: Any = AutoModelForCausalLM
+            return family.from_config(config)
+    except torch.OutOfMemoryError as error:
+        raise InputError(f"model {name}: its weights do not fit the device ({_first_line(error)})") from None
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _pretrained(name: str, dtype: torch.dtype, place: torch.device) -> tuple[Any, Any]:
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+        return model.to(place), AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, torch.OutOfMemoryError) as error:
+        raise InputError(
+            f"model {name}: cannot be loaded ({_first_line(error)}); --weights random needs no files"
+        ) from None
+
+
+def _read_config(name: str) -> Any:
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"model {name!r}: not tiny, nor one of {', '.join(MODELS)}, nor readable ({_first_line(error)})"
+        ) from None
+
+
+def _shape(name: str, config: Any, dtype: torch.dtype) -> ModelShape:
+    """The numbers of the model that was really made."""
+    known = {**MODELS, TINY.name: TINY}.get(name)
+    if known is not None:
+        return replace(known, bytes_per_element=dtype.itemsize)
+    heads = config.num_attention_heads
+    return ModelShape(
+        name,
+        config.num_hidden_layers,
+        config.hidden_size,
+        config.intermediate_size,
+        heads,
+        getattr(config, "num_key_value_heads", None) or heads,
+        getattr(config, "head_dim", None) or config.hidden_size // heads,
+        config.vocab_size,
+        dtype.itemsize,
+        bool(config.tie_word_embeddings),
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

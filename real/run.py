@@ -1,0 +1,141 @@
+"""One run of one policy on a real model: `run(scenario, policy, engine, …)`, like `Scenario.run`.
+
+Takes the same scenario as the simulator, so that requests, arrivals and predictions are the same.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from sim.metrics import Ledger, Result, make_result
+from sim.perception import ANSWER_TOKENS, QUESTION_TOKENS, perceive
+from sim.policies import make_scheduler
+from sim.replica import PerceptionCost
+from sim.simulation import Scenario, predictions_of, stream
+from traces.errors import InputError
+
+from .arena import ArenaEngine
+from .clocks import Clock, Stopwatch
+from .eager import EagerEngine
+from .engine import ENGINES, Engine, KvOvercommitted
+from .executor import Executor
+from .job import Job
+from .model import LoadedModel
+from .prompts import Prompts, question
+
+
+class Measured(NamedTuple):
+    """A real run: its result, the answers by request id, their lengths, and what went wrong on the way."""
+
+    result: Result
+    answers: dict[int, list[int]]
+    output_tokens: list[int]
+    incidents: list[str]
+
+
+def make_engine(
+    name: str, loaded: LoadedModel, capacity_tokens: int, *, compile_layers: bool = False
+) -> Engine:
+    """The engine of that name with the whole KV capacity allocated; InputError for another name."""
+    if name == EagerEngine.name:
+        return EagerEngine(loaded, capacity_tokens)
+    if name == ArenaEngine.name:
+        return ArenaEngine(loaded, capacity_tokens, compile_layers=compile_layers)
+    raise InputError(f"engine: {name!r} is not one of {', '.join(ENGINES)}")
+
+
+class RealRun:
+    """A scenario's trace served under `policy` on an engine, in real time, a Work at a time.
+
+    `prompts`: token ids by request id, as long as the trace says. `lengths`: answers stop at the trace's
+    lengths, or where the model ends them. `clock` gives seconds; any but the wall's serves only where nothing
+    waits for an arrival. Raises KvOvercommitted where the scenario counts on more KV memory than the engine
+    has.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        policy: str,
+        engine: Engine,
+        loaded: LoadedModel,
+        prompts: Prompts,
+        lengths: Literal["trace", "model"] = "trace",
+        clock: Clock = time.perf_counter,
+    ) -> None:
+        trace, capacity = scenario.trace, scenario.limits.kv_tokens
+        if capacity > engine.capacity_tokens:
+            raise KvOvercommitted(
+                f"{engine.name}: the scheduler counts on {capacity} KV tokens, "
+                f"{engine.capacity_tokens} are allocated"
+            )
+        self.scenario, self.policy, self.stopwatch = scenario, policy, Stopwatch(clock)
+        self.ran = f"{engine.name} on {loaded.label}"
+        scheduler = make_scheduler(policy, scenario.limits)
+        quantile = getattr(scheduler, "upper_quantile", None)
+        said = perceive(scenario.predictor, trace, stream(scenario.seed, "perception"), quantile)
+        requests = scenario.requests(said)
+        free = lengths == "model"
+        job = Job(
+            requests=requests,
+            prompts=prompts,
+            output_tokens=[r.max_new_tokens for r in requests] if free else trace.output_tokens.tolist(),
+            predictions=predictions_of(said),
+            question=question(
+                loaded.tokenizer, QUESTION_TOKENS, loaded.shape.vocab, np.random.default_rng(scenario.seed)
+            ),
+            perception=PerceptionCost(QUESTION_TOKENS, ANSWER_TOKENS) if said.charged else PerceptionCost(),
+            eos_tokens=loaded.eos_tokens if free else frozenset(),
+            max_concurrency=scenario.max_concurrency,
+        )
+        self.ledger = Ledger(len(requests), [r.arrival_s for r in requests], log=True)
+        self.executor = Executor(engine, scheduler, job, self.ledger, clock=self.stopwatch)
+
+    def step(self) -> bool:
+        """One Work, on the run's own stopwatch; False where the run is over."""
+        with self.stopwatch.running():
+            return self.executor.step()
+
+    def measured(self) -> Measured:
+        """What came of it, once it is over."""
+        scenario, trace, executor = self.scenario, self.scenario.trace, self.executor
+        result = make_result(
+            self.ledger,
+            request_id=trace.request_id,
+            prompt_tokens=trace.prompt_tokens,
+            output_tokens=np.asarray(executor.output_tokens, dtype=np.int64),
+            priority=trace.priority,
+            labels={
+                "policy": self.policy,
+                **scenario.labels,
+                "profile": self.ran,
+                "provenance": "real run",
+            },
+            kv_capacity_tokens=scenario.limits.kv_tokens,
+            goodput_ms=scenario.goodput_ms,
+        )
+        incidents = list(executor.incidents)
+        if executor.sequences is not None:
+            incidents += executor.sequences.incidents
+            if again := executor.sequences.recomputed_tokens:
+                incidents.append(f"{again} tokens computed again that the scheduler counted as cached")
+        return Measured(result, executor.answers, executor.output_tokens, incidents)
+
+
+def run(
+    scenario: Scenario,
+    policy: str,
+    engine: Engine,
+    loaded: LoadedModel,
+    prompts: Prompts,
+    *,
+    lengths: Literal["trace", "model"] = "trace",
+) -> Measured:
+    """One real run from beginning to end; see `RealRun`."""
+    under_way = RealRun(scenario, policy, engine, loaded, prompts, lengths)
+    while under_way.step():
+        pass
+    return under_way.measured()

@@ -1,0 +1,86 @@
+"""A tiny model on the processor, an offline trace of short answers, and what `generate` says of it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+SHORT = (
+    "lognormal:prompt_median=8,prompt_sigma=0.6,max_prompt_tokens=24,"
+    "output_median=8,output_sigma=0.7,max_output_tokens=28"
+)
+
+
+@pytest.fixture(scope="session")
+def loaded() -> Iterator[Any]:
+    torch = pytest.importorskip("torch", reason="the real extra is not installed")
+    pytest.importorskip("transformers", reason="the real extra is not installed")
+    from real import model
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield model.load("tiny")
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def make_engine(loaded: Any) -> Callable[..., Any]:
+    """(name, capacity_tokens) -> engine on the tiny model; only the newest may be used."""
+    from real.run import make_engine
+
+    return lambda name, capacity_tokens=4096: make_engine(name, loaded, capacity_tokens)
+
+
+@pytest.fixture(scope="session")
+def alone(loaded: Any) -> Callable[[Sequence[int], int], list[int]]:
+    """(prompt, n) -> n tokens from `generate`, this prompt alone in its batch."""
+    import torch
+    from transformers import GenerationConfig
+
+    known: dict[tuple[int, ...], list[int]] = {}
+
+    def generate(prompt: Sequence[int], num_tokens: int) -> list[int]:
+        key = tuple(prompt)
+        if len(known.get(key, [])) < num_tokens:
+            loaded.model.set_attn_implementation("sdpa")
+            ids = torch.tensor([list(prompt)])
+            config = GenerationConfig(max_new_tokens=num_tokens, do_sample=False, pad_token_id=0)
+            out = loaded.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+            known[key] = out[0, len(prompt) :].tolist()
+        return known[key][:num_tokens]
+
+    return generate
+
+
+@pytest.fixture(scope="session")
+def prompts() -> list[list[int]]:
+    rng = np.random.default_rng(5)
+    return [rng.integers(3, 512, int(n)).tolist() for n in rng.integers(3, 40, 9)]
+
+
+@pytest.fixture(scope="session")
+def make_scenario() -> Callable[..., Any]:
+    """(num_prompts, **settings) -> a scenario of short answers, by default on 256 KV blocks."""
+    from sim.simulation import scenario
+
+    return lambda num_prompts=200, **settings: scenario(
+        SHORT, num_prompts=num_prompts, **{"kv_blocks": 256, **settings}
+    )
+
+
+@pytest.fixture(scope="session")
+def serve(loaded: Any, make_engine: Callable[..., Any]) -> Callable[..., Any]:
+    """(scenario, policy, engine name, **settings) -> (what was measured, the prompts)."""
+    from real.prompts import random_prompts
+    from real.run import run
+
+    def run_it(scenario: Any, policy: str, engine: str = "transformers-eager", **settings: Any) -> Any:
+        rng = np.random.default_rng(1)
+        given = random_prompts(scenario.trace.prompt_tokens.tolist(), loaded.shape.vocab, rng)
+        made = make_engine(engine, scenario.limits.kv_tokens)
+        return run(scenario, policy, made, loaded, given, **settings), given
+
+    return run_it
