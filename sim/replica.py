@@ -70,7 +70,7 @@ class Replica:
         self.predictions, self.perception, self.leap = predictions, perception, leap
         self.running = RunningRequests(cost, output_tokens, ledger)
         self.idle: simpy.Event | None = None
-        self.interruptible = False
+        self.interruptible = self.stop_on_arrival = False
         arrivals.receiver = self
         self.process = env.process(self.run())
 
@@ -79,7 +79,8 @@ class Replica:
         self.scheduler.submit(request, self.env.now)
         if self.idle is not None and not self.idle.triggered:
             self.idle.succeed()
-        elif self.interruptible:
+        elif self.interruptible and (self.stop_on_arrival or getattr(self.scheduler, "drops", None)):
+            # What is turned away leaves at the end of the iteration too: its place may be waited for.
             self.interruptible = False
             self.process.interrupt()
 
@@ -185,8 +186,8 @@ class Replica:
         if iterations < 1 or not (work.chunks or running.num_decoding):
             raise SchedulingError(f"{type(self.scheduler).__name__}: Iterations with nothing to run")
         seconds = leap.seconds(iterations)
-        if work.stop_on_arrival and iterations > 1:
-            self.interruptible = True
+        if iterations > 1:
+            self.interruptible, self.stop_on_arrival = True, work.stop_on_arrival
             try:
                 yield env.timeout(seconds)
                 self.interruptible = False

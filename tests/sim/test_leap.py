@@ -198,7 +198,6 @@ def test_a_question_within_a_leap_is_asked_when_it_comes() -> None:
     assert_same(*both_ways(trace, "continuous:admission=predicted", exact_machine(), how))
 
 
-@pytest.mark.xfail(strict=True, reason="a rejection within a leap frees its client only at the end of it")
 def test_a_rejection_within_a_leap_frees_its_place_at_once() -> None:
     trace = ticks_trace([50, 300, 10], [50, 5, 5], [0, 1, 2])
     how = {"kv_blocks": 16, "max_new_tokens": 50, "max_concurrency": 2}
