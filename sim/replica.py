@@ -15,6 +15,7 @@ import simpy
 
 from .arrivals import Arrivals, SimProcess
 from .hardware.step_cost import StepCost
+from .kv_blocks import padded_tokens
 from .metrics import BatchRecord, Ledger
 from .request import Request
 from .running import Leap, RunningRequests
@@ -134,7 +135,7 @@ class Replica:
                 f"({[r.id for r in requests]})"
             )
         rows, prompt = len(requests), max(r.prompt_tokens for r in requests)
-        kv_tokens = rows * (prompt + work.token_limit)
+        kv_tokens = padded_tokens(requests, work.token_limit)
         self._check_memory(work, kv_tokens)
         iterations = min(work.token_limit, max(output_tokens[r.id] for r in requests))
         first_step_s, slope_s = self.cost.decode_run(rows, rows * prompt)
@@ -165,7 +166,7 @@ class Replica:
         if not rows:
             raise SchedulingError("a Perceive of 0 requests asks nothing")
         prompt = max(r.prompt_tokens for r in work.requests) + question
-        kv_tokens = rows * (prompt + answer)
+        kv_tokens = padded_tokens(work.requests, question + answer)
         self._check_memory(work, kv_tokens)
         prefill_end_s = start_s + self.cost.padded_prefill_s(rows, prompt)
         end_s = prefill_end_s + self.cost.decode_run_s(rows, rows * prompt, answer)

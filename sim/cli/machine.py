@@ -120,15 +120,13 @@ def calibrate(
 
     from plots import calibration
     from plots.style import save
-    from traces.files import atomic_write
 
     from ..hardware.calibrate import fit, read_steps
 
     fitted, report = fit(
         read_steps(steps), name or out.stem, engine=engine, host_s=host_ms / 1e3, source=steps.name
     )
-    with atomic_write(out) as file:
-        file.write(json.dumps(fitted.to_json(), indent=2, allow_nan=False) + "\n")
+    fitted.save(out)
     picture = figure or out.with_suffix(".png")
     title = f"{fitted.name}: {len(report.measured_s)} distinct steps of {steps.name}"
     save(calibration.report(report.measured_s * 1e3, report.fitted_s * 1e3, ~report.is_mixed, title), picture)

@@ -44,13 +44,14 @@ def validate(
     from ..against import against as compare_with
 
     found = compare_with(against, policy=policy, **vars(machine))
+    text = json.dumps(found.to_json(), indent=2, allow_nan=False)
     if save_result is not None:
         from traces.files import atomic_write
 
         with atomic_write(save_result) as file:
-            file.write(json.dumps(found.to_json(), indent=2, allow_nan=False) + "\n")
+            file.write(text + "\n")
     if json_:
-        print(json.dumps(found.to_json(), indent=2, allow_nan=False))
+        print(text)
     else:
         table = Table(title=show.title(found.result.summary), title_justify="left")
         for heading in ("figure", "measured", "predicted", "error"):
