@@ -32,7 +32,8 @@ class BatchRecord(NamedTuple):
     """One Work as it was carried out: what was decided, and when it ran.
 
     `limit` is its token limit (a Perceive: the tokens of an answer), `prompt_tokens` the padded prompt. The
-    decode iteration j = 0, 1, ... after the prefill took `first_step_s + j * step_slope_s`.
+    decode iteration j = 0, 1, ... after the prefill took `first_step_s + j * step_slope_s`. `replica` is the
+    accelerator that ran it, `num_waiting` the requests that waited there meanwhile.
     """
 
     kind: str
@@ -48,6 +49,8 @@ class BatchRecord(NamedTuple):
     kv_tokens: int = 0
     chunks: tuple[tuple[int, bool], ...] = ()
     evicted: tuple[int, ...] = ()
+    replica: int = 0
+    num_waiting: int = 0
 
     def decision(self) -> dict[str, Any]:
         """The entry of the decision log: what was decided, and how many iterations it ran."""
