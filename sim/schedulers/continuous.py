@@ -20,6 +20,7 @@ from ..work import Chunk, Drop, Iterations, Limits, Outcome, Perceive, Work
 from .admission import EXPIRED, rejection
 from .binning import expected_tokens
 from .order import PREDICTED_ORDERS, Order, discipline
+from .planned_memory import PlannedMemory
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ class ContinuousScheduler:
         self.generated: dict[int, int] = {}  # id -> tokens kept over its evictions
         self.phases = BlockPhases(self.block)
         self.prefixes = EvictedPrefixes()
+        self.plans = PlannedMemory(self.block) if o.admission == "predicted" else None
         self.iteration = self.num_queued = self.peak_blocks = 0
         self.first_need = self.first_reused = (
             0  # blocks of the first iteration handed out, and those used again
@@ -336,6 +338,8 @@ class ContinuousScheduler:
             if request.deadline_s is not None:
                 self.begun.add(request.id)
             running[request.id] = sequence = Sequence(request, rank, order)
+            if self.plans is not None:
+                self.plans.admit(request.id, max(self._planned(request), length))
             chunk = Chunk(request, num_tokens, num_tokens == left, cached)
             chunks.append(chunk)
             self._progress(sequence, chunk)
@@ -349,14 +353,9 @@ class ContinuousScheduler:
             return True
         if self.options.admission == "prompt":
             return need - -length // self.block <= self.free
-        planned = sum(
-            blocks_for(max(self._planned(s.request), self._held(s)), self.block)
-            for s in self.running.values()
-        )
-        return (
-            not self.running
-            or planned + blocks_for(max(self._planned(request), length), self.block) <= self.num_blocks
-        )
+        assert self.plans is not None
+        blocks = blocks_for(max(self._planned(request), length), self.block)
+        return not self.running or self.plans.total(self.iteration) + blocks <= self.num_blocks
 
     def _planned(self, request: Request) -> int:
         """Tokens that the request will have in memory in the end, as predicted."""
@@ -378,6 +377,8 @@ class ContinuousScheduler:
                 self.prefilling.pop(chunk.request.id, None)
             sequence.birth = sequence.computed - self.iteration - 1
             self.phases.add(sequence.birth)
+            if self.plans is not None:
+                self.plans.decode(chunk.request.id, sequence.birth)
         else:
             self.prefilling[chunk.request.id] = sequence
 
@@ -401,6 +402,8 @@ class ContinuousScheduler:
         """Free the blocks of a running request."""
         id = sequence.request.id
         del self.running[id]
+        if self.plans is not None:
+            self.plans.leave(id)
         if id in self.prefilling:
             del self.prefilling[id]
             tokens = sequence.computed
