@@ -57,7 +57,7 @@ def gain_map(frame: pd.DataFrame, ax: Axes, metric: str = "mean_e2el_ms") -> Non
     )
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
-            dark = SHADES(value) < 0.32
+            dark = SHADES(value) < 0.36
             ax.text(
                 column,
                 row,
