@@ -109,7 +109,7 @@ def figure(frame: pd.DataFrame, metric: str = "mean_e2el_ms", baseline: str = "c
     cases, policies = list(dict.fromkeys(frame["case"])), list(dict.fromkeys(frame["policy"]))
     num_rows, num_loads = frame["sigma"].nunique(), frame["load"].nunique()
     width = 1.0 + len(policies) * max(3.2, 0.7 + 0.55 * num_loads)
-    height = 1.5 + len(cases) * (0.95 + 0.36 * num_rows)
+    height = 1.5 + len(cases) * max(2.6, 0.95 + 0.36 * num_rows)
     fig, axes = style.figure(max(width, 5.0), height, len(cases), len(policies))
     labels = style.labels(policies, 30 if num_loads < 6 else 44, 3)
     lines = max(text.count("\n") for text in labels)
