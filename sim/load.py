@@ -20,7 +20,7 @@ from .kv_blocks import blocks_for
 from .metrics import Result
 from .perception import perceive
 from .perception_error import error_report
-from .simulation import scenario, stream
+from .simulation import Scenario, scenario, stream
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,11 +58,13 @@ IDLE_FACTOR = 10.0
 
 @dataclass(frozen=True)
 class Case:
-    """A machine's KV cache (blocks of 16 tokens; None: the profile's) and how arrivals clump."""
+    """A machine's KV cache (blocks of 16 tokens; None: the profile's) and how arrivals clump (None: as the
+    trace's own, faster or slower).
+    """
 
     label: str
     kv_blocks: int | None
-    burstiness: float = 1.0
+    burstiness: float | None = 1.0
 
 
 def capacity(trace: Trace | str, *, policy: str = "continuous", num_seeds: int = 1, **settings: Any) -> float:
@@ -117,7 +119,7 @@ def load_curves(
     One row per rate, seed and policy: columns policy, request_rate, seed and those of `CURVES`. At one seed
     all rates see the same requests and the same pattern of arrivals. `settings` as for `simulate`.
     """
-    first_seed = _check(num_seeds, n_jobs, settings, rates=rates, policies=policies)
+    first_seed = check(num_seeds, n_jobs, settings, rates=rates, policies=policies)
     points = [(rate, first_seed + k) for k in range(num_seeds) for rate in rates]
 
     def run(rate: float, seed: int) -> list[dict[str, Any]]:
@@ -129,15 +131,16 @@ def load_curves(
             rows.append({"policy": policy, "request_rate": rate, "seed": seed, **figures})
         return rows
 
-    return _frame(run, points, n_jobs, progress)
+    return frame_of(run, points, n_jobs, progress)
 
 
 def map_cases(trace: Trace | str, **settings: Any) -> tuple[Case, Case, Case]:
-    """Where a map of the gain looks: all of the KV cache, an eighth of it, and that under bursty arrivals.
+    """Where a map looks: all of the KV cache, an eighth of it, and that under arrivals that clump.
 
-    The eighth holds at least two of the longest requests.
+    Those are the trace's own where it has times, else bursty ones. The eighth holds two of the longest
+    requests.
     """
-    shared = scenario(trace, **settings)
+    shared = scenario(trace, **{**settings, "request_rate": None})
     limits = shared.limits
     num_blocks = limits.kv_tokens // limits.block_size
     longest = int(shared.trace.prompt_tokens.max()) + shared.max_new_tokens
@@ -146,7 +149,9 @@ def map_cases(trace: Trace | str, **settings: Any) -> tuple[Case, Case, Case]:
     return (
         Case(f"{num_blocks:,} KV blocks", settings.get("kv_blocks"), burstiness),
         Case(f"{scarce:,} KV blocks", scarce, burstiness),
-        Case(f"{scarce:,} KV blocks, bursty", scarce, BURSTY),
+        Case(f"{scarce:,} KV blocks, the trace's own arrivals", scarce, None)
+        if _own_rate(shared)
+        else Case(f"{scarce:,} KV blocks, bursty arrivals", scarce, BURSTY),
     )
 
 
@@ -172,14 +177,11 @@ def gain_map(
     what `baseline` gets done in that case (`capacity`). Misses grow with sigma as in `sensitivity`; with
     `charge` the accelerator spends time on every question. `settings` as for `simulate`.
     """
-    first_seed = _check(
+    first_seed = check(
         num_seeds, n_jobs, settings, loads=loads, sigmas=sigmas, policies=policies, cases=cases
     )
     settings.pop("predictor", None)
-    at = [
-        {**settings, "kv_blocks": case.kv_blocks, "burstiness": case.burstiness, "predictor": "exact"}
-        for case in cases
-    ]
+    at = [{**settings, "kv_blocks": case.kv_blocks, "predictor": "exact"} for case in cases]
     most = [
         capacity(trace, policy=baseline, num_seeds=num_seeds, **{**machine, "seed": first_seed})
         for machine in at
@@ -190,7 +192,7 @@ def gain_map(
 
     def run(case: int, load: float, seed: int) -> list[dict[str, Any]]:
         rate = load * most[case]
-        shared = scenario(trace, **{**at[case], "seed": seed, "request_rate": rate})
+        shared = _arriving(trace, rate, cases[case].burstiness, {**at[case], "seed": seed})
         base = shared.run(baseline).summary
         rows = []
         for sigma in sigmas:
@@ -209,7 +211,28 @@ def gain_map(
                 rows.append({"case": cases[case].label, "policy": policy, **where, **_gains(base, summary)})
         return rows
 
-    return _frame(run, points, n_jobs, progress)
+    return frame_of(run, points, n_jobs, progress)
+
+
+def _arriving(
+    trace: Trace | str, rate: float, burstiness: float | None, settings: dict[str, Any]
+) -> Scenario:
+    """The scenario at so many requests/s: drawn gaps or, without a burstiness, the trace's own, scaled."""
+    if burstiness is not None:
+        return scenario(trace, **{**settings, "request_rate": rate, "burstiness": burstiness})
+    own = _own_rate(scenario(trace, **settings))
+    if not own:
+        raise InputError(
+            f"{trace if isinstance(trace, str) else trace.name}: it has no arrival times to scale"
+        )
+    return scenario(trace, **{**settings, "time_scale": own / rate})
+
+
+def _own_rate(shared: Scenario) -> float:
+    """Requests/s by the trace's own times; 0 where all arrive at once."""
+    times = shared.trace.arrival_s
+    span = float(times.max() - times.min()) if times is not None else 0.0
+    return (len(shared.trace) - 1) / span if span > 0 else 0.0
 
 
 def _gains(base: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
@@ -227,7 +250,7 @@ def _ratio(part: float | None, whole: float | None) -> float:
     return part / whole if part is not None and whole else float("nan")
 
 
-def _check(num_seeds: int, n_jobs: int, settings: dict[str, Any], **lists: Sequence[Any]) -> int:
+def check(num_seeds: int, n_jobs: int, settings: dict[str, Any], **lists: Sequence[Any]) -> int:
     """The first seed, once all these can be used."""
     if num_seeds < 1:
         raise InputError(f"num_seeds: {num_seeds} must be at least 1")
@@ -245,7 +268,7 @@ def _check(num_seeds: int, n_jobs: int, settings: dict[str, Any], **lists: Seque
     return int(settings.pop("seed", 0))
 
 
-def _frame(
+def frame_of(
     run: Callable[..., list[dict[str, Any]]], points: Sequence[Any], n_jobs: int, progress: Progress
 ) -> pd.DataFrame:
     """All rows that `run` gives for the points, in their order, over `n_jobs` processes."""

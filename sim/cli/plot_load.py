@@ -1,4 +1,4 @@
-"""`seqsched plot load | gain`: what request rate does to each policy, and where knowing lengths pays."""
+"""`seqsched plot load | gain | starvation`: what load does to policies, where lengths pay, and who pays."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from traces.errors import InputError
 
 from .. import load as experiments
+from .. import starvation as ageing
 from ..simulation import scenario
 from . import show
 from .options import Workload
@@ -100,7 +101,8 @@ def gain(
 ) -> None:
     """Where knowing lengths pays: latency under a plain policy over that under length-aware ones, as a map.
 
-    Three cases: the KV cache there is, an eighth of it, and that eighth under bursty arrivals.
+    Three cases: the KV cache there is, an eighth of it, and that eighth under arrivals that clump (the
+    trace's own where it has times, else bursty ones).
 
     Parameters
     ----------
@@ -128,6 +130,8 @@ def gain(
     from plots import gain_map as figures
     from plots.style import save
 
+    if not metrics:
+        raise InputError("metrics: at least one is needed (0 given)")
     for name in metrics:
         if name not in figures.NAMES:
             raise InputError(f"metrics: {name!r} is not one of {', '.join(figures.NAMES)}")
@@ -151,11 +155,62 @@ def gain(
         save(figures.figure(frame, name, baseline), path)
         written.append(path)
     _save_table(frame, save_table)
-    columns = ["mean_error", *experiments.GAINS, "throughput_ratio"]
-    mean = frame.groupby(["case", "policy", "load", "sigma"], sort=False)[columns].mean()
-    show.frame_table(f"{baseline} over each policy (throughput: policy over {baseline})", mean.reset_index())
+    rows = ["case", "policy", "sigma"]
+    table = frame.pivot_table(index=rows, columns="load", values=metrics[0], sort=False).reset_index()
+    show.frame_table(f"{metrics[0]} of {baseline} over that of each policy, by sigma and load", table)
     _warn(frame)
     show.wrote([*written, *([save_table] if save_table else [])])
+
+
+def starvation(
+    workload: Workload = DEFAULT,
+    *,
+    load: float = 1.25,
+    agings: Numbers = ageing.AGINGS,
+    sigma: float = ageing.SIGMA,
+    num_seeds: int = 3,
+    n_jobs: int = 1,
+    out: Path = Path("starvation.png"),
+    save_table: Path | None = None,
+) -> None:
+    """What shortest-first costs the long requests under continuous batching, and what ageing gives back.
+
+    Parameters
+    ----------
+    load
+        Request rate as a share of what `continuous` gets done here while there is always a queue.
+    agings
+        Seconds of waiting that are worth one level, a level being 50 predicted tokens.
+    sigma
+        Prediction error: standard deviation of the logarithm of the length.
+    num_seeds
+        Runs per discipline, each with its own arrivals, lengths and predictions.
+    n_jobs
+        Processes; -1: one per core.
+    out
+        Picture to draw (PNG or SVG).
+    save_table
+        Write the points to this CSV file.
+    """
+    from plots import starvation as figures
+    from plots.style import save
+
+    frame = ageing.starvation(
+        workload.trace,
+        load=load,
+        agings=agings,
+        sigma=sigma,
+        num_seeds=num_seeds,
+        n_jobs=n_jobs,
+        progress=partial(show.progress, text="simulating"),
+        **_settings(workload),
+    )
+    save(figures.figure(frame), out)
+    _save_table(frame, save_table)
+    columns = ["mean_ttft_ms", "mean_e2el_ms", "p99_e2el_ms", "long_e2el_ms", "short_e2el_ms"]
+    mean = frame.groupby("label", sort=False)[[*columns, "throughput"]].mean()
+    show.frame_table(f"{frame['request_rate'].iloc[0]:.2f} requests/s", mean.reset_index())
+    show.wrote([out, *([save_table] if save_table else [])])
 
 
 def _settings(workload: Workload) -> dict[str, Any]:

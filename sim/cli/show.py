@@ -89,7 +89,8 @@ def frame_table(heading: str, frame: pd.DataFrame) -> None:
 
     table = Table(title=heading, title_justify="left")
     for column in frame.columns:
-        table.add_column(str(column), justify="left" if frame[column].dtype == object else "right")
+        text = frame[column].dtype.kind not in "iufb"
+        table.add_column(str(column), justify="left" if text else "right", overflow="fold")
     for row in frame.itertuples(index=False):
         table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row))
     console().print(table)
