@@ -249,8 +249,10 @@ def test_plots_about_load_are_drawn(folder: Path, capsys: pytest.CaptureFixture[
     assert (
         run("plot", "gain", *few, "--loads", "0.5", "1.2", "--sigmas", "0", "1", "--save-table", "g.csv") == 0
     )
+    assert run("plot", "starvation", *few, "--agings", "1", "--kv-blocks", "100") == 0
+    assert "ageing 1 s" in capsys.readouterr().out
     names = {p.name for p in folder.iterdir()}
-    assert {"load.png", "l.csv", "gain.png", "gain_p99_e2el.png", "g.csv"} <= names
+    assert {"starvation.png", "load.png", "l.csv", "gain.png", "gain_p99_e2el.png", "g.csv"} <= names
     assert "request-rate: 3" in refused_by_load(capsys, "load", "--request-rate", "3")
     assert "loads: -1" in refused_by_load(capsys, "gain", "--loads", "-1", "--num-prompts", "50")
     assert "'speed'" in refused_by_load(capsys, "gain", "--metrics", "speed")
