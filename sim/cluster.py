@@ -120,9 +120,11 @@ class Fleet:
                 if number is None:
                     self.aside.append(request)
                     continue
+                replica = self.replicas[number]
                 self.router.sent(request, number)
-                self.replicas[number].submit(request, now)
-                self.replicas[number].notice()
+                replica.submit(request, now)
+                is_refused = bool(getattr(replica.scheduler, "drops", ()))
+                replica.notice(leaves_soon=is_refused or request.deadline_s is not None)
 
     def _feed(self, now: float) -> None:
         """Give from the shared queue to replicas with a place, the one with the fewest requests first."""
