@@ -13,12 +13,18 @@ from heapq import heapify, heappop, heappush
 
 import simpy
 
+from traces.errors import InputError
+
 from .arrivals import Arrivals, SimProcess
 from .outages import Schedules
 from .replica import Replica
 from .request import Request
 from .routers import Router
 from .work import SchedulingError
+
+
+MOST_REROUTES = 1000
+"""A request that has met more failures than this would never end."""
 
 
 class Sole(Arrivals):
@@ -166,6 +172,15 @@ class Fleet:
         ]
         return min(fits)[1] if fits else None
 
+    def _check_progress(self, lost: Sequence[Request]) -> None:
+        """InputError where replicas fail so often that a request will never be served."""
+        for request in lost:
+            if self.arrivals.ledger.reroutes[request.id] > MOST_REROUTES:
+                raise InputError(
+                    f"failures: a request has met {MOST_REROUTES} of them and is not served; "
+                    f"mtbf_s must be longer than what a request takes"
+                )
+
     def _fail(self, replica: Replica, spans: Iterator[tuple[float, float]]) -> SimProcess:
         """The replica is down in these spans of time (from, until)."""
         env, number = self.env, replica.number
@@ -176,7 +191,9 @@ class Fleet:
             self.down_since[number] = env.now
             if self.router is not None:
                 self.router.down(number)
-            self.queue.extendleft(reversed(replica.fail()))
+            lost = replica.fail()
+            self._check_progress(lost)
+            self.queue.extendleft(reversed(lost))
             self._pass_on(env.now)
             yield env.timeout(max(0.0, up_s - env.now))
             replica.use.down_s += env.now - self.down_since.pop(number)

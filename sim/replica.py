@@ -306,6 +306,9 @@ class Replica:
             ledger.batches.append(record)
             if isinstance(work, PaddedBatch):
                 lost |= dict.fromkeys(record.request_ids, record.iterations)
+                for i in record.request_ids:
+                    if ledger.scheduled_s[i] != ledger.scheduled_s[i]:
+                        ledger.scheduled_s[i] = record.start_s
         left = self.scheduler.drain(now)
         for request in left:
             i = request.id

@@ -31,8 +31,8 @@ DEFAULT_ROUTER = "least-requests"
 Weigh: TypeAlias = Callable[[Request, int], int]
 """(request, replica) -> the load that the request is to that replica, from its arrival there to its end."""
 
-NANOSECOND = 1e-9
-"""Work is weighed in whole units of it, so that what has come and gone leaves a load of exactly 0."""
+PER_SECOND = 10**9
+"""Work is weighed in whole nanoseconds, so that what has come and gone leaves a load of exactly 0."""
 
 
 class Router(Protocol):
@@ -206,7 +206,7 @@ def router(
         return LeastLoaded(num_replicas, lambda request, replica: request.prompt_tokens)
     if name == "least-predicted-work":
         return LeastLoaded(
-            num_replicas, lambda request, replica: round(work_s(request, replica) / NANOSECOND)
+            num_replicas, lambda request, replica: round(work_s(request, replica) * PER_SECOND)
         )
     if name == "shared-queue":
         return None
