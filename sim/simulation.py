@@ -19,6 +19,7 @@ from traces.trace import DEFAULT_MAX_NEW_TOKENS, Trace
 
 from .arrivals import Arrivals, Progress
 from .hardware.profile import Profile
+from .hardware.settings import Settings
 from .metrics import GOODPUT_METRICS, Ledger, Result, make_result
 from .perception import ANSWER_TOKENS, QUESTION_TOKENS, Perception, Predictor, perceive, predictor
 from .policies import Policy, limits_of, make_scheduler, policy_name
@@ -155,17 +156,22 @@ def scenario(
     max_new_tokens: int | None = None,
     goodput: Mapping[str, float] | Iterable[str] | None = None,
     kv_blocks: int | None = None,
+    prompt_scale: float = 1.0,
+    output_scale: float = 1.0,
+    set: Settings = None,
 ) -> Scenario:
     """Read and check everything a run needs; see `simulate` for the arguments."""
     import traces
-    from traces import arrivals
+    from traces import arrivals, scaling
 
     from .hardware import profile as profiles
+    from .hardware import settings
 
     rng = stream(seed, "arrivals")
     if isinstance(trace, str):
-        trace = traces.load(trace, seed=seed, num_prompts=num_prompts, max_new_tokens=max_new_tokens)
-    trace = trace.sample(num_prompts, sample_seed)
+        first_cap = max_new_tokens if output_scale == 1 else None  # the cap is one on the scaled lengths
+        trace = traces.load(trace, seed=seed, num_prompts=num_prompts, max_new_tokens=first_cap)
+    trace = scaling.scale_lengths(trace.sample(num_prompts, sample_seed), prompt_scale, output_scale)
     cap = _output_cap(trace, max_new_tokens)
     trace = trace.with_output_cap(cap)
     trace = arrivals.assign(
@@ -173,7 +179,7 @@ def scenario(
     )
     if max_concurrency is not None and max_concurrency < 1:
         raise InputError(f"max_concurrency: {max_concurrency} must be at least 1")
-    machine = profiles.load(profile) if isinstance(profile, str) else profile
+    machine = settings.apply(profiles.load(profile) if isinstance(profile, str) else profile, set)
     made, name = _predictor_and_name(predictor)
     return Scenario(
         trace=trace,
@@ -215,7 +221,9 @@ def simulate(
     - `predictor` (spec), `profile` (name, path or Profile), `seed`;
     - `num_prompts`, `sample_seed`: the first N requests, of the file or of its seeded permutation;
     - `request_rate` (requests/s; None: the trace's own times, inf: all at once), `burstiness`, `time_scale`;
-    - `max_concurrency`, `max_new_tokens`, `goodput` (`{"ttft": ms}` or `["ttft:2000"]`), `kv_blocks`.
+    - `max_concurrency`, `max_new_tokens`, `goodput` (`{"ttft": ms}` or `["ttft:2000"]`), `kv_blocks`;
+    - `prompt_scale`, `output_scale`: factors on the lengths;
+    - `set`: what-ifs and fields of the profile (`{"weight_bits": 8}` or `["gpu=H100"]`).
 
     Raises InputError for anything that cannot be used.
     """
