@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from sim.hardware import what_if
-from sim.hardware.gpu import Gpu
+from sim.hardware.gpu import Gpu, known_gpu
 from sim.hardware.json_fields import Fields, checked_number
 from sim.hardware.links import link_of
 from sim.hardware.model_shape import ModelShape, known_model
 from sim.hardware.profile import Profile
+from sim.hardware.transfer import changed, memory_in_proportion
 from traces.errors import InputError
 
 WHAT_IFS = (
@@ -56,12 +58,15 @@ def apply(profile: Profile, settings: Settings) -> Profile:
             if "." in key and getattr(profile, section, "") is None:
                 raise InputError(f"set {key}: profile {profile.name} has no {section} part")
             raise InputError(f"set: unknown key {key!r}; the known keys are {', '.join(known)}")
-    made = _with_times(profile, given)
+    if not given:
+        return profile
+    # Memory comes last: what does not fit on the way may fit in the end.
+    made = _with_times(replace(profile, memory=None), given)
     if "scale" in given:
         made = what_if.with_scale(made, _number(given, "scale"))
     fields = {k: v for k, v in given.items() if "." in k and not k.startswith(("model.", "gpu."))}
     fields |= {key: given[key] for key in ("name", "engine") if key in given}
-    made = _with_fields(made, fields)
+    made = _with_fields(made, _memory(profile, made), fields)
     if "kv_blocks" in given:
         made = what_if.with_kv_blocks(made, _whole(given, "kv_blocks"))
     if "price_per_hour" in given:
@@ -110,49 +115,46 @@ def field_names(profile: Profile) -> list[str]:
 
 
 def _with_times(profile: Profile, given: Mapping[str, Any]) -> Profile:
-    """The changes that carry times to other ceilings, and the link that division needs."""
-    made = profile
+    """All changes of model and GPUs at once, with the link that several GPUs need."""
+    changes: dict[str, Any] = {}
     if "model" in given:
-        made = what_if.with_model(made, known_model(str(given["model"])), f"model={given['model']}")
-    edited = _edited(made, given, "model")
-    if edited is not None:
-        shape = ModelShape.from_json(Fields(edited[0], "set"))
-        made = what_if.with_model(made, shape, edited[1])
+        changes |= {"model": known_model(str(given["model"])), "model_change": f"model={given['model']}"}
     if "gpu" in given:
-        made = what_if.on_gpu(made, str(given["gpu"]))
-    edited = _edited(made, given, "gpu")
-    if edited is not None:
-        made = what_if.on_gpu(made, Gpu.from_json(Fields(edited[0], "set")), edited[1])
-    if "weight_bits" in given:
-        made = what_if.with_weight_bits(made, _whole(given, "weight_bits"))
-    if "kv_bits" in given:
-        made = what_if.with_kv_bits(made, _whole(given, "kv_bits"))
-    if "tensor_parallel" in given:
-        num_gpus = _whole(given, "tensor_parallel")
-        bandwidth = _number(given, LINK[0]) if LINK[0] in given else None
-        latency = _number(given, LINK[1]) / 1e6 if LINK[1] in given else None
-        link = link_of(made.gpu.name, bandwidth, latency) if made.gpu and num_gpus > 1 else None
-        return what_if.tensor_parallel(made, num_gpus, link)
-    for key in LINK:
+        changes["gpu"] = known_gpu(str(given["gpu"]))
+    for section, read in (("model", ModelShape.from_json), ("gpu", Gpu.from_json)):
+        fields = {k.partition(".")[2]: v for k, v in given.items() if k.startswith(f"{section}.")}
+        base = changes.get(section) or getattr(profile, section)
+        if fields and base is not None:
+            shown = [f"{section}={base.name}"] * (section in changes)
+            shown += [f"{section}.{key}={_shown(value)}" for key, value in fields.items()]
+            changes[section] = read(Fields({**base.to_json(), **fields}, f"set {section}"))
+            changes[f"{section}_change"] = " ".join(shown)
+    for key in ("weight_bits", "kv_bits"):
         if key in given:
-            raise InputError(f"set {key}: it has an effect with tensor_parallel alone")
-    return made
+            changes[key] = _whole(given, key)
+    if given.keys() & set(LINK) and "tensor_parallel" not in given:
+        raise InputError(f"set {'/'.join(LINK)}: a link has an effect with tensor_parallel alone")
+    if "tensor_parallel" in given:
+        changes["num_gpus"] = _whole(given, "tensor_parallel")
+        gpu = changes.get("gpu", profile.gpu)
+        if changes["num_gpus"] > 1 and gpu is not None:
+            bandwidth = _number(given, LINK[0]) if LINK[0] in given else None
+            latency = _number(given, LINK[1]) / 1e6 if LINK[1] in given else None
+            changes["link"] = link_of(gpu.name, bandwidth, latency)
+    return what_if.elsewhere(profile, **changes) if changes else profile
 
 
-def _edited(profile: Profile, given: Mapping[str, Any], section: str) -> tuple[dict[str, Any], str] | None:
-    """The JSON of `section` with the fields set in it, and what its name shows; None where none is set."""
-    chosen = {k.partition(".")[2]: v for k, v in given.items() if k.startswith(f"{section}.")}
-    if not chosen:
-        return None
-    data = {**profile.to_json()[section], **chosen}
-    return data, " ".join(f"{section}.{key}={_shown(value)}" for key, value in chosen.items())
+def _memory(profile: Profile, made: Profile) -> dict[str, Any] | None:
+    """The JSON of the memory part that `profile` has as `made`."""
+    if made.model is None or made.gpu is None:
+        return profile.memory.to_json() if profile.memory else None
+    return memory_in_proportion(profile, made.model, made.gpu, made.num_gpus)
 
 
-def _with_fields(profile: Profile, fields: Mapping[str, Any]) -> Profile:
-    """The profile with fields of its JSON replaced and all of it checked again."""
-    if not fields:
-        return profile
-    data = profile.to_json()
+def _with_fields(profile: Profile, memory: dict[str, Any] | None, fields: Mapping[str, Any]) -> Profile:
+    """The profile with that memory part, fields of its JSON replaced, and all of it checked again."""
+    data = {**profile.to_json(), "memory": memory}
+    before = json.dumps(data)
     for path, value in fields.items():
         *sections, key = path.split(".")
         place = data
@@ -160,10 +162,10 @@ def _with_fields(profile: Profile, fields: Mapping[str, Any]) -> Profile:
             place = place[section]
         place[key] = value
     made = Profile.from_json(data, "set")
-    if made == profile:
-        return profile
-    change = " ".join(f"{path}={_shown(value)}" for path, value in fields.items())
-    return what_if.changed(made, change, "set by the user")
+    if json.dumps(data) == before:
+        return made
+    changes = [f"{path}={_shown(value)}" for path, value in fields.items()]
+    return changed(made, changes, "set by the user")
 
 
 def _read(text: str) -> Any:
