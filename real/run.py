@@ -15,7 +15,7 @@ from sim.metrics import Result, make_result
 from sim.padded import PerceptionCost
 from sim.perception import ANSWER_TOKENS, QUESTION_TOKENS, perceive
 from sim.policies import make_scheduler
-from sim.simulation import Scenario, predictions_of, stream
+from sim.scenario import Scenario, predictions_of, stream
 from traces.errors import InputError
 
 from .arena import ArenaEngine

@@ -22,7 +22,6 @@ from .request import Request
 from .routers import Router
 from .work import SchedulingError
 
-
 MOST_REROUTES = 1000
 """A request that has met more failures than this would never end."""
 
