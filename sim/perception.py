@@ -45,6 +45,9 @@ class Perception(NamedTuple):
     predicted: IntArray
     upper: IntArray | None
     charged: bool
+    question_tokens: int = 0
+    """What asking adds to a prompt, and the decode steps granted to an answer; 0 where nothing is charged."""
+    answer_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,15 @@ class FromTrace:
 
     charge: bool = False
     """Charge the accelerator for asking."""
+    question_tokens: int = QUESTION_TOKENS
+    """Tokens that the question adds to a prompt, as `real/perception.py` measures them."""
+    answer_tokens: int = ANSWER_TOKENS
+    """Decode steps granted to an answer."""
+
+    def __post_init__(self) -> None:
+        for name in ("question_tokens", "answer_tokens"):
+            if not 1 <= getattr(self, name) <= 100_000:
+                raise ValueError(f"{name}: {getattr(self, name)} must be between 1 and 100000")
 
     def predict(self, trace: Trace, rng: np.random.Generator) -> IntArray:
         """The column; InputError where there is none."""
@@ -239,7 +251,14 @@ def perceive(
     if upper_quantile is not None:
         calibration = np.asarray(made.predict(trace, rng), dtype=np.int64)
         upper = _upper(predicted, calibration, trace.output_tokens, upper_quantile)
-    return Perception(predicted, upper, made.charge)
+    return Perception(predicted, upper, made.charge, *(asking_tokens(made) if made.charge else (0, 0)))
+
+
+def asking_tokens(made: Predictor) -> tuple[int, int]:
+    """Tokens of its question and of an answer: its own where it has measured them, else the paper's."""
+    question: int = getattr(made, "question_tokens", QUESTION_TOKENS)
+    answer: int = getattr(made, "answer_tokens", ANSWER_TOKENS)
+    return question, answer
 
 
 def _nearest_window(values: IntArray, wanted: IntArray, width: int) -> IntArray:

@@ -8,7 +8,7 @@ numbers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from traces.trace import DEFAULT_MAX_NEW_TOKENS, Trace
 from .arrivals import Arrivals, Progress
 from .hardware.profile import Profile
 from .metrics import GOODPUT_METRICS, Ledger, Result, make_result
-from .perception import ANSWER_TOKENS, QUESTION_TOKENS, Perception, Predictor, perceive, predictor
+from .perception import Perception, Predictor, asking_tokens, perceive, predictor
 from .policies import Policy, limits_of, make_scheduler, policy_name
 from .replica import PerceptionCost, Replica, SchedulingError
 from .request import Request
@@ -93,7 +93,7 @@ class Scenario:
             kv_capacity_tokens=self.limits.kv_tokens,
             output_tokens=lengths,
             predictions=predictions_of(said) if said.charged else (),
-            perception=PerceptionCost(QUESTION_TOKENS, ANSWER_TOKENS) if said.charged else PerceptionCost(),
+            perception=PerceptionCost(said.question_tokens, said.answer_tokens),
             leap=leap,
         )
         env.process(arrivals.run())
@@ -179,7 +179,7 @@ def scenario(
         trace=trace,
         profile=machine,
         predictor=made,
-        limits=limits_of(machine, kv_blocks),
+        limits=replace(limits_of(machine, kv_blocks), perception_tokens=sum(asking_tokens(made))),
         max_new_tokens=cap,
         seed=seed,
         max_concurrency=max_concurrency,
