@@ -94,13 +94,14 @@ class Asker:
         self.tokenizer = tokenizer_of(loaded)
         self.conversation: Conversation = conversation_of(self.tokenizer, loaded.shape.name)
         self.adapter = Adapter(loaded, adapter) if adapter is not None else None
+        self.will_learn = False
         self.askings: dict[str, Asking] = {}
         self.reports: dict[str, dict[str, Any]] = {}
 
     @property
     def is_nonsense(self) -> bool:
-        """Whether the weights are random and nothing was learnt on top of them."""
-        return self.loaded.weights == "random" and self.adapter is None
+        """Whether the weights are random and nothing was or `will_learn` to be on top of them."""
+        return self.loaded.weights == "random" and self.adapter is None and not self.will_learn
 
     def warnings(self) -> list[str]:
         """What a user must know of the numbers, one line each."""
@@ -145,7 +146,7 @@ class Asker:
         heard = asking.collect(engine, prompts, clock=clock)
         read = read_lengths(heard.stated, made.max_new_tokens, Fallback.of(options.fallback))
         self.askings[predictor] = asking
-        self.reports[predictor] = report(asking, options, heard, read, made.trace)
+        self.reports[predictor] = self.report(options, heard, read, made.trace)
         collected = Collected(read.predicted, len(asking.question), asking.answer_tokens)
         limits = replace(made.limits, perception_tokens=sum(asking_tokens(collected)))
         labels = {**made.labels, "predictor": predictor}
@@ -155,42 +156,39 @@ class Asker:
         """Tokens of the longest question that any of these predictors asks."""
         return max((len(self.asking(p).question) for p in predictors if asks_the_model(p)), default=0)
 
+    def report(self, options: ModelPredictor, heard: Heard, read: Read, trace: Trace) -> dict[str, Any]:
+        """What was asked, how much of it came back readable, how far it is off, and what it cost."""
+        asking, n, truth = self.asking(options), len(heard.rows), trace.perceived_truth
+        judged, understood = error_report(read.predicted, truth), ~read.fell_back
+        any_read = bool(understood.any())
+        fallback = options.fallback
+        if fallback == "median" and not any_read:
+            fallback = "max, for not one answer stated a length"
+        return {
+            "way": options.way,
+            "adapter": None if asking.adapter is None else asking.adapter.path,
+            "is_nonsense": self.loaded.weights == "random" and asking.adapter is None,
+            "requests": n,
+            "fell_back": int(read.fell_back.sum()),
+            "fallback": fallback,
+            "fallback_tokens": read.fallback_tokens,
+            "error": judged.error,
+            "bias": judged.bias,
+            "acc_50": judged.acc_50,
+            "acc_100": judged.acc_100,
+            "error_of_those_read": error_report(read.predicted[understood], truth[understood]).error
+            if any_read
+            else None,
+            "question_tokens": len(asking.question),
+            "answer_tokens": asking.answer_tokens,
+            "batches": heard.num_batches,
+            "seconds": heard.seconds,
+            "seconds_per_request": heard.seconds / n,
+        }
+
 
 def tokenizer_of(loaded: LoadedModel) -> Any:
     """The model's own tokenizer, bytes for the tiny model, None where neither is there."""
     if loaded.tokenizer is None and loaded.shape.name == TINY.name:
         return ByteTokenizer()
     return loaded.tokenizer
-
-
-def report(asking: Asking, options: ModelPredictor, heard: Heard, read: Read, trace: Trace) -> dict[str, Any]:
-    """What was asked, how much of it came back readable, how far it is off, and what it cost."""
-    n = len(heard.rows)
-    judged = error_report(read.predicted, trace.perceived_truth)
-    understood = ~read.fell_back
-    alone = (
-        error_report(read.predicted[understood], trace.perceived_truth[understood])
-        if understood.any()
-        else None
-    )
-    fallback = options.fallback
-    if fallback == "median" and not understood.any():
-        fallback = "max, for not one answer stated a length"
-    return {
-        "way": options.way,
-        "adapter": None if asking.adapter is None else asking.adapter.path,
-        "requests": n,
-        "fell_back": int(read.fell_back.sum()),
-        "fallback": fallback,
-        "fallback_tokens": read.fallback_tokens,
-        "error": judged.error,
-        "bias": judged.bias,
-        "acc_50": judged.acc_50,
-        "acc_100": judged.acc_100,
-        "error_of_those_read": None if alone is None else alone.error,
-        "question_tokens": len(asking.question),
-        "answer_tokens": asking.answer_tokens,
-        "batches": heard.num_batches,
-        "seconds": heard.seconds,
-        "seconds_per_request": heard.seconds / n,
-    }
