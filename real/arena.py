@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import torch
 
-from sim.replica import SchedulingError
+from sim.work import SchedulingError
 
 from .attention import NAME, register
 from .engine import KvOvercommitted, Part, check_padded

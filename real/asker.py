@@ -76,6 +76,7 @@ class Collected:
     lengths: IntArray
     question_tokens: int
     answer_tokens: int
+    slowdown: float = 1.0
     charge: bool = True
 
     def predict(self, trace: Trace, rng: np.random.Generator) -> IntArray:
@@ -146,9 +147,13 @@ class Asker:
         heard = asking.collect(engine, prompts, clock=clock)
         read = read_lengths(heard.stated, made.max_new_tokens, Fallback.of(options.fallback))
         self.askings[predictor] = asking
-        self.reports[predictor] = self.report(options, heard, read, made.trace)
-        collected = Collected(read.predicted, len(asking.question), asking.answer_tokens)
-        limits = replace(made.limits, perception_tokens=sum(asking_tokens(collected)))
+        slowdown = asking.slowdown(engine, prompts, clock)
+        self.reports[predictor] = {
+            **self.report(options, heard, read, made.trace),
+            "slowdown": slowdown,
+        }
+        collected = Collected(read.predicted, len(asking.question), asking.answer_tokens, slowdown)
+        limits = replace(made.limits, perception_tokens=asking_tokens(collected))
         labels = {**made.labels, "predictor": predictor}
         return replace(made, predictor=collected, limits=limits, labels=labels)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,8 @@ from .adapter import Adapter
 from .engine import Engine
 from .length_answers import read_length
 from .prompts import Prompts, with_question
+
+SLOWDOWN_TURNS = 5
 
 ASK_AT_ONCE = 128
 """Requests in a batch of questions (the paper's setting)."""
@@ -96,6 +99,30 @@ class Asking:
                 for i, answer in zip(batch, answers, strict=True):
                     rows[i] = answer
         return Heard(rows, [self.read(row) for row in rows], seconds, num_batches)
+
+    def slowdown(
+        self, engine: Engine, prompts: Prompts, clock: Callable[[], float] = time.perf_counter
+    ) -> float:
+        """How much longer the passes take with the adapter awake than asleep; 1 without one.
+
+        The median over several turns of one batch, the two in alternation.
+        """
+        batch = next(self.batches(engine, prompts, ASK_AT_ONCE), None)
+        if self.adapter is None or batch is None:
+            return 1.0
+        asked = [self.asked(prompts[i]) for i in batch]
+        asleep = replace(self, adapter=None)
+        ratios = []
+        with torch.no_grad():
+            for _ in range(SLOWDOWN_TURNS):
+                times = []
+                for way in (self, asleep):
+                    with way.awake(engine):
+                        begin = clock()
+                        self.answers(engine, asked)
+                        times.append(clock() - begin)
+                ratios.append(times[0] / times[1])
+        return median(ratios)
 
     def batches(
         self, engine: Engine, prompts: Prompts, batch_size: int, more: Sequence[int] | None = None

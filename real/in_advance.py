@@ -49,7 +49,8 @@ def generate(
     """State and answer, for all prompts in order.
 
     Every row gets the steps granted to a statement and, beyond, `answer_tokens` of its own: all of them, or
-    until its end token where it `may_end`. Raises torch.OutOfMemoryError where the device cannot hold a batch.
+    until its end token where it `may_end`. Raises torch.OutOfMemoryError where a batch does not fit the
+    device.
     """
     limits = [asking.answer_tokens + most for most in answer_tokens]
     rows: list[list[int]] = [[] for _ in prompts]
@@ -79,8 +80,8 @@ def generate(
             seconds += clock() - begin
             engine.release()
             num_batches += 1
-            for i, row in zip(batch, zip(*steps, strict=True), strict=True):
-                rows[i] = list(row[: limits[i]])
+            for i, said in zip(batch, zip(*steps, strict=True), strict=True):
+                rows[i] = list(said[: limits[i]])
     parts = [split(asking, row) for row in rows]
     heard = Heard(rows, [stated for stated, _ in parts], seconds, num_batches)
     return InAdvance(heard, [answered for _, answered in parts], added)

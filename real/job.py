@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from sim.replica import PerceptionCost
+from sim.padded import PerceptionCost
 from sim.request import Request
 from sim.work import Prediction
 

@@ -1,4 +1,4 @@
-"""How long does the model itself think that its answers will be, how far is it off, and what does asking cost?
+"""How long does the model itself think that its answers will be, how far off is it, and what does that cost?
 
     python real/perception.py                                       (tiny model: shows the way, knows nothing)
     python real/perception.py --model lmsys/vicuna-7b-v1.5 --trace prompts.csv --adapter out/adapter
@@ -66,8 +66,8 @@ def perceive(
     Parameters
     ----------
     trace
-        A file, a dataset or a generator; default: alpaca-vicuna on CUDA, short lengths on the processor. Where
-        it has no texts, made-up ones are asked about.
+        A file, a dataset or a generator; default: alpaca-vicuna on CUDA, short lengths on the processor.
+        Where it has no texts, made-up ones are asked about.
     answers
         In place of a trace, a file of texts with the columns instruction and output.
     num_prompts
@@ -176,6 +176,7 @@ def _ask(
             extra = against_own(heard.stated, found.answered)
     read = read_lengths(heard.stated, made.max_new_tokens, Fallback.of(options.fallback))
     about = asker.report(options, heard, read, made.trace)
+    about["slowdown"] = asking.slowdown(engine, prompts)
     about["added_seconds_per_request"] = added / len(prompts)
     return {**about, **extra}, read, [asking.text(row) for row in heard.rows]
 
@@ -273,6 +274,7 @@ def _save(
     if save_trace is not None:
         write(replace(made.trace, predicted_tokens=read.predicted), save_trace)
         cost = f"question_tokens={about['question_tokens']},answer_tokens={about['answer_tokens']}"
+        cost += f",slowdown={about['slowdown']:.3f}"
         say(f"seqsched compare --trace {save_trace} --predictor trace:charge=on,{cost}")
     if figure is not None:
         from plots import perception as figures

@@ -76,6 +76,8 @@ def sampled_lengths(
     """
     from transformers import GenerationConfig
 
+    settings: Any = GenerationConfig  # has no types
+
     loaded.model.set_attn_implementation("sdpa")
     lengths = np.zeros((len(prompts), len(temperatures)), dtype=np.int64)
     eos = sorted(loaded.eos_tokens)

@@ -4,9 +4,9 @@
     python real/tune.py --out out/adapter --model lmsys/vicuna-7b-v1.5 --answers prompts.json \
         --temperatures 0 --temperatures 0.3 --temperatures 0.5 --temperatures 0.7
 
-As the paper does (arXiv 2305.13144): the largest of several sampled lengths of each prompt, rounded up to 50, is
-learnt as the answer to the question for it, by LoRA. Judged before and after on prompts that were held out.
-The last line of stdout is JSON.
+As the paper does (arXiv 2305.13144): the largest of several sampled lengths of each prompt, rounded up to 50,
+is learnt as the answer to the question for it, by LoRA. Judged before and after on prompts that were held
+out. The last line of stdout is JSON.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def tune(
         The folder to save the adapter in.
     trace
         A file, a dataset or a generator, whose lengths (the largest sample, where it has several) are learnt;
-        default: alpaca-vicuna on CUDA, short lengths on the processor. Where it has no texts, they are made up.
+        default: alpaca-vicuna on CUDA, short lengths on the processor. Where it has no texts, they are made
+        up.
     answers
         In place of a trace, a file of texts with the columns instruction and output.
     temperatures
@@ -108,6 +109,8 @@ def tune(
     save_result
         Write what was found, the loss of every step included, to this JSON file.
     """
+    import peft
+
     from real import model as models
     from real.asker import Asker
     from real.calibration import default_capacity, versions
@@ -150,7 +153,7 @@ def tune(
         "ran": f"LoRA on {loaded.label}",
         "trace": made.trace.name,
         "lengths": "sampled from the model" if temperatures else _where_from(made),
-        "versions": versions(),
+        "versions": {**versions(), "peft": peft.__version__},
         **_learn(asker, engine, made, prompts, options, out, held_out, seed),
     }
     losses = about.pop("losses")
@@ -254,8 +257,8 @@ def _judge(asker: Asker, engine: Engine, made: Scenario, prompts: Any, test: Any
 
 def _sentence(report: dict[str, Any]) -> str:
     return (
-        f"error {report['error']:.1f} tokens, Acc-50 {report['acc_50']:.1%}, Acc-100 {report['acc_100']:.1%}, "
-        f"{report['fell_back']} of {report['requests']} answers stated no length (then: "
+        f"error {report['error']:.1f} tokens, Acc-50 {report['acc_50']:.1%}, "
+        f"Acc-100 {report['acc_100']:.1%}, {report['fell_back']} of {report['requests']} answers stated no length (then: "
         f"{report['fallback_tokens']})"
     )
 

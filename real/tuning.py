@@ -136,7 +136,7 @@ def train(
                 model=tuned,
                 args=arguments,
                 train_dataset=list(examples),
-                data_collator=padded,  # type: ignore[arg-type]
+                data_collator=padded,
             )
             trainer.remove_callback(PrinterCallback)  # it would write to stdout
             trainer.add_callback(_teller(say))
