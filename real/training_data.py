@@ -85,11 +85,13 @@ def sampled_lengths(
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)  # `generate` draws from the global stream alone
         for column, temperature in enumerate(temperatures):
-            draws = (
-                {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
-            )
-            config = GenerationConfig(
-                max_new_tokens=max_new_tokens, eos_token_id=eos or None, pad_token_id=0, top_k=0, **draws
+            draws = {"temperature": temperature, "top_k": 0} if temperature > 0 else {}
+            config = settings(
+                max_new_tokens=max_new_tokens,
+                eos_token_id=eos or None,
+                pad_token_id=0,
+                do_sample=temperature > 0,
+                **draws,
             )
             for begin in range(0, len(prompts), batch_size):
                 rows = prompts[begin : begin + batch_size]

@@ -258,8 +258,8 @@ def _judge(asker: Asker, engine: Engine, made: Scenario, prompts: Any, test: Any
 def _sentence(report: dict[str, Any]) -> str:
     return (
         f"error {report['error']:.1f} tokens, Acc-50 {report['acc_50']:.1%}, "
-        f"Acc-100 {report['acc_100']:.1%}, {report['fell_back']} of {report['requests']} answers stated no length (then: "
-        f"{report['fallback_tokens']})"
+        f"Acc-100 {report['acc_100']:.1%}, {report['fell_back']} of {report['requests']} answers stated no "
+        f"length (then: {report['fallback_tokens']})"
     )
 
 

@@ -46,7 +46,7 @@ class Perception(NamedTuple):
     upper: IntArray | None
     charged: bool
     cost: tuple[int, int, float] = (0, 0, 1.0)
-    """What asking takes: tokens of the question and of an answer, and how much longer an iteration is then."""
+    """What asking takes: tokens of the question and of an answer, and how much longer iterations are then."""
 
 
 @dataclass(frozen=True)
