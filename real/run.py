@@ -158,9 +158,10 @@ def run(
     prompts: Prompts,
     *,
     lengths: Literal["trace", "model"] = "trace",
+    asking: Asking | None = None,
 ) -> Measured:
     """One real run from beginning to end; see `RealRun`."""
-    under_way = RealRun(scenario, policy, engine, loaded, prompts, lengths)
+    under_way = RealRun(scenario, policy, engine, loaded, prompts, lengths, asking=asking)
     while under_way.step():
         pass
     return under_way.measured()
