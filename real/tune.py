@@ -227,6 +227,7 @@ def _learn(
     after = _judge(Asker(asker.loaded, out, seed), engine, made, prompts, test)
     say(f"after: {_sentence(after)}")
     usual = int(np.median([label(int(length)) for length in truth[learn]]))
+    usual = min(usual, made.max_new_tokens)
     constant = error_report(np.full(kept, usual), truth[test])
     return {
         "adapter": str(out),
