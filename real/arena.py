@@ -7,7 +7,8 @@ graphs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -87,6 +88,15 @@ class ArenaEngine:
         for key in self.batch:
             self.evict(key)
         self.batch = []
+
+    @contextmanager
+    def without_graphs(self) -> Iterator[None]:
+        """Inside the block every pass is launched anew: what was captured would run the model as it was."""
+        graphs, self.graphs = self.graphs, None
+        try:
+            yield
+        finally:
+            self.graphs = graphs
 
     def prime(self, rows: int, context_tokens: int) -> None:
         """A batch with that many tokens behind each row."""

@@ -62,6 +62,7 @@ def validate(
     profile: str | None = None,
     kv_tokens: int | None = None,
     clock: Literal["wall", "paced"] | None = None,
+    adapter: Path | None = None,
     repeat: int = 3,
     tolerance: float | None = None,
     save_result: Path | None = None,
@@ -89,6 +90,8 @@ def validate(
         Policies with semicolons between them.
     predictors
         Predictors with semicolons between them; vanilla, which asks for none, runs under the first alone.
+        Beside those of the simulator, model[:way=po|pia,adapter=on|off,fallback=median|max|N] asks the model
+        itself.
     engine
         transformers-eager or cuda-graphs.
     model
@@ -114,6 +117,8 @@ def validate(
     clock
         wall, or paced: the processor's time, evened out by a beat that runs alongside, for one thread on a
         shared processor with all requests at once; default: paced where that holds, else wall.
+    adapter
+        A LoRA adapter (real/tune.py) with which the model is asked for lengths (predictor model).
     repeat
         Real runs of every policy.
     tolerance
@@ -163,6 +168,7 @@ def validate(
         kv_tokens=kv_tokens,
         repeat=repeat,
         clock=clock,
+        adapter=adapter,
         say=_say,
     )
     _finish(cases, about, tolerance, save_result, out)

@@ -16,10 +16,14 @@ from .work import Outcome, PaddedBatch, Perceive, SchedulingError
 class PerceptionCost:
     """What asking for a length costs: `question_tokens` more prompt, and `answer_tokens` decode steps; 0, 0:
     free.
+
+    With an adapter that takes part only when the model is asked, each iteration takes `slowdown` times as
+    long.
     """
 
     question_tokens: int = 0
     answer_tokens: int = 0
+    slowdown: float = 1.0
 
 
 FREE = PerceptionCost()
@@ -72,8 +76,8 @@ def perceive_record(
         raise SchedulingError("a Perceive of 0 requests asks nothing")
     prompt = max(r.prompt_tokens for r in work.requests) + question
     kv_tokens = padded_tokens(work.requests, question + answer)
-    prefill_end_s = start_s + cost.padded_prefill_s(rows, prompt)
-    end_s = prefill_end_s + cost.decode_run_s(rows, rows * prompt, answer)
+    prefill_end_s = start_s + perception.slowdown * cost.padded_prefill_s(rows, prompt)
+    end_s = prefill_end_s + perception.slowdown * cost.decode_run_s(rows, rows * prompt, answer)
     return BatchRecord(
         "Perceive", ids, answer, answer + 1, start_s, prefill_end_s, end_s, prompt, kv_tokens=kv_tokens
     )

@@ -28,7 +28,7 @@ from .ledger import Ledger, ReplicaUse
 from .metrics import GOODPUT_METRICS, Result, make_result
 from .outages import NONE, Outages
 from .padded import FREE, PerceptionCost
-from .perception import ANSWER_TOKENS, QUESTION_TOKENS, Perception, Predictor, perceive, predictor
+from .perception import Perception, Predictor, asking_tokens, perceive, predictor
 from .policies import Policy, limits_of, make_scheduler, policy_name
 from .replica import Replica, Source
 from .request import Request
@@ -133,7 +133,7 @@ class Scenario:
                 ledger,
                 output_tokens=lengths,
                 predictions=predictions_of(said) if said.charged else (),
-                perception=PerceptionCost(QUESTION_TOKENS, ANSWER_TOKENS) if said.charged else FREE,
+                perception=PerceptionCost(*said.cost) if said.charged else FREE,
                 leap=leap,
                 number=number,
             )
@@ -259,16 +259,17 @@ def scenario(
     if router not in ROUTERS:
         raise InputError(f"router: {router!r} is not one of {', '.join(ROUTERS)}")
     machine = settings.apply(profiles.load(profile) if isinstance(profile, str) else profile, set)
-    machines = _fleet(fleet, kv_blocks, set)
+    made, name = _predictor_and_name(predictor)
+    asked = asking_tokens(made)
+    machines = _fleet(fleet, kv_blocks, asked, set)
     if machines:
         machine = machines[0].profile
         replicas = len(machines)
-    made, name = _predictor_and_name(predictor)
     return Scenario(
         trace=trace,
         profile=machine,
         predictor=made,
-        limits=limits_of(machine, kv_blocks),
+        limits=limits_of(machine, kv_blocks, perception_tokens=asked),
         max_new_tokens=cap,
         seed=seed,
         max_concurrency=max_concurrency,
@@ -296,7 +297,9 @@ def predictions_of(said: Perception) -> list[Prediction]:
     return [Prediction(p, u) for p, u in zip(said.predicted.tolist(), upper, strict=True)]
 
 
-def _fleet(spec: str | None, kv_blocks: int | None, changes: Settings) -> tuple[Machine, ...]:
+def _fleet(
+    spec: str | None, kv_blocks: int | None, perception_tokens: int, changes: Settings
+) -> tuple[Machine, ...]:
     """The machines of a fleet's description; none where there is no description."""
     if spec is None:
         return ()
@@ -311,7 +314,8 @@ def _fleet(spec: str | None, kv_blocks: int | None, changes: Settings) -> tuple[
         if not count.isdecimal() or not 1 <= int(count) <= MOST_REPLICAS:
             raise InputError(f"fleet: {part.strip()!r} is not NAME*COUNT with 1 to {MOST_REPLICAS} replicas")
         machine = settings.apply(profiles.load(name.strip()), changes)
-        machines += [Machine(machine, limits_of(machine, kv_blocks))] * int(count)
+        limits = limits_of(machine, kv_blocks, perception_tokens=perception_tokens)
+        machines += [Machine(machine, limits)] * int(count)
     return tuple(machines)
 
 
