@@ -40,6 +40,7 @@ class ArenaEngine:
     """
 
     name = "cuda-graphs"
+    is_ragged = True
     max_rows = BUCKETS[-1]
 
     def __init__(self, loaded: LoadedModel, capacity_tokens: int, *, compile_layers: bool = False) -> None:

@@ -107,7 +107,12 @@ class Calibration:
             versions=versions(),
         )
         grid = {**profile.provenance.grid, **self.memory}
-        return replace(profile, provenance=replace(profile.provenance, grid=grid)), report
+        made = replace(
+            profile,
+            step_cost=replace(profile.step_cost, ragged=self.engine.is_ragged),
+            provenance=replace(profile.provenance, grid=grid),
+        )
+        return made, report
 
     def _warm(self) -> None:
         """Every graph captured, every buffer allocated; then what is measured once: host time and memory."""

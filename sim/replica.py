@@ -134,13 +134,14 @@ class Replica:
                 f"a batch needs a token_limit of at least 1 ({work.token_limit}) and different requests "
                 f"({[r.id for r in requests]})"
             )
-        rows, prompt = len(requests), max(r.prompt_tokens for r in requests)
+        prompts = [r.prompt_tokens for r in requests]
+        rows, context = len(prompts), self.cost.batch_context_tokens(prompts)
         kv_tokens = padded_tokens(requests, work.token_limit)
         self._check_memory(work, kv_tokens)
         iterations = min(work.token_limit, max(output_tokens[r.id] for r in requests))
-        first_step_s, slope_s = self.cost.decode_run(rows, rows * prompt)
+        first_step_s, slope_s = self.cost.decode_run(rows, context)
         start_s = self.env.now
-        prefill_end_s = start_s + self.cost.padded_prefill_s(rows, prompt)
+        prefill_end_s = start_s + self.cost.batch_prefill_s(prompts)
         return BatchRecord(
             "PaddedBatch",
             tuple([r.id for r in requests]),
@@ -148,8 +149,8 @@ class Replica:
             iterations,
             start_s,
             prefill_end_s,
-            prefill_end_s + self.cost.decode_run_s(rows, rows * prompt, iterations - 1),
-            prompt,
+            prefill_end_s + self.cost.decode_run_s(rows, context, iterations - 1),
+            max(prompts),
             first_step_s,
             slope_s,
             kv_tokens,
@@ -165,14 +166,13 @@ class Replica:
             return BatchRecord("Perceive", ids, 0, 0, start_s, start_s, start_s)
         if not rows:
             raise SchedulingError("a Perceive of 0 requests asks nothing")
-        prompt = max(r.prompt_tokens for r in work.requests) + question
+        prompts = [r.prompt_tokens + question for r in work.requests]
         kv_tokens = padded_tokens(work.requests, question + answer)
         self._check_memory(work, kv_tokens)
-        prefill_end_s = start_s + self.cost.padded_prefill_s(rows, prompt)
-        end_s = prefill_end_s + self.cost.decode_run_s(rows, rows * prompt, answer)
-        return BatchRecord(
-            "Perceive", ids, answer, answer + 1, start_s, prefill_end_s, end_s, prompt, kv_tokens=kv_tokens
-        )
+        prefill_end_s = start_s + self.cost.batch_prefill_s(prompts)
+        end_s = prefill_end_s + self.cost.decode_run_s(rows, self.cost.batch_context_tokens(prompts), answer)
+        prompt, times = max(prompts), (start_s, prefill_end_s, end_s)
+        return BatchRecord("Perceive", ids, answer, answer + 1, *times, prompt, kv_tokens=kv_tokens)
 
     def _iterate(self, work: Iterations) -> Generator[simpy.Event, Any, Outcome]:
         """Many iterations as one event; an arrival, where it matters, ends them with the iteration in

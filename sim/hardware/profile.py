@@ -244,6 +244,7 @@ def describe(profile: Profile) -> list[tuple[str, str]]:
         rows.append((label, f"{cost.decode_s(n, n * context) * 1e3:.2f} ms at {context} context tokens each"))
     rows.append(("prefill of 512 tokens", f"{cost.padded_prefill_s(1, 512) * 1e3:.2f} ms"))
     rows.append(("knee", f"batch {cost.knee(context)}, beyond which a doubling adds under 25 % tokens/s"))
+    rows.append(("padded batches", "computed without their padding" if cost.ragged else "computed in full"))
     rows.append(("host time", f"{cost.host_ms:.3f} ms an iteration"))
     for group, values in (("versions", provenance.versions), ("grid", provenance.grid)):
         if values:
