@@ -20,8 +20,9 @@ if __name__ == "__main__":
     # Run as a script, the folder on the path is this one, whose modules must not hide others of their names.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from real.options import Machine
 from sim.cli import run_script
 from traces.errors import InputError
 
@@ -32,25 +33,17 @@ MAX_SECONDS = 300.0
 
 
 def calibrate(
+    machine: Machine = Machine(),  # noqa: B008  (a frozen dataclass of defaults)
     *,
     out: Path,
     steps: Path | None = None,
     figure: Path | None = None,
     name: str | None = None,
-    engine: str = "transformers-eager",
-    model: str | None = None,
-    weights: Literal["random", "pretrained"] | None = None,
-    dtype: str | None = None,
-    device: str | None = None,
-    compile_layers: bool = False,
-    kv_tokens: int | None = None,
     max_rows: int | None = None,
     max_context: int | None = None,
     max_prompt: int | None = None,
     repeats: int | None = None,
     max_seconds: float = MAX_SECONDS,
-    threads: int | None = None,
-    seed: int = 0,
     quick: bool = False,
 ) -> None:
     """Measure this machine's iterations and write a profile.
@@ -65,21 +58,6 @@ def calibrate(
         Where to draw measured against fitted; default: beside --out, as PNG.
     name
         Name of the profile; default: the file name of --out.
-    engine
-        transformers-eager or cuda-graphs.
-    model
-        tiny, a known shape such as vicuna-7b, a path, or a name on the hub; default: vicuna-7b on CUDA, else
-        tiny.
-    weights
-        random or pretrained; default: random for a known shape.
-    dtype
-        float32, float16 or bfloat16; default: bfloat16 on CUDA, else float32.
-    device
-        cuda or cpu; default: cuda where there is one.
-    compile_layers
-        Compile the decoder layer (cuda-graphs on CUDA only).
-    kv_tokens
-        Tokens of KV cache to allocate; default: 80 % of what is free beside the weights.
     max_rows
         Largest batch; default 256.
     max_context
@@ -90,10 +68,6 @@ def calibrate(
         Visits to every cell; default 7.
     max_seconds
         Stop after this time, once every cell was visited.
-    threads
-        Processor threads of torch; default: its own choice.
-    seed
-        Seed of the order of visits and of the prompts.
     quick
         Small bounds and few repeats, for a look or for the processor.
     """
@@ -104,8 +78,8 @@ def calibrate(
     from real.grid import Grid
     from real.run import make_engine
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    if machine.threads is not None:
+        torch.set_num_threads(machine.threads)
     bounds = (64, 128, 64, 3) if quick else (256, 1024, 512, 7)
     rows, context, prompt, visits = (
         small if given is None else given
@@ -114,14 +88,14 @@ def calibrate(
     for flag, value in (("rows", rows), ("context", context), ("prompt", prompt), ("repeats", visits)):
         if value < 1:
             raise InputError(f"{flag}: {value} must be at least 1")
-    if seed < 0 or not max_seconds >= 0:
-        raise InputError(f"seed ({seed}) and max_seconds ({max_seconds:g}) must be at least 0")
-    loaded = models.load(model, weights=weights, dtype=dtype, device=device, seed=seed)
-    capacity = kv_tokens or default_capacity(loaded)
-    made = make_engine(engine, loaded, capacity, compile_layers=compile_layers)
+    if machine.seed < 0 or not max_seconds >= 0:
+        raise InputError(f"seed ({machine.seed}) and max_seconds ({max_seconds:g}) must be at least 0")
+    loaded = models.load(**machine.chosen, seed=machine.seed)
+    capacity = machine.kv_tokens or default_capacity(loaded)
+    made = make_engine(machine.engine, loaded, capacity, compile_layers=machine.compile_layers)
     grid = Grid(rows, context, prompt, mixed=hasattr(made, "iterate"))
     calibration = Calibration(
-        made, loaded, grid.cells(capacity), steps or out.with_suffix(".steps.csv"), seed
+        made, loaded, grid.cells(capacity), steps or out.with_suffix(".steps.csv"), machine.seed
     )
     took = measure(calibration, visits, max_seconds)
     write(calibration, name or out.stem, out, figure or out.with_suffix(".png"), took)

@@ -103,16 +103,12 @@ class Calibration:
             engine=self.engine.name,
             memory=memory_of(self.loaded, self.engine.capacity_tokens),
             host_s=self.host_s,
+            ragged=self.engine.is_ragged,
             source=f"measured with real.calibrate on {self.loaded.label}",
             versions=versions(),
         )
         grid = {**profile.provenance.grid, **self.memory}
-        made = replace(
-            profile,
-            step_cost=replace(profile.step_cost, ragged=self.engine.is_ragged),
-            provenance=replace(profile.provenance, grid=grid),
-        )
-        return made, report
+        return replace(profile, provenance=replace(profile.provenance, grid=grid)), report
 
     def _warm(self) -> None:
         """Every graph captured, every buffer allocated; then what is measured once: host time and memory."""
