@@ -40,13 +40,15 @@ class ArenaEngine:
     """
 
     name = "cuda-graphs"
-    is_ragged = True
+    ragged_prefill = True
     max_rows = BUCKETS[-1]
 
     def __init__(self, loaded: LoadedModel, capacity_tokens: int, *, compile_layers: bool = False) -> None:
         self.model, self.capacity_tokens, self.device = loaded.model, capacity_tokens, loaded.device
         self.vocab = loaded.shape.vocab
         on_gpu = self.device.type == "cuda"
+        # On the processor, decoding rows are gathered at the length of the longest.
+        self.ragged_decode = on_gpu
         register()
         self.model.set_attn_implementation(NAME)
         size = (capacity_tokens + SCRATCH_TOKENS, loaded.shape.kv_heads, loaded.shape.head_dim)

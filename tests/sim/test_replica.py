@@ -74,7 +74,7 @@ def drive(cost: StepCost) -> Drive:
         Replica(
             env,
             scheduler,
-            replace(cost, ragged=ragged),
+            replace(cost, ragged_prefill=ragged, ragged_decode=ragged),
             arrivals,
             ledger,
             kv_capacity_tokens=kv_tokens,

@@ -40,7 +40,8 @@ def costs(draw: st.DrawFn) -> StepCost:
         decode_base=draw(curves()),
         mixed_base=draw(curves(0.0)),
         host_ms=draw(st.floats(0, 10)),
-        ragged=draw(st.booleans()),
+        ragged_prefill=draw(st.booleans()),
+        ragged_decode=draw(st.booleans()),
         **{name: draw(COEFFICIENT) for name in names},
     )
 
@@ -114,7 +115,7 @@ def test_a_batch_is_charged_for_its_padding_or_for_its_real_tokens(
     cost: StepCost, prompts: list[int]
 ) -> None:
     rows, longest = len(prompts), max(prompts)
-    ragged, padded = (replace(cost, ragged=flag) for flag in (True, False))
+    ragged, padded = (replace(cost, ragged_prefill=flag, ragged_decode=flag) for flag in (True, False))
     assert padded.batch_prefill_s(prompts) == cost.padded_prefill_s(rows, longest)
     assert padded.batch_context_tokens(prompts) == rows * longest
     attention = sum(p * p / 2 for p in prompts)
@@ -130,14 +131,15 @@ def test_a_batch_is_charged_for_its_padding_or_for_its_real_tokens(
 
 def test_ragged_is_off_where_a_profile_does_not_say() -> None:
     data = SMALL.to_json()
-    del data["ragged"]
+    del data["ragged_prefill"], data["ragged_decode"]
     assert StepCost.from_json(data) == SMALL
-    with pytest.raises(InputError, match="ragged: 1 is not true or false"):
-        StepCost.from_json({**data, "ragged": 1})
+    with pytest.raises(InputError, match="ragged_decode: 1 is not true or false"):
+        StepCost.from_json({**data, "ragged_decode": 1})
 
 
 def test_a_scaled_cost_keeps_what_it_is() -> None:
-    assert replace(SMALL, ragged=True).scaled(2.0).with_host(1.0).ragged
+    changed = replace(SMALL, ragged_prefill=True).scaled(2.0).with_host(1.0)
+    assert (changed.ragged_prefill, changed.ragged_decode) == (True, False)
 
 
 @given(costs(), st.integers(1, 512), st.integers(0, 100_000), st.integers(0, 300))
