@@ -50,7 +50,7 @@ def quality(
     out
         Write quality.md, quality.json and a figure of the margins into this folder.
     """
-    from real.verdict import judge
+    from real.trial import judge
 
     replay.use_threads()
     if not replay.is_on_gpu() and replay.model is None:
