@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from sim import perception
+from sim.hardware import profile as profiles
 from sim.policies import make_scheduler
 from sim.simulation import DEFAULT_PROFILE, Scenario, scenario
 
@@ -97,7 +98,8 @@ def _prepare(replay: Replay, pairs: Sequence[Pair]) -> Bench:
         make_scheduler(policy, checked.limits)
         perception.predictor(predictor)
     loaded = models.load(**replay.chosen, seed=replay.seed)
-    capacity = (replay.kv_tokens or default_capacity(loaded)) // 16 * 16
+    given = profiles.load(profile).kv_tokens() if replay.profile else None
+    capacity = (replay.kv_tokens or given or default_capacity(loaded)) // 16 * 16
     engine = make_engine(replay.engine, loaded, capacity, compile_layers=replay.compile_layers)
     scenarios: dict[str, Scenario] = {}
     prompts: Prompts = ()
