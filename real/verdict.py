@@ -160,6 +160,7 @@ class Verdict:
         if self.noise:
             ax.axvline(self.noise, color=style.EDGE, linestyle="--", label="largest effect of a batch size")
         ax.set_xscale("symlog", linthresh=max(self.noise / 10, 1e-6))
+        ax.set_xlim(left=0)
         ax.set_xlabel("Margin of the chosen token: best logit less second (symlog scale)")
         ax.set_ylabel("Share with at most this margin (%)")
         ax.set_title(style.plain(str(self.about.get("ran", ""))), fontsize=style.FONT_SIZE)
