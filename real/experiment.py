@@ -59,7 +59,7 @@ def experiment(
     for policy, predictor in pairs:
         _check(policy, predictor, checked.limits)
     loaded = models.load(
-        chosen["model"],
+        chosen["name"],
         weights=chosen["weights"],
         dtype=chosen["dtype"],
         device=chosen["device"],

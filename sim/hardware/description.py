@@ -52,6 +52,9 @@ def describe(profile: Profile) -> list[tuple[str, str]]:
         rows.append((label, f"{cost.decode_s(n, n * context) * 1e3:.2f} ms at {context} context tokens each"))
     rows.append(("prefill of 512 tokens", f"{cost.padded_prefill_s(1, 512) * 1e3:.2f} ms"))
     rows.append(("knee", f"batch {cost.knee(context)}, beyond which a doubling adds under 25 % tokens/s"))
+    real = {"prefill": cost.ragged_prefill, "decode": cost.ragged_decode}
+    free = " and ".join(name for name, is_free in real.items() if is_free)
+    rows.append(("padding of batches", f"not computed in {free}" if free else "computed"))
     rows.append(("host time", f"{cost.host_ms:.3f} ms an iteration"))
     if profile.price_per_hour is not None:
         rows.append(("price", f"{profile.price_per_hour:g} an hour, as the user states it"))
