@@ -241,7 +241,7 @@ class Replica:
                 work.at_most,
                 iterations,
                 start_s,
-                start_s + leap.head_s,
+                min(start_s + leap.head_s, end_s),
                 end_s,
                 0,
                 leap.first_s,
@@ -334,8 +334,10 @@ class Replica:
         iterations = leap.iterations_begun(now - start_s)
         if iterations == leap.iterations or leap.seconds(iterations) > now - start_s:
             iterations -= 1
+        begun_s = start_s
         if iterations:
-            end_s = start_s + leap.seconds(iterations)
-            self.running.advance(work, leap, iterations, start_s, end_s)
-            start_s = end_s
+            start_s += leap.seconds(iterations)
+            self.running.advance(work, leap, iterations, begun_s, start_s)
+        if self.ledger.log:
+            self._note(work, leap, iterations, begun_s, 0)
         self.use.busy_s += now - start_s
