@@ -338,6 +338,7 @@ class Replica:
         if iterations:
             start_s += leap.seconds(iterations)
             self.running.advance(work, leap, iterations, begun_s, start_s)
+            self.scheduler.record(work, Outcome(iterations), now)
         if self.ledger.log:
             self._note(work, leap, iterations, begun_s, 0)
         self.use.busy_s += now - start_s

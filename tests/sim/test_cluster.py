@@ -195,14 +195,16 @@ def test_a_shared_queue_gives_to_who_has_the_fewest_requests() -> None:
 def test_nobody_has_a_free_place_while_a_request_waits_in_the_shared_queue(
     output: list[int], gaps: list[float], replicas: int, places: int
 ) -> None:
-    """A second at most, the iteration in progress, lies between a free place and its being taken."""
+    """A second at most, the iteration in progress, lies between a free place and its being taken; but for
+    that they start in the order in which they came.
+    """
     arrival = np.cumsum(gaps[: len(output)])
     result = run(
         made(output, arrival), f"continuous:max_num_seqs={places}", replicas=replicas, router="shared-queue"
     )
     t = result.requests
     instants = sorted({b.start_s for b in result.batches})
-    assert t.scheduled_s.is_monotonic_increasing
+    assert (t.scheduled_s.cummax() - t.scheduled_s).max() <= (0 if places == 1 else 1)
     for i in t.index:
         for now in (x for x in instants if t.arrival_s[i] + 1 < x < t.scheduled_s[i]):
             runs = t[(t.scheduled_s <= now) & (now < t.finish_s)]
