@@ -241,7 +241,7 @@ class Replica:
                 work.at_most,
                 iterations,
                 start_s,
-                start_s + leap.head_s,
+                min(start_s + leap.head_s, end_s),
                 end_s,
                 0,
                 leap.first_s,
@@ -333,8 +333,11 @@ class Replica:
         """Those iterations that had ended count; the one in progress is lost."""
         # A failure at the very end takes the last iteration with it: its requests have not been handed back.
         iterations = min(leap.iterations_ended(now - start_s), leap.iterations - 1)
+        begun_s = start_s
         if iterations:
-            end_s = start_s + leap.seconds(iterations)
-            self.running.advance(work, leap, iterations, start_s, end_s)
-            start_s = end_s
+            start_s += leap.seconds(iterations)
+            self.running.advance(work, leap, iterations, begun_s, start_s)
+            self.scheduler.record(work, Outcome(iterations), now)
+        if self.ledger.log:
+            self._note(work, leap, iterations, begun_s, 0)
         self.use.busy_s += now - start_s
