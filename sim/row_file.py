@@ -113,8 +113,8 @@ class RowFile:
 
     def _read_stream(self) -> None:
         data = self.stream.read_bytes()
-        start = f"{self.key},".encode()
-        if data and not data.startswith(start) and not start.startswith(data):
+        starts = [f"{self.key}{end}".encode() for end in ",\n"]
+        if not any(start.startswith(data[: len(start)]) for start in starts):
             raise InputError(
                 f"{self.stream}: its first column is not {self.key}; this is no table of a sweep"
             )

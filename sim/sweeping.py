@@ -130,7 +130,7 @@ def _run(points: Sequence[Point], jobs: int | None, backend: Backend, address: s
     """Every point with what became of it; those whose process died run once more, each by itself."""
     if not points:
         return
-    runner = Cores(jobs) if address is None else Cluster(address)
+    runner: Cores | Cluster = Cores(jobs) if address is None else Cluster(address)
     try:
         died = []
         for ended in runner.run(points):

@@ -6,10 +6,14 @@ in which they end. A point whose process died is yielded with `DIED`; whoever as
 
 from __future__ import annotations
 
+import logging
+import os
+import threading
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -23,7 +27,7 @@ from .simulation import DEFAULT_POLICY, Scenario, scenario
 from .version import __version__
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
 
 CLUSTER_EXTRA = 'pip install "seqsched[cluster]"'
 CONNECT_S = 10
@@ -76,6 +80,7 @@ class Cores:
         if jobs is not None and jobs < 1:
             raise InputError(f"jobs: {jobs} must be at least 1")
         self.jobs: int = joblib.cpu_count() if jobs is None else jobs
+        self.started = False
 
     def run(self, points: Sequence[Point], *, alone: bool = False) -> Iterator[Ended]:
         """Run the points, the first ones first; see `Runner`.
@@ -88,12 +93,13 @@ class Cores:
         if self.jobs == 1 and not alone:
             yield from map(run_point, points)
             return
+        self.started = True
         left = {point.key: point for point in points}
         while left:
             jobs = max(2, min(self.jobs, len(left)))  # joblib makes no process for a single one
             pool = joblib.Parallel(n_jobs=jobs, backend="loky", return_as="generator_unordered", batch_size=1)
             with TemporaryDirectory() as folder:
-                tasks = [joblib.delayed(_run_marked)(point, folder) for point in left.values()]
+                tasks = [joblib.delayed(_run_marked)(point, folder, os.getpid()) for point in left.values()]
                 try:
                     for ended in pool(tasks):
                         del left[ended.point.key]
@@ -105,7 +111,11 @@ class Cores:
                     yield from (Ended(point, None, DIED) for point in running)
 
     def close(self) -> None:
-        """Nothing to give back: joblib's processes end by themselves when they idle."""
+        """End the processes: the next sweep may bring other modules, or newer ones, on another path."""
+        if self.started:
+            from joblib.externals.loky import get_reusable_executor
+
+            get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
 
 
 class Cluster:
@@ -116,6 +126,8 @@ class Cluster:
             from distributed import Client
         except ImportError:
             raise InputError(f"--backend dask: needs Dask: {CLUSTER_EXTRA}") from None
+        # What goes wrong ends in one line of ours; the client's own tracebacks would stand beside it.
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
         try:
             self.client: Client = Client(address, timeout=CONNECT_S, set_as_default=False)
         except (OSError, ValueError) as error:
@@ -128,7 +140,7 @@ class Cluster:
             yield from self._submit(part)
 
     def _submit(self, points: Iterable[Point]) -> Iterator[Ended]:
-        from distributed import KilledWorker, as_completed
+        from distributed import as_completed
 
         # A key of its own, or the scheduler would answer with what it kept of an earlier sweep.
         run = uuid.uuid4().hex
@@ -137,25 +149,33 @@ class Cluster:
             for point in points
         }
         try:
-            for future in as_completed(list(waiting)):
-                point = waiting.pop(future)
-                error = future.exception() if future.status == "error" else None
-                if future.status not in ("finished", "error"):
-                    raise InputError(
-                        f"the Dask scheduler gave up a point ({future.status}); is it still there?"
-                    )
-                if error is None:
-                    yield future.result()
-                elif isinstance(error, KilledWorker):
-                    yield Ended(point, None, DIED)
+            completed = as_completed(list(waiting), loop=self.client.loop)
+            for future in completed:
+                if future.status == "lost":  # its worker died before it handed the result over; it runs again
+                    completed.add(future)
+                elif future.status == "cancelled":
+                    raise InputError("the Dask scheduler has given the points up; is it still there?")
                 else:
-                    yield Ended(point, None, _one_line(f"{type(error).__name__}: {error}"))
+                    yield _answer(future, waiting.pop(future))
         finally:
             self.client.cancel(list(waiting))
 
     def close(self) -> None:
         """Leave the cluster; what it runs for us is cancelled."""
         self.client.close()
+
+
+def _answer(future: Future, point: Point) -> Ended:
+    """What a future that is done has become."""
+    from distributed import KilledWorker
+
+    try:
+        ended: Ended = future.result()
+    except KilledWorker:
+        return Ended(point, None, DIED)
+    except Exception as error:  # what stops run_point itself, such as a worker without this package
+        return Ended(point, None, _one_line(f"{type(error).__name__}: {error}"))
+    return ended
 
 
 class _Frozen(dict[str, Any]):
@@ -196,13 +216,26 @@ def _load_once(source: str, digest: str, seed: int, cap: int | None, num_prompts
     return traces.load(source, seed=seed, max_new_tokens=cap, num_prompts=num_prompts)
 
 
-def _run_marked(point: Point, folder: str) -> Ended:
+def _run_marked(point: Point, folder: str, parent: int) -> Ended:
     """Run a point, and leave a mark in the folder for as long as it runs."""
+    _end_with(parent)
     mark = Path(folder) / point.key
     mark.touch()
     ended = run_point(point)
     mark.unlink(missing_ok=True)
     return ended
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """Let this process end when the one that started it is killed, instead of running what was queued."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _one_line(text: str) -> str:
