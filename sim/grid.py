@@ -24,8 +24,9 @@ from traces.loading import file_of
 
 from .hardware import profile as profiles
 from .policies import make_scheduler
+from .scenario import scenario
 from .schedulers import SCHEDULERS
-from .simulation import DEFAULT_POLICY, scenario
+from .simulation import DEFAULT_POLICY
 from .version import __version__
 
 MAX_POINTS = 1_000_000
@@ -113,7 +114,7 @@ class Point:
     @property
     def cells(self) -> dict[str, Any]:
         """The settings as a table of results shows them: numbers, or one text each."""
-        return {name: shown(value) for name, value in self.settings.items()}
+        return {name: shown(name, value) for name, value in self.settings.items()}
 
 
 @dataclass(frozen=True)
@@ -230,10 +231,13 @@ def running_order(points: Iterable[Point]) -> list[Point]:
     return sorted(points, key=place)
 
 
-def shown(value: Any) -> Any:
-    """A setting in a cell: a number or text as it is, a list or table as one text (`ttft:2000 tpot:100`)."""
+def shown(name: str, value: Any) -> Any:
+    """A setting in a cell: a number or text as it is, a list or table as one text, as its flag would be
+    written.
+    """
     if isinstance(value, Mapping):
-        return " ".join(f"{k}:{v}" for k, v in value.items())
+        joint = ":" if name == "goodput" else "="
+        return " ".join(f"{key}{joint}{item}" for key, item in value.items())
     return " ".join(value) if isinstance(value, list) else value
 
 

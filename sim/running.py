@@ -13,18 +13,24 @@ from heapq import heappop, heappush
 from typing import NamedTuple
 
 from .hardware.step_cost import StepCost
-from .metrics import Ledger
+from .ledger import Ledger, ReplicaUse
 from .request import Request
-from .work import Iterations
+from .work import Chunk, Iterations, SchedulingError
 
 
 class Leap(NamedTuple):
-    """`iterations` iterations: one that takes `head_s`, then decode-only ones of `first_s + j * slope_s`."""
+    """`iterations` iterations: one that takes `head_s`, then decode-only ones of `first_s + j * slope_s`.
+
+    `starting` are the requests whose prompt the first of them completes, each with the tokens it has left to
+    generate from there on; `context_tokens` is what they have in memory then.
+    """
 
     iterations: int
     head_s: float
     first_s: float
     slope_s: float
+    starting: Sequence[tuple[int, Request]] = ()
+    context_tokens: int = 0
 
     def seconds(self, iterations: int) -> float:
         """How long the first `iterations` of it take (at least 1)."""
@@ -33,11 +39,14 @@ class Leap(NamedTuple):
 
     def iterations_begun(self, seconds: float) -> int:
         """How many iterations have ended or are in progress so many seconds after its start, at least 1."""
-        rest = seconds - self.head_s
-        if rest <= 0 or self.iterations == 1:
+        rest, last = seconds - self.head_s, self.iterations - 1
+        if rest <= 0 or not last:
             return 1
-        half = self.first_s - self.slope_s / 2
-        k = int(2 * rest / (half + math.sqrt(half * half + 2 * self.slope_s * rest)))
+        first, slope = self.first_s, self.slope_s
+        if last * first + slope * (last * (last - 1) / 2) < rest:
+            return self.iterations
+        half = first - slope / 2
+        k = int(2 * rest / (half + math.sqrt(half * half + 2 * slope * rest)))
         while k > 0 and self.seconds(1 + k) >= seconds:
             k -= 1
         while self.seconds(1 + k) < seconds:
@@ -46,15 +55,25 @@ class Leap(NamedTuple):
 
 
 class RunningRequests:
-    """The requests in memory and their progress; `output_tokens` is indexed by request id."""
+    """The requests in memory and their progress; `output_tokens` is indexed by request id.
 
-    def __init__(self, cost: StepCost, output_tokens: Sequence[int], ledger: Ledger) -> None:
-        self.cost, self.output_tokens, self.ledger = cost, output_tokens, ledger
+    One that decodes has its prompt and all its tokens but the newest in memory, so that its context follows
+    from the tick at which it ends.
+    """
+
+    def __init__(
+        self,
+        cost: StepCost,
+        output_tokens: Sequence[int],
+        ledger: Ledger,
+        use: ReplicaUse | None = None,
+        replica: int = 0,
+    ) -> None:
+        self.cost, self.output_tokens, self.ledger, self.replica = cost, output_tokens, ledger, replica
+        self.use = use or ledger.replicas[replica]
         self.tick = 0
-        self.ends: dict[int, int] = {}  # id -> tick at which it has its last token
-        self.births: dict[int, int] = {}  # id -> context minus tick, constant while it decodes
-        self.heap: list[tuple[int, int]] = []
-        self.requests: dict[int, Request] = {}
+        self.ends: dict[int, int] = {}  # id of what decodes -> tick at which it has its last token
+        self.heap: list[tuple[int, int, Request]] = []  # by that tick, evicted ones too
         self.computed: dict[int, int] = {}  # id -> prompt tokens computed, while its prompt is incomplete
         self.generated: dict[int, int] = {}  # id -> tokens kept over evictions
         self.last_token_s: dict[int, float] = {}  # id of what was evicted -> when its last token came
@@ -68,99 +87,119 @@ class RunningRequests:
         """Requests that get a token in every iteration."""
         return len(self.ends)
 
+    @property
+    def num_running(self) -> int:
+        """Requests in memory."""
+        return len(self.ends) + len(self.computed)
+
     def plan(self, work: Iterations) -> Leap:
         """Carry out evictions, and say how long the iterations take if nothing interrupts them."""
+        chunks, iterations = work.chunks, work.at_most
         for request in work.evict:
             self._evict(request)
-        num_decode, cost = len(self.ends), self.cost
-        heap, ends = self.heap, self.ends
+        cost, heap, ends = self.cost, self.heap, self.ends
+        num_decode, context = len(ends), self.context_tokens
         while heap and ends.get(heap[0][1]) != heap[0][0]:
             heappop(heap)  # what was evicted
-        left = heap[0][0] - self.tick if heap else work.at_most
-        if not work.chunks:
-            first_s, slope_s = cost.decode_run(num_decode, self.context_tokens)
-            return Leap(min(left, work.at_most), first_s, first_s + slope_s, slope_s)
-        prefill_tokens, attention, num_new, new_context = 0, 0.0, 0, 0
-        for request, num_tokens, last, cached in work.chunks:
-            history = self.computed.get(request.id, 0) + cached
+        if heap and heap[0][0] - self.tick < iterations:
+            iterations = heap[0][0] - self.tick
+        if not chunks:
+            first_s, slope_s = cost.decode_run(num_decode, context)
+            return Leap(iterations, first_s, first_s + slope_s, slope_s)
+        prefill_tokens, attention, new_context = 0, 0.0, 0
+        computed, generated, output_tokens = self.computed, self.generated, self.output_tokens
+        starting = []
+        for request, num_tokens, last, cached in chunks:
+            i = request.id
+            history = cached + computed[i] if i in computed else cached
             prefill_tokens += num_tokens
             attention += num_tokens * (history + num_tokens / 2)
             if last:
-                num_new += 1
                 new_context += history + num_tokens
-                left = min(left, self.output_tokens[request.id] - self.generated.get(request.id, 0))
-        head_s = cost.mixed_s(num_decode, self.context_tokens, len(work.chunks), prefill_tokens, attention)
-        iterations = min(left, work.at_most)
+                left = output_tokens[i] - generated[i] if i in generated else output_tokens[i]
+                starting.append((left, request))
+                if left < iterations:
+                    iterations = left
+        head_s = cost.mixed_s(num_decode, context, len(chunks), prefill_tokens, attention)
         if iterations == 1:
-            return Leap(1, head_s, 0.0, 0.0)
-        context = self.context_tokens + num_decode + new_context
-        return Leap(iterations, head_s, *cost.decode_run(num_decode + num_new, context))
+            return Leap(1, head_s, 0.0, 0.0, starting, new_context)
+        first_s, slope_s = cost.decode_run(num_decode + len(starting), context + num_decode + new_context)
+        return Leap(iterations, head_s, first_s, slope_s, starting, new_context)
 
     def advance(
         self, work: Iterations, leap: Leap, iterations: int, start_s: float, end_s: float
     ) -> list[Request]:
         """Move on by so many of the leap's iterations; the requests that finish with the last of them."""
-        ledger, head_end_s = self.ledger, start_s + leap.head_s
-        num_decode = len(self.ends)
+        ledger, ends, tick, heap = self.ledger, self.ends, self.tick, self.heap
+        num_decode, head_end_s = len(ends), start_s + leap.head_s
+        context = self.context_tokens + num_decode + leap.context_tokens
+        finish_s = ledger.finish_s
         if num_decode:
-            since = self.iterated_s
-            ledger.gaps.add(head_end_s - since, 0.0, 1, num_decode)
-        self.context_tokens += num_decode
-        first_tick = self.tick + 1
-        for request, num_tokens, last, cached in work.chunks:
-            i = request.id
-            computed = self.computed.pop(i, 0)
-            self.prompt_tokens -= computed
-            computed += cached + num_tokens
-            if computed == num_tokens and math.isnan(ledger.scheduled_s[i]):
-                ledger.scheduled_s[i] = start_s
-                ledger.predicted[i] = request.predicted_tokens
-            if not last:
-                self.computed[i] = computed
-                self.prompt_tokens += computed
-                continue
-            generated = self.generated.pop(i, 0)
-            if generated:
-                ledger.gaps.add(head_end_s - self.last_token_s.pop(i), 0.0, 1, 1)
-            else:
-                ledger.first_token_s[i] = head_end_s
-            self.requests[i] = request
-            self.births[i] = computed - first_tick
-            self.context_tokens += computed
-            end = self.tick + self.output_tokens[i] - generated
-            self.ends[i] = end
-            heappush(self.heap, (end, i))
+            ledger.gaps.add(head_end_s - self.iterated_s, 0.0, 1, num_decode)
+        if work.chunks:
+            self._count(work.chunks, start_s)
+            for left, request in leap.starting:
+                i, end = request.id, tick + left
+                ends[i] = end
+                heappush(heap, (end, i, request))
+                if i in self.last_token_s:
+                    ledger.gaps.add(head_end_s - self.last_token_s.pop(i), 0.0, 1, 1)
+                    del self.generated[i]
+                else:
+                    ledger.first_token_s[i] = head_end_s
         if iterations > 1:
-            num_decode = len(self.ends)
+            num_decode = len(ends)
             ledger.gaps.add(leap.first_s, leap.slope_s, iterations - 1, num_decode)
-            self.context_tokens += num_decode * (iterations - 1)
-        self.tick += iterations
+            context += num_decode * (iterations - 1)
+        self.tick = tick = tick + iterations
         self.iterated_s = end_s
-        self.peak_tokens = self.context_tokens + self.prompt_tokens
-        return self._finished(end_s)
-
-    def _finished(self, end_s: float) -> list[Request]:
-        finished = []
-        heap, ends, tick, ledger = self.heap, self.ends, self.tick, self.ledger
+        self.peak_tokens = context + self.prompt_tokens
+        self.use.iterations += iterations
+        self.use.busy_s += end_s - start_s
+        finished: list[Request] = []
         while heap and heap[0][0] <= tick:
-            end, i = heappop(heap)
+            end, i, request = heappop(heap)
             if ends.get(i) != end:
                 continue
             del ends[i]
-            self.context_tokens -= self.births.pop(i) + tick
-            ledger.finish_s[i] = end_s
-            ledger.row_length[i], ledger.attempts[i] = self.output_tokens[i], 1
-            finished.append(self.requests.pop(i))
+            context -= request.prompt_tokens + self.output_tokens[i] - 1
+            finish_s[i], ledger.replica[i] = end_s, self.replica
+            finished.append(request)
+        self.context_tokens = context
         return finished
+
+    def _count(self, chunks: Sequence[Chunk], start_s: float) -> None:
+        """What of its prompt each request has in memory now, and when it first ran."""
+        ledger, computed = self.ledger, self.computed
+        for request, num_tokens, last, cached in chunks:
+            i = request.id
+            if i in computed:
+                self.prompt_tokens -= computed[i]
+                num_tokens += computed.pop(i)
+            elif ledger.ended(i):
+                raise SchedulingError(f"request {i} was run again after it had ended")
+            elif ledger.scheduled_s[i] != ledger.scheduled_s[i]:
+                ledger.scheduled_s[i] = start_s
+                if request.predicted_tokens is not None:
+                    ledger.predicted[i] = request.predicted_tokens
+            if not last:
+                computed[i] = cached + num_tokens
+                self.prompt_tokens += computed[i]
+
+    def abandon(self) -> dict[int, int]:
+        """The accelerator has failed and its memory is lost: id -> tokens that were lost with it."""
+        lost = dict(self.generated) | dict.fromkeys(self.computed, 0)
+        lost |= {i: self.output_tokens[i] - (end - self.tick) for i, end in self.ends.items()}
+        self.__init__(self.cost, self.output_tokens, self.ledger, self.use, self.replica)  # type: ignore[misc]
+        return lost
 
     def _evict(self, request: Request) -> None:
         i = request.id
-        self.ledger.preemptions += 1
+        self.use.preemptions += 1
         if i in self.ends:
-            left = self.ends.pop(i) - self.tick
-            self.context_tokens -= self.births.pop(i) + self.tick
-            self.generated[i] = self.output_tokens[i] - left
+            generated = self.output_tokens[i] - (self.ends.pop(i) - self.tick)
+            self.context_tokens -= request.prompt_tokens + generated - 1
+            self.generated[i] = generated
             self.last_token_s[i] = self.iterated_s
-            del self.requests[i]
         else:
             self.prompt_tokens -= self.computed.pop(i)

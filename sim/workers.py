@@ -23,7 +23,8 @@ from traces.loading import file_of
 from traces.trace import Trace
 
 from .grid import Point, inputs_of, known_settings
-from .simulation import DEFAULT_POLICY, Scenario, scenario
+from .scenario import Scenario, scenario
+from .simulation import DEFAULT_POLICY
 from .version import __version__
 
 if TYPE_CHECKING:

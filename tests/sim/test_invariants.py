@@ -18,7 +18,8 @@ from sim.hardware.kv_memory import KvMemory
 from sim.hardware.profile import Profile, Provenance
 from sim.hardware.step_cost import PiecewiseLinear, StepCost
 from sim.metrics import Result
-from sim.simulation import make_scheduler, scenario
+from sim.policies import make_scheduler
+from sim.simulation import scenario
 from sim.work import Limits, Scheduler
 from traces.trace import Trace
 
@@ -222,7 +223,7 @@ def test_what_always_holds_for_continuous_batching(
     check_continuous(result, profile.kv_tokens(how["kv_blocks"]))
     scheduler = kept.scheduler
     assert scheduler.free == scheduler.num_blocks
-    assert (scheduler.phases.total, scheduler.place, scheduler.generated) == (0, {}, {})
+    assert (scheduler.phases.total, scheduler.running, scheduler.generated) == (0, {}, {})
     assert scheduler.kv_peak_tokens <= scheduler.num_blocks * scheduler.block
 
 

@@ -113,6 +113,31 @@ def test_a_trace_that_a_worker_keeps_is_the_one_that_each_point_would_load(
         assert {k: row[k] for k in alone if k != "trace"} == {k: alone[k] for k in alone if k != "trace"}
 
 
+def test_fleets_routers_outages_and_what_ifs_are_settings_like_any_other(folder: Path) -> None:
+    fixed: dict[str, Any] = {"num_prompts": 40, "policy": "continuous", "mtbf_s": 60, "mttr_s": 5}
+    fixed |= {"set": {"kv_bits": 8}, "max_new_tokens": 300}
+    lists = {
+        "replicas": [1, 3],
+        "routers": ["round-robin", "least-requests"],
+        "output_scale": [1, 1.5],
+        "prompt_scale": [2],
+        "request_rate": [5],
+    }
+    found = sweep({**fixed, "grid": lists}, jobs=1)
+    assert len(found.rows) == 8 and not found.failed
+    for row in found.rows:
+        names = ("replicas", "router", "output_scale", "prompt_scale", "request_rate")
+        alone = simulate("alpaca-vicuna", **fixed, **{name: row[name] for name in names}).summary
+        assert row["set"] == "kv_bits=8" and row["replicas"] == alone["replicas"]
+        same = alone.keys() - {"router"}  # one replica has none
+        assert {name: row[name] for name in same} == {name: alone[name] for name in same}
+    fleets = ["h200-vicuna-7b*2", "h200-vicuna-7b;a100-80gb-vicuna-7b-transformers"]
+    found = sweep({"num_prompts": 20, "grid": {"fleets": fleets}}, jobs=1)
+    assert [row["replicas"] for row in found.rows] == [2, 2]
+    with pytest.raises(InputError, match="nonsense"):
+        sweep({"num_prompts": 20, "grid": {"routers": ["random", "nonsense"]}}, jobs=1)
+
+
 @pytest.mark.parametrize("name", ["out.csv", "out.parquet"])
 def test_the_file_has_the_same_bytes_however_it_came_about(name: str, folder: Path) -> None:
     whole = sweep(GRID, out="whole" + name, jobs=1)

@@ -1,0 +1,204 @@
+"""From arrivals to replicas: a sole accelerator that sees its arrivals coming, or a fleet behind a router.
+
+SimPy processes that send requests, let replicas fail and come back, and keep what nobody can serve yet.
+Knows nothing of how a scheduler decides or of what a step costs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from heapq import heapify, heappop, heappush
+
+import simpy
+
+from traces.errors import InputError
+
+from .arrivals import Arrivals, SimProcess
+from .outages import Schedules
+from .replica import Replica
+from .request import Request
+from .routers import Router
+from .work import SchedulingError
+
+MOST_REROUTES = 1000
+"""A request that has met more failures than this would never end."""
+
+
+class Sole(Arrivals):
+    """The source of an accelerator that stands alone: it knows beforehand when the next request comes."""
+
+    def release(self, replica: Replica, now: float) -> None:
+        """Submit what is due."""
+        if self.due_s <= now:
+            replica.num_requests += self.take(now, replica.scheduler.submit)
+
+    def ended(self, replica: Replica, requests: Sequence[Request], now: float) -> None:
+        """Their places are free."""
+        self.leave(len(requests), now)
+
+
+class Fleet:
+    """Many replicas behind a router, or before one queue from which they take (`router` None).
+
+    With a shared queue an arrival goes to the replica with the fewest requests of those that idle or iterate
+    with a place left and nobody waiting, else it waits; a replica about to decide takes, first come, first
+    served, what its scheduler `wants`. What a failed replica had goes to others at once, before all that
+    waits. Where memories differ, a request that does not fit where it is sent goes to where it does, waits
+    while all such replicas are down, and is passed over by those that take from a shared queue.
+    """
+
+    due_s = math.inf
+
+    def __init__(self, env: simpy.Environment, arrivals: Arrivals, router: Router | None) -> None:
+        self.env, self.arrivals, self.router = env, arrivals, router
+        self.is_bounded = arrivals.is_bounded
+        self.replicas: list[Replica] = []
+        self.queue: deque[Request] = deque()  # shared, or held back while no replica is up
+        self.aside: list[Request] = []  # held back while those that could hold it are down
+        self.hungry: list[tuple[int, int]] = []  # heap of (requests, replica) as of its last decision
+        self.down_since: dict[int, float] = {}
+        self.num_left = arrivals.ledger.num_requests
+        self.all_ended = env.event()
+
+    def run(self, replicas: Sequence[Replica], outages: Schedules) -> None:
+        """Serve all requests with these replicas, which fail as `outages` says."""
+        self.replicas = list(replicas)
+        self.hungry = [(0, replica.number) for replica in replicas]
+        capacities = [r.use.kv_capacity_tokens for r in replicas]
+        self.largest = max(capacities)
+        self.is_mixed = min(capacities) < self.largest
+        for number, spans in outages.items():
+            self.env.process(self._fail(self.replicas[number], spans))
+        self.env.process(self.arrivals.run(self.env, self._receive))
+        try:
+            self.env.run(until=self.all_ended)
+        except RuntimeError as error:
+            # SimPy's own complaint that nothing is left to happen; who was lost, the caller finds out.
+            if isinstance(error, SchedulingError) or self.env.peek() < math.inf:
+                raise
+        for number, since_s in self.down_since.items():
+            self.replicas[number].use.down_s += self.env.now - since_s
+
+    def release(self, replica: Replica, now: float) -> None:
+        """Whoever has arrived by now is sent before the replica decides, though SimPy may only come to that
+        arrival later; with a shared queue it takes from that what its scheduler wants.
+        """
+        if self.arrivals.due_s <= now:
+            self.arrivals.take(now, self._receive)
+        if self.router is not None:
+            return
+        while (request := self._first_for(replica)) is not None and replica.wants(request):
+            self.queue.remove(request)
+            replica.submit(request, now)
+        heappush(self.hungry, (replica.num_requests, replica.number))
+        if len(self.hungry) > 64 + 4 * len(self.replicas):
+            # Entries of replicas that have moved on since would pile up.
+            self.hungry = [(k, n) for k, n in set(self.hungry) if self.replicas[n].num_requests == k]
+            heapify(self.hungry)
+
+    def ended(self, replica: Replica, requests: Sequence[Request], now: float) -> None:
+        """Loads shrink, places fall free; when nobody is left the run is over."""
+        if self.router is not None:
+            for request in requests:
+                self.router.ended(request, replica.number)
+        self.arrivals.leave(len(requests), now)
+        self.num_left -= len(requests)
+        if not self.num_left:
+            self.all_ended.succeed()
+
+    def _receive(self, request: Request, now: float) -> None:
+        """A request has arrived."""
+        self.queue.append(request)
+        self._pass_on(now)
+
+    def _pass_on(self, now: float) -> None:
+        """Send what waits to replicas that can take it."""
+        queue = self.queue
+        if self.router is None:
+            self._feed(now)
+        elif len(self.down_since) < len(self.replicas):
+            while queue:
+                request = queue.popleft()
+                number = self._choose(request, self.router)
+                if number is None:
+                    self.aside.append(request)
+                    continue
+                replica = self.replicas[number]
+                self.router.sent(request, number)
+                replica.submit(request, now)
+                is_refused = bool(getattr(replica.scheduler, "drops", ()))
+                replica.notice(leaves_soon=is_refused or request.deadline_s is not None)
+
+    def _feed(self, now: float) -> None:
+        """Give from the shared queue to replicas with a place, the one with the fewest requests first."""
+        passed: list[tuple[int, int]] = []
+        while self.queue and self.hungry:
+            count, number = entry = heappop(self.hungry)
+            replica = self.replicas[number]
+            if count == replica.num_requests and replica.has_place:
+                request = self._first_for(replica)
+                if request is None:
+                    passed.append(entry)
+                    continue
+                self.queue.remove(request)
+                replica.submit(request, now)
+                replica.notice()
+        for entry in passed:
+            heappush(self.hungry, entry)
+
+    def _first_for(self, replica: Replica) -> Request | None:
+        """The first in the shared queue that the replica can hold, or that none can."""
+        if not self.is_mixed:
+            return self.queue[0] if self.queue else None
+        capacity = replica.use.kv_capacity_tokens
+        for request in self.queue:
+            if not capacity < request.prompt_tokens + request.max_new_tokens <= self.largest:
+                return request
+        return None
+
+    def _choose(self, request: Request, router: Router) -> int | None:
+        """Where the request goes; None where it has to wait for a replica that is down."""
+        chosen = router.choose(request)
+        need = request.prompt_tokens + request.max_new_tokens
+        if not self.is_mixed or need <= self.replicas[chosen].use.kv_capacity_tokens or need > self.largest:
+            return chosen
+        fits = [
+            (r.num_requests, r.number)
+            for r in self.replicas
+            if r.number not in self.down_since and need <= r.use.kv_capacity_tokens
+        ]
+        return min(fits)[1] if fits else None
+
+    def _check_progress(self, lost: Sequence[Request]) -> None:
+        """InputError where replicas fail so often that a request will never be served."""
+        for request in lost:
+            if self.arrivals.ledger.reroutes[request.id] > MOST_REROUTES:
+                raise InputError(
+                    f"failures: a request has met {MOST_REROUTES} of them and is not served; "
+                    f"mtbf_s must be longer than what a request takes"
+                )
+
+    def _fail(self, replica: Replica, spans: Iterator[tuple[float, float]]) -> SimProcess:
+        """The replica is down in these spans of time (from, until)."""
+        env, number = self.env, replica.number
+        for down_s, up_s in spans:
+            if down_s > env.now or replica.use.failures:
+                # However soon it fails again, its process learns of the repair before.
+                yield env.timeout(max(0.0, down_s - env.now))
+            self.down_since[number] = env.now
+            if self.router is not None:
+                self.router.down(number)
+            lost = replica.fail()
+            self._check_progress(lost)
+            self.queue.extendleft(reversed(lost))
+            self._pass_on(env.now)
+            yield env.timeout(max(0.0, up_s - env.now))
+            replica.use.down_s += env.now - self.down_since.pop(number)
+            replica.repair()
+            if self.router is not None:
+                self.router.up(number)
+                self.queue.extendleft(reversed(self.aside))
+                self.aside.clear()
+                self._pass_on(env.now)
