@@ -22,6 +22,7 @@ CONFIG_FILE = "seqsched.toml"
 COMMANDS = {
     "simulate": ("run:simulate", "Replay a trace under one policy and print its metrics."),
     "compare": ("run:compare", "Replay a trace under several policies: table, ratios, pictures."),
+    "sweep": ("sweep:sweep", "Simulate every point of a grid: resumable, on all cores or a cluster."),
     "validate": (
         "validate:validate",
         "Compare the simulation with a log (--against), or with a real model here.",
