@@ -79,7 +79,7 @@ class Sequence:
     computed: int = 0
     """Tokens in memory while its prompt is incomplete."""
     birth: int = 0
-    """Tokens in memory minus the number of the iteration, while it decodes."""
+    """Tokens in memory minus the number of the iteration, while it decodes; till then, if it did at once."""
 
 
 class ContinuousScheduler:
@@ -230,8 +230,13 @@ class ContinuousScheduler:
             self.peak_blocks = self.num_blocks - self.free
         self.iteration += outcome.iterations
         for request in outcome.finished:
-            self._leave(self.running[request.id])
-            self.generated.pop(request.id, None)
+            birth = self.running.pop(request.id).birth
+            self.phases.remove(birth)
+            self.free -= -(birth + self.iteration) // self.block
+            if self.generated:
+                self.generated.pop(request.id, None)
+            if self.plans is not None:
+                self._unplan(request.id)
             if self.on_end is not None:
                 self.on_end(request)
 
@@ -308,45 +313,51 @@ class ContinuousScheduler:
         then, and whether the queue has to wait for memory or a place (so that the next iteration could admit
         no more).
         """
-        o, waiting, running, block = self.options, self.waiting, self.running, self.block
+        o, waiting, running, free, block = self.options, self.waiting, self.running, self.free, self.block
+        is_planned, generated, next_iteration = self.plans is not None, self.generated, self.iteration + 1
         for chunk in chunks:
             budget -= chunk.num_tokens
         reusable = o.prefix_caching and bool(self.prefixes.parts)
+        reused = cached = 0
         while waiting and len(running) < o.max_num_seqs:
             rank, order, request = waiting[0]
-            if self.gone and request.id in self.gone:
-                self.gone.remove(heappop(waiting)[-1].id)
+            id, length = request.id, request.prompt_tokens
+            if self.gone and id in self.gone:
+                self.gone.remove(id)
+                heappop(waiting)
                 continue
-            length = request.prompt_tokens
-            if self.generated:
-                length += self.generated.get(request.id, 0)
-            reused = self.prefixes.intact(request.id, need - self.first_reused) if reusable else 0
-            cached = reused * block
-            left = length - cached
-            num_tokens = left if left <= budget else budget if o.chunked else 0
-            if num_tokens <= 0:
-                return need, False
+            if id in generated:
+                length += generated[id]
+            if reusable:
+                reused = self.prefixes.intact(id, need - self.first_reused)
+                cached = reused * block
+            num_tokens = left = length - cached
+            if left > budget:
+                num_tokens = budget if o.chunked else 0
+                if num_tokens <= 0:
+                    return need, False
             blocks = -(-(cached + num_tokens) // block)
-            if need + blocks > self.free or (
-                (num_tokens < left or o.admission == "predicted")
-                and not self._may_enter(request, length, need)
+            if need + blocks > free or (
+                (is_planned or num_tokens < left) and not self._may_enter(request, length, need)
             ):
                 return need, True
             heappop(waiting)
             if reusable:
-                self.prefixes.reuse(request.id, reused)
+                self.prefixes.reuse(id, reused)
                 self.first_reused += reused
             need += blocks
             budget -= num_tokens
+            chunks.append(Chunk(request, num_tokens, num_tokens == left, cached))
+            sequence = Sequence(request, rank, order, cached + num_tokens, length - next_iteration)
+            running[id] = sequence
+            if num_tokens == left:
+                self.phases.add(sequence.birth)
+            else:
+                self.prefilling[id] = sequence
+            if is_planned:
+                self._plan(sequence, length)
             if request.deadline_s is not None:
-                self.begun.add(request.id)
-            running[request.id] = sequence = Sequence(request, rank, order)
-            if self.plans is not None:
-                birth = length - self.iteration - 1
-                self.plans.put(request.id, max(self._planned(request), length), birth)
-            chunk = Chunk(request, num_tokens, num_tokens == left, cached)
-            chunks.append(chunk)
-            self._progress(sequence, chunk)
+                self.begun.add(id)
             if self.on_admission is not None:
                 self.on_admission(request)
         return need, True
@@ -366,6 +377,18 @@ class ContinuousScheduler:
             self.refused = request.id if peak > self.num_blocks else None
         return request.id != self.refused
 
+    def _plan(self, sequence: Sequence, length: int) -> None:
+        """Set memory aside for a sequence that computes `length` tokens before its next one."""
+        assert self.plans is not None
+        planned = max(self._planned(sequence.request), length)
+        self.plans.put(sequence.request.id, planned, sequence.birth)
+
+    def _unplan(self, id: int) -> None:
+        """The sequence has left the memory; who was refused for want of it may ask again."""
+        assert self.plans is not None
+        self.plans.leave(id)
+        self.refused = None
+
     def _planned(self, request: Request) -> int:
         """Tokens that the request will have in memory in the end, as predicted."""
         return request.prompt_tokens + min(
@@ -379,18 +402,14 @@ class ContinuousScheduler:
         return sequence.birth + self.iteration
 
     def _progress(self, sequence: Sequence, chunk: Chunk) -> None:
-        """Count what the chunk computes; with the last of its prompt a sequence decodes from then on."""
-        sequence.computed += chunk.cached + chunk.num_tokens
+        """Count what a further chunk computes; with the last of its prompt a sequence decodes."""
+        sequence.computed += chunk.num_tokens
         if chunk.last:
-            if self.prefilling:
-                self.prefilling.pop(chunk.request.id, None)
+            del self.prefilling[chunk.request.id]
             sequence.birth = sequence.computed - self.iteration - 1
             self.phases.add(sequence.birth)
             if self.plans is not None:
-                planned = max(self._planned(chunk.request), sequence.computed)
-                self.plans.put(chunk.request.id, planned, sequence.birth)
-        else:
-            self.prefilling[chunk.request.id] = sequence
+                self._plan(sequence, sequence.computed)
 
     def _evict_lowest(self) -> Request:
         """Take the lowest-ranked running request out of memory; what it has generated is kept, and it queues
@@ -413,8 +432,7 @@ class ContinuousScheduler:
         id = sequence.request.id
         del self.running[id]
         if self.plans is not None:
-            self.plans.leave(id)
-            self.refused = None
+            self._unplan(id)
         if id in self.prefilling:
             del self.prefilling[id]
             tokens = sequence.computed
