@@ -132,7 +132,7 @@ class Replica:
                 start_s = now
                 leap, iterations = self._leap(work, start_s)
                 try:
-                    yield env.timeout(leap.seconds(iterations))
+                    yield env.timeout(leap.seconds(iterations) if iterations > 1 else leap.head_s)
                 except simpy.Interrupt as signal:
                     if signal.cause is not None:
                         raise

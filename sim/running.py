@@ -137,8 +137,7 @@ class RunningRequests:
         num_decode, head_end_s = len(ends), start_s + leap.head_s
         context = self.context_tokens + num_decode + leap.context_tokens
         finish_s = ledger.finish_s
-        if num_decode:
-            ledger.gaps.add(head_end_s - self.iterated_s, 0.0, 1, num_decode)
+        gap_s, num_gaps = head_end_s - self.iterated_s if num_decode else 0.0, num_decode
         if work.chunks:
             self._count(work.chunks, start_s)
             for left, request in leap.starting:
@@ -150,9 +149,12 @@ class RunningRequests:
                     del self.generated[i]
                 else:
                     ledger.first_token_s[i] = head_end_s
-        if iterations > 1:
+        if iterations == 1:
+            if num_gaps:
+                ledger.gaps.add(gap_s, 0.0, 1, num_gaps)
+        else:
             num_decode = len(ends)
-            ledger.gaps.add(leap.first_s, leap.slope_s, iterations - 1, num_decode)
+            ledger.gaps.add_leap(gap_s, num_gaps, leap.first_s, leap.slope_s, iterations - 1, num_decode)
             context += num_decode * (iterations - 1)
         self.tick = tick = tick + iterations
         self.iterated_s = end_s
@@ -173,18 +175,22 @@ class RunningRequests:
         """What of its prompt each request has in memory now, and when it first ran."""
         ledger, computed = self.ledger, self.computed
         scheduled_s = ledger.scheduled_s
+        if ledger.reason and any(chunk.request.id in ledger.reason for chunk in chunks):
+            raise SchedulingError(
+                f"a request was run after it had been dropped: {[c.request.id for c in chunks]}"
+            )
         for request, num_tokens, last, cached in chunks:
             i = request.id
             if i in computed:
                 before = computed.pop(i)
                 self.prompt_tokens -= before
                 cached += before
-            elif ledger.ended(i):
-                raise SchedulingError(f"request {i} was run again after it had ended")
             elif scheduled_s[i] != scheduled_s[i]:
                 scheduled_s[i] = start_s
                 if request.predicted_tokens is not None:
                     ledger.predicted[i] = request.predicted_tokens
+            elif ledger.ended(i):
+                raise SchedulingError(f"request {i} was run again after it had ended")
             if not last:
                 computed[i] = cached + num_tokens
                 self.prompt_tokens += cached + num_tokens

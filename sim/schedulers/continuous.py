@@ -105,6 +105,7 @@ class ContinuousScheduler:
             self.fits_surely = min(self.fits_surely, o.max_num_batched_tokens)
         self.upper_quantile = o.margin if 0.0 < o.margin < 1.0 else None
         self.perceives = o.order in PREDICTED_ORDERS or o.admission == "predicted"
+        self.is_fcfs = o.order == "fcfs" and not self.perceives
         self.wake_at: float | None = None
         self.waiting: list[tuple[float, int, Request]] = []  # heap by (rank, order of submission)
         self.unknown: list[Request] = []  # arrived, length not yet perceived
@@ -173,7 +174,7 @@ class ContinuousScheduler:
             self._expire(now)
         if self.drops:
             return self.drops.popleft()
-        if self.unknown and len(running) < o.max_num_seqs and self._ask_now(now):
+        if self.unknown and self._ask_now(now):
             work = self._perceive()
             if work is not None:
                 return work
@@ -187,39 +188,29 @@ class ContinuousScheduler:
             chunks, need = self._continue_prompts(self.phases.need(self.iteration, 1))
         settled = not evict
         self.first_reused = 0
-        for chunk in chunks:
-            self._progress(self.prefilling[chunk.request.id], chunk)
+        if prefilling:
+            for chunk in chunks:
+                self._progress(prefilling[chunk.request.id], chunk)
         if self.waiting and settled and len(running) < o.max_num_seqs:
             need, settled = self._admit(chunks, need, o.max_num_batched_tokens - num_decode)
         if not running:
             return None
         self.first_need = need
-        at_most, until_s = 1, inf
+        at_most = 1
         if settled and not prefilling:
             # Memory lasts for so many: one finishes before, or it matters how long exactly it lasts.
             at_most += (self.free - need) // self.phases.total * self.block
             if at_most <= self.most_new_tokens:
                 at_most = 1 + self.phases.iterations_within(self.iteration + 1, self.free - need)
-        while self.deadlines and self.deadlines[0][1] in self.begun:
-            self.begun.remove(heappop(self.deadlines)[1])
-        if self.deadlines:
-            until_s = self.deadlines[0][0]
-        if self.unknown and len(running) < o.max_num_seqs and now < self.unknown_since + o.perceive_wait_s:
-            until_s = min(until_s, self.unknown_since + o.perceive_wait_s)
-        behind = bool(self.waiting) and o.order == "fcfs" and not self.perceives
-        stop = len(running) < o.max_num_seqs and not behind
-        return Iterations(tuple(chunks), tuple(evict), at_most, stop, until_s)
+        until_s = self._until(now) if self.deadlines or self.unknown else inf
+        # Under fcfs an arrival stands behind those that wait already.
+        stop = len(running) < o.max_num_seqs and not (self.is_fcfs and self.waiting)
+        return Iterations(tuple(chunks), tuple(evict) if evict else (), at_most, stop, until_s)
 
     def record(self, work: Work, outcome: Outcome, now: float) -> None:
         """Take the blocks that were filled, free what has finished; queue those whose length is known now."""
-        if isinstance(work, Perceive):
-            for request, prediction in zip(work.requests, outcome.predictions, strict=True):
-                request.predicted_tokens, request.predicted_upper_tokens = prediction
-                heappush(self.waiting, (self.rank(request, 0), self.num_queued, request))
-                self.num_queued += 1
-            del self.unknown[: len(work.requests)]
-            self.unknown_since = self.unknown[0].arrival_s if self.unknown else inf
         if not isinstance(work, Iterations):
+            self._learn(work, outcome)
             return
         need = self.first_need
         if outcome.iterations > 1:
@@ -239,6 +230,16 @@ class ContinuousScheduler:
                 self._unplan(request.id)
             if self.on_end is not None:
                 self.on_end(request)
+
+    def _learn(self, work: Work, outcome: Outcome) -> None:
+        """Queue those whose lengths are known now."""
+        if isinstance(work, Perceive):
+            for request, prediction in zip(work.requests, outcome.predictions, strict=True):
+                request.predicted_tokens, request.predicted_upper_tokens = prediction
+                heappush(self.waiting, (self.rank(request, 0), self.num_queued, request))
+                self.num_queued += 1
+            del self.unknown[: len(work.requests)]
+            self.unknown_since = self.unknown[0].arrival_s if self.unknown else inf
 
     def drain(self, now: float) -> list[Request]:
         """All that was running, waited or was to be turned away."""
@@ -280,9 +281,21 @@ class ContinuousScheduler:
             self.unknown = unknown
             self.drops.append(Drop(tuple(late), EXPIRED))
 
+    def _until(self, now: float) -> float:
+        """When a deadline passes, or a question has waited long enough."""
+        while self.deadlines and self.deadlines[0][1] in self.begun:
+            self.begun.remove(heappop(self.deadlines)[1])
+        until_s = self.deadlines[0][0] if self.deadlines else inf
+        ask_s = self.unknown_since + self.options.perceive_wait_s
+        if now < ask_s and len(self.running) < self.options.max_num_seqs:
+            until_s = min(until_s, ask_s)
+        return until_s
+
     def _ask_now(self, now: float) -> bool:
         """Whether to ask now: a batch is full, nobody runs, or the first has waited enough."""
         o = self.options
+        if len(self.running) >= o.max_num_seqs:
+            return False
         is_full = len(self.unknown) >= o.perceive_batch
         return is_full or not self.running or now >= self.unknown_since + o.perceive_wait_s
 
