@@ -12,10 +12,18 @@ from .version import __version__
 if TYPE_CHECKING:
     from .metrics import Result
     from .simulation import Comparison, compare, simulate
+    from .sweeping import SweepResult, sweep
 
-__all__ = ["Comparison", "Result", "__version__", "compare", "simulate"]
+__all__ = ["Comparison", "Result", "SweepResult", "__version__", "compare", "simulate", "sweep"]
 
-_HOMES = {"simulate": "simulation", "compare": "simulation", "Comparison": "simulation", "Result": "metrics"}
+_HOMES = {
+    "simulate": "simulation",
+    "compare": "simulation",
+    "Comparison": "simulation",
+    "Result": "metrics",
+    "sweep": "sweeping",
+    "SweepResult": "sweeping",
+}
 
 
 def __getattr__(name: str) -> Any:

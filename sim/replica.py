@@ -302,7 +302,7 @@ class Replica:
         lost = self.running.abandon()
         if self.batch is not None:
             work, record = self.batch
-            record = cut_off(record, self.cost, now)
+            record = cut_off(record, now)
             ledger.batches.append(record)
             if isinstance(work, PaddedBatch):
                 lost |= dict.fromkeys(record.request_ids, record.iterations)
@@ -331,9 +331,8 @@ class Replica:
 
     def _cut_iterations(self, work: Iterations, leap: Leap, start_s: float, now: float) -> None:
         """Those iterations that had ended count; the one in progress is lost."""
-        iterations = leap.iterations_begun(now - start_s)
-        if iterations == leap.iterations or leap.seconds(iterations) > now - start_s:
-            iterations -= 1
+        # A failure at the very end takes the last iteration with it: its requests have not been handed back.
+        iterations = min(leap.iterations_ended(now - start_s), leap.iterations - 1)
         begun_s = start_s
         if iterations:
             start_s += leap.seconds(iterations)

@@ -22,6 +22,7 @@ CONFIG_FILE = "seqsched.toml"
 COMMANDS = {
     "simulate": ("run:simulate", "Replay a trace under one policy and print its metrics."),
     "compare": ("run:compare", "Replay a trace under several policies: table, ratios, pictures."),
+    "sweep": ("sweep:sweep", "Simulate every point of a grid: resumable, on all cores or a cluster."),
     "validate": (
         "validate:validate",
         "Compare the simulation with a log (--against), or with a real model here.",
@@ -46,6 +47,7 @@ GROUPS = {
         {
             "list": ("machine:list_profiles", "The shipped profiles and where their numbers come from."),
             "show": ("machine:show_profile", "One profile in full."),
+            "what-if": ("machine:write_what_if", "A profile with something changed, marked as such."),
             "estimate": ("machine:estimate", "A roofline estimate for a GPU that nobody measured."),
         },
     ),
@@ -55,6 +57,9 @@ GROUPS = {
             "sensitivity": ("plot:sensitivity", "Gain of sequence scheduling against prediction error."),
             "variance": ("plot:variance", "How far samples of one prompt differ, and what that costs."),
             "perception": ("plot:perception", "A predictor against truth: error, Acc-50, Acc-100."),
+            "load": ("plot_load:load", "Latency and goodput against request rate, per policy."),
+            "gain": ("plot_load:gain", "Where knowing lengths pays, by load and prediction error."),
+            "starvation": ("plot_load:starvation", "What shortest-first costs the long requests."),
         },
     ),
 }

@@ -20,6 +20,7 @@ from ..work import Chunk, Drop, Iterations, Limits, Outcome, Perceive, Work
 from .admission import EXPIRED, rejection
 from .binning import expected_tokens
 from .order import PREDICTED_ORDERS, Order, discipline
+from .planned_memory import PlannedMemory
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,16 @@ class ContinuousOptions:
     aging_s: float = 0.0
     """Under order=priority: seconds of waiting that are worth one level; 0: no ageing."""
     admission: Literal["chunk", "prompt", "predicted"] = "prompt"
-    """Memory that must be free to let a request in: its first chunk, its prompt, or all that is predicted."""
+    """Memory that must be free to let a request in: for its first chunk, for its prompt, or at the predicted
+    peak of what runs and the request.
+    """
     prefix_caching: bool = True
     """Use again what memory still holds of an evicted request (shared prompts are not modelled)."""
     margin: float = 0.0
     """Safety margin on predictions: whole tokens or, between 0 and 1, a quantile of the true length."""
     perceive_batch: int = 128
     """Requests asked for their length in one batch."""
-    perceive_wait_s: float = 0.0
+    perceive_wait_s: float = 1.0
     """Longest wait for questions to fill a batch while others run, since asking makes those pause."""
 
     def __post_init__(self) -> None:
@@ -112,6 +115,8 @@ class ContinuousScheduler:
         self.generated: dict[int, int] = {}  # id -> tokens kept over its evictions
         self.phases = BlockPhases(self.block)
         self.prefixes = EvictedPrefixes()
+        self.plans = PlannedMemory(self.block) if o.admission == "predicted" else None
+        self.refused: int | None = None  # by plan; it may ask again when somebody has left
         self.iteration = self.num_queued = self.peak_blocks = 0
         self.first_need = self.first_reused = (
             0  # blocks of the first iteration handed out, and those used again
@@ -336,6 +341,9 @@ class ContinuousScheduler:
             if request.deadline_s is not None:
                 self.begun.add(request.id)
             running[request.id] = sequence = Sequence(request, rank, order)
+            if self.plans is not None:
+                birth = length - self.iteration - 1
+                self.plans.put(request.id, max(self._planned(request), length), birth)
             chunk = Chunk(request, num_tokens, num_tokens == left, cached)
             chunks.append(chunk)
             self._progress(sequence, chunk)
@@ -349,14 +357,14 @@ class ContinuousScheduler:
             return True
         if self.options.admission == "prompt":
             return need - -length // self.block <= self.free
-        planned = sum(
-            blocks_for(max(self._planned(s.request), self._held(s)), self.block)
-            for s in self.running.values()
-        )
-        return (
-            not self.running
-            or planned + blocks_for(max(self._planned(request), length), self.block) <= self.num_blocks
-        )
+        assert self.plans is not None
+        if not self.running:
+            return True
+        if request.id != self.refused:
+            birth = length - self.iteration - 1
+            peak = self.plans.peak_blocks(self.iteration, max(self._planned(request), length), birth)
+            self.refused = request.id if peak > self.num_blocks else None
+        return request.id != self.refused
 
     def _planned(self, request: Request) -> int:
         """Tokens that the request will have in memory in the end, as predicted."""
@@ -378,6 +386,9 @@ class ContinuousScheduler:
                 self.prefilling.pop(chunk.request.id, None)
             sequence.birth = sequence.computed - self.iteration - 1
             self.phases.add(sequence.birth)
+            if self.plans is not None:
+                planned = max(self._planned(chunk.request), sequence.computed)
+                self.plans.put(chunk.request.id, planned, sequence.birth)
         else:
             self.prefilling[chunk.request.id] = sequence
 
@@ -401,6 +412,9 @@ class ContinuousScheduler:
         """Free the blocks of a running request."""
         id = sequence.request.id
         del self.running[id]
+        if self.plans is not None:
+            self.plans.leave(id)
+            self.refused = None
         if id in self.prefilling:
             del self.prefilling[id]
             tokens = sequence.computed

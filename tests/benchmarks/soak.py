@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -31,8 +32,7 @@ MIB = 2**20
 
 def resident_mib() -> float:
     """Resident memory of this process, now."""
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * 4096 / MIB
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * 4096 / MIB
 
 
 def machine() -> Profile:

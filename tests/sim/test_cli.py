@@ -242,6 +242,38 @@ def test_plots_are_drawn(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert '"acc_50"' in capsys.readouterr().out
 
 
+def test_plots_about_load_are_drawn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ("--num-prompts", "60", "--num-seeds", "1")
+    assert run("plot", "load", *few, "--rates", "1", "20", "--save-table", "l.csv") == 0
+    assert "requests/s" in capsys.readouterr().out
+    assert (
+        run("plot", "gain", *few, "--loads", "0.5", "1.2", "--sigmas", "0", "1", "--save-table", "g.csv") == 0
+    )
+    assert run("plot", "starvation", *few, "--agings", "1", "--kv-blocks", "100") == 0
+    assert "ageing 1 s" in capsys.readouterr().out
+    names = {p.name for p in folder.iterdir()}
+    assert {"starvation.png", "load.png", "l.csv", "gain.png", "gain_p99_e2el.png", "g.csv"} <= names
+    assert "request-rate: 3" in refused_by_load(capsys, "load", "--request-rate", "3")
+    assert "loads: -1" in refused_by_load(capsys, "gain", "--loads", "-1", "--num-prompts", "50")
+    assert "'speed'" in refused_by_load(capsys, "gain", "--metrics", "speed")
+
+
+def refused_by_load(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    capsys.readouterr()
+    return refused(capsys, "plot", *arguments)
+
+
+def test_simulate_writes_a_timeline(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = summary(capsys, "--policy", "continuous", "--perfetto", "t.json")
+    slices = [e for e in json.loads((folder / "t.json").read_text())["traceEvents"] if e["ph"] == "X"]
+    assert sum(e["args"]["iterations"] for e in slices) == found["iterations"]
+    assert summary(capsys, "--perfetto", "w.json.gz", "--perfetto-window", "0:0.1")["completed"] == 3
+    few = ("simulate", "--trace", "trace.csv", "--perfetto-window")
+    assert "'2:1'" in refused(capsys, *few, "2:1", "--perfetto", "x.json")
+    assert "needs --perfetto" in refused(capsys, *few, "1:2")
+    assert not (folder / "x.json").exists()
+
+
 def test_no_progress_and_no_colour_where_output_is_no_terminal(folder: Path) -> None:
     command = [sys.executable, "-c", "from sim.cli import main; main()", "compare", "--num-prompts", "30"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=True)
@@ -272,3 +304,43 @@ def test_profile_estimate_is_marked_as_one(folder: Path, capsys: pytest.CaptureF
     assert "efficiency: 3" in refused(
         capsys, "profile", "estimate", "--gpu", "H100", "--efficiency", "3", "--out", "h.json"
     )
+
+
+def test_set_changes_the_machine_of_any_command_and_the_result_says_so(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    default = "a100-80gb-vicuna-7b-transformers"
+    found = summary(capsys, "--set", "gpu=H100", "--set", "weight_bits=8", "memory.utilization=0.95")
+    assert found["profile"] == f"{default} +gpu=H100 +weight_bits=8 +memory.utilization=0.95"
+    assert found["provenance"] == "roofline estimate"
+    assert "unknown key 'colour'; the known keys are" in refused(capsys, "simulate", "--set", "colour=red")
+    assert (
+        run("compare", "--trace", "trace.csv", "--policies", "vanilla", "--set", "host_ms=1", "--json") == 0
+    )
+    assert "+step_cost.host_ms=1" in capsys.readouterr().out
+    (folder / "seqsched.toml").write_text('[simulate]\nset = ["kv_bits=8", "scale=2"]\n')
+    assert summary(capsys)["profile"] == f"{default} +kv_bits=8 +scale=2"
+    (folder / "seqsched.toml").unlink()
+    monkeypatch.setenv("SEQSCHED_SET", "weight_bits=4 kv_bits=8")
+    assert summary(capsys)["profile"] == f"{default} +weight_bits=4 +kv_bits=8"
+
+
+def test_a_what_if_is_shown_and_written_as_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changed = ("h200-vicuna-7b", "--set", "tensor_parallel=2", "price_per_hour=3")
+    assert run("profile", "show", *changed) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "2 × H200" in out and "6 an hour, as the user states it" in out and "uncertainty, decode" in out
+    assert run("profile", "what-if", *changed, "--out", "two.json") == 0
+    capsys.readouterr()
+    found = summary(capsys, "--profile", "two.json")
+    assert found["profile"] == "h200-vicuna-7b +tensor_parallel=2"
+    assert found["provenance"] == "roofline estimate"
+    assert "is of 2 GPUs together" in refused(
+        capsys, "profile", "show", "two.json", "--set", "gpu=H100", "--json"
+    )
+
+
+def test_longer_outputs_and_prompts(capsys: pytest.CaptureFixture[str]) -> None:
+    found = summary(capsys, "--output-scale", "2", "--prompt-scale", "3")
+    assert (found["total_output_tokens"], found["total_input_tokens"]) == (30, 93)
+    assert "output_scale: 0 is not above 0" in refused(capsys, "simulate", "--output-scale", "0")

@@ -20,7 +20,7 @@ from sim.hardware.step_cost import PiecewiseLinear, StepCost
 from sim.metrics import Result
 from sim.policies import limits_of
 from sim.routers import ROUTERS
-from sim.simulation import Machine, Scenario, scenario
+from sim.scenario import Machine, Scenario, scenario
 from traces.errors import InputError
 from traces.trace import Trace
 

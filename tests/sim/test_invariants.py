@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from sim import simulate
 from sim.hardware.profile import Profile
 from sim.metrics import Result
-from sim.policies import limits_of
+from sim.policies import limits_of, make_scheduler
 from sim.routers import ROUTERS
-from sim.simulation import Machine, Scenario, make_scheduler, scenario, stream
+from sim.scenario import Machine, Scenario, scenario, stream
 from sim.work import Limits, Scheduler
 from traces.trace import Trace
 
