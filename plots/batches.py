@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path
 
-from sim.metrics import BatchRecord, Result
+from sim.ledger import BatchRecord
+from sim.metrics import Result
 
 from . import style
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from sim.replica import SchedulingError
+from sim.work import SchedulingError
 
 from .attention import NAME, register
 from .engine import KvOvercommitted, Part, check_padded

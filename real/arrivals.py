@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sim.metrics import Ledger
+from sim.ledger import Ledger
 from sim.request import Request
 
 

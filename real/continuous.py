@@ -11,10 +11,9 @@ from itertools import pairwise
 
 import torch
 
-from sim.metrics import BatchRecord, Ledger
-from sim.replica import SchedulingError
+from sim.ledger import BatchRecord, Ledger
 from sim.request import Request
-from sim.work import Iterations, Outcome
+from sim.work import Iterations, Outcome, SchedulingError
 
 from .engine import OutOfDeviceMemory, Part, StepwiseEngine
 from .ramp import ramp
@@ -36,7 +35,7 @@ class Sequences:
         ledger: Ledger,
     ) -> None:
         self.engine, self.prompts, self.eos_tokens = engine, prompts, eos_tokens
-        self.output_tokens, self.ledger = output_tokens, ledger
+        self.output_tokens, self.ledger, self.use = output_tokens, ledger, ledger.replicas[0]
         self.generated: dict[int, list[int]] = {}
         self.computed: dict[int, int] = {}  # id -> tokens in the cache, of what is being prefilled
         self.running: dict[int, Request] = {}
@@ -53,7 +52,7 @@ class Sequences:
         start_s, ends_s, finished = now(), list[float](), list[Request]()
         for request in work.evict:
             self._evict(request.id)
-        self.ledger.preemptions += len(work.evict)
+        self.use.preemptions += len(work.evict)
         first: list[int] = []
         while not finished and len(ends_s) < work.at_most:
             ids, tokens = self._decode() if ends_s else self._first(work, start_s)
@@ -65,7 +64,7 @@ class Sequences:
                     finished.append(self.running[i])
             if len(ends_s) == 1:
                 self._note_first_tokens(ids, ends_s[0])
-            if work.stop_on_arrival and is_due(ends_s[-1]):
+            if ends_s[-1] >= work.until_s or (work.stop_on_arrival and is_due(ends_s[-1])):
                 break
         self._note(work, start_s, ends_s)
         for request in finished:
@@ -94,8 +93,8 @@ class Sequences:
         if len(ends_s) > 1:
             ledger.gaps.add(first_step_s, slope_s, len(ends_s) - 1, len(self.running))
         self.last_token_s |= dict.fromkeys(self.running, ends_s[-1])
-        ledger.iterations += len(ends_s)
-        ledger.busy_s += ends_s[-1] - start_s
+        self.use.iterations += len(ends_s)
+        self.use.busy_s += ends_s[-1] - start_s
         if not ledger.log:
             return
         ledger.batches.append(
@@ -119,8 +118,8 @@ class Sequences:
     def _finish(self, request: Request, end_s: float) -> None:
         i = request.id
         self._evict(i)
-        self.output_tokens[i] = self.ledger.row_length[i] = len(self.generated[i])
-        self.ledger.finish_s[i], self.ledger.attempts[i] = end_s, 1
+        self.output_tokens[i] = len(self.generated[i])
+        self.ledger.finish_s[i], self.ledger.replica[i] = end_s, 0
 
     def _first(self, work: Iterations, start_s: float) -> tuple[list[int], list[int]]:
         """The iteration with the chunks; the requests that got a token, and the tokens."""
@@ -140,7 +139,8 @@ class Sequences:
                 self.computed[i] = 0
                 if math.isnan(self.ledger.scheduled_s[i]):
                     self.ledger.scheduled_s[i] = start_s
-                    self.ledger.predicted[i] = request.predicted_tokens
+                    if request.predicted_tokens is not None:
+                        self.ledger.predicted[i] = request.predicted_tokens
             known = [*self.prompts[i], *self.generated.get(i, [])]
             piece = known[self.computed[i] : self.computed[i] + num_tokens]
             if len(piece) != num_tokens or last != (self.computed[i] + num_tokens == len(known)):

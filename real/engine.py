@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from sim.replica import SchedulingError
+from sim.work import SchedulingError
 
 ENGINES = ("transformers-eager", "cuda-graphs")
 

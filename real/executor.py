@@ -13,10 +13,9 @@ from typing import cast
 
 import torch
 
-from sim.metrics import BatchRecord, Ledger
-from sim.replica import SchedulingError
+from sim.ledger import BatchRecord, Ledger
 from sim.request import Request
-from sim.work import Drop, Iterations, Outcome, PaddedBatch, Perceive, Scheduler, Work
+from sim.work import Drop, Iterations, Outcome, PaddedBatch, Perceive, Scheduler, SchedulingError, Work
 
 from .arrivals import WallArrivals
 from .continuous import Sequences
@@ -76,7 +75,7 @@ class Executor:
             return True
         if self._wait():
             return True
-        self.ledger.kv_peak_tokens = getattr(self.scheduler, "kv_peak_tokens", 0)
+        self.ledger.replicas[0].kv_peak_tokens = getattr(self.scheduler, "kv_peak_tokens", 0)
         lost = [r.id for r in self.job.requests if not self.ledger.ended(r.id)]
         if lost:
             raise SchedulingError(
@@ -130,7 +129,9 @@ class Executor:
                 self.answers[i] = row[: self.output_tokens[i]]
                 ledger.first_token_s[i], ledger.finish_s[i] = record.prefill_end_s, record.end_s
                 ledger.row_length[i], ledger.final_batch[i] = iterations, batch
-                ledger.predicted[i] = request.predicted_tokens
+                ledger.replica[i] = 0
+                if request.predicted_tokens is not None:
+                    ledger.predicted[i] = request.predicted_tokens
             else:
                 unfinished.append(request)
                 ledger.failed_tokens[i] += iterations
@@ -264,7 +265,8 @@ class Executor:
         for request in work.requests:
             self._check_not_ended(request, "dropped")
             self.ledger.reason[request.id] = work.reason
-            self.ledger.predicted[request.id] = request.predicted_tokens
+            if request.predicted_tokens is not None:
+                self.ledger.predicted[request.id] = request.predicted_tokens
         self.ledger.batches.append(
             BatchRecord("Drop", tuple([r.id for r in work.requests]), 0, 0, now, now, now)
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sim.replica import PerceptionCost
+from sim.padded import PerceptionCost
 from sim.request import Request
 from sim.work import Prediction
 

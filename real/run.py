@@ -10,10 +10,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from sim.metrics import Ledger, Result, make_result
+from sim.ledger import Ledger, ReplicaUse
+from sim.metrics import Result, make_result
+from sim.padded import PerceptionCost
 from sim.perception import ANSWER_TOKENS, QUESTION_TOKENS, perceive
 from sim.policies import make_scheduler
-from sim.replica import PerceptionCost
 from sim.simulation import Scenario, predictions_of, stream
 from traces.errors import InputError
 
@@ -77,7 +78,7 @@ class RealRun:
         scheduler = make_scheduler(policy, scenario.limits)
         quantile = getattr(scheduler, "upper_quantile", None)
         said = perceive(scenario.predictor, trace, stream(scenario.seed, "perception"), quantile)
-        requests = scenario.requests(said)
+        requests = list(scenario.requests(said))
         free = lengths == "model"
         job = Job(
             requests=requests,
@@ -91,7 +92,12 @@ class RealRun:
             eos_tokens=loaded.eos_tokens if free else frozenset(),
             max_concurrency=scenario.max_concurrency,
         )
-        self.ledger = Ledger(len(requests), [r.arrival_s for r in requests], log=True)
+        self.ledger = Ledger(
+            len(requests),
+            [r.arrival_s for r in sorted(requests, key=lambda r: r.id)],
+            log=True,
+            replicas=[ReplicaUse(self.ran, capacity)],
+        )
         self.executor = Executor(engine, scheduler, job, self.ledger, clock=self.stopwatch)
 
     def step(self) -> bool:
@@ -114,7 +120,6 @@ class RealRun:
                 "profile": self.ran,
                 "provenance": "real run",
             },
-            kv_capacity_tokens=scenario.limits.kv_tokens,
             goodput_ms=scenario.goodput_ms,
         )
         incidents = list(executor.incidents)

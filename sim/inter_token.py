@@ -4,6 +4,7 @@ token.
 
 from __future__ import annotations
 
+import math
 from array import array
 from typing import NamedTuple
 
@@ -15,6 +16,12 @@ RESOLUTION = 0.005
 """Width, relative, of the pieces into which a ramp is cut for percentiles: their error stays below half of
 it.
 """
+
+BIN_WIDTH = 0.001
+"""Width, relative, of the bins that long runs are folded into; each keeps the mean of what fell into it."""
+
+FOLD_AT = 1 << 17
+"""Ramps kept as they are before they are folded."""
 
 
 class Ramps(NamedTuple):
@@ -33,11 +40,34 @@ class Ramps(NamedTuple):
         return cls(np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
 
 
-class RampLog:
-    """Ramps as they come in, 32 bytes each."""
+class Moments(NamedTuple):
+    """The number of gaps, their mean (s) and the sum of their squared distances from it."""
+
+    gaps: float = 0.0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    def plus(self, other: Moments) -> Moments:
+        """Both together (Chan, Golub and LeVeque, 1979)."""
+        count = self.gaps + other.gaps
+        if not count:
+            return self
+        step = other.mean - self.mean
+        return Moments(
+            count,
+            self.mean + step * other.gaps / count,
+            self.squares + other.squares + step * step * self.gaps * other.gaps / count,
+        )
+
+
+class GapPool:
+    """Gaps as they come in: 32 bytes a ramp, and once there are many, folded into bins of a fixed number."""
 
     def __init__(self) -> None:
         self.first_s, self.slope_s, self.counts, self.weight = array("d"), array("d"), array("q"), array("q")
+        self.moments = Moments()
+        self.lowest = 0  # number of the first bin
+        self.share, self.total_s = np.zeros(0), np.zeros(0)  # by bin: gaps, and their sum
 
     def add(self, first_s: float, slope_s: float, count: int, weight: int) -> None:
         """`count` gaps from `first_s` on, seen by `weight` sequences."""
@@ -45,9 +75,11 @@ class RampLog:
         self.slope_s.append(slope_s)
         self.counts.append(count)
         self.weight.append(weight)
+        if len(self.counts) >= FOLD_AT:
+            self._fold()
 
     def ramps(self) -> Ramps:
-        """All of them."""
+        """Those not folded yet."""
         if not self.counts:
             return Ramps.empty()
         first_s, slope_s = (
@@ -56,32 +88,92 @@ class RampLog:
         counts, weight = (np.frombuffer(column, dtype=np.int64) for column in (self.counts, self.weight))
         return Ramps(first_s, slope_s, counts, weight)
 
+    def pooled(self, more: Ramps | None = None) -> dict[str, float | None]:
+        """Mean, median, std, p90 and p99 in ms of all gaps, and of `more`; None where there are none.
+
+        Mean and std are exact (closed form), percentiles are exact to 0.5 %.
+        """
+        ramps = self.ramps()
+        if more is not None:
+            ramps = Ramps(*(np.concatenate(pair) for pair in zip(ramps, more, strict=True)))
+        ramps = _used(ramps)
+        moments = self.moments.plus(_moments(ramps))
+        if not moments.gaps:
+            return dict.fromkeys(("mean", "median", "std", "p90", "p99"))
+        value, share = _pieces(ramps)
+        folded = self.share > 0
+        value = np.concatenate([self.total_s[folded] / self.share[folded], value])
+        share = np.concatenate([self.share[folded], share])
+        order = np.argsort(value)
+        reached = np.cumsum(share[order])
+
+        def at(quantile: float) -> float:
+            place = min(int(np.searchsorted(reached, quantile * moments.gaps)), len(order) - 1)
+            return float(value[order[place]])
+
+        seconds = {
+            "mean": moments.mean,
+            "median": at(0.5),
+            "std": math.sqrt(moments.squares / moments.gaps),
+            "p90": at(0.9),
+            "p99": at(0.99),
+        }
+        return {name: 1e3 * value for name, value in seconds.items()}
+
+    def _fold(self) -> None:
+        ramps = _used(self.ramps())
+        self.moments = self.moments.plus(_moments(ramps))
+        value, share = _pieces(ramps)
+        number = np.floor(np.log(np.maximum(value, 1e-12)) / BIN_WIDTH).astype(np.int64)
+        if len(number):
+            self._cover(int(number.min()), int(number.max()))
+            number -= self.lowest
+            self.share += np.bincount(number, share, len(self.share))
+            self.total_s += np.bincount(number, share * value, len(self.share))
+        del ramps, value, share  # views of the arrays would keep them from being emptied
+        self.first_s, self.slope_s, self.counts, self.weight = array("d"), array("d"), array("q"), array("q")
+
+    def _cover(self, low: int, high: int) -> None:
+        """Make room for bins number `low` to `high`."""
+        if not len(self.share):
+            self.lowest = low
+        before = max(0, self.lowest - low)
+        after = max(0, high - self.lowest - len(self.share) + 1)
+        self.share, self.total_s = (np.pad(column, (before, after)) for column in (self.share, self.total_s))
+        self.lowest -= before
+
 
 def pooled_latency(ramps: Ramps) -> dict[str, float | None]:
-    """Mean, median, std, p90 and p99 of all gaps in ms; None where there are none.
+    """`GapPool.pooled` of these ramps alone."""
+    return GapPool().pooled(ramps)
 
-    Mean and std are exact (closed form), percentiles are exact to 0.5 %.
-    """
+
+def _used(ramps: Ramps) -> Ramps:
     used = ramps.counts > 0
-    first, slope, count, weight = (column[used] for column in ramps)
+    if used.all():
+        return ramps
+    return Ramps(ramps.first_s[used], ramps.slope_s[used], ramps.counts[used], ramps.weight[used])
+
+
+def _moments(ramps: Ramps) -> Moments:
+    first, slope, count, weight = ramps
     gaps = count * weight
     total = float(gaps.sum())
     if not total:
-        return dict.fromkeys(("mean", "median", "std", "p90", "p99"))
+        return Moments()
     middle = first + slope * (count - 1) / 2
     mean = float((gaps * middle).sum()) / total
     spread = slope**2 * (count.astype(float) ** 2 - 1) / 12  # variance within a ramp
-    variance = float((gaps * (spread + (middle - mean) ** 2)).sum()) / total
+    return Moments(total, mean, float((gaps * (spread + (middle - mean) ** 2)).sum()))
 
+
+def _pieces(ramps: Ramps) -> tuple[FloatArray, FloatArray]:
+    """Ramps cut into pieces of nearly one value: the values (s), and how many gaps have each."""
+    first, slope, count, weight = ramps
     rise = np.abs(slope) * (count - 1) / np.maximum(np.minimum(first, first + slope * (count - 1)), 1e-12)
     pieces = np.clip(np.ceil(rise / RESOLUTION), 1, count).astype(np.int64)
     ramp = np.repeat(np.arange(len(pieces)), pieces)
     piece = np.arange(len(ramp)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
     size = count[ramp] / pieces[ramp]
     value = first[ramp] + slope[ramp] * ((piece + 0.5) * size - 0.5)
-    share = size * weight[ramp]
-    order = np.argsort(value)
-    reached = np.cumsum(share[order])
-    at = {q: value[order][min(np.searchsorted(reached, q * total), len(order) - 1)] for q in (0.5, 0.9, 0.99)}
-    milliseconds = {"mean": mean, "median": at[0.5], "std": variance**0.5, "p90": at[0.9], "p99": at[0.99]}
-    return {name: float(seconds) * 1e3 for name, seconds in milliseconds.items()}
+    return value, size * weight[ramp]

@@ -46,25 +46,30 @@ class BlockPhases:
     __slots__ = ("block_size", "counts", "total")
 
     def __init__(self, block_size: int) -> None:
+        # By iteration modulo the block size: how many take a block then.
         self.block_size, self.counts, self.total = block_size, [0] * block_size, 0
 
     def add(self, birth: int) -> None:
         """A sequence whose context at iteration i is birth + i."""
-        self.counts[birth % self.block_size] += 1
+        self.counts[-birth % self.block_size] += 1
         self.total += 1
 
     def remove(self, birth: int) -> None:
         """That sequence is gone."""
-        self.counts[birth % self.block_size] -= 1
+        self.counts[-birth % self.block_size] -= 1
         self.total -= 1
 
     def need(self, iteration: int, num_iterations: int) -> int:
         """New blocks over `num_iterations` iterations from `iteration` on."""
-        rounds, rest = divmod(num_iterations, self.block_size)
-        need = rounds * self.total
-        for i in range(iteration, iteration + rest):
-            need += self.counts[-i % self.block_size]
-        return need
+        size, counts = self.block_size, self.counts
+        first = iteration % size
+        if num_iterations == 1:
+            return counts[first]
+        rounds, rest = divmod(num_iterations, size)
+        end = first + rest
+        if end <= size:
+            return rounds * self.total + sum(counts[first:end])
+        return rounds * self.total + sum(counts[first:]) + sum(counts[: end - size])
 
     def iterations_within(self, iteration: int, free_blocks: int) -> int:
         """The most iterations from `iteration` on that need no more than `free_blocks` (at least one
@@ -73,7 +78,7 @@ class BlockPhases:
         rounds, free_blocks = divmod(free_blocks, self.total)
         num_iterations = rounds * self.block_size
         for i in range(iteration, iteration + self.block_size):
-            free_blocks -= self.counts[-i % self.block_size]
+            free_blocks -= self.counts[i % self.block_size]
             if free_blocks < 0:
                 break
             num_iterations += 1

@@ -6,7 +6,7 @@ Knows nothing of schedulers, SimPy or profiles. Times inside are seconds, report
 from __future__ import annotations
 
 import json
-import math
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +18,8 @@ import numpy as np
 
 from traces.trace import FloatArray, IntArray
 
-from .inter_token import RampLog, Ramps, pooled_latency
+from .inter_token import Ramps
+from .ledger import BatchRecord, Ledger
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,71 +27,6 @@ if TYPE_CHECKING:
 STATISTICS = ("mean", "median", "std", "p90", "p99")
 LATENCIES = ("ttft", "tpot", "itl", "e2el")
 GOODPUT_METRICS = ("ttft", "tpot", "e2el")
-
-
-class BatchRecord(NamedTuple):
-    """One Work as it was carried out: what was decided, and when it ran.
-
-    `limit` is its token limit (a Perceive: the tokens of an answer), `prompt_tokens` the padded prompt. The
-    decode iteration j = 0, 1, ... after the prefill took `first_step_s + j * step_slope_s`. `replica` is the
-    accelerator that ran it, `num_waiting` the requests that waited there meanwhile.
-    """
-
-    kind: str
-    request_ids: tuple[int, ...]
-    limit: int
-    iterations: int
-    start_s: float
-    prefill_end_s: float
-    end_s: float
-    prompt_tokens: int = 0
-    first_step_s: float = 0.0
-    step_slope_s: float = 0.0
-    kv_tokens: int = 0
-    chunks: tuple[tuple[int, bool], ...] = ()
-    evicted: tuple[int, ...] = ()
-    replica: int = 0
-    num_waiting: int = 0
-
-    def decision(self) -> dict[str, Any]:
-        """The entry of the decision log: what was decided, and how many iterations it ran."""
-        entry: dict[str, Any] = {"kind": self.kind, "requests": list(self.request_ids), "limit": self.limit}
-        if self.kind == "Iterations":
-            entry |= {"chunks": [list(chunk) for chunk in self.chunks], "evicted": list(self.evicted)}
-        return {**entry, "iterations": self.iterations}
-
-
-@dataclass
-class Ledger:
-    """What an executor writes down while it runs: one entry per request (by request id) and per Work.
-
-    Continuous batching is only summed up (`gaps` between tokens, `iterations`, `busy_s`, `kv_peak_tokens`,
-    `preemptions`); its Works are recorded one by one where `log` is set.
-    """
-
-    num_requests: int
-    arrival_s: list[float]
-    batches: list[BatchRecord] = field(default_factory=list)
-    log: bool = False
-    gaps: RampLog = field(default_factory=RampLog)
-    iterations: int = 0
-    busy_s: float = 0.0
-    kv_peak_tokens: int = 0
-    preemptions: int = 0
-
-    def __post_init__(self) -> None:
-        n = self.num_requests
-        self.scheduled_s = [math.nan] * n  # first time that it ran
-        self.first_token_s, self.finish_s = [math.nan] * n, [math.nan] * n
-        self.row_length, self.attempts = [0] * n, [0] * n  # positions decoded in its last attempt; attempts
-        self.failed_tokens = [0] * n  # positions decoded in attempts that failed
-        self.final_batch = [-1] * n  # index in `batches` of the padded batch in which it finished
-        self.predicted: list[int | None] = [None] * n
-        self.reason: list[str] = [""] * n
-
-    def ended(self, request_id: int) -> bool:
-        """Whether the request has finished or was dropped."""
-        return self.finish_s[request_id] == self.finish_s[request_id] or bool(self.reason[request_id])
 
 
 class TokenUse(NamedTuple):
@@ -108,13 +44,14 @@ class Result:
 
     `summary`: the keys of vLLM's benchmark and the paper's, undefined values None. `columns`: per-request
     arrays in trace order, each of shape (n,). `batches`: every Work in the order in which it ran. `tokens`:
-    where they went.
+    where they went. `machines`: per-replica arrays.
     """
 
     summary: dict[str, Any]
     columns: Mapping[str, np.ndarray[Any, Any]]
     batches: tuple[BatchRecord, ...]
     tokens: TokenUse
+    machines: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
 
     @cached_property
     def requests(self) -> pd.DataFrame:
@@ -122,6 +59,13 @@ class Result:
         import pandas as pd
 
         return pd.DataFrame(dict(self.columns))
+
+    @cached_property
+    def replicas(self) -> pd.DataFrame:
+        """One row per replica: what it served, how busy it was, its memory, preemptions and outages."""
+        import pandas as pd
+
+        return pd.DataFrame(dict(self.machines))
 
     @property
     def decisions(self) -> list[dict[str, Any]]:
@@ -156,60 +100,30 @@ def make_result(
     output_tokens: IntArray,
     priority: IntArray | None,
     labels: Mapping[str, Any],
-    kv_capacity_tokens: int,
     goodput_ms: Mapping[str, float] | None = None,
 ) -> Result:
-    """Derive the per-request table and the summary from a ledger.
+    """Derive the tables and the summary from a ledger.
 
     `labels` are the summary's texts and settings (`policy predictor profile trace seed replicas version`);
     `goodput_ms` maps `ttft`, `tpot`, `e2el` to the bound that a request must meet.
     """
-    arrival, finish = np.asarray(ledger.arrival_s, dtype=float), np.asarray(ledger.finish_s)
-    first, done = np.asarray(ledger.first_token_s), ~np.isnan(finish)
-    row_length, failed_tokens = np.asarray(ledger.row_length), np.asarray(ledger.failed_tokens)
-    attempts = np.asarray(ledger.attempts)
-    latency = {"ttft": (first - arrival) * 1e3, "e2el": (finish - arrival) * 1e3}
-    several = np.where(output_tokens > 1, output_tokens - 1, 1)
-    latency["tpot"] = np.where(output_tokens > 1, (latency["e2el"] - latency["ttft"]) / several, np.nan)
-    perceived = [b for b in ledger.batches if b.kind == "Perceive"]
+    columns = _columns(ledger, request_id, prompt_tokens, output_tokens, priority)
+    arrival, finish, row_length = columns["arrival_s"], columns["finish_s"], columns["row_length"]
+    latency = {name: columns[f"{name}_ms"] for name in GOODPUT_METRICS}
+    done, failed_tokens = ~np.isnan(finish), columns["failed_tokens"]
+    batches, lost = ledger.batches, sum(ledger.lost_tokens.values())
+    perceived = [b for b in batches if b.kind == "Perceive"]
     tokens = TokenUse(
         useful=int(output_tokens[done].sum()),
         padding=int((row_length - output_tokens)[done].sum()),
-        recomputed=int(failed_tokens.sum()),
+        recomputed=int(failed_tokens.sum()) + lost,
         perception=sum(b.limit * len(b.request_ids) for b in perceived),
     )
-    columns = {
-        "request_id": request_id,
-        "status": np.array(
-            [
-                "completed" if ok else text.partition(":")[0]
-                for ok, text in zip(done, ledger.reason, strict=True)
-            ]
-        ),
-        "arrival_s": arrival,
-        "scheduled_s": np.asarray(ledger.scheduled_s),
-        "first_token_s": first,
-        "finish_s": finish,
-        "prompt_tokens": prompt_tokens,
-        "output_tokens": output_tokens,
-        "predicted_tokens": np.array([np.nan if p is None else p for p in ledger.predicted]),
-        "priority": np.zeros(len(arrival), dtype=np.int64) if priority is None else priority,
-        "row_length": row_length,
-        "failed_tokens": failed_tokens,
-        "attempts": attempts,
-        "ttft_ms": latency["ttft"],
-        "tpot_ms": latency["tpot"],
-        "e2el_ms": latency["e2el"],
-        "reason": np.array(ledger.reason),
-    }
     start, end = float(arrival.min()), float(finish[done].max()) if done.any() else None
     duration = None if end is None or end <= start else end - start
     completed, lengths = int(done.sum()), int(row_length[done].sum())
     total_in, total_out = int(prompt_tokens[done].sum()), tokens.useful
-    batches = [b for b in ledger.batches if b.kind != "Iterations"]
-    ran = [b for b in batches if end is not None and b.start_s < end]
-    busy = ledger.busy_s + sum(min(b.end_s, end) - b.start_s for b in ran if end is not None)
-    kv_peak = max((ledger.kv_peak_tokens, *(b.kv_tokens for b in batches)))
+    machines = _replicas(ledger, columns["replica"], end)
 
     def ratio(part: float, whole: float | None) -> float | None:
         return part / whole if whole else None
@@ -226,26 +140,111 @@ def make_result(
         "total_token_throughput": ratio(total_in + total_out, duration),
         "max_concurrent_requests": _most_at_once(arrival[done], finish[done]),
     }
-    final_batch = np.asarray(ledger.final_batch)
-    gaps = (_gaps(ledger.batches, final_batch, output_tokens, done, finish), ledger.gaps.ramps())
-    pooled = pooled_latency(Ramps(*(np.concatenate(columns) for columns in zip(*gaps, strict=True))))
+    final_batch = _array(ledger.final_batch)
+    pooled = ledger.gaps.pooled(_gaps(batches, final_batch, output_tokens, done, finish))
+    statistics = {name: _statistics(latency[name][done]) for name in GOODPUT_METRICS} | {"itl": pooled}
     for statistic in STATISTICS:
         for name in LATENCIES:
-            value = pooled[statistic] if name == "itl" else _statistic(latency[name][done], statistic)
-            summary[f"{statistic}_{name}_ms"] = value
+            summary[f"{statistic}_{name}_ms"] = statistics[name][statistic]
     summary |= {
         "average_length": ratio(lengths, completed),
         "average_length_all_attempts": ratio(lengths + tokens.recomputed, completed),
         "effective_token_ratio": ratio(total_out, lengths),
         "failure_ratio": ratio(int((failed_tokens > 0).sum()), len(arrival)),
-        "iterations": ledger.iterations + sum(b.iterations for b in batches),
-        "gpu_busy_fraction": ratio(busy, duration),
+        "iterations": int(machines["iterations"].sum()),
+        "gpu_busy_fraction": ratio(float(machines["busy_s"].sum()) / len(ledger.replicas), duration),
         "perception_s": sum(b.end_s - b.start_s for b in perceived),
-        "kv_peak_fraction": kv_peak / kv_capacity_tokens,
-        "preemptions": ledger.preemptions,
+        "kv_peak_fraction": float(machines["kv_peak_fraction"].max()),
+        "preemptions": int(machines["preemptions"].sum()),
+        "reroutes": sum(ledger.reroutes.values()),
         **labels,
     }
-    return Result(summary, MappingProxyType(_frozen(columns)), tuple(ledger.batches), tokens)
+    return Result(
+        summary,
+        MappingProxyType(_frozen(columns)),
+        tuple(batches),
+        tokens,
+        MappingProxyType(_frozen(machines)),
+    )
+
+
+def _columns(
+    ledger: Ledger,
+    request_id: np.ndarray[Any, Any],
+    prompt_tokens: IntArray,
+    output_tokens: IntArray,
+    priority: IntArray | None,
+) -> dict[str, np.ndarray[Any, Any]]:
+    """The per-request table; what finished outside of padded batches has rows as long as its answers."""
+    n = ledger.num_requests
+    arrival, finish, first = _array(ledger.arrival_s), _array(ledger.finish_s), _array(ledger.first_token_s)
+    done, predicted = ~np.isnan(finish), _array(ledger.predicted)
+    alone = done & (_array(ledger.final_batch) < 0)
+    ttft_ms, e2el_ms = (first - arrival) * 1e3, (finish - arrival) * 1e3
+    several = np.where(output_tokens > 1, output_tokens - 1, 1)
+    status, reason = np.full(n, "completed", dtype=object), np.full(n, "", dtype=object)
+    reroutes = np.zeros(n, dtype=np.int64)
+    for i in np.flatnonzero(~done).tolist():
+        status[i] = ledger.reason.get(i, "").partition(":")[0]
+        reason[i] = ledger.reason.get(i, "")
+    for i, count in ledger.reroutes.items():
+        reroutes[i] = count
+    return {
+        "request_id": request_id,
+        "status": status,
+        "arrival_s": arrival,
+        "scheduled_s": _array(ledger.scheduled_s),
+        "first_token_s": first,
+        "finish_s": finish,
+        "prompt_tokens": prompt_tokens,
+        "output_tokens": output_tokens,
+        "predicted_tokens": np.where(predicted < 0, np.nan, predicted),
+        "priority": np.zeros(n, dtype=np.int64) if priority is None else priority,
+        "row_length": np.where(alone, output_tokens, _array(ledger.row_length)),
+        "failed_tokens": _array(ledger.failed_tokens),
+        "attempts": _array(ledger.attempts) + alone,
+        "ttft_ms": ttft_ms,
+        "tpot_ms": np.where(output_tokens > 1, (e2el_ms - ttft_ms) / several, np.nan),
+        "e2el_ms": e2el_ms,
+        "replica": _array(ledger.replica).astype(np.int64),
+        "reroutes": reroutes,
+        "reason": reason,
+    }
+
+
+def _replicas(ledger: Ledger, finished_at: IntArray, end: float | None) -> dict[str, np.ndarray[Any, Any]]:
+    """The per-replica table; time busy after the last finish does not count."""
+    uses = ledger.replicas
+    busy_s, iterations = [u.busy_s for u in uses], [u.iterations for u in uses]
+    peaks, perceived_s = [u.kv_peak_tokens for u in uses], [0.0] * len(uses)
+    for b in ledger.batches:
+        if b.kind == "Iterations":
+            continue
+        iterations[b.replica] += b.iterations
+        peaks[b.replica] = max(peaks[b.replica], b.kv_tokens)
+        if end is not None and b.start_s < end:
+            busy_s[b.replica] += min(b.end_s, end) - b.start_s
+        if b.kind == "Perceive":
+            perceived_s[b.replica] += b.end_s - b.start_s
+    capacity = np.array([u.kv_capacity_tokens for u in uses])
+    return {
+        "replica": np.arange(len(uses)),
+        "profile": np.array([u.profile for u in uses], dtype=object),
+        "completed": np.bincount(finished_at[finished_at >= 0], minlength=len(uses)),
+        "iterations": np.array(iterations),
+        "busy_s": np.array(busy_s),
+        "perception_s": np.array(perceived_s),
+        "kv_capacity_tokens": capacity,
+        "kv_peak_fraction": np.array(peaks) / np.maximum(capacity, 1),
+        "preemptions": np.array([u.preemptions for u in uses]),
+        "failures": np.array([u.failures for u in uses]),
+        "down_s": np.array([u.down_s for u in uses]),
+    }
+
+
+def _array(column: Sequence[float] | array[Any]) -> Any:
+    """The same numbers as an array; those of a typed column are not copied."""
+    return np.asarray(column)
 
 
 def _frozen(columns: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
@@ -256,13 +255,19 @@ def _frozen(columns: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray
     return views
 
 
-def _statistic(values: FloatArray, statistic: str) -> float | None:
+def _statistics(values: FloatArray) -> dict[str, float | None]:
+    """Each of STATISTICS over the values that are there."""
     values = values[~np.isnan(values)]
     if not len(values):
-        return None
-    if statistic in ("mean", "std"):
-        return float(getattr(values, statistic)())
-    return float(np.percentile(values, {"median": 50, "p90": 90, "p99": 99}[statistic]))
+        return dict.fromkeys(STATISTICS)
+    median, p90, p99 = (float(q) for q in np.percentile(values, (50, 90, 99)))
+    return {
+        "mean": float(values.mean()),
+        "median": median,
+        "std": float(values.std()),
+        "p90": p90,
+        "p99": p99,
+    }
 
 
 def _meeting(latency: Mapping[str, FloatArray], done: Any, bounds: Mapping[str, float] | None) -> int:

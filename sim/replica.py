@@ -1,41 +1,56 @@
-"""SimPy processes: requests that arrive, and one accelerator that carries out its scheduler's work in
-predicted time.
+"""A SimPy process: one accelerator that carries out its scheduler's work in predicted time.
 
-A padded batch is one leap: one event, however many iterations it runs. This module alone (with its data)
-knows the true lengths; it knows nothing of how a scheduler decides.
+A padded batch is one event, however many iterations it runs; so is a stretch of continuous batching in which
+nothing can change. This module alone (with `running` and `padded`) knows the true lengths; it knows nothing
+of how a scheduler decides, nor of where requests come from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Protocol
 
 import simpy
 
-from .arrivals import Arrivals, SimProcess
+from .arrivals import SimProcess
 from .hardware.step_cost import StepCost
-from .kv_blocks import padded_tokens
-from .metrics import BatchRecord, Ledger
+from .ledger import BatchRecord, Ledger
+from .padded import FREE, PerceptionCost, batch_record, cut_off, perceive_record, write_down
 from .request import Request
 from .running import Leap, RunningRequests
-from .work import Drop, Iterations, Outcome, PaddedBatch, Perceive, Prediction, Scheduler, Work
+from .work import (
+    Drop,
+    Iterations,
+    Outcome,
+    PaddedBatch,
+    Perceive,
+    Prediction,
+    Scheduler,
+    SchedulingError,
+)
+
+__all__ = ["PerceptionCost", "Replica", "SchedulingError", "Source"]
+
+FAILURE = "failure"
+"""The cause of an interrupt by which the accelerator fails; an arrival interrupts without one."""
 
 
-class SchedulingError(RuntimeError):
-    """A scheduler broke the protocol: it lost requests, overcommitted memory or asked for what cannot be
-    done.
-    """
+class Source(Protocol):
+    """Where a replica's requests come from, and who is told what became of them."""
 
+    @property
+    def due_s(self) -> float:
+        """When the next request comes to the replica, as far as that is known beforehand; else infinity."""
 
-@dataclass(frozen=True, slots=True)
-class PerceptionCost:
-    """What asking for a length costs: `question_tokens` more prompt, and `answer_tokens` decode steps; 0, 0:
-    free.
-    """
+    @property
+    def is_bounded(self) -> bool:
+        """Whether clients wait for each other's places, so that every arrival has to be noticed."""
 
-    question_tokens: int = 0
-    answer_tokens: int = 0
+    def release(self, replica: Replica, now: float) -> None:
+        """Submit to the replica what it may have by now; called before each decision."""
+
+    def ended(self, replica: Replica, requests: Sequence[Request], now: float) -> None:
+        """These requests have finished, or were given up."""
 
 
 class Replica:
@@ -43,7 +58,7 @@ class Replica:
     outcome.
 
     `output_tokens` and `predictions` (of what is asked, not known for nothing) are indexed by request id;
-    `ledger` is filled as the run goes.
+    `ledger` is filled as the run goes, with `number` as the replica's.
     """
 
     def __init__(
@@ -51,59 +66,82 @@ class Replica:
         env: simpy.Environment,
         scheduler: Scheduler,
         cost: StepCost,
-        arrivals: Arrivals,
+        source: Source,
         ledger: Ledger,
         *,
-        kv_capacity_tokens: int,
         output_tokens: Sequence[int],
-        predictions: Sequence[Prediction],
-        perception: PerceptionCost,
+        predictions: Sequence[Prediction] = (),
+        perception: PerceptionCost = FREE,
         leap: bool = True,
+        number: int = 0,
     ) -> None:
-        self.env, self.scheduler, self.cost, self.arrivals, self.ledger = (
-            env,
-            scheduler,
-            cost,
-            arrivals,
-            ledger,
-        )
-        self.kv_capacity_tokens, self.output_tokens = kv_capacity_tokens, output_tokens
-        self.predictions, self.perception, self.leap = predictions, perception, leap
-        self.running = RunningRequests(cost, output_tokens, ledger)
-        self.idle: simpy.Event | None = None
-        self.interruptible = self.stop_on_arrival = False
-        arrivals.receiver = self
+        self.env, self.scheduler, self.cost, self.source, self.ledger = env, scheduler, cost, source, ledger
+        self.output_tokens, self.predictions, self.perception = output_tokens, predictions, perception
+        self.leap, self.number, self.use = leap, number, ledger.replicas[number]
+        self.running = RunningRequests(cost, output_tokens, ledger, self.use, number)
+        self.num_requests = 0  # submitted and not ended
+        self.is_listening = False  # idle, or in iterations that an arrival ends early
+        self.batch: tuple[PaddedBatch | Perceive, BatchRecord] | None = None  # in progress
+        self.iterations: tuple[Iterations, Leap, float] | None = None  # in progress, and since when
+        self.repaired: simpy.Event | None = None  # while it is down
         self.process = env.process(self.run())
 
-    def submit(self, request: Request) -> None:
-        """Hand a request that has arrived to the scheduler, and wake the accelerator where it idles."""
-        self.scheduler.submit(request, self.env.now)
-        if self.idle is not None and not self.idle.triggered:
-            self.idle.succeed()
-        elif self.interruptible and (self.stop_on_arrival or getattr(self.scheduler, "drops", None)):
-            # What is turned away leaves at the end of the iteration too: its place may be waited for.
-            self.interruptible = False
+    def submit(self, request: Request, now: float) -> None:
+        """Hand a request that has arrived to the scheduler."""
+        self.num_requests += 1
+        self.scheduler.submit(request, now)
+
+    @property
+    def has_place(self) -> bool:
+        """Whether one more request would start at once, memory aside: it idles, or iterates with a place left
+        and nobody waiting.
+        """
+        if self.iterations is not None:
+            return bool(getattr(self.scheduler, "has_place", False))
+        return self.is_listening
+
+    def wants(self, request: Request) -> bool:
+        """Whether its scheduler, about to decide, would take the request from a queue that others share."""
+        ask: Callable[[Request], bool] | None = getattr(self.scheduler, "wants", None)
+        return ask(request) if ask is not None else not self.num_requests
+
+    def notice(self) -> None:
+        """Something was submitted that was not announced: decide anew as soon as that can matter."""
+        if self.is_listening:
+            self.is_listening = False
             self.process.interrupt()
 
     def run(self) -> SimProcess:
-        """Work until there is nothing left to wait for."""
-        env, scheduler = self.env, self.scheduler
+        """Work, and after a failure wait for the repair, for ever."""
         while True:
-            self.arrivals.release(env.now)
+            try:
+                yield from self._work()
+            except simpy.Interrupt:
+                assert self.repaired is not None
+                yield self.repaired
+                self.repaired = None
+
+    def _work(self) -> SimProcess:
+        env, scheduler, source = self.env, self.scheduler, self.source
+        while True:
+            source.release(self, env.now)
             work = scheduler.next_work(env.now)
-            if work is None:
+            if isinstance(work, Iterations):
+                outcome = yield from self._iterate(work)
+            elif work is None:
                 yield from self._wait(scheduler.wake_at)
                 continue
-            if isinstance(work, PaddedBatch):
-                record = self._batch_record(work)
-                yield env.timeout(record.end_s - env.now)
-                outcome = self._finish_batch(work, record._replace(end_s=env.now))
-            elif isinstance(work, Iterations):
-                outcome = yield from self._iterate(work)
+            elif isinstance(work, PaddedBatch):
+                record = yield from self._run_batch(
+                    work, batch_record(work, self.cost, self.output_tokens, env.now)
+                )
+                outcome = write_down(self.ledger, work, record, self.output_tokens)
+                self._ended(outcome.finished)
             elif isinstance(work, Perceive):
-                record = self._perceive_record(work)
-                yield env.timeout(record.end_s - env.now)
-                self.ledger.batches.append(record._replace(end_s=env.now))
+                record = yield from self._run_batch(
+                    work, perceive_record(work, self.cost, self.perception, env.now)
+                )
+                self.ledger.batches.append(record)
                 outcome = Outcome(record.iterations, predictions=[self._answer(r) for r in work.requests])
             elif isinstance(work, Drop):
                 outcome = self._drop(work)
@@ -114,127 +152,98 @@ class Replica:
             scheduler.record(work, outcome, env.now)
 
     def _wait(self, wake_at: float | None) -> SimProcess:
-        """Until a request is submitted, or until the scheduler wants to be asked again."""
-        self.idle = self.env.event()
-        if wake_at is None:
-            yield self.idle
-        elif wake_at <= self.env.now:
-            raise SchedulingError(f"wake_at ({wake_at}) must be later than now ({self.env.now})")
-        else:
-            yield self.idle | self.env.timeout(wake_at - self.env.now)
-        self.idle = None
+        """Until a request comes, or until the scheduler wants to be asked again."""
+        env, until_s = self.env, self.source.due_s
+        if wake_at is not None:
+            if wake_at <= env.now:
+                raise SchedulingError(f"wake_at ({wake_at}) must be later than now ({env.now})")
+            until_s = min(until_s, wake_at)
+        self.is_listening = True
+        try:
+            yield env.event() if until_s == float("inf") else env.timeout(until_s - env.now)
+        except simpy.Interrupt as signal:
+            if signal.cause is not None:
+                raise
+        self.is_listening = False
 
-    def _batch_record(self, work: PaddedBatch) -> BatchRecord:
-        """The leap of a padded batch: prefill, then decode until the longest row is done or the limit is
-        reached.
-        """
-        requests, output_tokens = work.requests, self.output_tokens
-        if work.token_limit < 1 or not requests or len({r.id for r in requests}) < len(requests):
+    def _run_batch(
+        self, work: PaddedBatch | Perceive, record: BatchRecord
+    ) -> Generator[simpy.Event, Any, BatchRecord]:
+        """Let a padded batch pass as one event; its record, ended now."""
+        if record.kv_tokens > self.use.kv_capacity_tokens:
             raise SchedulingError(
-                f"a batch needs a token_limit of at least 1 ({work.token_limit}) and different requests "
-                f"({[r.id for r in requests]})"
+                f"{type(self.scheduler).__name__}: a {type(work).__name__} of {len(work.requests)} requests "
+                f"reserves {record.kv_tokens} KV tokens, the capacity is {self.use.kv_capacity_tokens}"
             )
-        rows, prompt = len(requests), max(r.prompt_tokens for r in requests)
-        kv_tokens = padded_tokens(requests, work.token_limit)
-        self._check_memory(work, kv_tokens)
-        iterations = min(work.token_limit, max(output_tokens[r.id] for r in requests))
-        first_step_s, slope_s = self.cost.decode_run(rows, rows * prompt)
-        start_s = self.env.now
-        prefill_end_s = start_s + self.cost.padded_prefill_s(rows, prompt)
-        return BatchRecord(
-            "PaddedBatch",
-            tuple([r.id for r in requests]),
-            work.token_limit,
-            iterations,
-            start_s,
-            prefill_end_s,
-            prefill_end_s + self.cost.decode_run_s(rows, rows * prompt, iterations - 1),
-            prompt,
-            first_step_s,
-            slope_s,
-            kv_tokens,
-        )
-
-    def _perceive_record(self, work: Perceive) -> BatchRecord:
-        """Prefill of prompts with the question, then one decode step per token of the answer; or no time at
-        all.
-        """
-        question, answer = self.perception.question_tokens, self.perception.answer_tokens
-        rows, start_s, ids = len(work.requests), self.env.now, tuple([r.id for r in work.requests])
-        if not question and not answer:
-            return BatchRecord("Perceive", ids, 0, 0, start_s, start_s, start_s)
-        if not rows:
-            raise SchedulingError("a Perceive of 0 requests asks nothing")
-        prompt = max(r.prompt_tokens for r in work.requests) + question
-        kv_tokens = padded_tokens(work.requests, question + answer)
-        self._check_memory(work, kv_tokens)
-        prefill_end_s = start_s + self.cost.padded_prefill_s(rows, prompt)
-        end_s = prefill_end_s + self.cost.decode_run_s(rows, rows * prompt, answer)
-        return BatchRecord(
-            "Perceive", ids, answer, answer + 1, start_s, prefill_end_s, end_s, prompt, kv_tokens=kv_tokens
-        )
+        waiting = self.num_requests - len(work.requests)
+        self.batch = (work, record._replace(replica=self.number, num_waiting=waiting))
+        yield self.env.timeout(record.end_s - self.env.now)
+        record, self.batch = self.batch[1], None
+        return record._replace(end_s=self.env.now)
 
     def _iterate(self, work: Iterations) -> Generator[simpy.Event, Any, Outcome]:
-        """Many iterations as one event; an arrival, where it matters, ends them with the iteration in
-        progress.
+        """Many iterations as one event; where it matters, they end with the iteration in which a request
+        arrives.
         """
-        env, ledger, running = self.env, self.ledger, self.running
-        for chunk in work.chunks:
-            if ledger.ended(chunk.request.id):
-                raise SchedulingError(f"request {chunk.request.id} was run again after it had ended")
-        leap, start_s = running.plan(work if self.leap else work._replace(at_most=1)), env.now
+        env, running, source = self.env, self.running, self.source
+        start_s, ledger = env.now, self.ledger
+        leap = running.plan(work if self.leap else work._replace(at_most=1))
         iterations = leap.iterations
-        if iterations < 1 or not (work.chunks or running.num_decoding):
+        if iterations < 1 or not (work.chunks or running.ends):
             raise SchedulingError(f"{type(self.scheduler).__name__}: Iterations with nothing to run")
         seconds = leap.seconds(iterations)
         if iterations > 1:
-            self.interruptible, self.stop_on_arrival = True, work.stop_on_arrival
-            try:
-                yield env.timeout(seconds)
-                self.interruptible = False
-            except simpy.Interrupt:
-                iterations = leap.iterations_begun(env.now - start_s)
+            until_s = work.until_s
+            if work.stop_on_arrival or source.is_bounded:
+                due_s, self.is_listening = source.due_s, True
+                if due_s < until_s:
+                    until_s = due_s
+            if until_s < start_s + seconds:
+                iterations = leap.iterations_begun(until_s - start_s)
                 seconds = leap.seconds(iterations)
-                yield env.timeout(max(0.0, start_s + seconds - env.now))
-        else:
+        self.iterations = (work, leap, start_s)
+        try:
             yield env.timeout(seconds)
+        except simpy.Interrupt as signal:
+            if signal.cause is not None:
+                raise
+            iterations = min(iterations, leap.iterations_begun(env.now - start_s))
+            yield env.timeout(max(0.0, start_s + leap.seconds(iterations) - env.now))
+        self.is_listening, self.iterations = False, None
         finished = running.advance(work, leap, iterations, start_s, env.now)
-        self._note(work, leap, iterations, start_s)
-        self.arrivals.ended(len(finished), env.now)
+        if running.peak_tokens > self.use.kv_capacity_tokens:
+            raise SchedulingError(
+                f"{type(self.scheduler).__name__}: {running.peak_tokens} KV tokens in use, "
+                f"the capacity is {self.use.kv_capacity_tokens}"
+            )
+        if ledger.log:
+            self._note(work, leap, iterations, start_s, len(finished))
+        if finished:
+            self._ended(finished)
         return Outcome(iterations, finished)
 
-    def _note(self, work: Iterations, leap: Leap, iterations: int, start_s: float) -> None:
-        """Sums, and the decision where a log is kept."""
+    def _note(self, work: Iterations, leap: Leap, iterations: int, start_s: float, num_finished: int) -> None:
+        """Write the decision down, if it falls into the time that is logged."""
         ledger, end_s = self.ledger, self.env.now
-        ledger.iterations += iterations
-        ledger.busy_s += end_s - start_s
-        kv_tokens = self.running.peak_tokens
-        if kv_tokens > self.kv_capacity_tokens:
-            raise SchedulingError(
-                f"{type(self.scheduler).__name__}: {kv_tokens} KV tokens in use, "
-                f"the capacity is {self.kv_capacity_tokens}"
-            )
-        if not ledger.log:
+        if not ledger.is_logged(start_s, end_s):
             return
-        ids = tuple([chunk.request.id for chunk in work.chunks])
-        chunks = tuple([(chunk.num_tokens, chunk.last) for chunk in work.chunks])
-        evicted = tuple([request.id for request in work.evict])
-        head_end_s = start_s + leap.head_s
         ledger.batches.append(
             BatchRecord(
                 "Iterations",
-                ids,
+                tuple([chunk.request.id for chunk in work.chunks]),
                 work.at_most,
                 iterations,
                 start_s,
-                head_end_s,
+                start_s + leap.head_s,
                 end_s,
                 0,
                 leap.first_s,
                 leap.slope_s,
-                kv_tokens,
-                chunks,
-                evicted,
+                self.running.peak_tokens,
+                tuple([(chunk.num_tokens, chunk.last) for chunk in work.chunks]),
+                tuple([request.id for request in work.evict]),
+                self.number,
+                self.num_requests - num_finished - self.running.num_running,
             )
         )
 
@@ -244,49 +253,78 @@ class Replica:
             return Prediction(request.predicted_tokens, request.predicted_upper_tokens)
         return self.predictions[request.id]
 
-    def _check_memory(self, work: Work, kv_tokens: int) -> None:
-        if kv_tokens > self.kv_capacity_tokens:
-            raise SchedulingError(
-                f"{type(self.scheduler).__name__}: a {type(work).__name__} of {len(work.requests)} requests "
-                f"reserves {kv_tokens} KV tokens, the capacity is {self.kv_capacity_tokens}"
-            )
-
-    def _finish_batch(self, work: PaddedBatch, record: BatchRecord) -> Outcome:
-        """Which rows are done, and what that means for each."""
-        ledger, output_tokens, iterations = self.ledger, self.output_tokens, record.iterations
-        now, batch = record.end_s, len(ledger.batches)
-        ledger.batches.append(record)
-        finished, unfinished = [], []
-        for request in work.requests:
-            i = request.id
-            if ledger.ended(i):
-                raise SchedulingError(f"request {i} was run again after it had ended")
-            if not ledger.attempts[i]:
-                ledger.scheduled_s[i] = record.start_s
-            ledger.attempts[i] += 1
-            if output_tokens[i] <= iterations:
-                finished.append(request)
-                ledger.first_token_s[i], ledger.finish_s[i] = record.prefill_end_s, now
-                ledger.row_length[i], ledger.final_batch[i] = iterations, batch
-                ledger.predicted[i] = request.predicted_tokens
-            else:
-                unfinished.append(request)
-                ledger.failed_tokens[i] += iterations
-        self.arrivals.ended(len(finished), now)
-        return Outcome(iterations, finished, unfinished)
-
     def _drop(self, work: Drop) -> Outcome:
         if not work.reason.startswith(("rejected", "expired")):
             raise SchedulingError(f"reason: {work.reason!r} must begin with rejected or expired")
+        ledger, now = self.ledger, self.env.now
         for request in work.requests:
-            i = request.id
-            if self.ledger.ended(i):
-                raise SchedulingError(f"request {i} was dropped after it had ended")
-            self.ledger.reason[i], self.ledger.predicted[i] = work.reason, request.predicted_tokens
-        self.ledger.batches.append(
+            if ledger.ended(request.id):
+                raise SchedulingError(f"request {request.id} was dropped after it had ended")
+            ledger.reason[request.id] = work.reason
+            if request.predicted_tokens is not None:
+                ledger.predicted[request.id] = request.predicted_tokens
+        ids = tuple([r.id for r in work.requests])
+        ledger.batches.append(
             BatchRecord(
-                "Drop", tuple([r.id for r in work.requests]), 0, 0, self.env.now, self.env.now, self.env.now
+                "Drop",
+                ids,
+                0,
+                0,
+                now,
+                now,
+                now,
+                replica=self.number,
+                num_waiting=self.num_requests - len(ids),
             )
         )
-        self.arrivals.ended(len(work.requests), self.env.now)
+        self._ended(work.requests)
         return Outcome()
+
+    def _ended(self, requests: Sequence[Request]) -> None:
+        self.num_requests -= len(requests)
+        self.source.ended(self, requests, self.env.now)
+
+    def fail(self) -> list[Request]:
+        """Lose the memory and the work in progress; the requests that were here, for others to serve.
+
+        Their tokens are lost with the memory: they will be computed again from the prompt on.
+        """
+        now, ledger = self.env.now, self.ledger
+        if self.iterations is not None:
+            self._cut_iterations(*self.iterations, now)
+        lost = self.running.abandon()
+        if self.batch is not None:
+            work, record = self.batch
+            record = cut_off(record, self.cost, now)
+            ledger.batches.append(record)
+            if isinstance(work, PaddedBatch):
+                lost |= dict.fromkeys(record.request_ids, record.iterations)
+        left = self.scheduler.drain(now)
+        for request in left:
+            i = request.id
+            ledger.reroutes[i] = ledger.reroutes.get(i, 0) + 1
+            if i in lost:
+                ledger.attempts[i] += 1
+                ledger.lost_tokens[i] = ledger.lost_tokens.get(i, 0) + lost[i]
+                ledger.first_token_s[i] = float("nan")
+        self.num_requests, self.batch, self.iterations, self.is_listening = 0, None, None, False
+        self.use.failures += 1
+        self.repaired = self.env.event()
+        self.process.interrupt(FAILURE)
+        return left
+
+    def repair(self) -> None:
+        """It is there again, empty."""
+        assert self.repaired is not None
+        self.repaired.succeed()
+
+    def _cut_iterations(self, work: Iterations, leap: Leap, start_s: float, now: float) -> None:
+        """Those iterations that had ended count; the one in progress is lost."""
+        iterations = leap.iterations_begun(now - start_s)
+        if iterations == leap.iterations or leap.seconds(iterations) > now - start_s:
+            iterations -= 1
+        if iterations:
+            end_s = start_s + leap.seconds(iterations)
+            self.running.advance(work, leap, iterations, start_s, end_s)
+            start_s = end_s
+        self.use.busy_s += now - start_s

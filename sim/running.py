@@ -13,9 +13,9 @@ from heapq import heappop, heappush
 from typing import NamedTuple
 
 from .hardware.step_cost import StepCost
-from .metrics import Ledger
+from .ledger import Ledger, ReplicaUse
 from .request import Request
-from .work import Iterations
+from .work import Iterations, SchedulingError
 
 
 class Leap(NamedTuple):
@@ -46,15 +46,25 @@ class Leap(NamedTuple):
 
 
 class RunningRequests:
-    """The requests in memory and their progress; `output_tokens` is indexed by request id."""
+    """The requests in memory and their progress; `output_tokens` is indexed by request id.
 
-    def __init__(self, cost: StepCost, output_tokens: Sequence[int], ledger: Ledger) -> None:
-        self.cost, self.output_tokens, self.ledger = cost, output_tokens, ledger
+    One that decodes has its prompt and all its tokens but the newest in memory, so that its context follows
+    from the tick at which it ends.
+    """
+
+    def __init__(
+        self,
+        cost: StepCost,
+        output_tokens: Sequence[int],
+        ledger: Ledger,
+        use: ReplicaUse | None = None,
+        replica: int = 0,
+    ) -> None:
+        self.cost, self.output_tokens, self.ledger, self.replica = cost, output_tokens, ledger, replica
+        self.use = use or ledger.replicas[replica]
         self.tick = 0
-        self.ends: dict[int, int] = {}  # id -> tick at which it has its last token
-        self.births: dict[int, int] = {}  # id -> context minus tick, constant while it decodes
-        self.heap: list[tuple[int, int]] = []
-        self.requests: dict[int, Request] = {}
+        self.ends: dict[int, int] = {}  # id of what decodes -> tick at which it has its last token
+        self.heap: list[tuple[int, int, Request]] = []  # by that tick, evicted ones too
         self.computed: dict[int, int] = {}  # id -> prompt tokens computed, while its prompt is incomplete
         self.generated: dict[int, int] = {}  # id -> tokens kept over evictions
         self.last_token_s: dict[int, float] = {}  # id of what was evicted -> when its last token came
@@ -68,29 +78,37 @@ class RunningRequests:
         """Requests that get a token in every iteration."""
         return len(self.ends)
 
+    @property
+    def num_running(self) -> int:
+        """Requests in memory."""
+        return len(self.ends) + len(self.computed)
+
     def plan(self, work: Iterations) -> Leap:
         """Carry out evictions, and say how long the iterations take if nothing interrupts them."""
+        chunks, at_most = work.chunks, work.at_most
         for request in work.evict:
             self._evict(request)
-        num_decode, cost = len(self.ends), self.cost
-        heap, ends = self.heap, self.ends
+        cost, heap, ends = self.cost, self.heap, self.ends
+        num_decode = len(ends)
         while heap and ends.get(heap[0][1]) != heap[0][0]:
             heappop(heap)  # what was evicted
-        left = heap[0][0] - self.tick if heap else work.at_most
-        if not work.chunks:
+        iterations = min(at_most, heap[0][0] - self.tick) if heap else at_most
+        if not chunks:
             first_s, slope_s = cost.decode_run(num_decode, self.context_tokens)
-            return Leap(min(left, work.at_most), first_s, first_s + slope_s, slope_s)
+            return Leap(iterations, first_s, first_s + slope_s, slope_s)
         prefill_tokens, attention, num_new, new_context = 0, 0.0, 0, 0
-        for request, num_tokens, last, cached in work.chunks:
-            history = self.computed.get(request.id, 0) + cached
+        for request, num_tokens, last, cached in chunks:
+            i = request.id
+            history = cached + self.computed[i] if i in self.computed else cached
             prefill_tokens += num_tokens
             attention += num_tokens * (history + num_tokens / 2)
             if last:
                 num_new += 1
                 new_context += history + num_tokens
-                left = min(left, self.output_tokens[request.id] - self.generated.get(request.id, 0))
-        head_s = cost.mixed_s(num_decode, self.context_tokens, len(work.chunks), prefill_tokens, attention)
-        iterations = min(left, work.at_most)
+                left = self.output_tokens[i] - self.generated.get(i, 0)
+                if left < iterations:
+                    iterations = left
+        head_s = cost.mixed_s(num_decode, self.context_tokens, len(chunks), prefill_tokens, attention)
         if iterations == 1:
             return Leap(1, head_s, 0.0, 0.0)
         context = self.context_tokens + num_decode + new_context
@@ -100,21 +118,24 @@ class RunningRequests:
         self, work: Iterations, leap: Leap, iterations: int, start_s: float, end_s: float
     ) -> list[Request]:
         """Move on by so many of the leap's iterations; the requests that finish with the last of them."""
-        ledger, head_end_s = self.ledger, start_s + leap.head_s
-        num_decode = len(self.ends)
+        ledger, ends, head_end_s = self.ledger, self.ends, start_s + leap.head_s
+        num_decode = len(ends)
         if num_decode:
-            since = self.iterated_s
-            ledger.gaps.add(head_end_s - since, 0.0, 1, num_decode)
-        self.context_tokens += num_decode
-        first_tick = self.tick + 1
+            ledger.gaps.add(head_end_s - self.iterated_s, 0.0, 1, num_decode)
+        context = self.context_tokens + num_decode
         for request, num_tokens, last, cached in work.chunks:
             i = request.id
-            computed = self.computed.pop(i, 0)
-            self.prompt_tokens -= computed
-            computed += cached + num_tokens
-            if computed == num_tokens and math.isnan(ledger.scheduled_s[i]):
+            if ledger.ended(i):
+                raise SchedulingError(f"request {i} was run again after it had ended")
+            computed = cached + num_tokens
+            if i in self.computed:
+                before = self.computed.pop(i)
+                self.prompt_tokens -= before
+                computed += before
+            elif ledger.scheduled_s[i] != ledger.scheduled_s[i]:
                 ledger.scheduled_s[i] = start_s
-                ledger.predicted[i] = request.predicted_tokens
+                if request.predicted_tokens is not None:
+                    ledger.predicted[i] = request.predicted_tokens
             if not last:
                 self.computed[i] = computed
                 self.prompt_tokens += computed
@@ -124,43 +145,49 @@ class RunningRequests:
                 ledger.gaps.add(head_end_s - self.last_token_s.pop(i), 0.0, 1, 1)
             else:
                 ledger.first_token_s[i] = head_end_s
-            self.requests[i] = request
-            self.births[i] = computed - first_tick
-            self.context_tokens += computed
-            end = self.tick + self.output_tokens[i] - generated
-            self.ends[i] = end
-            heappush(self.heap, (end, i))
+            context += computed
+            ends[i] = end = self.tick + self.output_tokens[i] - generated
+            heappush(self.heap, (end, i, request))
         if iterations > 1:
-            num_decode = len(self.ends)
+            num_decode = len(ends)
             ledger.gaps.add(leap.first_s, leap.slope_s, iterations - 1, num_decode)
-            self.context_tokens += num_decode * (iterations - 1)
+            context += num_decode * (iterations - 1)
+        self.context_tokens = context
         self.tick += iterations
         self.iterated_s = end_s
-        self.peak_tokens = self.context_tokens + self.prompt_tokens
+        self.peak_tokens = context + self.prompt_tokens
+        self.use.iterations += iterations
+        self.use.busy_s += end_s - start_s
         return self._finished(end_s)
+
+    def abandon(self) -> dict[int, int]:
+        """The accelerator has failed and its memory is lost: id -> tokens that were lost with it."""
+        lost = dict(self.generated) | dict.fromkeys(self.computed, 0)
+        lost |= {i: self.output_tokens[i] - (end - self.tick) for i, end in self.ends.items()}
+        self.__init__(self.cost, self.output_tokens, self.ledger, self.use, self.replica)  # type: ignore[misc]
+        return lost
 
     def _finished(self, end_s: float) -> list[Request]:
         finished = []
         heap, ends, tick, ledger = self.heap, self.ends, self.tick, self.ledger
         while heap and heap[0][0] <= tick:
-            end, i = heappop(heap)
+            end, i, request = heappop(heap)
             if ends.get(i) != end:
                 continue
             del ends[i]
-            self.context_tokens -= self.births.pop(i) + tick
+            self.context_tokens -= request.prompt_tokens + self.output_tokens[i] - 1
             ledger.finish_s[i] = end_s
-            ledger.row_length[i], ledger.attempts[i] = self.output_tokens[i], 1
-            finished.append(self.requests.pop(i))
+            ledger.replica[i] = self.replica
+            finished.append(request)
         return finished
 
     def _evict(self, request: Request) -> None:
         i = request.id
-        self.ledger.preemptions += 1
+        self.use.preemptions += 1
         if i in self.ends:
-            left = self.ends.pop(i) - self.tick
-            self.context_tokens -= self.births.pop(i) + self.tick
-            self.generated[i] = self.output_tokens[i] - left
+            generated = self.output_tokens[i] - (self.ends.pop(i) - self.tick)
+            self.context_tokens -= request.prompt_tokens + generated - 1
+            self.generated[i] = generated
             self.last_token_s[i] = self.iterated_s
-            del self.requests[i]
         else:
             self.prompt_tokens -= self.computed.pop(i)

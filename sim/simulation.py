@@ -7,9 +7,13 @@ numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import repeat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import simpy
@@ -18,14 +22,20 @@ from traces.errors import InputError
 from traces.trace import DEFAULT_MAX_NEW_TOKENS, Trace
 
 from .arrivals import Arrivals, Progress
+from .cluster import Fleet, Sole
 from .hardware.profile import Profile
-from .metrics import GOODPUT_METRICS, Ledger, Result, make_result
+from .ledger import Ledger, ReplicaUse
+from .metrics import GOODPUT_METRICS, Result, make_result
+from .outages import NONE, Outages
+from .padded import FREE, PerceptionCost
 from .perception import ANSWER_TOKENS, QUESTION_TOKENS, Perception, Predictor, perceive, predictor
 from .policies import Policy, limits_of, make_scheduler, policy_name
-from .replica import PerceptionCost, Replica, SchedulingError
+from .replica import Replica
 from .request import Request
+from .routers import DEFAULT_ROUTER, ROUTERS, Router
+from .routers import router as make_router
 from .version import __version__
-from .work import Limits, Prediction
+from .work import Limits, Prediction, SchedulingError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +45,10 @@ DEFAULT_PREDICTOR = "oracle"
 DEFAULT_PROFILE = "a100-80gb-vicuna-7b-transformers"
 DEFAULT_TRACE = "alpaca-vicuna"
 
-STREAMS = ("arrivals", "lengths", "perception", "routing")
+STREAMS = ("arrivals", "lengths", "perception", "routing", "failures")
+
+REQUESTS_AT_A_TIME = 4096
+MOST_REPLICAS = 100_000
 
 
 def stream(seed: int, purpose: str) -> np.random.Generator:
@@ -45,9 +58,19 @@ def stream(seed: int, purpose: str) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(STREAMS.index(purpose),)))
 
 
+class Machine(NamedTuple):
+    """An accelerator of a fleet: how long its iterations take, and what a scheduler may know of it."""
+
+    profile: Profile
+    limits: Limits
+
+
 @dataclass(frozen=True)
 class Scenario:
-    """All that runs under several policies share: the workload, what is predicted of it, and the machine."""
+    """All that runs under several policies share: the workload, what is predicted of it, and the machines.
+
+    `profile` and `limits` are those of every replica, unless `fleet` names each one's.
+    """
 
     trace: Trace
     profile: Profile
@@ -58,6 +81,15 @@ class Scenario:
     max_concurrency: int | None
     goodput_ms: Mapping[str, float]
     labels: Mapping[str, Any]
+    replicas: int = 1
+    router: str = DEFAULT_ROUTER
+    fleet: tuple[Machine, ...] = ()
+    outages: Outages = NONE
+
+    @property
+    def machines(self) -> tuple[Machine, ...]:
+        """One per replica."""
+        return self.fleet or (Machine(self.profile, self.limits),) * self.replicas
 
     def run(
         self,
@@ -66,43 +98,58 @@ class Scenario:
         output_tokens: list[int] | None = None,
         *,
         log: bool = False,
+        log_window: tuple[float, float] = (-math.inf, math.inf),
         leap: bool = True,
         on_progress: Progress | None = None,
     ) -> Result:
         """One run. `output_tokens`, by request id, stands in for the trace's own lengths.
 
-        `log` keeps a record of every Work of continuous batching too. Without `leap` it goes iteration by
-        iteration, to the same end.
+        `log` keeps a record of every Work of continuous batching too, or of those in the seconds of
+        `log_window`. Without `leap` it goes iteration by iteration, to the same end.
         """
-        scheduler = make_scheduler(policy, self.limits)
-        quantile = getattr(scheduler, "upper_quantile", None)
+        machines = self.machines
+        schedulers = [make_scheduler(policy, machine.limits) for machine in machines]
+        quantile = getattr(schedulers[0], "upper_quantile", None)
         said = perceive(self.predictor, self.trace, stream(self.seed, "perception"), quantile)
-        requests = self.requests(said)
-        ledger = Ledger(len(requests), [r.arrival_s for r in requests], log=log)
-        lengths = self.trace.output_tokens.tolist() if output_tokens is None else output_tokens
+        lengths: Sequence[int] = array("q", self.trace.output_tokens.tobytes())
+        lengths = lengths if output_tokens is None else output_tokens
+        ledger = Ledger(
+            len(self.trace),
+            np.zeros(len(self.trace)) if self.trace.arrival_s is None else self.trace.arrival_s,
+            log=log,
+            window=log_window,
+            replicas=[ReplicaUse(m.profile.name, m.limits.kv_tokens) for m in machines],
+        )
         env = simpy.Environment()
-        arrivals = Arrivals(
-            env, sorted(requests, key=lambda r: r.arrival_s), ledger, self.max_concurrency, on_progress
-        )
-        replica = Replica(
-            env,
-            scheduler,
-            self.profile.step_cost,
-            arrivals,
-            ledger,
-            kv_capacity_tokens=self.limits.kv_tokens,
-            output_tokens=lengths,
-            predictions=predictions_of(said) if said.charged else (),
-            perception=PerceptionCost(QUESTION_TOKENS, ANSWER_TOKENS) if said.charged else PerceptionCost(),
-            leap=leap,
-        )
-        env.process(arrivals.run())
-        env.run()
-        lost = [i for i in range(len(requests)) if not ledger.ended(i)]
-        ledger.kv_peak_tokens = getattr(scheduler, "kv_peak_tokens", 0)
+        arrivals = Arrivals(self.requests(said), ledger, self.max_concurrency, on_progress)
+        alone = len(machines) == 1 and not self.outages.any
+        fleet = None if alone else Fleet(env, arrivals, self._router(machines))
+        replicas = [
+            Replica(
+                env,
+                scheduler,
+                machine.profile.step_cost,
+                fleet or Sole(arrivals),
+                ledger,
+                output_tokens=lengths,
+                predictions=predictions_of(said) if said.charged else (),
+                perception=PerceptionCost(QUESTION_TOKENS, ANSWER_TOKENS) if said.charged else FREE,
+                leap=leap,
+                number=number,
+            )
+            for number, (machine, scheduler) in enumerate(zip(machines, schedulers, strict=True))
+        ]
+        if fleet is None:
+            env.run()
+        else:
+            fleet.run(replicas, self.outages.schedules(len(machines), stream(self.seed, "failures")))
+        for use, scheduler in zip(ledger.replicas, schedulers, strict=True):
+            use.kv_peak_tokens = max(use.kv_peak_tokens, getattr(scheduler, "kv_peak_tokens", 0))
+        unfinished = np.flatnonzero(np.isnan(np.asarray(ledger.finish_s))).tolist()
+        lost = [i for i in unfinished if i not in ledger.reason]
         if lost:
             raise SchedulingError(
-                f"{type(replica.scheduler).__name__} left {len(lost)} requests unserved: {lost[:5]}"
+                f"{type(schedulers[0]).__name__} left {len(lost)} requests unserved: {lost[:5]}"
             )
         return make_result(
             ledger,
@@ -111,33 +158,55 @@ class Scenario:
             output_tokens=np.asarray(lengths, dtype=np.int64),
             priority=self.trace.priority,
             labels={"policy": label or policy_name(policy), **self.labels},
-            kv_capacity_tokens=self.limits.kv_tokens,
             goodput_ms=self.goodput_ms,
         )
 
-    def requests(self, said: Perception) -> list[Request]:
-        """The requests as a scheduler sees them; what costs nothing to predict is already on them."""
+    def requests(self, said: Perception) -> Iterator[Request]:
+        """The requests as a scheduler sees them, by rising arrival; what costs nothing to predict is already
+        on them.
+        """
         trace, n = self.trace, len(self.trace)
-
-        def column(values: Any, default: Any) -> list[Any]:
-            return [default] * n if values is None else list(values.tolist())
-
-        free = not said.charged
-        return [
-            Request(i, arrival, prompt, self.max_new_tokens, priority, user, deadline, predicted, upper)
-            for i, (arrival, prompt, priority, user, deadline, predicted, upper) in enumerate(
-                zip(
-                    column(trace.arrival_s, 0.0),
-                    trace.prompt_tokens.tolist(),
-                    column(trace.priority, 0),
-                    column(trace.user, None),
-                    column(trace.deadline_s, None),
-                    column(said.predicted if free else None, None),
-                    column(said.upper if free else None, None),
-                    strict=True,
-                )
-            )
+        columns: list[np.ndarray[Any, Any] | None] = [
+            trace.arrival_s,
+            trace.prompt_tokens,
+            trace.priority,
+            trace.user,
+            trace.deadline_s,
+            None if said.charged else said.predicted,
+            None if said.charged else said.upper,
         ]
+        defaults = (0.0, 0, 0, None, None, None, None)
+        cap = self.max_new_tokens
+        order = np.arange(n) if trace.arrival_s is None else np.argsort(trace.arrival_s, kind="stable")
+        for start in range(0, n, REQUESTS_AT_A_TIME):
+            rows = order[start : start + REQUESTS_AT_A_TIME]
+            values = [
+                repeat(default, len(rows)) if column is None else column[rows].tolist()
+                for column, default in zip(columns, defaults, strict=True)
+            ]
+            for i, arrival, prompt, priority, user, deadline, predicted, upper in zip(
+                rows.tolist(), *values, strict=True
+            ):
+                yield Request(i, arrival, prompt, cap, priority, user, deadline, predicted, upper)
+
+    def _router(self, machines: Sequence[Machine]) -> Router | None:
+        """The rule that sends requests to these machines."""
+        per_token = {id(m.profile): _seconds_per_token(m.profile) for m in machines}
+        seconds = [per_token[id(m.profile)] for m in machines]
+
+        def work_s(request: Request, replica: int) -> float:
+            prompt_s, answer_s = seconds[replica]
+            answer = request.max_new_tokens if request.predicted_tokens is None else request.predicted_tokens
+            return request.prompt_tokens * prompt_s + answer * answer_s
+
+        return make_router(self.router, len(machines), stream(self.seed, "routing"), work_s)
+
+
+def _seconds_per_token(profile: Profile) -> tuple[float, float]:
+    """What a prompt token and an output token cost on a machine that is busy up to its knee."""
+    cost, context = profile.step_cost, 512
+    rows = cost.knee(context)
+    return cost.padded_prefill_s(1, context) / context, cost.decode_s(rows, rows * context) / rows
 
 
 def scenario(
@@ -155,6 +224,13 @@ def scenario(
     max_new_tokens: int | None = None,
     goodput: Mapping[str, float] | Iterable[str] | None = None,
     kv_blocks: int | None = None,
+    replicas: int = 1,
+    router: str = DEFAULT_ROUTER,
+    fleet: str | None = None,
+    mtbf_s: float | None = None,
+    mttr_s: float | None = None,
+    failures: str | Path | None = None,
+    startup_s: float = 0.0,
 ) -> Scenario:
     """Read and check everything a run needs; see `simulate` for the arguments."""
     import traces
@@ -173,7 +249,15 @@ def scenario(
     )
     if max_concurrency is not None and max_concurrency < 1:
         raise InputError(f"max_concurrency: {max_concurrency} must be at least 1")
+    if not 1 <= replicas <= MOST_REPLICAS:
+        raise InputError(f"replicas: {replicas} must be between 1 and {MOST_REPLICAS}")
+    if router not in ROUTERS:
+        raise InputError(f"router: {router!r} is not one of {', '.join(ROUTERS)}")
     machine = profiles.load(profile) if isinstance(profile, str) else profile
+    machines = _fleet(fleet, kv_blocks)
+    if machines:
+        machine = machines[0].profile
+        replicas = len(machines)
     made, name = _predictor_and_name(predictor)
     return Scenario(
         trace=trace,
@@ -186,13 +270,18 @@ def scenario(
         goodput_ms=_goodput_bounds(goodput),
         labels={
             "predictor": name,
-            "profile": machine.name,
-            "provenance": machine.provenance.kind,
+            "profile": fleet or machine.name,
+            "provenance": _provenance([m.profile for m in machines] or [machine]),
             "trace": trace.name,
             "seed": seed,
-            "replicas": 1,
+            "replicas": replicas,
+            "router": router,
             "version": __version__,
         },
+        replicas=replicas,
+        router=router,
+        fleet=machines,
+        outages=Outages(mtbf_s, mttr_s, failures, startup_s),
     )
 
 
@@ -215,7 +304,9 @@ def simulate(
     - `predictor` (spec), `profile` (name, path or Profile), `seed`;
     - `num_prompts`, `sample_seed`: the first N requests, of the file or of its seeded permutation;
     - `request_rate` (requests/s; None: the trace's own times, inf: all at once), `burstiness`, `time_scale`;
-    - `max_concurrency`, `max_new_tokens`, `goodput` (`{"ttft": ms}` or `["ttft:2000"]`), `kv_blocks`.
+    - `max_concurrency`, `max_new_tokens`, `goodput` (`{"ttft": ms}` or `["ttft:2000"]`), `kv_blocks`;
+    - `replicas`, `router` (see `sim.routers`), `fleet` (`"NAME*COUNT;NAME*COUNT"` in place of profile and
+      replicas), `mtbf_s`, `mttr_s`, `failures`, `startup_s` (see `sim.outages`).
 
     Raises InputError for anything that cannot be used.
     """
@@ -275,6 +366,29 @@ def predictions_of(said: Perception) -> list[Prediction]:
     """What is said of each request, by request id."""
     upper = [None] * len(said.predicted) if said.upper is None else said.upper.tolist()
     return [Prediction(p, u) for p, u in zip(said.predicted.tolist(), upper, strict=True)]
+
+
+def _fleet(spec: str | None, kv_blocks: int | None) -> tuple[Machine, ...]:
+    """The machines of a fleet's description; none where there is no description."""
+    if spec is None:
+        return ()
+    from .hardware import profile as profiles
+
+    machines: list[Machine] = []
+    for part in spec.split(";"):
+        name, star, count = part.strip().rpartition("*")
+        if not star:
+            name, count = part.strip(), "1"
+        if not count.isdecimal() or not 1 <= int(count) <= MOST_REPLICAS:
+            raise InputError(f"fleet: {part.strip()!r} is not NAME*COUNT with 1 to {MOST_REPLICAS} replicas")
+        machine = profiles.load(name.strip())
+        machines += [Machine(machine, limits_of(machine, kv_blocks))] * int(count)
+    return tuple(machines)
+
+
+def _provenance(machines: Sequence[Profile]) -> str:
+    """Where the numbers come from, of every kind of machine."""
+    return ", ".join(dict.fromkeys(m.provenance.kind for m in machines))
 
 
 def _predictor_and_name(given: str | Predictor) -> tuple[Predictor, str]:

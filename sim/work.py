@@ -5,6 +5,7 @@ A scheduler hands out Work, an executor (simulated or real) carries it out and a
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,19 +75,26 @@ class Iterations(NamedTuple):
 
     First the requests `evict` leave the memory (their tokens are kept, to be recomputed with the prompt). The
     first iteration computes `chunks` beside one token of every running request, the others decode only. The
-    executor returns sooner when a request finishes or, with `stop_on_arrival`, after the iteration in which
-    one arrives.
+    executor returns sooner when a request finishes, with the iteration in progress at `until_s`, or, with
+    `stop_on_arrival`, with the iteration in which one arrives.
     """
 
     chunks: tuple[Chunk, ...]
     evict: tuple[Request, ...]
     at_most: int
     stop_on_arrival: bool
+    until_s: float = math.inf
 
     @property
     def requests(self) -> tuple[Request, ...]:
         """The requests that it names, evicted ones first."""
         return (*self.evict, *(chunk.request for chunk in self.chunks))
+
+
+class SchedulingError(RuntimeError):
+    """A scheduler broke the protocol: it lost requests, overcommitted memory or asked for what cannot be
+    done.
+    """
 
 
 Work: TypeAlias = Perceive | PaddedBatch | Iterations | Drop
@@ -117,6 +125,10 @@ class Scheduler(Protocol):
 
     Before each `next_work(now)` the executor has submitted every request that arrived at or before `now`, and
     has recorded the outcome of the work before.
+
+    Where replicas share a queue, two more are asked, if they are there: `wants(request)`, just before
+    `next_work`, whether to take it from the queue (else: only where it has none), and `has_place`, while
+    iterations run, whether one more request would start with the next of them, memory aside (else: no).
     """
 
     wake_at: float | None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from ..routers import DEFAULT_ROUTER, RouterName
 from ..simulation import DEFAULT_PREDICTOR, DEFAULT_PROFILE, DEFAULT_TRACE
 
 
@@ -22,7 +24,21 @@ class Machine:
     predictor: str = DEFAULT_PREDICTOR
     """Length predictor NAME[:key=value,...]: oracle, exact, constant, trace, noisy, tuned, empirical."""
     seed: int = 0
-    """Seed of everything random: arrivals, lengths, predictions."""
+    """Seed of everything random: arrivals, lengths, predictions, routing, failures."""
+    replicas: int = 1
+    """Accelerators that serve side by side."""
+    router: RouterName = DEFAULT_ROUTER
+    """Which of them serves a request."""
+    fleet: str | None = None
+    """Profiles of a mixed fleet, NAME*COUNT;NAME*COUNT, in place of --profile and --replicas."""
+    mtbf_s: float | None = None
+    """Mean seconds between failures of a replica (exponential); needs --mttr-s."""
+    mttr_s: float | None = None
+    """Mean seconds of a repair (exponential)."""
+    failures: Path | None = None
+    """Outages by schedule: a table with the columns replica, down_s, up_s."""
+    startup_s: float = 0.0
+    """Seconds that a repaired replica takes to load its weights."""
 
 
 @Parameter(name="*")

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
+from math import inf
 from typing import Any, Literal
 
 from ..kv_blocks import BlockPhases, EvictedPrefixes, blocks_for, split_to_fit
@@ -43,6 +44,8 @@ class ContinuousOptions:
     """Safety margin on predictions: whole tokens or, between 0 and 1, a quantile of the true length."""
     perceive_batch: int = 128
     """Requests asked for their length in one batch."""
+    perceive_wait_s: float = 0.0
+    """Longest wait for questions to fill a batch while others run, since asking makes those pause."""
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_num_batched_tokens", "perceive_batch"):
@@ -57,6 +60,23 @@ class ContinuousOptions:
             raise ValueError(f"aging_s: {self.aging_s} must be at least 0 and below 1000000000")
         if not 0.0 <= self.margin < 1e6:
             raise ValueError(f"margin: {self.margin} must be at least 0 and below 1000000")
+        if not 0.0 <= self.perceive_wait_s < 1e9:
+            raise ValueError(
+                f"perceive_wait_s: {self.perceive_wait_s} must be at least 0 and below 1000000000"
+            )
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A request in memory: its place in the queue, where it goes back to when evicted, and its progress."""
+
+    request: Request
+    rank: float
+    order: int
+    computed: int = 0
+    """Tokens in memory while its prompt is incomplete."""
+    birth: int = 0
+    """Tokens in memory minus the number of the iteration, while it decodes."""
 
 
 class ContinuousScheduler:
@@ -65,7 +85,6 @@ class ContinuousScheduler:
     """
 
     Options = ContinuousOptions
-    wake_at: float | None = None
 
     def __init__(self, limits: Limits, **options: Any) -> None:
         o = ContinuousOptions(**options)
@@ -77,14 +96,19 @@ class ContinuousScheduler:
             getattr(self.rank, "admitted", None),
             getattr(self.rank, "ended", None),
         )
+        # What needs no more than this is turned away for no reason.
+        self.fits_surely = self.limits.kv_tokens - self.limits.perception_tokens
+        if not o.chunked:
+            self.fits_surely = min(self.fits_surely, o.max_num_batched_tokens)
         self.upper_quantile = o.margin if 0.0 < o.margin < 1.0 else None
         self.perceives = o.order in PREDICTED_ORDERS or o.admission == "predicted"
+        self.wake_at: float | None = None
         self.waiting: list[tuple[float, int, Request]] = []  # heap by (rank, order of submission)
         self.unknown: list[Request] = []  # arrived, length not yet perceived
+        self.unknown_since = inf
         self.drops: deque[Drop] = deque()
-        self.prefilling: dict[int, tuple[Request, int]] = {}  # id -> request, tokens computed
-        self.decoding: dict[int, tuple[Request, int]] = {}  # id -> request, context minus iteration
-        self.place: dict[int, tuple[float, int]] = {}  # id of what runs -> (rank, order of submission)
+        self.running: dict[int, Sequence] = {}  # by request id
+        self.prefilling: dict[int, Sequence] = {}  # those of them whose prompt is incomplete
         self.generated: dict[int, int] = {}  # id -> tokens kept over its evictions
         self.phases = BlockPhases(self.block)
         self.prefixes = EvictedPrefixes()
@@ -92,6 +116,7 @@ class ContinuousScheduler:
         self.first_need = self.first_reused = (
             0  # blocks of the first iteration handed out, and those used again
         )
+        self.most_new_tokens = 0  # that any request may generate: some running one finishes within so many
         self.deadlines: list[tuple[float, int, Request]] = []  # heap of what may expire while it waits
         self.begun: set[int] = set()  # ids with a deadline that were admitted in time
         self.gone: set[int] = set()  # ids that expired but still stand in the queue
@@ -101,62 +126,89 @@ class ContinuousScheduler:
         """The most KV memory ever held, in tokens of whole blocks."""
         return self.peak_blocks * self.block
 
+    @property
+    def has_place(self) -> bool:
+        """Whether one more request would start with the next iteration, memory aside."""
+        waits = self.waiting or self.unknown
+        return not waits and len(self.running) < self.options.max_num_seqs
+
     def submit(self, request: Request, now: float) -> None:
         """Queue the request, or turn it away where it could never run."""
-        drop = rejection(request, self.limits, question=self.perceives) or self._too_long(request)
-        if drop is not None:
-            self.drops.append(drop)
-            return
+        if request.prompt_tokens + request.max_new_tokens > self.fits_surely:
+            drop = rejection(request, self.limits, question=self.perceives) or self._too_long(request)
+            if drop is not None:
+                self.drops.append(drop)
+                return
+        if request.max_new_tokens > self.most_new_tokens:
+            self.most_new_tokens = request.max_new_tokens
         if request.deadline_s is not None:
             heappush(self.deadlines, (request.deadline_s, request.id, request))
         if self.perceives and request.predicted_tokens is None:
             self.unknown.append(request)
+            self.unknown_since = min(self.unknown_since, request.arrival_s)
         else:
             self._enqueue(request)
+
+    def wants(self, request: Request) -> bool:
+        """Whether a place and the memory for its prompt are there, beside all that waits here already."""
+        waiting = [r for *_, r in self.waiting if r.id not in self.gone] + self.unknown
+        if len(self.running) + len(waiting) >= self.options.max_num_seqs:
+            return False
+        need = self.phases.need(self.iteration, 1)
+        need += sum(blocks_for(self._length(r), self.block) for r in (*waiting, request))
+        return need <= self.free or not (self.running or waiting)
 
     def next_work(self, now: float) -> Work | None:
         """Turn away, perceive, evict where memory is short, else admit; then run as long as nothing can
         change.
         """
+        o, running, prefilling = self.options, self.running, self.prefilling
         if self.deadlines:
             self._expire(now)
         if self.drops:
             return self.drops.popleft()
-        if self.unknown and len(self.place) < self.options.max_num_seqs:
+        if self.unknown and len(running) < o.max_num_seqs and self._ask_now(now):
             work = self._perceive()
             if work is not None:
                 return work
-        chunks, need = self._running()
+        num_decode, need = self.phases.total, self.phases.need(self.iteration, 1)
+        chunks: list[Chunk] = []
+        if prefilling:
+            chunks, need = self._continue_prompts(need)
         evict: list[Request] = []
         while need > self.free:
             evict.append(self._evict_lowest())
-            chunks, need = self._running()
+            chunks, need = self._continue_prompts(self.phases.need(self.iteration, 1))
         settled = not evict
         self.first_reused = 0
-        if settled and self._queued() and len(self.place) < self.options.max_num_seqs:
-            need, settled = self._admit(chunks, need)
-        if not self.place:
+        for chunk in chunks:
+            self._progress(self.prefilling[chunk.request.id], chunk)
+        if self.waiting and settled and len(running) < o.max_num_seqs:
+            need, settled = self._admit(chunks, need, o.max_num_batched_tokens - num_decode)
+        if not running:
             return None
         self.first_need = need
-        num_complete = 0
-        for request, _, last, _ in chunks:
-            if last:
-                self.phases.add(self._length(request) - self.iteration - 1)
-                num_complete += 1
-        at_most = 1
-        if settled and num_complete == len(self.prefilling) and not self.deadlines:
-            at_most += self.phases.iterations_within(self.iteration + 1, self.free - need)
-        behind = bool(self.waiting) and self.options.order == "fcfs" and not self.perceives
-        stop = len(self.place) < self.options.max_num_seqs and not behind
-        return Iterations(tuple(chunks), tuple(evict), at_most, stop)
+        at_most, until_s = 1, inf
+        if settled and not prefilling:
+            at_most += self._iterations_within(self.free - need)
+        while self.deadlines and self.deadlines[0][1] in self.begun:
+            self.begun.remove(heappop(self.deadlines)[1])
+        if self.deadlines:
+            until_s = self.deadlines[0][0]
+        if self.unknown and len(running) < o.max_num_seqs and now < self.unknown_since + o.perceive_wait_s:
+            until_s = min(until_s, self.unknown_since + o.perceive_wait_s)
+        behind = bool(self.waiting) and o.order == "fcfs" and not self.perceives
+        stop = len(running) < o.max_num_seqs and not behind
+        return Iterations(tuple(chunks), tuple(evict), at_most, stop, until_s)
 
     def record(self, work: Work, outcome: Outcome, now: float) -> None:
-        """Take the blocks that were filled, move prompts along, free what has finished."""
+        """Take the blocks that were filled, free what has finished; queue those whose length is known now."""
         if isinstance(work, Perceive):
             for request, prediction in zip(work.requests, outcome.predictions, strict=True):
                 request.predicted_tokens, request.predicted_upper_tokens = prediction
                 self._enqueue(request)
             del self.unknown[: len(work.requests)]
+            self.unknown_since = self.unknown[0].arrival_s if self.unknown else inf
         if not isinstance(work, Iterations):
             return
         need = self.first_need
@@ -165,23 +217,17 @@ class ContinuousScheduler:
         self.free -= need
         self.prefixes.taken += need - self.first_reused
         self.peak_blocks = max(self.peak_blocks, self.num_blocks - self.free)
-        for request, num_tokens, last, cached in work.chunks:
-            if last:
-                del self.prefilling[request.id]
-                self.decoding[request.id] = (request, self._length(request) - self.iteration - 1)
-            else:
-                computed = self.prefilling[request.id][1]
-                self.prefilling[request.id] = (request, computed + cached + num_tokens)
         self.iteration += outcome.iterations
         for request in outcome.finished:
-            self._leave(request.id)
-            self.generated.pop(request.id, None)
+            self._leave(self.running[request.id])
+            if self.generated:
+                self.generated.pop(request.id, None)
             if self.on_end is not None:
                 self.on_end(request)
 
     def drain(self, now: float) -> list[Request]:
         """All that was running, waited or was to be turned away."""
-        running = [request for request, _ in (*self.decoding.values(), *self.prefilling.values())]
+        running = [sequence.request for sequence in self.running.values()]
         waiting = [request for *_, request in sorted(self.waiting) if request.id not in self.gone]
         left = [*running, *waiting, *self.unknown, *(r for drop in self.drops for r in drop.requests)]
         peak = self.peak_blocks
@@ -200,8 +246,10 @@ class ContinuousScheduler:
 
     def _too_long(self, request: Request) -> Drop | None:
         """Without chunks one iteration must hold a prompt, and what is recomputed after an eviction."""
+        if self.options.chunked:
+            return None
         need, bound = request.prompt_tokens + request.max_new_tokens, self.options.max_num_batched_tokens
-        if self.options.chunked or need <= bound:
+        if need <= bound:
             return None
         reason = f"prompt + max_new_tokens ({need}) exceeds max_num_batched_tokens ({bound}), chunked=off"
         return Drop((request,), f"rejected: {reason}")
@@ -217,14 +265,16 @@ class ContinuousScheduler:
                 late.append(request)
                 self.gone.add(id)
         if late:
-            self.unknown = [r for r in self.unknown if r.id not in self.gone]
+            unknown = [r for r in self.unknown if r.id not in self.gone]
+            self.gone -= {r.id for r in self.unknown}
+            self.unknown = unknown
             self.drops.append(Drop(tuple(late), EXPIRED))
 
-    def _queued(self) -> bool:
-        """Whether anybody waits; what has expired is swept from the queue's head."""
-        while self.waiting and self.waiting[0][-1].id in self.gone:
-            self.gone.remove(heappop(self.waiting)[-1].id)
-        return bool(self.waiting)
+    def _ask_now(self, now: float) -> bool:
+        """Whether to ask now: a batch is full, nobody runs, or the first has waited enough."""
+        o = self.options
+        is_full = len(self.unknown) >= o.perceive_batch
+        return is_full or not self.running or now >= self.unknown_since + o.perceive_wait_s
 
     def _perceive(self) -> Work | None:
         """Ask for lengths, as many at a time as the options and the free memory allow."""
@@ -233,48 +283,64 @@ class ContinuousScheduler:
         fits = len(batch) * (max(r.prompt_tokens for r in batch) + extra) <= free_tokens
         return Perceive(tuple(batch)) if fits else None
 
-    def _running(self) -> tuple[list[Chunk], int]:
-        """What running requests do next: the chunks of unfinished prompts, and the blocks needed by all."""
-        need = self.phases.counts[-self.iteration % self.block] if self.decoding else 0
+    def _iterations_within(self, free_blocks: int) -> int:
+        """Decode-only iterations after the first for which memory lasts, if none finishes before."""
+        phases = self.phases
+        rounds = free_blocks // phases.total
+        if rounds * self.block >= self.most_new_tokens:
+            return rounds * self.block  # one finishes sooner, so how far it lasts exactly does not matter
+        return phases.iterations_within(self.iteration + 1, free_blocks)
+
+    def _continue_prompts(self, need: int) -> tuple[list[Chunk], int]:
+        """The next chunks of unfinished prompts; `need`, the blocks of those that decode, and of these."""
         chunks: list[Chunk] = []
-        budget = self.options.max_num_batched_tokens - len(self.decoding)
-        for request, computed in self.prefilling.values():
-            num_tokens = min(self._length(request) - computed, budget)
+        budget = self.options.max_num_batched_tokens - self.phases.total
+        for sequence in self.prefilling.values():
+            request, computed = sequence.request, sequence.computed
+            left = self._length(request) - computed
+            num_tokens = min(left, budget)
             if num_tokens <= 0:
                 break
             budget -= num_tokens
             need += blocks_for(computed + num_tokens, self.block) - blocks_for(computed, self.block)
-            chunks.append(Chunk(request, num_tokens, computed + num_tokens == self._length(request)))
+            chunks.append(Chunk(request, num_tokens, num_tokens == left))
         return chunks, need
 
-    def _admit(self, chunks: list[Chunk], need: int) -> tuple[int, bool]:
-        """Admit from the queue, adding to `chunks`; the blocks needed then, and whether the queue has to wait
-        for memory or a place (so that the next iteration could admit no more).
+    def _admit(self, chunks: list[Chunk], need: int, budget: int) -> tuple[int, bool]:
+        """Admit from the queue, adding to `chunks` what `budget` tokens beside them allow; the blocks needed
+        then, and whether the queue has to wait for memory or a place (so that the next iteration could admit
+        no more).
         """
-        o, waiting = self.options, self.waiting
-        budget = o.max_num_batched_tokens - len(self.decoding) - sum(c.num_tokens for c in chunks)
-        while self._queued() and len(self.place) < o.max_num_seqs:
+        o, waiting, running, block = self.options, self.waiting, self.running, self.block
+        for chunk in chunks:
+            budget -= chunk.num_tokens
+        reusable = o.prefix_caching and bool(self.prefixes.parts)
+        while waiting and len(running) < o.max_num_seqs:
             rank, order, request = waiting[0]
+            if self.gone and request.id in self.gone:
+                self.gone.remove(heappop(waiting)[-1].id)
+                continue
             length = self._length(request)
-            reused = self.prefixes.intact(request.id, need - self.first_reused) if o.prefix_caching else 0
-            cached = reused * self.block
+            reused = self.prefixes.intact(request.id, need - self.first_reused) if reusable else 0
+            cached = reused * block
             left = length - cached
             num_tokens = left if left <= budget else budget if o.chunked else 0
             if num_tokens <= 0:
                 return need, False
-            blocks = blocks_for(cached + num_tokens, self.block)
+            blocks = -(-(cached + num_tokens) // block)
             if need + blocks > self.free or not self._may_enter(request, length, need):
                 return need, True
             heappop(waiting)
-            self.prefixes.reuse(request.id, reused)
-            self.first_reused += reused
+            if reusable:
+                self.prefixes.reuse(request.id, reused)
+                self.first_reused += reused
             need += blocks
             budget -= num_tokens
-            chunks.append(Chunk(request, num_tokens, num_tokens == left, cached))
             if request.deadline_s is not None:
                 self.begun.add(request.id)
-            self.prefilling[request.id] = (request, 0)
-            self.place[request.id] = (rank, order)
+            sequence = running[request.id] = Sequence(request, rank, order)
+            chunks.append(Chunk(request, num_tokens, num_tokens == left, cached))
+            self._progress(sequence, chunks[-1])
             if self.on_admission is not None:
                 self.on_admission(request)
         return need, True
@@ -284,12 +350,13 @@ class ContinuousScheduler:
         if self.options.admission == "chunk":
             return True
         if self.options.admission == "prompt":
-            return need + blocks_for(length, self.block) <= self.free
-        held = [(r, c) for r, c in self.prefilling.values()]
-        held += [(r, birth + self.iteration) for r, birth in self.decoding.values()]
-        planned = sum(blocks_for(max(self._planned(r), tokens), self.block) for r, tokens in held)
+            return need - -length // self.block <= self.free
+        planned = sum(
+            blocks_for(max(self._planned(s.request), self._held(s)), self.block)
+            for s in self.running.values()
+        )
         return (
-            not held
+            not self.running
             or planned + blocks_for(max(self._planned(request), length), self.block) <= self.num_blocks
         )
 
@@ -299,33 +366,42 @@ class ContinuousScheduler:
             expected_tokens(request, self.options.margin), request.max_new_tokens
         )
 
+    def _held(self, sequence: Sequence) -> int:
+        """Tokens that the sequence has in memory."""
+        if sequence.request.id in self.prefilling:
+            return sequence.computed
+        return sequence.birth + self.iteration
+
+    def _progress(self, sequence: Sequence, chunk: Chunk) -> None:
+        """Count what the chunk computes; with the last of its prompt a sequence decodes from then on."""
+        sequence.computed += chunk.cached + chunk.num_tokens
+        if chunk.last:
+            self.prefilling.pop(chunk.request.id, None)
+            sequence.birth = sequence.computed - self.iteration - 1
+            self.phases.add(sequence.birth)
+        else:
+            self.prefilling[chunk.request.id] = sequence
+
     def _evict_lowest(self) -> Request:
         """Take the lowest-ranked running request out of memory; what it has generated is kept, and it queues
         again.
         """
-        lowest = max(self.place, key=self.place.__getitem__)
-        order = self.place[lowest][1]
-        if lowest in self.decoding:
-            request, birth = self.decoding[lowest]
-            tokens = birth + self.iteration
+        lowest = max(self.running.values(), key=lambda sequence: (sequence.rank, sequence.order))
+        request, tokens = lowest.request, self._held(lowest)
+        id, generated = request.id, self.generated.get(request.id, 0)
+        if id not in self.prefilling:
             generated = tokens - request.prompt_tokens + 1
-        else:
-            request, tokens = self.prefilling[lowest]
-            generated = self.generated.get(lowest, 0)
         free_before = self.free
         self._leave(lowest)
-        self.prefixes.evicted(lowest, free_before, self.free - free_before, tokens // self.block)
-        self.generated[lowest] = generated
-        heappush(self.waiting, (self.rank(request, generated), order, request))
+        self.prefixes.evicted(id, free_before, self.free - free_before, tokens // self.block)
+        self.generated[id] = generated
+        heappush(self.waiting, (self.rank(request, generated), lowest.order, request))
         return request
 
-    def _leave(self, id: int) -> None:
+    def _leave(self, sequence: Sequence) -> None:
         """Free the blocks of a running request."""
-        del self.place[id]
-        if id in self.decoding:
-            _, birth = self.decoding.pop(id)
-            self.phases.remove(birth)
-            tokens = birth + self.iteration
-        else:
-            _, tokens = self.prefilling.pop(id)
-        self.free += blocks_for(tokens, self.block)
+        id, tokens = sequence.request.id, self._held(sequence)
+        del self.running[id]
+        if self.prefilling.pop(id, None) is None:
+            self.phases.remove(sequence.birth)
+        self.free -= -tokens // self.block

@@ -49,6 +49,10 @@ class MicrobatchScheduler:
             self.waiting.append(request)
             self.any_deadline |= request.deadline_s is not None
 
+    def wants(self, request: Request) -> bool:
+        """Whether to take it from a queue that others share."""
+        return len(self.waiting) < self.options.batch_size
+
     def next_work(self, now: float) -> Work | None:
         """The next micro-batch, as many rows as fit the KV cache."""
         if self.any_deadline and (late := expiry(self.waiting, now)):

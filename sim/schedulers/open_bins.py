@@ -47,6 +47,9 @@ class OpenBins:
         self.options, self.size_of, self.limits = options, size_of, limits
         self.bins: dict[int, Bin] = {}
 
+    def __len__(self) -> int:
+        return sum(len(b.members) for b in self.bins.values())
+
     def add(self, request: Request) -> None:
         """Put a perceived request into its bin."""
         o = self.options

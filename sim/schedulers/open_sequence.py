@@ -31,6 +31,10 @@ class OpenSequenceScheduler(SequenceScheduler):
         else:
             self.bins.add(request)
 
+    def wants(self, request: Request) -> bool:
+        """Whether to take it from a queue that others share: a group's worth may wait in the bins."""
+        return len(self.bins) + len(self.waiting) < self.options.group_size
+
     def record(self, work: Work, outcome: Outcome, now: float) -> None:
         """What was perceived goes into its bin."""
         super().record(work, outcome, now)

@@ -114,6 +114,10 @@ class SequenceScheduler:
         heappush(self.waiting, (request.priority, self.num_submitted, request))
         self.num_submitted += 1
 
+    def wants(self, request: Request) -> bool:
+        """Whether to take it from a queue that others share."""
+        return len(self.waiting) + len(self.forming) < self.options.group_size
+
     def next_work(self, now: float) -> Work | None:
         """Turn away what cannot or need not be served any more; else what the mode chooses."""
         self.wake_at = None

@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import PathPatch
 
 from plots import batches, style
-from sim.metrics import BatchRecord, Ledger, Result, make_result
+from sim.ledger import BatchRecord, Ledger, ReplicaUse
+from sim.metrics import Result, make_result
 
 Results = dict[str, Result]
 
@@ -26,7 +27,7 @@ def area(ax: Axes, part: str) -> float:
 
 def tiny() -> Result:
     """Three requests of 2, 5 and 9 tokens: all cut at 5, the last run again alone."""
-    ledger = Ledger(3, [0.0, 0.0, 0.0])
+    ledger = Ledger(3, [0.0, 0.0, 0.0], replicas=[ReplicaUse("", 1000)])
     ledger.batches = [
         BatchRecord("Perceive", (0, 1, 2), 8, 9, 0.0, 0.5, 1.0, 10),
         BatchRecord("PaddedBatch", (0, 1, 2), 5, 5, 1.0, 1.5, 4.0, 10, 0.5),
@@ -41,7 +42,6 @@ def tiny() -> Result:
         output_tokens=np.array([2, 5, 9]),
         priority=None,
         labels={"policy": "by hand"},
-        kv_capacity_tokens=1000,
     )
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from plots import policies, style
-from sim.metrics import BatchRecord, Ledger, Result, make_result
+from sim.ledger import BatchRecord, Ledger, ReplicaUse
+from sim.metrics import Result, make_result
 
 Results = dict[str, Result]
 
@@ -132,9 +133,9 @@ def test_figures_of_one_run_are_the_same_bytes_each_time(four: Results, tmp_path
 
 
 def test_a_run_in_which_nothing_completed_can_be_drawn(tmp_path: Path) -> None:
-    ledger = Ledger(2, [0.0, 1.0])
+    ledger = Ledger(2, [0.0, 1.0], replicas=[ReplicaUse("", 1)])
     ledger.batches = [BatchRecord("Drop", (0, 1), 0, 0, 1.0, 1.0, 1.0)]
-    ledger.reason = ["rejected: too long"] * 2
+    ledger.reason = dict.fromkeys(range(2), "rejected: too long")
     result = make_result(
         ledger,
         request_id=np.arange(2),
@@ -142,7 +143,6 @@ def test_a_run_in_which_nothing_completed_can_be_drawn(tmp_path: Path) -> None:
         output_tokens=np.full(2, 9),
         priority=None,
         labels={"policy": "strict"},
-        kv_capacity_tokens=1,
     )
     made = policies.figures({"strict": result})
     for name, fig in made.items():

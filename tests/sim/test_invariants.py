@@ -222,7 +222,7 @@ def test_what_always_holds_for_continuous_batching(
     check_continuous(result, profile.kv_tokens(how["kv_blocks"]))
     scheduler = kept.scheduler
     assert scheduler.free == scheduler.num_blocks
-    assert (scheduler.phases.total, scheduler.place, scheduler.generated) == (0, {}, {})
+    assert (scheduler.phases.total, scheduler.running, scheduler.generated) == (0, {}, {})
     assert scheduler.kv_peak_tokens <= scheduler.num_blocks * scheduler.block
 
 

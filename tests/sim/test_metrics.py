@@ -12,7 +12,8 @@ import pytest
 from sim import simulate
 from sim.hardware.profile import Profile
 from sim.inter_token import RESOLUTION
-from sim.metrics import BatchRecord, Ledger, Result, make_result
+from sim.ledger import BatchRecord, Ledger, ReplicaUse
+from sim.metrics import Result, make_result
 from traces.trace import Trace
 
 STATISTICS = [
@@ -231,7 +232,7 @@ def test_requests_are_saved(result: Result, tmp_path: Path) -> None:
 
 def test_golden() -> None:
     """Two rows of one batch: 1 s of prefill, then decode steps of 1, 2 and 3 s."""
-    ledger = Ledger(2, [0.0, 0.0])
+    ledger = Ledger(2, [0.0, 0.0], replicas=[ReplicaUse("", 56)])
     ledger.batches.append(BatchRecord("PaddedBatch", (0, 1), 4, 4, 0.0, 1.0, 7.0, 10, 1.0, 1.0, 28))
     ledger.scheduled_s, ledger.first_token_s, ledger.finish_s = [0.0] * 2, [1.0] * 2, [7.0] * 2
     ledger.row_length, ledger.attempts, ledger.final_batch = [4, 4], [1, 1], [0, 0]
@@ -242,7 +243,6 @@ def test_golden() -> None:
         output_tokens=np.array([4, 2]),
         priority=None,
         labels={},
-        kv_capacity_tokens=56,
     )
     s = result.summary
     assert (s["mean_ttft_ms"], s["mean_e2el_ms"], s["duration"]) == (1000, 7000, 7)

@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.arrivals import Arrivals
+from sim.cluster import Sole
 from sim.hardware.step_cost import StepCost
-from sim.metrics import Ledger
-from sim.replica import PerceptionCost, Replica, SchedulingError
+from sim.ledger import Ledger, ReplicaUse
+from sim.padded import PerceptionCost
+from sim.replica import Replica, SchedulingError
 from sim.request import Request
 from sim.schedulers import MicrobatchScheduler, SequenceScheduler
 from sim.work import Drop, Limits, Outcome, PaddedBatch, Perceive, Prediction, Work
@@ -67,20 +69,19 @@ def drive(cost: StepCost) -> Drive:
         perception: PerceptionCost = QUESTION,
     ) -> Ledger:
         env = simpy.Environment()
-        ledger = Ledger(len(asked), [r.arrival_s for r in asked])
-        arrivals = Arrivals(env, sorted(asked, key=lambda r: r.arrival_s), ledger, max_concurrency)
+        arrival_s = [r.arrival_s for r in asked]
+        ledger = Ledger(len(asked), arrival_s, replicas=[ReplicaUse("made up", kv_tokens)])
+        arrivals = Arrivals(iter(sorted(asked, key=lambda r: r.arrival_s)), ledger, max_concurrency)
         Replica(
             env,
             scheduler,
             cost,
-            arrivals,
+            Sole(arrivals),
             ledger,
-            kv_capacity_tokens=kv_tokens,
             output_tokens=lengths,
             predictions=[Prediction(n) for n in lengths],
             perception=perception,
         )
-        env.process(arrivals.run())
         env.run()
         return ledger
 
@@ -123,16 +124,16 @@ def test_leap_golden(cost: StepCost, drive: Drive, requests: Requests) -> None:
     ledger = drive(Scripted(one_batch(512)), requests([None]), [3])
     # One row: 11.14 ms of prefill (with 50 units of attention), then decode at contexts 10 and 11.
     prefill = 0.011 + 9 * 0.001 / 63 + 50 * 1e-9
-    assert ledger.finish_s == [pytest.approx(prefill + 0.010 + 1e-6 + 0.010 + 1.1e-6)]
+    assert list(ledger.finish_s) == [pytest.approx(prefill + 0.010 + 1e-6 + 0.010 + 1.1e-6)]
 
 
 def test_rows_are_scheduled_run_and_finish_together(drive: Drive, requests: Requests) -> None:
     ledger = drive(Scripted(one_batch(50)), requests([None] * 3), [5, 50, 20])
     (batch,) = ledger.batches
-    assert ledger.scheduled_s == [0.0] * 3
-    assert ledger.first_token_s == [batch.prefill_end_s] * 3
-    assert ledger.finish_s == [batch.end_s] * 3
-    assert ledger.row_length == [50] * 3
+    assert list(ledger.scheduled_s) == [0.0] * 3
+    assert list(ledger.first_token_s) == [batch.prefill_end_s] * 3
+    assert list(ledger.finish_s) == [batch.end_s] * 3
+    assert list(ledger.row_length) == [50] * 3
     assert batch.kv_tokens == 3 * (10 + 50)
 
 
@@ -144,12 +145,12 @@ def test_the_first_token_is_that_of_the_final_attempt(drive: Drive, requests: Re
     ledger = drive(scheduler, requests([None, None]), [10, 11])
     first, second = ledger.batches
     assert first.iterations == 10
-    assert ledger.scheduled_s == [0.0, 0.0]
-    assert ledger.first_token_s == [first.prefill_end_s, second.prefill_end_s]
-    assert ledger.finish_s == [first.end_s, second.end_s]
-    assert ledger.attempts == [1, 2]
-    assert ledger.failed_tokens == [0, 10]
-    assert ledger.row_length == [10, 11]
+    assert list(ledger.scheduled_s) == [0.0, 0.0]
+    assert list(ledger.first_token_s) == [first.prefill_end_s, second.prefill_end_s]
+    assert list(ledger.finish_s) == [first.end_s, second.end_s]
+    assert list(ledger.attempts) == [1, 2]
+    assert list(ledger.failed_tokens) == [0, 10]
+    assert list(ledger.row_length) == [10, 11]
     outcomes = [o for name, _, o in scheduler.diary if name == "record"]
     assert [[r.id for r in o.finished] for o in outcomes] == [[0], [1]]
     assert [[r.id for r in o.unfinished] for o in outcomes] == [[1], []]
@@ -165,7 +166,7 @@ def test_perception_costs_a_prefill_and_eight_steps(cost: StepCost, drive: Drive
     assert asked.kv_tokens == 2 * (20 + 36 + 8)
     outcome = next(o for name, _, o in scheduler.diary if name == "record")
     assert [p.tokens for p in outcome.predictions] == [70, 80]
-    assert ledger.reason == ["rejected: enough"] * 2
+    assert ledger.reason == dict.fromkeys(range(2), "rejected: enough")
 
 
 def test_free_perception_takes_no_time(drive: Drive, requests: Requests) -> None:
@@ -219,8 +220,8 @@ def test_the_protocol_is_kept(
     submitted: set[int] = set()
     for (name, now, what), (after, _, then) in itertools.pairwise(diary):
         if name == "submit":
-            # SimPy adds delays up, which costs a last bit now and then.
-            assert now == pytest.approx(what.arrival_s, rel=1e-15) and now >= what.arrival_s
+            # While the accelerator is at work nobody looks: what counts is the next decision.
+            assert now >= what.arrival_s
             submitted.add(what.id)
         elif name == "next_work":
             assert {r.id for r in asked if r.arrival_s <= now} == submitted
@@ -235,14 +236,14 @@ def test_max_concurrency_holds_requests_back(drive: Drive, requests: Requests) -
     assert [b.request_ids for b in ledger.batches] == [(0, 1), (2, 3), (4, 5), (6,)]
     ends = [b.end_s for b in ledger.batches]
     # A request that is held back arrives when a place falls free.
-    assert ledger.arrival_s == [0, 0, ends[0], ends[0], ends[1], ends[1], 1000]
+    assert list(ledger.arrival_s) == [0, 0, ends[0], ends[0], ends[1], ends[1], 1000]
     assert ledger.scheduled_s == ledger.arrival_s
 
 
 def test_dropped_requests_make_room(drive: Drive, requests: Requests) -> None:
     asked = requests([None] * 4, prompt_tokens=[5000, 5000, 10, 10])
     ledger = drive(MicrobatchScheduler(Limits(1000)), asked, [5] * 4, kv_tokens=1000, max_concurrency=1)
-    assert [bool(text) for text in ledger.reason] == [True, True, False, False]
+    assert sorted(ledger.reason) == [0, 1]
     assert ledger.finish_s[2] < ledger.finish_s[3]
 
 

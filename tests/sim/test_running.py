@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from sim.hardware.profile import Profile
 from sim.hardware.step_cost import StepCost
-from sim.inter_token import RampLog
-from sim.metrics import Ledger, Result
+from sim.inter_token import GapPool
+from sim.ledger import Ledger
+from sim.metrics import Result
 from sim.request import Request
 from sim.running import Leap, RunningRequests
 from sim.simulation import scenario
@@ -103,11 +104,11 @@ def test_an_evicted_request_goes_on_where_it_was(cost: StepCost) -> None:
     first_token_s = ledger.first_token_s[0]
     # Four tokens are out; it leaves, and comes back with its prompt and those four to compute.
     running.plan(Iterations((), (r,), 1, False))
-    assert (ledger.preemptions, running.num_decoding, running.generated) == (1, 0, {0: 4})
+    assert (ledger.replicas[0].preemptions, running.num_decoding, running.generated) == (1, 0, {0: 4})
     iterations, now, finished = run(Iterations((Chunk(r, 24, True),), (), 99, False), now + 3.0)
     assert (iterations, finished, ledger.finish_s[0]) == (6, [r], now)
     assert ledger.first_token_s[0] == first_token_s
-    assert (running.context_tokens, running.prompt_tokens, running.ends, running.births) == (0, 0, {}, {})
+    assert (running.context_tokens, running.prompt_tokens, running.ends) == (0, 0, {})
     gaps = ledger.gaps.ramps()
     assert (gaps.counts * gaps.weight).sum() == 9
     assert total(gaps) == pytest.approx(now - first_token_s, rel=1e-12)
@@ -117,7 +118,7 @@ def test_an_evicted_request_goes_on_where_it_was(cost: StepCost) -> None:
 
 
 def total(log: object) -> float:
-    ramps = log.ramps() if isinstance(log, RampLog) else log
+    ramps = log.ramps() if isinstance(log, GapPool) else log
     first, slope, counts, weight = ramps  # type: ignore[misc]
     return float((weight * (counts * first + slope * counts * (counts - 1) / 2)).sum())
 

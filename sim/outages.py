@@ -1,0 +1,101 @@
+"""When replicas are down: at random, or by a schedule; knows nothing of what that means for requests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from traces.errors import InputError
+
+Schedules: TypeAlias = dict[int, Iterator[tuple[float, float]]]
+"""By replica, its outages in order as (from, until it serves again)."""
+
+
+@dataclass(frozen=True)
+class Outages:
+    """Failures and repairs of a fleet.
+
+    Exponential with means `mtbf_s` (up time) and `mttr_s` (repair), each replica on its own; or read from the
+    file `failures`, a table with the columns replica (from 0), down_s, up_s. A replica that was repaired
+    takes `startup_s` seconds to load its weights before it serves. InputError for both at once, for one mean
+    without the other, and for times that cannot be.
+    """
+
+    mtbf_s: float | None = None
+    mttr_s: float | None = None
+    failures: str | Path | None = None
+    startup_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.failures is not None and (self.mtbf_s is not None or self.mttr_s is not None):
+            raise InputError("failures: give either a schedule or mtbf_s and mttr_s, not both")
+        if (self.mtbf_s is None) != (self.mttr_s is None):
+            raise InputError(f"mtbf_s ({self.mtbf_s}) and mttr_s ({self.mttr_s}) must be given together")
+        for name in ("mtbf_s", "mttr_s"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise InputError(f"{name}: {value:g} must be a number of seconds above 0")
+        if not (math.isfinite(self.startup_s) and self.startup_s >= 0):
+            raise InputError(f"startup_s: {self.startup_s:g} must be at least 0 seconds")
+
+    @property
+    def any(self) -> bool:
+        """Whether anything can fail at all."""
+        return self.mtbf_s is not None or self.failures is not None
+
+    def schedules(
+        self, num_replicas: int, rng: np.random.Generator
+    ) -> dict[int, Iterator[tuple[float, float]]]:
+        """Every replica's outages; without end where they are random."""
+        if self.failures is not None:
+            return self._read(Path(self.failures), num_replicas)
+        if self.mtbf_s is None:
+            return {}
+        return {k: self._drawn(stream) for k, stream in enumerate(rng.spawn(num_replicas))}
+
+    def _drawn(self, rng: np.random.Generator) -> Iterator[tuple[float, float]]:
+        assert self.mtbf_s is not None and self.mttr_s is not None
+        now = 0.0
+        while True:
+            down = now + float(rng.exponential(self.mtbf_s))
+            now = down + float(rng.exponential(self.mttr_s)) + self.startup_s
+            yield down, now
+
+    def _read(self, path: Path, num_replicas: int) -> Schedules:
+        from traces import checks
+        from traces.tables import open_table
+
+        table = open_table(path, lambda name: name in ("down_s", "up_s"))
+        for column in ("replica", "down_s", "up_s"):
+            if column not in table.columns:
+                raise InputError(f"{path}: column {column} is missing; a schedule has replica, down_s, up_s")
+        replica, down, up = (
+            checks.tokens(table, "replica", 0),
+            *(checks.times(table, c) for c in ("down_s", "up_s")),
+        )
+        checks.refuse(
+            table, "replica", replica >= num_replicas, lambda k: f"{replica[k]} is not below {num_replicas}"
+        )
+        checks.refuse(table, "up_s", up <= down, lambda k: f"{up[k]:g} is not after down_s ({down[k]:g})")
+        found: Schedules = {}
+        for k in np.unique(replica).tolist():
+            order = np.flatnonzero(replica == k)
+            order = order[np.argsort(down[order], kind="stable")]
+            spans = [(float(down[i]), float(up[i]) + self.startup_s) for i in order]
+            for i, (before, after) in zip(order[1:], pairwise(spans), strict=True):
+                if after[0] < before[1]:
+                    what = (
+                        f"replica {k} is down until {before[1]:g} (start-up included), and fails again before"
+                    )
+                    raise checks.fault(table, int(i), "down_s", what)
+            found[k] = iter(spans)
+        return found
+
+
+NONE = Outages()
