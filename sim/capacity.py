@@ -13,14 +13,14 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from traces.errors import InputError
 
-from .slo import WARM_UP, Interval, Observation, Slo, interval
+from .slo import WARM_UP, WARM_UP_E2EL, Bound, Interval, Observation, Slo, interval, quantile
 
 T = TypeVar("T")
 
 Verdict = Literal["meets", "fails", "unstable", "undecided"]
 
-LEAST_DRIFT = 0.01
-"""A queue is called growing where at least this many requests more are left behind per arrival."""
+LEAST_DRIFT, LEAST_GROWTH = 0.01, 1.3
+"""A backlog counts as growing by at least so many requests per arrival, and so many times in half a run."""
 
 REQUESTS_PER_REPLICA = 40
 """A run has at least so many, that a large fleet is not judged by its first minute."""
@@ -54,6 +54,8 @@ class Effort:
     max_seeds: int = 8
     first_seed: int = 0
     confidence: float = 0.95
+    glance: bool = False
+    """Be content with a point that is settled, decided or not."""
 
     def __post_init__(self) -> None:
         for low, name, high in (
@@ -69,8 +71,8 @@ class Effort:
             raise InputError(f"seed: {self.first_seed} must be at least 0")
 
     def at_a_glance(self) -> Effort:
-        """The least that this effort does anywhere."""
-        return replace(self, max_requests=2 * self.num_requests, max_seeds=self.num_seeds)
+        """The same, content with a point that is settled: for values that decide nothing."""
+        return replace(self, max_seeds=self.num_seeds, glance=True)
 
 
 @dataclass(frozen=True)
@@ -117,32 +119,33 @@ class Point:
     def meets_by_mean(self) -> bool:
         """The better guess where nothing is decided."""
         return self.verdict == "meets" or (
-            self.verdict == "undecided" and all(m.pressure <= 1 for m in self.measured)
+            self.verdict == "undecided" and self.settled and all(m.pressure <= 1 for m in self.measured)
         )
 
 
 def judge(slo: Slo, asked: Sequence[Run], seen: Sequence[Observation], confidence: float) -> Point:
     """The verdict on one point: `meets` or `fails` only where the intervals leave no doubt.
 
-    Unstable where the backlog grows over the second half of the runs, beyond the noise between seeds. A run
-    whose warm-up is shorter than a request, or that has too few requests beyond a percentile, meets nothing.
+    Unstable where the backlog grows over the second half of the runs, beyond the noise between seeds. Where
+    it seems to grow nothing is met, nor by runs that are too short to settle or to have enough requests
+    beyond a percentile.
     """
     run = asked[0]
     n = len(seen)
     drift = interval([o.drift for o in seen], confidence)
     measured = []
-    fails = meets = False
-    straddles = False
+    fails = straddles = False
     for k, bound in enumerate(slo.bounds):
         at = interval([o.values[k] for o in seen], confidence)
-        measured.append(Measured(bound.name, bound.limit, *_plain(at), bound.pressure(at.mean)))
+        measured.append(_measured(bound, at))
         ends = (bound.holds(at.low), bound.holds(at.high))
         fails |= not any(ends)
         straddles |= any(ends) and not all(ends)
     mean_e2el = sum(o.mean_e2el_s for o in seen) / n
-    settled = run.num_requests >= _to_settle(slo, run.rate, mean_e2el, n) * 0.8
-    meets = settled and not fails and not straddles
-    unstable = drift.low > 0 and drift.mean >= LEAST_DRIFT
+    growing = drift.mean >= LEAST_DRIFT and sum(o.growth for o in seen) / n >= LEAST_GROWTH
+    unstable = growing and drift.low > 0
+    settled = not growing and run.num_requests >= 0.8 * _to_settle(slo, run.rate, mean_e2el, n)
+    meets = settled and not (fails or straddles)
     verdict: Verdict = "unstable" if unstable else "fails" if fails else "meets" if meets else "undecided"
     counted = sum(o.measured for o in seen)
     return Point(
@@ -163,13 +166,15 @@ def judge(slo: Slo, asked: Sequence[Run], seen: Sequence[Observation], confidenc
     )
 
 
-def _plain(at: Interval) -> tuple[float, float, float]:
-    return at.mean, at.low, at.high
+def _measured(bound: Bound, at: Interval) -> Measured:
+    # An interval does not reach to where its quantity cannot.
+    high = min(at.high, 1.0) if bound.metric == "attainment" else at.high
+    return Measured(bound.name, bound.limit, at.mean, max(at.low, 0.0), high, bound.pressure(at.mean))
 
 
 def _to_settle(slo: Slo, rate: float, mean_e2el_s: float, num_seeds: int) -> int:
     """Requests with which the warm-up outlasts the mean request, and percentiles have enough beyond them."""
-    need = 1.25 * rate * mean_e2el_s / WARM_UP
+    need = 1.25 * WARM_UP_E2EL * rate * mean_e2el_s / WARM_UP
     for tail in (bound.tail for bound in slo.bounds):
         if tail:
             need = max(need, 1.25 * TAIL_REQUESTS / (tail * num_seeds * 0.7))
@@ -177,18 +182,36 @@ def _to_settle(slo: Slo, rate: float, mean_e2el_s: float, num_seeds: int) -> int
 
 
 def decide(slo: Slo, replicas: int, rate: float, effort: Effort) -> Search[Point]:
-    """One point, simulated longer and with more seeds until it is decided or the effort is spent."""
+    """One point, simulated longer and with more seeds until it is decided, or named undecided.
+
+    The latter when the effort is spent, or as soon as all of it would foreseeably leave a bound undecided.
+    """
     most = effort.max_requests
     n, seeds = min(most, max(effort.num_requests, REQUESTS_PER_REPLICA * replicas)), effort.num_seeds
     while True:
         asked = [Run(replicas, rate, effort.first_seed + k, n) for k in range(seeds)]
         point = judge(slo, asked, (yield asked), effort.confidence)
-        if point.verdict != "undecided" or (n >= most and (seeds >= effort.max_seeds or not point.settled)):
+        if point.verdict != "undecided" or (n >= most and seeds >= effort.max_seeds):
             return point
+        if point.settled and (effort.glance or _hopeless(point, effort)):
+            return point
+        if point.settled or n >= most:
+            seeds = min(effort.max_seeds, seeds + 2)
         if point.settled:
-            n, seeds = min(most, 2 * n), min(effort.max_seeds, seeds + 2)
+            n = min(most, 2 * n)
         else:
             n = min(most, max(2 * n, _to_settle(slo, rate, point.mean_e2el_s, seeds)))
+
+
+def _hopeless(point: Point, effort: Effort) -> bool:
+    """Whether the interval of a bound would reach well across it even with all the effort allowed."""
+    now, then = point.num_seeds, effort.max_seeds
+    shrinks = quantile(then, effort.confidence) / quantile(now, effort.confidence)
+    shrinks *= math.sqrt(now * point.num_requests / (then * effort.max_requests))
+    return any(
+        m.low <= m.limit <= m.high and abs(m.mean - m.limit) < shrinks * (m.high - m.mean) / 2
+        for m in point.measured
+    )
 
 
 def alone(slo: Slo, mean_e2el_s: float, effort: Effort) -> Search[Point]:
@@ -321,9 +344,9 @@ def highest_rate(
 ) -> Search[RateRange]:
     """The highest rate that `replicas` carry within the SLO, by bisection to a relative `tolerance`.
 
-    From `start` the rate is multiplied or divided by `step`, then by more and more, until two rates bracket
-    the answer. A rate that stays undecided counts by its mean. With common random numbers every rate sees the
-    same pattern of arrivals, so that the curve being bisected is one curve.
+    From `start` the rate is multiplied or divided by `step` and more until two rates bracket the answer. A
+    rate that stays undecided counts by its mean. With common random numbers every rate sees the same pattern
+    of arrivals, so that the curve being bisected is one curve.
     """
     points: dict[float, Point] = {}
 
@@ -338,7 +361,7 @@ def highest_rate(
             high = low * factor
             if not (yield from passes(high)):
                 break
-            low, factor = high, max(2.0, factor)
+            low, factor = high, min(factor**2, 2.0)
     else:
         while True:
             low = high / factor
@@ -347,8 +370,8 @@ def highest_rate(
             if points[low].backlog < IDLE_BACKLOG and points[low].verdict != "unstable":
                 bound = points[low].binding
                 reason = (
-                    f"even at {low:.3g} requests/s, one request at a time, {said(bound)} is beyond the bound of "
-                    f"{shown(bound, bound.limit)}"
+                    f"even at {low:.3g} requests/s, one request at a time, {said(bound)} is beyond the bound "
+                    f"of {shown(bound, bound.limit)}"
                 )
                 return RateRange(None, None, _lowest_broken(points), reason, _by_rate(points))
             high, factor = low, min(2.0 * factor, 16.0)

@@ -213,7 +213,7 @@ class Plan:
             return None
         asked_rate = self.question.request_rate is None
         if any(a.price_per_hour is None for a in reached):
-            return min(reached, key=lambda a: (-(a.rate or 0.0) if asked_rate else (a.replicas or 0)))
+            return min(reached, key=lambda a: -(a.rate or 0.0) if asked_rate else (a.replicas or 0))
         if asked_rate:
             return min(reached, key=lambda a: (a.cost_per_hour or 0.0) / (a.rate or 1.0))
         return min(reached, key=lambda a: (a.cost_per_hour or 0.0, a.replicas or 0))

@@ -92,7 +92,11 @@ def plan(
     machines = _profiles(profiles)
     if not names or len(set(names)) < len(names):
         raise InputError(f"policies: {';'.join(names)!r} must name at least one policy, and none twice")
-    for value, what, least in ((replicas, "replicas", 1), (spare, "spare", 0), (max_replicas, "max_replicas", 1)):
+    for value, what, least in (
+        (replicas, "replicas", 1),
+        (spare, "spare", 0),
+        (max_replicas, "max_replicas", 1),
+    ):
         if value < least:
             raise InputError(f"{what}: {value} must be at least {least}")
     if not 0.001 <= tolerance <= 0.5:
@@ -206,9 +210,7 @@ def _ask_replicas(
     curve: tuple[Point, ...] = ()
     if curves:
         curve = yield from at_rates(slo, k, [share * rate for share in CURVE], glance)
-    return _Parts(
-        k, rate, "", fleet.at(k), rates, fleet.points, fleet, normal, fleet.at(k - 1), more, curve
-    )
+    return _Parts(k, rate, "", fleet.at(k), rates, fleet.points, fleet, normal, fleet.at(k - 1), more, curve)
 
 
 def _ask_rate(
@@ -339,7 +341,12 @@ def _workload(
     span = 0.0 if times is None else float(times[-1] - times[0])
     if times is None or not span > 0:
         return _Workload(
-            whole.name, replace(whole, arrival_s=None), whole, 1.0 if burstiness is None else burstiness, None, None
+            whole.name,
+            replace(whole, arrival_s=None),
+            whole,
+            1.0 if burstiness is None else burstiness,
+            None,
+            None,
         )
     counts = np.histogram(times, bins=10)[0]
     own_rate = (len(whole) - 1) / span
@@ -354,10 +361,13 @@ def _rate(given: float | str | None, workload: _Workload) -> float:
     try:
         rate = float(text[:-1] if times else text)
     except ValueError:
-        raise InputError(f"request_rate: {text!r} is neither requests per second nor a multiple such as 10x") from None
+        raise InputError(
+            f"request_rate: {text!r} is neither requests per second nor a multiple such as 10x"
+        ) from None
     if times and own is None:
         raise InputError(
-            f"request_rate: {workload.name} has no arrival times, and so no rate of its own; give requests per second"
+            f"request_rate: {workload.name} has no arrival times, and so no rate of its own; give requests "
+            "per second"
         )
     rate = rate * own if times and own is not None else rate
     if not 0 < rate < 1e9:
@@ -376,21 +386,23 @@ def _assumptions(
     prompt, output = trace.prompt_tokens.mean(), trace.output_tokens.mean()
     drawn = isinstance(workload.source, str)
     lengths = (
-        f"{len(trace):,} requests of {workload.name}, mean prompt {prompt:,.0f} and mean output {output:,.0f} tokens"
+        f"{len(trace):,} requests of {workload.name}, mean prompt {prompt:,.0f} and mean output "
+        f"{output:,.0f} tokens"
     )
     made = [Assumption("Requests", lengths, "drawn" if drawn else "given")]
     arrivals = workload.arrivals
     if workload.peak is not None and workload.own_rate is not None:
         arrivals += (
-            f"; the trace's own mean is {workload.own_rate:.3g}/s, and its busiest tenth runs at {workload.peak:.2f} "
-            "times that, which has to be part of the rate asked for"
+            f"; the trace's own mean is {workload.own_rate:.3g}/s, and its busiest tenth runs at "
+            f"{workload.peak:.2f} times that, which has to be part of the rate asked for"
         )
     made.append(Assumption("Arrivals", arrivals, "drawn" if workload.burstiness is not None else "given"))
     if not drawn:
         made.append(
             Assumption(
                 "Replications",
-                "each seed replays another window of the trace, from a start of its own, going round at its end",
+                "each seed replays another window of the trace from a start of its own, going round at its "
+                "end, scaled to the rate",
                 "given",
             )
         )

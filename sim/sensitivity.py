@@ -38,15 +38,18 @@ def changes(world: World) -> list[tuple[str, tuple[str, World], tuple[str, World
         (
             "Length prediction",
             ("exact", replace(world, predictor="exact")),
-            ("error, σ 0.4", replace(world, predictor="noisy:sigma=0.4")),
+            ("error, σ 0.4", replace(world, predictor="noisy:sigma=0.4,charge=off")),
         ),
     ]
     if world.burstiness is None:
         bursts = ("as drawn from Poisson", 1.0), ("gamma, burstiness 0.5", 0.5)
     else:
-        bursts = (f"{2 * world.burstiness:g} (steadier)", 2 * world.burstiness), (
-            f"{world.burstiness / 2:g} (burstier)",
-            world.burstiness / 2,
+        bursts = (
+            (f"{2 * world.burstiness:g} (steadier)", 2 * world.burstiness),
+            (
+                f"{world.burstiness / 2:g} (burstier)",
+                world.burstiness / 2,
+            ),
         )
     (steady, b1), (bursty, b2) = bursts
     made.append(
@@ -71,9 +74,7 @@ def sensitivity(
         for (name, less, more), low, high in zip(varied, others[::2], others[1::2], strict=True)
     ]
     least = (base or 0.0) * TOLERANCE
-    moved = [
-        s for s in swings if any(abs((end or 0.0) - (base or 0.0)) > least for end in (s.low, s.high))
-    ]
+    moved = [s for s in swings if any(abs((end or 0.0) - (base or 0.0)) > least for end in (s.low, s.high))]
     return Sensitivity(
         policy=world.policy,
         profile=world.profile.name,

@@ -20,14 +20,17 @@ FloatArray = npt.NDArray[np.float64]
 
 LATENCIES = ("ttft", "tpot", "e2el", "wait")
 WARM_UP, COOL_DOWN = 0.2, 0.1
-"""Shares of a run's requests, in order of arrival, that are simulated and not counted: the first meet an empty
-fleet, the last one that empties. Fixed beforehand, so that two fleets are judged on the same requests.
+"""Shares of a run's requests, in order of arrival, that are simulated and not counted: the first meet an
+empty fleet, the last one that empties. Fixed beforehand, so that two fleets are judged on the same requests.
 """
 
+WARM_UP_E2EL = 1.5
+"""How many times as long as the mean request a warm-up has to last."""
+
 RULE = (
-    f"Of every run the first {WARM_UP:.0%} and the last {COOL_DOWN:.0%} of the requests, in order of arrival, "
-    "are simulated and not counted; a run counts as settled when its warm-up lasts at least as long as the mean "
-    "request."
+    f"Of every run the first {WARM_UP:.0%} and the last {COOL_DOWN:.0%} of the requests, in order of "
+    "arrival, are simulated and not counted; no SLO is called met before the warm-up lasts "
+    f"{WARM_UP_E2EL:g} times as long as the mean request, nor while the backlog seems to grow."
 )
 
 
@@ -108,8 +111,8 @@ def _bound(text: str) -> Bound:
     known = metric in LATENCIES and (statistic == "mean" or (percentile and float(percentile[1]) > 0))
     if not known and name != "attainment":
         raise InputError(
-            f"slo: {text!r} is not METRIC_STATISTIC:MS with METRIC one of {', '.join(LATENCIES)} and STATISTIC "
-            "mean, median or pNN, nor attainment:SHARE"
+            f"slo: {text!r} is not METRIC_STATISTIC:MS with METRIC one of {', '.join(LATENCIES)} and "
+            "STATISTIC mean, median or pNN, nor attainment:SHARE"
         )
     try:
         limit = float(number)
@@ -129,14 +132,15 @@ class Observation:
     """What one run says, in plain numbers.
 
     `values`: per bound, in the order of the SLO; inf where a request that decides it never completed.
-    `drift`: by how many requests the backlog grew per arrival over the second half of the run.
+    `drift`: by how many requests the backlog grew per arrival over the second half of the run; `growth`: how
+    many times as large it was at the end of that half as at its beginning.
     """
 
     values: tuple[float, ...]
     drift: float
+    growth: float
     backlog: float
     mean_e2el_s: float
-    warm_up_s: float
     measured: int
     failed: int
     output_tokens: float
@@ -168,13 +172,13 @@ def observe(slo: Slo, columns: Mapping[str, np.ndarray[Any, Any]], summary: Mapp
     arrival, finish = columns["arrival_s"][order], columns["finish_s"][order]
     done = ~np.isnan(columns["finish_s"][counted])
     e2el_s = (columns["finish_s"] - columns["arrival_s"])[counted][done]
-    drift, backlog = _backlog(arrival, finish)
+    drift, growth, backlog = _backlog(arrival, finish)
     return Observation(
         values=tuple(_value(bound, slo.goodput_ms, columns, counted, done) for bound in slo.bounds),
         drift=drift,
+        growth=growth,
         backlog=backlog,
         mean_e2el_s=float(e2el_s.mean()) if len(e2el_s) else 0.0,
-        warm_up_s=float(columns["arrival_s"][counted[0]] - arrival[0]),
         measured=len(counted),
         failed=int((~done).sum()),
         output_tokens=float(np.where(done, columns["output_tokens"][counted], 0).mean()),
@@ -213,8 +217,8 @@ def _value(
     return high if math.isinf(high) else low + (high - low) * (place - math.floor(place))
 
 
-def _backlog(arrival: FloatArray, finish: FloatArray) -> tuple[float, float]:
-    """Growth of the backlog per arrival over the second half of the run, and its mean there.
+def _backlog(arrival: FloatArray, finish: FloatArray) -> tuple[float, float, float]:
+    """Growth of the backlog over the second half of the run, per arrival and as a ratio, and its mean there.
 
     The backlog is what has arrived and not ended, seen by each arrival; a request that was turned away ends
     when it comes.
@@ -225,7 +229,8 @@ def _backlog(arrival: FloatArray, finish: FloatArray) -> tuple[float, float]:
     half, tenth = n // 2, max(n // 10, 1)
     early, late = waiting[half : half + tenth], waiting[-tenth:]
     apart = max(n - half - tenth, 1)
-    return float(late.mean() - early.mean()) / apart, float(waiting[half:].mean())
+    first, last = float(early.mean()), float(late.mean())
+    return (last - first) / apart, (last + 1) / (first + 1), float(waiting[half:].mean())
 
 
 @dataclass(frozen=True)
@@ -237,18 +242,23 @@ class Interval:
     high: float
 
 
+def quantile(num_seeds: int, confidence: float) -> float:
+    """Half an interval's width in standard errors of the mean (Student's t)."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(num_seeds - 1, 0.5 + confidence / 2))
+
+
 def interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     """Student's t interval of the mean of independent replications; of one alone, without end.
 
     Where replications are infinite the mean is, and the interval reaches from the least of them to infinity.
     """
-    from scipy.special import stdtrit
-
     data = np.asarray(values, dtype=float)
     mean = float(data.mean())
     if len(data) < 2:
         return Interval(mean, -math.inf, math.inf)
     if math.isinf(mean):
         return Interval(math.inf, float(data.min()), math.inf)
-    half = float(stdtrit(len(data) - 1, 0.5 + confidence / 2)) * float(data.std(ddof=1)) / math.sqrt(len(data))
+    half = quantile(len(data), confidence) * float(data.std(ddof=1)) / math.sqrt(len(data))
     return Interval(mean, mean - half, mean + half)

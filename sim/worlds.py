@@ -175,9 +175,7 @@ class Runs:
         """What each of these runs observed, in order."""
         keys = [self.key(world, run) for world, run in wanted]
         missing = {
-            key: (world, run)
-            for key, (world, run) in zip(keys, wanted, strict=True)
-            if key not in self.known
+            key: (world, run) for key, (world, run) in zip(keys, wanted, strict=True) if key not in self.known
         }
         if missing:
             if self.state is None:
@@ -238,7 +236,7 @@ def together(
     searches: Sequence[tuple[World, Search[Any]]],
     runs: Callable[[Sequence[tuple[World, Run]]], Sequence[Observation]],
 ) -> list[Any]:
-    """Carry several searches on side by side, so that their runs share the cores; what each found, in order."""
+    """Carry several searches on side by side, so that their runs share the cores; what each found."""
     found: list[Any] = [None] * len(searches)
     asked: dict[int, list[Run]] = {}
     for k, (_, search) in enumerate(searches):
