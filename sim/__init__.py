@@ -1,4 +1,4 @@
-"""seqsched's simulator: `from sim import simulate, compare`.
+"""seqsched's simulator: `from sim import simulate, compare, plan`.
 
 The names are resolved on first use, so that importing a part of the package loads no other part.
 """
@@ -11,11 +11,20 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .metrics import Result
+    from .plan_result import Plan
+    from .planning import plan
     from .simulation import Comparison, compare, simulate
 
-__all__ = ["Comparison", "Result", "__version__", "compare", "simulate"]
+__all__ = ["Comparison", "Plan", "Result", "__version__", "compare", "plan", "simulate"]
 
-_HOMES = {"simulate": "simulation", "compare": "simulation", "Comparison": "simulation", "Result": "metrics"}
+_HOMES = {
+    "simulate": "simulation",
+    "compare": "simulation",
+    "Comparison": "simulation",
+    "Result": "metrics",
+    "plan": "planning",
+    "Plan": "plan_result",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -181,10 +181,11 @@ def _to_settle(slo: Slo, rate: float, mean_e2el_s: float, num_seeds: int) -> int
     return math.ceil(min(need, 1e12))
 
 
-def decide(slo: Slo, replicas: int, rate: float, effort: Effort) -> Search[Point]:
+def decide(slo: Slo, replicas: int, rate: float, effort: Effort, *, patient: bool = False) -> Search[Point]:
     """One point, simulated longer and with more seeds until it is decided, or named undecided.
 
-    The latter when the effort is spent, or as soon as all of it would foreseeably leave a bound undecided.
+    The latter when the effort is spent or, if not `patient`, when after a quarter of it the rest would
+    foreseeably leave a bound undecided.
     """
     most = effort.max_requests
     n, seeds = min(most, max(effort.num_requests, REQUESTS_PER_REPLICA * replicas)), effort.num_seeds
@@ -193,7 +194,7 @@ def decide(slo: Slo, replicas: int, rate: float, effort: Effort) -> Search[Point
         point = judge(slo, asked, (yield asked), effort.confidence)
         if point.verdict != "undecided" or (n >= most and seeds >= effort.max_seeds):
             return point
-        if point.settled and (effort.glance or _hopeless(point, effort)):
+        if point.settled and (effort.glance or (not patient and _hopeless(point, effort))):
             return point
         if point.settled or n >= most:
             seeds = min(effort.max_seeds, seeds + 2)
@@ -206,6 +207,8 @@ def decide(slo: Slo, replicas: int, rate: float, effort: Effort) -> Search[Point
 def _hopeless(point: Point, effort: Effort) -> bool:
     """Whether the interval of a bound would reach well across it even with all the effort allowed."""
     now, then = point.num_seeds, effort.max_seeds
+    if 4 * now * point.num_requests < then * effort.max_requests:
+        return False
     shrinks = quantile(then, effort.confidence) / quantile(now, effort.confidence)
     shrinks *= math.sqrt(now * point.num_requests / (then * effort.max_requests))
     return any(
@@ -351,7 +354,7 @@ def highest_rate(
     points: dict[float, Point] = {}
 
     def passes(rate: float) -> Search[bool]:
-        points[rate] = yield from decide(slo, replicas, rate, effort)
+        points[rate] = yield from decide(slo, replicas, rate, effort, patient=True)
         return points[rate].meets_by_mean
 
     low = high = start
