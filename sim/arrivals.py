@@ -48,8 +48,9 @@ class Arrivals:
         self.num_ended, self.on_progress = 0, on_progress
         self.told_at = self.step = max(1, ledger.num_requests // 200)
 
-    def release(self, now: float, submit: Submit) -> None:
-        """Submit every request due by now, as far as there is room."""
+    def take(self, now: float, submit: Submit) -> int:
+        """Submit every request due by now, as far as there is room; how many these were."""
+        before = self.room
         while self.due_s <= now:
             request = self.head
             assert request is not None
@@ -59,8 +60,9 @@ class Arrivals:
             self.head = next(self.coming, None)
             self.due_s = self.head.arrival_s if self.head is not None and self.room else math.inf
             submit(request, now)
+        return before - self.room
 
-    def ended(self, num_requests: int, now: float) -> None:
+    def leave(self, num_requests: int, now: float) -> None:
         """Requests have ended: their places are free from now on."""
         if self.room == 0 and num_requests:
             self.freed_s = now
@@ -78,7 +80,7 @@ class Arrivals:
         """Submit each request when it is due; where there is no room, when there is."""
         while self.head is not None:
             if self.due_s <= env.now:
-                self.release(env.now, submit)
+                self.take(env.now, submit)
             elif self.due_s < math.inf:
                 yield env.timeout(self.due_s - env.now)
             else:

@@ -21,29 +21,17 @@ from .routers import Router
 from .work import SchedulingError
 
 
-class Sole:
+class Sole(Arrivals):
     """The source of an accelerator that stands alone: it knows beforehand when the next request comes."""
-
-    def __init__(self, arrivals: Arrivals) -> None:
-        self.arrivals = arrivals
-
-    @property
-    def due_s(self) -> float:
-        """When the next request is due."""
-        return self.arrivals.due_s
-
-    @property
-    def is_bounded(self) -> bool:
-        """Whether clients wait for each other's places."""
-        return self.arrivals.is_bounded
 
     def release(self, replica: Replica, now: float) -> None:
         """Submit what is due."""
-        self.arrivals.release(now, replica.submit)
+        if self.due_s <= now:
+            replica.num_requests += self.take(now, replica.scheduler.submit)
 
     def ended(self, replica: Replica, requests: Sequence[Request], now: float) -> None:
         """Their places are free."""
-        self.arrivals.ended(len(requests), now)
+        self.leave(len(requests), now)
 
 
 class Fleet:
@@ -99,7 +87,7 @@ class Fleet:
         if self.router is not None:
             for request in requests:
                 self.router.ended(request, replica.number)
-        self.arrivals.ended(len(requests), now)
+        self.arrivals.leave(len(requests), now)
         self.num_left -= len(requests)
         if not self.num_left:
             self.all_ended.succeed()

@@ -7,6 +7,7 @@ of how a scheduler decides, nor of where requests come from.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol
 
@@ -38,13 +39,10 @@ FAILURE = "failure"
 class Source(Protocol):
     """Where a replica's requests come from, and who is told what became of them."""
 
-    @property
-    def due_s(self) -> float:
-        """When the next request comes to the replica, as far as that is known beforehand; else infinity."""
-
-    @property
-    def is_bounded(self) -> bool:
-        """Whether clients wait for each other's places, so that every arrival has to be noticed."""
+    due_s: float
+    """When the next request comes to the replica, as far as that is known beforehand; else infinity."""
+    is_bounded: bool
+    """Whether clients wait for each other's places, so that every arrival has to be noticed."""
 
     def release(self, replica: Replica, now: float) -> None:
         """Submit to the replica what it may have by now; called before each decision."""
@@ -124,22 +122,31 @@ class Replica:
     def _work(self) -> SimProcess:
         env, scheduler, source = self.env, self.scheduler, self.source
         while True:
-            source.release(self, env.now)
-            work = scheduler.next_work(env.now)
+            now = env.now
+            source.release(self, now)
+            work = scheduler.next_work(now)
             if isinstance(work, Iterations):
-                outcome = yield from self._iterate(work)
+                leap, iterations = self._leap(work, now)
+                try:
+                    yield env.timeout(leap.seconds(iterations))
+                except simpy.Interrupt as signal:
+                    if signal.cause is not None:
+                        raise
+                    iterations = min(iterations, leap.iterations_begun(env.now - now))
+                    yield env.timeout(max(0.0, now + leap.seconds(iterations) - env.now))
+                outcome = self._landed(work, leap, iterations, now)
             elif work is None:
                 yield from self._wait(scheduler.wake_at)
                 continue
             elif isinstance(work, PaddedBatch):
                 record = yield from self._run_batch(
-                    work, batch_record(work, self.cost, self.output_tokens, env.now)
+                    work, batch_record(work, self.cost, self.output_tokens, now)
                 )
                 outcome = write_down(self.ledger, work, record, self.output_tokens)
                 self._ended(outcome.finished)
             elif isinstance(work, Perceive):
                 record = yield from self._run_batch(
-                    work, perceive_record(work, self.cost, self.perception, env.now)
+                    work, perceive_record(work, self.cost, self.perception, now)
                 )
                 self.ledger.batches.append(record)
                 outcome = Outcome(record.iterations, predictions=[self._answer(r) for r in work.requests])
@@ -160,7 +167,7 @@ class Replica:
             until_s = min(until_s, wake_at)
         self.is_listening = True
         try:
-            yield env.event() if until_s == float("inf") else env.timeout(until_s - env.now)
+            yield env.event() if until_s == math.inf else env.timeout(until_s - env.now)
         except simpy.Interrupt as signal:
             if signal.cause is not None:
                 raise
@@ -181,45 +188,41 @@ class Replica:
         record, self.batch = self.batch[1], None
         return record._replace(end_s=self.env.now)
 
-    def _iterate(self, work: Iterations) -> Generator[simpy.Event, Any, Outcome]:
-        """Many iterations as one event; where it matters, they end with the iteration in which a request
-        arrives.
+    def _leap(self, work: Iterations, now: float) -> tuple[Leap, int]:
+        """Begin iterations: what they take as one event, and how many of them before something that matters
+        is known to happen.
         """
-        env, running, source = self.env, self.running, self.source
-        start_s, ledger = env.now, self.ledger
+        running, source = self.running, self.source
         leap = running.plan(work if self.leap else work._replace(at_most=1))
         iterations = leap.iterations
         if iterations < 1 or not (work.chunks or running.ends):
             raise SchedulingError(f"{type(self.scheduler).__name__}: Iterations with nothing to run")
-        seconds = leap.seconds(iterations)
         if iterations > 1:
             until_s = work.until_s
             if work.stop_on_arrival or source.is_bounded:
-                due_s, self.is_listening = source.due_s, True
-                if due_s < until_s:
-                    until_s = due_s
-            if until_s < start_s + seconds:
-                iterations = leap.iterations_begun(until_s - start_s)
-                seconds = leap.seconds(iterations)
-        self.iterations = (work, leap, start_s)
-        try:
-            yield env.timeout(seconds)
-        except simpy.Interrupt as signal:
-            if signal.cause is not None:
-                raise
-            iterations = min(iterations, leap.iterations_begun(env.now - start_s))
-            yield env.timeout(max(0.0, start_s + leap.seconds(iterations) - env.now))
+                self.is_listening = True
+                if source.due_s < until_s:
+                    until_s = source.due_s
+            if until_s < math.inf:
+                iterations = leap.iterations_begun(until_s - now)
+        self.iterations = (work, leap, now)
+        return leap, iterations
+
+    def _landed(self, work: Iterations, leap: Leap, iterations: int, start_s: float) -> Outcome:
+        """End so many of the leap's iterations."""
+        running, now = self.running, self.env.now
         self.is_listening, self.iterations = False, None
-        finished = running.advance(work, leap, iterations, start_s, env.now)
+        finished = running.advance(work, leap, iterations, start_s, now)
         if running.peak_tokens > self.use.kv_capacity_tokens:
             raise SchedulingError(
                 f"{type(self.scheduler).__name__}: {running.peak_tokens} KV tokens in use, "
                 f"the capacity is {self.use.kv_capacity_tokens}"
             )
-        if ledger.log:
+        if self.ledger.log:
             self._note(work, leap, iterations, start_s, len(finished))
         if finished:
-            self._ended(finished)
+            self.num_requests -= len(finished)
+            self.source.ended(self, finished, now)
         return Outcome(iterations, finished)
 
     def _note(self, work: Iterations, leap: Leap, iterations: int, start_s: float, num_finished: int) -> None:
@@ -306,7 +309,7 @@ class Replica:
             if i in lost:
                 ledger.attempts[i] += 1
                 ledger.lost_tokens[i] = ledger.lost_tokens.get(i, 0) + lost[i]
-                ledger.first_token_s[i] = float("nan")
+                ledger.first_token_s[i] = math.nan
         self.num_requests, self.batch, self.iterations, self.is_listening = 0, None, None, False
         self.use.failures += 1
         self.repaired = self.env.event()

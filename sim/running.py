@@ -15,16 +15,22 @@ from typing import NamedTuple
 from .hardware.step_cost import StepCost
 from .ledger import Ledger, ReplicaUse
 from .request import Request
-from .work import Iterations, SchedulingError
+from .work import Chunk, Iterations, SchedulingError
 
 
 class Leap(NamedTuple):
-    """`iterations` iterations: one that takes `head_s`, then decode-only ones of `first_s + j * slope_s`."""
+    """`iterations` iterations: one that takes `head_s`, then decode-only ones of `first_s + j * slope_s`.
+
+    `starting` are the requests whose prompt the first of them completes, each with the tokens it has left to
+    generate from there on; `context_tokens` is what they have in memory then.
+    """
 
     iterations: int
     head_s: float
     first_s: float
     slope_s: float
+    starting: Sequence[tuple[int, Request]] = ()
+    context_tokens: int = 0
 
     def seconds(self, iterations: int) -> float:
         """How long the first `iterations` of it take (at least 1)."""
@@ -33,11 +39,14 @@ class Leap(NamedTuple):
 
     def iterations_begun(self, seconds: float) -> int:
         """How many iterations have ended or are in progress so many seconds after its start, at least 1."""
-        rest = seconds - self.head_s
-        if rest <= 0 or self.iterations == 1:
+        rest, last = seconds - self.head_s, self.iterations - 1
+        if rest <= 0 or not last:
             return 1
-        half = self.first_s - self.slope_s / 2
-        k = int(2 * rest / (half + math.sqrt(half * half + 2 * self.slope_s * rest)))
+        first, slope = self.first_s, self.slope_s
+        if last * first + slope * (last * (last - 1) / 2) < rest:
+            return self.iterations
+        half = first - slope / 2
+        k = int(2 * rest / (half + math.sqrt(half * half + 2 * slope * rest)))
         while k > 0 and self.seconds(1 + k) >= seconds:
             k -= 1
         while self.seconds(1 + k) < seconds:
@@ -85,80 +94,97 @@ class RunningRequests:
 
     def plan(self, work: Iterations) -> Leap:
         """Carry out evictions, and say how long the iterations take if nothing interrupts them."""
-        chunks, at_most = work.chunks, work.at_most
+        chunks, iterations = work.chunks, work.at_most
         for request in work.evict:
             self._evict(request)
         cost, heap, ends = self.cost, self.heap, self.ends
-        num_decode = len(ends)
+        num_decode, context = len(ends), self.context_tokens
         while heap and ends.get(heap[0][1]) != heap[0][0]:
             heappop(heap)  # what was evicted
-        iterations = min(at_most, heap[0][0] - self.tick) if heap else at_most
+        if heap and heap[0][0] - self.tick < iterations:
+            iterations = heap[0][0] - self.tick
         if not chunks:
-            first_s, slope_s = cost.decode_run(num_decode, self.context_tokens)
+            first_s, slope_s = cost.decode_run(num_decode, context)
             return Leap(iterations, first_s, first_s + slope_s, slope_s)
-        prefill_tokens, attention, num_new, new_context = 0, 0.0, 0, 0
+        prefill_tokens, attention, new_context = 0, 0.0, 0
+        computed, generated, output_tokens = self.computed, self.generated, self.output_tokens
+        starting = []
         for request, num_tokens, last, cached in chunks:
             i = request.id
-            history = cached + self.computed[i] if i in self.computed else cached
+            history = cached + computed[i] if i in computed else cached
             prefill_tokens += num_tokens
             attention += num_tokens * (history + num_tokens / 2)
             if last:
-                num_new += 1
                 new_context += history + num_tokens
-                left = self.output_tokens[i] - self.generated.get(i, 0)
+                left = output_tokens[i] - generated[i] if i in generated else output_tokens[i]
+                starting.append((left, request))
                 if left < iterations:
                     iterations = left
-        head_s = cost.mixed_s(num_decode, self.context_tokens, len(chunks), prefill_tokens, attention)
+        head_s = cost.mixed_s(num_decode, context, len(chunks), prefill_tokens, attention)
         if iterations == 1:
-            return Leap(1, head_s, 0.0, 0.0)
-        context = self.context_tokens + num_decode + new_context
-        return Leap(iterations, head_s, *cost.decode_run(num_decode + num_new, context))
+            return Leap(1, head_s, 0.0, 0.0, starting, new_context)
+        first_s, slope_s = cost.decode_run(num_decode + len(starting), context + num_decode + new_context)
+        return Leap(iterations, head_s, first_s, slope_s, starting, new_context)
 
     def advance(
         self, work: Iterations, leap: Leap, iterations: int, start_s: float, end_s: float
     ) -> list[Request]:
         """Move on by so many of the leap's iterations; the requests that finish with the last of them."""
-        ledger, ends, head_end_s = self.ledger, self.ends, start_s + leap.head_s
-        num_decode = len(ends)
+        ledger, ends, tick, heap = self.ledger, self.ends, self.tick, self.heap
+        num_decode, head_end_s = len(ends), start_s + leap.head_s
+        context = self.context_tokens + num_decode + leap.context_tokens
+        finish_s = ledger.finish_s
         if num_decode:
             ledger.gaps.add(head_end_s - self.iterated_s, 0.0, 1, num_decode)
-        context = self.context_tokens + num_decode
-        for request, num_tokens, last, cached in work.chunks:
+        if work.chunks:
+            self._count(work.chunks, start_s)
+            for left, request in leap.starting:
+                i, end = request.id, tick + left
+                ends[i] = end
+                heappush(heap, (end, i, request))
+                if i in self.last_token_s:
+                    ledger.gaps.add(head_end_s - self.last_token_s.pop(i), 0.0, 1, 1)
+                    del self.generated[i]
+                else:
+                    ledger.first_token_s[i] = head_end_s
+        if iterations > 1:
+            num_decode = len(ends)
+            ledger.gaps.add(leap.first_s, leap.slope_s, iterations - 1, num_decode)
+            context += num_decode * (iterations - 1)
+        self.tick = tick = tick + iterations
+        self.iterated_s = end_s
+        self.peak_tokens = context + self.prompt_tokens
+        self.use.iterations += iterations
+        self.use.busy_s += end_s - start_s
+        finished: list[Request] = []
+        while heap and heap[0][0] <= tick:
+            end, i, request = heappop(heap)
+            if ends.get(i) != end:
+                continue
+            del ends[i]
+            context -= request.prompt_tokens + self.output_tokens[i] - 1
+            finish_s[i], ledger.replica[i] = end_s, self.replica
+            finished.append(request)
+        self.context_tokens = context
+        return finished
+
+    def _count(self, chunks: Sequence[Chunk], start_s: float) -> None:
+        """What of its prompt each request has in memory now, and when it first ran."""
+        ledger, computed = self.ledger, self.computed
+        for request, num_tokens, last, cached in chunks:
             i = request.id
-            if ledger.ended(i):
+            if i in computed:
+                self.prompt_tokens -= computed[i]
+                num_tokens += computed.pop(i)
+            elif ledger.ended(i):
                 raise SchedulingError(f"request {i} was run again after it had ended")
-            computed = cached + num_tokens
-            if i in self.computed:
-                before = self.computed.pop(i)
-                self.prompt_tokens -= before
-                computed += before
             elif ledger.scheduled_s[i] != ledger.scheduled_s[i]:
                 ledger.scheduled_s[i] = start_s
                 if request.predicted_tokens is not None:
                     ledger.predicted[i] = request.predicted_tokens
             if not last:
-                self.computed[i] = computed
-                self.prompt_tokens += computed
-                continue
-            generated = self.generated.pop(i, 0)
-            if generated:
-                ledger.gaps.add(head_end_s - self.last_token_s.pop(i), 0.0, 1, 1)
-            else:
-                ledger.first_token_s[i] = head_end_s
-            context += computed
-            ends[i] = end = self.tick + self.output_tokens[i] - generated
-            heappush(self.heap, (end, i, request))
-        if iterations > 1:
-            num_decode = len(ends)
-            ledger.gaps.add(leap.first_s, leap.slope_s, iterations - 1, num_decode)
-            context += num_decode * (iterations - 1)
-        self.context_tokens = context
-        self.tick += iterations
-        self.iterated_s = end_s
-        self.peak_tokens = context + self.prompt_tokens
-        self.use.iterations += iterations
-        self.use.busy_s += end_s - start_s
-        return self._finished(end_s)
+                computed[i] = cached + num_tokens
+                self.prompt_tokens += computed[i]
 
     def abandon(self) -> dict[int, int]:
         """The accelerator has failed and its memory is lost: id -> tokens that were lost with it."""
@@ -166,20 +192,6 @@ class RunningRequests:
         lost |= {i: self.output_tokens[i] - (end - self.tick) for i, end in self.ends.items()}
         self.__init__(self.cost, self.output_tokens, self.ledger, self.use, self.replica)  # type: ignore[misc]
         return lost
-
-    def _finished(self, end_s: float) -> list[Request]:
-        finished = []
-        heap, ends, tick, ledger = self.heap, self.ends, self.tick, self.ledger
-        while heap and heap[0][0] <= tick:
-            end, i, request = heappop(heap)
-            if ends.get(i) != end:
-                continue
-            del ends[i]
-            self.context_tokens -= request.prompt_tokens + self.output_tokens[i] - 1
-            ledger.finish_s[i] = end_s
-            ledger.replica[i] = self.replica
-            finished.append(request)
-        return finished
 
     def _evict(self, request: Request) -> None:
         i = request.id

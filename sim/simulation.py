@@ -30,7 +30,7 @@ from .outages import NONE, Outages
 from .padded import FREE, PerceptionCost
 from .perception import ANSWER_TOKENS, QUESTION_TOKENS, Perception, Predictor, perceive, predictor
 from .policies import Policy, limits_of, make_scheduler, policy_name
-from .replica import Replica
+from .replica import Replica, Source
 from .request import Request
 from .routers import DEFAULT_ROUTER, ROUTERS, Router
 from .routers import router as make_router
@@ -121,15 +121,16 @@ class Scenario:
             replicas=[ReplicaUse(m.profile.name, m.limits.kv_tokens) for m in machines],
         )
         env = simpy.Environment()
-        arrivals = Arrivals(self.requests(said), ledger, self.max_concurrency, on_progress)
+        coming = (self.requests(said), ledger, self.max_concurrency, on_progress)
         alone = len(machines) == 1 and not self.outages.any
-        fleet = None if alone else Fleet(env, arrivals, self._router(machines))
+        fleet = None if alone else Fleet(env, Arrivals(*coming), self._router(machines))
+        source: Source = fleet or Sole(*coming)
         replicas = [
             Replica(
                 env,
                 scheduler,
                 machine.profile.step_cost,
-                fleet or Sole(arrivals),
+                source,
                 ledger,
                 output_tokens=lengths,
                 predictions=predictions_of(said) if said.charged else (),

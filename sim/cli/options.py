@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from ..routers import DEFAULT_ROUTER, RouterName
+from ..routers import RouterName
 from ..simulation import DEFAULT_PREDICTOR, DEFAULT_PROFILE, DEFAULT_TRACE
 
 
@@ -27,7 +27,7 @@ class Machine:
     """Seed of everything random: arrivals, lengths, predictions, routing, failures."""
     replicas: int = 1
     """Accelerators that serve side by side."""
-    router: RouterName = DEFAULT_ROUTER
+    router: RouterName = "least-requests"
     """Which of them serves a request."""
     fleet: str | None = None
     """Profiles of a mixed fleet, NAME*COUNT;NAME*COUNT, in place of --profile and --replicas."""

@@ -20,6 +20,7 @@ from ..work import Chunk, Drop, Iterations, Limits, Outcome, Perceive, Work
 from .admission import EXPIRED, rejection
 from .binning import expected_tokens
 from .order import PREDICTED_ORDERS, Order, discipline
+from .planned_memory import PlannedMemory
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ class ContinuousScheduler:
         self.generated: dict[int, int] = {}  # id -> tokens kept over its evictions
         self.phases = BlockPhases(self.block)
         self.prefixes = EvictedPrefixes()
+        self.plans = PlannedMemory(self.block) if o.admission == "predicted" else None
         self.iteration = self.num_queued = self.peak_blocks = 0
         self.first_need = self.first_reused = (
             0  # blocks of the first iteration handed out, and those used again
@@ -147,7 +149,8 @@ class ContinuousScheduler:
             self.unknown.append(request)
             self.unknown_since = min(self.unknown_since, request.arrival_s)
         else:
-            self._enqueue(request)
+            heappush(self.waiting, (self.rank(request, 0), self.num_queued, request))
+            self.num_queued += 1
 
     def wants(self, request: Request) -> bool:
         """Whether a place and the memory for its prompt are there, beside all that waits here already."""
@@ -190,7 +193,10 @@ class ContinuousScheduler:
         self.first_need = need
         at_most, until_s = 1, inf
         if settled and not prefilling:
-            at_most += self._iterations_within(self.free - need)
+            # Memory lasts for so many: one finishes before, or it matters how long exactly it lasts.
+            at_most += (self.free - need) // self.phases.total * self.block
+            if at_most <= self.most_new_tokens:
+                at_most = 1 + self.phases.iterations_within(self.iteration + 1, self.free - need)
         while self.deadlines and self.deadlines[0][1] in self.begun:
             self.begun.remove(heappop(self.deadlines)[1])
         if self.deadlines:
@@ -206,7 +212,8 @@ class ContinuousScheduler:
         if isinstance(work, Perceive):
             for request, prediction in zip(work.requests, outcome.predictions, strict=True):
                 request.predicted_tokens, request.predicted_upper_tokens = prediction
-                self._enqueue(request)
+                heappush(self.waiting, (self.rank(request, 0), self.num_queued, request))
+                self.num_queued += 1
             del self.unknown[: len(work.requests)]
             self.unknown_since = self.unknown[0].arrival_s if self.unknown else inf
         if not isinstance(work, Iterations):
@@ -216,12 +223,12 @@ class ContinuousScheduler:
             need += self.phases.need(self.iteration + 1, outcome.iterations - 1)
         self.free -= need
         self.prefixes.taken += need - self.first_reused
-        self.peak_blocks = max(self.peak_blocks, self.num_blocks - self.free)
+        if self.num_blocks - self.free > self.peak_blocks:
+            self.peak_blocks = self.num_blocks - self.free
         self.iteration += outcome.iterations
         for request in outcome.finished:
             self._leave(self.running[request.id])
-            if self.generated:
-                self.generated.pop(request.id, None)
+            self.generated.pop(request.id, None)
             if self.on_end is not None:
                 self.on_end(request)
 
@@ -238,11 +245,6 @@ class ContinuousScheduler:
     def _length(self, request: Request) -> int:
         """Tokens to compute before its next token: the prompt, and what it generated before evictions."""
         return request.prompt_tokens + self.generated.get(request.id, 0)
-
-    def _enqueue(self, request: Request) -> None:
-        rank = self.rank(request, self.generated.get(request.id, 0))
-        heappush(self.waiting, (rank, self.num_queued, request))
-        self.num_queued += 1
 
     def _too_long(self, request: Request) -> Drop | None:
         """Without chunks one iteration must hold a prompt, and what is recomputed after an eviction."""
@@ -283,14 +285,6 @@ class ContinuousScheduler:
         fits = len(batch) * (max(r.prompt_tokens for r in batch) + extra) <= free_tokens
         return Perceive(tuple(batch)) if fits else None
 
-    def _iterations_within(self, free_blocks: int) -> int:
-        """Decode-only iterations after the first for which memory lasts, if none finishes before."""
-        phases = self.phases
-        rounds = free_blocks // phases.total
-        if rounds * self.block >= self.most_new_tokens:
-            return rounds * self.block  # one finishes sooner, so how far it lasts exactly does not matter
-        return phases.iterations_within(self.iteration + 1, free_blocks)
-
     def _continue_prompts(self, need: int) -> tuple[list[Chunk], int]:
         """The next chunks of unfinished prompts; `need`, the blocks of those that decode, and of these."""
         chunks: list[Chunk] = []
@@ -320,7 +314,9 @@ class ContinuousScheduler:
             if self.gone and request.id in self.gone:
                 self.gone.remove(heappop(waiting)[-1].id)
                 continue
-            length = self._length(request)
+            length = request.prompt_tokens
+            if self.generated:
+                length += self.generated.get(request.id, 0)
             reused = self.prefixes.intact(request.id, need - self.first_reused) if reusable else 0
             cached = reused * block
             left = length - cached
@@ -328,7 +324,10 @@ class ContinuousScheduler:
             if num_tokens <= 0:
                 return need, False
             blocks = -(-(cached + num_tokens) // block)
-            if need + blocks > self.free or not self._may_enter(request, length, need):
+            if need + blocks > self.free or (
+                (num_tokens < left or o.admission == "predicted")
+                and not self._may_enter(request, length, need)
+            ):
                 return need, True
             heappop(waiting)
             if reusable:
@@ -338,9 +337,12 @@ class ContinuousScheduler:
             budget -= num_tokens
             if request.deadline_s is not None:
                 self.begun.add(request.id)
-            sequence = running[request.id] = Sequence(request, rank, order)
-            chunks.append(Chunk(request, num_tokens, num_tokens == left, cached))
-            self._progress(sequence, chunks[-1])
+            running[request.id] = sequence = Sequence(request, rank, order)
+            if self.plans is not None:
+                self.plans.admit(request.id, max(self._planned(request), length))
+            chunk = Chunk(request, num_tokens, num_tokens == left, cached)
+            chunks.append(chunk)
+            self._progress(sequence, chunk)
             if self.on_admission is not None:
                 self.on_admission(request)
         return need, True
@@ -351,14 +353,9 @@ class ContinuousScheduler:
             return True
         if self.options.admission == "prompt":
             return need - -length // self.block <= self.free
-        planned = sum(
-            blocks_for(max(self._planned(s.request), self._held(s)), self.block)
-            for s in self.running.values()
-        )
-        return (
-            not self.running
-            or planned + blocks_for(max(self._planned(request), length), self.block) <= self.num_blocks
-        )
+        assert self.plans is not None
+        blocks = blocks_for(max(self._planned(request), length), self.block)
+        return not self.running or self.plans.total(self.iteration) + blocks <= self.num_blocks
 
     def _planned(self, request: Request) -> int:
         """Tokens that the request will have in memory in the end, as predicted."""
@@ -376,9 +373,12 @@ class ContinuousScheduler:
         """Count what the chunk computes; with the last of its prompt a sequence decodes from then on."""
         sequence.computed += chunk.cached + chunk.num_tokens
         if chunk.last:
-            self.prefilling.pop(chunk.request.id, None)
+            if self.prefilling:
+                self.prefilling.pop(chunk.request.id, None)
             sequence.birth = sequence.computed - self.iteration - 1
             self.phases.add(sequence.birth)
+            if self.plans is not None:
+                self.plans.decode(chunk.request.id, sequence.birth)
         else:
             self.prefilling[chunk.request.id] = sequence
 
@@ -400,8 +400,14 @@ class ContinuousScheduler:
 
     def _leave(self, sequence: Sequence) -> None:
         """Free the blocks of a running request."""
-        id, tokens = sequence.request.id, self._held(sequence)
+        id = sequence.request.id
         del self.running[id]
-        if self.prefilling.pop(id, None) is None:
+        if self.plans is not None:
+            self.plans.leave(id)
+        if id in self.prefilling:
+            del self.prefilling[id]
+            tokens = sequence.computed
+        else:
             self.phases.remove(sequence.birth)
+            tokens = sequence.birth + self.iteration
         self.free -= -tokens // self.block

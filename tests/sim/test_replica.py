@@ -11,7 +11,6 @@ import simpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.arrivals import Arrivals
 from sim.cluster import Sole
 from sim.hardware.step_cost import StepCost
 from sim.ledger import Ledger, ReplicaUse
@@ -71,12 +70,12 @@ def drive(cost: StepCost) -> Drive:
         env = simpy.Environment()
         arrival_s = [r.arrival_s for r in asked]
         ledger = Ledger(len(asked), arrival_s, replicas=[ReplicaUse("made up", kv_tokens)])
-        arrivals = Arrivals(iter(sorted(asked, key=lambda r: r.arrival_s)), ledger, max_concurrency)
+        arrivals = Sole(iter(sorted(asked, key=lambda r: r.arrival_s)), ledger, max_concurrency)
         Replica(
             env,
             scheduler,
             cost,
-            Sole(arrivals),
+            arrivals,
             ledger,
             output_tokens=lengths,
             predictions=[Prediction(n) for n in lengths],
