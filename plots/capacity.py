@@ -21,7 +21,7 @@ METRICS = {
     "e2el": "End-to-end latency",
     "wait": "Queueing wait",
 }
-WIDTH = 5.6
+WIDTH = 5.2
 
 
 def axis_label(bound: str) -> str:
@@ -50,7 +50,8 @@ def rate_curve(answers: Sequence[Answer], bound: str, ax: Axes, asked: float | N
         keep = [i for i, m in enumerate(at) if math.isfinite(m.mean)]
         x = np.array([stable[i].rate for i in keep])
         mean, low, high = (
-            np.array([min(getattr(at[i], part), 1e12) for i in keep]) * scale for part in ("mean", "low", "high")
+            np.array([min(getattr(at[i], part), 1e12) for i in keep]) * scale
+            for part in ("mean", "low", "high")
         )
         finite += mean.tolist()
         ax.errorbar(
@@ -69,11 +70,11 @@ def rate_curve(answers: Sequence[Answer], bound: str, ax: Axes, asked: float | N
     ax.axhline(limit * scale, color=style.EDGE, linewidth=1.2, linestyle=(0, (8, 3)))
     ax.annotate(
         f"bound {limit * scale:,.5g}",
-        (0.99, limit * scale),
+        (0.01, limit * scale),
         (0, 3),
         xycoords=("axes fraction", "data"),
         textcoords="offset points",
-        ha="right",
+        ha="left",
         va="bottom",
         fontsize=style.FONT_SIZE - 1,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85},
@@ -112,14 +113,16 @@ def curves_figure(made: Plan) -> Figure | None:
     fig, axes = style.figure(WIDTH, 2.9 * len(bounds) + 0.35 * (len(answers) + 1), rows=len(bounds))
     for bound, ax in zip(bounds, axes, strict=True):
         rate_curve(answers, bound, ax, made.question.request_rate)
-    _legend_below(axes[-1], columns=1)
+    for ax in axes[:-1]:
+        ax.set_xlabel("")
+    _legend_below(fig, axes)
     return fig
 
 
 def pareto(answers: Sequence[Answer], ax: Axes) -> None:
     """Cost or replicas against the first bound's value, each fleet that was simulated a point.
 
-    Filled: it meets the SLO. The line joins the fleets that no other beats in both. Fleets that cannot keep
+    Filled: it meets the SLO; hollow: that was not shown. The line joins the fleets that no other beats in both. Fleets that cannot keep
     up have no latency and are left out. Prices are used where every answer has one.
     """
     priced = all(a.price_per_hour is not None for a in answers)
@@ -145,8 +148,17 @@ def pareto(answers: Sequence[Answer], ax: Axes) -> None:
                 markerfacecolor=fill,
                 markeredgecolor=style.colour(k),
                 markeredgewidth=1.3,
-                label=_place(answer) + ("" if meets else ", SLO not shown to be met"),
+                label=_place(answer) if meets else None,
             )
+    ax.plot(
+        [],
+        [],
+        linestyle="none",
+        marker="o",
+        markerfacecolor="white",
+        markeredgecolor=style.EDGE,
+        label="hollow: SLO not shown to be met",
+    )
     front = _front(every, higher_is_better=first == "attainment")
     if front:
         ax.plot(*zip(*front, strict=True), color=style.EDGE, linewidth=1.0, zorder=0, label="Pareto front")
@@ -164,9 +176,9 @@ def pareto_figure(made: Plan) -> Figure | None:
     """`pareto` as a figure, its legend below; None where the question was the highest rate of one size."""
     if made.question.request_rate is None:
         return None
-    fig, (ax,) = style.figure(WIDTH, 3.1 + 0.45 * len(made.answers))
+    fig, (ax,) = style.figure(WIDTH, 3.1 + 0.4 * len(made.answers))
     pareto(made.answers, ax)
-    _legend_below(ax, columns=1)
+    _legend_below(fig, [ax])
     return fig
 
 
@@ -176,10 +188,7 @@ def tornado(found: Sensitivity, ax: Axes) -> None:
     ax.axvline(found.rate, color=style.EDGE, linewidth=1.2)
     ends = [found.rate]
     for row, swing in enumerate(swings):
-        for end, text, colour, hatch in (
-            (swing.low, swing.low_label, style.COLOURS[2], ""),
-            (swing.high, swing.high_label, style.COLOURS[1], "////"),
-        ):
+        for end, colour, hatch in ((swing.low, style.COLOURS[2], ""), (swing.high, style.COLOURS[1], "////")):
             value = end or 0.0
             ends.append(value)
             ax.barh(
@@ -260,7 +269,7 @@ def _front(points: list[tuple[float, float]], higher_is_better: bool) -> list[tu
 
 
 def _place(answer: Answer) -> str:
-    return f"{style.shorten(answer.policy, 34)} on {style.shorten(answer.profile, 34)}"
+    return f"{style.shorten(answer.profile, 32)}, {style.shorten(answer.policy, 28)}"
 
 
 def _label(answer: Answer) -> str:
@@ -268,12 +277,16 @@ def _label(answer: Answer) -> str:
     return f"{size} × {style.shorten(answer.profile, 32)}, {style.shorten(answer.policy, 28)}"
 
 
-def _legend_below(ax: Axes, columns: int) -> None:
-    ax.legend(
-        loc="upper left",
-        bbox_to_anchor=(-0.12, -0.2),
+def _legend_below(fig: Figure, axes: Sequence[Axes]) -> None:
+    """One legend for all axes, each label once, under the figure."""
+    by_label = {}
+    for ax in axes:
+        by_label |= {text: handle for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
+    fig.legend(
+        by_label.values(),
+        by_label.keys(),
+        loc="outside lower left",
         frameon=False,
         fontsize=style.FONT_SIZE - 0.5,
-        ncols=columns,
         handlelength=3.0,
     )

@@ -78,7 +78,9 @@ def _row(answer: Answer, made: Plan) -> dict[str, Any]:
             ("Per million output tokens", text(answer.cost_per_million_output_tokens, "{:,.3g} USD")),
             ("Gives way first", answer.binding or "–"),
         ],
-        "stands": [said(m) + f"; bound {shown(m, m.limit)}" for m in answer.point.measured] if answer.point else [],
+        "stands": [said(m) + f"; bound {shown(m, m.limit)}" for m in answer.point.measured]
+        if answer.point
+        else [],
         "binding": at,
         "less": one_line(answer.one_less),
         "more": one_line(answer.one_more),

@@ -194,11 +194,16 @@ def _ask_replicas(
     k = fleet.replicas
     if k is None:
         return _Parts(None, None, fleet.reason, None, None, fleet.points, fleet)
-    glance = effort.at_a_glance()
-    more = fleet.at(k + 1) or (yield from decide(slo, k + 1, rate, glance))
+    point, glance = fleet.at(k), effort.at_a_glance()
+    assert point is not None
+    # As many runs as the answer itself had, so that the sizes compare.
+    alike = replace(
+        glance, num_seeds=point.num_seeds, max_seeds=point.num_seeds, num_requests=point.num_requests
+    )
+    more = fleet.at(k + 1) or (yield from decide(slo, k + 1, rate, alike))
     normal = None
     if spare:
-        normal = fleet.at(k + spare) or (yield from decide(slo, k + spare, rate, glance))
+        normal = fleet.at(k + spare) or (yield from decide(slo, k + spare, rate, alike))
     rates = yield from highest_rate(
         slo,
         k,
