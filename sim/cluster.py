@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 import simpy
+
+from traces.errors import InputError
 
 from .arrivals import Arrivals, SimProcess
 from .outages import Schedules
@@ -19,6 +21,10 @@ from .replica import Replica
 from .request import Request
 from .routers import Router
 from .work import SchedulingError
+
+
+MOST_REROUTES = 1000
+"""A request that has met more failures than this would never end."""
 
 
 class Sole(Arrivals):
@@ -40,7 +46,8 @@ class Fleet:
     With a shared queue an arrival goes to the replica with the fewest requests of those that idle or iterate
     with a place left and nobody waiting, else it waits; a replica about to decide takes, first come, first
     served, what its scheduler `wants`. What a failed replica had goes to others at once, before all that
-    waits. Where memories differ, a request that does not fit where it is sent goes to where it does.
+    waits. Where memories differ, a request that does not fit where it is sent goes to where it does, waits
+    while all such replicas are down, and is passed over by those that take from a shared queue.
     """
 
     due_s = math.inf
@@ -50,6 +57,7 @@ class Fleet:
         self.is_bounded = arrivals.is_bounded
         self.replicas: list[Replica] = []
         self.queue: deque[Request] = deque()  # shared, or held back while no replica is up
+        self.aside: list[Request] = []  # held back while those that could hold it are down
         self.hungry: list[tuple[int, int]] = []  # heap of (requests, replica) as of its last decision
         self.down_since: dict[int, float] = {}
         self.num_left = arrivals.ledger.num_requests
@@ -60,7 +68,8 @@ class Fleet:
         self.replicas = list(replicas)
         self.hungry = [(0, replica.number) for replica in replicas]
         capacities = [r.use.kv_capacity_tokens for r in replicas]
-        self.is_mixed = min(capacities) < max(capacities)
+        self.largest = max(capacities)
+        self.is_mixed = min(capacities) < self.largest
         for number, spans in outages.items():
             self.env.process(self._fail(self.replicas[number], spans))
         self.env.process(self.arrivals.run(self.env, self._receive))
@@ -74,13 +83,21 @@ class Fleet:
             self.replicas[number].use.down_s += self.env.now - since_s
 
     def release(self, replica: Replica, now: float) -> None:
-        """With a shared queue the replica takes from it what its scheduler wants."""
+        """Whoever has arrived by now is sent before the replica decides, though SimPy may only come to that
+        arrival later; with a shared queue it takes from that what its scheduler wants.
+        """
+        if self.arrivals.due_s <= now:
+            self.arrivals.take(now, self._receive)
         if self.router is not None:
             return
-        queue = self.queue
-        while queue and replica.wants(queue[0]):
-            replica.submit(queue.popleft(), now)
+        while (request := self._first_for(replica)) is not None and replica.wants(request):
+            self.queue.remove(request)
+            replica.submit(request, now)
         heappush(self.hungry, (replica.num_requests, replica.number))
+        if len(self.hungry) > 64 + 4 * len(self.replicas):
+            # Entries of replicas that have moved on since would pile up.
+            self.hungry = [(k, n) for k, n in set(self.hungry) if self.replicas[n].num_requests == k]
+            heapify(self.hungry)
 
     def ended(self, replica: Replica, requests: Sequence[Request], now: float) -> None:
         """Loads shrink, places fall free; when nobody is left the run is over."""
@@ -101,47 +118,88 @@ class Fleet:
         """Send what waits to replicas that can take it."""
         queue = self.queue
         if self.router is None:
-            while queue and self.hungry:
-                count, number = heappop(self.hungry)
-                replica = self.replicas[number]
-                if count == replica.num_requests and replica.has_place:
-                    replica.submit(queue.popleft(), now)
-                    replica.notice()
+            self._feed(now)
         elif len(self.down_since) < len(self.replicas):
             while queue:
                 request = queue.popleft()
                 number = self._choose(request, self.router)
+                if number is None:
+                    self.aside.append(request)
+                    continue
+                replica = self.replicas[number]
                 self.router.sent(request, number)
-                self.replicas[number].submit(request, now)
-                self.replicas[number].notice()
+                replica.submit(request, now)
+                is_refused = bool(getattr(replica.scheduler, "drops", ()))
+                replica.notice(leaves_soon=is_refused or request.deadline_s is not None)
 
-    def _choose(self, request: Request, router: Router) -> int:
+    def _feed(self, now: float) -> None:
+        """Give from the shared queue to replicas with a place, the one with the fewest requests first."""
+        passed: list[tuple[int, int]] = []
+        while self.queue and self.hungry:
+            count, number = entry = heappop(self.hungry)
+            replica = self.replicas[number]
+            if count == replica.num_requests and replica.has_place:
+                request = self._first_for(replica)
+                if request is None:
+                    passed.append(entry)
+                    continue
+                self.queue.remove(request)
+                replica.submit(request, now)
+                replica.notice()
+        for entry in passed:
+            heappush(self.hungry, entry)
+
+    def _first_for(self, replica: Replica) -> Request | None:
+        """The first in the shared queue that the replica can hold, or that none can."""
+        if not self.is_mixed:
+            return self.queue[0] if self.queue else None
+        capacity = replica.use.kv_capacity_tokens
+        for request in self.queue:
+            if not capacity < request.prompt_tokens + request.max_new_tokens <= self.largest:
+                return request
+        return None
+
+    def _choose(self, request: Request, router: Router) -> int | None:
+        """Where the request goes; None where it has to wait for a replica that is down."""
         chosen = router.choose(request)
-        if self.is_mixed:
-            need = request.prompt_tokens + request.max_new_tokens
-            if need > self.replicas[chosen].use.kv_capacity_tokens:
-                fits = [
-                    (r.num_requests, r.number)
-                    for r in self.replicas
-                    if r.number not in self.down_since and need <= r.use.kv_capacity_tokens
-                ]
-                return min(fits)[1] if fits else chosen
-        return chosen
+        need = request.prompt_tokens + request.max_new_tokens
+        if not self.is_mixed or need <= self.replicas[chosen].use.kv_capacity_tokens or need > self.largest:
+            return chosen
+        fits = [
+            (r.num_requests, r.number)
+            for r in self.replicas
+            if r.number not in self.down_since and need <= r.use.kv_capacity_tokens
+        ]
+        return min(fits)[1] if fits else None
+
+    def _check_progress(self, lost: Sequence[Request]) -> None:
+        """InputError where replicas fail so often that a request will never be served."""
+        for request in lost:
+            if self.arrivals.ledger.reroutes[request.id] > MOST_REROUTES:
+                raise InputError(
+                    f"failures: a request has met {MOST_REROUTES} of them and is not served; "
+                    f"mtbf_s must be longer than what a request takes"
+                )
 
     def _fail(self, replica: Replica, spans: Iterator[tuple[float, float]]) -> SimProcess:
         """The replica is down in these spans of time (from, until)."""
         env, number = self.env, replica.number
         for down_s, up_s in spans:
-            if down_s > env.now:
-                yield env.timeout(down_s - env.now)
+            if down_s > env.now or replica.use.failures:
+                # However soon it fails again, its process learns of the repair before.
+                yield env.timeout(max(0.0, down_s - env.now))
             self.down_since[number] = env.now
             if self.router is not None:
                 self.router.down(number)
-            self.queue.extendleft(reversed(replica.fail()))
+            lost = replica.fail()
+            self._check_progress(lost)
+            self.queue.extendleft(reversed(lost))
             self._pass_on(env.now)
-            yield env.timeout(up_s - env.now)
+            yield env.timeout(max(0.0, up_s - env.now))
             replica.use.down_s += env.now - self.down_since.pop(number)
             replica.repair()
             if self.router is not None:
                 self.router.up(number)
+                self.queue.extendleft(reversed(self.aside))
+                self.aside.clear()
                 self._pass_on(env.now)

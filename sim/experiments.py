@@ -46,7 +46,7 @@ def sensitivity(
     settings.pop("predictor", None)
     rows = []
     for sigma, seed in progress([(s, first_seed + k) for k in range(num_seeds) for s in sigmas]):
-        made = Noisy(sigma=sigma, miss=min(1.0, sigma * TUNED.miss / TUNED.sigma), round_to=TUNED.round_to)
+        made = erring(sigma)
         shared = scenario(trace, predictor=made, seed=seed, **settings)
         said = perceive(made, shared.trace, stream(seed, "perception"))
         error = error_report(said.predicted, shared.trace.perceived_truth).error
@@ -63,6 +63,14 @@ def sensitivity(
             for policy in policies
         ]
     return pd.DataFrame(rows)
+
+
+def erring(sigma: float, *, charge: bool = True) -> Noisy:
+    """A predictor with that standard deviation of the log length, its share of misses in proportion to the
+    tuned one's.
+    """
+    miss = min(1.0, sigma * TUNED.miss / TUNED.sigma)
+    return Noisy(sigma=sigma, miss=miss, round_to=TUNED.round_to, charge=charge)
 
 
 def variance(

@@ -16,6 +16,8 @@ from traces.errors import InputError
 Schedules: TypeAlias = dict[int, Iterator[tuple[float, float]]]
 """By replica, its outages in order as (from, until it serves again)."""
 
+COLUMNS = ("replica", "down_s", "up_s")
+
 
 @dataclass(frozen=True)
 class Outages:
@@ -71,10 +73,10 @@ class Outages:
         from traces import checks
         from traces.tables import open_table
 
-        table = open_table(path, lambda name: name in ("down_s", "up_s"))
-        for column in ("replica", "down_s", "up_s"):
+        table = open_table(path, COLUMNS.__contains__)
+        for column in COLUMNS:
             if column not in table.columns:
-                raise InputError(f"{path}: column {column} is missing; a schedule has replica, down_s, up_s")
+                raise InputError(f"{path}: column {column} is missing; a schedule has {', '.join(COLUMNS)}")
         replica, down, up = (
             checks.tokens(table, "replica", 0),
             *(checks.times(table, c) for c in ("down_s", "up_s")),

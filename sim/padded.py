@@ -114,4 +114,4 @@ def cut_off(record: BatchRecord, cost: StepCost, now: float) -> BatchRecord:
     if elapsed_s >= 0:
         steps = cost.iterations_within(rows, rows * record.prompt_tokens, elapsed_s)
         iterations = min(record.iterations, 1 + steps)
-    return record._replace(iterations=iterations, end_s=now)
+    return record._replace(iterations=iterations, prefill_end_s=min(record.prefill_end_s, now), end_s=now)

@@ -79,6 +79,7 @@ class Replica:
         self.running = RunningRequests(cost, output_tokens, ledger, self.use, number)
         self.num_requests = 0  # submitted and not ended
         self.is_listening = False  # idle, or in iterations that an arrival ends early
+        self.is_leaping = False  # in iterations that could be ended early
         self.batch: tuple[PaddedBatch | Perceive, BatchRecord] | None = None  # in progress
         self.iterations: tuple[Iterations, Leap, float] | None = None  # in progress, and since when
         self.repaired: simpy.Event | None = None  # while it is down
@@ -103,10 +104,12 @@ class Replica:
         ask: Callable[[Request], bool] | None = getattr(self.scheduler, "wants", None)
         return ask(request) if ask is not None else not self.num_requests
 
-    def notice(self) -> None:
-        """Something was submitted that was not announced: decide anew as soon as that can matter."""
-        if self.is_listening:
-            self.is_listening = False
+    def notice(self, *, leaves_soon: bool = False) -> None:
+        """Something was submitted that was not announced: decide anew as soon as that can matter, so also
+        where it is to be turned away in the midst of iterations (`leaves_soon`), since others see its load.
+        """
+        if self.is_listening or (leaves_soon and self.is_leaping):
+            self.is_listening = self.is_leaping = False
             self.process.interrupt()
 
     def run(self) -> SimProcess:
@@ -198,7 +201,7 @@ class Replica:
         if iterations < 1 or not (work.chunks or running.ends):
             raise SchedulingError(f"{type(self.scheduler).__name__}: Iterations with nothing to run")
         if iterations > 1:
-            until_s = work.until_s
+            until_s, self.is_leaping = work.until_s, True
             if work.stop_on_arrival or source.is_bounded:
                 self.is_listening = True
                 if source.due_s < until_s:
@@ -211,7 +214,8 @@ class Replica:
     def _landed(self, work: Iterations, leap: Leap, iterations: int, start_s: float) -> Outcome:
         """End so many of the leap's iterations."""
         running, now = self.running, self.env.now
-        self.is_listening, self.iterations = False, None
+        self.is_listening = self.is_leaping = False
+        self.iterations = None
         finished = running.advance(work, leap, iterations, start_s, now)
         if running.peak_tokens > self.use.kv_capacity_tokens:
             raise SchedulingError(
@@ -302,6 +306,9 @@ class Replica:
             ledger.batches.append(record)
             if isinstance(work, PaddedBatch):
                 lost |= dict.fromkeys(record.request_ids, record.iterations)
+                for i in record.request_ids:
+                    if ledger.scheduled_s[i] != ledger.scheduled_s[i]:
+                        ledger.scheduled_s[i] = record.start_s
         left = self.scheduler.drain(now)
         for request in left:
             i = request.id
@@ -310,7 +317,8 @@ class Replica:
                 ledger.attempts[i] += 1
                 ledger.lost_tokens[i] = ledger.lost_tokens.get(i, 0) + lost[i]
                 ledger.first_token_s[i] = math.nan
-        self.num_requests, self.batch, self.iterations, self.is_listening = 0, None, None, False
+        self.num_requests, self.batch, self.iterations = 0, None, None
+        self.is_listening = self.is_leaping = False
         self.use.failures += 1
         self.repaired = self.env.event()
         self.process.interrupt(FAILURE)

@@ -28,8 +28,11 @@ RouterName: TypeAlias = Literal[
 ROUTERS: tuple[str, ...] = get_args(RouterName)
 DEFAULT_ROUTER = "least-requests"
 
-Weigh: TypeAlias = Callable[[Request, int], float]
+Weigh: TypeAlias = Callable[[Request, int], int]
 """(request, replica) -> the load that the request is to that replica, from its arrival there to its end."""
+
+PER_SECOND = 10**9
+"""Work is weighed in whole nanoseconds, so that what has come and gone leaves a load of exactly 0."""
 
 
 class Router(Protocol):
@@ -113,9 +116,9 @@ class LeastLoaded:
 
     def __init__(self, num_replicas: int, weigh: Weigh) -> None:
         self.weigh = weigh
-        self.loads = dict.fromkeys(range(num_replicas), 0.0)
-        self.weights: dict[int, float] = {}
-        self.heap = [(0.0, k) for k in self.loads]
+        self.loads = dict.fromkeys(range(num_replicas), 0)
+        self.weights: dict[int, int] = {}
+        self.heap = [(0, k) for k in self.loads]
 
     def choose(self, request: Request) -> int:
         """The least loaded."""
@@ -134,13 +137,13 @@ class LeastLoaded:
 
     def up(self, replica: int) -> None:
         """It comes back without load."""
-        self._set(replica, 0.0)
+        self._set(replica, 0)
 
     def down(self, replica: int) -> None:
         """It is no candidate."""
         del self.loads[replica]
 
-    def _set(self, replica: int, load: float) -> None:
+    def _set(self, replica: int, load: int) -> None:
         self.loads[replica] = load
         heappush(self.heap, (load, replica))
         if len(self.heap) > 64 + 4 * len(self.loads):
@@ -183,7 +186,9 @@ def drawn(rng: np.random.Generator, at_a_time: int = 4096) -> Iterator[float]:
         yield from rng.random(at_a_time).tolist()
 
 
-def router(name: str, num_replicas: int, rng: np.random.Generator, work_s: Weigh) -> Router | None:
+def router(
+    name: str, num_replicas: int, rng: np.random.Generator, work_s: Callable[[Request, int], float]
+) -> Router | None:
     """The rule of that name; None for `shared-queue`, which sends nothing: replicas take from it.
 
     `work_s(request, replica)`: seconds of accelerator time that the request is predicted to take there.
@@ -196,11 +201,13 @@ def router(name: str, num_replicas: int, rng: np.random.Generator, work_s: Weigh
     if name == "power-of-two":
         return PowerOfTwo(num_replicas, rng)
     if name == "least-requests":
-        return LeastLoaded(num_replicas, lambda request, replica: 1.0)
+        return LeastLoaded(num_replicas, lambda request, replica: 1)
     if name == "least-tokens":
-        return LeastLoaded(num_replicas, lambda request, replica: float(request.prompt_tokens))
+        return LeastLoaded(num_replicas, lambda request, replica: request.prompt_tokens)
     if name == "least-predicted-work":
-        return LeastLoaded(num_replicas, work_s)
+        return LeastLoaded(
+            num_replicas, lambda request, replica: round(work_s(request, replica) * PER_SECOND)
+        )
     if name == "shared-queue":
         return None
     raise InputError(f"router: {name!r} is not one of {', '.join(ROUTERS)}")

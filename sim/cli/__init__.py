@@ -56,6 +56,9 @@ GROUPS = {
             "sensitivity": ("plot:sensitivity", "Gain of sequence scheduling against prediction error."),
             "variance": ("plot:variance", "How far samples of one prompt differ, and what that costs."),
             "perception": ("plot:perception", "A predictor against truth: error, Acc-50, Acc-100."),
+            "load": ("plot_load:load", "Latency and goodput against request rate, per policy."),
+            "gain": ("plot_load:gain", "Where knowing lengths pays, by load and prediction error."),
+            "starvation": ("plot_load:starvation", "What shortest-first costs the long requests."),
         },
     ),
 }

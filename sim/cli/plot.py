@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from .. import experiments
 from ..perception import perceive
@@ -54,7 +53,7 @@ def sensitivity(
         with atomic_write(save_table) as file:
             frame.to_csv(file, index=False, lineterminator="\n")
     mean = frame.groupby(["policy", "sigma"], sort=False)[["mean_error", "throughput_ratio"]].mean()
-    _table("gain over vanilla", mean.reset_index())
+    show.frame_table("gain over vanilla", mean.reset_index())
     show.wrote([out, *([save_table] if save_table else [])])
 
 
@@ -81,7 +80,7 @@ def variance(
     )
     assert trace.samples is not None
     save(figures.variance_figure(trace.samples, trace.sample_names, trace.output_tokens, frame), out)
-    _table(f"perfect predictors, policy {policy}", frame)
+    show.frame_table(f"perfect predictors, policy {policy}", frame)
     show.wrote([out])
 
 
@@ -104,14 +103,3 @@ def perception(workload: Workload = DEFAULT, *, out: Path = Path("perception.png
     save(figures.report(said.predicted, truth, title), out)
     print(json.dumps(report._asdict(), indent=2))
     show.wrote([out])
-
-
-def _table(heading: str, frame: Any) -> None:
-    from rich.table import Table
-
-    table = Table(title=heading, title_justify="left")
-    for column in frame.columns:
-        table.add_column(str(column), justify="left" if frame[column].dtype == object else "right")
-    for row in frame.itertuples(index=False):
-        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row))
-    show.console().print(table)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+
+from traces.errors import InputError
 
 from .. import simulation
 from . import show
 from .options import Workload
+
+if TYPE_CHECKING:
+    from ..metrics import Result
 
 DEFAULT = Workload()
 
@@ -24,6 +30,8 @@ def simulate(
     save_result: Path | None = None,
     save_requests: Path | None = None,
     save_decisions: Path | None = None,
+    perfetto: Path | None = None,
+    perfetto_window: str | None = None,
 ) -> None:
     """Replay a trace under one policy and print its metrics.
 
@@ -41,13 +49,19 @@ def simulate(
         Write the per-request table to this CSV file.
     save_decisions
         Write the decision log to this JSON Lines file.
+    perfetto
+        Write a timeline that ui.perfetto.dev opens to this JSON file (.gz: compressed).
+    perfetto_window
+        START:END, the seconds of the run that the timeline shows; default: all, neighbours merged where it
+        would be too much.
     """
+    window = _window(perfetto, perfetto_window)
     with show.bar(policy) as told:
         result = simulation.simulate(
             workload.trace,
             policy=policy,
             leap=leap,
-            log=save_decisions is not None,
+            log=save_decisions is not None or perfetto is not None,
             on_progress=told,
             **workload.settings(),
         )
@@ -60,10 +74,35 @@ def simulate(
 
         with atomic_write(save_decisions) as file:
             file.writelines(json.dumps(decision) + "\n" for decision in result.decisions)
+    if perfetto is not None:
+        _write_timeline(result, perfetto, window)
     if json_:
         print(result.to_json())
     else:
         show.summary_table(result.summary)
+
+
+def _window(path: Path | None, text: str | None) -> tuple[float, float]:
+    """The window of the timeline, checked before anything runs."""
+    from ..perfetto import parse_window
+
+    if text is not None and path is None:
+        raise InputError(f"perfetto-window: {text!r} needs --perfetto FILE")
+    return parse_window(text or "0:")
+
+
+def _write_timeline(result: Result, path: Path, window: tuple[float, float]) -> None:
+    """The timeline, and on stderr what it does not show."""
+    from .. import perfetto
+
+    about = {
+        key: result.summary[key] for key in ("policy", "predictor", "profile", "trace", "seed", "version")
+    }
+    written = perfetto.write(result.batches, path, window_s=window, about=about)
+    if left_out := written.left_out():
+        print(
+            f"seqsched: {path}: {left_out}; --perfetto-window START:END shows a part in full", file=sys.stderr
+        )
 
 
 def compare(

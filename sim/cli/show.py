@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from traces.errors import InputError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import Console
 
 T = TypeVar("T")
@@ -79,6 +80,19 @@ def comparison_table(summaries: Mapping[str, Mapping[str, Any]], ratios: Mapping
     for name, summary in summaries.items():
         cells = [number(summary[key], form) for key, _, form in HEADLINES]
         table.add_row(name, number(ratios[name], "{:.3f}×"), *cells)
+    console().print(table)
+
+
+def frame_table(heading: str, frame: pd.DataFrame) -> None:
+    """Print the rows of a DataFrame."""
+    from rich.table import Table
+
+    table = Table(title=heading, title_justify="left")
+    for column in frame.columns:
+        text = frame[column].dtype.kind not in "iufb"
+        table.add_column(str(column), justify="left" if text else "right", overflow="fold")
+    for row in frame.itertuples(index=False):
+        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row))
     console().print(table)
 
 

@@ -38,14 +38,16 @@ class ContinuousOptions:
     aging_s: float = 0.0
     """Under order=priority: seconds of waiting that are worth one level; 0: no ageing."""
     admission: Literal["chunk", "prompt", "predicted"] = "prompt"
-    """Memory that must be free to let a request in: its first chunk, its prompt, or all that is predicted."""
+    """Memory that must be free to let a request in: for its first chunk, for its prompt, or at the predicted
+    peak of what runs and the request.
+    """
     prefix_caching: bool = True
     """Use again what memory still holds of an evicted request (shared prompts are not modelled)."""
     margin: float = 0.0
     """Safety margin on predictions: whole tokens or, between 0 and 1, a quantile of the true length."""
     perceive_batch: int = 128
     """Requests asked for their length in one batch."""
-    perceive_wait_s: float = 0.0
+    perceive_wait_s: float = 1.0
     """Longest wait for questions to fill a batch while others run, since asking makes those pause."""
 
     def __post_init__(self) -> None:
@@ -114,6 +116,7 @@ class ContinuousScheduler:
         self.phases = BlockPhases(self.block)
         self.prefixes = EvictedPrefixes()
         self.plans = PlannedMemory(self.block) if o.admission == "predicted" else None
+        self.refused: int | None = None  # by plan; it may ask again when somebody has left
         self.iteration = self.num_queued = self.peak_blocks = 0
         self.first_need = self.first_reused = (
             0  # blocks of the first iteration handed out, and those used again
@@ -339,7 +342,8 @@ class ContinuousScheduler:
                 self.begun.add(request.id)
             running[request.id] = sequence = Sequence(request, rank, order)
             if self.plans is not None:
-                self.plans.admit(request.id, max(self._planned(request), length))
+                birth = length - self.iteration - 1
+                self.plans.put(request.id, max(self._planned(request), length), birth)
             chunk = Chunk(request, num_tokens, num_tokens == left, cached)
             chunks.append(chunk)
             self._progress(sequence, chunk)
@@ -354,8 +358,13 @@ class ContinuousScheduler:
         if self.options.admission == "prompt":
             return need - -length // self.block <= self.free
         assert self.plans is not None
-        blocks = blocks_for(max(self._planned(request), length), self.block)
-        return not self.running or self.plans.total(self.iteration) + blocks <= self.num_blocks
+        if not self.running:
+            return True
+        if request.id != self.refused:
+            birth = length - self.iteration - 1
+            peak = self.plans.peak_blocks(self.iteration, max(self._planned(request), length), birth)
+            self.refused = request.id if peak > self.num_blocks else None
+        return request.id != self.refused
 
     def _planned(self, request: Request) -> int:
         """Tokens that the request will have in memory in the end, as predicted."""
@@ -378,7 +387,8 @@ class ContinuousScheduler:
             sequence.birth = sequence.computed - self.iteration - 1
             self.phases.add(sequence.birth)
             if self.plans is not None:
-                self.plans.decode(chunk.request.id, sequence.birth)
+                planned = max(self._planned(chunk.request), sequence.computed)
+                self.plans.put(chunk.request.id, planned, sequence.birth)
         else:
             self.prefilling[chunk.request.id] = sequence
 
@@ -404,6 +414,7 @@ class ContinuousScheduler:
         del self.running[id]
         if self.plans is not None:
             self.plans.leave(id)
+            self.refused = None
         if id in self.prefilling:
             del self.prefilling[id]
             tokens = sequence.computed

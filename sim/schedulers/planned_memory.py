@@ -1,55 +1,51 @@
-"""KV memory that running requests will need in the end, as predicted; knows nothing of queues or budgets."""
+"""KV memory that running requests will need at most until all have ended, as predicted; knows nothing of
+queues or budgets.
+"""
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
-
-from ..kv_blocks import blocks_for
+from bisect import bisect_left, insort
+from collections.abc import Iterable
+from itertools import chain
 
 
 class PlannedMemory:
-    """Blocks set aside for everyone in memory: what each is planned to hold, or what it holds, if that is
-    more.
+    """The peak of what is still to come, if everyone ends as planned and nobody else is let in.
 
-    A sequence that decodes has birth + i tokens at iteration i, so that the iteration from which on it has
-    outlived its plan is known beforehand: the sum is kept up to date in O(log n), those that have outlived
-    theirs are counted one by one.
+    A sequence has birth + i tokens at iteration i, and ends at the iteration at which that is what it was
+    planned to hold. When the last but k of them ends, the k + 1 that are left then hold the sum of their
+    births and k + 1 times that iteration: the largest such sum is the peak. One that has outlived its plan is
+    taken to go on for another block.
     """
 
     def __init__(self, block_size: int) -> None:
         self.block_size = block_size
-        self.blocks = 0  # of those within their plan
-        self.planned: dict[int, int] = {}  # id -> tokens
-        self.births: dict[int, int] = {}  # id of what decodes -> birth
-        self.outlived: dict[int, int] = {}  # the same, of those that hold more than planned
-        self.due: list[tuple[int, int]] = []  # heap of (last iteration within the plan, id)
+        self.entries: list[tuple[int, int, int]] = []  # sorted: (-iteration of its end, birth, id)
+        self.entry: dict[int, tuple[int, int, int]] = {}  # the same by id
 
-    def admit(self, id: int, tokens: int) -> None:
-        """A request that is planned to hold so many tokens in the end comes into memory."""
-        self.planned[id] = tokens
-        self.blocks += blocks_for(tokens, self.block_size)
-
-    def decode(self, id: int, birth: int) -> None:
-        """It decodes from now on."""
-        self.births[id] = birth
-        heappush(self.due, (self.planned[id] - birth, id))
+    def put(self, id: int, planned_tokens: int, birth: int) -> None:
+        """A sequence is in memory, or has another birth than was thought."""
+        self.leave(id)
+        self.entry[id] = entry = (birth - planned_tokens, birth, id)
+        insort(self.entries, entry)
 
     def leave(self, id: int) -> None:
-        """It leaves the memory."""
-        tokens = self.planned.pop(id)
-        self.births.pop(id, None)
-        if self.outlived.pop(id, None) is None:
-            self.blocks -= blocks_for(tokens, self.block_size)
+        """It has left the memory."""
+        entry = self.entry.pop(id, None)
+        if entry is not None:
+            del self.entries[bisect_left(self.entries, entry)]
 
-    def total(self, iteration: int) -> int:
-        """Blocks set aside, before that iteration."""
-        while self.due and self.due[0][0] < iteration:
-            last, id = heappop(self.due)
-            birth = self.births.get(id)
-            # An entry of a stay in memory that is over says nothing of the next one.
-            if birth is not None and self.planned[id] - birth == last and id not in self.outlived:
-                self.blocks -= blocks_for(self.planned[id], self.block_size)
-                self.outlived[id] = birth
-        return self.blocks + sum(
-            blocks_for(birth + iteration, self.block_size) for birth in self.outlived.values()
-        )
+    def peak_blocks(self, iteration: int, planned_tokens: int, birth: int) -> int:
+        """Blocks at the peak from `iteration` on, with one more sequence; at most one a sequence too many."""
+        size = self.block_size
+        more = (birth - planned_tokens, birth, -1)
+        at = bisect_left(self.entries, more)
+        entries: Iterable[tuple[int, int, int]] = chain(self.entries[:at], (more,), self.entries[at:])
+        births = peak = 0
+        for count, (negative_end, one, _) in enumerate(entries, start=1):
+            births += one
+            end = -negative_end if -negative_end >= iteration else iteration + size
+            tokens = births + count * (end + size - 1)
+            if tokens > peak:
+                peak = tokens
+        return peak // size

@@ -242,6 +242,38 @@ def test_plots_are_drawn(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert '"acc_50"' in capsys.readouterr().out
 
 
+def test_plots_about_load_are_drawn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ("--num-prompts", "60", "--num-seeds", "1")
+    assert run("plot", "load", *few, "--rates", "1", "20", "--save-table", "l.csv") == 0
+    assert "requests/s" in capsys.readouterr().out
+    assert (
+        run("plot", "gain", *few, "--loads", "0.5", "1.2", "--sigmas", "0", "1", "--save-table", "g.csv") == 0
+    )
+    assert run("plot", "starvation", *few, "--agings", "1", "--kv-blocks", "100") == 0
+    assert "ageing 1 s" in capsys.readouterr().out
+    names = {p.name for p in folder.iterdir()}
+    assert {"starvation.png", "load.png", "l.csv", "gain.png", "gain_p99_e2el.png", "g.csv"} <= names
+    assert "request-rate: 3" in refused_by_load(capsys, "load", "--request-rate", "3")
+    assert "loads: -1" in refused_by_load(capsys, "gain", "--loads", "-1", "--num-prompts", "50")
+    assert "'speed'" in refused_by_load(capsys, "gain", "--metrics", "speed")
+
+
+def refused_by_load(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    capsys.readouterr()
+    return refused(capsys, "plot", *arguments)
+
+
+def test_simulate_writes_a_timeline(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = summary(capsys, "--policy", "continuous", "--perfetto", "t.json")
+    slices = [e for e in json.loads((folder / "t.json").read_text())["traceEvents"] if e["ph"] == "X"]
+    assert sum(e["args"]["iterations"] for e in slices) == found["iterations"]
+    assert summary(capsys, "--perfetto", "w.json.gz", "--perfetto-window", "0:0.1")["completed"] == 3
+    few = ("simulate", "--trace", "trace.csv", "--perfetto-window")
+    assert "'2:1'" in refused(capsys, *few, "2:1", "--perfetto", "x.json")
+    assert "needs --perfetto" in refused(capsys, *few, "1:2")
+    assert not (folder / "x.json").exists()
+
+
 def test_no_progress_and_no_colour_where_output_is_no_terminal(folder: Path) -> None:
     command = [sys.executable, "-c", "from sim.cli import main; main()", "compare", "--num-prompts", "30"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=True)

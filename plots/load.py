@@ -1,0 +1,141 @@
+"""Latency, throughput and goodput as requests come faster. Takes tables; runs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from . import style
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RATE = "Request rate (requests/s)"
+AXES = {
+    "mean_ttft_ms": ("Mean TTFT (s)", 1e-3),
+    "p99_ttft_ms": ("p99 TTFT (s)", 1e-3),
+    "mean_tpot_ms": ("Mean TPOT (ms)", 1.0),
+    "p99_tpot_ms": ("p99 TPOT (ms)", 1.0),
+    "mean_e2el_ms": ("Mean E2EL (s)", 1e-3),
+    "p99_e2el_ms": ("p99 E2EL (s)", 1e-3),
+}
+
+
+def curves(frame: pd.DataFrame, ax: Axes, column: str) -> None:
+    """A latency against request rate, one line per policy, both axes logarithmic.
+
+    `frame`: columns policy, request_rate, seed and `column`, one of `AXES`. Lines are means over seeds, bands
+    the smallest to the largest.
+    """
+    if column not in AXES:
+        raise ValueError(f"column ({column}) must be one of {', '.join(AXES)}")
+    axis, unit = AXES[column]
+    found = _lines(frame.assign(**{column: frame[column].astype(float) * unit}), ax, column)
+    style.log_scale(ax, "y", *_ends(found, 1.3))
+    _rate_axis(frame, ax)
+    ax.set_ylabel(axis)
+
+
+def goodput(frame: pd.DataFrame, ax: Axes, bounds_ms: Mapping[str, float]) -> None:
+    """Requests/s that met every bound against request rate, beside the line on which all would; logarithmic.
+
+    `frame`: columns policy, request_rate, seed, request_goodput.
+    """
+    rates = np.sort(frame["request_rate"].unique())
+    ax.plot(rates, rates, color=style.EDGE, linewidth=0.8, zorder=1)
+    found = _lines(frame, ax, "request_goodput")
+    _rate_axis(frame, ax)
+    # Where next to nothing is good, how little it is does not matter.
+    top = float(np.max(found, initial=float(rates.max()) if not len(found) else 0.0))
+    style.log_scale(ax, "y", max(_ends(found, 1.3)[0], top / 500), top * 1.3)
+    bounds = ", ".join(f"{name.upper()} ≤ {value / 1e3:.3g} s" for name, value in bounds_ms.items())
+    ax.set_ylabel(f"Goodput (requests/s)\nwithin {bounds}")
+
+
+def throughput_latency(frame: pd.DataFrame, ax: Axes, column: str = "mean_e2el_ms") -> None:
+    """Latency against the output throughput at which it was had: one line per policy, a point per rate.
+
+    `frame`: columns policy, request_rate, seed, output_throughput and `column`; points are means over seeds.
+    """
+    axis, unit = AXES[column]
+    found: list[float] = []
+    for place, (_, part) in enumerate(frame.groupby("policy", sort=False)):
+        points = part.groupby("request_rate")[["output_throughput", column]].mean().astype(float)
+        y = points[column].to_numpy() * unit
+        found += y[np.isfinite(y) & (y > 0)].tolist()
+        ax.plot(points["output_throughput"].to_numpy(), y, **_look(place))
+    style.log_scale(ax, "y", *_ends(np.array(found), 1.3))
+    ax.set_xlim(left=0)
+    ax.set_xlabel("Output throughput (tokens/s)")
+    ax.set_ylabel(axis)
+
+
+def figure(frame: pd.DataFrame, bounds_ms: Mapping[str, float]) -> Figure:
+    """Mean and p99 of TTFT, TPOT and E2EL, goodput, and latency against throughput; policies share a legend.
+
+    `frame`: one row per policy, request_rate and seed, with the columns of `curves`, `goodput` and
+    `throughput_latency`. `bounds_ms`: what a good request meets, by metric.
+    """
+    policies = list(dict.fromkeys(frame["policy"]))
+    fig, axes = style.figure(10.0, 12.2 + 0.3 * ((len(policies) + 1) // 2), rows=4, cols=2)
+    for ax, column in zip(axes, AXES, strict=False):
+        curves(frame, ax, column)
+    goodput(frame, axes[6], bounds_ms)
+    throughput_latency(frame, axes[7])
+    handles = axes[0].get_lines()[: len(policies)]
+    fig.legend(
+        handles,
+        style.labels(policies, 60, 2),
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+        fontsize=style.FONT_SIZE,
+        handlelength=4,
+        title="mean, band: all seeds",
+        title_fontsize=style.FONT_SIZE,
+    )
+    return fig
+
+
+def _lines(frame: pd.DataFrame, ax: Axes, column: str) -> Any:
+    """A line and a band per policy; returns every value drawn above 0."""
+    drawn: list[float] = []
+    for place, (_, part) in enumerate(frame.groupby("policy", sort=False)):
+        values = part.assign(**{column: part[column].astype(float)}).groupby("request_rate")[column]
+        points = values.agg(["mean", "min", "max"])
+        x = points.index.to_numpy(dtype=float)
+        mean, low, high = (points[name].to_numpy(dtype=float) for name in ("mean", "min", "max"))
+        look = _look(place)
+        ax.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0)
+        ax.plot(x, mean, **look)
+        drawn += [v for v in (*low, *high) if np.isfinite(v) and v > 0]
+    return np.array(drawn)
+
+
+def _look(place: int) -> dict[str, Any]:
+    """Earlier policies lie below and are wider, so that lines that coincide all show."""
+    return {
+        "color": style.colour(place),
+        "linestyle": style.dash(place),
+        "marker": "o",
+        "markersize": 3.0,
+        "linewidth": max(1.5, 2.9 - 0.45 * place),
+        "zorder": 2 + 0.1 * place,
+    }
+
+
+def _rate_axis(frame: pd.DataFrame, ax: Axes) -> None:
+    rates = frame["request_rate"]
+    style.log_scale(ax, "x", float(rates.min()) / 1.1, float(rates.max()) * 1.1)
+    ax.set_xlabel(RATE)
+
+
+def _ends(values: Any, room: float) -> tuple[float, float]:
+    """Ends of a logarithmic axis around the values."""
+    if not len(values):
+        return 0.1, 10.0
+    return float(np.min(values)) / room, float(np.max(values)) * room

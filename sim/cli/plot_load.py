@@ -1,0 +1,241 @@
+"""`seqsched plot load | gain | starvation`: what load does to policies, where lengths pay, and who pays."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from traces.errors import InputError
+
+from .. import load as experiments
+from .. import starvation as ageing
+from ..simulation import scenario
+from . import show
+from .options import Workload
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DEFAULT = Workload()
+
+Numbers = Annotated[tuple[float, ...], Parameter(consume_multiple=True, negative="")]
+Names = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")]
+
+
+def load(
+    workload: Workload = DEFAULT,
+    *,
+    policies: str = ";".join(experiments.POLICIES),
+    loads: Numbers = experiments.CURVE_LOADS,
+    rates: Numbers = (),
+    num_seeds: int = 3,
+    n_jobs: int = 1,
+    out: Path = Path("load.png"),
+    save_table: Path | None = None,
+) -> None:
+    """Latency, goodput and throughput of each policy as requests come faster.
+
+    Parameters
+    ----------
+    policies
+        Policies with semicolons between them.
+    loads
+        Request rates as shares of what `continuous` gets done here while there is always a queue.
+    rates
+        Request rates in requests/s, in place of --loads.
+    num_seeds
+        Runs per point, each with its own arrivals, lengths and predictions.
+    n_jobs
+        Processes; -1: one per core.
+    out
+        Picture to draw (PNG or SVG).
+    save_table
+        Write the points to this CSV file.
+    """
+    from plots import load as figures
+    from plots.style import save
+
+    settings = _settings(workload)
+    most = experiments.capacity(workload.trace, num_seeds=num_seeds, **settings)
+    settings["goodput"] = (
+        scenario(workload.trace, **settings).goodput_ms
+        if workload.goodput
+        else experiments.idle_bound(workload.trace, rate=most, **settings)
+    )
+    frame = experiments.load_curves(
+        workload.trace,
+        rates=rates or [share * most for share in loads],
+        policies=_split(policies),
+        num_seeds=num_seeds,
+        n_jobs=n_jobs,
+        progress=partial(show.progress, text="simulating"),
+        **settings,
+    )
+    save(figures.figure(frame, settings["goodput"]), out)
+    _save_table(frame, save_table)
+    frame["load"] = frame["request_rate"] / most
+    columns = ["load", "mean_ttft_ms", "mean_tpot_ms", "mean_e2el_ms", "p99_e2el_ms", "request_goodput"]
+    mean = frame.groupby(["policy", "request_rate"], sort=False)[columns].mean()
+    show.frame_table(f"capacity of continuous: {most:.2f} requests/s", mean.reset_index())
+    _warn(frame)
+    show.wrote([out, *([save_table] if save_table else [])])
+
+
+def gain(
+    workload: Workload = DEFAULT,
+    *,
+    policies: str = ";".join(experiments.LENGTH_AWARE),
+    baseline: str = "continuous",
+    loads: Numbers = experiments.MAP_LOADS,
+    sigmas: Numbers = experiments.MAP_SIGMAS,
+    metrics: Names = ("mean_e2el_ms", "p99_e2el_ms"),
+    charge: bool = False,
+    num_seeds: int = 3,
+    n_jobs: int = 1,
+    out: Path = Path("gain.png"),
+    save_table: Path | None = None,
+) -> None:
+    """Where knowing lengths pays: latency under a plain policy over that under length-aware ones, as a map.
+
+    Three cases: the KV cache there is, an eighth of it, and that eighth under arrivals that clump (the
+    trace's own where it has times, else bursty ones).
+
+    Parameters
+    ----------
+    policies
+        Length-aware policies with semicolons between them; errors of growing size replace --predictor.
+    baseline
+        The plain policy; loads are shares of what it gets done in each case while there is always a queue.
+    loads
+        Loads to try.
+    sigmas
+        Prediction errors to try: standard deviations of the logarithm of the length.
+    metrics
+        Latencies, a picture each: mean_ttft_ms, p99_ttft_ms, mean_e2el_ms, p99_e2el_ms.
+    charge
+        Charge the accelerator for asking, as where the serving model itself predicts.
+    num_seeds
+        Runs per point, each with its own arrivals, lengths and predictions.
+    n_jobs
+        Processes; -1: one per core.
+    out
+        Picture to draw (PNG or SVG); those of further metrics get the metric into their name.
+    save_table
+        Write the points to this CSV file.
+    """
+    from plots import gain_map as figures
+    from plots.style import save
+
+    if not metrics:
+        raise InputError("metrics: at least one is needed (0 given)")
+    for name in metrics:
+        if name not in figures.NAMES:
+            raise InputError(f"metrics: {name!r} is not one of {', '.join(figures.NAMES)}")
+    settings = _settings(workload)
+    frame = experiments.gain_map(
+        workload.trace,
+        cases=experiments.map_cases(workload.trace, **settings),
+        policies=_split(policies),
+        baseline=baseline,
+        loads=loads,
+        sigmas=sigmas,
+        charge=charge,
+        num_seeds=num_seeds,
+        n_jobs=n_jobs,
+        progress=partial(show.progress, text="simulating"),
+        **settings,
+    )
+    written = []
+    for k, name in enumerate(metrics):
+        path = out if k == 0 else out.with_stem(f"{out.stem}_{name.removesuffix('_ms')}")
+        save(figures.figure(frame, name, baseline), path)
+        written.append(path)
+    _save_table(frame, save_table)
+    rows = ["case", "policy", "sigma"]
+    table = frame.pivot_table(index=rows, columns="load", values=metrics[0], sort=False).reset_index()
+    show.frame_table(f"{metrics[0]} of {baseline} over that of each policy, by sigma and load", table)
+    _warn(frame)
+    show.wrote([*written, *([save_table] if save_table else [])])
+
+
+def starvation(
+    workload: Workload = DEFAULT,
+    *,
+    load: float = 1.25,
+    agings: Numbers = ageing.AGINGS,
+    sigma: float = ageing.SIGMA,
+    num_seeds: int = 3,
+    n_jobs: int = 1,
+    out: Path = Path("starvation.png"),
+    save_table: Path | None = None,
+) -> None:
+    """What shortest-first costs the long requests under continuous batching, and what ageing gives back.
+
+    Parameters
+    ----------
+    load
+        Request rate as a share of what `continuous` gets done here while there is always a queue.
+    agings
+        Seconds of waiting that are worth one level, a level being 50 predicted tokens.
+    sigma
+        Prediction error: standard deviation of the logarithm of the length.
+    num_seeds
+        Runs per discipline, each with its own arrivals, lengths and predictions.
+    n_jobs
+        Processes; -1: one per core.
+    out
+        Picture to draw (PNG or SVG).
+    save_table
+        Write the points to this CSV file.
+    """
+    from plots import starvation as figures
+    from plots.style import save
+
+    frame = ageing.starvation(
+        workload.trace,
+        load=load,
+        agings=agings,
+        sigma=sigma,
+        num_seeds=num_seeds,
+        n_jobs=n_jobs,
+        progress=partial(show.progress, text="simulating"),
+        **_settings(workload),
+    )
+    save(figures.figure(frame), out)
+    _save_table(frame, save_table)
+    columns = ["mean_ttft_ms", "mean_e2el_ms", "p99_e2el_ms", "long_e2el_ms", "short_e2el_ms"]
+    mean = frame.groupby("label", sort=False)[[*columns, "throughput"]].mean()
+    show.frame_table(f"{frame['request_rate'].iloc[0]:.2f} requests/s", mean.reset_index())
+    show.wrote([out, *([save_table] if save_table else [])])
+
+
+def _settings(workload: Workload) -> dict[str, Any]:
+    if workload.request_rate is not None:
+        raise InputError(
+            f"request-rate: {workload.request_rate:g} has no place here; --loads (or --rates) set it"
+        )
+    return workload.settings()
+
+
+def _split(policies: str) -> list[str]:
+    return [p.strip() for p in policies.split(";") if p.strip()]
+
+
+def _save_table(frame: pd.DataFrame, path: Path | None) -> None:
+    from traces.files import atomic_write
+
+    if path is not None:
+        with atomic_write(path) as file:
+            frame.to_csv(file, index=False, lineterminator="\n")
+
+
+def _warn(frame: pd.DataFrame) -> None:
+    """Latencies are those of the requests that completed: say where some did not."""
+    if (failed := int(frame["failed"].max())) > 0:
+        print(
+            f"seqsched: up to {failed} requests of a run did not complete and are left out", file=sys.stderr
+        )
