@@ -28,6 +28,11 @@ REQUESTS_PER_REPLICA = 40
 TAIL_REQUESTS = 10
 """A percentile is not decided upon with fewer requests beyond it."""
 
+BROKEN: tuple[Verdict, ...] = ("fails", "unstable")
+
+WIDEN, WIDENINGS = 1.1, 12
+"""Steps, and their most, from an undecided rate to one that is decided."""
+
 IDLE_BACKLOG = 0.01
 """Requests in the system at which a replica counts as serving one request alone."""
 
@@ -344,12 +349,14 @@ def highest_rate(
     start: float,
     tolerance: float = 0.02,
     step: float = 2.0,
+    bracket: bool = True,
 ) -> Search[RateRange]:
     """The highest rate that `replicas` carry within the SLO, by bisection to a relative `tolerance`.
 
     From `start` the rate is multiplied or divided by `step` and more until two rates bracket the answer. A
     rate that stays undecided counts by its mean. With common random numbers every rate sees the same pattern
-    of arrivals, so that the curve being bisected is one curve.
+    of arrivals, so that the curve being bisected is one curve. With `bracket` the search goes on to either
+    side until a rate is shown to meet the SLO and one to break it.
     """
     points: dict[float, Point] = {}
 
@@ -384,6 +391,13 @@ def highest_rate(
             low = middle
         else:
             high = middle
+    for factor, verdicts in ((1 / WIDEN, ("meets",)), (WIDEN, BROKEN)) if bracket else ():
+        rate = low if factor < 1 else high
+        for _ in range(WIDENINGS):
+            if any(p.verdict in verdicts for p in points.values()):
+                break
+            rate *= factor
+            yield from passes(rate)
     shown_to_meet = [r for r, p in points.items() if p.verdict == "meets"]
     return RateRange(low, max(shown_to_meet, default=None), _lowest_broken(points), "", _by_rate(points))
 
@@ -393,7 +407,7 @@ def _by_rate(points: dict[float, Point]) -> tuple[Point, ...]:
 
 
 def _lowest_broken(points: dict[float, Point]) -> float | None:
-    return min((r for r, p in points.items() if p.verdict in ("fails", "unstable")), default=None)
+    return min((r for r, p in points.items() if p.verdict in BROKEN), default=None)
 
 
 def at_rates(slo: Slo, replicas: int, rates: Sequence[float], effort: Effort) -> Search[tuple[Point, ...]]:

@@ -211,6 +211,7 @@ def _ask_replicas(
         start=rate,
         tolerance=HEADROOM_TOLERANCE,
         step=1.02 * k / (k - 1) if k > 1 else 2.0,
+        bracket=False,
     )
     curve: tuple[Point, ...] = ()
     if curves:

@@ -65,7 +65,10 @@ def sensitivity(
     varied = changes(world)
     worlds = [world, *(w for _, less, more in varied for w in (less[1], more[1]))]
     found: list[RateRange] = together(
-        [(w, highest_rate(slo, replicas, effort, start=rate, tolerance=TOLERANCE, step=1.1)) for w in worlds],
+        [
+            (w, highest_rate(slo, replicas, effort, start=rate, tolerance=TOLERANCE, step=1.1, bracket=False))
+            for w in worlds
+        ],
         runs,
     )
     base, *others = (f.rate for f in found)

@@ -220,12 +220,14 @@ def _value(
 def _backlog(arrival: FloatArray, finish: FloatArray) -> tuple[float, float, float]:
     """Growth of the backlog over the second half of the run, per arrival and as a ratio, and its mean there.
 
-    The backlog is what has arrived and not ended, seen by each arrival; a request that was turned away ends
-    when it comes.
+    The backlog is what has arrived and not finished, seen by each arrival; requests that were turned away are
+    no part of it.
     """
-    n = len(arrival)
-    ends = np.sort(np.where(np.isnan(finish), arrival, finish))
-    waiting = np.arange(n) - np.searchsorted(ends, arrival, side="right")
+    kept = ~np.isnan(finish)
+    arrival, finish, n = arrival[kept], finish[kept], int(kept.sum())
+    if not n:
+        return 0.0, 1.0, 0.0
+    waiting = np.maximum(np.arange(n) - np.searchsorted(np.sort(finish), arrival, side="right"), 0)
     half, tenth = n // 2, max(n // 10, 1)
     early, late = waiting[half : half + tenth], waiting[-tenth:]
     apart = max(n - half - tenth, 1)

@@ -30,7 +30,9 @@ def columns(arrival: list[float], latency: list[float], wait: float = 0.0) -> di
 
 
 def test_bounds_are_written_as_metric_statistic_and_value() -> None:
-    slo = parse_slo("ttft_p99:2000 tpot_median:100 e2el_mean:30000 wait_p99.9:5 attainment:0.99", {"ttft": 1.0})
+    slo = parse_slo(
+        "ttft_p99:2000 tpot_median:100 e2el_mean:30000 wait_p99.9:5 attainment:0.99", {"ttft": 1.0}
+    )
     assert [b.name for b in slo.bounds] == ["ttft_p99", "tpot_p50", "e2el_mean", "wait_p99.9", "attainment"]
     assert [b.limit for b in slo.bounds] == [2000, 100, 30000, 5, 0.99]
     assert str(slo).startswith("ttft_p99 ≤ 2000 ms, tpot_p50 ≤ 100 ms")
@@ -110,7 +112,9 @@ def test_intervals_are_students() -> None:
     values = np.random.default_rng(2).normal(5, 1, 6)
     at = interval(values.tolist(), 0.9)
     half = stats.t.ppf(0.95, 5) * stats.sem(values)
-    assert (at.mean, at.low, at.high) == pytest.approx((values.mean(), values.mean() - half, values.mean() + half))
+    assert (at.mean, at.low, at.high) == pytest.approx(
+        (values.mean(), values.mean() - half, values.mean() + half)
+    )
     assert interval([1.0]).high == math.inf
     assert interval([1.0, math.inf, 2.0]).low == 1.0
 
