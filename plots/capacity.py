@@ -122,8 +122,9 @@ def curves_figure(made: Plan) -> Figure | None:
 def pareto(answers: Sequence[Answer], ax: Axes) -> None:
     """Cost or replicas against the first bound's value, each fleet that was simulated a point.
 
-    Filled: it meets the SLO; hollow: that was not shown. The line joins the fleets that no other beats in both. Fleets that cannot keep
-    up have no latency and are left out. Prices are used where every answer has one.
+    Filled: it meets the SLO; hollow: that was not shown. The line joins the fleets that no other beats in
+    both. Fleets that cannot keep up have no latency and are left out. Prices are used where every answer has
+    one.
     """
     priced = all(a.price_per_hour is not None for a in answers)
     first = next(p.measured[0].name for a in answers for p in a.points)

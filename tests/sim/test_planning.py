@@ -27,7 +27,7 @@ from traces.trace import Trace
 
 ONE_AT_A_TIME = "continuous:max_num_seqs=1,max_num_batched_tokens=100000"
 TOKENS = 100
-QUICK: dict[str, Any] = {"num_requests": 150, "max_requests": 300, "max_seeds": 4, "jobs": 1}
+QUICK: dict[str, Any] = {"num_requests": 100, "max_requests": 200, "max_seeds": 3, "jobs": 1}
 
 
 def machine(step_s: float) -> Profile:
