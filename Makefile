@@ -36,7 +36,7 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install -c constraints.txt -e ".[dev,parquet,real]"
+	$(PIP) install -c constraints.txt -e ".[dev,parquet,real,cluster]"
 	touch $@ $(VENV)/installed
 
 clean:

@@ -1,19 +1,21 @@
 """The engine `cuda-graphs`: a flat KV arena, state on the device, ragged rows, a CUDA graph per batch bucket.
 
 Padded batches and continuous batching go through the same packed forward pass of the stock model, whose
-attention (`real.attention`) reads each row's real length only. On the CPU it computes the same, without
-graphs.
+attention (`real.attention`) reads each row's real length only. On the CPU, and in float32, it computes the
+same without graphs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
 from sim.work import SchedulingError
 
-from .attention import NAME, register
+from . import compiled
+from .attention import NAME, has_kernel, register
 from .engine import KvOvercommitted, Part, check_padded
 from .graphs import GraphPool, bucket
 from .model import LoadedModel
@@ -40,12 +42,12 @@ class ArenaEngine:
     """
 
     name = "cuda-graphs"
+    ragged_prefill = True
     max_rows = BUCKETS[-1]
 
     def __init__(self, loaded: LoadedModel, capacity_tokens: int, *, compile_layers: bool = False) -> None:
         self.model, self.capacity_tokens, self.device = loaded.model, capacity_tokens, loaded.device
         self.vocab = loaded.shape.vocab
-        on_gpu = self.device.type == "cuda"
         register()
         self.model.set_attn_implementation(NAME)
         size = (capacity_tokens + SCRATCH_TOKENS, loaded.shape.kv_heads, loaded.shape.head_dim)
@@ -56,15 +58,17 @@ class ArenaEngine:
                 arena = torch.zeros(size, dtype=loaded.dtype, device=self.device)
                 setattr(layer.self_attn, which, arena)
                 self.arenas.append(arena)
-            if compile_layers and on_gpu:
-                layer.compile(fullgraph=True, dynamic=True)
+        if compile_layers and self.device.type == "cuda":
+            compiled.compile_layers(self.model)
         # Device-side state by slot: last token, tokens in the cache, start of the region.
         self.tokens, self.lengths, self.starts = (
             torch.zeros(self.max_rows + 1, dtype=torch.long, device=self.device) for _ in range(3)
         )
         self.starts[self.max_rows] = capacity_tokens
         self.counting = torch.arange(self.max_rows + 2, dtype=torch.int32, device=self.device)
-        self.graphs = GraphPool() if on_gpu else None
+        # Without the kernel, decoding rows are gathered at the length of the longest, and on the host's word.
+        self.ragged_decode = has_kernel(self.arenas[0])
+        self.graphs = GraphPool() if self.ragged_decode else None
         self.is_filled = False
         self.batch: list[int] = []
         self.places = Places(capacity_tokens)
@@ -87,6 +91,15 @@ class ArenaEngine:
         for key in self.batch:
             self.evict(key)
         self.batch = []
+
+    @contextmanager
+    def without_graphs(self) -> Iterator[None]:
+        """Inside the block every pass is launched anew: what was captured would run the model as it was."""
+        graphs, self.graphs = self.graphs, None
+        try:
+            yield
+        finally:
+            self.graphs = graphs
 
     def prime(self, rows: int, context_tokens: int) -> None:
         """A batch with that many tokens behind each row."""
@@ -200,18 +213,24 @@ class ArenaEngine:
         if is_graphed and self.graphs is not None:
             key = (packed.num_tokens, packed.num_parts)
             given = self.graphs.run(
-                key, packed.flat, packed.flat, self.device, lambda x: self._pass(packed.split(x), key[0])
+                key,
+                packed.flat,
+                packed.flat,
+                self.device,
+                lambda x: self._pass(packed.split(x), key[0], self.capacity_tokens),
             )
         else:
             given = packed.flat.to(self.device)
-            self._pass(packed.split(given), max(len(part.tokens) for part in parts))
+            longest = max(len(part.tokens) for part in parts)
+            most_keys = max(self.length_of[part.key] + len(part.tokens) for part in parts)
+            self._pass(packed.split(given), longest, most_keys)
         slots = packed.split(given).slots[: packed.num_yields]
         tokens: list[int] = self.tokens[slots].tolist()
         for part in parts:
             self.length_of[part.key] += len(part.tokens)
         return tokens
 
-    def _pass(self, c: Columns, longest: int) -> None:
+    def _pass(self, c: Columns, longest: int, most_keys: int) -> None:
         self.tokens[c.slots] = self._forward(
             c.ids,
             c.positions,
@@ -221,7 +240,7 @@ class ArenaEngine:
             c.key_counts.int(),
             c.last,
             longest,
-            longest,
+            most_keys,
         )
         self.lengths[c.slots], self.starts[c.slots] = c.lengths, c.regions
         self._reset_scratch()
@@ -234,6 +253,7 @@ class ArenaEngine:
             scratch = torch.full_like(rows, self.max_rows)
             rows = self.graphs.run((count,), rows, scratch, self.device, self._decode_step)
         else:
+            rows = rows.to(self.device)
             self._decode_step(rows)
         tokens: list[int] = self.tokens[rows[: len(slots)]].tolist()
         return tokens

@@ -13,6 +13,14 @@ from transformers import AttentionInterface
 
 NAME = "seqsched-arena"
 
+KERNEL_TYPES = (torch.float16, torch.bfloat16)
+"""What the ragged CUDA kernel takes; the rest is computed as on the processor, and waits for the host."""
+
+
+def has_kernel(values: torch.Tensor) -> bool:
+    """Whether attention over such values reads each row's real keys in one kernel, and never waits."""
+    return values.is_cuda and values.dtype in KERNEL_TYPES
+
 
 def _attend(
     query: torch.Tensor,
@@ -36,7 +44,7 @@ def _attend(
     """
     arena_keys.index_copy_(0, write_at, key)
     arena_values.index_copy_(0, write_at, value)
-    if query.is_cuda:
+    if has_kernel(query):
         # The kernel takes key_starts where it expects cumulative lengths; seqused_k says how many are real.
         out: torch.Tensor = torch.ops.aten._flash_attention_forward(
             query,
@@ -54,11 +62,11 @@ def _attend(
         )[0]
         return out.contiguous()
     if max_queries == 1:
-        return _decode_on_cpu(query, arena_keys, arena_values, key_starts, key_counts, scale)
-    return _prefill_on_cpu(query, arena_keys, arena_values, query_starts, key_starts, key_counts, scale)
+        return _decode_by_gathering(query, arena_keys, arena_values, key_starts, key_counts, scale)
+    return _prefill_one_by_one(query, arena_keys, arena_values, query_starts, key_starts, key_counts, scale)
 
 
-def _decode_on_cpu(
+def _decode_by_gathering(
     query: torch.Tensor,
     arena_keys: torch.Tensor,
     arena_values: torch.Tensor,
@@ -66,7 +74,7 @@ def _decode_on_cpu(
     key_counts: torch.Tensor,
     scale: float,
 ) -> torch.Tensor:
-    place = torch.arange(int(key_counts.max()))
+    place = torch.arange(int(key_counts.max()), device=query.device)
     rows = (key_starts[:-1, None] + place).clamp_(max=arena_keys.shape[0] - 1)
     mask = (place < key_counts[:, None])[:, None, None]
     out = functional.scaled_dot_product_attention(
@@ -80,7 +88,7 @@ def _decode_on_cpu(
     return out[:, :, 0].contiguous()
 
 
-def _prefill_on_cpu(
+def _prefill_one_by_one(
     query: torch.Tensor,
     arena_keys: torch.Tensor,
     arena_values: torch.Tensor,
@@ -89,12 +97,13 @@ def _prefill_on_cpu(
     key_counts: torch.Tensor,
     scale: float,
 ) -> torch.Tensor:
-    out = torch.zeros(query.shape, dtype=query.dtype)
+    out = query.new_zeros(query.shape)
     bounds, starts, counts = query_starts.tolist(), key_starts.tolist(), key_counts.tolist()
     for first, end, start, count in zip(bounds, bounds[1:], starts, counts, strict=False):
         if end == first:
             continue
-        mask = torch.ones(end - first, count, dtype=torch.bool).tril(count - (end - first))
+        mask = torch.ones(end - first, count, dtype=torch.bool, device=query.device)
+        mask = mask.tril(count - (end - first))
         keys, values = (
             arena[start : start + count].transpose(0, 1)[None] for arena in (arena_keys, arena_values)
         )

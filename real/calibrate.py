@@ -5,8 +5,10 @@
 
 Measures decode iterations (batch x context), padded prefill and, on the engine cuda-graphs, both mixed; warms
 up first, visits the cells over and over in random order, and appends every row to a steps file as it is
-measured: interrupted, the same command goes on where it stopped. Writes the profile with its residuals and a
-figure of measured against fitted. The last line of stdout is JSON.
+measured: interrupted, the same command goes on where it stopped. Writes the profile with its residuals, a
+figure of measured against fitted, and a table of decode iterations beside the memory floor (bytes of weights
+and KV read over the bandwidth of a copy; --beside FILE.steps.csv adds another engine's times). The last line
+of stdout is JSON.
 """
 
 from __future__ import annotations
@@ -20,37 +22,33 @@ if __name__ == "__main__":
     # Run as a script, the folder on the path is this one, whose modules must not hide others of their names.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
+from real.options import Machine
 from sim.cli import run_script
 from traces.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from real.calibration import Calibration
 
 MAX_SECONDS = 300.0
 
 
 def calibrate(
+    machine: Machine = Machine(),  # noqa: B008  (a frozen dataclass of defaults)
     *,
     out: Path,
     steps: Path | None = None,
     figure: Path | None = None,
     name: str | None = None,
-    engine: str = "transformers-eager",
-    model: str | None = None,
-    weights: Literal["random", "pretrained"] | None = None,
-    dtype: str | None = None,
-    device: str | None = None,
-    compile_layers: bool = False,
-    kv_tokens: int | None = None,
     max_rows: int | None = None,
     max_context: int | None = None,
     max_prompt: int | None = None,
     repeats: int | None = None,
     max_seconds: float = MAX_SECONDS,
-    threads: int | None = None,
-    seed: int = 0,
+    beside: Path | None = None,
     quick: bool = False,
 ) -> None:
     """Measure this machine's iterations and write a profile.
@@ -65,21 +63,6 @@ def calibrate(
         Where to draw measured against fitted; default: beside --out, as PNG.
     name
         Name of the profile; default: the file name of --out.
-    engine
-        transformers-eager or cuda-graphs.
-    model
-        tiny, a known shape such as vicuna-7b, a path, or a name on the hub; default: vicuna-7b on CUDA, else
-        tiny.
-    weights
-        random or pretrained; default: random for a known shape.
-    dtype
-        float32, float16 or bfloat16; default: bfloat16 on CUDA, else float32.
-    device
-        cuda or cpu; default: cuda where there is one.
-    compile_layers
-        Compile the decoder layer (cuda-graphs on CUDA only).
-    kv_tokens
-        Tokens of KV cache to allocate; default: 80 % of what is free beside the weights.
     max_rows
         Largest batch; default 256.
     max_context
@@ -90,10 +73,9 @@ def calibrate(
         Visits to every cell; default 7.
     max_seconds
         Stop after this time, once every cell was visited.
-    threads
-        Processor threads of torch; default: its own choice.
-    seed
-        Seed of the order of visits and of the prompts.
+    beside
+        A steps file of another engine (such as transformers-eager) on the same grid: its decode times beside
+        these, and the ratio.
     quick
         Small bounds and few repeats, for a look or for the processor.
     """
@@ -104,8 +86,8 @@ def calibrate(
     from real.grid import Grid
     from real.run import make_engine
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    if machine.threads is not None:
+        torch.set_num_threads(machine.threads)
     bounds = (64, 128, 64, 3) if quick else (256, 1024, 512, 7)
     rows, context, prompt, visits = (
         small if given is None else given
@@ -114,22 +96,24 @@ def calibrate(
     for flag, value in (("rows", rows), ("context", context), ("prompt", prompt), ("repeats", visits)):
         if value < 1:
             raise InputError(f"{flag}: {value} must be at least 1")
-    if seed < 0 or not max_seconds >= 0:
-        raise InputError(f"seed ({seed}) and max_seconds ({max_seconds:g}) must be at least 0")
-    loaded = models.load(model, weights=weights, dtype=dtype, device=device, seed=seed)
-    capacity = kv_tokens or default_capacity(loaded)
-    made = make_engine(engine, loaded, capacity, compile_layers=compile_layers)
+    if machine.seed < 0 or not max_seconds >= 0:
+        raise InputError(f"seed ({machine.seed}) and max_seconds ({max_seconds:g}) must be at least 0")
+    others = _rows_of(beside) if beside is not None else []
+    loaded = models.load(**machine.chosen, seed=machine.seed)
+    capacity = machine.kv_tokens or default_capacity(loaded)
+    made = make_engine(machine.engine, loaded, capacity, compile_layers=machine.compile_layers)
     grid = Grid(rows, context, prompt, mixed=hasattr(made, "iterate"))
     calibration = Calibration(
-        made, loaded, grid.cells(capacity), steps or out.with_suffix(".steps.csv"), seed
+        made, loaded, grid.cells(capacity), steps or out.with_suffix(".steps.csv"), machine.seed
     )
     took = measure(calibration, visits, max_seconds)
-    write(calibration, name or out.stem, out, figure or out.with_suffix(".png"), took)
+    write(calibration, name or out.stem, out, figure or out.with_suffix(".png"), took, others)
 
 
 def measure(calibration: Calibration, repeats: int, max_seconds: float) -> float:
     """Visit every cell `repeats` times, or once and until the time is up; the seconds that this took."""
     begin = time.perf_counter()
+    calibration.warm()
     while calibration.passes < repeats:
         late = time.perf_counter() - begin > max_seconds
         if late and calibration.passes:
@@ -138,15 +122,27 @@ def measure(calibration: Calibration, repeats: int, max_seconds: float) -> float
     return time.perf_counter() - begin
 
 
-def write(calibration: Calibration, name: str, out: Path, figure: Path, took_s: float) -> None:
-    """The profile, its figure, and what a reader should know, the last line as JSON."""
+def write(
+    calibration: Calibration,
+    name: str,
+    out: Path,
+    figure: Path,
+    took_s: float,
+    beside: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """The profile, its figure, the memory floor, and what a reader should know, the last line as JSON."""
     from plots.calibration import report as draw
     from plots.style import save
+    from real.floor import at_context, markdown
 
     profile, report = calibration.fit(name)
     profile.save(out)
     title = f"{name}: {len(report.measured_s)} distinct steps on {calibration.loaded.label}"
     save(draw(report.measured_s * 1e3, report.fitted_s * 1e3, ~report.is_mixed, title), figure)
+    floors = calibration.floors(beside)
+    near = at_context(floors)
+    _write_rows([floor.to_json() for floor in floors], out.with_suffix(".floor.csv"))
+    print(markdown(near))
     for label, value in report.rows():
         print(f"{label}: {value}")
     said = {
@@ -158,9 +154,28 @@ def write(calibration: Calibration, name: str, out: Path, figure: Path, took_s: 
         "seconds": round(took_s, 1),
         "host_ms": profile.step_cost.host_ms,
         "kv_tokens": profile.kv_tokens(),
+        **(calibration.ceilings.to_json() if calibration.ceilings else {}),
+        "floor_ratio": {floor.rows: round(floor.ratio, 3) for floor in near},
+        "step_over_beside": {f.rows: round(f.of_beside, 3) for f in near if f.of_beside is not None},
         "mean_error": {regime: ways["in_sample"]["mean"] for regime, ways in report.errors.items()},
     }
     print(json.dumps(said, allow_nan=False))
+
+
+def _rows_of(path: Path) -> list[dict[str, Any]]:
+    """The rows of a steps file; InputError where it is none."""
+    from sim.hardware.steps_file import read_steps
+
+    return [{str(key): value for key, value in row.items()} for row in read_steps(path).to_dict("records")]
+
+
+def _write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    import pandas as pd
+
+    from traces.files import atomic_write
+
+    with atomic_write(path) as file:
+        file.write(pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import csv
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,16 @@ import transformers
 
 from sim.hardware.calibrate import FitReport, fit
 from sim.hardware.gpu import GPUS, Gpu
-from sim.hardware.kv_memory import GIB, KvMemory, kv_bytes_per_token
+from sim.hardware.kv_memory import KvMemory, kv_bytes_per_token
 from sim.hardware.profile import Profile
 from sim.hardware.steps_file import COLUMNS, COUNTS
 from traces.errors import InputError
 
 from .engine import Engine
+from .floor import Ceilings, Floor, at_context, floors, measure_ceilings
 from .grid import Cell
-from .measure import Meter, order, warm
+from .measure import Meter, order, timed
+from .memory import NOT_MEASURED, MeasuredMemory, memory_part, warm_and_measure
 from .model import LoadedModel
 
 HEADER = (*COLUMNS, "wall_ms", *Cell._fields, "engine", "measured_on")
@@ -61,7 +63,8 @@ class Calibration:
             self._take_up(path)
         self.done = Counter(_cell_of(row) for row in self.rows)
         self.is_warm = False
-        self.memory: dict[str, str] = {}
+        self.memory: MeasuredMemory | None = None
+        self.ceilings: Ceilings | None = None
 
     @property
     def passes(self) -> int:
@@ -70,8 +73,7 @@ class Calibration:
 
     def measure(self, num_visits: int) -> None:
         """The next visits, always to cells that were visited least."""
-        if not self.is_warm:
-            self._warm()
+        self.warm()
         for _ in range(num_visits):
             passes = self.passes
             cell = next(cell for cell in self.order if self.done[cell] == passes)
@@ -101,31 +103,52 @@ class Calibration:
             model=self.loaded.shape,
             gpu=_gpu(self.loaded.device),
             engine=self.engine.name,
-            memory=memory_of(self.loaded, self.engine.capacity_tokens),
+            memory=memory_of(
+                self.loaded,
+                self.engine.capacity_tokens,
+                self.memory.workspace if self.memory else None,
+            ),
             host_s=self.host_s,
+            ragged_prefill=self.engine.ragged_prefill,
+            ragged_decode=self.engine.ragged_decode,
             source=f"measured with real.calibrate on {self.loaded.label}",
             versions=versions(),
         )
-        grid = {**profile.provenance.grid, **self.memory}
+        grid = {**profile.provenance.grid, **self._told()}
         return replace(profile, provenance=replace(profile.provenance, grid=grid)), report
 
-    def _warm(self) -> None:
-        """Every graph captured, every buffer allocated; then what is measured once: host time and memory."""
+    def warm(self) -> None:
+        """Once: every graph captured, every buffer allocated; then host time, memory and ceilings."""
+        if self.is_warm:
+            return
         device = self.loaded.device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-            before = torch.cuda.memory_allocated(device)
-        warm(self.meter, self.cells)
-        if device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(device) - before
-            self.memory = {
-                "weights_gib": f"{self.loaded.weight_bytes / GIB:.2f}",
-                "allocated_before_gib": f"{before / GIB:.2f}",
-                "peak_beyond_that_gib": f"{peak / GIB:.2f}",
-                "reserved_gib": f"{torch.cuda.memory_reserved(device) / GIB:.2f}",
-            }
+        self.memory = warm_and_measure(self.meter, self.cells, self.loaded)
         self.host_s = self.meter.host_s(max(cell.rows for cell in self.cells))
+        self.ceilings = measure_ceilings(
+            device, self.loaded.dtype, lambda function: timed(device, function).device_s
+        )
         self.is_warm = True
+
+    def floors(self, beside: Sequence[Mapping[str, Any]] = ()) -> list[Floor]:
+        """Every measured kind of decode iteration beside its memory floor (and another engine's rows)."""
+        self.warm()
+        assert self.ceilings is not None
+        return floors(self.rows, self.loaded.shape, self.ceilings.copy_bytes_per_s, beside)
+
+    def _told(self) -> dict[str, str]:
+        """What was measured once, for the provenance."""
+        told = self.memory.to_json() if self.memory else dict(NOT_MEASURED)
+        if self.ceilings is None:
+            return told
+        told |= self.ceilings.to_json()
+        near = at_context(self.floors())
+        if near:
+            low, high = (pick(near, key=lambda f: f.ratio).ratio for pick in (min, max))
+            told["decode_over_floor"] = (
+                f"{low:.2f} to {high:.2f} times the memory floor for {near[0].rows} to {near[-1].rows} "
+                f"sequences at about {near[-1].context:.0f} tokens of context"
+            )
+        return told
 
     def _take_up(self, path: Path) -> None:
         """Read the rows of a file that is there, a half-written last one cut off; else begin one."""
@@ -146,14 +169,16 @@ class Calibration:
             raise InputError(f"{path}: {error}") from None
 
 
-def memory_of(loaded: LoadedModel, capacity_tokens: int) -> KvMemory:
-    """The memory part of a profile with `capacity_tokens` of KV cache; on the CPU these and the weights."""
-    per_token, weights = kv_bytes_per_token(loaded.shape), loaded.weight_bytes
-    given = weights + capacity_tokens * per_token
-    total = given
+def memory_of(loaded: LoadedModel, capacity_tokens: int, workspace: int | None = None) -> KvMemory:
+    """The memory part of a profile with `capacity_tokens` of KV cache; on the CPU these and the weights.
+
+    workspace: bytes that were measured beside weights and KV cache; None counts all that is left.
+    """
+    total = 0
     if loaded.device.type == "cuda":
-        total = max(given, torch.cuda.get_device_properties(loaded.device).total_memory)
-    return KvMemory(total, 1.0, weights, total - given, per_token)
+        total = torch.cuda.get_device_properties(loaded.device).total_memory
+    per_token = kv_bytes_per_token(loaded.shape)
+    return memory_part(total, loaded.weight_bytes, workspace, capacity_tokens, per_token)
 
 
 def default_capacity(loaded: LoadedModel) -> int:

@@ -19,6 +19,7 @@ class EagerEngine:
     """Carries out padded batches with the model as it comes; see `real.engine.Engine`."""
 
     name = "transformers-eager"
+    ragged_prefill = ragged_decode = False
 
     def __init__(self, loaded: LoadedModel, capacity_tokens: int) -> None:
         self.model, self.capacity_tokens, self.device = loaded.model, capacity_tokens, loaded.device

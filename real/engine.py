@@ -42,6 +42,10 @@ class Engine(Protocol):
     capacity_tokens: int
     """Tokens whose keys and values the cache holds."""
     device: torch.device
+    ragged_prefill: bool
+    """A padded batch computes each row's real prompt only."""
+    ragged_decode: bool
+    """Decoding, it reads each row's real context only."""
 
     def prefill(self, prompts: Sequence[Sequence[int]], token_limit: int) -> list[int]:
         """First token of every row; reserves rows x (longest prompt + token_limit) tokens of KV cache."""

@@ -21,14 +21,16 @@ from .arrivals import WallArrivals
 from .continuous import Sequences
 from .engine import Engine, OutOfDeviceMemory, StepwiseEngine
 from .job import Job
+from .prompts import with_question
 from .ramp import ramp
 
 
 class Executor:
     """One accelerator at work: asks the scheduler, runs the model, writes the ledger, reports the outcome.
 
-    After `run`, `answers` holds the tokens of every finished request, `output_tokens` their numbers, and
-    `incidents` one line for every time that memory ran out.
+    After `run`, `answers` holds the tokens of every finished request, `output_tokens` their numbers, `heard`
+    what the model said when it was asked for a length, and `incidents` one line for every time that memory
+    ran out.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Executor:
         self.clock, self.sleep = clock, sleep
         self.output_tokens = list(job.output_tokens)
         self.answers: dict[int, list[int]] = {}
+        self.heard: dict[int, list[int]] = {}
         self.incidents: list[str] = []
         self.arrivals = WallArrivals(job.requests, ledger, job.max_concurrency, self._submit)
         self.start: float | None = None
@@ -212,7 +215,11 @@ class Executor:
             torch.cuda.empty_cache()
 
     def _perceive(self, work: Perceive) -> Outcome:
-        """Prefill the prompts with the question, then decode the answer; what is told comes from the job."""
+        """Prefill the prompts with the question, then decode the answer.
+
+        What is told comes from the job, which holds one answer of the model for all runs; `heard` keeps this
+        one.
+        """
         answer = self.job.perception.answer_tokens
         ids = tuple([r.id for r in work.requests])
         told = [self.job.predictions[i] for i in ids]
@@ -220,17 +227,19 @@ class Executor:
         if not answer and not self.job.perception.question_tokens:
             self.ledger.batches.append(BatchRecord("Perceive", ids, 0, 0, start_s, start_s, start_s))
             return Outcome(predictions=told)
-        prompts = [[*self.job.prompts[i], *self.job.question] for i in ids]
+        question, turn = self.job.question, self.job.turn_tokens
+        prompts = [with_question(self.job.prompts[i], question, turn) for i in ids]
         longest = max(map(len, prompts))
         try:
-            self.engine.prefill(prompts, answer)
-            prefill_end_s = self.now()
-            for _ in range(answer):
-                self.engine.decode()
+            with self.job.asking(self.engine):
+                steps = [self.engine.prefill(prompts, answer)]
+                prefill_end_s = self.now()
+                steps += [self.engine.decode() for _ in range(answer)]
         except torch.OutOfMemoryError as error:
             return self._perceive_halves(work, error)
         end_s = self.now()
         self.engine.release()
+        self.heard.update(zip(ids, ([*row] for row in zip(*steps[:answer], strict=True)), strict=False))
         kv_tokens = len(ids) * (longest + answer)
         self.ledger.batches.append(
             BatchRecord(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,13 +20,14 @@ from sim.work import Limits
 from traces.errors import InputError
 
 from . import model as models
+from .asker import Asker, asks_the_model, model_predictor
 from .calibration import Calibration, default_capacity, versions
 from .clocks import PacedClock
 from .engine import Engine
 from .grid import Grid
 from .report import Case
 from .run import make_engine
-from .validation import Validation
+from .validation import STAND_IN, Validation, put
 
 PASSES = 6
 """How often every kind of iteration is measured again between the runs, where calibration is on the spot."""
@@ -43,6 +46,7 @@ def experiment(
     kv_tokens: int | None,
     repeat: int,
     clock: Literal["wall", "paced"] | None,
+    adapter: Path | None = None,
     say: Callable[[str], None],
 ) -> tuple[list[Case], dict[str, Any]]:
     """Load, calibrate where needed, run, simulate; the cases, and what ran."""
@@ -50,16 +54,27 @@ def experiment(
     if given is not None and given.engine != engine:
         raise InputError(f"profile {profile}: its engine is {given.engine}, not {engine}")
     # Bad settings are refused before the model is loaded; any profile serves for that.
-    checked = scenario(source, predictor=pairs[0][1], **settings)
+    first = pairs[0][1]
+    checked = scenario(source, predictor=STAND_IN if asks_the_model(first) else first, **settings)
     for policy, predictor in pairs:
         _check(policy, predictor, checked.limits)
     loaded = models.load(
-        chosen["model"],
+        chosen["name"],
         weights=chosen["weights"],
         dtype=chosen["dtype"],
         device=chosen["device"],
         seed=settings["seed"],
     )
+    asker = None
+    if any(asks_the_model(predictor) for _, predictor in pairs):
+        if adapter is not None and compile_layers:
+            raise InputError("adapter: cannot be woken and put to sleep in compiled layers (compile_layers)")
+        asker = Asker(loaded, adapter, settings["seed"])
+        for warning in asker.warnings():
+            say(warning)
+    elif adapter is not None:
+        raise InputError(f"adapter {adapter}: no predictor asks the model (predictors: model)")
+    checked = replace(checked, trace=put(checked.trace, loaded, asker, settings["seed"])[0])
     on_gpu = loaded.device.type == "cuda"
     at_once = not np.any(checked.trace.arrival_s)
     # A machine that is calibrated on the spot and waits for nothing can be measured against its own pace.
@@ -71,9 +86,10 @@ def experiment(
     made = make_engine(engine, loaded, capacity // 16 * 16, compile_layers=compile_layers)
     calibration = None
     if given is None:
-        cells = _grid(checked, made).cells(made.capacity_tokens)
+        asked = asker.question_tokens([predictor for _, predictor in pairs]) if asker is not None else 0
+        cells = _grid(checked, made, max(asked, QUESTION_TOKENS)).cells(made.capacity_tokens)
         calibration = Calibration(made, loaded, cells, seed=settings["seed"], clock=ticks)
-    validation = Validation(loaded, made, source, settings, given, calibration, lengths, say, ticks)
+    validation = Validation(loaded, made, source, settings, given, calibration, lengths, say, ticks, asker)
     validation.prepare(pairs)
     validation.measure(pairs, repeat, warm_ups=int(on_gpu), passes=0 if on_gpu else PASSES)
     cases = validation.cases(pairs)
@@ -93,6 +109,8 @@ def experiment(
         "fit_residuals": validation.profile.provenance.residuals,
         "versions": versions(),
     }
+    if asker is not None:
+        about["perception"] = asker.reports
     return cases, about
 
 
@@ -105,18 +123,21 @@ def _clock_label(ticks: Any) -> str:
     return f"processor time at an even pace (meanwhile a fixed beat took {low:.2f} to {high:.2f} ms)"
 
 
-def _grid(checked: Scenario, engine: Engine) -> Grid:
+def _grid(checked: Scenario, engine: Engine, question_tokens: int) -> Grid:
     """As far as the trace can take the engine: padded batches of at most 256 rows."""
     prompt = int(checked.trace.prompt_tokens.max())
     rows = min(256, len(checked.trace))
     return Grid(
         max_rows=rows,
-        max_context=prompt + max(checked.max_new_tokens, QUESTION_TOKENS + ANSWER_TOKENS),
-        max_prompt=prompt + QUESTION_TOKENS,
+        max_context=prompt + max(checked.max_new_tokens, question_tokens + ANSWER_TOKENS),
+        max_prompt=prompt + question_tokens,
         mixed=hasattr(engine, "iterate"),
     )
 
 
 def _check(policy: str, predictor: str, limits: Limits) -> None:
     make_scheduler(policy, limits)
-    perception.predictor(predictor)
+    if asks_the_model(predictor):
+        model_predictor(predictor)
+    else:
+        perception.predictor(predictor)

@@ -16,6 +16,10 @@ HEADROOM_TOKENS = STEPS_PER_VISIT + 2
 """Tokens that a primed row grows by on a visit, warm-up included."""
 
 
+FLOOR_CONTEXT, FLOOR_ROWS = 512, 64
+"""Decode iterations are held against the memory floor at this context, for batches of up to so many rows."""
+
+
 class Cell(NamedTuple):
     """One kind of iteration: `rows` decoding with `context` tokens each, beside one prefill chunk or none.
 
@@ -71,6 +75,8 @@ class Grid:
             longest = min(self.max_context, capacity_tokens // rows - HEADROOM_TOKENS)
             for context in halvings(longest, 16, 4) if longest > 0 else ():
                 yield Cell(rows, context)
+            if rows <= FLOOR_ROWS and longest >= FLOOR_CONTEXT:
+                yield Cell(rows, FLOOR_CONTEXT)
 
     def _prefill(self) -> Iterator[Cell]:
         for chunks in batch_sizes(self.max_rows):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from sim.padded import PerceptionCost
 from sim.request import Request
@@ -16,7 +18,8 @@ from .prompts import Prompts
 class Job:
     """What is run, by request id: the prompts, the lengths at which answers stop, what is predicted of them.
 
-    `question` is appended to a prompt to ask for its length. With `eos_tokens`, answers end there, and
+    `question` goes into a prompt to ask for its length, `turn_tokens` before its end; `asking(engine)` is
+    entered meanwhile, for the model may be another then. With `eos_tokens`, answers end there, and
     `output_tokens` are the most that each may have.
     """
 
@@ -28,3 +31,5 @@ class Job:
     perception: PerceptionCost
     eos_tokens: frozenset[int] = frozenset()
     max_concurrency: int | None = None
+    turn_tokens: int = 0
+    asking: Callable[[Any], AbstractContextManager[None]] = nullcontext

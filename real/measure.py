@@ -114,9 +114,8 @@ class Meter:
 
     def _prompts(self, cell: Cell) -> Sequence[Sequence[int]]:
         """Prompts of one length where padding is not computed; else, as in real batches, some are shorter."""
-        ragged = hasattr(self.engine, "iterate")
         lengths = [
-            cell.chunk_tokens - (0 if ragged else k % max(1, cell.chunk_tokens // 2))
+            cell.chunk_tokens - (0 if self.engine.ragged_prefill else k % max(1, cell.chunk_tokens // 2))
             for k in range(cell.chunks)
         ]
         return [self._ids(n) for n in lengths]

@@ -10,8 +10,17 @@ import numpy as np
 
 from traces.trace import Trace
 
+from .conversation import PLAIN, Conversation
+
 FIRST_ORDINARY_TOKEN = 3
 """Ids below are padding, begin and end in the vocabularies of LLaMA."""
+
+ADVANCE_QUESTION = (
+    "\nBefore responding to the above instruction, you have to predict the length of your response. Print "
+    "the estimated number of tokens in your response in the first line. Then change to a new line to respond "
+    "to the instruction."
+)
+"""What the paper appends to have a length stated first, then the answer, in one generation."""
 
 QUESTION = (
     "\nDon't output the response for the above instruction. Instead, you need to predict the number of "
@@ -27,18 +36,37 @@ def random_prompts(prompt_tokens: Sequence[int], vocab: int, rng: np.random.Gene
     return [rng.integers(FIRST_ORDINARY_TOKEN, vocab, int(n)).tolist() for n in prompt_tokens]
 
 
-def prompts_of(trace: Trace, tokenizer: Any, vocab: int, rng: np.random.Generator) -> tuple[Trace, Prompts]:
-    """The prompts as token ids, and the trace with the prompt lengths that they have.
+def prompts_of(
+    trace: Trace, tokenizer: Any, vocab: int, rng: np.random.Generator, conversation: Conversation = PLAIN
+) -> tuple[Trace, Prompts]:
+    """The prompts as token ids, put as `conversation` says, and the trace with the lengths that they have.
 
     Texts are tokenised where both a text column and a tokenizer are there; else ids are drawn, and the trace
     stays as it is.
     """
     if tokenizer is None or trace.prompt is None:
         return trace, random_prompts(trace.prompt_tokens.tolist(), vocab, rng)
-    prompts = [tokenizer(str(text))["input_ids"] for text in trace.prompt]
+    turn = turn_of(tokenizer, conversation)
+    special = not conversation.has_begin_token
+    prompts = [
+        [*tokenizer(conversation.before + str(text), add_special_tokens=special)["input_ids"], *turn]
+        for text in trace.prompt
+    ]
     lengths = np.array([len(p) for p in prompts], dtype=np.int64)
     note = "prompt_tokens counted with the tokenizer of the model that ran"
     return replace(trace, prompt_tokens=lengths, notes=(*trace.notes, note)), prompts
+
+
+def turn_of(tokenizer: Any, conversation: Conversation) -> list[int]:
+    """The ids that give the turn to the assistant, the last of every prompt."""
+    ids: list[int] = tokenizer(conversation.after, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def with_question(prompt: Sequence[int], question: Sequence[int], turn_tokens: int = 0) -> list[int]:
+    """The prompt with the question behind its instruction, before the turn is given to the assistant."""
+    end = len(prompt) - turn_tokens
+    return [*prompt[:end], *question, *prompt[end:]]
 
 
 def question(tokenizer: Any, num_tokens: int, vocab: int, rng: np.random.Generator) -> list[int]:
@@ -46,3 +74,35 @@ def question(tokenizer: Any, num_tokens: int, vocab: int, rng: np.random.Generat
     ids = [] if tokenizer is None else tokenizer(QUESTION, add_special_tokens=False)["input_ids"]
     filler = rng.integers(FIRST_ORDINARY_TOKEN, vocab, num_tokens).tolist()
     return [*ids[:num_tokens], *filler[len(ids) :]]
+
+
+SIZES = ((50, "tiny"), (100, "brief"), (150, "short"), (200, "medium"), (300, "long"), (400, "vast"))
+SUBJECTS = (
+    "rivers",
+    "bread",
+    "the moon",
+    "a clock",
+    "trains",
+    "chess",
+    "a garden",
+    "winter",
+    "music",
+    "maps",
+)
+
+
+def made_up_texts(trace: Trace, rng: np.random.Generator) -> Trace:
+    """The trace with instructions whose wording tells the size of the answer, where it has no texts.
+
+    For models to be asked for lengths, and to learn them, where a trace holds numbers alone: an exercise, not
+    anybody's traffic.
+    """
+    if trace.prompt is not None:
+        return trace
+    subjects = rng.integers(len(SUBJECTS), size=len(trace))
+    texts = [
+        f"Tell a {next((size for bound, size in SIZES if length <= bound), 'endless')} tale of {SUBJECTS[k]}."
+        for length, k in zip(trace.perceived_truth.tolist(), subjects.tolist(), strict=True)
+    ]
+    note = "prompt: made up; its wording tells the size of the answer"
+    return replace(trace, prompt=np.array(texts, dtype=object), notes=(*trace.notes, note))

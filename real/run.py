@@ -6,6 +6,7 @@ Takes the same scenario as the simulator, so that requests, arrivals and predict
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -13,12 +14,13 @@ import numpy as np
 from sim.ledger import Ledger, ReplicaUse
 from sim.metrics import Result, make_result
 from sim.padded import PerceptionCost
-from sim.perception import ANSWER_TOKENS, QUESTION_TOKENS, perceive
+from sim.perception import QUESTION_TOKENS, perceive
 from sim.policies import make_scheduler
-from sim.simulation import Scenario, predictions_of, stream
+from sim.scenario import Scenario, predictions_of, stream
 from traces.errors import InputError
 
 from .arena import ArenaEngine
+from .asking import Asking
 from .clocks import Clock, Stopwatch
 from .eager import EagerEngine
 from .engine import ENGINES, Engine, KvOvercommitted
@@ -53,8 +55,9 @@ class RealRun:
 
     `prompts`: token ids by request id, as long as the trace says. `lengths`: answers stop at the trace's
     lengths, or where the model ends them. `clock` gives seconds; any but the wall's serves only where nothing
-    waits for an arrival. Raises KvOvercommitted where the scenario counts on more KV memory than the engine
-    has.
+    waits for an arrival. `asking`: how the model was asked for what the scenario's predictor says, so that it
+    is asked again in the same way. Raises KvOvercommitted where the scenario counts on more KV memory than
+    the engine has.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class RealRun:
         prompts: Prompts,
         lengths: Literal["trace", "model"] = "trace",
         clock: Clock = time.perf_counter,
+        asking: Asking | None = None,
     ) -> None:
         trace, capacity = scenario.trace, scenario.limits.kv_tokens
         if capacity > engine.capacity_tokens:
@@ -80,17 +84,21 @@ class RealRun:
         said = perceive(scenario.predictor, trace, stream(scenario.seed, "perception"), quantile)
         requests = list(scenario.requests(said))
         free = lengths == "model"
+        self.asking = asking
+        rng = np.random.default_rng(scenario.seed)
         job = Job(
             requests=requests,
             prompts=prompts,
             output_tokens=[r.max_new_tokens for r in requests] if free else trace.output_tokens.tolist(),
             predictions=predictions_of(said),
-            question=question(
-                loaded.tokenizer, QUESTION_TOKENS, loaded.shape.vocab, np.random.default_rng(scenario.seed)
-            ),
-            perception=PerceptionCost(QUESTION_TOKENS, ANSWER_TOKENS) if said.charged else PerceptionCost(),
+            question=asking.question
+            if asking
+            else question(loaded.tokenizer, said.cost[0] or QUESTION_TOKENS, loaded.shape.vocab, rng),
+            perception=PerceptionCost(*said.cost) if said.charged else PerceptionCost(),
             eos_tokens=loaded.eos_tokens if free else frozenset(),
             max_concurrency=scenario.max_concurrency,
+            turn_tokens=asking.turn_tokens if asking else 0,
+            asking=asking.awake if asking else nullcontext,
         )
         self.ledger = Ledger(
             len(requests),
@@ -127,7 +135,19 @@ class RealRun:
             incidents += executor.sequences.incidents
             if again := executor.sequences.recomputed_tokens:
                 incidents.append(f"{again} tokens computed again that the scheduler counted as cached")
+        if self.asking is not None and (others := self._said_otherwise()):
+            incidents.append(
+                f"{others} of {len(executor.heard)} requests: asked in another batch, the model stated "
+                "another length than the one that was kept for all runs"
+            )
         return Measured(result, executor.answers, executor.output_tokens, incidents)
+
+    def _said_otherwise(self) -> int:
+        """How many answers heard in this run state another length than those collected before it."""
+        assert self.asking is not None
+        told, most = self.executor.job.predictions, self.scenario.max_new_tokens
+        stated = {i: self.asking.read(row) for i, row in self.executor.heard.items()}
+        return sum(n is not None and min(n, most) != told[i].tokens for i, n in stated.items())
 
 
 def run(
@@ -138,9 +158,10 @@ def run(
     prompts: Prompts,
     *,
     lengths: Literal["trace", "model"] = "trace",
+    asking: Asking | None = None,
 ) -> Measured:
     """One real run from beginning to end; see `RealRun`."""
-    under_way = RealRun(scenario, policy, engine, loaded, prompts, lengths)
+    under_way = RealRun(scenario, policy, engine, loaded, prompts, lengths, asking=asking)
     while under_way.step():
         pass
     return under_way.measured()

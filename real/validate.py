@@ -5,7 +5,8 @@
 
 Every policy and predictor runs `--repeat` times, in a new order each time; the run-to-run noise stands beside
 the error. Without `--profile` the machine is calibrated on the spot. Exits 1 where, with `--tolerance`, a
-policy's throughput errs by more. The last line of stdout is JSON.
+policy's throughput errs by more. The last line of stdout is JSON. `--quality` compares the
+answers of the policies instead: see real/quality.py.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if __name__ == "__main__":
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from real.options import Replay
 from sim.cli import run_script
 from traces.errors import InputError
 
@@ -32,38 +34,16 @@ POLICIES = (
     "vanilla;sequence:vbs=table,fcr=off;sequence:vbs=table,fcr=on;sequence:vbs=memory,fcr=off;"
     "sequence:vbs=memory,fcr=on"
 )
-PREDICTORS = "oracle;tuned"
-TINY_TRACE = (
-    "lognormal:prompt_median=16,prompt_sigma=0.5,max_prompt_tokens=64,"
-    "output_median=40,output_sigma=0.7,max_output_tokens=160"
-)
-"""Short enough for a processor, spread enough that the policies differ."""
 
 
 def validate(
+    replay: Replay = Replay(),  # noqa: B008  (a frozen dataclass of defaults)
     *,
-    trace: str | None = None,
-    num_prompts: int | None = None,
-    sample_seed: int | None = None,
-    request_rate: float | None = None,
-    burstiness: float = 1.0,
-    max_new_tokens: int | None = None,
-    seed: int = 0,
-    policies: str = POLICIES,
-    predictors: str = PREDICTORS,
-    engine: str = "transformers-eager",
-    model: str | None = None,
-    weights: Literal["random", "pretrained"] | None = None,
-    dtype: str | None = None,
-    device: str | None = None,
-    compile_layers: bool = False,
-    threads: int | None = None,
-    lengths: Literal["trace", "model"] = "trace",
-    profile: str | None = None,
-    kv_tokens: int | None = None,
     clock: Literal["wall", "paced"] | None = None,
+    adapter: Path | None = None,
     repeat: int = 3,
     tolerance: float | None = None,
+    quality: bool = False,
     save_result: Path | None = None,
     out: Path | None = None,
 ) -> None:
@@ -71,111 +51,55 @@ def validate(
 
     Parameters
     ----------
-    trace
-        A file, a dataset or a generator; default: alpaca-vicuna on CUDA, short lengths on the processor.
-    num_prompts
-        Replay the first N requests; default: 512 on CUDA, 256 on the processor.
-    sample_seed
-        Take them from the seeded permutation of the trace.
-    request_rate
-        Requests per second; default: the trace's own times, or all at once where it has none.
-    burstiness
-        Shape of the gaps between arrivals: 1 is Poisson.
-    max_new_tokens
-        Cap on output tokens.
-    seed
-        Seed of everything random: arrivals, predictions, prompts, random weights.
-    policies
-        Policies with semicolons between them.
-    predictors
-        Predictors with semicolons between them; vanilla, which asks for none, runs under the first alone.
-    engine
-        transformers-eager or cuda-graphs.
-    model
-        tiny, a known shape such as vicuna-7b, a path, or a name on the hub; default: vicuna-7b on CUDA, else
-        tiny.
-    weights
-        random or pretrained; default: random for a known shape.
-    dtype
-        float32, float16 or bfloat16; default: bfloat16 on CUDA, else float32.
-    device
-        cuda or cpu; default: cuda where there is one.
-    compile_layers
-        Compile the decoder layer (cuda-graphs on CUDA only).
-    threads
-        Processor threads of torch; default: 1 on the processor.
-    lengths
-        Answers stop at the trace's lengths (trace), or where the model ends them (model).
-    profile
-        A measured profile of this machine; default: calibrate on the spot.
-    kv_tokens
-        Tokens of KV cache to allocate; default: the profile's, else 80 % of what is free (on the processor
-        16,384).
     clock
         wall, or paced: the processor's time, evened out by a beat that runs alongside, for one thread on a
         shared processor with all requests at once; default: paced where that holds, else wall.
+    adapter
+        A LoRA adapter (real/tune.py) with which the model is asked for lengths (predictor model).
     repeat
         Real runs of every policy.
     tolerance
         Exit 1 where a policy's throughput (median of the runs) errs by more than this, in percent.
+    quality
+        Compare the answers of the policies instead of their times (real/quality.py).
     save_result
         Write everything measured and predicted to this JSON file.
     out
         Write report.md, errors.csv, result.json and the figures into this folder.
     """
-    import torch
+    if quality:
+        from real.quality import quality as compare_answers
 
+        compare_answers(replay, save_result=save_result, out=out)
+        return
     from real.experiment import experiment
 
     if repeat < 1:
         raise InputError(f"repeat: {repeat} must be at least 1")
     if tolerance is not None and not tolerance > 0:
         raise InputError(f"tolerance: {tolerance:g} must be above 0 percent")
-    on_gpu = torch.cuda.is_available() if device is None else device.startswith("cuda")
-    if not on_gpu:
-        torch.set_num_threads(threads or 1)
-    elif threads is not None:
-        torch.set_num_threads(threads)
-    if not on_gpu and model is None:
+    replay.use_threads()
+    if not replay.is_on_gpu() and replay.model is None:
         _say(
             "NO GPU HERE: this runs a tiny model with random weights on the processor. It checks that the "
             "simulator predicts what it was calibrated for; it says nothing about a GPU."
         )
-    source = trace or ("alpaca-vicuna" if on_gpu else TINY_TRACE)
-    settings = {
-        "num_prompts": num_prompts or (None if trace else 512 if on_gpu else 256),
-        "sample_seed": sample_seed,
-        "request_rate": request_rate,
-        "burstiness": burstiness,
-        "max_new_tokens": max_new_tokens,
-        "seed": seed,
-    }
-    chosen = {"model": model, "weights": weights, "dtype": dtype, "device": device}
     cases, about = experiment(
-        source,
-        settings,
-        _pairs(policies, predictors),
-        engine=engine,
-        chosen=chosen,
-        compile_layers=compile_layers,
-        lengths=lengths,
-        profile=profile,
-        kv_tokens=kv_tokens,
+        replay.source(),
+        replay.settings(),
+        replay.pairs(POLICIES),
+        engine=replay.engine,
+        chosen=replay.chosen,
+        compile_layers=replay.compile_layers,
+        lengths=replay.lengths,
+        profile=replay.profile,
+        kv_tokens=replay.kv_tokens,
         repeat=repeat,
         clock=clock,
+        adapter=adapter,
         say=_say,
     )
     _finish(cases, about, tolerance, save_result, out)
-
-
-def _pairs(policies: str, predictors: str) -> list[tuple[str, str]]:
-    """Every policy under every predictor; vanilla under the first alone."""
-    names, told = (
-        [part.strip() for part in text.split(";") if part.strip()] for text in (policies, predictors)
-    )
-    if not names or not told:
-        raise InputError("policies and predictors: at least one of each is needed")
-    return [(n, p) for p in told for n in names if p == told[0] or not n.startswith("vanilla")]
 
 
 def _finish(

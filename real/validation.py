@@ -13,7 +13,9 @@ from sim.hardware.profile import Profile
 from sim.simulation import Scenario, scenario
 from traces.trace import Trace
 
+from .asker import Asker, asks_the_model
 from .calibration import Calibration
+from .conversation import conversation_of
 from .engine import Engine
 from .model import LoadedModel
 from .prompts import Prompts, prompts_of
@@ -22,6 +24,18 @@ from .run import Measured, RealRun
 
 FIRST_PASSES = 2
 """Visits to every cell before the first run; the schedulers' limits come from these."""
+
+STAND_IN = "oracle"
+"""Read in place of the predictor `model` until the model has been asked."""
+
+
+def put(trace: Trace, loaded: LoadedModel, asker: Asker | None, seed: int) -> tuple[Trace, Prompts]:
+    """The prompts as the model gets them, and the trace with their lengths; texts where it is to be asked."""
+    if asker is not None:
+        return asker.prompts_of(trace)
+    conversation = conversation_of(loaded.tokenizer, loaded.shape.name)
+    rng = np.random.default_rng(seed)
+    return prompts_of(trace, loaded.tokenizer, loaded.shape.vocab, rng, conversation)
 
 
 @dataclass
@@ -41,6 +55,7 @@ class Validation:
     lengths: Literal["trace", "model"] = "trace"
     say: Callable[[str], None] = print
     clock: Callable[[], float] = time.perf_counter
+    asker: Asker | None = None
     prompts: Prompts = ()
     scenarios: dict[str, Scenario] = field(default_factory=dict)
     runs: dict[tuple[str, str], list[Measured]] = field(default_factory=dict)
@@ -56,14 +71,20 @@ class Validation:
         blocks = self.engine.capacity_tokens // 16
         for _, predictor in pairs:
             if predictor not in self.scenarios:
+                asks = self.asker is not None and asks_the_model(predictor)
                 made = scenario(
-                    self.trace, predictor=predictor, profile=self.profile, kv_blocks=blocks, **self.settings
+                    self.trace,
+                    predictor=STAND_IN if asks else predictor,
+                    profile=self.profile,
+                    kv_blocks=blocks,
+                    **self.settings,
                 )
-                rng = np.random.default_rng(made.seed)
-                given, self.prompts = prompts_of(
-                    made.trace, self.loaded.tokenizer, self.loaded.shape.vocab, rng
-                )
-                self.scenarios[predictor] = replace(made, trace=given)
+                given, self.prompts = put(made.trace, self.loaded, self.asker, made.seed)
+                made = replace(made, trace=given)
+                if self.asker is not None and asks:
+                    made = self.asker.informed(made, predictor, self.engine, self.prompts, self.clock)
+                    self.say(f"asked for all lengths: {predictor}")
+                self.scenarios[predictor] = made
 
     def measure(self, pairs: Sequence[tuple[str, str]], repeats: int, warm_ups: int, passes: int) -> None:
         """Run every (policy, predictor) `repeats` times.
@@ -91,7 +112,10 @@ class Validation:
 
     def _start(self, policy: str, predictor: str) -> RealRun:
         scenario = self.scenarios[predictor]
-        return RealRun(scenario, policy, self.engine, self.loaded, self.prompts, self.lengths, self.clock)
+        asking = self.asker.askings.get(predictor) if self.asker is not None else None
+        return RealRun(
+            scenario, policy, self.engine, self.loaded, self.prompts, self.lengths, self.clock, asking
+        )
 
     def _in_turns(
         self, started: Mapping[tuple[str, str], RealRun], rng: np.random.Generator

@@ -1,4 +1,4 @@
-"""seqsched's simulator: `from sim import simulate, compare, plan`.
+"""seqsched's simulator: `from sim import simulate, compare, plan, sweep`.
 
 The names are resolved on first use, so that importing a part of the package loads no other part.
 """
@@ -14,8 +14,19 @@ if TYPE_CHECKING:
     from .plan_result import Plan
     from .planning import plan
     from .simulation import Comparison, compare, simulate
+    from .sweeping import SweepResult, sweep
 
-__all__ = ["Comparison", "Plan", "Result", "__version__", "compare", "plan", "simulate"]
+__all__ = [
+    "Comparison",
+    "Plan",
+    "Result",
+    "SweepResult",
+    "__version__",
+    "compare",
+    "plan",
+    "simulate",
+    "sweep",
+]
 
 _HOMES = {
     "simulate": "simulation",
@@ -24,6 +35,8 @@ _HOMES = {
     "Result": "metrics",
     "plan": "planning",
     "Plan": "plan_result",
+    "sweep": "sweeping",
+    "SweepResult": "sweeping",
 }
 
 

@@ -22,7 +22,6 @@ from .request import Request
 from .routers import Router
 from .work import SchedulingError
 
-
 MOST_REROUTES = 1000
 """A request that has met more failures than this would never end."""
 
@@ -55,6 +54,7 @@ class Fleet:
     def __init__(self, env: simpy.Environment, arrivals: Arrivals, router: Router | None) -> None:
         self.env, self.arrivals, self.router = env, arrivals, router
         self.is_bounded = arrivals.is_bounded
+        self.is_open = False  # it opens after those that are down from the start are
         self.replicas: list[Replica] = []
         self.queue: deque[Request] = deque()  # shared, or held back while no replica is up
         self.aside: list[Request] = []  # held back while those that could hold it are down
@@ -72,7 +72,7 @@ class Fleet:
         self.is_mixed = min(capacities) < self.largest
         for number, spans in outages.items():
             self.env.process(self._fail(self.replicas[number], spans))
-        self.env.process(self.arrivals.run(self.env, self._receive))
+        self.env.process(self._receive_all())
         try:
             self.env.run(until=self.all_ended)
         except RuntimeError as error:
@@ -86,7 +86,7 @@ class Fleet:
         """Whoever has arrived by now is sent before the replica decides, though SimPy may only come to that
         arrival later; with a shared queue it takes from that what its scheduler wants.
         """
-        if self.arrivals.due_s <= now:
+        if self.is_open and self.arrivals.due_s <= now:
             self.arrivals.take(now, self._receive)
         if self.router is not None:
             return
@@ -108,6 +108,10 @@ class Fleet:
         self.num_left -= len(requests)
         if not self.num_left:
             self.all_ended.succeed()
+
+    def _receive_all(self) -> SimProcess:
+        self.is_open = True
+        yield from self.arrivals.run(self.env, self._receive)
 
     def _receive(self, request: Request, now: float) -> None:
         """A request has arrived."""

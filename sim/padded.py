@@ -9,6 +9,7 @@ from .hardware.step_cost import StepCost
 from .kv_blocks import padded_tokens
 from .ledger import BatchRecord, Ledger
 from .request import Request
+from .running import Leap
 from .work import Outcome, PaddedBatch, Perceive, SchedulingError
 
 
@@ -16,10 +17,14 @@ from .work import Outcome, PaddedBatch, Perceive, SchedulingError
 class PerceptionCost:
     """What asking for a length costs: `question_tokens` more prompt, and `answer_tokens` decode steps; 0, 0:
     free.
+
+    With an adapter that takes part only when the model is asked, each iteration takes `slowdown` times as
+    long.
     """
 
     question_tokens: int = 0
     answer_tokens: int = 0
+    slowdown: float = 1.0
 
 
 FREE = PerceptionCost()
@@ -38,10 +43,11 @@ def batch_record(
             f"a batch needs a token_limit of at least 1 ({work.token_limit}) and different requests "
             f"({[r.id for r in requests]})"
         )
-    rows, prompt = len(requests), max(r.prompt_tokens for r in requests)
+    prompts = [r.prompt_tokens for r in requests]
+    rows, context = len(prompts), cost.batch_context_tokens(prompts)
     iterations = min(work.token_limit, max(output_tokens[r.id] for r in requests))
-    first_step_s, slope_s = cost.decode_run(rows, rows * prompt)
-    prefill_end_s = start_s + cost.padded_prefill_s(rows, prompt)
+    first_step_s, slope_s = cost.decode_run(rows, context)
+    prefill_end_s = start_s + cost.batch_prefill_s(prompts)
     return BatchRecord(
         "PaddedBatch",
         tuple([r.id for r in requests]),
@@ -49,8 +55,8 @@ def batch_record(
         iterations,
         start_s,
         prefill_end_s,
-        prefill_end_s + cost.decode_run_s(rows, rows * prompt, iterations - 1),
-        prompt,
+        prefill_end_s + cost.decode_run_s(rows, context, iterations - 1),
+        max(prompts),
         first_step_s,
         slope_s,
         padded_tokens(requests, work.token_limit),
@@ -70,12 +76,24 @@ def perceive_record(
         return BatchRecord("Perceive", ids, 0, 0, start_s, start_s, start_s)
     if not rows:
         raise SchedulingError("a Perceive of 0 requests asks nothing")
-    prompt = max(r.prompt_tokens for r in work.requests) + question
-    kv_tokens = padded_tokens(work.requests, question + answer)
-    prefill_end_s = start_s + cost.padded_prefill_s(rows, prompt)
-    end_s = prefill_end_s + cost.decode_run_s(rows, rows * prompt, answer)
+    prompts = [r.prompt_tokens + question for r in work.requests]
+    context, kv_tokens = cost.batch_context_tokens(prompts), padded_tokens(work.requests, question + answer)
+    slowdown = perception.slowdown
+    first_step_s, slope_s = (slowdown * seconds for seconds in cost.decode_run(rows, context))
+    prefill_end_s = start_s + slowdown * cost.batch_prefill_s(prompts)
+    end_s = prefill_end_s + slowdown * cost.decode_run_s(rows, context, answer)
     return BatchRecord(
-        "Perceive", ids, answer, answer + 1, start_s, prefill_end_s, end_s, prompt, kv_tokens=kv_tokens
+        "Perceive",
+        ids,
+        answer,
+        answer + 1,
+        start_s,
+        prefill_end_s,
+        end_s,
+        max(prompts),
+        first_step_s,
+        slope_s,
+        kv_tokens,
     )
 
 
@@ -107,11 +125,10 @@ def write_down(
     return Outcome(iterations, finished, unfinished)
 
 
-def cut_off(record: BatchRecord, cost: StepCost, now: float) -> BatchRecord:
+def cut_off(record: BatchRecord, now: float) -> BatchRecord:
     """What of a batch had run when its accelerator failed."""
-    rows, elapsed_s = len(record.request_ids), now - record.prefill_end_s
-    iterations = 0
-    if elapsed_s >= 0:
-        steps = cost.iterations_within(rows, rows * record.prompt_tokens, elapsed_s)
-        iterations = min(record.iterations, 1 + steps)
+    run = Leap(
+        record.iterations, record.prefill_end_s - record.start_s, record.first_step_s, record.step_slope_s
+    )
+    iterations = run.iterations_ended(now - record.start_s)
     return record._replace(iterations=iterations, prefill_end_s=min(record.prefill_end_s, now), end_s=now)

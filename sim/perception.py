@@ -45,6 +45,8 @@ class Perception(NamedTuple):
     predicted: IntArray
     upper: IntArray | None
     charged: bool
+    cost: tuple[int, int, float] = (0, 0, 1.0)
+    """What asking takes: tokens of the question and of an answer, and how much longer iterations are then."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,19 @@ class FromTrace:
 
     charge: bool = False
     """Charge the accelerator for asking."""
+    question_tokens: int = QUESTION_TOKENS
+    """Tokens that the question adds to a prompt, as `real/perception.py` measures them."""
+    answer_tokens: int = ANSWER_TOKENS
+    """Decode steps granted to an answer."""
+    slowdown: float = 1.0
+    """How much longer an iteration takes while the model is asked (with an adapter)."""
+
+    def __post_init__(self) -> None:
+        for name in ("question_tokens", "answer_tokens"):
+            if not 1 <= getattr(self, name) <= 100_000:
+                raise ValueError(f"{name}: {getattr(self, name)} must be between 1 and 100000")
+        if not 0.1 <= self.slowdown <= 100:
+            raise ValueError(f"slowdown: {self.slowdown} must be between 0.1 and 100")
 
     def predict(self, trace: Trace, rng: np.random.Generator) -> IntArray:
         """The column; InputError where there is none."""
@@ -239,7 +254,20 @@ def perceive(
     if upper_quantile is not None:
         calibration = np.asarray(made.predict(trace, rng), dtype=np.int64)
         upper = _upper(predicted, calibration, trace.output_tokens, upper_quantile)
-    return Perception(predicted, upper, made.charge)
+    question, answer = _tokens(made)
+    cost = (question, answer, float(getattr(made, "slowdown", 1.0)))
+    return Perception(predicted, upper, made.charge, cost)
+
+
+def asking_tokens(made: Predictor) -> int:
+    """Tokens that a question and its answer take on top of a prompt: as measured, else the paper's."""
+    return sum(_tokens(made))
+
+
+def _tokens(made: Predictor) -> tuple[int, int]:
+    question: int = getattr(made, "question_tokens", QUESTION_TOKENS)
+    answer: int = getattr(made, "answer_tokens", ANSWER_TOKENS)
+    return question, answer
 
 
 def _nearest_window(values: IntArray, wanted: IntArray, width: int) -> IntArray:

@@ -21,7 +21,7 @@ from .hardware.profile import names as profile_names
 from .perception import predictor as make_predictor
 from .plan_result import Answer, Assumption, Kind, Plan, Question
 from .policies import limits_of, make_scheduler
-from .simulation import goodput_bounds
+from .scenario import goodput_bounds
 from .slo import RULE, Slo, parse_slo
 from .version import __version__
 from .worlds import Runs, World, together

@@ -58,14 +58,19 @@ def _scheduler_class(spec: str) -> tuple[Callable[..., Any], dict[str, str], str
     return SCHEDULERS[name], texts, f"policy {name}"
 
 
-def limits_of(profile: Profile, kv_blocks: int | None, block_size: int = 16) -> Limits:
+def limits_of(
+    profile: Profile,
+    kv_blocks: int | None,
+    block_size: int = 16,
+    perception_tokens: int = QUESTION_TOKENS + ANSWER_TOKENS,
+) -> Limits:
     """What a scheduler may know of a machine: its KV capacity and where a larger batch stops paying."""
     cost = profile.step_cost
     return Limits(
         kv_tokens=profile.kv_tokens(kv_blocks, block_size),
         block_size=block_size,
         knee=tuple((context, cost.knee(context)) for context in KNEE_CONTEXTS),
-        perception_tokens=QUESTION_TOKENS + ANSWER_TOKENS,
+        perception_tokens=perception_tokens,
     )
 
 

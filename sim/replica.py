@@ -241,7 +241,7 @@ class Replica:
                 work.at_most,
                 iterations,
                 start_s,
-                start_s + leap.head_s,
+                min(start_s + leap.head_s, end_s),
                 end_s,
                 0,
                 leap.first_s,
@@ -302,7 +302,7 @@ class Replica:
         lost = self.running.abandon()
         if self.batch is not None:
             work, record = self.batch
-            record = cut_off(record, self.cost, now)
+            record = cut_off(record, now)
             ledger.batches.append(record)
             if isinstance(work, PaddedBatch):
                 lost |= dict.fromkeys(record.request_ids, record.iterations)
@@ -331,11 +331,13 @@ class Replica:
 
     def _cut_iterations(self, work: Iterations, leap: Leap, start_s: float, now: float) -> None:
         """Those iterations that had ended count; the one in progress is lost."""
-        iterations = leap.iterations_begun(now - start_s)
-        if iterations == leap.iterations or leap.seconds(iterations) > now - start_s:
-            iterations -= 1
+        # A failure at the very end takes the last iteration with it: its requests have not been handed back.
+        iterations = min(leap.iterations_ended(now - start_s), leap.iterations - 1)
+        begun_s = start_s
         if iterations:
-            end_s = start_s + leap.seconds(iterations)
-            self.running.advance(work, leap, iterations, start_s, end_s)
-            start_s = end_s
+            start_s += leap.seconds(iterations)
+            self.running.advance(work, leap, iterations, begun_s, start_s)
+            self.scheduler.record(work, Outcome(iterations), now)
+        if self.ledger.log:
+            self._note(work, leap, iterations, begun_s, 0)
         self.use.busy_s += now - start_s

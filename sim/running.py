@@ -53,6 +53,11 @@ class Leap(NamedTuple):
             k += 1
         return min(1 + k, self.iterations)
 
+    def iterations_ended(self, seconds: float) -> int:
+        """How many iterations are over so many seconds after its start, from none to all."""
+        begun = self.iterations_begun(seconds)
+        return begun if self.seconds(begun) <= seconds else begun - 1
+
 
 class RunningRequests:
     """The requests in memory and their progress; `output_tokens` is indexed by request id.

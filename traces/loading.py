@@ -31,22 +31,33 @@ def load(
     `Trace.sample` takes a part.
     Raises InputError for a source that is none of the three, and for bad input of any kind.
     """
-    from . import datasets, formats, synthetic
+    from . import formats, synthetic
+
+    path = file_of(source)
+    if path is None:
+        trace = synthetic.generate(os.fspath(source), num_prompts, seed)
+        return trace if max_new_tokens is None else trace.with_output_cap(max_new_tokens)
+    trace = formats.read(path, seed=seed, max_new_tokens=max_new_tokens, tokenizer=tokenizer)
+    return trace if path == os.fspath(source) else replace(trace, name=os.fspath(source))
+
+
+def file_of(source: str | os.PathLike[str]) -> str | None:
+    """The file behind a source, a dataset's fetched where it is missing; None for a generator.
+
+    Raises InputError for a source that is neither file, dataset nor generator.
+    """
+    from . import datasets, synthetic
 
     text = os.fspath(source)
     path_like = not isinstance(source, str) or Path(text).name != text or Path(text).suffix != ""
-    generator = text.partition(":")[0]
     if not (path_like and os.path.lexists(text)):
-        if generator in synthetic.names():
-            trace = synthetic.generate(text, num_prompts, seed)
-            return trace if max_new_tokens is None else trace.with_output_cap(max_new_tokens)
+        if text.partition(":")[0] in synthetic.names():
+            return None
         if text in datasets.names():
-            path = datasets.fetch(text)
-            trace = formats.read(path, seed=seed, max_new_tokens=max_new_tokens, tokenizer=tokenizer)
-            return replace(trace, name=text)
+            return str(datasets.fetch(text))
         if not text or not os.path.lexists(text):
             raise InputError(
                 f"{text or 'empty name'}: no such file, nor a dataset ({', '.join(datasets.names())}), "
                 f"nor a generator ({', '.join(synthetic.names())})"
             )
-    return formats.read(text, seed=seed, max_new_tokens=max_new_tokens, tokenizer=tokenizer)
+    return text

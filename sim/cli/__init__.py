@@ -23,6 +23,7 @@ COMMANDS = {
     "simulate": ("run:simulate", "Replay a trace under one policy and print its metrics."),
     "compare": ("run:compare", "Replay a trace under several policies: table, ratios, pictures."),
     "plan": ("plan:plan", "How many replicas, or requests per second, within an SLO; and what it costs."),
+    "sweep": ("sweep:sweep", "Simulate every point of a grid: resumable, on all cores or a cluster."),
     "validate": (
         "validate:validate",
         "Compare the simulation with a log (--against), or with a real model here.",
@@ -47,6 +48,7 @@ GROUPS = {
         {
             "list": ("machine:list_profiles", "The shipped profiles and where their numbers come from."),
             "show": ("machine:show_profile", "One profile in full."),
+            "what-if": ("machine:write_what_if", "A profile with something changed, marked as such."),
             "estimate": ("machine:estimate", "A roofline estimate for a GPU that nobody measured."),
         },
     ),

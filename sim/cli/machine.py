@@ -1,4 +1,4 @@
-"""`seqsched profile list | show` and `seqsched calibrate`."""
+"""`seqsched profile list | show | what-if | estimate` and `seqsched calibrate`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from ..hardware import describe, roofline, settings
 from ..hardware import profile as profiles
-from ..hardware import roofline
 from . import show
+from .options import SettingsFlag
 
 
 def list_profiles() -> None:
@@ -36,7 +37,11 @@ def list_profiles() -> None:
 
 
 def show_profile(
-    name: str, /, *, json_: Annotated[bool, Parameter(name="--json", negative="")] = False
+    name: str,
+    /,
+    *,
+    set: SettingsFlag = (),
+    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
     """One profile in full, its provenance first.
 
@@ -44,21 +49,39 @@ def show_profile(
     ----------
     name
         A shipped profile or a JSON file.
+    set
+        What if: KEY=VALUE, as in `simulate`; the profile is shown with that changed.
     json_
         Print it as one JSON object.
     """
     from rich.table import Table
 
-    loaded = profiles.load(name)
+    loaded = settings.apply(profiles.load(name), set)
     if json_:
         print(json.dumps(loaded.to_json(), indent=2, allow_nan=False))
         return
     table = Table(show_header=False)
     table.add_column("what", no_wrap=True)
     table.add_column("value", overflow="fold")
-    for label, value in profiles.describe(loaded):
+    for label, value in describe(loaded):
         table.add_row(label, value)
     show.console().print(table)
+
+
+def write_what_if(name: str, /, *, set: SettingsFlag, out: Path) -> None:
+    """Write a profile with something changed; its name and provenance say what.
+
+    Parameters
+    ----------
+    name
+        A shipped profile or a JSON file.
+    set
+        What if: KEY=VALUE, such as gpu=H100, weight_bits=8, tensor_parallel=2, memory.utilization=0.95.
+    out
+        The profile to write (JSON).
+    """
+    settings.apply(profiles.load(name), set).save(out)
+    show.wrote([out])
 
 
 def estimate(
@@ -101,20 +124,33 @@ def calibrate(
     name: str | None = None,
     engine: str = "unknown",
     host_ms: float = 0.0,
+    gpu: str | None = None,
+    model: str | None = None,
     figure: Path | None = None,
 ) -> None:
     """Fit a profile to measured step times, cross-validate it, and draw measured against fitted.
 
     The profile has no memory part: give --kv-blocks wherever it is used.
 
-    Parameters ---------- steps
-    CSV with the columns num_decode, decode_context_tokens, num_prefill, prefill_tokens, prefill_attention,
-    step_ms. out
-    The profile to write (JSON). name
-    Name of the profile; default: the file name of --out. engine
-    What was measured, such as vllm-0.19 or transformers-eager. host_ms
-    What the engine adds on the host per iteration, where the steps are GPU time alone. figure
-    Where to draw measured against fitted; default: beside --out, as PNG.
+    Parameters
+    ----------
+    steps
+        CSV with the columns num_decode, decode_context_tokens, num_prefill, prefill_tokens,
+        prefill_attention, step_ms.
+    out
+        The profile to write (JSON).
+    name
+        Name of the profile; default: the file name of --out.
+    engine
+        What was measured, such as vllm-0.19 or transformers-eager.
+    host_ms
+        What the engine adds on the host per iteration, where the steps are GPU time alone.
+    gpu
+        What it was measured on, such as H200 or "RTX 4090"; --set gpu=… needs it.
+    model
+        Which model ran, such as llama-3.1-8b; --set gpu=… and other what-ifs need it.
+    figure
+        Where to draw measured against fitted; default: beside --out, as PNG.
     """
     from rich.table import Table
 
@@ -122,9 +158,17 @@ def calibrate(
     from plots.style import save
 
     from ..hardware.calibrate import fit, read_steps
+    from ..hardware.gpu import known_gpu
+    from ..hardware.model_shape import known_model
 
     fitted, report = fit(
-        read_steps(steps), name or out.stem, engine=engine, host_s=host_ms / 1e3, source=steps.name
+        read_steps(steps),
+        name or out.stem,
+        model=known_model(model) if model else None,
+        gpu=known_gpu(gpu) if gpu else None,
+        engine=engine,
+        host_s=host_ms / 1e3,
+        source=steps.name,
     )
     fitted.save(out)
     picture = figure or out.with_suffix(".png")

@@ -11,6 +11,8 @@ from cyclopts import Parameter
 from ..routers import RouterName
 from ..simulation import DEFAULT_PREDICTOR, DEFAULT_PROFILE, DEFAULT_TRACE
 
+SettingsFlag = Annotated[tuple[str, ...], Parameter(name="--set", consume_multiple=True, negative="")]
+
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +21,10 @@ class Machine:
 
     profile: str = DEFAULT_PROFILE
     """A shipped profile (`seqsched profile list`) or a JSON file."""
+    set: SettingsFlag = ()
+    """What if: KEY=VALUE, such as gpu=H100, weight_bits=8, kv_bits=8, tensor_parallel=2, scale=1.1, or any
+    field of the profile (memory.utilization=0.95, step_cost.host_ms=1.5).
+    """
     kv_blocks: int | None = None
     """KV cache in blocks of 16 tokens, in place of the profile's capacity."""
     predictor: str = DEFAULT_PREDICTOR
@@ -59,7 +65,11 @@ class Workload(Machine):
     burstiness: float = 1.0
     """Shape of the gamma distribution of gaps: 1 is Poisson, below 1 burstier (vLLM's meaning)."""
     time_scale: float = 1.0
-    """Multiply the trace's own arrival times."""
+    """Multiply the trace's own arrival times; 0.1 is ten times the traffic."""
+    prompt_scale: float = 1.0
+    """Multiply the prompt lengths."""
+    output_scale: float = 1.0
+    """Multiply the output lengths, predictions and cap included."""
     max_concurrency: int | None = None
     """Most unfinished requests at a time; others are held back by the client."""
     max_new_tokens: int | None = None

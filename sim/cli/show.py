@@ -58,7 +58,7 @@ def summary_table(summary: Mapping[str, Any]) -> None:
     table = Table(title=title(summary), title_justify="left", show_header=False)
     table.add_column("figure")
     table.add_column("value", justify="right")
-    skip = ("policy", "predictor", "profile", "provenance", "trace", "seed", "replicas", "version")
+    skip = ("policy", "predictor", "profile", "provenance", "trace", "seed", "replicas", "router", "version")
     for key, value in summary.items():
         if key in skip:
             continue

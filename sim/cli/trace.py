@@ -140,12 +140,19 @@ def convert(
 ) -> None:
     """Read any known format and write CSV, JSONL or Parquet.
 
-    Parameters ---------- source
-    A file, a dataset or a generator NAME[:key=value,...]. out
-    File to write: .csv, .jsonl or .parquet. seed
-    Seed of what is drawn rather than read. max_new_tokens
-    Cap on output tokens. tokenizer
-    Hugging Face tokenizer, a name or a folder, that counts the tokens of a text trace (needs seqsched[real]).
+    Parameters
+    ----------
+    source
+        A file, a dataset or a generator NAME[:key=value,...].
+    out
+        File to write: .csv, .jsonl or .parquet.
+    seed
+        Seed of what is drawn rather than read.
+    max_new_tokens
+        Cap on output tokens.
+    tokenizer
+        Hugging Face tokenizer, a name or a folder, that counts the tokens of a text trace (needs
+        seqsched[real]).
     """
     traces.write(
         traces.load(source, seed=seed, max_new_tokens=max_new_tokens, tokenizer=_counter(tokenizer)), out

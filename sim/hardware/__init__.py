@@ -3,7 +3,8 @@
 Knows nothing of scheduling.
 """
 
-from sim.hardware.profile import Profile, Provenance, describe, load, names
+from sim.hardware.description import describe
+from sim.hardware.profile import Profile, Provenance, load, names
 from sim.hardware.step_cost import PiecewiseLinear, StepCost
 
 __all__ = ["PiecewiseLinear", "Profile", "Provenance", "StepCost", "describe", "load", "names"]

@@ -86,16 +86,18 @@ def fit(
     engine: str = "unstated",
     memory: KvMemory | None = None,
     host_s: float = 0.0,
+    ragged_prefill: bool = False,
+    ragged_decode: bool = False,
     source: str = "",
     versions: dict[str, str] | None = None,
     date: str | None = None,
 ) -> tuple[Profile, FitReport]:
     """A measured profile from iterations as `read_steps` gives them, and a report on the fit.
 
-    host_s: what the engine adds to every iteration and that `step_ms` leaves out. date: ISO, by
-    default today. Weighted non-negative least squares on the relative error; 10-fold cross-validation, folds
-    leaving out whole grid cells (and, reported beside it, whole batch sizes or token counts). Raises
-    `InputError` for a missing regime.
+    host_s: what the engine adds to every iteration and that `step_ms` leaves out. ragged_*: see `StepCost`.
+    date: ISO, by default today. Weighted non-negative least squares on the relative error; 10-fold
+    cross-validation, folds leaving out whole grid cells (and, reported beside it, whole batch sizes or token
+    counts). Raises `InputError` for a missing regime.
     """
     cells = steps.groupby(list(COUNTS), as_index=False, sort=True)[["step_ms"]].median()
     mixed_rows = (cells["num_prefill"] > 0).to_numpy(dtype=bool)
@@ -130,6 +132,8 @@ def fit(
         decode_base=decode_fit.base,
         mixed_base=mixed_fit.base,
         host_ms=round(host_s * 1e3, 9),
+        ragged_prefill=ragged_prefill,
+        ragged_decode=ragged_decode,
         **decode_fit.coefficients,
         **mixed_fit.coefficients,
     )

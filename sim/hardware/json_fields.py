@@ -50,6 +50,29 @@ class Fields:
             raise InputError(f"{self.where}, {key}: {value!r} is not a whole number")
         return int(value)
 
+    def number_or_none(self, key: str, minimum: float = 0.0) -> float | None:
+        """A finite number of at least `minimum`, or None where the key is absent or null."""
+        if self._data.get(key) is None:
+            self._taken.add(key)
+            return None
+        return self.number(key, minimum)
+
+    def integer_or_none(self, key: str, minimum: int = 0) -> int | None:
+        """A whole number of at least `minimum`, or None where the key is absent or null."""
+        if self._data.get(key) is None:
+            self._taken.add(key)
+            return None
+        return self.integer(key, minimum)
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """A list of strings; empty where the key is absent."""
+        if key not in self._data:
+            return ()
+        values = self._take(key)
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise InputError(f"{self.where}, {key}: {_shown(values)} is not a list of strings")
+        return tuple(values)
+
     def text(self, key: str, default: str | None = None) -> str:
         """A string; `default` where the key is absent."""
         if default is not None and key not in self._data:

@@ -13,8 +13,8 @@ GIB = 2**30
 
 
 def kv_bytes_per_token(model: ModelShape) -> int:
-    """Bytes of a token's keys and values: 2 * layers * kv_heads * head_dim * bytes_per_element."""
-    return 2 * model.layers * model.kv_heads * model.head_dim * model.bytes_per_element
+    """Bytes of a token's keys and values: 2 * layers * kv_heads * head_dim * bytes of a number."""
+    return model.kv_bytes_per_token
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,19 @@ class ModelShape:
     """The output matrix is the input embedding."""
     qkv_bias: bool = False
     """The query, key and value projections have biases (Qwen2)."""
+    weight_bits: int | None = None
+    """Bits of a stored weight; None: those of an element."""
+    kv_bits: int | None = None
+    """Bits of a number in the KV cache; None: those of an element."""
 
     def __post_init__(self) -> None:
         for key in _COUNTS:
             if getattr(self, key) < 1:
                 raise InputError(f"model {self.name}, {key}: {getattr(self, key)!r} is below 1")
+        for key in _BITS:
+            bits = getattr(self, key)
+            if bits is not None and not 1 <= bits <= 64:
+                raise InputError(f"model {self.name}, {key}: {bits!r} is not between 1 and 64")
         if self.heads % self.kv_heads:
             raise InputError(
                 f"model {self.name}, heads: {self.heads} is not a multiple of kv_heads, {self.kv_heads}"
@@ -51,12 +59,22 @@ class ModelShape:
     @property
     def weight_bytes(self) -> int:
         """Bytes of all weights in memory."""
-        return self.num_parameters * self.bytes_per_element
+        return self._bytes(self.num_parameters, self.weight_bits)
 
     @property
     def read_parameters(self) -> int:
         """Parameters that every iteration reads: all but the input embedding, which it only looks up."""
         return self.num_parameters - (0 if self.tied_embeddings else self.vocab * self.hidden)
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of the weights that every iteration reads."""
+        return self._bytes(self.read_parameters, self.weight_bits)
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of a token's keys and values over all layers."""
+        return self._bytes(2 * self.layers * self.kv_heads * self.head_dim, self.kv_bits)
 
     @property
     def flops_per_token(self) -> int:
@@ -69,8 +87,8 @@ class ModelShape:
         return 4 * self.layers * self.heads * self.head_dim
 
     def to_json(self) -> dict[str, Any]:
-        """A dict of plain values."""
-        return asdict(self)
+        """A dict of plain values; bits that are those of an element are left out."""
+        return {key: value for key, value in asdict(self).items() if key not in _BITS or value is not None}
 
     @classmethod
     def from_json(cls, taken: Fields) -> ModelShape:
@@ -78,11 +96,22 @@ class ModelShape:
         name = taken.text("name")
         counts = {key: taken.integer(key, 1) for key in _COUNTS}
         tied_embeddings, qkv_bias = taken.flag("tied_embeddings"), taken.flag("qkv_bias")
+        weight_bits, kv_bits = (taken.integer_or_none(key, 1) for key in _BITS)
         taken.end()
         try:
-            return cls(name, **counts, tied_embeddings=tied_embeddings, qkv_bias=qkv_bias)
+            return cls(
+                name,
+                **counts,
+                tied_embeddings=tied_embeddings,
+                qkv_bias=qkv_bias,
+                weight_bits=weight_bits,
+                kv_bits=kv_bits,
+            )
         except InputError as error:
             raise InputError(f"{taken.where}: {error}") from None
+
+    def _bytes(self, numbers: int, bits: int | None) -> int:
+        return numbers * self.bytes_per_element if bits is None else -(-numbers * bits // 8)
 
 
 _COUNTS = (
@@ -95,6 +124,7 @@ _COUNTS = (
     "vocab",
     "bytes_per_element",
 )
+_BITS = ("weight_bits", "kv_bits")
 
 MODELS = {
     shape.name: shape

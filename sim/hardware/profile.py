@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from sim.hardware.gpu import Gpu
-from sim.hardware.json_fields import Fields
-from sim.hardware.kv_memory import GIB, KvMemory
+from sim.hardware.json_fields import Fields, checked_number
+from sim.hardware.kv_memory import KvMemory
 from sim.hardware.model_shape import ModelShape
 from sim.hardware.step_cost import StepCost
 from traces.errors import InputError
@@ -19,11 +18,9 @@ from traces.errors import InputError
 SHIPPED = Path(__file__).parent / "profiles"
 """The folder of the profiles that come with the package."""
 
-TYPICAL_CONTEXT_TOKENS = 512
-"""Context per sequence at which `describe` shows times."""
-
-Kind = Literal["measured", "published", "roofline estimate"]
+Kind = Literal["measured", "published", "roofline estimate", "what-if"]
 KINDS: tuple[str, ...] = get_args(Kind)
+"""Where numbers come from. `what-if`: measured or published ones in which a user changed something."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,8 @@ class Provenance:
     """Where a profile's numbers come from, as its user sees it.
 
     versions, grid and residuals are plain JSON objects: software versions; what was varied and how far;
-    errors of the fit as fractions of the measured time.
+    errors of the fit as fractions of the measured time. changes: what was changed in the numbers, as
+    `key=value`, in that order. uncertainty: quantity → [lowest, highest] as fractions of its estimate.
     """
 
     kind: Kind
@@ -41,13 +39,15 @@ class Provenance:
     versions: Mapping[str, Any] = field(default_factory=dict)
     grid: Mapping[str, Any] = field(default_factory=dict)
     residuals: Mapping[str, Any] = field(default_factory=dict)
+    changes: tuple[str, ...] = ()
+    uncertainty: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InputError(f"kind: {self.kind!r} is not one of {', '.join(KINDS)}")
 
     def to_json(self) -> dict[str, Any]:
-        """A dict of plain values."""
+        """A dict of plain values; changes and uncertainty stand in it where there are any."""
         return {
             "kind": self.kind,
             "date": self.date,
@@ -56,6 +56,8 @@ class Provenance:
             "versions": dict(self.versions),
             "grid": dict(self.grid),
             "residuals": dict(self.residuals),
+            **({"changes": list(self.changes)} if self.changes else {}),
+            **({"uncertainty": dict(self.uncertainty)} if self.uncertainty else {}),
         }
 
     @classmethod
@@ -65,16 +67,22 @@ class Provenance:
         date, description = taken.text("date"), taken.text("description")
         source = taken.text("source", "")
         versions, grid, residuals = (taken.plain(key) for key in ("versions", "grid", "residuals"))
+        changes, uncertainty = taken.texts("changes"), taken.plain("uncertainty")
         taken.end()
         try:
-            return cls(cast(Kind, kind), date, description, source, versions, grid, residuals)
+            return cls(
+                cast(Kind, kind), date, description, source, versions, grid, residuals, changes, uncertainty
+            )
         except InputError as error:
             raise InputError(f"{taken.where}, {error}") from None
 
 
 @dataclass(frozen=True)
 class Profile:
-    """One machine as the simulator needs it: how long an iteration takes and how many tokens fit."""
+    """One machine as the simulator needs it: how long an iteration takes and how many tokens fit.
+
+    Raises `InputError` where `num_gpus` is below 1, or the price is negative or not finite.
+    """
 
     name: str
     model: ModelShape | None
@@ -84,6 +92,16 @@ class Profile:
     step_cost: StepCost
     memory: KvMemory | None
     provenance: Provenance
+    num_gpus: int = 1
+    """GPUs that run the model together; `gpu` is one of them, times and memory are those of all."""
+    price_per_hour: float | None = None
+    """What all its GPUs cost an hour, in the user's currency: an assumption of the user, never shipped."""
+
+    def __post_init__(self) -> None:
+        if self.num_gpus < 1:
+            raise InputError(f"num_gpus: {self.num_gpus} is below 1")
+        if self.price_per_hour is not None:
+            checked_number(self.price_per_hour, "price_per_hour")
 
     def kv_tokens(self, kv_blocks: int | None = None, block_size: int = 16) -> int:
         """Tokens of KV cache that fit: `kv_blocks` blocks of `block_size` where given, else what the memory
@@ -112,7 +130,10 @@ class Profile:
         return replace(self, step_cost=self.step_cost.with_host(host_ms))
 
     def to_json(self) -> dict[str, Any]:
-        """A dict of plain values; `from_json` reads it back to an equal profile."""
+        """A dict of plain values; `from_json` reads it back to an equal profile.
+
+        The number of GPUs stands in it where it is above 1, the price where there is one.
+        """
         return {
             "name": self.name,
             "model": self.model.to_json() if self.model else None,
@@ -121,6 +142,8 @@ class Profile:
             "step_cost": self.step_cost.to_json(),
             "memory": self.memory.to_json() if self.memory else None,
             "provenance": self.provenance.to_json(),
+            **({"num_gpus": self.num_gpus} if self.num_gpus > 1 else {}),
+            **({"price_per_hour": self.price_per_hour} if self.price_per_hour is not None else {}),
         }
 
     @classmethod
@@ -139,6 +162,8 @@ class Profile:
             step_cost=StepCost.from_json(taken.section("step_cost")),
             memory=KvMemory.from_json(memory) if memory else None,
             provenance=Provenance.from_json(taken.section("provenance")),
+            num_gpus=taken.integer_or_none("num_gpus", 1) or 1,
+            price_per_hour=taken.number_or_none("price_per_hour"),
         )
         taken.end()
         return profile
@@ -201,80 +226,3 @@ def _exists(path: Path) -> bool:
 
 def _refuse_constant(constant: str) -> None:
     raise InputError(f"{constant} is not a finite number")
-
-
-def describe(profile: Profile) -> list[tuple[str, str]]:
-    """(label, value) rows for people, the kind of provenance first."""
-    cost, provenance = profile.step_cost, profile.provenance
-    rows = [
-        ("provenance", provenance.kind),
-        ("name", profile.name),
-        ("description", provenance.description),
-        ("date", provenance.date),
-    ]
-    if provenance.source:
-        rows.append(("source", provenance.source))
-    rows.append(("engine", profile.engine))
-    if profile.model:
-        parameters = profile.model.num_parameters / 1e9
-        rows.append(("model", f"{profile.model.name}, {parameters:.2f} billion parameters"))
-    if profile.gpu:
-        gpu = profile.gpu
-        rows.append(
-            (
-                "GPU",
-                f"{gpu.name}, {gpu.memory_bytes / GIB:.0f} GiB, {gpu.bandwidth_bytes_per_s / 1e12:.2f} TB/s, "
-                f"{gpu.peak_flops / 1e12:.0f} TFLOP/s",
-            )
-        )
-    if profile.memory:
-        memory = profile.memory
-        rows.append(
-            (
-                "KV cache",
-                f"{memory.kv_bytes / GIB:.1f} GiB, {memory.capacity_tokens:,} tokens of "
-                f"{memory.bytes_per_token:,} bytes ({memory.capacity_blocks():,} blocks of 16)",
-            )
-        )
-    else:
-        rows.append(("KV cache", "unknown; --kv-blocks N supplies it"))
-    context = TYPICAL_CONTEXT_TOKENS
-    for n in (1, 16, 64, 256):
-        label = f"decode iteration, batch {n}"
-        rows.append((label, f"{cost.decode_s(n, n * context) * 1e3:.2f} ms at {context} context tokens each"))
-    rows.append(("prefill of 512 tokens", f"{cost.padded_prefill_s(1, 512) * 1e3:.2f} ms"))
-    rows.append(("knee", f"batch {cost.knee(context)}, beyond which a doubling adds under 25 % tokens/s"))
-    rows.append(("host time", f"{cost.host_ms:.3f} ms an iteration"))
-    for group, values in (("versions", provenance.versions), ("grid", provenance.grid)):
-        if values:
-            rows.append((group, ", ".join(f"{key} {_plain(value)}" for key, value in values.items())))
-    rows.extend(_residual_rows(provenance.residuals))
-    return rows
-
-
-def _residual_rows(residuals: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """One row per regime and way of judging; anything of another shape as it stands."""
-    rows: list[tuple[str, str]] = []
-    for regime, ways in residuals.items():
-        if not isinstance(ways, Mapping):
-            rows.append((f"residuals, {regime}", _plain(ways)))
-            continue
-        for way, errors in ways.items():
-            shown = _errors(errors) if isinstance(errors, Mapping) else _plain(errors)
-            rows.append((f"error, {regime}, {way}".replace("_", " "), shown))
-    return rows
-
-
-def _errors(errors: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{key} {100 * value:.2f} %" if _is_fraction(value) else f"{key} {_plain(value)}"
-        for key, value in errors.items()
-    )
-
-
-def _is_fraction(value: object) -> bool:
-    return isinstance(value, float) and math.isfinite(value)
-
-
-def _plain(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

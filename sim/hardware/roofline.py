@@ -39,7 +39,7 @@ def roofline_cost(model: ModelShape, gpu: Gpu, efficiency: float = EFFICIENCY) -
     if not 0 < efficiency <= 1:
         raise InputError(f"efficiency: {efficiency!r} is not above 0 and at most 1")
     bandwidth, peak = gpu.bandwidth_bytes_per_s * efficiency, gpu.peak_flops * efficiency
-    read_s = model.read_parameters * model.bytes_per_element / bandwidth
+    read_s = model.read_bytes / bandwidth
     token_s = model.flops_per_token / peak
     bend = read_s / token_s
     # Beyond the last size a base follows the chord over its last octave: from the bend to twice the bend,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -126,6 +126,10 @@ class StepCost:
     """Seconds per key that a prefill token reads on average, Q / prefill tokens."""
     host_ms: float = 0.0
     """Milliseconds that the engine adds to every iteration on the host."""
+    ragged_prefill: bool = False
+    """A padded batch computes each row's real prompt only; else every row counts at the padded length."""
+    ragged_decode: bool = False
+    """Decoding, it reads each row's real context only; else every row's is as long as the longest."""
     _decode_cache: dict[int, float] = field(
         default_factory=dict, init=False, repr=False, compare=False, hash=False
     )
@@ -224,6 +228,16 @@ class StepCost:
         tokens = rows * padded_prompt_tokens
         return self.mixed_s(0, 0, rows, tokens, tokens * padded_prompt_tokens / 2)
 
+    def batch_prefill_s(self, prompts: Sequence[int]) -> float:
+        """Prefill of a batch of these prompt lengths; their padding counts unless `ragged_prefill`."""
+        if not self.ragged_prefill:
+            return self.padded_prefill_s(len(prompts), max(prompts))
+        return self.mixed_s(0, 0, len(prompts), sum(prompts), sum([p * p for p in prompts]) / 2)
+
+    def batch_context_tokens(self, prompts: Sequence[int]) -> int:
+        """The context with which such a batch begins to decode: each row's own, or all at the longest."""
+        return sum(prompts) if self.ragged_decode else len(prompts) * max(prompts)
+
     def knee(self, context_tokens: float) -> int:
         """The batch beyond which a larger one stops paying, at `context_tokens` per sequence.
 
@@ -262,6 +276,7 @@ class StepCost:
             "mixed_base": self.mixed_base.to_json(),
             **{name: getattr(self, name) for name in _COEFFICIENTS},
             "host_ms": self.host_ms,
+            **{name: getattr(self, name) for name in _FLAGS},
         }
 
     @classmethod
@@ -274,9 +289,17 @@ class StepCost:
             name: taken.number(name, default=0.0 if name in _OPTIONAL else None) for name in _COEFFICIENTS
         }
         host_ms = taken.number("host_ms", default=0.0)
+        ragged_prefill, ragged_decode = (taken.flag(name) for name in _FLAGS)
         taken.end()
         try:
-            return cls(decode_base=decode_base, mixed_base=mixed_base, host_ms=host_ms, **numbers)
+            return cls(
+                decode_base=decode_base,
+                mixed_base=mixed_base,
+                host_ms=host_ms,
+                ragged_prefill=ragged_prefill,
+                ragged_decode=ragged_decode,
+                **numbers,
+            )
         except InputError as error:
             raise InputError(f"{taken.where}, {error}") from None
 
@@ -296,3 +319,4 @@ class StepCost:
 
 _COEFFICIENTS = tuple(f.name for f in fields(StepCost) if f.name.endswith("_s"))
 _OPTIONAL = ("mixed_per_decode_s", "mixed_per_longest_s", "mixed_per_key_s")
+_FLAGS = ("ragged_prefill", "ragged_decode")

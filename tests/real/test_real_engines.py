@@ -155,3 +155,35 @@ def test_half_precision_runs(name, prompts):
 
     engine = run.make_engine(name, model.load("tiny", dtype="bfloat16"), 2048)
     assert len(batch(engine, prompts, 4)) == 9
+
+
+def test_one_compiled_layer_serves_all_and_every_size(prompts, alone):
+    """Without code generation: traced as a whole, the layers share their graphs, and few kinds are needed."""
+    import torch
+    from torch._dynamo.utils import counters
+
+    from real import model
+    from real.compiled import compile_layers
+
+    expected = [alone(p, 2) for p in prompts]
+    torch._dynamo.reset()
+    counters.clear()
+    own = model.load("tiny")
+    engine = ArenaEngine(own, 4096)
+    compile_layers(own.model, backend="eager")
+    for graphs, rows in ((None, 9), (None, 5), (EagerPool(), 3)):
+        engine.graphs = graphs
+        assert batch(engine, prompts[:rows], 2) == expected[:rows]
+    assert 0 < counters["stats"]["unique_graphs"] <= 5  # not one for each of the four layers and each size
+    torch._dynamo.reset()
+
+
+def test_what_the_kernel_does_not_take_runs_without_graphs_and_says_so(make_engine):
+    import torch
+
+    from real.attention import has_kernel
+
+    engine = make_engine("cuda-graphs", 64)
+    assert engine.graphs is None
+    assert (engine.ragged_prefill, engine.ragged_decode) == (True, False)
+    assert not has_kernel(torch.zeros(1, dtype=torch.bfloat16))

@@ -16,6 +16,7 @@ pytest.importorskip("torch", reason="the real extra is not installed")
 
 from real import experiment, figures, report, validation
 from real import validate as script
+from real.options import Replay
 from sim.cli import run_script
 
 ROOT = Path(__file__).parents[2]
@@ -140,13 +141,14 @@ def test_bad_input_is_one_line_and_status_2(arguments, says, capsys):
 
 
 def test_vanilla_asks_nobody_and_runs_once():
-    assert script._pairs("vanilla; sequence", "oracle;tuned") == [
+    replay = Replay(policies="vanilla; sequence", predictors="oracle;tuned")
+    assert replay.pairs(script.POLICIES) == [
         ("vanilla", "oracle"),
         ("sequence", "oracle"),
         ("sequence", "tuned"),
     ]
     with pytest.raises(InputError):
-        script._pairs("", "oracle")
+        Replay(policies="").pairs(script.POLICIES)
 
 
 def test_an_error_is_judged_by_the_median_and_shown_beside_the_noise():

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.hardware import Profile, describe
 from sim.hardware.calibrate import fit, read_steps
-from sim.hardware.profile import Profile, describe
 from sim.hardware.regime_fit import MAX_KNOTS, Cells, RegimeFit, choose_knots, fit_regime, size_folds
 from sim.hardware.step_cost import PiecewiseLinear, StepCost
 from traces.errors import InputError

@@ -304,3 +304,43 @@ def test_profile_estimate_is_marked_as_one(folder: Path, capsys: pytest.CaptureF
     assert "efficiency: 3" in refused(
         capsys, "profile", "estimate", "--gpu", "H100", "--efficiency", "3", "--out", "h.json"
     )
+
+
+def test_set_changes_the_machine_of_any_command_and_the_result_says_so(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    default = "a100-80gb-vicuna-7b-transformers"
+    found = summary(capsys, "--set", "gpu=H100", "--set", "weight_bits=8", "memory.utilization=0.95")
+    assert found["profile"] == f"{default} +gpu=H100 +weight_bits=8 +memory.utilization=0.95"
+    assert found["provenance"] == "roofline estimate"
+    assert "unknown key 'colour'; the known keys are" in refused(capsys, "simulate", "--set", "colour=red")
+    assert (
+        run("compare", "--trace", "trace.csv", "--policies", "vanilla", "--set", "host_ms=1", "--json") == 0
+    )
+    assert "+step_cost.host_ms=1" in capsys.readouterr().out
+    (folder / "seqsched.toml").write_text('[simulate]\nset = ["kv_bits=8", "scale=2"]\n')
+    assert summary(capsys)["profile"] == f"{default} +kv_bits=8 +scale=2"
+    (folder / "seqsched.toml").unlink()
+    monkeypatch.setenv("SEQSCHED_SET", "weight_bits=4 kv_bits=8")
+    assert summary(capsys)["profile"] == f"{default} +weight_bits=4 +kv_bits=8"
+
+
+def test_a_what_if_is_shown_and_written_as_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changed = ("h200-vicuna-7b", "--set", "tensor_parallel=2", "price_per_hour=3")
+    assert run("profile", "show", *changed) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "2 × H200" in out and "6 an hour, as the user states it" in out and "uncertainty, decode" in out
+    assert run("profile", "what-if", *changed, "--out", "two.json") == 0
+    capsys.readouterr()
+    found = summary(capsys, "--profile", "two.json")
+    assert found["profile"] == "h200-vicuna-7b +tensor_parallel=2"
+    assert found["provenance"] == "roofline estimate"
+    assert "is of 2 GPUs together" in refused(
+        capsys, "profile", "show", "two.json", "--set", "gpu=H100", "--json"
+    )
+
+
+def test_longer_outputs_and_prompts(capsys: pytest.CaptureFixture[str]) -> None:
+    found = summary(capsys, "--output-scale", "2", "--prompt-scale", "3")
+    assert (found["total_output_tokens"], found["total_input_tokens"]) == (30, 93)
+    assert "output_scale: 0 is not above 0" in refused(capsys, "simulate", "--output-scale", "0")

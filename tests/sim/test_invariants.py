@@ -18,7 +18,8 @@ from sim.hardware.kv_memory import KvMemory
 from sim.hardware.profile import Profile, Provenance
 from sim.hardware.step_cost import PiecewiseLinear, StepCost
 from sim.metrics import Result
-from sim.simulation import make_scheduler, scenario
+from sim.policies import make_scheduler
+from sim.simulation import scenario
 from sim.work import Limits, Scheduler
 from traces.trace import Trace
 

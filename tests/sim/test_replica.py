@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -66,6 +67,7 @@ def drive(cost: StepCost) -> Drive:
         kv_tokens: int = 100_000,
         max_concurrency: int | None = None,
         perception: PerceptionCost = QUESTION,
+        ragged: bool = False,
     ) -> Ledger:
         env = simpy.Environment()
         arrival_s = [r.arrival_s for r in asked]
@@ -74,7 +76,7 @@ def drive(cost: StepCost) -> Drive:
         Replica(
             env,
             scheduler,
-            cost,
+            replace(cost, ragged_prefill=ragged, ragged_decode=ragged),
             arrivals,
             ledger,
             output_tokens=lengths,
@@ -117,6 +119,26 @@ def test_a_leap_is_the_sum_of_its_iterations(
     assert batch.end_s == pytest.approx(seconds, rel=1e-12)
     assert batch.prefill_end_s == pytest.approx(cost.padded_prefill_s(rows, max(prompts)), rel=1e-12)
     assert [i for i in range(rows) if ledger.final_batch[i] == 0] == [i for i in range(rows) if done[i]]
+
+
+def test_an_engine_that_computes_no_padding_is_not_charged_for_it(
+    cost: StepCost, drive: Drive, requests: Requests
+) -> None:
+    prompts, lengths = [10, 300, 30], [5, 50, 20]
+
+    def script(waiting: list[Request]) -> list[Work | None]:
+        return [Perceive(tuple(waiting)), PaddedBatch(tuple(waiting), 512)]
+
+    ledger = drive(Scripted(script), requests([None] * 3, prompt_tokens=prompts), lengths, ragged=True)
+    asked, batch = ledger.batches
+    with_question = [p + QUESTION.question_tokens for p in prompts]
+    for record, real, steps in ((asked, with_question, QUESTION.answer_tokens), (batch, prompts, 49)):
+        prefill = cost.mixed_s(0, 0, 3, sum(real), sum(p * p for p in real) / 2)
+        assert record.prefill_end_s - record.start_s == pytest.approx(prefill, rel=1e-9)
+        decode = sum(cost.decode_s(3, sum(real) + 3 * j) for j in range(steps))
+        assert record.end_s - record.prefill_end_s == pytest.approx(decode, rel=1e-9)
+        assert record.prompt_tokens == max(real)
+    assert batch.kv_tokens == 3 * (300 + 512)  # what is reserved stays padded
 
 
 def test_leap_golden(cost: StepCost, drive: Drive, requests: Requests) -> None:

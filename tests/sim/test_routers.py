@@ -91,7 +91,7 @@ def test_random_is_uniform_over_those_that_are_up() -> None:
 
 
 def test_power_of_two_draws_two_different_ones_alike_often() -> None:
-    """Of three replicas with 0, 1 and 2 requests the worst is never chosen, the best in two draws of three."""
+    """Of three with 0, 1 and 2 requests the last is never chosen, the first in two draws of three."""
     chosen: Counter[int] = Counter()
     to = make("power-of-two", 3)
     for id, place in enumerate([1, 2, 2]):
@@ -112,7 +112,7 @@ def test_power_of_two_with_one_or_two_left() -> None:
 
 
 def test_power_of_two_balances_better_than_random() -> None:
-    """n requests on n replicas: log log n at the fullest, where random has log n / log log n."""
+    """N requests on n replicas: log log n at the fullest, where random has log n / log log n."""
     fullest = {
         name: max(Counter(send(make(name, 2000), map(request, range(2000)))).values())
         for name in ("random", "power-of-two")

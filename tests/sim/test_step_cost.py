@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -39,6 +40,8 @@ def costs(draw: st.DrawFn) -> StepCost:
         decode_base=draw(curves()),
         mixed_base=draw(curves(0.0)),
         host_ms=draw(st.floats(0, 10)),
+        ragged_prefill=draw(st.booleans()),
+        ragged_decode=draw(st.booleans()),
         **{name: draw(COEFFICIENT) for name in names},
     )
 
@@ -102,6 +105,41 @@ def test_mixed_golden() -> None:
 def test_padded_prefill_is_every_row_at_the_padded_length(cost: StepCost, rows: int, prompt: int) -> None:
     ragged = cost.mixed_s(0, 0, rows, rows * prompt, sum(prompt * prompt / 2 for _ in range(rows)))
     assert cost.padded_prefill_s(rows, prompt) == pytest.approx(ragged, rel=1e-12)
+
+
+PROMPTS = st.lists(st.integers(1, 2048), min_size=1, max_size=40)
+
+
+@given(costs(), PROMPTS)
+def test_a_batch_is_charged_for_its_padding_or_for_its_real_tokens(
+    cost: StepCost, prompts: list[int]
+) -> None:
+    rows, longest = len(prompts), max(prompts)
+    ragged, padded = (replace(cost, ragged_prefill=flag, ragged_decode=flag) for flag in (True, False))
+    assert padded.batch_prefill_s(prompts) == cost.padded_prefill_s(rows, longest)
+    assert padded.batch_context_tokens(prompts) == rows * longest
+    attention = sum(p * p / 2 for p in prompts)
+    exact = cost.mixed_s(0, 0, rows, sum(prompts), attention)
+    assert ragged.batch_prefill_s(prompts) == pytest.approx(exact, rel=1e-12)
+    assert ragged.batch_context_tokens(prompts) == sum(prompts)
+    # Padding never makes a batch cheaper, and without any the two agree.
+    assert ragged.batch_prefill_s(prompts) <= padded.batch_prefill_s(prompts) * (1 + 1e-12)
+    even = [longest] * rows
+    assert ragged.batch_prefill_s(even) == pytest.approx(padded.batch_prefill_s(even), rel=1e-12)
+    assert ragged.batch_context_tokens(even) == padded.batch_context_tokens(even)
+
+
+def test_ragged_is_off_where_a_profile_does_not_say() -> None:
+    data = SMALL.to_json()
+    del data["ragged_prefill"], data["ragged_decode"]
+    assert StepCost.from_json(data) == SMALL
+    with pytest.raises(InputError, match="ragged_decode: 1 is not true or false"):
+        StepCost.from_json({**data, "ragged_decode": 1})
+
+
+def test_a_scaled_cost_keeps_what_it_is() -> None:
+    changed = replace(SMALL, ragged_prefill=True).scaled(2.0).with_host(1.0)
+    assert (changed.ragged_prefill, changed.ragged_decode) == (True, False)
 
 
 @given(costs(), st.integers(1, 512), st.integers(0, 100_000), st.integers(0, 300))

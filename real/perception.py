@@ -1,0 +1,293 @@
+"""How long does the model itself think that its answers will be, how far off is it, and what does that cost?
+
+    python real/perception.py                                       (tiny model: shows the way, knows nothing)
+    python real/perception.py --model lmsys/vicuna-7b-v1.5 --trace prompts.csv --adapter out/adapter
+
+Asks in one of two ways (arXiv 2305.13144): `po`, the number alone, in batches of 128 with 8 tokens each, or
+`pia`, the number and then the answer in one generation. Where an answer states no length, a stand-in counts.
+The last line of stdout is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    # Run as a script, the folder on the path is this one, whose modules must not hide others of their names.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from sim.cli import run_script
+from traces.errors import InputError
+
+if TYPE_CHECKING:
+    from real.asker import Asker
+    from real.engine import Engine
+    from real.length_answers import Read
+    from sim.simulation import Scenario
+
+TINY_TRACE = (
+    "lognormal:prompt_median=16,prompt_sigma=0.5,max_prompt_tokens=64,"
+    "output_median=60,output_sigma=0.9,max_output_tokens=300"
+)
+"""Answers of several sizes, short enough for a processor."""
+
+
+def perceive(
+    *,
+    trace: str | None = None,
+    answers: Path | None = None,
+    num_prompts: int | None = None,
+    sample_seed: int | None = None,
+    max_new_tokens: int | None = None,
+    seed: int = 0,
+    way: Literal["po", "pia"] = "po",
+    adapter: Path | None = None,
+    fallback: str = "median",
+    batch_size: int | None = None,
+    engine: str = "transformers-eager",
+    model: str | None = None,
+    weights: Literal["random", "pretrained"] | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    lengths: Literal["trace", "model"] = "trace",
+    kv_tokens: int | None = None,
+    save_result: Path | None = None,
+    save_pairs: Path | None = None,
+    save_trace: Path | None = None,
+    figure: Path | None = None,
+) -> None:
+    """Ask the model how long its answers will be, and judge what it says by the trace.
+
+    Parameters
+    ----------
+    trace
+        A file, a dataset or a generator; default: alpaca-vicuna on CUDA, short lengths on the processor.
+        Where it has no texts, made-up ones are asked about.
+    answers
+        In place of a trace, a file of texts with the columns instruction and output.
+    num_prompts
+        Ask about the first N requests; default: 1024 on CUDA, 256 on the processor.
+    sample_seed
+        Take them from the seeded permutation of the trace.
+    max_new_tokens
+        Cap on output tokens, and on what is predicted.
+    seed
+        Seed of everything random: prompts, random weights.
+    way
+        po: the number alone. pia: the number, then the answer, in one generation.
+    adapter
+        A LoRA adapter (real/tune.py) to ask with.
+    fallback
+        What counts where no length is stated: median (of those that were stated), max, or a number of tokens.
+    batch_size
+        Requests in a batch, memory permitting; default: 128 (po), 16 (pia).
+    engine
+        transformers-eager or cuda-graphs.
+    model
+        tiny, a known shape such as vicuna-7b, a path, or a name on the hub; default: vicuna-7b on CUDA, else
+        tiny.
+    weights
+        random or pretrained; default: random for a known shape.
+    dtype
+        float32, float16 or bfloat16; default: bfloat16 on CUDA, else float32.
+    device
+        cuda or cpu; default: cuda where there is one.
+    threads
+        Processor threads of torch; default: 1 on the processor.
+    lengths
+        With pia, answers stop at the trace's lengths (trace), or where the model ends them (model).
+    kv_tokens
+        Tokens of KV cache to allocate; default: 80 % of what is free (on the processor 16,384).
+    save_result
+        Write what was found, every answer included, to this JSON file.
+    save_pairs
+        Write predicted and actual lengths to this CSV file, for the predictor empirical:file=...
+    save_trace
+        Write the trace with the predictions as a column (CSV, JSONL or Parquet), for the predictor trace.
+    figure
+        Draw predicted against actual into this file (PNG or SVG).
+    """
+    import torch
+
+    from real import model as models
+    from real.asker import Asker, ModelPredictor
+    from real.calibration import default_capacity
+    from real.run import make_engine
+
+    on_gpu = on_cuda(device, threads)
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"batch_size: {batch_size} must be at least 1")
+    try:
+        options = ModelPredictor(way, adapter is not None, fallback)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    loaded = models.load(model, weights=weights, dtype=dtype, device=device, seed=seed)
+    asker = Asker(loaded, adapter, seed)
+    for warning in asker.warnings():
+        say(warning)
+    most = num_prompts or (None if trace or answers else 1024 if on_gpu else 256)
+    source = trace or ("alpaca-vicuna" if on_gpu else TINY_TRACE)
+    made, prompts = read_texts(asker, source, answers, most, sample_seed, max_new_tokens, seed)
+    capacity = (kv_tokens or default_capacity(loaded)) // 16 * 16
+    runs_on = make_engine(engine, loaded, capacity)
+    try:
+        found, read, said = _ask(asker, options, runs_on, made, prompts, batch_size, lengths)
+    except torch.OutOfMemoryError as error:
+        raise InputError(f"batch_size: out of device memory ({str(error).splitlines()[0]})") from None
+    about = {"ran": f"{engine} on {loaded.label}", "trace": made.trace.name, "seed": seed, **found}
+    _show(about)
+    _save(about, read, said, made, save_result, save_pairs, save_trace, figure)
+    print(json.dumps(about, allow_nan=False))
+
+
+def _ask(
+    asker: Asker,
+    options: Any,
+    engine: Engine,
+    made: Scenario,
+    prompts: Any,
+    batch_size: int | None,
+    lengths: Literal["trace", "model"],
+) -> tuple[dict[str, Any], Read, list[str]]:
+    """What was found, the predictions, and what the model said in each answer."""
+    from real import in_advance
+    from real.asking import ASK_AT_ONCE
+    from real.length_answers import Fallback, read_lengths
+
+    asking = asker.asking(options)
+    asking.collect(engine, prompts[:2])  # the first passes of a process are slow
+    extra: dict[str, Any] = {}
+    if options.way == "po":
+        heard = asking.collect(engine, prompts, batch_size or ASK_AT_ONCE)
+        added = heard.seconds
+    else:
+        free = lengths == "model"
+        most = [made.max_new_tokens] * len(prompts) if free else made.trace.output_tokens.tolist()
+        found = in_advance.generate(
+            asking, engine, prompts, most, may_end=free, batch_size=batch_size or in_advance.BATCH
+        )
+        heard, added = found.heard, found.added_seconds
+        if free:
+            extra = against_own(heard.stated, found.answered)
+    read = read_lengths(heard.stated, made.max_new_tokens, Fallback.of(options.fallback))
+    about = asker.report(options, heard, read, made.trace)
+    about["slowdown"] = asking.slowdown(engine, prompts)
+    about["added_seconds_per_request"] = added / len(prompts)
+    return {**about, **extra}, read, [asking.text(row) for row in heard.rows]
+
+
+def against_own(stated: list[int | None], answered: list[int | None]) -> dict[str, Any]:
+    """How far the stated lengths are off the answers that followed them in the same generation."""
+    import numpy as np
+
+    from sim.perception_error import error_report
+
+    pairs = [(a, b) for a, b in zip(stated, answered, strict=True) if a is not None and b is not None]
+    if not pairs:
+        return {"own_answers": 0}
+    judged = error_report(*(np.array(column, dtype=np.int64) for column in zip(*pairs, strict=True)))
+    return {
+        "own_answers": judged.num_requests,
+        "own_error": judged.error,
+        "own_acc_50": judged.acc_50,
+        "own_acc_100": judged.acc_100,
+    }
+
+
+def read_texts(
+    asker: Asker,
+    source: str,
+    answers: Path | None,
+    num_prompts: int | None,
+    sample_seed: int | None,
+    max_new_tokens: int | None,
+    seed: int,
+) -> tuple[Scenario, Any]:
+    """The requests, as they are put to the model, and their prompts as token ids."""
+    from dataclasses import replace
+
+    from real.training_data import read_answers
+    from sim.simulation import scenario
+
+    given: Any = source
+    if answers is not None:
+        if asker.tokenizer is None:
+            raise InputError(f"answers {answers}: {asker.loaded.shape.name} has no tokenizer to count with")
+        given = read_answers(answers, asker.tokenizer)
+    made = scenario(
+        given, seed=seed, num_prompts=num_prompts, sample_seed=sample_seed, max_new_tokens=max_new_tokens
+    )
+    if made.trace.prompt is None and not asker.is_nonsense:
+        say(f"{made.trace.name} has no texts: asking about made-up ones, whose wording tells the size")
+    trace, prompts = asker.prompts_of(made.trace)
+    return replace(made, trace=trace), prompts
+
+
+def on_cuda(device: str | None, threads: int | None) -> bool:
+    """Whether a GPU runs the model; on the processor torch gets `threads`, by default one."""
+    import torch
+
+    on_gpu = torch.cuda.is_available() if device is None else device.startswith("cuda")
+    if not on_gpu or threads is not None:
+        torch.set_num_threads(threads or 1)
+    return on_gpu
+
+
+def _show(about: dict[str, Any]) -> None:
+    """For people: one fact a line."""
+    for key, value in about.items():
+        print(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}")
+
+
+def _save(
+    about: dict[str, Any],
+    read: Read,
+    said: list[str],
+    made: Scenario,
+    save_result: Path | None,
+    save_pairs: Path | None,
+    save_trace: Path | None,
+    figure: Path | None,
+) -> None:
+    from dataclasses import replace
+
+    from traces.files import atomic_write
+    from traces.writers import write
+
+    predicted, actual = read.predicted.tolist(), made.trace.perceived_truth.tolist()
+    if save_result is not None:
+        rows = [
+            {"predicted": p, "actual": a, "fell_back": f, "said": s}
+            for p, a, f, s in zip(predicted, actual, read.fell_back.tolist(), said, strict=True)
+        ]
+        with atomic_write(save_result) as file:
+            file.write(json.dumps({**about, "answers": rows}, indent=2, allow_nan=False) + "\n")
+    if save_pairs is not None:
+        with atomic_write(save_pairs) as file:
+            file.write("predicted,actual\n")
+            file.writelines(f"{p},{a}\n" for p, a in zip(predicted, actual, strict=True))
+    if save_trace is not None:
+        write(replace(made.trace, predicted_tokens=read.predicted), save_trace)
+        cost = f"question_tokens={about['question_tokens']},answer_tokens={about['answer_tokens']}"
+        cost += f",slowdown={about['slowdown']:.3f}"
+        say(f"seqsched compare --trace {save_trace} --predictor trace:charge=on,{cost}")
+    if figure is not None:
+        from plots import perception as figures
+        from plots.style import save
+
+        title = f"{about['ran']}, {about['way']}: mean error {about['error']:.1f} tokens"
+        save(figures.report(read.predicted, made.trace.perceived_truth, title), figure)
+
+
+def say(text: str) -> None:
+    """A line for people, on stderr."""
+    print(f"perception: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    run_script(perceive)

@@ -1,0 +1,122 @@
+"""An engine that also tells the logits behind chosen tokens; runs and decides the same as without.
+
+Knows nothing of schedulers. Logits are read off the model's output layer by a hook that copies them into one
+buffer: a copy is part of a captured graph as well, so graphs are captured anew while it is attached.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from .engine import Engine, Part
+
+BUFFER_ROWS = 1024
+
+
+class Tapped:
+    """Passes padded batches on to `engine`, and keeps the logits of the tokens in `wanted`.
+
+    prompts: by request id, the very lists that will be given to `prefill`. wanted: request id -> places in
+    its answer, of its last attempt. After the run `logits[id, place]` is a float32 vector on the host, and
+    `margins[id]` has, for every token, how far the largest logit lay above the second.
+    """
+
+    def __init__(
+        self, engine: Engine, prompts: Sequence[Sequence[int]], wanted: Mapping[int, set[int]]
+    ) -> None:
+        self.engine, self.wanted = engine, wanted
+        self.id_of = {id(prompt): i for i, prompt in enumerate(prompts)}
+        self.batch: list[int] = []
+        self.told: Counter[int] = Counter()
+        self.logits: dict[tuple[int, int], torch.Tensor] = {}
+        self.margins: dict[int, list[float]] = {}
+        model: Any = getattr(engine, "model")  # noqa: B009  (the protocol has none)
+        head = model.get_output_embeddings()
+        size = (BUFFER_ROWS, head.weight.shape[0])
+        self.buffer = torch.zeros(size, dtype=head.weight.dtype, device=engine.device)
+        self.head = head
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """The hook is in place inside the block."""
+        graphs = getattr(self.engine, "graphs", None)
+        if graphs is not None:
+            setattr(self.engine, "graphs", type(graphs)())  # noqa: B010
+        handle = self.head.register_forward_hook(self._copy)
+        try:
+            yield
+        finally:
+            handle.remove()
+            if graphs is not None:
+                setattr(self.engine, "graphs", graphs)  # noqa: B010
+
+    def prefill(self, prompts: Sequence[Sequence[int]], token_limit: int) -> list[int]:
+        """As the engine's; a request that begins again forgets its earlier attempt."""
+        tokens = self.engine.prefill(prompts, token_limit)
+        self.batch = [self.id_of.get(id(prompt), -1) for prompt in prompts]
+        for i in self.batch:
+            self.told[i], self.margins[i] = 0, []
+        self._note(self.batch)
+        return tokens
+
+    def decode(self) -> list[int]:
+        """As the engine's."""
+        tokens = self.engine.decode()
+        self._note(self.batch)
+        return tokens
+
+    def last_logits(self, rows: int) -> torch.Tensor:
+        """What the last pass gave for its first `rows` rows, in float32 on the host."""
+        return _on_host(self.buffer[:rows])
+
+    def _copy(self, module: Any, inputs: Any, output: torch.Tensor) -> None:
+        rows = output.detach().flatten(0, -2)
+        if len(rows) > len(self.buffer):
+            self.buffer = rows.new_zeros(rows.shape)
+        self.buffer[: len(rows)].copy_(rows)
+
+    def _note(self, ids: Sequence[int]) -> None:
+        rows = self.buffer[: len(ids)]
+        top = rows.float().topk(2, dim=-1).values
+        for row, (i, margin) in enumerate(zip(ids, (top[:, 0] - top[:, 1]).tolist(), strict=True)):
+            if i < 0:
+                continue
+            place = self.told[i]
+            if place in self.wanted.get(i, ()):
+                self.logits[i, place] = _on_host(rows[row])
+            self.margins.setdefault(i, []).append(margin)
+            self.told[i] += 1
+
+
+class TappedStepwise(Tapped):
+    """The same for an engine that mixes prefill and decode: its keys are request ids."""
+
+    def iterate(self, parts: Sequence[Part]) -> list[int]:
+        """As the engine's."""
+        tokens: list[int] = getattr(self.engine, "iterate")(parts)  # noqa: B009
+        self._note([part.key for part in parts if part.yields])
+        return tokens
+
+    def decode_all(self, keys: Sequence[int]) -> list[int]:
+        """As the engine's."""
+        tokens: list[int] = getattr(self.engine, "decode_all")(keys)  # noqa: B009
+        self._note(list(keys))
+        return tokens
+
+
+def tapped(engine: Engine, prompts: Sequence[Sequence[int]], wanted: Mapping[int, set[int]]) -> Tapped:
+    """The engine with a tap of its own kind."""
+    return (TappedStepwise if hasattr(engine, "iterate") else Tapped)(engine, prompts, wanted)
+
+
+def _on_host(logits: torch.Tensor) -> torch.Tensor:
+    # A copy in any case: the buffer is written again by the next pass.
+    return logits.to("cpu", torch.float32, copy=True)

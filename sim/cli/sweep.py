@@ -1,0 +1,99 @@
+"""`seqsched sweep`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from .. import sweeping
+from . import show
+
+MOST_ROWS = 40
+"""Rows of the table that is printed; the file has them all."""
+
+
+def sweep(
+    file: Path,
+    /,
+    *,
+    out: Path | None = None,
+    jobs: int | None = None,
+    backend: sweeping.Backend = "joblib",
+    address: str | None = None,
+    retry_failed: Annotated[bool, Parameter(negative="")] = False,
+    prune: Annotated[bool, Parameter(negative="")] = False,
+    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
+    """Simulate every point of a grid into one table; interrupt it, start it again, and it goes on.
+
+    Exit status 1 where a point failed; the others are done all the same.
+
+    Parameters
+    ----------
+    file
+        TOML: settings by the names of `simulate`'s flags; under [grid] a list for each that varies.
+    out
+        The table, .csv or .parquet; default: the name of FILE as .csv, in this folder.
+    jobs
+        Processes on this machine; default: one a core.
+    backend
+        Where points run: joblib (this machine) or dask (a cluster, see --address).
+    address
+        The Dask scheduler, such as tcp://10.0.0.1:8786.
+    retry_failed
+        Run the points again that the table has with an error.
+    prune
+        Drop what the table has of points that are not in this sweep.
+    json_
+        Print the rows as one JSON object.
+    """
+    path = Path(f"{file.stem}.csv") if out is None else out
+    try:
+        with show.bar(file.name) as told:
+            result = sweeping.sweep(
+                file,
+                out=path,
+                jobs=jobs,
+                backend=backend,
+                address=address,
+                retry_failed=retry_failed,
+                prune=prune,
+                on_progress=told,
+            )
+    except KeyboardInterrupt:
+        print("seqsched: what has ended is kept; the same command goes on from there", file=sys.stderr)
+        raise
+    if json_:
+        print(result.to_json())
+    else:
+        _print(result)
+    show.wrote([path])
+    failed = len(result.failed)
+    if failed:
+        first = result.failed[0][sweeping.ERROR]
+        print(
+            f"seqsched: {failed} of {len(result.rows)} points failed, the first with: {first} "
+            "(--retry-failed runs them again)",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
+
+def _print(result: sweeping.SweepResult) -> None:
+    """A table of what varied and the headlines, as many rows as are good to read."""
+    from rich.table import Table
+
+    more = len(result.rows) - MOST_ROWS
+    title = f"{len(result.rows)} points, {result.reused} of them at hand before"
+    table = Table(title=title, title_justify="left", caption=f"and {more} more" if more > 0 else None)
+    for name in result.axes:
+        table.add_column(name, overflow="fold")
+    for _, heading, _ in show.HEADLINES:
+        table.add_column(heading, justify="right")
+    for row in result.rows[:MOST_ROWS]:
+        figures = [show.number(row.get(key), form) for key, _, form in show.HEADLINES]
+        table.add_row(*(f"{row[name]}" for name in result.axes), *figures)
+    show.console().print(table)

@@ -1,0 +1,155 @@
+"""What a profile would be on another GPU, on several, with other weights or memory: Profile → Profile.
+
+Every function returns a new profile whose name and provenance say what was changed; a change that changes
+nothing returns the profile as it is. `elsewhere` makes several changes of model and GPUs as one, so that
+their uncertainty is counted once. Knows nothing of traces and schedulers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sim.hardware.gpu import Gpu, known_gpu
+from sim.hardware.json_fields import checked_number
+from sim.hardware.kv_memory import KvMemory
+from sim.hardware.links import Link, link_of
+from sim.hardware.model_shape import ModelShape
+from sim.hardware.profile import Profile
+from sim.hardware.transfer import ALL_REDUCES_PER_LAYER, changed, measured_on, transferred
+from traces.errors import InputError
+
+TENSOR_PARALLEL = (1, 2, 4, 8)
+BLOCK_SIZE = 16
+MAX_KV_BLOCKS = 100_000_000
+_BITS = (
+    "{} at {} bits a number change in the bytes held and read; operations are left as they were, and "
+    "unpacking costs nothing"
+)
+
+
+def on_gpu(profile: Profile, gpu: Gpu | str) -> Profile:
+    """The profile on another GPU (one, or a name from the table), at the efficiency that was measured.
+
+    Decode base by bandwidth up to the bend and by operations beyond it, context by bandwidth, attention by
+    operations, host time unchanged; memory by the datasheets.
+    """
+    return elsewhere(profile, gpu=known_gpu(gpu) if isinstance(gpu, str) else gpu)
+
+
+def with_weight_bits(profile: Profile, bits: int) -> Profile:
+    """Weights stored in `bits` bits each: fewer bytes in memory and to read, the same operations.
+
+    Every weight counts, embeddings too; scales of a quantised format and the time to unpack it do not.
+    """
+    return elsewhere(profile, weight_bits=bits)
+
+
+def with_kv_bits(profile: Profile, bits: int) -> Profile:
+    """A KV cache of `bits` bits a number: fewer bytes in memory and to read per context token."""
+    return elsewhere(profile, kv_bits=bits)
+
+
+def tensor_parallel(profile: Profile, num_gpus: int, link: Link | None = None) -> Profile:
+    """The model divided among 2, 4 or 8 GPUs: weights, KV cache and operations each in as many parts.
+
+    Communication is added (see `transferred`), memory pooled, the price multiplied.
+    """
+    return elsewhere(profile, num_gpus=num_gpus, link=link)
+
+
+def elsewhere(
+    profile: Profile,
+    *,
+    model: ModelShape | None = None,
+    gpu: Gpu | None = None,
+    weight_bits: int | None = None,
+    kv_bits: int | None = None,
+    num_gpus: int = 1,
+    link: Link | None = None,
+    model_change: str | None = None,
+    gpu_change: str | None = None,
+) -> Profile:
+    """The profile with these changes of model and GPUs as one; what is None stays as it is.
+
+    `model_change` and `gpu_change` are what the name shows of them, by default `model=NAME` and `gpu=NAME`.
+    Raises `InputError` as `transferred` does, and for a number of GPUs other than 1, 2, 4, 8 or one that does
+    not divide the heads.
+    """
+    changes: list[str] = []
+    whys: list[str] = []
+    asked = [f"{k}={v}" for k, v in (("weight_bits", weight_bits), ("kv_bits", kv_bits)) if v is not None]
+    asked += [f"tensor_parallel={num_gpus}"] * (num_gpus != 1)
+    first = model_change or gpu_change or (f"gpu={gpu.name}" if gpu else None) or " ".join(asked) or "what-if"
+    old_model, old_gpu = measured_on(profile, first)
+    shape, device = model or old_model, gpu or old_gpu
+    if shape != old_model:
+        changes.append(model_change or f"model={shape.name}")
+        whys.append(f"efficiency with {old_model.name} carried to {shape.name} of other sizes")
+    if device != old_gpu:
+        changes.append(gpu_change or f"gpu={device.name}")
+        bandwidth, peak = device.bandwidth_bytes_per_s / 1e12, device.peak_flops / 1e12
+        whys.append(
+            f"efficiency on {old_gpu.name} carried to {device.name} ({bandwidth:g} TB/s, {peak:g} TFLOP/s), "
+            "host time unchanged"
+        )
+    element = 8 * shape.bytes_per_element
+    if weight_bits is not None and weight_bits != (shape.weight_bits or element):
+        shape = replace(shape, weight_bits=None if weight_bits == element else weight_bits)
+        changes.append(f"weight_bits={weight_bits}")
+        whys.append(_BITS.format("weights", weight_bits))
+    if kv_bits is not None and kv_bits != (shape.kv_bits or element):
+        shape = replace(shape, kv_bits=None if kv_bits == element else kv_bits)
+        changes.append(f"kv_bits={kv_bits}")
+        whys.append(_BITS.format("the KV cache", kv_bits))
+    if num_gpus not in TENSOR_PARALLEL:
+        raise InputError(
+            f"tensor_parallel={num_gpus}: it is not one of {', '.join(map(str, TENSOR_PARALLEL))}"
+        )
+    if num_gpus > 1:
+        changes.append(f"tensor_parallel={num_gpus}")
+        if shape.heads % num_gpus:
+            raise InputError(f"{changes[-1]}: the {shape.heads} heads of {shape.name} cannot be divided so")
+        link = link or link_of(device.name)
+        whys.append(
+            f"weights, KV cache and operations divided among {num_gpus} {device.name}, plus "
+            f"{ALL_REDUCES_PER_LAYER * shape.layers} all-reduces an iteration over {link.name} "
+            f"({link.latency_s * 1e6:g} us each and {link.bytes_per_s / 1e9:g} GB/s in each direction)"
+        )
+    return transferred(
+        profile, changes, "; ".join(whys), model=shape, gpu=device, num_gpus=num_gpus, link=link
+    )
+
+
+def with_kv_blocks(profile: Profile, kv_blocks: int) -> Profile:
+    """The profile with as much memory as `kv_blocks` blocks of 16 tokens take; times are unchanged."""
+    change = f"kv_blocks={kv_blocks}"
+    if not 1 <= kv_blocks <= MAX_KV_BLOCKS:
+        raise InputError(f"{change}: it is not between 1 and {MAX_KV_BLOCKS:,}")
+    memory = profile.memory
+    if memory is None:
+        per_token = profile.model.kv_bytes_per_token if profile.model else 1
+        memory = KvMemory(kv_blocks * BLOCK_SIZE * per_token, 1.0, 0, 0, per_token)
+    else:
+        need = kv_blocks * BLOCK_SIZE * memory.bytes_per_token + memory.weight_bytes + memory.workspace_bytes
+        total = int(need / memory.utilization)
+        while int(total * memory.utilization) < need:  # what the division rounded off
+            total += 1
+        memory = replace(memory, gpu_bytes=total)
+    return changed(profile, [change], f"room for {kv_blocks:,} KV blocks supposed", memory=memory)
+
+
+def with_scale(profile: Profile, factor: float) -> Profile:
+    """Every time, host time included, multiplied by `factor`, above 0."""
+    if factor == 1:
+        return profile
+    cost = profile.step_cost.scaled(factor)
+    return changed(profile, [f"scale={factor:g}"], f"every time multiplied by {factor:g}", step_cost=cost)
+
+
+def with_price(profile: Profile, price_per_gpu_hour: float) -> Profile:
+    """The price of one GPU for an hour, multiplied by the profile's number of GPUs.
+
+    It is the user's assumption. Times and memory are unchanged, and so are name and kind of provenance.
+    """
+    price = checked_number(price_per_gpu_hour, "set price_per_hour")
+    return replace(profile, price_per_hour=price * profile.num_gpus)

@@ -1,0 +1,26 @@
+"""What docs/trust.md shows is what its code prints, and every key that it names is known."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from sim.hardware import load
+from sim.hardware.settings import LINK, WHAT_IFS, field_names
+
+PAGE = (Path(__file__).parents[1] / "docs" / "trust.md").read_text(encoding="utf-8")
+
+
+def test_the_example_prints_what_the_page_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    (code, shown) = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", PAGE, re.DOTALL)[0]
+    exec(compile(code, "docs/trust.md", "exec"), {})
+    assert capsys.readouterr().out == shown
+
+
+def test_every_key_of_the_page_is_known_and_every_what_if_is_on_it() -> None:
+    keys = set(re.findall(r"`([a-z_.]+)=[^`]*`", PAGE)) | set(LINK)
+    keys -= {"set"}  # the keyword of the Python call
+    assert keys <= {*WHAT_IFS, *field_names(load("h200-vicuna-7b"))}
+    assert keys >= set(WHAT_IFS)
