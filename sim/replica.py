@@ -203,7 +203,7 @@ class Replica:
         running, source = self.running, self.source
         leap = running.plan(work if self.leap else work._replace(at_most=1))
         iterations = leap.iterations
-        if iterations < 1 or not (work.chunks or running.ends):
+        if iterations < 1 or not (work.chunks or running.heap):
             raise SchedulingError(f"{type(self.scheduler).__name__}: Iterations with nothing to run")
         if iterations > 1:
             until_s, self.is_leaping = work.until_s, True
