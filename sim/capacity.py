@@ -28,6 +28,9 @@ REQUESTS_PER_REPLICA = 40
 TAIL_REQUESTS = 10
 """A percentile is not decided upon with fewer requests beyond it."""
 
+SEEDS_OF_AN_ANSWER = 5
+"""No fleet is the answer with fewer, where the effort allows for them."""
+
 BROKEN: tuple[Verdict, ...] = ("fails", "unstable")
 
 WIDEN, WIDENINGS = 1.1, 12
@@ -55,7 +58,7 @@ class Effort:
 
     num_requests: int = 1000
     num_seeds: int = 3
-    max_requests: int = 8000
+    max_requests: int = 6000
     max_seeds: int = 8
     first_seed: int = 0
     confidence: float = 0.95
@@ -74,6 +77,11 @@ class Effort:
             raise InputError(f"confidence: {self.confidence:g} is not between 0.5 and 1")
         if self.first_seed < 0:
             raise InputError(f"seed: {self.first_seed} must be at least 0")
+
+    def at_length(self) -> Effort:
+        """The same, beginning with the longest runs: for the answer itself."""
+        seeds = min(self.max_seeds, max(self.num_seeds, SEEDS_OF_AN_ANSWER))
+        return replace(self, num_requests=self.max_requests, num_seeds=seeds)
 
     def at_a_glance(self) -> Effort:
         """The same, content with a point that is settled: for values that decide nothing."""
@@ -259,8 +267,9 @@ class Fleet:
 
 
 def fewest_replicas(slo: Slo, rate: float, effort: Effort, max_replicas: int = 1024) -> Search[Fleet]:
-    """The fewest replicas that meet the SLO at a rate: doubling, then bisection.
+    """The fewest replicas that meet the SLO at a rate: doubling, then bisection, then a second, longer look.
 
+    The fleet that was found is simulated at full length, and where it fails there, the next larger one is.
     What is undecided is not shown to meet the SLO, so the answer errs towards more replicas. Unreachable
     where one request alone on an idle replica already breaks a bound and a fleet that is mostly idle does
     too, or where `max_replicas` do not suffice.
@@ -283,7 +292,14 @@ def fewest_replicas(slo: Slo, rate: float, effort: Effort, max_replicas: int = 1
             high = middle
         else:
             low = middle
-    return Fleet(high, rate, "", idle, _sorted(points))
+    sure = effort.at_length()
+    while True:
+        points[high] = yield from decide(slo, high, rate, sure)
+        if points[high].verdict == "meets":
+            return Fleet(high, rate, "", idle, _sorted(points))
+        if high >= max_replicas:
+            return Fleet(None, rate, _not_enough(points[high], max_replicas), idle, _sorted(points))
+        high += 1
 
 
 def _sorted(points: dict[int, Point]) -> tuple[Point, ...]:
@@ -321,9 +337,14 @@ def shown(bound: Measured, value: float) -> str:
 
 def said(bound: Measured) -> str:
     """The value of that bound with its interval, for people."""
-    return (
-        f"{bound.name} {shown(bound, bound.mean)} ({shown(bound, bound.low)} to {shown(bound, bound.high)})"
-    )
+    return f"{bound.name} {shown(bound, bound.mean)} ({ends(bound)})"
+
+
+def ends(bound: Measured) -> str:
+    """The ends of its interval, for people; a unit that both have stands once."""
+    low, high = shown(bound, bound.low), shown(bound, bound.high)
+    unit = high.partition(" ")[2]
+    return f"{low.removesuffix(f' {unit}') if unit else low} to {high}"
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class Question:
     """Requests of a replication, to begin with."""
     max_seeds: int = 8
     """Replications of a point that its interval leaves undecided."""
-    max_requests: int = 8000
+    max_requests: int = 6000
     """Requests of a replication of such a point."""
     max_replicas: int = 1024
     """Give up beyond this size."""
