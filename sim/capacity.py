@@ -157,7 +157,7 @@ def judge(slo: Slo, asked: Sequence[Run], seen: Sequence[Observation], confidenc
     mean_e2el = sum(o.mean_e2el_s for o in seen) / n
     growing = drift.mean >= LEAST_DRIFT and sum(o.growth for o in seen) / n >= LEAST_GROWTH
     unstable = growing and drift.low > 0
-    settled = not growing and run.num_requests >= 0.8 * _to_settle(slo, run.rate, mean_e2el, n)
+    settled = not growing and run.num_requests >= 0.8 * to_settle(slo, run.rate, mean_e2el, n)
     meets = settled and not (fails or straddles)
     verdict: Verdict = "unstable" if unstable else "fails" if fails else "meets" if meets else "undecided"
     counted = sum(o.measured for o in seen)
@@ -185,7 +185,7 @@ def _measured(bound: Bound, at: Interval) -> Measured:
     return Measured(bound.name, bound.limit, at.mean, max(at.low, 0.0), high, bound.pressure(at.mean))
 
 
-def _to_settle(slo: Slo, rate: float, mean_e2el_s: float, num_seeds: int) -> int:
+def to_settle(slo: Slo, rate: float, mean_e2el_s: float, num_seeds: int) -> int:
     """Requests with which the warm-up outlasts the mean request, and percentiles have enough beyond them."""
     need = 1.25 * WARM_UP_E2EL * rate * mean_e2el_s / WARM_UP
     for tail in (bound.tail for bound in slo.bounds):
@@ -214,7 +214,7 @@ def decide(slo: Slo, replicas: int, rate: float, effort: Effort, *, patient: boo
         if point.settled:
             n = min(most, 2 * n)
         else:
-            n = min(most, max(2 * n, _to_settle(slo, rate, point.mean_e2el_s, seeds)))
+            n = min(most, max(2 * n, to_settle(slo, rate, point.mean_e2el_s, seeds)))
 
 
 def _hopeless(point: Point, effort: Effort) -> bool:

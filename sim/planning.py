@@ -161,12 +161,10 @@ def plan(
     if sensitivity and made.best is not None:
         best = made.best
         world = worlds[made.answers.index(best)]
-        size = best.replicas - best.spare if best.replicas else 1
+        assert best.point is not None
         made = replace(
             made,
-            sensitivity=sensitivities.sensitivity(
-                world, wanted, size, best.rate or 1.0, effort.at_a_glance(), runs
-            ),
+            sensitivity=sensitivities.sensitivity(world, wanted, best.point, effort, runs),
         )
     return made
 
