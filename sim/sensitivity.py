@@ -14,7 +14,7 @@ TOLERANCE = 0.03
 """Relative width of a rate; what moves the answer by less is said to have no effect."""
 
 SETTLED = 2
-"""How many times as long as it takes to settle the runs are, and no longer: twenty searches are to be cheap."""
+"""How many times as long as it takes to settle these runs are: a dozen searches are to be cheap."""
 
 Runner = Callable[[Sequence[tuple[World, Run]]], Sequence[Observation]]
 
