@@ -78,6 +78,17 @@ class GapPool:
         if len(self.counts) >= FOLD_AT:
             self._fold()
 
+    def add_leap(
+        self, head_s: float, num_head: int, first_s: float, slope_s: float, count: int, weight: int
+    ) -> None:
+        """One gap of `head_s`, seen by `num_head` sequences, and `count` from `first_s` on."""
+        self.first_s.extend((head_s, first_s))
+        self.slope_s.extend((0.0, slope_s))
+        self.counts.extend((1, count))
+        self.weight.extend((num_head, weight))
+        if len(self.counts) >= FOLD_AT:
+            self._fold()
+
     def ramps(self) -> Ramps:
         """Those not folded yet."""
         if not self.counts:

@@ -1,25 +1,26 @@
-"""What always holds, over policies, traces, predictors, arrivals and memories; and queueing theory."""
+"""What always holds, over policies, traces, predictors, arrivals, memories, fleets, routers and failures."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from sim import simulate
-from sim.hardware.kv_memory import KvMemory
-from sim.hardware.profile import Profile, Provenance
-from sim.hardware.step_cost import PiecewiseLinear, StepCost
+from sim.hardware.profile import Profile
 from sim.metrics import Result
-from sim.policies import make_scheduler
-from sim.simulation import scenario
+from sim.policies import limits_of, make_scheduler
+from sim.routers import ROUTERS
+from sim.scenario import Machine, Scenario, scenario, stream
 from sim.work import Limits, Scheduler
 from traces.trace import Trace
 
@@ -109,7 +110,8 @@ def in_system(result: Result) -> float:
     return area
 
 
-def check_any(result: Result, kv_tokens: int) -> None:
+def check_any(result: Result, kv_tokens: int | Sequence[int]) -> None:
+    """What holds for any run; `kv_tokens`: the capacity, of all replicas or of each."""
     s, t = result.summary, result.requests
     # Conservation: one end each, and a reason for every end but completion.
     assert set(t.status) <= {"completed", "rejected", "expired"}
@@ -123,14 +125,14 @@ def check_any(result: Result, kv_tokens: int) -> None:
     assert (done.arrival_s <= done.scheduled_s).all()
     assert (done.scheduled_s < done.first_token_s).all()
     assert (done.first_token_s <= done.finish_s).all()
-    ends = [0.0]
+    ends: dict[int, float] = defaultdict(float)
     for batch in result.batches:
-        assert ends[-1] <= batch.start_s <= batch.prefill_end_s <= batch.end_s * (1 + 1e-15)
-        ends.append(batch.end_s)
+        assert ends[batch.replica] <= batch.start_s <= batch.prefill_end_s <= batch.end_s * (1 + 1e-15)
+        ends[batch.replica] = batch.end_s
     # Memory.
     assert 0 <= s["kv_peak_fraction"] <= 1
     for batch in result.batches:
-        assert batch.kv_tokens <= kv_tokens
+        assert batch.kv_tokens <= (kv_tokens if isinstance(kv_tokens, int) else kv_tokens[batch.replica])
     # Little's law: mean concurrency x duration = the sum of what each spent.
     assert in_system(result) == pytest.approx((done.finish_s - done.arrival_s).sum(), rel=1e-9)
     # Shares are shares.
@@ -191,13 +193,15 @@ def check_continuous(result: Result, kv_tokens: int) -> None:
 
 
 class Kept:
-    """A policy that keeps its scheduler at hand."""
+    """A policy that keeps its schedulers at hand."""
 
     def __init__(self, policy: str) -> None:
         self.policy = policy
+        self.all: list[Any] = []
 
     def __call__(self, limits: Limits) -> Scheduler:
         self.scheduler: Any = make_scheduler(self.policy, limits)
+        self.all.append(self.scheduler)
         return self.scheduler
 
 
@@ -327,82 +331,134 @@ def test_max_concurrency_is_never_exceeded(profile: Profile) -> None:
         assert s["max_concurrent_requests"] == bound
 
 
-# Theory: one at a time, Poisson arrivals
+# Fleets
 
 
-def machine(step_s: float) -> Profile:
-    """Every iteration takes `step_s`, so that a request's service is its tokens times that."""
-    flat = PiecewiseLinear((1,), (step_s,))
-    return Profile(
-        name="flat",
-        model=None,
-        gpu=None,
-        engine="made up",
-        step_cost=StepCost(flat, 0.0, flat, 0.0, 0.0),
-        memory=KvMemory(10**9, 1.0, 0, 0, 1),
-        provenance=Provenance("measured", "2026-01-01", "made up for tests"),
-    )
+FAILURES = [
+    {},
+    {"mtbf_s": 4.0, "mttr_s": 0.5},
+    {"mtbf_s": 30.0, "mttr_s": 20.0, "startup_s": 3.0},
+]
+FLEETS = st.fixed_dictionaries(
+    {
+        "predictor": st.sampled_from(PREDICTORS),
+        "seed": st.integers(0, 9),
+        "router": st.sampled_from(ROUTERS),
+        "max_new_tokens": st.sampled_from([None, 40, 150]),
+        "max_concurrency": st.sampled_from([None, None, None, 1, 7]),
+        "request_rate": st.sampled_from([None, None, None, 0.5, 20.0]),
+    }
+)
+BLOCKS = st.lists(st.sampled_from([12, 20, 30, 60, 5000]), min_size=1, max_size=4)
 
 
-ONE_AT_A_TIME = ["vanilla:batch_size=1", "continuous:max_num_seqs=1,max_num_batched_tokens=100000"]
+def fleet(trace: Trace, profile: Profile, blocks: Sequence[int], how: dict[str, Any]) -> Scenario:
+    """Replicas that differ in memory."""
+    shared = scenario(trace, profile=profile, **how)
+    return replace(shared, fleet=tuple(Machine(profile, limits_of(profile, b)) for b in blocks))
 
 
-def mean_waits(
-    lengths: list[np.ndarray[Any, Any]], rate: float, profile: Profile, policy: str
-) -> list[float]:
-    """The mean wait (s) of each replication, the first tenth left out."""
-    waits = []
-    for seed, output in enumerate(lengths):
-        n = len(output)
-        trace = Trace("theory", np.arange(n), np.full(n, 1), output)
-        result = simulate(trace, policy=policy, request_rate=rate, seed=seed, profile=profile)
-        wait = result.columns["scheduled_s"] - result.columns["arrival_s"]
-        waits.append(float(wait[n // 10 :].mean()))
-    return waits
+def check_fleet(result: Result, shared: Scenario, schedulers: Sequence[Any]) -> None:
+    """What holds for many replicas, whatever fails; the result has a log."""
+    check_any(result, [m.limits.kv_tokens for m in shared.machines])
+    s, t, table = result.summary, result.requests, result.replicas
+    done, end = t[t.status == "completed"], max([b.end_s for b in result.batches], default=0.0)
+    # Who did what.
+    assert (table.completed == [(done.replica == k).sum() for k in table.replica]).all()
+    assert (t.replica[t.status != "completed"] == -1).all()
+    for name in ("iterations", "preemptions"):
+        assert s[name] == table[name].sum()
+    assert s["iterations"] == sum(b.iterations for b in result.batches)
+    assert s["reroutes"] == t.reroutes.sum()
+    assert (done.attempts >= 1).all()
+    # A replica works only while it is up.
+    assert (table.busy_s <= end * (1 + 1e-9)).all()
+    spans = shared.outages.schedules(len(table), stream(shared.seed, "failures"))
+    for k in table.replica:
+        works = [b for b in result.batches if b.replica == k and b.end_s > b.start_s]
+        down = list(itertools.takewhile(lambda span: span[0] < end, spans.get(k, [])))
+        assert table.failures[k] in (len(down), len(down) + 1)
+        for b in works:
+            assert not any(b.start_s < up_s - 1e-9 and b.end_s > down_s + 1e-9 for down_s, up_s in down)
+    if not shared.outages.any:
+        assert s["reroutes"] == table.failures.sum() == 0
+    # Nothing is left behind: neither requests nor memory.
+    for scheduler in schedulers:
+        assert scheduler.drain(end) == []
+        if hasattr(scheduler, "phases"):
+            assert scheduler.free == scheduler.num_blocks and scheduler.phases.total == 0
 
 
-def assert_mean(values: list[float], theory: float, narrowest: float) -> None:
-    """`theory` lies in the 99 % confidence interval of the mean, and the interval says something."""
-    half = stats.t.ppf(0.995, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
-    assert abs(np.mean(values) - theory) <= half
-    assert half <= narrowest * theory
-
-
-LOADS = [(0.5, 0.05), (0.8, 0.10), (0.95, 0.30)]
-
-
-@pytest.mark.parametrize("policy", ONE_AT_A_TIME)
-@pytest.mark.parametrize(("load", "narrowest"), LOADS)
-def test_fixed_lengths_wait_as_in_m_d_1(load: float, narrowest: float, policy: str) -> None:
-    tokens, step_s = 20, 0.05
-    service_s = tokens * step_s
-    waits = mean_waits([np.full(12_000, tokens)] * 8, load / service_s, machine(step_s), policy)
-    assert_mean(waits, load * service_s / (2 * (1 - load)), narrowest)
-
-
-@pytest.mark.parametrize("policy", ONE_AT_A_TIME)
-@pytest.mark.parametrize(("load", "narrowest"), LOADS)
-def test_geometric_lengths_wait_as_in_m_g_1_and_nearly_as_in_m_m_1(
-    load: float, narrowest: float, policy: str
+@settings(max_examples=500)
+@given(
+    trace=traces(),
+    policy=st.sampled_from([*CONTINUOUS, *CONTINUOUS, *POLICIES]),
+    blocks=BLOCKS,
+    how=FLEETS,
+    failures=st.sampled_from(FAILURES),
+)
+def test_what_always_holds_in_a_fleet(
+    trace: Trace,
+    policy: str,
+    blocks: list[int],
+    how: dict[str, Any],
+    failures: dict[str, float],
+    profile: Profile,
 ) -> None:
-    stop, step_s = 1 / 50, 0.02
-    lengths = [np.random.default_rng(100 + k).geometric(stop, 12_000) for k in range(8)]
-    mean_s, mean_square = step_s / stop, step_s**2 * (2 - stop) / stop**2
-    rate = load / mean_s
-    pollaczek_khinchine = rate * mean_square / (2 * (1 - load))
-    waits = mean_waits(lengths, rate, machine(step_s), policy)
-    assert_mean(waits, pollaczek_khinchine, 1.5 * narrowest)
-    m_m_1 = load / (1 - load) * mean_s
-    assert pollaczek_khinchine == pytest.approx(m_m_1, rel=0.02)
+    shared, kept = fleet(trace, profile, blocks, how | failures), Kept(policy)
+    result = shared.run(kept, log=True)
+    check_fleet(result, shared, kept.all)
 
 
-@pytest.mark.parametrize(("load", "narrowest"), LOADS)
-def test_two_kinds_of_lengths_wait_as_in_m_g_1(load: float, narrowest: float) -> None:
-    """Nine of ten answers are short, and the tenth is long: Pollaczek-Khinchine, far from M/M/1."""
-    step_s, short, long = 0.01, 10, 200
-    lengths = [np.where(np.random.default_rng(200 + k).random(12_000) < 0.1, long, short) for k in range(8)]
-    mean_s = step_s * (0.9 * short + 0.1 * long)
-    mean_square = step_s**2 * (0.9 * short**2 + 0.1 * long**2)
-    rate = load / mean_s
-    waits = mean_waits(lengths, rate, machine(step_s), ONE_AT_A_TIME[1])
-    assert_mean(waits, rate * mean_square / (2 * (1 - load)), 2.5 * narrowest)
+@settings(max_examples=100)
+@given(
+    trace=traces(),
+    policy=st.sampled_from([p for p in (*CONTINUOUS, *POLICIES) if "max_wait_s" not in p]),
+    blocks=BLOCKS,
+    router=st.sampled_from(ROUTERS),
+)
+def test_no_replica_idles_while_a_request_is_there_for_it(
+    trace: Trace, policy: str, blocks: list[int], router: str, profile: Profile
+) -> None:
+    """What was sent there it served; from a shared queue it could have taken any that it holds."""
+    shared = fleet(trace, profile, blocks, {"router": router})
+    result = shared.run(policy, log=True)
+    t = result.requests
+    dropped = {i: b.end_s for b in result.batches if b.kind == "Drop" for i in b.request_ids}
+    ended = {i: dropped.get(i, t.finish_s[i]) for i in t.index}
+    largest = max(m.limits.kv_tokens for m in shared.machines)
+    for k, machine in enumerate(shared.machines):
+        works = [b for b in result.batches if b.replica == k and b.kind != "Drop"]
+        for before, after in itertools.pairwise(works):
+            if after.start_s > before.end_s:
+                there = (t.arrival_s < after.start_s * (1 - 1e-12)) & (pd.Series(ended) > before.end_s)
+                if router == "shared-queue":
+                    holds = t.prompt_tokens + shared.max_new_tokens
+                    there &= ~(t.scheduled_s < after.start_s) & (t.reason == "")
+                    there &= (holds <= machine.limits.kv_tokens) | (holds > largest)
+                else:
+                    there &= t.replica == k
+                assert t.index[there].tolist() == []
+
+
+@settings(max_examples=60)
+@given(
+    trace=traces(),
+    policy=st.sampled_from([*CONTINUOUS, *POLICIES]),
+    blocks=BLOCKS,
+    how=FLEETS,
+    failures=st.sampled_from(FAILURES),
+)
+def test_same_inputs_same_bytes_in_a_fleet(
+    trace: Trace,
+    policy: str,
+    blocks: list[int],
+    how: dict[str, Any],
+    failures: dict[str, float],
+    profile: Profile,
+) -> None:
+    first, second = (fleet(trace, profile, blocks, how | failures).run(policy, log=True) for _ in range(2))
+    assert first.to_json() == second.to_json()
+    assert first.requests.to_csv() == second.requests.to_csv()
+    assert first.replicas.to_csv() == second.replicas.to_csv()
+    assert first.decisions == second.decisions
