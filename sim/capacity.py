@@ -376,8 +376,9 @@ def highest_rate(
 
     From `start` the rate is multiplied or divided by `step` and more until two rates bracket the answer. A
     rate that stays undecided counts by its mean. With common random numbers every rate sees the same pattern
-    of arrivals, so that the curve being bisected is one curve. With `bracket` the search goes on to either
-    side until a rate is shown to meet the SLO and one to break it.
+    of arrivals, so that the curve being bisected is one curve. With `bracket` the answer is simulated at
+    full length, and the search goes on to either side until a rate is shown to meet the SLO and one to break
+    it.
     """
     points: dict[float, Point] = {}
 
@@ -412,6 +413,11 @@ def highest_rate(
             low = middle
         else:
             high = middle
+    for _ in range(WIDENINGS if bracket else 0):
+        points[low] = yield from decide(slo, replicas, low, effort.at_length(), patient=True)
+        if points[low].meets_by_mean:
+            break
+        high, low = low, low / (1 + tolerance)
     for factor, verdicts in ((1 / WIDEN, ("meets",)), (WIDEN, BROKEN)) if bracket else ():
         rate = low if factor < 1 else high
         for _ in range(WIDENINGS):

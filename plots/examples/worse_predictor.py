@@ -30,7 +30,7 @@ def main(
     traffic: float = 100.0,
     price: str = "",
     start_rate: float = 1.0,
-    num_requests: int = 1000,
+    num_requests: int = 4000,
     pairs: int = 6,
     tolerance: float = 0.01,
     seed: int = 0,
