@@ -28,6 +28,9 @@ REQUESTS_PER_REPLICA = 40
 TAIL_REQUESTS = 10
 """A percentile is not decided upon with fewer requests beyond it."""
 
+SEEDS_OF_AN_ANSWER = 5
+"""No fleet is the answer with fewer, where the effort allows for them."""
+
 BROKEN: tuple[Verdict, ...] = ("fails", "unstable")
 
 WIDEN, WIDENINGS = 1.1, 12
@@ -55,7 +58,7 @@ class Effort:
 
     num_requests: int = 1000
     num_seeds: int = 3
-    max_requests: int = 8000
+    max_requests: int = 6000
     max_seeds: int = 8
     first_seed: int = 0
     confidence: float = 0.95
@@ -74,6 +77,11 @@ class Effort:
             raise InputError(f"confidence: {self.confidence:g} is not between 0.5 and 1")
         if self.first_seed < 0:
             raise InputError(f"seed: {self.first_seed} must be at least 0")
+
+    def at_length(self) -> Effort:
+        """The same, beginning with the longest runs: for the answer itself."""
+        seeds = min(self.max_seeds, max(self.num_seeds, SEEDS_OF_AN_ANSWER))
+        return replace(self, num_requests=self.max_requests, num_seeds=seeds)
 
     def at_a_glance(self) -> Effort:
         """The same, content with a point that is settled: for values that decide nothing."""
@@ -149,7 +157,7 @@ def judge(slo: Slo, asked: Sequence[Run], seen: Sequence[Observation], confidenc
     mean_e2el = sum(o.mean_e2el_s for o in seen) / n
     growing = drift.mean >= LEAST_DRIFT and sum(o.growth for o in seen) / n >= LEAST_GROWTH
     unstable = growing and drift.low > 0
-    settled = not growing and run.num_requests >= 0.8 * _to_settle(slo, run.rate, mean_e2el, n)
+    settled = not growing and run.num_requests >= 0.8 * to_settle(slo, run.rate, mean_e2el, n)
     meets = settled and not (fails or straddles)
     verdict: Verdict = "unstable" if unstable else "fails" if fails else "meets" if meets else "undecided"
     counted = sum(o.measured for o in seen)
@@ -177,7 +185,7 @@ def _measured(bound: Bound, at: Interval) -> Measured:
     return Measured(bound.name, bound.limit, at.mean, max(at.low, 0.0), high, bound.pressure(at.mean))
 
 
-def _to_settle(slo: Slo, rate: float, mean_e2el_s: float, num_seeds: int) -> int:
+def to_settle(slo: Slo, rate: float, mean_e2el_s: float, num_seeds: int) -> int:
     """Requests with which the warm-up outlasts the mean request, and percentiles have enough beyond them."""
     need = 1.25 * WARM_UP_E2EL * rate * mean_e2el_s / WARM_UP
     for tail in (bound.tail for bound in slo.bounds):
@@ -206,7 +214,7 @@ def decide(slo: Slo, replicas: int, rate: float, effort: Effort, *, patient: boo
         if point.settled:
             n = min(most, 2 * n)
         else:
-            n = min(most, max(2 * n, _to_settle(slo, rate, point.mean_e2el_s, seeds)))
+            n = min(most, max(2 * n, to_settle(slo, rate, point.mean_e2el_s, seeds)))
 
 
 def _hopeless(point: Point, effort: Effort) -> bool:
@@ -259,8 +267,9 @@ class Fleet:
 
 
 def fewest_replicas(slo: Slo, rate: float, effort: Effort, max_replicas: int = 1024) -> Search[Fleet]:
-    """The fewest replicas that meet the SLO at a rate: doubling, then bisection.
+    """The fewest replicas that meet the SLO at a rate: doubling, then bisection, then a second, longer look.
 
+    The fleet that was found is simulated at full length, and where it fails there, the next larger one is.
     What is undecided is not shown to meet the SLO, so the answer errs towards more replicas. Unreachable
     where one request alone on an idle replica already breaks a bound and a fleet that is mostly idle does
     too, or where `max_replicas` do not suffice.
@@ -283,7 +292,14 @@ def fewest_replicas(slo: Slo, rate: float, effort: Effort, max_replicas: int = 1
             high = middle
         else:
             low = middle
-    return Fleet(high, rate, "", idle, _sorted(points))
+    sure = effort.at_length()
+    while True:
+        points[high] = yield from decide(slo, high, rate, sure)
+        if points[high].verdict == "meets":
+            return Fleet(high, rate, "", idle, _sorted(points))
+        if high >= max_replicas:
+            return Fleet(None, rate, _not_enough(points[high], max_replicas), idle, _sorted(points))
+        high += 1
 
 
 def _sorted(points: dict[int, Point]) -> tuple[Point, ...]:
@@ -321,9 +337,14 @@ def shown(bound: Measured, value: float) -> str:
 
 def said(bound: Measured) -> str:
     """The value of that bound with its interval, for people."""
-    return (
-        f"{bound.name} {shown(bound, bound.mean)} ({shown(bound, bound.low)} to {shown(bound, bound.high)})"
-    )
+    return f"{bound.name} {shown(bound, bound.mean)} ({ends(bound)})"
+
+
+def ends(bound: Measured) -> str:
+    """The ends of its interval, for people; a unit that both have stands once."""
+    low, high = shown(bound, bound.low), shown(bound, bound.high)
+    unit = high.partition(" ")[2]
+    return f"{low.removesuffix(f' {unit}') if unit else low} to {high}"
 
 
 @dataclass(frozen=True)
@@ -355,8 +376,9 @@ def highest_rate(
 
     From `start` the rate is multiplied or divided by `step` and more until two rates bracket the answer. A
     rate that stays undecided counts by its mean. With common random numbers every rate sees the same pattern
-    of arrivals, so that the curve being bisected is one curve. With `bracket` the search goes on to either
-    side until a rate is shown to meet the SLO and one to break it.
+    of arrivals, so that the curve being bisected is one curve. With `bracket` the answer is simulated at
+    full length, and the search goes on to either side until a rate is shown to meet the SLO and one to break
+    it.
     """
     points: dict[float, Point] = {}
 
@@ -391,6 +413,11 @@ def highest_rate(
             low = middle
         else:
             high = middle
+    for _ in range(WIDENINGS if bracket else 0):
+        points[low] = yield from decide(slo, replicas, low, effort.at_length(), patient=True)
+        if points[low].meets_by_mean:
+            break
+        high, low = low, low / (1 + tolerance)
     for factor, verdicts in ((1 / WIDEN, ("meets",)), (WIDEN, BROKEN)) if bracket else ():
         rate = low if factor < 1 else high
         for _ in range(WIDENINGS):

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .capacity import Measured, Point, RateRange, plain, said, shown
+from .capacity import Measured, Point, RateRange, ends, plain, said, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -235,7 +235,7 @@ class Plan:
         machines = f"{best.replicas} × {best.profile} ({best.provenance})"
         level = f"{q.confidence * 100:g} % interval"
         at = best.measured
-        where = f"{at.name} is {shown(at, at.mean)} ({level} {shown(at, at.low)} to {shown(at, at.high)})"
+        where = f"{at.name} is {shown(at, at.mean)} ({level} {ends(at)})"
         if q.request_rate is None:
             low = shown_rate(best.rates.low if best.rates else None, "no rate was shown to meet it")
             high = shown_rate(best.rates.high if best.rates else None, "none was shown to break it")

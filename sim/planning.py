@@ -60,7 +60,7 @@ def plan(
     num_seeds: int = 3,
     num_requests: int = 1000,
     max_seeds: int = 8,
-    max_requests: int = 8000,
+    max_requests: int = 6000,
     max_replicas: int = 1024,
     confidence: float = 0.95,
     tolerance: float = DEFAULT_TOLERANCE,
@@ -80,9 +80,10 @@ def plan(
     rest still meets the SLO. `prices`: USD per hour by profile or GPU, or texts `NAME:USD`.
 
     Every point is simulated with `num_seeds` seeds of `num_requests` requests, and longer, up to `max_seeds`
-    of `max_requests`, while its interval at `confidence` straddles a bound. `curves` and `sensitivity` add
-    what the report draws. `state`: a file in which runs are kept, so that a plan that was stopped goes on
-    from there. `jobs`: processes, -1 for one per core. `on_run(number)` is told of every run.
+    of `max_requests`, while its interval at `confidence` straddles a bound; the answer itself at full length.
+    `curves` and `sensitivity` add what the report draws. `state`: a file in which runs are kept, so that a
+    plan that was stopped goes on from there. `jobs`: processes, -1 for one per core. `on_run(number)` is told
+    of every run.
 
     Raises InputError for anything that cannot be used. The same arguments give the same plan, byte for byte.
     """
@@ -160,12 +161,10 @@ def plan(
     if sensitivity and made.best is not None:
         best = made.best
         world = worlds[made.answers.index(best)]
-        size = best.replicas - best.spare if best.replicas else 1
+        assert best.point is not None
         made = replace(
             made,
-            sensitivity=sensitivities.sensitivity(
-                world, wanted, size, best.rate or 1.0, effort.at_a_glance(), runs
-            ),
+            sensitivity=sensitivities.sensitivity(world, wanted, best.point, effort, runs),
         )
     return made
 
@@ -207,7 +206,7 @@ def _ask_replicas(
     rates = yield from highest_rate(
         slo,
         k,
-        glance,
+        replace(glance, num_requests=effort.max_requests),
         start=rate,
         tolerance=HEADROOM_TOLERANCE,
         step=1.02 * k / (k - 1) if k > 1 else 2.0,
@@ -408,7 +407,8 @@ def _assumptions(
             Assumption(
                 "Replications",
                 "each seed replays another window of the trace from a start of its own, going round at its "
-                "end, scaled to the rate",
+                "end, scaled to the rate; long windows of many seeds overlap, so the intervals speak of this "
+                "trace",
                 "given",
             )
         )

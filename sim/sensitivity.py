@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from .capacity import Effort, RateRange, Run, highest_rate
+from .capacity import Effort, Point, RateRange, Run, highest_rate, to_settle
 from .plan_result import Sensitivity, Swing
 from .slo import Observation, Slo
 from .worlds import World, together
 
-TOLERANCE = 0.02
+TOLERANCE = 0.03
+"""Relative width of a rate; what moves the answer by less is said to have no effect."""
+
+SETTLED = 2
+"""How many times as long as it takes to settle these runs are: a dozen searches are to be cheap."""
 
 Runner = Callable[[Sequence[tuple[World, Run]]], Sequence[Observation]]
 
@@ -42,7 +46,7 @@ def changes(world: World) -> list[tuple[str, tuple[str, World], tuple[str, World
         ),
     ]
     if world.burstiness is None:
-        bursts = ("as drawn from Poisson", 1.0), ("gamma, burstiness 0.5", 0.5)
+        bursts = ("Poisson", 1.0), ("gamma, burstiness 0.5", 0.5)
     else:
         bursts = (
             (f"{2 * world.burstiness:g} (steadier)", 2 * world.burstiness),
@@ -58,15 +62,17 @@ def changes(world: World) -> list[tuple[str, tuple[str, World], tuple[str, World
     return made
 
 
-def sensitivity(
-    world: World, slo: Slo, replicas: int, rate: float, effort: Effort, runs: Runner
-) -> Sensitivity:
-    """The highest rate of `replicas` as each input is changed, with the same seeds throughout."""
+def sensitivity(world: World, slo: Slo, answer: Point, effort: Effort, runs: Runner) -> Sensitivity:
+    """The highest rate of the fleet of `answer` as each input is changed, with the same seeds throughout."""
+    replicas, rate = answer.replicas, answer.rate
+    need = SETTLED * to_settle(slo, rate, answer.mean_e2el_s, effort.num_seeds)
+    length = min(max(need, effort.num_requests), effort.max_requests)
+    brief = replace(effort.at_a_glance(), num_requests=length, max_requests=length)
     varied = changes(world)
     worlds = [world, *(w for _, less, more in varied for w in (less[1], more[1]))]
     found: list[RateRange] = together(
         [
-            (w, highest_rate(slo, replicas, effort, start=rate, tolerance=TOLERANCE, step=1.1, bracket=False))
+            (w, highest_rate(slo, replicas, brief, start=rate, tolerance=TOLERANCE, step=1.1, bracket=False))
             for w in worlds
         ],
         runs,

@@ -25,7 +25,7 @@ def main(
     policy: str = "continuous",
     price: str = "",
     num_requests: int = 1000,
-    max_requests: int = 8000,
+    max_requests: int = 6000,
     max_seeds: int = 8,
     seed: int = 0,
     jobs: int = -1,

@@ -29,7 +29,7 @@ def main(
     replicas: int = 1,
     start_rate: float = 10.0,
     num_requests: int = 2000,
-    max_requests: int = 8000,
+    max_requests: int = 6000,
     max_seeds: int = 8,
     seed: int = 0,
     jobs: int = -1,

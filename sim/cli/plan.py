@@ -68,7 +68,7 @@ class Question:
     """Requests of a replication, to begin with."""
     max_seeds: int = 8
     """Replications of a point that its interval leaves undecided."""
-    max_requests: int = 8000
+    max_requests: int = 6000
     """Requests of a replication of such a point."""
     max_replicas: int = 1024
     """Give up beyond this size."""
@@ -128,7 +128,11 @@ def plan(
         print(made.to_json())
     else:
         print(made.headline)
-        _table(made)
+        if made.reached:
+            _table(made)
+        for answer in made.answers[0 if made.reached else 1 :]:
+            if answer.reason:
+                print(f"{answer.policy} on {answer.profile}: {answer.reason}")
     if save_result is not None or report is not None:
         show.wrote(path for path in (save_result, report) if path is not None)
     if not made.reached:
@@ -162,8 +166,6 @@ def _table(made: Plan) -> None:
         table.add_row(*_cells(answer), one_line(answer.one_less), one_line(answer.one_more))
     show.console().print(table)
     for answer in made.answers:
-        if answer.reason and made.reached:
-            print(f"{answer.policy} on {answer.profile}: {answer.reason}")
         if answer.undecided and answer is not made.best:
             sizes = ", ".join(map(str, answer.undecided))
             print(f"{answer.policy} on {answer.profile}: whether {sizes} would do stayed undecided")

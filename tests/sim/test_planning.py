@@ -67,7 +67,7 @@ def test_simulated_replicas_with_a_shared_queue_are_as_many_as_erlang_c_says(
 ) -> None:
     world = World(TRACE, ONE_AT_A_TIME, machine(service_s / TOKENS), "oracle", "shared-queue", 1.0)
     slo = parse_slo(f"wait_mean:{between(servers, rate, service_s)}")
-    search = fewest_replicas(slo, rate, Effort(num_requests=800))
+    search = fewest_replicas(slo, rate, Effort(num_requests=800, max_requests=2400))
     found = carry_out(search, slo, lambda run: dict(world.run(run).columns))
     assert found.replicas == servers and not found.undecided
 
