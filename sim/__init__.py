@@ -1,4 +1,4 @@
-"""seqsched's simulator: `from sim import simulate, compare`.
+"""seqsched's simulator: `from sim import simulate, compare, plan, sweep`.
 
 The names are resolved on first use, so that importing a part of the package loads no other part.
 """
@@ -11,16 +11,30 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .metrics import Result
+    from .plan_result import Plan
+    from .planning import plan
     from .simulation import Comparison, compare, simulate
     from .sweeping import SweepResult, sweep
 
-__all__ = ["Comparison", "Result", "SweepResult", "__version__", "compare", "simulate", "sweep"]
+__all__ = [
+    "Comparison",
+    "Plan",
+    "Result",
+    "SweepResult",
+    "__version__",
+    "compare",
+    "plan",
+    "simulate",
+    "sweep",
+]
 
 _HOMES = {
     "simulate": "simulation",
     "compare": "simulation",
     "Comparison": "simulation",
     "Result": "metrics",
+    "plan": "planning",
+    "Plan": "plan_result",
     "sweep": "sweeping",
     "SweepResult": "sweeping",
 }

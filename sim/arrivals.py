@@ -50,17 +50,17 @@ class Arrivals:
 
     def take(self, now: float, submit: Submit) -> int:
         """Submit every request due by now, as far as there is room; how many these were."""
-        before = self.room
-        while self.due_s <= now:
-            request = self.head
-            assert request is not None
-            if request.arrival_s < self.freed_s:
-                request.arrival_s = self.ledger.arrival_s[request.id] = self.freed_s
-            self.room -= 1
-            self.head = next(self.coming, None)
-            self.due_s = self.head.arrival_s if self.head is not None and self.room else math.inf
-            submit(request, now)
-        return before - self.room
+        head, room, freed_s, coming = self.head, self.room, self.freed_s, self.coming
+        while room and head is not None and head.arrival_s <= now:
+            if head.arrival_s < freed_s:
+                head.arrival_s = self.ledger.arrival_s[head.id] = freed_s
+            room -= 1
+            submit(head, now)
+            head = next(coming, None)
+        taken = self.room - room
+        self.head, self.room = head, room
+        self.due_s = head.arrival_s if head is not None and room else math.inf
+        return taken
 
     def leave(self, num_requests: int, now: float) -> None:
         """Requests have ended: their places are free from now on."""

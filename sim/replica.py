@@ -124,33 +124,38 @@ class Replica:
 
     def _work(self) -> SimProcess:
         env, scheduler, source = self.env, self.scheduler, self.source
+        now = env.now
         while True:
-            now = env.now
             source.release(self, now)
             work = scheduler.next_work(now)
             if isinstance(work, Iterations):
-                leap, iterations = self._leap(work, now)
+                start_s = now
+                leap, iterations = self._leap(work, start_s)
                 try:
-                    yield env.timeout(leap.seconds(iterations))
+                    yield env.timeout(leap.seconds(iterations) if iterations > 1 else leap.head_s)
                 except simpy.Interrupt as signal:
                     if signal.cause is not None:
                         raise
-                    iterations = min(iterations, leap.iterations_begun(env.now - now))
-                    yield env.timeout(max(0.0, now + leap.seconds(iterations) - env.now))
-                outcome = self._landed(work, leap, iterations, now)
+                    iterations = min(iterations, leap.iterations_begun(env.now - start_s))
+                    yield env.timeout(max(0.0, start_s + leap.seconds(iterations) - env.now))
+                now = env.now
+                outcome = self._landed(work, leap, iterations, start_s, now)
             elif work is None:
                 yield from self._wait(scheduler.wake_at)
+                now = env.now
                 continue
             elif isinstance(work, PaddedBatch):
                 record = yield from self._run_batch(
                     work, batch_record(work, self.cost, self.output_tokens, now)
                 )
+                now = env.now
                 outcome = write_down(self.ledger, work, record, self.output_tokens)
                 self._ended(outcome.finished)
             elif isinstance(work, Perceive):
                 record = yield from self._run_batch(
                     work, perceive_record(work, self.cost, self.perception, now)
                 )
+                now = env.now
                 self.ledger.batches.append(record)
                 outcome = Outcome(record.iterations, predictions=[self._answer(r) for r in work.requests])
             elif isinstance(work, Drop):
@@ -159,7 +164,7 @@ class Replica:
                 raise SchedulingError(
                     f"{type(scheduler).__name__}: {type(work).__name__} is no work of this executor"
                 )
-            scheduler.record(work, outcome, env.now)
+            scheduler.record(work, outcome, now)
 
     def _wait(self, wake_at: float | None) -> SimProcess:
         """Until a request comes, or until the scheduler wants to be asked again."""
@@ -198,7 +203,7 @@ class Replica:
         running, source = self.running, self.source
         leap = running.plan(work if self.leap else work._replace(at_most=1))
         iterations = leap.iterations
-        if iterations < 1 or not (work.chunks or running.ends):
+        if iterations < 1 or not (work.chunks or running.heap):
             raise SchedulingError(f"{type(self.scheduler).__name__}: Iterations with nothing to run")
         if iterations > 1:
             until_s, self.is_leaping = work.until_s, True
@@ -211,11 +216,10 @@ class Replica:
         self.iterations = (work, leap, now)
         return leap, iterations
 
-    def _landed(self, work: Iterations, leap: Leap, iterations: int, start_s: float) -> Outcome:
+    def _landed(self, work: Iterations, leap: Leap, iterations: int, start_s: float, now: float) -> Outcome:
         """End so many of the leap's iterations."""
-        running, now = self.running, self.env.now
-        self.is_listening = self.is_leaping = False
-        self.iterations = None
+        running = self.running
+        self.is_listening, self.is_leaping, self.iterations = False, False, None
         finished = running.advance(work, leap, iterations, start_s, now)
         if running.peak_tokens > self.use.kv_capacity_tokens:
             raise SchedulingError(

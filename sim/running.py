@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 from .hardware.step_cost import StepCost
@@ -77,8 +77,8 @@ class RunningRequests:
         self.cost, self.output_tokens, self.ledger, self.replica = cost, output_tokens, ledger, replica
         self.use = use or ledger.replicas[replica]
         self.tick = 0
-        self.ends: dict[int, int] = {}  # id of what decodes -> tick at which it has its last token
-        self.heap: list[tuple[int, int, Request]] = []  # by that tick, evicted ones too
+        # What decodes, by the tick at which it has its last token: (tick, id, request).
+        self.heap: list[tuple[int, int, Request]] = []
         self.computed: dict[int, int] = {}  # id -> prompt tokens computed, while its prompt is incomplete
         self.generated: dict[int, int] = {}  # id -> tokens kept over evictions
         self.last_token_s: dict[int, float] = {}  # id of what was evicted -> when its last token came
@@ -90,22 +90,20 @@ class RunningRequests:
     @property
     def num_decoding(self) -> int:
         """Requests that get a token in every iteration."""
-        return len(self.ends)
+        return len(self.heap)
 
     @property
     def num_running(self) -> int:
         """Requests in memory."""
-        return len(self.ends) + len(self.computed)
+        return len(self.heap) + len(self.computed)
 
     def plan(self, work: Iterations) -> Leap:
         """Carry out evictions, and say how long the iterations take if nothing interrupts them."""
         chunks, iterations = work.chunks, work.at_most
         for request in work.evict:
             self._evict(request)
-        cost, heap, ends = self.cost, self.heap, self.ends
-        num_decode, context = len(ends), self.context_tokens
-        while heap and ends.get(heap[0][1]) != heap[0][0]:
-            heappop(heap)  # what was evicted
+        cost, heap = self.cost, self.heap
+        num_decode, context = len(heap), self.context_tokens
         if heap and heap[0][0] - self.tick < iterations:
             iterations = heap[0][0] - self.tick
         if not chunks:
@@ -135,26 +133,27 @@ class RunningRequests:
         self, work: Iterations, leap: Leap, iterations: int, start_s: float, end_s: float
     ) -> list[Request]:
         """Move on by so many of the leap's iterations; the requests that finish with the last of them."""
-        ledger, ends, tick, heap = self.ledger, self.ends, self.tick, self.heap
-        num_decode, head_end_s = len(ends), start_s + leap.head_s
+        ledger, tick, heap = self.ledger, self.tick, self.heap
+        num_decode, head_end_s = len(heap), start_s + leap.head_s
         context = self.context_tokens + num_decode + leap.context_tokens
         finish_s = ledger.finish_s
-        if num_decode:
-            ledger.gaps.add(head_end_s - self.iterated_s, 0.0, 1, num_decode)
+        gap_s, num_gaps = head_end_s - self.iterated_s if num_decode else 0.0, num_decode
         if work.chunks:
             self._count(work.chunks, start_s)
             for left, request in leap.starting:
-                i, end = request.id, tick + left
-                ends[i] = end
-                heappush(heap, (end, i, request))
+                i = request.id
+                heappush(heap, (tick + left, i, request))
                 if i in self.last_token_s:
                     ledger.gaps.add(head_end_s - self.last_token_s.pop(i), 0.0, 1, 1)
                     del self.generated[i]
                 else:
                     ledger.first_token_s[i] = head_end_s
-        if iterations > 1:
-            num_decode = len(ends)
-            ledger.gaps.add(leap.first_s, leap.slope_s, iterations - 1, num_decode)
+        if iterations == 1:
+            if num_gaps:
+                ledger.gaps.add(gap_s, 0.0, 1, num_gaps)
+        else:
+            num_decode = len(heap)
+            ledger.gaps.add_leap(gap_s, num_gaps, leap.first_s, leap.slope_s, iterations - 1, num_decode)
             context += num_decode * (iterations - 1)
         self.tick = tick = tick + iterations
         self.iterated_s = end_s
@@ -163,10 +162,7 @@ class RunningRequests:
         self.use.busy_s += end_s - start_s
         finished: list[Request] = []
         while heap and heap[0][0] <= tick:
-            end, i, request = heappop(heap)
-            if ends.get(i) != end:
-                continue
-            del ends[i]
+            _, i, request = heappop(heap)
             context -= request.prompt_tokens + self.output_tokens[i] - 1
             finish_s[i], ledger.replica[i] = end_s, self.replica
             finished.append(request)
@@ -176,33 +172,42 @@ class RunningRequests:
     def _count(self, chunks: Sequence[Chunk], start_s: float) -> None:
         """What of its prompt each request has in memory now, and when it first ran."""
         ledger, computed = self.ledger, self.computed
+        scheduled_s = ledger.scheduled_s
+        if ledger.reason and any(chunk.request.id in ledger.reason for chunk in chunks):
+            raise SchedulingError(
+                f"a request was run after it had been dropped: {[c.request.id for c in chunks]}"
+            )
         for request, num_tokens, last, cached in chunks:
             i = request.id
             if i in computed:
-                self.prompt_tokens -= computed[i]
-                num_tokens += computed.pop(i)
-            elif ledger.ended(i):
-                raise SchedulingError(f"request {i} was run again after it had ended")
-            elif ledger.scheduled_s[i] != ledger.scheduled_s[i]:
-                ledger.scheduled_s[i] = start_s
+                before = computed.pop(i)
+                self.prompt_tokens -= before
+                cached += before
+            elif scheduled_s[i] != scheduled_s[i]:
+                scheduled_s[i] = start_s
                 if request.predicted_tokens is not None:
                     ledger.predicted[i] = request.predicted_tokens
+            elif ledger.ended(i):
+                raise SchedulingError(f"request {i} was run again after it had ended")
             if not last:
                 computed[i] = cached + num_tokens
-                self.prompt_tokens += computed[i]
+                self.prompt_tokens += cached + num_tokens
 
     def abandon(self) -> dict[int, int]:
         """The accelerator has failed and its memory is lost: id -> tokens that were lost with it."""
         lost = dict(self.generated) | dict.fromkeys(self.computed, 0)
-        lost |= {i: self.output_tokens[i] - (end - self.tick) for i, end in self.ends.items()}
+        lost |= {i: self.output_tokens[i] - (end - self.tick) for end, i, _ in self.heap}
         self.__init__(self.cost, self.output_tokens, self.ledger, self.use, self.replica)  # type: ignore[misc]
         return lost
 
     def _evict(self, request: Request) -> None:
         i = request.id
         self.use.preemptions += 1
-        if i in self.ends:
-            generated = self.output_tokens[i] - (self.ends.pop(i) - self.tick)
+        entry = next((entry for entry in self.heap if entry[1] == i), None)
+        if entry is not None:
+            self.heap.remove(entry)
+            heapify(self.heap)
+            generated = self.output_tokens[i] - (entry[0] - self.tick)
             self.context_tokens -= request.prompt_tokens + generated - 1
             self.generated[i] = generated
             self.last_token_s[i] = self.iterated_s

@@ -273,7 +273,7 @@ def scenario(
         max_new_tokens=cap,
         seed=seed,
         max_concurrency=max_concurrency,
-        goodput_ms=_goodput_bounds(goodput),
+        goodput_ms=goodput_bounds(goodput),
         labels={
             "predictor": name,
             "profile": fleet or machine.name,
@@ -339,7 +339,7 @@ def _output_cap(trace: Trace, max_new_tokens: int | None) -> int:
     return max(DEFAULT_MAX_NEW_TOKENS, int(trace.output_tokens.max()))
 
 
-def _goodput_bounds(goodput: Mapping[str, float] | Iterable[str] | None) -> dict[str, float]:
+def goodput_bounds(goodput: Mapping[str, float] | Iterable[str] | None) -> dict[str, float]:
     """Bounds in ms by metric, from a mapping or from texts `METRIC:MS`."""
     pairs: list[tuple[str, Any]] = []
     if isinstance(goodput, Mapping):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from .errors import InputError
@@ -46,7 +47,7 @@ def build(options: type[T], texts: Mapping[str, str], what: str) -> T:
 def coerce(options: type[Any], texts: Mapping[str, str], what: str) -> dict[str, Any]:
     """Keyword arguments for the dataclass `options` from texts; see `build`."""
     assert is_dataclass(options)
-    hints, known = get_type_hints(options), {f.name: f for f in fields(options) if f.init}
+    hints, known = _hints(options), {f.name: f for f in fields(options) if f.init}
     for key in texts:
         if key not in known:
             raise InputError(f"{what}: unknown option {key!r}; it has {', '.join(known) or 'no options'}")
@@ -54,6 +55,11 @@ def coerce(options: type[Any], texts: Mapping[str, str], what: str) -> dict[str,
         if key not in texts and option.default is MISSING and option.default_factory is MISSING:
             raise InputError(f"{what}: option {key} is required, as in {what}:{key}=VALUE")
     return {key: _value(text, hints[key], f"{what}: {key}") for key, text in texts.items()}
+
+
+@cache
+def _hints(options: type[Any]) -> dict[str, Any]:
+    return get_type_hints(options)
 
 
 def _construct(options: type[T], values: Mapping[str, Any], what: str) -> T:

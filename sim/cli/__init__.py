@@ -22,6 +22,7 @@ CONFIG_FILE = "seqsched.toml"
 COMMANDS = {
     "simulate": ("run:simulate", "Replay a trace under one policy and print its metrics."),
     "compare": ("run:compare", "Replay a trace under several policies: table, ratios, pictures."),
+    "plan": ("plan:plan", "How many replicas, or requests per second, within an SLO; and what it costs."),
     "sweep": ("sweep:sweep", "Simulate every point of a grid: resumable, on all cores or a cluster."),
     "validate": (
         "validate:validate",

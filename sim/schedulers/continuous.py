@@ -79,7 +79,7 @@ class Sequence:
     computed: int = 0
     """Tokens in memory while its prompt is incomplete."""
     birth: int = 0
-    """Tokens in memory minus the number of the iteration, while it decodes."""
+    """Tokens in memory minus the number of the iteration, while it decodes; till then, if it did at once."""
 
 
 class ContinuousScheduler:
@@ -105,6 +105,7 @@ class ContinuousScheduler:
             self.fits_surely = min(self.fits_surely, o.max_num_batched_tokens)
         self.upper_quantile = o.margin if 0.0 < o.margin < 1.0 else None
         self.perceives = o.order in PREDICTED_ORDERS or o.admission == "predicted"
+        self.is_fcfs = o.order == "fcfs" and not self.perceives
         self.wake_at: float | None = None
         self.waiting: list[tuple[float, int, Request]] = []  # heap by (rank, order of submission)
         self.unknown: list[Request] = []  # arrived, length not yet perceived
@@ -173,7 +174,7 @@ class ContinuousScheduler:
             self._expire(now)
         if self.drops:
             return self.drops.popleft()
-        if self.unknown and len(running) < o.max_num_seqs and self._ask_now(now):
+        if self.unknown and self._ask_now(now):
             work = self._perceive()
             if work is not None:
                 return work
@@ -187,39 +188,29 @@ class ContinuousScheduler:
             chunks, need = self._continue_prompts(self.phases.need(self.iteration, 1))
         settled = not evict
         self.first_reused = 0
-        for chunk in chunks:
-            self._progress(self.prefilling[chunk.request.id], chunk)
+        if prefilling:
+            for chunk in chunks:
+                self._progress(prefilling[chunk.request.id], chunk)
         if self.waiting and settled and len(running) < o.max_num_seqs:
             need, settled = self._admit(chunks, need, o.max_num_batched_tokens - num_decode)
         if not running:
             return None
         self.first_need = need
-        at_most, until_s = 1, inf
+        at_most = 1
         if settled and not prefilling:
             # Memory lasts for so many: one finishes before, or it matters how long exactly it lasts.
             at_most += (self.free - need) // self.phases.total * self.block
             if at_most <= self.most_new_tokens:
                 at_most = 1 + self.phases.iterations_within(self.iteration + 1, self.free - need)
-        while self.deadlines and self.deadlines[0][1] in self.begun:
-            self.begun.remove(heappop(self.deadlines)[1])
-        if self.deadlines:
-            until_s = self.deadlines[0][0]
-        if self.unknown and len(running) < o.max_num_seqs and now < self.unknown_since + o.perceive_wait_s:
-            until_s = min(until_s, self.unknown_since + o.perceive_wait_s)
-        behind = bool(self.waiting) and o.order == "fcfs" and not self.perceives
-        stop = len(running) < o.max_num_seqs and not behind
-        return Iterations(tuple(chunks), tuple(evict), at_most, stop, until_s)
+        until_s = self._until(now) if self.deadlines or self.unknown else inf
+        # Under fcfs an arrival stands behind those that wait already.
+        stop = len(running) < o.max_num_seqs and not (self.is_fcfs and self.waiting)
+        return Iterations(tuple(chunks), tuple(evict) if evict else (), at_most, stop, until_s)
 
     def record(self, work: Work, outcome: Outcome, now: float) -> None:
         """Take the blocks that were filled, free what has finished; queue those whose length is known now."""
-        if isinstance(work, Perceive):
-            for request, prediction in zip(work.requests, outcome.predictions, strict=True):
-                request.predicted_tokens, request.predicted_upper_tokens = prediction
-                heappush(self.waiting, (self.rank(request, 0), self.num_queued, request))
-                self.num_queued += 1
-            del self.unknown[: len(work.requests)]
-            self.unknown_since = self.unknown[0].arrival_s if self.unknown else inf
         if not isinstance(work, Iterations):
+            self._learn(work, outcome)
             return
         need = self.first_need
         if outcome.iterations > 1:
@@ -230,10 +221,25 @@ class ContinuousScheduler:
             self.peak_blocks = self.num_blocks - self.free
         self.iteration += outcome.iterations
         for request in outcome.finished:
-            self._leave(self.running[request.id])
-            self.generated.pop(request.id, None)
+            birth = self.running.pop(request.id).birth
+            self.phases.remove(birth)
+            self.free -= -(birth + self.iteration) // self.block
+            if self.generated:
+                self.generated.pop(request.id, None)
+            if self.plans is not None:
+                self._unplan(request.id)
             if self.on_end is not None:
                 self.on_end(request)
+
+    def _learn(self, work: Work, outcome: Outcome) -> None:
+        """Queue those whose lengths are known now."""
+        if isinstance(work, Perceive):
+            for request, prediction in zip(work.requests, outcome.predictions, strict=True):
+                request.predicted_tokens, request.predicted_upper_tokens = prediction
+                heappush(self.waiting, (self.rank(request, 0), self.num_queued, request))
+                self.num_queued += 1
+            del self.unknown[: len(work.requests)]
+            self.unknown_since = self.unknown[0].arrival_s if self.unknown else inf
 
     def drain(self, now: float) -> list[Request]:
         """All that was running, waited or was to be turned away."""
@@ -275,9 +281,21 @@ class ContinuousScheduler:
             self.unknown = unknown
             self.drops.append(Drop(tuple(late), EXPIRED))
 
+    def _until(self, now: float) -> float:
+        """When a deadline passes, or a question has waited long enough."""
+        while self.deadlines and self.deadlines[0][1] in self.begun:
+            self.begun.remove(heappop(self.deadlines)[1])
+        until_s = self.deadlines[0][0] if self.deadlines else inf
+        ask_s = self.unknown_since + self.options.perceive_wait_s
+        if now < ask_s and len(self.running) < self.options.max_num_seqs:
+            until_s = min(until_s, ask_s)
+        return until_s
+
     def _ask_now(self, now: float) -> bool:
         """Whether to ask now: a batch is full, nobody runs, or the first has waited enough."""
         o = self.options
+        if len(self.running) >= o.max_num_seqs:
+            return False
         is_full = len(self.unknown) >= o.perceive_batch
         return is_full or not self.running or now >= self.unknown_since + o.perceive_wait_s
 
@@ -308,45 +326,51 @@ class ContinuousScheduler:
         then, and whether the queue has to wait for memory or a place (so that the next iteration could admit
         no more).
         """
-        o, waiting, running, block = self.options, self.waiting, self.running, self.block
+        o, waiting, running, free, block = self.options, self.waiting, self.running, self.free, self.block
+        is_planned, generated, next_iteration = self.plans is not None, self.generated, self.iteration + 1
         for chunk in chunks:
             budget -= chunk.num_tokens
         reusable = o.prefix_caching and bool(self.prefixes.parts)
+        reused = cached = 0
         while waiting and len(running) < o.max_num_seqs:
             rank, order, request = waiting[0]
-            if self.gone and request.id in self.gone:
-                self.gone.remove(heappop(waiting)[-1].id)
+            id, length = request.id, request.prompt_tokens
+            if self.gone and id in self.gone:
+                self.gone.remove(id)
+                heappop(waiting)
                 continue
-            length = request.prompt_tokens
-            if self.generated:
-                length += self.generated.get(request.id, 0)
-            reused = self.prefixes.intact(request.id, need - self.first_reused) if reusable else 0
-            cached = reused * block
-            left = length - cached
-            num_tokens = left if left <= budget else budget if o.chunked else 0
-            if num_tokens <= 0:
-                return need, False
+            if id in generated:
+                length += generated[id]
+            if reusable:
+                reused = self.prefixes.intact(id, need - self.first_reused)
+                cached = reused * block
+            num_tokens = left = length - cached
+            if left > budget:
+                num_tokens = budget if o.chunked else 0
+                if num_tokens <= 0:
+                    return need, False
             blocks = -(-(cached + num_tokens) // block)
-            if need + blocks > self.free or (
-                (num_tokens < left or o.admission == "predicted")
-                and not self._may_enter(request, length, need)
+            if need + blocks > free or (
+                (is_planned or num_tokens < left) and not self._may_enter(request, length, need)
             ):
                 return need, True
             heappop(waiting)
             if reusable:
-                self.prefixes.reuse(request.id, reused)
+                self.prefixes.reuse(id, reused)
                 self.first_reused += reused
             need += blocks
             budget -= num_tokens
+            chunks.append(Chunk(request, num_tokens, num_tokens == left, cached))
+            sequence = Sequence(request, rank, order, cached + num_tokens, length - next_iteration)
+            running[id] = sequence
+            if num_tokens == left:
+                self.phases.add(sequence.birth)
+            else:
+                self.prefilling[id] = sequence
+            if is_planned:
+                self._plan(sequence, length)
             if request.deadline_s is not None:
-                self.begun.add(request.id)
-            running[request.id] = sequence = Sequence(request, rank, order)
-            if self.plans is not None:
-                birth = length - self.iteration - 1
-                self.plans.put(request.id, max(self._planned(request), length), birth)
-            chunk = Chunk(request, num_tokens, num_tokens == left, cached)
-            chunks.append(chunk)
-            self._progress(sequence, chunk)
+                self.begun.add(id)
             if self.on_admission is not None:
                 self.on_admission(request)
         return need, True
@@ -366,6 +390,18 @@ class ContinuousScheduler:
             self.refused = request.id if peak > self.num_blocks else None
         return request.id != self.refused
 
+    def _plan(self, sequence: Sequence, length: int) -> None:
+        """Set memory aside for a sequence that computes `length` tokens before its next one."""
+        assert self.plans is not None
+        planned = max(self._planned(sequence.request), length)
+        self.plans.put(sequence.request.id, planned, sequence.birth)
+
+    def _unplan(self, id: int) -> None:
+        """The sequence has left the memory; who was refused for want of it may ask again."""
+        assert self.plans is not None
+        self.plans.leave(id)
+        self.refused = None
+
     def _planned(self, request: Request) -> int:
         """Tokens that the request will have in memory in the end, as predicted."""
         return request.prompt_tokens + min(
@@ -379,18 +415,14 @@ class ContinuousScheduler:
         return sequence.birth + self.iteration
 
     def _progress(self, sequence: Sequence, chunk: Chunk) -> None:
-        """Count what the chunk computes; with the last of its prompt a sequence decodes from then on."""
-        sequence.computed += chunk.cached + chunk.num_tokens
+        """Count what a further chunk computes; with the last of its prompt a sequence decodes."""
+        sequence.computed += chunk.num_tokens
         if chunk.last:
-            if self.prefilling:
-                self.prefilling.pop(chunk.request.id, None)
+            del self.prefilling[chunk.request.id]
             sequence.birth = sequence.computed - self.iteration - 1
             self.phases.add(sequence.birth)
             if self.plans is not None:
-                planned = max(self._planned(chunk.request), sequence.computed)
-                self.plans.put(chunk.request.id, planned, sequence.birth)
-        else:
-            self.prefilling[chunk.request.id] = sequence
+                self._plan(sequence, sequence.computed)
 
     def _evict_lowest(self) -> Request:
         """Take the lowest-ranked running request out of memory; what it has generated is kept, and it queues
@@ -413,8 +445,7 @@ class ContinuousScheduler:
         id = sequence.request.id
         del self.running[id]
         if self.plans is not None:
-            self.plans.leave(id)
-            self.refused = None
+            self._unplan(id)
         if id in self.prefilling:
             del self.prefilling[id]
             tokens = sequence.computed

@@ -13,6 +13,8 @@ from matplotlib.text import Text
 
 from sim.hardware.roofline import estimate
 from sim.metrics import Result
+from sim.plan_result import Plan
+from sim.planning import plan
 from sim.simulation import compare
 from traces.trace import Trace
 
@@ -35,6 +37,26 @@ def trace() -> Trace:
         prompt_tokens=rng.integers(10, 80, n),
         output_tokens=np.concatenate([[1, 300], rng.integers(1, 300, n - 2)]),
         max_new_tokens=300,
+    )
+
+
+@pytest.fixture(scope="session")
+def planned() -> Plan:
+    """A plan with everything in it: two policies, two machines, a spare, prices, curves, sensitivity."""
+    return plan(
+        "lognormal:output_median=40",
+        slo="ttft_p90:1500 attainment:0.8",
+        goodput={"ttft": 1500.0, "tpot": 90.0},
+        request_rate=4.0,
+        policies="continuous;continuous:max_num_seqs=8,order=shortest-predicted",
+        spare=1,
+        prices={"H200": 3.5, "A100-80GB": 1.8},
+        num_requests=60,
+        max_requests=120,
+        max_seeds=3,
+        jobs=1,
+        curves=True,
+        sensitivity=True,
     )
 
 

@@ -1,0 +1,1 @@
+"""Worked capacity-planning questions: `python plots/examples/NAME.py`."""

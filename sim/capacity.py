@@ -1,0 +1,454 @@
+"""Searches for the fewest replicas and for the highest rate that meet an SLO, with common random numbers.
+
+A search is a generator: it yields the runs that it needs, is sent what they observed, and returns what it
+found. It does no I/O and knows nothing of traces, policies or machines, nor of who carries the runs out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+
+from traces.errors import InputError
+
+from .slo import WARM_UP, WARM_UP_E2EL, Bound, Interval, Observation, Slo, interval, quantile
+
+T = TypeVar("T")
+
+Verdict = Literal["meets", "fails", "unstable", "undecided"]
+
+LEAST_DRIFT, LEAST_GROWTH = 0.01, 1.3
+"""A backlog counts as growing by at least so many requests per arrival, and so many times in half a run."""
+
+REQUESTS_PER_REPLICA = 40
+"""A run has at least so many, that a large fleet is not judged by its first minute."""
+
+TAIL_REQUESTS = 10
+"""A percentile is not decided upon with fewer requests beyond it."""
+
+SEEDS_OF_AN_ANSWER = 5
+"""No fleet is the answer with fewer, where the effort allows for them."""
+
+BROKEN: tuple[Verdict, ...] = ("fails", "unstable")
+
+WIDEN, WIDENINGS = 1.1, 12
+"""Steps, and their most, from an undecided rate to one that is decided."""
+
+IDLE_BACKLOG = 0.01
+"""Requests in the system at which a replica counts as serving one request alone."""
+
+
+class Run(NamedTuple):
+    """One simulation that a search asks for."""
+
+    replicas: int
+    rate: float
+    seed: int
+    num_requests: int
+
+
+Search: TypeAlias = Generator[list[Run], list[Observation], T]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to simulate before a point is decided, and when to give up."""
+
+    num_requests: int = 1000
+    num_seeds: int = 3
+    max_requests: int = 6000
+    max_seeds: int = 8
+    first_seed: int = 0
+    confidence: float = 0.95
+    glance: bool = False
+    """Be content with a point that is settled, decided or not."""
+
+    def __post_init__(self) -> None:
+        for low, name, high in (
+            (20, "num_requests", self.max_requests),
+            (3, "num_seeds", self.max_seeds),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise InputError(f"{name}: {value} is not between {low} and max_{name[4:]} ({high})")
+        if not 0.5 <= self.confidence < 1:
+            raise InputError(f"confidence: {self.confidence:g} is not between 0.5 and 1")
+        if self.first_seed < 0:
+            raise InputError(f"seed: {self.first_seed} must be at least 0")
+
+    def at_length(self) -> Effort:
+        """The same, beginning with the longest runs: for the answer itself."""
+        seeds = min(self.max_seeds, max(self.num_seeds, SEEDS_OF_AN_ANSWER))
+        return replace(self, num_requests=self.max_requests, num_seeds=seeds)
+
+    def at_a_glance(self) -> Effort:
+        """The same, content with a point that is settled: for values that decide nothing."""
+        return replace(self, max_seeds=self.num_seeds, glance=True)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A bound and where the fleet stands to it, as mean over seeds with its confidence interval."""
+
+    name: str
+    limit: float
+    mean: float
+    low: float
+    high: float
+    pressure: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """One fleet at one rate, over several seeds; `failed` is a share of the requests counted.
+
+    `drift`: growth of the backlog per arrival. Where the verdict is `unstable` the measured values describe
+    the length of the run and nothing else.
+    """
+
+    replicas: int
+    rate: float
+    num_requests: int
+    num_seeds: int
+    verdict: Verdict
+    measured: tuple[Measured, ...]
+    drift: Interval
+    backlog: float
+    mean_e2el_s: float
+    settled: bool
+    utilisation: float
+    kv_peak: float
+    output_tokens: float
+    failed: float
+
+    @property
+    def binding(self) -> Measured:
+        """The bound with the least room."""
+        return max(self.measured, key=lambda m: m.pressure)
+
+    @property
+    def meets_by_mean(self) -> bool:
+        """The better guess where nothing is decided."""
+        return self.verdict == "meets" or (
+            self.verdict == "undecided" and self.settled and all(m.pressure <= 1 for m in self.measured)
+        )
+
+
+def judge(slo: Slo, asked: Sequence[Run], seen: Sequence[Observation], confidence: float) -> Point:
+    """The verdict on one point: `meets` or `fails` only where the intervals leave no doubt.
+
+    Unstable where the backlog grows over the second half of the runs, beyond the noise between seeds. Where
+    it seems to grow nothing is met, nor by runs that are too short to settle or to have enough requests
+    beyond a percentile.
+    """
+    run = asked[0]
+    n = len(seen)
+    drift = interval([o.drift for o in seen], confidence)
+    measured = []
+    fails = straddles = False
+    for k, bound in enumerate(slo.bounds):
+        at = interval([o.values[k] for o in seen], confidence)
+        measured.append(_measured(bound, at))
+        ends = (bound.holds(at.low), bound.holds(at.high))
+        fails |= not any(ends)
+        straddles |= any(ends) and not all(ends)
+    mean_e2el = sum(o.mean_e2el_s for o in seen) / n
+    growing = drift.mean >= LEAST_DRIFT and sum(o.growth for o in seen) / n >= LEAST_GROWTH
+    unstable = growing and drift.low > 0
+    settled = not growing and run.num_requests >= 0.8 * to_settle(slo, run.rate, mean_e2el, n)
+    meets = settled and not (fails or straddles)
+    verdict: Verdict = "unstable" if unstable else "fails" if fails else "meets" if meets else "undecided"
+    counted = sum(o.measured for o in seen)
+    return Point(
+        replicas=run.replicas,
+        rate=run.rate,
+        num_requests=run.num_requests,
+        num_seeds=n,
+        verdict=verdict,
+        measured=tuple(measured),
+        drift=drift,
+        backlog=sum(o.backlog for o in seen) / n,
+        mean_e2el_s=mean_e2el,
+        settled=settled,
+        utilisation=sum(o.utilisation for o in seen) / n,
+        kv_peak=max(o.kv_peak for o in seen),
+        output_tokens=sum(o.output_tokens for o in seen) / n,
+        failed=sum(o.failed for o in seen) / counted,
+    )
+
+
+def _measured(bound: Bound, at: Interval) -> Measured:
+    # An interval does not reach to where its quantity cannot.
+    high = min(at.high, 1.0) if bound.metric == "attainment" else at.high
+    return Measured(bound.name, bound.limit, at.mean, max(at.low, 0.0), high, bound.pressure(at.mean))
+
+
+def to_settle(slo: Slo, rate: float, mean_e2el_s: float, num_seeds: int) -> int:
+    """Requests with which the warm-up outlasts the mean request, and percentiles have enough beyond them."""
+    need = 1.25 * WARM_UP_E2EL * rate * mean_e2el_s / WARM_UP
+    for tail in (bound.tail for bound in slo.bounds):
+        if tail:
+            need = max(need, 1.25 * TAIL_REQUESTS / (tail * num_seeds * 0.7))
+    return math.ceil(min(need, 1e12))
+
+
+def decide(slo: Slo, replicas: int, rate: float, effort: Effort, *, patient: bool = False) -> Search[Point]:
+    """One point, simulated longer and with more seeds until it is decided, or named undecided.
+
+    The latter when the effort is spent or, if not `patient`, when after a quarter of it the rest would
+    foreseeably leave a bound undecided.
+    """
+    most = effort.max_requests
+    n, seeds = min(most, max(effort.num_requests, REQUESTS_PER_REPLICA * replicas)), effort.num_seeds
+    while True:
+        asked = [Run(replicas, rate, effort.first_seed + k, n) for k in range(seeds)]
+        point = judge(slo, asked, (yield asked), effort.confidence)
+        if point.verdict != "undecided" or (n >= most and seeds >= effort.max_seeds):
+            return point
+        if point.settled and (effort.glance or (not patient and _hopeless(point, effort))):
+            return point
+        if point.settled or n >= most:
+            seeds = min(effort.max_seeds, seeds + 2)
+        if point.settled:
+            n = min(most, 2 * n)
+        else:
+            n = min(most, max(2 * n, to_settle(slo, rate, point.mean_e2el_s, seeds)))
+
+
+def _hopeless(point: Point, effort: Effort) -> bool:
+    """Whether the interval of a bound would reach well across it even with all the effort allowed."""
+    now, then = point.num_seeds, effort.max_seeds
+    if 4 * now * point.num_requests < then * effort.max_requests:
+        return False
+    shrinks = quantile(then, effort.confidence) / quantile(now, effort.confidence)
+    shrinks *= math.sqrt(now * point.num_requests / (then * effort.max_requests))
+    return any(
+        m.low <= m.limit <= m.high and abs(m.mean - m.limit) < shrinks * (m.high - m.mean) / 2
+        for m in point.measured
+    )
+
+
+def alone(slo: Slo, mean_e2el_s: float, effort: Effort) -> Search[Point]:
+    """One replica with one request at a time: what no number of replicas betters.
+
+    `mean_e2el_s`: how long a request lasts at most; the rate leaves many times that between two of them.
+    """
+    rate = IDLE_BACKLOG / max(mean_e2el_s, 1e-9)
+    return (yield from decide(slo, 1, rate, effort))
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """What the search for replicas found: `replicas` is None where none of them meets the SLO.
+
+    `points`: every fleet that was tried at the rate, by size. `alone`: one request at a time on one replica.
+    """
+
+    replicas: int | None
+    rate: float
+    reason: str
+    alone: Point
+    points: tuple[Point, ...]
+
+    def at(self, replicas: int) -> Point | None:
+        """The point of that fleet, if it was tried."""
+        return next((p for p in self.points if p.replicas == replicas), None)
+
+    @property
+    def undecided(self) -> tuple[int, ...]:
+        """Smaller fleets of which it could not be decided whether they meet the SLO."""
+        return tuple(
+            p.replicas
+            for p in self.points
+            if p.verdict == "undecided" and (self.replicas is None or p.replicas < self.replicas)
+        )
+
+
+def fewest_replicas(slo: Slo, rate: float, effort: Effort, max_replicas: int = 1024) -> Search[Fleet]:
+    """The fewest replicas that meet the SLO at a rate: doubling, then bisection, then a second, longer look.
+
+    The fleet that was found is simulated at full length, and where it fails there, the next larger one is.
+    What is undecided is not shown to meet the SLO, so the answer errs towards more replicas. Unreachable
+    where one request alone on an idle replica already breaks a bound and a fleet that is mostly idle does
+    too, or where `max_replicas` do not suffice.
+    """
+    points: dict[int, Point] = {}
+    points[1] = yield from decide(slo, 1, rate, effort)
+    idle = yield from alone(slo, points[1].mean_e2el_s, effort)
+    low, high = 0, 1
+    while points[high].verdict != "meets":
+        if idle.verdict == "fails" and points[high].backlog < high:
+            return Fleet(None, rate, _no_replica_helps(idle, points[high]), idle, _sorted(points))
+        if high >= max_replicas:
+            return Fleet(None, rate, _not_enough(points[high], max_replicas), idle, _sorted(points))
+        low, high = high, min(2 * high, max_replicas)
+        points[high] = yield from decide(slo, high, rate, effort)
+    while high - low > 1:
+        middle = (low + high) // 2
+        points[middle] = yield from decide(slo, middle, rate, effort)
+        if points[middle].verdict == "meets":
+            high = middle
+        else:
+            low = middle
+    sure = effort.at_length()
+    while True:
+        points[high] = yield from decide(slo, high, rate, sure)
+        if points[high].verdict == "meets":
+            return Fleet(high, rate, "", idle, _sorted(points))
+        if high >= max_replicas:
+            return Fleet(None, rate, _not_enough(points[high], max_replicas), idle, _sorted(points))
+        high += 1
+
+
+def _sorted(points: dict[int, Point]) -> tuple[Point, ...]:
+    return tuple(points[k] for k in sorted(points))
+
+
+def _no_replica_helps(idle: Point, tried: Point) -> str:
+    bound = idle.binding
+    return (
+        f"{said(bound)} for one request alone on an idle replica, beyond the bound of "
+        f"{shown(bound, bound.limit)}; more replicas only spread the load ({tried.replicas} of them at "
+        f"{tried.rate:.4g} requests/s: {said(tried.binding)})"
+    )
+
+
+def _not_enough(point: Point, most: int) -> str:
+    if point.verdict == "unstable":
+        return (
+            f"at {point.rate:.4g} requests/s the backlog of {most} replicas still grows, by "
+            f"{point.drift.mean:.2f} requests per arrival; max_replicas is {most}"
+        )
+    bound = point.binding
+    return (
+        f"at {point.rate:.4g} requests/s {most} replicas reach {said(bound)}, and the bound is "
+        f"{shown(bound, bound.limit)}; max_replicas is {most}"
+    )
+
+
+def shown(bound: Measured, value: float) -> str:
+    """A value of that bound for people."""
+    if bound.name == "attainment":
+        return f"{value:.4f}"
+    return "never" if math.isinf(value) else f"{value:,.4g} ms" if value < 1e4 else f"{value / 1e3:,.4g} s"
+
+
+def said(bound: Measured) -> str:
+    """The value of that bound with its interval, for people."""
+    return f"{bound.name} {shown(bound, bound.mean)} ({ends(bound)})"
+
+
+def ends(bound: Measured) -> str:
+    """The ends of its interval, for people; a unit that both have stands once."""
+    low, high = shown(bound, bound.low), shown(bound, bound.high)
+    unit = high.partition(" ")[2]
+    return f"{low.removesuffix(f' {unit}') if unit else low} to {high}"
+
+
+@dataclass(frozen=True)
+class RateRange:
+    """The highest rate at which a fleet meets the SLO; None where none does.
+
+    `rate` is the best estimate. `low` is the highest rate shown to meet the SLO (None: none was), `high` the
+    lowest shown to break it; what lies between is undecided.
+    """
+
+    rate: float | None
+    low: float | None
+    high: float | None
+    reason: str
+    points: tuple[Point, ...]
+
+
+def highest_rate(
+    slo: Slo,
+    replicas: int,
+    effort: Effort,
+    *,
+    start: float,
+    tolerance: float = 0.02,
+    step: float = 2.0,
+    bracket: bool = True,
+) -> Search[RateRange]:
+    """The highest rate that `replicas` carry within the SLO, by bisection to a relative `tolerance`.
+
+    From `start` the rate is multiplied or divided by `step` and more until two rates bracket the answer. A
+    rate that stays undecided counts by its mean. With common random numbers every rate sees the same pattern
+    of arrivals, so that the curve being bisected is one curve. With `bracket` the answer is simulated at
+    full length, and the search goes on to either side until a rate is shown to meet the SLO and one to break
+    it.
+    """
+    points: dict[float, Point] = {}
+
+    def passes(rate: float) -> Search[bool]:
+        points[rate] = yield from decide(slo, replicas, rate, effort, patient=True)
+        return points[rate].meets_by_mean
+
+    low = high = start
+    factor = step
+    if (yield from passes(start)):
+        while True:
+            high = low * factor
+            if not (yield from passes(high)):
+                break
+            low, factor = high, min(factor**2, 2.0)
+    else:
+        while True:
+            low = high / factor
+            if (yield from passes(low)):
+                break
+            if points[low].backlog < IDLE_BACKLOG and points[low].verdict != "unstable":
+                bound = points[low].binding
+                reason = (
+                    f"even at {low:.3g} requests/s, one request at a time, {said(bound)} is beyond the bound "
+                    f"of {shown(bound, bound.limit)}"
+                )
+                return RateRange(None, None, _lowest_broken(points), reason, _by_rate(points))
+            high, factor = low, min(2.0 * factor, 16.0)
+    while high / low > 1 + tolerance:
+        middle = math.sqrt(low * high)
+        if (yield from passes(middle)):
+            low = middle
+        else:
+            high = middle
+    for _ in range(WIDENINGS if bracket else 0):
+        points[low] = yield from decide(slo, replicas, low, effort.at_length(), patient=True)
+        if points[low].meets_by_mean:
+            break
+        high, low = low, low / (1 + tolerance)
+    for factor, verdicts in ((1 / WIDEN, ("meets",)), (WIDEN, BROKEN)) if bracket else ():
+        rate = low if factor < 1 else high
+        for _ in range(WIDENINGS):
+            if any(p.verdict in verdicts for p in points.values()):
+                break
+            rate *= factor
+            yield from passes(rate)
+    shown_to_meet = [r for r, p in points.items() if p.verdict == "meets"]
+    return RateRange(low, max(shown_to_meet, default=None), _lowest_broken(points), "", _by_rate(points))
+
+
+def _by_rate(points: dict[float, Point]) -> tuple[Point, ...]:
+    return tuple(points[r] for r in sorted(points))
+
+
+def _lowest_broken(points: dict[float, Point]) -> float | None:
+    return min((r for r, p in points.items() if p.verdict in BROKEN), default=None)
+
+
+def at_rates(slo: Slo, replicas: int, rates: Sequence[float], effort: Effort) -> Search[tuple[Point, ...]]:
+    """The points of a curve of one fleet over several rates, with the same effort for each."""
+    made: list[Point] = []
+    for rate in rates:
+        made.append((yield from decide(slo, replicas, rate, effort)))
+    return tuple(made)
+
+
+def plain(value: Any) -> Any:
+    """A value for JSON: infinity, which it lacks, as None; tuples as lists."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,211 @@
+"""`seqsched plan`: how many replicas, or how many requests per second, within an SLO; and what that costs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from ..routers import RouterName
+from ..simulation import DEFAULT_PREDICTOR
+from . import show
+
+if TYPE_CHECKING:
+    from ..plan_result import Answer, Plan
+
+Several = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked of the plan."""
+
+    trace: str = "alpaca-vicuna"
+    """A file, a dataset (`seqsched trace fetch`) or a generator NAME[:key=value,...]."""
+    slo: Several = ()
+    """Bounds METRIC_STATISTIC:MS of ttft, tpot, e2el or wait, such as ttft_p99:2000 tpot_p99:100
+    e2el_mean:30000; attainment:0.99 is the share of requests within the --goodput bounds.
+    """
+    goodput: Several = ()
+    """What a good request meets, METRIC:MS, such as ttft:2000 tpot:100; for --slo attainment."""
+    request_rate: str | None = None
+    """Requests per second, or a multiple of the trace's own mean rate such as 10x; default: its own."""
+    max_rate: bool = False
+    """Ask for the highest rate that --replicas carry."""
+    replicas: int = 1
+    """Accelerators, with --max-rate."""
+    spare: int = 0
+    """Replicas that may have failed while the rest still meets the SLO (N+1: 1)."""
+    policies: str = "continuous"
+    """Policies with semicolons between them."""
+    profiles: str | None = None
+    """Profiles with semicolons between them; default: all that are shipped."""
+    predictor: str = DEFAULT_PREDICTOR
+    """Length predictor NAME[:key=value,...]: oracle, exact, constant, trace, noisy, tuned, empirical."""
+    router: RouterName = "least-requests"
+    """Which replica serves a request."""
+    price: Several = ()
+    """USD per hour of a replica, NAME:USD by profile or GPU, such as H200:3.50; else the profile's own."""
+    burstiness: float | None = None
+    """Draw the gaps between arrivals: 1 is Poisson, below 1 burstier; default: the trace's own gaps, scaled;
+    Poisson where it has none.
+    """
+    kv_blocks: int | None = None
+    """KV cache in blocks of 16 tokens, in place of the profiles' capacity."""
+    max_new_tokens: int | None = None
+    """Cap on output tokens; default: the trace's, else 512 or its longest output."""
+    seed: int = 0
+    """First of the seeds."""
+    num_seeds: int = 3
+    """Replications of every point, to begin with."""
+    num_requests: int = 1000
+    """Requests of a replication, to begin with."""
+    max_seeds: int = 8
+    """Replications of a point that its interval leaves undecided."""
+    max_requests: int = 6000
+    """Requests of a replication of such a point."""
+    max_replicas: int = 1024
+    """Give up beyond this size."""
+    confidence: float = 0.95
+    """Level of the confidence intervals over seeds."""
+    tolerance: float = 0.02
+    """Relative width to which --max-rate is narrowed down."""
+    jobs: int = -1
+    """Processes that simulate side by side; -1: one for every core."""
+    state: Path | None = None
+    """Keep every run in this JSON Lines file; a plan that was stopped goes on from there."""
+
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments for `plan`, the trace aside."""
+        given = {name: value for name, value in vars(self).items() if name not in ("trace", "price")}
+        return {**given, "prices": self.price}
+
+
+DEFAULT = Question()
+
+
+def plan(
+    question: Question = DEFAULT,
+    *,
+    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    save_result: Path | None = None,
+    report: Path | None = None,
+) -> None:
+    """Find the fewest replicas that meet an SLO, or the highest rate; exit status 1 where none does.
+
+    Parameters
+    ----------
+    json_
+        Print the plan alone, as one JSON object.
+    save_result
+        Write the plan to this JSON file.
+    report
+        Write a report to this HTML file: curves, Pareto front, sensitivity, assumptions.
+    """
+    from .. import planning
+
+    with _counting() as told:
+        made = planning.plan(
+            question.trace,
+            **question.settings(),
+            curves=report is not None,
+            sensitivity=report is not None,
+            on_run=told,
+        )
+    if save_result is not None:
+        made.to_json(save_result)
+    if report is not None:
+        from plots.report import write
+
+        write(made, report)
+    if json_:
+        print(made.to_json())
+    else:
+        print(made.headline)
+        if made.reached:
+            _table(made)
+        for answer in made.answers[0 if made.reached else 1 :]:
+            if answer.reason:
+                print(f"{answer.policy} on {answer.profile}: {answer.reason}")
+    if save_result is not None or report is not None:
+        show.wrote(path for path in (save_result, report) if path is not None)
+    if not made.reached:
+        sys.exit(1)
+
+
+def _table(made: Plan) -> None:
+    from rich.table import Table
+
+    from ..plan_result import one_line
+
+    q = made.question
+    arrivals = f"{q.trace}, {q.arrivals} · predictor {q.predictor} · router {q.router}"
+    title = f"{arrivals} · seeds from {q.seed}, {q.confidence * 100:g} % intervals"
+    table = Table(title=title, title_justify="left")
+    table.add_column("policy", overflow="fold")
+    table.add_column("profile", overflow="fold")
+    for heading in (
+        "replicas",
+        "requests\n/s",
+        "busy",
+        "headroom\nin rate",
+        "USD\n/hour",
+        "USD/million\noutput tokens",
+    ):
+        table.add_column(heading, justify="right")
+    table.add_column("what gives way first", overflow="fold")
+    table.add_column("one replica less", overflow="fold")
+    table.add_column("one more", overflow="fold")
+    for answer in made.answers:
+        table.add_row(*_cells(answer), one_line(answer.one_less), one_line(answer.one_more))
+    show.console().print(table)
+    for answer in made.answers:
+        if answer.undecided and answer is not made.best:
+            sizes = ", ".join(map(str, answer.undecided))
+            print(f"{answer.policy} on {answer.profile}: whether {sizes} would do stayed undecided")
+
+
+def _cells(answer: Answer) -> list[str]:
+    from ..capacity import said
+
+    def text(value: float | None, form: str) -> str:
+        return "–" if value is None else form.format(value)
+
+    size = f"{answer.replicas}" + (f" ({answer.spare} spare)" if answer.spare else "")
+    first = answer.binding
+    if answer.point is not None:
+        first = (
+            said(answer.point.binding)
+            if first == "throughput"
+            else said(answer.measured or answer.point.binding)
+        )
+        first = f"throughput; {first}" if answer.binding == "throughput" else first
+    return [
+        answer.policy,
+        f"{answer.profile} ({answer.provenance})",
+        "none" if answer.replicas is None else size,
+        text(answer.rate, "{:.3g}"),
+        text(answer.utilisation, "{:.0%}"),
+        text(answer.headroom_rate, "{:+.0%}"),
+        text(answer.cost_per_hour, "{:,.2f}"),
+        text(answer.cost_per_million_output_tokens, "{:,.3g}"),
+        first,
+    ]
+
+
+@contextmanager
+def _counting() -> Iterator[Callable[[int], None]]:
+    """A function that shows on stderr, if that is a terminal, how many runs have been simulated."""
+    if not sys.stderr.isatty():
+        yield lambda number: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("simulating") as status:
+        yield lambda number: status.update(f"simulating: {number} runs")

@@ -1,0 +1,266 @@
+"""Service-level objectives: how they are written, and what one run says about them.
+
+Takes the per-request columns of a Result; knows nothing of simulations, fleets or searches.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from traces.errors import InputError
+
+FloatArray = npt.NDArray[np.float64]
+
+LATENCIES = ("ttft", "tpot", "e2el", "wait")
+WARM_UP, COOL_DOWN = 0.2, 0.1
+"""Shares of a run's requests, in order of arrival, that are simulated and not counted: the first meet an
+empty fleet, the last one that empties. Fixed beforehand, so that two fleets are judged on the same requests.
+"""
+
+WARM_UP_E2EL = 1.5
+"""How many times as long as the mean request a warm-up has to last."""
+
+RULE = (
+    f"Of every run the first {WARM_UP:.0%} and the last {COOL_DOWN:.0%} of the requests, in order of "
+    "arrival, are simulated and not counted; no SLO is called met before the warm-up lasts "
+    f"{WARM_UP_E2EL:g} times as long as the mean request, nor while the backlog seems to grow."
+)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """One bound: a statistic of a latency in ms that must not be exceeded, or the least share of good
+    requests.
+
+    `metric`: ttft, tpot, e2el, wait (from arrival until it first ran) or attainment. `statistic`: mean, pNN,
+    or share for attainment.
+    """
+
+    metric: str
+    statistic: str
+    limit: float
+
+    @property
+    def name(self) -> str:
+        """As it is written on the command line, such as `ttft_p99`."""
+        return self.metric if self.metric == "attainment" else f"{self.metric}_{self.statistic}"
+
+    @property
+    def tail(self) -> float | None:
+        """The share of requests that decides: 0.01 for a p99; None for a mean."""
+        if self.metric == "attainment":
+            return 1 - self.limit
+        return None if self.statistic == "mean" else 1 - float(self.statistic[1:]) / 100
+
+    def holds(self, value: float) -> bool:
+        """Whether a value is within the bound."""
+        return value >= self.limit if self.metric == "attainment" else value <= self.limit
+
+    def pressure(self, value: float) -> float:
+        """How much of the bound a value uses up: 1 is at the bound, above 1 beyond it."""
+        if self.metric != "attainment":
+            return value / self.limit
+        return (1 - value) / (1 - self.limit) if self.limit < 1 else (1.0 if value >= 1 else math.inf)
+
+    def __str__(self) -> str:
+        if self.metric == "attainment":
+            return f"attainment ≥ {self.limit:g}"
+        return f"{self.name} ≤ {self.limit:g} ms"
+
+
+@dataclass(frozen=True)
+class Slo:
+    """All bounds, and the latencies in ms that make a request a good one (for `attainment`)."""
+
+    bounds: tuple[Bound, ...]
+    goodput_ms: tuple[tuple[str, float], ...] = ()
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.bounds))
+
+
+def parse_slo(slo: Slo | Iterable[str] | str, goodput_ms: Mapping[str, float] | None = None) -> Slo:
+    """The bounds of texts such as `ttft_p99:2000`, `e2el_mean:30000`, `attainment:0.99`.
+
+    Latency bounds are in ms; statistics are mean, median, p90, p99 or any pNN. Raises InputError for anything
+    else, for a bound given twice, and for attainment where `goodput_ms` says nothing of what is good.
+    """
+    if isinstance(slo, Slo):
+        return slo
+    texts = slo.split() if isinstance(slo, str) else [str(text) for text in slo]
+    bounds = tuple(_bound(text) for text in texts)
+    names = [bound.name for bound in bounds]
+    if not bounds or len(set(names)) < len(names):
+        raise InputError(f"slo: {' '.join(texts)!r} must have at least one bound, and none twice")
+    if "attainment" in names and not goodput_ms:
+        raise InputError("slo: attainment needs --goodput bounds, such as --goodput ttft:2000 tpot:100")
+    return Slo(bounds, tuple(sorted((goodput_ms or {}).items())))
+
+
+def _bound(text: str) -> Bound:
+    name, _, number = text.partition(":")
+    metric, _, statistic = name.partition("_")
+    percentile = re.fullmatch(r"p(\d{1,2}(?:\.\d+)?)", "p50" if statistic == "median" else statistic)
+    known = metric in LATENCIES and (statistic == "mean" or (percentile and float(percentile[1]) > 0))
+    if not known and name != "attainment":
+        raise InputError(
+            f"slo: {text!r} is not METRIC_STATISTIC:MS with METRIC one of {', '.join(LATENCIES)} and "
+            "STATISTIC mean, median or pNN, nor attainment:SHARE"
+        )
+    try:
+        limit = float(number)
+    except ValueError:
+        raise InputError(f"slo: {text!r} has no number after the colon") from None
+    if name == "attainment":
+        if not 0 < limit <= 1:
+            raise InputError(f"slo: attainment {limit:g} is not above 0 and at most 1")
+        return Bound("attainment", "share", limit)
+    if not 0 < limit < math.inf:
+        raise InputError(f"slo: {name} {limit:g} ms is not above 0 and finite")
+    return Bound(metric, f"p{float(percentile[1]):g}" if percentile else "mean", limit)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one run says, in plain numbers.
+
+    `values`: per bound, in the order of the SLO; inf where a request that decides it never completed.
+    `drift`: by how many requests the backlog grew per arrival over the second half of the run; `growth`: how
+    many times as large it was at the end of that half as at its beginning.
+    """
+
+    values: tuple[float, ...]
+    drift: float
+    growth: float
+    backlog: float
+    mean_e2el_s: float
+    measured: int
+    failed: int
+    output_tokens: float
+    utilisation: float
+    kv_peak: float
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of plain values; infinity, which JSON lacks, as null."""
+        plain = asdict(self)
+        plain["values"] = [None if math.isinf(v) else v for v in self.values]
+        return plain
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Observation:
+        """The observation that `to_json` wrote, to the last bit."""
+        return cls(**{**data, "values": tuple(math.inf if v is None else float(v) for v in data["values"])})
+
+
+def observe(slo: Slo, columns: Mapping[str, np.ndarray[Any, Any]], summary: Mapping[str, Any]) -> Observation:
+    """One run as the SLO sees it, warm-up and cool-down cut off.
+
+    `columns`: arrival_s, finish_s, output_tokens and what the bounds need (ttft_ms, tpot_ms, e2el_ms,
+    scheduled_s), in any order. A request that did not complete is infinitely late for a percentile, is not
+    good, and has no part in a mean.
+    """
+    order = np.argsort(columns["arrival_s"], kind="stable")
+    n = len(order)
+    counted = order[int(n * WARM_UP) : max(n - int(n * COOL_DOWN), int(n * WARM_UP) + 1)]
+    arrival, finish = columns["arrival_s"][order], columns["finish_s"][order]
+    done = ~np.isnan(columns["finish_s"][counted])
+    e2el_s = (columns["finish_s"] - columns["arrival_s"])[counted][done]
+    drift, growth, backlog = _backlog(arrival, finish)
+    return Observation(
+        values=tuple(_value(bound, slo.goodput_ms, columns, counted, done) for bound in slo.bounds),
+        drift=drift,
+        growth=growth,
+        backlog=backlog,
+        mean_e2el_s=float(e2el_s.mean()) if len(e2el_s) else 0.0,
+        measured=len(counted),
+        failed=int((~done).sum()),
+        output_tokens=float(np.where(done, columns["output_tokens"][counted], 0).mean()),
+        utilisation=float(summary.get("gpu_busy_fraction") or 0.0),
+        kv_peak=float(summary.get("kv_peak_fraction") or 0.0),
+    )
+
+
+def _value(
+    bound: Bound,
+    goodput_ms: Sequence[tuple[str, float]],
+    columns: Mapping[str, np.ndarray[Any, Any]],
+    counted: npt.NDArray[np.intp],
+    done: npt.NDArray[np.bool_],
+) -> float:
+    if bound.metric == "attainment":
+        good = done.copy()
+        for name, limit in goodput_ms:
+            # A one-token answer has no TPOT, and so meets any.
+            good &= np.nan_to_num(columns[f"{name}_ms"][counted], nan=0.0) <= limit
+        return float(good.mean())
+    if bound.metric == "wait":
+        values = (columns["scheduled_s"] - columns["arrival_s"])[counted] * 1e3
+    else:
+        values = np.asarray(columns[f"{bound.metric}_ms"][counted], dtype=float)
+    if bound.statistic == "mean":
+        finite = values[done & ~np.isnan(values)]
+        return float(finite.mean()) if len(finite) else (0.0 if done.any() else math.inf)
+    values = np.where(done, values, math.inf)
+    values = np.sort(values[~np.isnan(values)])
+    if not len(values):
+        return 0.0
+    place = float(bound.statistic[1:]) / 100 * (len(values) - 1)
+    low, high = float(values[math.floor(place)]), float(values[math.ceil(place)])
+    # Interpolated as numpy does, which would make nan of two infinities.
+    return high if math.isinf(high) else low + (high - low) * (place - math.floor(place))
+
+
+def _backlog(arrival: FloatArray, finish: FloatArray) -> tuple[float, float, float]:
+    """Growth of the backlog over the second half of the run, per arrival and as a ratio, and its mean there.
+
+    The backlog is what has arrived and not finished, seen by each arrival; requests that were turned away are
+    no part of it.
+    """
+    kept = ~np.isnan(finish)
+    arrival, finish, n = arrival[kept], finish[kept], int(kept.sum())
+    if not n:
+        return 0.0, 1.0, 0.0
+    waiting = np.maximum(np.arange(n) - np.searchsorted(np.sort(finish), arrival, side="right"), 0)
+    half, tenth = n // 2, max(n // 10, 1)
+    early, late = waiting[half : half + tenth], waiting[-tenth:]
+    apart = max(n - half - tenth, 1)
+    first, last = float(early.mean()), float(late.mean())
+    return (last - first) / apart, (last + 1) / (first + 1), float(waiting[half:].mean())
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over replications and its confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def quantile(num_seeds: int, confidence: float) -> float:
+    """Half an interval's width in standard errors of the mean (Student's t)."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(num_seeds - 1, 0.5 + confidence / 2))
+
+
+def interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Student's t interval of the mean of independent replications; of one alone, without end.
+
+    Where replications are infinite the mean is, and the interval reaches from the least of them to infinity.
+    """
+    data = np.asarray(values, dtype=float)
+    mean = float(data.mean())
+    if len(data) < 2:
+        return Interval(mean, -math.inf, math.inf)
+    if math.isinf(mean):
+        return Interval(math.inf, float(data.min()), math.inf)
+    half = quantile(len(data), confidence) * float(data.std(ddof=1)) / math.sqrt(len(data))
+    return Interval(mean, mean - half, mean + half)

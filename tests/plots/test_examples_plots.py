@@ -1,0 +1,61 @@
+"""The worked examples, at small size: they answer, and their last line is JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from plots.examples import how_many_h200s, length_aware, worse_predictor
+from sim.cli import run_script
+
+SMALL = ["--num-requests", "100", "--max-requests", "200", "--max-seeds", "3", "--jobs", "1"]
+SHORT = ["--trace", "lognormal:output_median=40,output_sigma=1"]
+
+
+def answer(module: Any, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Any:
+    """The JSON that the script ends with; the table above it has a row for each answer."""
+    run_script(module.main, arguments)
+    *table, last = capsys.readouterr().out.splitlines()
+    assert module.__doc__.splitlines()[0].endswith("?")
+    assert f"python plots/examples/{module.__name__.rsplit('.', 1)[-1]}.py" in module.__doc__
+    assert len(table) >= 4 and all(line.startswith("|") for line in table)
+    return json.loads(last)
+
+
+def test_how_many_h200s(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        *SMALL,
+        *SHORT,
+        "--request-rate",
+        "60",
+        "--slo",
+        "tpot_p90:6 ttft_p90:500",
+        "--price",
+        "H200:3.5",
+    ]
+    found = answer(how_many_h200s, arguments, capsys)
+    today, more, failed = found.values()
+    assert today["replicas"] <= more["replicas"]
+    assert failed["replicas"] == today["replicas"] + 1
+    assert all(row["cost_per_hour"] == 3.5 * row["replicas"] for row in found.values())
+
+
+def test_length_aware(capsys: pytest.CaptureFixture[str]) -> None:
+    policies = "continuous:max_num_seqs=8;continuous:max_num_seqs=8,order=shortest-predicted"
+    found = answer(length_aware, [*SMALL, *SHORT, "--policies", policies, "--slo", "ttft_mean:500"], capsys)
+    assert isinstance(found["switch"], bool) and list(found["policies"]) == policies.split(";")
+    assert all(row["rate"] > 0 for row in found["policies"].values())
+
+
+def test_worse_predictor(capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--num-requests", "100", "--pairs", "2", "--jobs", "1", "--tolerance", "0.1"]
+    arguments = [*few, "--worse", "1.5", "--price", "A100-80GB:2"]
+    found = answer(worse_predictor, arguments, capsys)
+    good, bad = found["predictors"]
+    assert bad["sigma"] == pytest.approx(2.5 * good["sigma"])
+    losses = [1 - after / before for before, after in zip(good["rates"], bad["rates"], strict=True)]
+    assert found["loss"] == pytest.approx(sum(losses) / 2)
+    assert found["loss_low"] <= found["loss"] <= found["loss_high"]
+    assert good["usd_per_hour"] == pytest.approx(2 * good["replicas"])
