@@ -27,6 +27,8 @@ validate: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m tests.benchmarks.throughput
+	$(BIN)/python -m tests.benchmarks.million
+	$(BIN)/python -m tests.benchmarks.scale
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
