@@ -64,40 +64,29 @@ class GapPool:
     """Gaps as they come in: 32 bytes a ramp, and once there are many, folded into bins of a fixed number."""
 
     def __init__(self) -> None:
-        self.first_s, self.slope_s, self.counts, self.weight = array("d"), array("d"), array("q"), array("q")
+        self.rows = array("d")  # four numbers a ramp: first_s, slope_s, count, weight
         self.moments = Moments()
         self.lowest = 0  # number of the first bin
         self.share, self.total_s = np.zeros(0), np.zeros(0)  # by bin: gaps, and their sum
 
     def add(self, first_s: float, slope_s: float, count: int, weight: int) -> None:
         """`count` gaps from `first_s` on, seen by `weight` sequences."""
-        self.first_s.append(first_s)
-        self.slope_s.append(slope_s)
-        self.counts.append(count)
-        self.weight.append(weight)
-        if len(self.counts) >= FOLD_AT:
+        self.rows.extend((first_s, slope_s, count, weight))
+        if len(self.rows) >= 4 * FOLD_AT:
             self._fold()
 
     def add_leap(
         self, head_s: float, num_head: int, first_s: float, slope_s: float, count: int, weight: int
     ) -> None:
         """One gap of `head_s`, seen by `num_head` sequences, and `count` from `first_s` on."""
-        self.first_s.extend((head_s, first_s))
-        self.slope_s.extend((0.0, slope_s))
-        self.counts.extend((1, count))
-        self.weight.extend((num_head, weight))
-        if len(self.counts) >= FOLD_AT:
+        self.rows.extend((head_s, 0.0, 1, num_head, first_s, slope_s, count, weight))
+        if len(self.rows) >= 4 * FOLD_AT:
             self._fold()
 
     def ramps(self) -> Ramps:
         """Those not folded yet."""
-        if not self.counts:
-            return Ramps.empty()
-        first_s, slope_s = (
-            np.frombuffer(column, dtype=np.float64) for column in (self.first_s, self.slope_s)
-        )
-        counts, weight = (np.frombuffer(column, dtype=np.int64) for column in (self.counts, self.weight))
-        return Ramps(first_s, slope_s, counts, weight)
+        first_s, slope_s, counts, weight = np.array(self.rows).reshape(-1, 4).T
+        return Ramps(first_s, slope_s, counts.astype(np.int64), weight.astype(np.int64))
 
     def pooled(self, more: Ramps | None = None) -> dict[str, float | None]:
         """Mean, median, std, p90 and p99 in ms of all gaps, and of `more`; None where there are none.
@@ -141,8 +130,7 @@ class GapPool:
             number -= self.lowest
             self.share += np.bincount(number, share, len(self.share))
             self.total_s += np.bincount(number, share * value, len(self.share))
-        del ramps, value, share  # views of the arrays would keep them from being emptied
-        self.first_s, self.slope_s, self.counts, self.weight = array("d"), array("d"), array("q"), array("q")
+        self.rows = array("d")
 
     def _cover(self, low: int, high: int) -> None:
         """Make room for bins number `low` to `high`."""

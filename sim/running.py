@@ -77,8 +77,8 @@ class RunningRequests:
         self.cost, self.output_tokens, self.ledger, self.replica = cost, output_tokens, ledger, replica
         self.use = use or ledger.replicas[replica]
         self.tick = 0
-        self.ends: dict[int, int] = {}  # id of what decodes -> tick at which it has its last token
-        self.heap: list[tuple[int, int, Request]] = []  # by that tick
+        # What decodes, by the tick at which it has its last token: (tick, id, request).
+        self.heap: list[tuple[int, int, Request]] = []
         self.computed: dict[int, int] = {}  # id -> prompt tokens computed, while its prompt is incomplete
         self.generated: dict[int, int] = {}  # id -> tokens kept over evictions
         self.last_token_s: dict[int, float] = {}  # id of what was evicted -> when its last token came
@@ -90,20 +90,23 @@ class RunningRequests:
     @property
     def num_decoding(self) -> int:
         """Requests that get a token in every iteration."""
-        return len(self.ends)
+        return len(self.heap)
 
     @property
     def num_running(self) -> int:
         """Requests in memory."""
-        return len(self.ends) + len(self.computed)
+        return len(self.heap) + len(self.computed)
 
-    def plan(self, work: Iterations) -> Leap:
-        """Carry out evictions, and say how long the iterations take if nothing interrupts them."""
+    def plan(self, work: Iterations, seconds: float = math.inf) -> Leap:
+        """Carry out evictions, and say how long the iterations take if nothing interrupts them.
+
+        After the iteration in progress at `seconds` from now nobody needs to know.
+        """
         chunks, iterations = work.chunks, work.at_most
         for request in work.evict:
             self._evict(request)
-        cost, heap, ends = self.cost, self.heap, self.ends
-        num_decode, context = len(ends), self.context_tokens
+        cost, heap = self.cost, self.heap
+        num_decode, context = len(heap), self.context_tokens
         if heap and heap[0][0] - self.tick < iterations:
             iterations = heap[0][0] - self.tick
         if not chunks:
@@ -124,7 +127,7 @@ class RunningRequests:
                 if left < iterations:
                     iterations = left
         head_s = cost.mixed_s(num_decode, context, len(chunks), prefill_tokens, attention)
-        if iterations == 1:
+        if iterations == 1 or seconds <= head_s:
             return Leap(1, head_s, 0.0, 0.0, starting, new_context)
         first_s, slope_s = cost.decode_run(num_decode + len(starting), context + num_decode + new_context)
         return Leap(iterations, head_s, first_s, slope_s, starting, new_context)
@@ -133,17 +136,16 @@ class RunningRequests:
         self, work: Iterations, leap: Leap, iterations: int, start_s: float, end_s: float
     ) -> list[Request]:
         """Move on by so many of the leap's iterations; the requests that finish with the last of them."""
-        ledger, ends, tick, heap = self.ledger, self.ends, self.tick, self.heap
-        num_decode, head_end_s = len(ends), start_s + leap.head_s
+        ledger, tick, heap = self.ledger, self.tick, self.heap
+        num_decode, head_end_s = len(heap), start_s + leap.head_s
         context = self.context_tokens + num_decode + leap.context_tokens
         finish_s = ledger.finish_s
         gap_s, num_gaps = head_end_s - self.iterated_s if num_decode else 0.0, num_decode
         if work.chunks:
             self._count(work.chunks, start_s)
             for left, request in leap.starting:
-                i, end = request.id, tick + left
-                ends[i] = end
-                heappush(heap, (end, i, request))
+                i = request.id
+                heappush(heap, (tick + left, i, request))
                 if i in self.last_token_s:
                     ledger.gaps.add(head_end_s - self.last_token_s.pop(i), 0.0, 1, 1)
                     del self.generated[i]
@@ -153,7 +155,7 @@ class RunningRequests:
             if num_gaps:
                 ledger.gaps.add(gap_s, 0.0, 1, num_gaps)
         else:
-            num_decode = len(ends)
+            num_decode = len(heap)
             ledger.gaps.add_leap(gap_s, num_gaps, leap.first_s, leap.slope_s, iterations - 1, num_decode)
             context += num_decode * (iterations - 1)
         self.tick = tick = tick + iterations
@@ -164,7 +166,6 @@ class RunningRequests:
         finished: list[Request] = []
         while heap and heap[0][0] <= tick:
             _, i, request = heappop(heap)
-            del ends[i]
             context -= request.prompt_tokens + self.output_tokens[i] - 1
             finish_s[i], ledger.replica[i] = end_s, self.replica
             finished.append(request)
@@ -198,18 +199,18 @@ class RunningRequests:
     def abandon(self) -> dict[int, int]:
         """The accelerator has failed and its memory is lost: id -> tokens that were lost with it."""
         lost = dict(self.generated) | dict.fromkeys(self.computed, 0)
-        lost |= {i: self.output_tokens[i] - (end - self.tick) for i, end in self.ends.items()}
+        lost |= {i: self.output_tokens[i] - (end - self.tick) for end, i, _ in self.heap}
         self.__init__(self.cost, self.output_tokens, self.ledger, self.use, self.replica)  # type: ignore[misc]
         return lost
 
     def _evict(self, request: Request) -> None:
         i = request.id
         self.use.preemptions += 1
-        if i in self.ends:
-            end = self.ends.pop(i)
-            self.heap.remove((end, i, request))
+        entry = next((entry for entry in self.heap if entry[1] == i), None)
+        if entry is not None:
+            self.heap.remove(entry)
             heapify(self.heap)
-            generated = self.output_tokens[i] - (end - self.tick)
+            generated = self.output_tokens[i] - (entry[0] - self.tick)
             self.context_tokens -= request.prompt_tokens + generated - 1
             self.generated[i] = generated
             self.last_token_s[i] = self.iterated_s

@@ -108,7 +108,7 @@ def test_an_evicted_request_goes_on_where_it_was(cost: StepCost) -> None:
     iterations, now, finished = run(Iterations((Chunk(r, 24, True),), (), 99, False), now + 3.0)
     assert (iterations, finished, ledger.finish_s[0]) == (6, [r], now)
     assert ledger.first_token_s[0] == first_token_s
-    assert (running.context_tokens, running.prompt_tokens, running.ends) == (0, 0, {})
+    assert (running.context_tokens, running.prompt_tokens, running.heap) == (0, 0, [])
     gaps = ledger.gaps.ramps()
     assert (gaps.counts * gaps.weight).sum() == 9
     assert total(gaps) == pytest.approx(now - first_token_s, rel=1e-12)
