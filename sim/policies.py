@@ -21,24 +21,33 @@ Policy: TypeAlias = "str | Callable[[Limits], Scheduler]"
 
 
 def make_scheduler(policy: Policy, limits: Limits) -> Scheduler:
-    """The scheduler of a spec `NAME[:key=value,...]`, where NAME is a known policy or `some.module:Class`.
+    """One scheduler; see `scheduler_maker`."""
+    return scheduler_maker(policy)(limits)
 
-    A class from outside is built as `Class(limits, **options)`; with an `Options` dataclass its texts are
-    read by that. Raises InputError for an unknown name, a class that cannot be imported, and options it does
-    not take.
+
+def scheduler_maker(policy: Policy) -> Callable[[Limits], Scheduler]:
+    """Builds as many schedulers as there are machines, from a spec that is read once.
+
+    A spec is `NAME[:key=value,...]`, where NAME is a known policy or `some.module:Class`. A class from outside
+    is built as `Class(limits, **options)`; with an `Options` dataclass its texts are read by that. Raises
+    InputError for an unknown name, a class that cannot be imported, and options it does not take.
     """
     if not isinstance(policy, str):
-        return policy(limits)
+        return policy
     cls, texts, what = _scheduler_class(policy)
     options = getattr(cls, "Options", None)
     values: dict[str, Any] = dict(texts)
     if is_dataclass(options):
         values = coerce(cast(type, options), texts, what)
         build(cast(type, options), texts, what)
-    try:
-        return cast(Scheduler, cls(limits, **values))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{what}: {error}") from None
+
+    def make(limits: Limits) -> Scheduler:
+        try:
+            return cast(Scheduler, cls(limits, **values))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{what}: {error}") from None
+
+    return make
 
 
 def _scheduler_class(spec: str) -> tuple[Callable[..., Any], dict[str, str], str]:

@@ -29,7 +29,7 @@ from .metrics import GOODPUT_METRICS, Result, make_result
 from .outages import NONE, Outages
 from .padded import FREE, PerceptionCost
 from .perception import Perception, Predictor, asking_tokens, perceive, predictor
-from .policies import Policy, limits_of, make_scheduler, policy_name
+from .policies import Policy, limits_of, policy_name, scheduler_maker
 from .replica import Replica, Source
 from .request import Request
 from .routers import DEFAULT_ROUTER, ROUTERS, Router
@@ -107,7 +107,8 @@ class Scenario:
         `log_window`. Without `leap` it goes iteration by iteration, to the same end.
         """
         machines = self.machines
-        schedulers = [make_scheduler(policy, machine.limits) for machine in machines]
+        make = scheduler_maker(policy)
+        schedulers = [make(machine.limits) for machine in machines]
         quantile = getattr(schedulers[0], "upper_quantile", None)
         said = perceive(self.predictor, self.trace, stream(self.seed, "perception"), quantile)
         lengths: Sequence[int] = array("q", self.trace.output_tokens.tobytes())
@@ -124,6 +125,8 @@ class Scenario:
         alone = len(machines) == 1 and not self.outages.any
         fleet = None if alone else Fleet(env, Arrivals(*coming), self._router(machines))
         source: Source = fleet or Sole(*coming)
+        predictions = predictions_of(said) if said.charged else ()
+        perception = PerceptionCost(*said.cost) if said.charged else FREE
         replicas = [
             Replica(
                 env,
@@ -132,8 +135,8 @@ class Scenario:
                 source,
                 ledger,
                 output_tokens=lengths,
-                predictions=predictions_of(said) if said.charged else (),
-                perception=PerceptionCost(*said.cost) if said.charged else FREE,
+                predictions=predictions,
+                perception=perception,
                 leap=leap,
                 number=number,
             )
