@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -280,12 +281,12 @@ def _label(answer: Answer) -> str:
 
 def _legend_below(fig: Figure, axes: Sequence[Axes]) -> None:
     """One legend for all axes, each label once, under the figure."""
-    by_label = {}
+    by_label: dict[str, Any] = {}
     for ax in axes:
         by_label |= {text: handle for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
     fig.legend(
-        by_label.values(),
-        by_label.keys(),
+        list(by_label.values()),
+        list(by_label),
         loc="outside lower left",
         frameon=False,
         fontsize=style.FONT_SIZE - 0.5,

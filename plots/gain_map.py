@@ -34,7 +34,7 @@ SHADES = LogNorm(0.25, 4.0)
 
 EVEN = 1.05
 """The contours at 1 stand this factor off it: where both policies do the same, 1 itself would be noise."""
-CONTOURS = (
+CONTOURS: tuple[tuple[float, str, Any, float], ...] = (
     (1 / EVEN, "costs 5 %", (0, (2, 1.5)), 1.4),
     (EVEN, "pays 5 %", "solid", 1.4),
     (2.0, "twice as fast", "solid", 3.0),
@@ -48,10 +48,10 @@ def gain_map(frame: pd.DataFrame, ax: Axes, metric: str = "mean_e2el_ms") -> Non
     that of the policy, so that above 1 is better. A cell is the geometric mean over seeds; one without a
     value stays empty.
     """
-    cells = np.log(frame.set_index(["sigma", "load"])[metric].astype(float)).groupby(level=[0, 1]).mean()
-    table = np.exp(cells.unstack("load").sort_index())
+    logs = frame.assign(log=np.log(frame[metric].astype(float)))
+    table = logs.groupby(["sigma", "load"])["log"].mean().unstack("load").sort_index()
     errors = frame.groupby("sigma")["mean_error"].mean().sort_index()
-    values: npt.NDArray[np.float64] = table.to_numpy(dtype=float)
+    values: npt.NDArray[np.float64] = np.exp(table.to_numpy(dtype=float))
     ax.imshow(
         np.ma.masked_invalid(values), origin="lower", aspect="auto", cmap=COLOURS, norm=SHADES, zorder=1
     )

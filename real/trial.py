@@ -109,8 +109,8 @@ def _prepare(replay: Replay, pairs: Sequence[Pair]) -> Bench:
                 replay.source(), predictor=predictor, profile=profile, kv_blocks=capacity // 16, **settings
             )
             rng = np.random.default_rng(made.seed)
-            given, prompts = prompts_of(made.trace, loaded.tokenizer, loaded.shape.vocab, rng)
-            scenarios[predictor] = replace(made, trace=given)
+            trace, prompts = prompts_of(made.trace, loaded.tokenizer, loaded.shape.vocab, rng)
+            scenarios[predictor] = replace(made, trace=trace)
     return Bench(loaded, engine, replay, scenarios, prompts)
 
 

@@ -19,10 +19,16 @@ SEQUENCE = [
 ]
 NOISY = "noisy:sigma=0.6,round_to=4"
 CONTINUOUS = ["continuous", "continuous:order=shortest-predicted,max_num_seqs=16,max_num_batched_tokens=48"]
+EVERY_ORDER = [
+    "continuous:order=shortest-remaining,admission=predicted,max_num_seqs=16",
+    "continuous:order=priority,aging_s=0.5,max_num_seqs=16",
+    "continuous:order=fair,max_num_seqs=16,admission=chunk,max_num_batched_tokens=40",
+]
 CASES = [("vanilla", "oracle", e) for e in ("transformers-eager", "cuda-graphs")]
 CASES += [(policy, predictor, "transformers-eager") for policy in SEQUENCE for predictor in ("oracle", NOISY)]
 CASES += [(SEQUENCE[0], NOISY, "cuda-graphs")]
 CASES += [(policy, predictor, "cuda-graphs") for policy in CONTINUOUS for predictor in ("oracle", NOISY)]
+CASES += [(policy, NOISY, "cuda-graphs") for policy in EVERY_ORDER]
 
 
 @pytest.mark.parametrize(("policy", "predictor", "engine"), CASES)
