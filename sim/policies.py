@@ -28,9 +28,9 @@ def make_scheduler(policy: Policy, limits: Limits) -> Scheduler:
 def scheduler_maker(policy: Policy) -> Callable[[Limits], Scheduler]:
     """Builds as many schedulers as there are machines, from a spec that is read once.
 
-    A spec is `NAME[:key=value,...]`, where NAME is a known policy or `some.module:Class`. A class from outside
-    is built as `Class(limits, **options)`; with an `Options` dataclass its texts are read by that. Raises
-    InputError for an unknown name, a class that cannot be imported, and options it does not take.
+    A spec is `NAME[:key=value,...]`, where NAME is a known policy or `some.module:Class`. A class from
+    outside is built as `Class(limits, **options)`; with an `Options` dataclass its texts are read by that.
+    Raises InputError for an unknown name, a class that cannot be imported, and options it does not take.
     """
     if not isinstance(policy, str):
         return policy
