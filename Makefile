@@ -1,7 +1,7 @@
 # make demo   set up, then the main job: a policy comparison on the embedded trace and profile (out/demo)
 # make test   set up, then everything that must hold
 # make validate   run a tiny model for real and compare the simulation with it (python real/validate.py)
-# make bench  speed, as ratios to a bare SimPy run
+# make bench  speed, as ratios to a bare SimPy run; how time and memory grow with replicas and requests
 # make lint   ruff, mypy, import-linter
 PYTHON ?= python3
 VENV := .venv

@@ -6,9 +6,11 @@ Knows nothing of how a scheduler decides or of what a step costs.
 
 from __future__ import annotations
 
+import gc
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from heapq import heapify, heappop, heappush
 
 import simpy
@@ -37,6 +39,20 @@ class Sole(Arrivals):
     def ended(self, replica: Replica, requests: Sequence[Request], now: float) -> None:
         """Their places are free."""
         self.leave(len(requests), now)
+
+
+@contextmanager
+def no_search_for_cycles() -> Iterator[None]:
+    """A run leaves no cycles of garbage behind; looking for them takes a third of the time of thousands of
+    replicas.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class Fleet:
@@ -74,7 +90,8 @@ class Fleet:
             self.env.process(self._fail(self.replicas[number], spans))
         self.env.process(self._receive_all())
         try:
-            self.env.run(until=self.all_ended)
+            with no_search_for_cycles():
+                self.env.run(until=self.all_ended)
         except RuntimeError as error:
             # SimPy's own complaint that nothing is left to happen; who was lost, the caller finds out.
             if isinstance(error, SchedulingError) or self.env.peek() < math.inf:

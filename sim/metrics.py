@@ -86,10 +86,11 @@ class Result:
 
     def save_requests(self, path: str | Path) -> None:
         """Write the per-request table as CSV."""
-        from traces.files import atomic_write
+        _save(self.requests, path)
 
-        with atomic_write(path) as file:
-            self.requests.to_csv(file, index=False, lineterminator="\n")
+    def save_replicas(self, path: str | Path) -> None:
+        """Write the per-replica table as CSV."""
+        _save(self.replicas, path)
 
 
 def make_result(
@@ -166,6 +167,13 @@ def make_result(
         tokens,
         MappingProxyType(_frozen(machines)),
     )
+
+
+def _save(table: pd.DataFrame, path: str | Path) -> None:
+    from traces.files import atomic_write
+
+    with atomic_write(path) as file:
+        table.to_csv(file, index=False, lineterminator="\n")
 
 
 def _columns(

@@ -29,6 +29,7 @@ def simulate(
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
     save_result: Path | None = None,
     save_requests: Path | None = None,
+    save_replicas: Path | None = None,
     save_decisions: Path | None = None,
     perfetto: Path | None = None,
     perfetto_window: str | None = None,
@@ -47,6 +48,8 @@ def simulate(
         Write the summary to this JSON file.
     save_requests
         Write the per-request table to this CSV file.
+    save_replicas
+        Write the per-replica table to this CSV file.
     save_decisions
         Write the decision log to this JSON Lines file.
     perfetto
@@ -69,6 +72,8 @@ def simulate(
         result.to_json(save_result)
     if save_requests is not None:
         result.save_requests(save_requests)
+    if save_replicas is not None:
+        result.save_replicas(save_replicas)
     if save_decisions is not None:
         from traces.files import atomic_write
 
@@ -80,6 +85,7 @@ def simulate(
         print(result.to_json())
     else:
         show.summary_table(result.summary)
+        show.replica_table(result.replicas, result.summary["duration"])
 
 
 def _window(path: Path | None, text: str | None) -> tuple[float, float]:

@@ -23,6 +23,18 @@ PATIENCE_S = 2.0
 WIDTH = 150
 """Columns of a table that no terminal will see."""
 
+MOST_ROWS = 20
+"""Replicas that get a row each."""
+
+REPLICA_COLUMNS = (
+    ("replica", "replica"),
+    ("profile", "profile"),
+    ("completed", "completed"),
+    ("preemptions", "preemptions"),
+    ("failures", "failures"),
+    ("down_s", "down s"),
+)
+
 HEADLINES = (
     ("request_throughput", "requests\n/s", "{:.3f}"),
     ("output_throughput", "tokens\n/s", "{:.1f}"),
@@ -64,6 +76,38 @@ def summary_table(summary: Mapping[str, Any]) -> None:
             continue
         text = "–" if value is None else f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"
         table.add_row(key, text)
+    console().print(table)
+
+
+def replica_table(replicas: pd.DataFrame, duration_s: float | None) -> None:
+    """Print one row per replica; of more than MOST_ROWS the least, median and most; of one alone nothing."""
+    from rich.table import Table
+
+    if len(replicas) < 2:
+        return
+    columns = {heading: replicas[name] for name, heading in REPLICA_COLUMNS if name in replicas}
+    busy = replicas.busy_s / duration_s if duration_s else replicas.busy_s * float("nan")
+    columns["busy"] = busy.map("{:.1%}".format) if duration_s else busy.map(lambda _: "–")
+    columns["KV peak"] = replicas.kv_peak_fraction.map("{:.1%}".format)
+    if len(replicas) > MOST_ROWS:
+        shares = {"busy": busy, "KV peak": replicas.kv_peak_fraction}
+        table = Table(title=f"{len(replicas):,} replicas", title_justify="left")
+        for heading in ("", "least", "median", "most"):
+            table.add_column(heading, justify="right" if heading else "left")
+        for heading, column in columns.items():
+            if heading in ("replica", "profile"):
+                continue
+            values = shares.get(heading, column).quantile([0, 0.5, 1])
+            form = "{:.1%}" if heading in shares else "{:,.0f}"
+            cells = ["–" if value != value else form.format(value) for value in values]
+            table.add_row(heading, *cells)
+    else:
+        table = Table(title="replicas", title_justify="left")
+        for heading, column in columns.items():
+            table.add_column(heading, justify="left" if heading == "profile" else "right")
+            columns[heading] = column.map(lambda v: f"{v:,.4g}" if isinstance(v, float) else str(v))
+        for row in zip(*columns.values(), strict=True):
+            table.add_row(*row)
     console().print(table)
 
 

@@ -68,6 +68,44 @@ def test_simulate_saves_result_requests_and_decisions(
     assert sum(d["iterations"] for d in decisions) == found["iterations"]
 
 
+def test_a_fleet_has_a_row_for_each_replica_or_a_summary_of_many(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ("simulate", "--trace", "trace.csv", "--policy", "continuous", "--router", "round-robin")
+    assert run(*few, "--replicas", "3", "--save-replicas", "r.csv") == 0
+    out = capsys.readouterr().out
+    rows = [line.split("│") for line in out.splitlines() if "a100-80gb-vicuna-7b-transformers" in line][1:]
+    assert [(row[1].strip(), row[3].strip()) for row in rows] == [("0", "1"), ("1", "1"), ("2", "1")]
+    table = (folder / "r.csv").read_text().splitlines()
+    assert table[0].startswith("replica,profile,completed,iterations") and len(table) == 1 + 3
+    assert run(*few, "--replicas", "21") == 0
+    out = capsys.readouterr().out
+    assert "21 replicas" in out
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines()]
+    assert ["completed", "0", "0", "1"] in cells
+    assert run(*few, "--replicas", "1") == 0
+    assert "replicas" not in capsys.readouterr().out
+
+
+def test_a_fleet_that_fails_is_set_from_the_command_line(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "f.csv").write_text("replica,down_s,up_s\n0,0.05,40\n", encoding="utf-8")
+    arguments = ("--policy", "continuous", "--replicas", "2", "--failures", "f.csv", "--startup-s", "2")
+    found = summary(capsys, *arguments, "--save-requests", "q.csv", "--save-replicas", "r.csv")
+    assert (found["replicas"], found["router"], found["reroutes"]) == (2, "least-requests", 1)
+    assert found["completed"] == 3
+    assert [line.split(",")[2] for line in (folder / "r.csv").read_text().splitlines()] == [
+        "completed",
+        "0",
+        "3",
+    ]
+    random = ("--policy", "continuous", "--mtbf-s", "0.3", "--mttr-s", "0.1", "--router", "shared-queue")
+    assert summary(capsys, *random) == summary(capsys, *random)
+    mixed = ("--fleet", "h200-vicuna-7b*2;a100-80gb-vicuna-7b-transformers", "--policy", "continuous")
+    assert summary(capsys, *mixed)["replicas"] == 3
+
+
 def test_tables_for_people_name_profile_provenance_and_seed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("simulate", "--trace", "trace.csv", "--seed", "7") == 0
     out = " ".join(capsys.readouterr().out.split())
@@ -150,6 +188,17 @@ def test_precedence_is_command_line_environment_file_default(
         (("--goodput", "ttft:-5"), "-5"),
         (("--kv-blocks", "0"), "0"),
         (("--seed", "-1"), "seed: -1"),
+        (("--replicas", "0"), "replicas: 0"),
+        (("--replicas", "100001"), "100000"),
+        (("--router", "fastest"), "fastest"),
+        (("--fleet", "h200-vicuna-7b*many"), "h200-vicuna-7b*many"),
+        (("--fleet", "nothing*2"), "nothing"),
+        (("--mtbf-s", "5"), "mttr_s"),
+        (("--mtbf-s=-5", "--mttr-s=1"), "mtbf_s: -5"),
+        (("--failures", "none.csv"), "none.csv"),
+        (("--failures", "trace.csv"), "replica"),
+        (("--startup-s", "-1"), "startup_s: -1"),
+        (("--save-replicas", "no/such/folder/r.csv"), "no/such/folder"),
         (("--colour", "red"), "colour"),
         (("--config", "missing.toml"), "missing.toml"),
         (("--save-result", "no/such/folder/r.json"), "no/such/folder"),
