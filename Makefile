@@ -27,6 +27,7 @@ validate: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m tests.benchmarks.throughput
+	$(BIN)/python -m tests.benchmarks.million
 	$(BIN)/python -m tests.benchmarks.scale
 
 $(VENV)/bin/python:

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sim.capacity import Measured, Point
 from sim.plan_result import Answer, Plan, Sensitivity
+from sim.points import Measured, Point
 
 from . import style
 

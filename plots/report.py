@@ -13,8 +13,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from sim.capacity import said, shown
 from sim.plan_result import one_line
+from sim.points import said, shown
 from traces.files import atomic_write
 
 from . import capacity

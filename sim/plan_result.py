@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .capacity import Measured, Point, RateRange, ends, plain, said, shown
+from .capacity import RateRange
+from .points import Measured, Point, ends, plain, said, shown
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Kind = Literal["measured", "published", "estimated", "given", "drawn"]
+Kind = Literal["measured", "published", "what-if", "estimated", "given", "drawn"]
 
 
 @dataclass(frozen=True)

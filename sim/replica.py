@@ -200,17 +200,16 @@ class Replica:
         """Begin iterations: what they take as one event, and how many of them before something that matters
         is known to happen.
         """
-        running, source = self.running, self.source
-        leap = running.plan(work if self.leap else work._replace(at_most=1))
+        running, source, until_s = self.running, self.source, work.until_s
+        listens = work.stop_on_arrival or source.is_bounded
+        if listens and source.due_s < until_s:
+            until_s = source.due_s
+        leap = running.plan(work if self.leap else work._replace(at_most=1), until_s - now)
         iterations = leap.iterations
         if iterations < 1 or not (work.chunks or running.heap):
             raise SchedulingError(f"{type(self.scheduler).__name__}: Iterations with nothing to run")
         if iterations > 1:
-            until_s, self.is_leaping = work.until_s, True
-            if work.stop_on_arrival or source.is_bounded:
-                self.is_listening = True
-                if source.due_s < until_s:
-                    until_s = source.due_s
+            self.is_leaping, self.is_listening = True, listens
             if until_s < math.inf:
                 iterations = leap.iterations_begun(until_s - now)
         self.iterations = (work, leap, now)

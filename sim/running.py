@@ -97,8 +97,11 @@ class RunningRequests:
         """Requests in memory."""
         return len(self.heap) + len(self.computed)
 
-    def plan(self, work: Iterations) -> Leap:
-        """Carry out evictions, and say how long the iterations take if nothing interrupts them."""
+    def plan(self, work: Iterations, seconds: float = math.inf) -> Leap:
+        """Carry out evictions, and say how long the iterations take if nothing interrupts them.
+
+        After the iteration in progress at `seconds` from now nobody needs to know.
+        """
         chunks, iterations = work.chunks, work.at_most
         for request in work.evict:
             self._evict(request)
@@ -124,7 +127,7 @@ class RunningRequests:
                 if left < iterations:
                     iterations = left
         head_s = cost.mixed_s(num_decode, context, len(chunks), prefill_tokens, attention)
-        if iterations == 1:
+        if iterations == 1 or seconds <= head_s:
             return Leap(1, head_s, 0.0, 0.0, starting, new_context)
         first_s, slope_s = cost.decode_run(num_decode + len(starting), context + num_decode + new_context)
         return Leap(iterations, head_s, first_s, slope_s, starting, new_context)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from .capacity import Effort, Point, RateRange, Run, highest_rate, to_settle
+from .capacity import Effort, RateRange, highest_rate
 from .plan_result import Sensitivity, Swing
+from .points import Point, Run, to_settle
 from .slo import Observation, Slo
 from .worlds import World, together
 

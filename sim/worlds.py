@@ -19,9 +19,10 @@ import numpy as np
 from traces.errors import InputError
 from traces.trace import IntArray, Trace
 
-from .capacity import Run, Search
+from .capacity import Search
 from .hardware.profile import Profile
 from .metrics import Result
+from .points import Run
 from .slo import RULE, Observation, Slo, observe
 from .version import __version__
 

@@ -14,6 +14,7 @@ from cyclopts import Parameter
 from ..routers import RouterName
 from ..simulation import DEFAULT_PREDICTOR
 from . import show
+from .options import SettingsFlag
 
 if TYPE_CHECKING:
     from ..plan_result import Answer, Plan
@@ -50,6 +51,8 @@ class Question:
     """Length predictor NAME[:key=value,...]: oracle, exact, constant, trace, noisy, tuned, empirical."""
     router: RouterName = "least-requests"
     """Which replica serves a request."""
+    set: SettingsFlag = ()
+    """What-ifs KEY=VALUE for every profile, such as gpu=H100 tensor_parallel=2 kv_bits=8."""
     price: Several = ()
     """USD per hour of a replica, NAME:USD by profile or GPU, such as H200:3.50; else the profile's own."""
     burstiness: float | None = None
@@ -172,7 +175,7 @@ def _table(made: Plan) -> None:
 
 
 def _cells(answer: Answer) -> list[str]:
-    from ..capacity import said
+    from ..points import said
 
     def text(value: float | None, form: str) -> str:
         return "–" if value is None else form.format(value)

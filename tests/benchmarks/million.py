@@ -13,16 +13,15 @@ import json
 import math
 import resource
 import statistics
-import time
-from collections.abc import Callable
 
 import numpy as np
-import simpy
 
 from sim.hardware.profile import Profile, Provenance
 from sim.hardware.step_cost import PiecewiseLinear, StepCost
 from sim.simulation import Scenario, scenario
 from traces.trace import Trace
+
+from .throughput import bare_simpy, cpu_seconds
 
 RATE, KV_BLOCKS = 100.0, 8000
 ROUNDS, ROUND_REQUESTS, REQUESTS = 7, 100_000, 1_000_000
@@ -66,26 +65,6 @@ def workload(num_requests: int) -> Scenario:
     )
     trace = Trace("drawn", np.arange(num_requests), prompt, output, arrival_s=arrival_s)
     return scenario(trace, profile=profile, kv_blocks=KV_BLOCKS)
-
-
-def bare_simpy(num_requests: int) -> None:
-    """Two events a request and nothing else."""
-    env = simpy.Environment()
-
-    def requests() -> simpy.events.ProcessGenerator:
-        for _ in range(num_requests):
-            yield env.timeout(1.0)
-            yield env.timeout(1.0)
-
-    env.process(requests())
-    env.run()
-
-
-def cpu_seconds(call: Callable[[], object]) -> float:
-    """CPU time of one call."""
-    start = time.process_time()
-    call()
-    return time.process_time() - start
 
 
 def memory_mib() -> float:

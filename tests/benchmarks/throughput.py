@@ -32,12 +32,12 @@ RUNS = {
 }
 
 
-def bare_simpy() -> None:
+def bare_simpy(num_requests: int = NUM_REQUESTS) -> None:
     """Two events a request and nothing else."""
     env = simpy.Environment()
 
     def requests() -> simpy.events.ProcessGenerator:
-        for _ in range(NUM_REQUESTS):
+        for _ in range(num_requests):
             yield env.timeout(1.0)
             yield env.timeout(1.0)
 

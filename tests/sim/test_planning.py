@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim import Plan, plan
-from sim.capacity import Effort, Run, fewest_replicas
+from sim.capacity import Effort, fewest_replicas
 from sim.cli import main
 from sim.hardware.kv_memory import KvMemory
 from sim.hardware.profile import Profile, Provenance
 from sim.hardware.step_cost import PiecewiseLinear, StepCost
+from sim.points import Run
 from sim.slo import observe, parse_slo
 from sim.worlds import World
 from tests.sim.test_capacity import between, carry_out
@@ -202,6 +203,7 @@ def test_a_trace_with_times_is_scaled_to_multiples_of_its_own_rate() -> None:
         ({"policies": "nonesuch"}, "policy 'nonesuch'"),
         ({"profiles": "nonesuch"}, "nonesuch"),
         ({"predictor": "nonesuch"}, "predictor"),
+        ({"set": "nonesuch=1"}, "unknown key 'nonesuch'"),
         ({"router": "nonesuch"}, "router: 'nonesuch'"),
         ({"request_rate": "10x"}, "no arrival times"),
         ({"request_rate": "fast"}, "'fast' is neither"),
@@ -256,6 +258,16 @@ def test_bad_input_ends_in_status_two_and_one_line(capsys: pytest.CaptureFixture
         main([*COMMAND, "--slo", "ttft_p90"])
     assert ended.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_what_if_is_planned_with_and_marked(asked: dict[str, Any]) -> None:
+    asked = {**asked, "policies": ONE_AT_A_TIME, "prices": {}}
+    slower = plan(**asked, set={"scale": 2.0, "price_per_hour": 5.0})
+    (answer,), (before,) = slower.answers, plan(**asked).answers
+    assert answer.replicas > before.replicas and before.cost_per_hour is None
+    assert answer.cost_per_hour == 5.0 * answer.replicas
+    assert answer.provenance == "what-if" and "what-if" in {a.kind for a in slower.assumptions}
+    assert "--set scale=2.0 price_per_hour=5.0" in slower.question.command
 
 
 def test_no_request_that_fits_is_no_plan(asked: dict[str, Any]) -> None:

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.capacity import Run, Search
+from sim.capacity import Search
 from sim.hardware.profile import Profile
+from sim.points import Run
 from sim.slo import Observation, parse_slo
 from sim.worlds import Runs, World, at_rate, longer, together, window
 from traces.errors import InputError
