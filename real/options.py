@@ -68,7 +68,7 @@ class Replay(Machine):
     trace: str | None = None
     """A file, a dataset or a generator; default: alpaca-vicuna on CUDA, short lengths on the processor."""
     num_prompts: int | None = None
-    """Replay the first N requests; default: 512 on CUDA, 256 on the processor."""
+    """Replay the first N requests; default: 512 on CUDA, 192 on the processor."""
     sample_seed: int | None = None
     """Take them from the seeded permutation of the trace."""
     request_rate: float | None = None
@@ -95,7 +95,7 @@ class Replay(Machine):
 
     def settings(self) -> dict[str, Any]:
         """Keyword arguments for `sim.simulation.scenario`: which requests, when, and the seed."""
-        few = None if self.trace else 512 if self.is_on_gpu() else 256
+        few = None if self.trace else 512 if self.is_on_gpu() else 192
         return {
             "num_prompts": self.num_prompts or few,
             "sample_seed": self.sample_seed,
