@@ -132,6 +132,7 @@ def _grid(checked: Scenario, engine: Engine, question_tokens: int) -> Grid:
         max_context=prompt + max(checked.max_new_tokens, question_tokens + ANSWER_TOKENS),
         max_prompt=prompt + question_tokens,
         mixed=hasattr(engine, "iterate"),
+        floor=False,
     )
 
 

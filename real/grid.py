@@ -63,6 +63,8 @@ class Grid:
     max_prompt: int = 512
     max_prefill_tokens: int = 16_384
     mixed: bool = False
+    floor: bool = True
+    """Also the cells that are held against the memory floor."""
 
     def cells(self, capacity_tokens: int) -> list[Cell]:
         """The cells that a KV cache of `capacity_tokens` can hold."""
@@ -75,7 +77,7 @@ class Grid:
             longest = min(self.max_context, capacity_tokens // rows - HEADROOM_TOKENS)
             for context in halvings(longest, 16, 4) if longest > 0 else ():
                 yield Cell(rows, context)
-            if rows <= FLOOR_ROWS and longest >= FLOOR_CONTEXT:
+            if self.floor and rows <= FLOOR_ROWS and longest >= FLOOR_CONTEXT:
                 yield Cell(rows, FLOOR_CONTEXT)
 
     def _prefill(self) -> Iterator[Cell]:

@@ -65,6 +65,8 @@ def test_the_grid_holds_the_context_of_the_floor():
     cells = Grid(256, 1024, 512).cells(300_000)
     assert {cell.rows for cell in cells if cell.context == FLOOR_CONTEXT} >= {1, 2, 4, 8, 16, 32, FLOOR_ROWS}
     assert not any(cell.context == FLOOR_CONTEXT for cell in Grid(64, 128, 64).cells(300_000))
+    spared = Grid(256, 1024, 512, floor=False).cells(300_000)
+    assert len(spared) < len(cells) and set(spared) < set(cells)
 
 
 def test_ceilings_come_from_bytes_and_operations_over_median_times(monkeypatch):
