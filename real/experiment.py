@@ -29,7 +29,7 @@ from .report import Case
 from .run import make_engine
 from .validation import STAND_IN, Validation, put
 
-PASSES = 5
+PASSES = 6
 """How often every kind of iteration is measured again between the runs, where calibration is on the spot."""
 
 

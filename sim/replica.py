@@ -30,8 +30,6 @@ from .work import (
     SchedulingError,
 )
 
-__all__ = ["PerceptionCost", "Replica", "SchedulingError", "Source"]
-
 FAILURE = "failure"
 """The cause of an interrupt by which the accelerator fails; an arrival interrupts without one."""
 

@@ -111,8 +111,7 @@ class Scenario:
         schedulers = [make(machine.limits) for machine in machines]
         quantile = getattr(schedulers[0], "upper_quantile", None)
         said = perceive(self.predictor, self.trace, stream(self.seed, "perception"), quantile)
-        lengths: Sequence[int] = array("q", self.trace.output_tokens.tobytes())
-        lengths = lengths if output_tokens is None else output_tokens
+        lengths: Sequence[int] = output_tokens or array("q", self.trace.output_tokens.tobytes())
         ledger = Ledger(
             len(self.trace),
             np.zeros(len(self.trace)) if self.trace.arrival_s is None else self.trace.arrival_s,

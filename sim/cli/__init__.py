@@ -121,7 +121,7 @@ def _run(make_app: Callable[[], App], tokens: list[str]) -> None:
     except KeyboardInterrupt:
         sys.exit(_report("interrupted", 130))
     except RuntimeError as error:
-        from ..replica import SchedulingError
+        from ..work import SchedulingError
 
         if not isinstance(error, SchedulingError):
             raise

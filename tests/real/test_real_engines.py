@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sim.replica import SchedulingError
+from sim.work import SchedulingError
 
 pytest.importorskip("torch", reason="the real extra is not installed")
 

@@ -11,7 +11,7 @@ from real.arena import ArenaEngine  # noqa: E402
 from real.clocks import PacedClock, Stopwatch  # noqa: E402
 from real.eager import EagerEngine  # noqa: E402
 from real.engine import KvOvercommitted, OutOfDeviceMemory  # noqa: E402
-from sim.replica import SchedulingError  # noqa: E402
+from sim.work import SchedulingError  # noqa: E402
 
 SEQUENCE = [
     f"sequence:vbs={vbs},fcr={fcr},bin_width=8,group_size=128"

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.inter_token import RESOLUTION, Ramps, pooled_latency
+from sim import inter_token
+from sim.inter_token import RESOLUTION, GapPool, Ramps, pooled_latency
 
 RAMP = st.tuples(st.floats(1e-3, 1.0), st.floats(0, 1e-3), st.integers(0, 400), st.integers(1, 20))
 
@@ -73,3 +74,29 @@ def test_a_weight_is_as_good_as_repeating() -> None:
     once = pooled_latency(ramps([(0.01, 1e-5, 50, 3)]))
     thrice = pooled_latency(ramps([(0.01, 1e-5, 50, 1)] * 3))
     assert once == pytest.approx(thrice)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(RAMP, min_size=1, max_size=40), st.integers(1, 9))
+def test_folding_a_long_run_loses_next_to_nothing(
+    rows: list[tuple[float, float, int, int]], fold_at: int
+) -> None:
+    """Mean and std are those of all gaps at once, percentiles differ by the width of a piece and of a bin."""
+    pool = GapPool()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inter_token, "FOLD_AT", fold_at)
+        for row in rows:
+            pool.add(*row)
+    assert len(pool.rows) < 4 * fold_at
+    folded, whole = pool.pooled(), pooled_latency(ramps(rows))
+    if whole["mean"] is None:
+        assert folded == whole
+        return
+    assert folded["mean"] == pytest.approx(whole["mean"], rel=1e-9)
+    assert folded["std"] == pytest.approx(whole["std"], rel=1e-6, abs=1e-6 * whole["mean"])
+    gaps = expanded_ms(rows)
+    for name, q in (("median", 0.5), ("p90", 0.9), ("p99", 0.99)):
+        # Where q falls between two gaps, round-off may choose either.
+        low, high = (gaps[min(max(0, math.ceil(q * len(gaps)) + k), len(gaps) - 1)] for k in (-2, 1))
+        width = RESOLUTION + inter_token.BIN_WIDTH
+        assert low * (1 - width) <= folded[name] <= high * (1 + width)

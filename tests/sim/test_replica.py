@@ -16,10 +16,10 @@ from sim.cluster import Sole
 from sim.hardware.step_cost import StepCost
 from sim.ledger import Ledger, ReplicaUse
 from sim.padded import PerceptionCost
-from sim.replica import Replica, SchedulingError
+from sim.replica import Replica
 from sim.request import Request
 from sim.schedulers import MicrobatchScheduler, SequenceScheduler
-from sim.work import Drop, Limits, Outcome, PaddedBatch, Perceive, Prediction, Work
+from sim.work import Drop, Limits, Outcome, PaddedBatch, Perceive, Prediction, SchedulingError, Work
 
 Requests = Callable[..., list[Request]]
 Drive = Callable[..., Ledger]
