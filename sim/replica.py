@@ -202,10 +202,10 @@ class Replica:
         listens = work.stop_on_arrival or source.is_bounded
         if listens and source.due_s < until_s:
             until_s = source.due_s
-        leap = running.plan(work if self.leap else work._replace(at_most=1), until_s - now)
+        leap = running.begin(work if self.leap else work._replace(at_most=1), now, until_s)
         iterations = leap.iterations
-        if iterations < 1 or not (work.chunks or running.heap):
-            raise SchedulingError(f"{type(self.scheduler).__name__}: Iterations with nothing to run")
+        if iterations < 1:
+            raise SchedulingError(f"{type(self.scheduler).__name__}: Iterations of which none is to run")
         if iterations > 1:
             self.is_leaping, self.is_listening = True, listens
             if until_s < math.inf:
@@ -217,7 +217,7 @@ class Replica:
         """End so many of the leap's iterations."""
         running = self.running
         self.is_listening, self.is_leaping, self.iterations = False, False, None
-        finished = running.advance(work, leap, iterations, start_s, now)
+        finished = running.advance(leap, iterations, start_s, now)
         if running.peak_tokens > self.use.kv_capacity_tokens:
             raise SchedulingError(
                 f"{type(self.scheduler).__name__}: {running.peak_tokens} KV tokens in use, "
@@ -337,7 +337,7 @@ class Replica:
         begun_s = start_s
         if iterations:
             start_s += leap.seconds(iterations)
-            self.running.advance(work, leap, iterations, begun_s, start_s)
+            self.running.advance(leap, iterations, begun_s, start_s)
             self.scheduler.record(work, Outcome(iterations), now)
         if self.ledger.log:
             self._note(work, leap, iterations, begun_s, 0)

@@ -21,16 +21,16 @@ from .work import Chunk, Iterations, SchedulingError
 class Leap(NamedTuple):
     """`iterations` iterations: one that takes `head_s`, then decode-only ones of `first_s + j * slope_s`.
 
-    `starting` are the requests whose prompt the first of them completes, each with the tokens it has left to
-    generate from there on; `context_tokens` is what they have in memory then.
+    The first of them gives a token to `num_head` requests that have decoded before, and to those that are
+    `back` from an eviction (ids).
     """
 
     iterations: int
     head_s: float
     first_s: float
     slope_s: float
-    starting: Sequence[tuple[int, Request]] = ()
-    context_tokens: int = 0
+    num_head: int = 0
+    back: Sequence[int] = ()
 
     def seconds(self, iterations: int) -> float:
         """How long the first `iterations` of it take (at least 1)."""
@@ -63,7 +63,8 @@ class RunningRequests:
     """The requests in memory and their progress; `output_tokens` is indexed by request id.
 
     One that decodes has its prompt and all its tokens but the newest in memory, so that its context follows
-    from the tick at which it ends.
+    from the tick at which it ends. One whose prompt is being completed counts as if it decoded already: with
+    a token less than its prompt.
     """
 
     def __init__(
@@ -97,104 +98,107 @@ class RunningRequests:
         """Requests in memory."""
         return len(self.heap) + len(self.computed)
 
-    def plan(self, work: Iterations, seconds: float = math.inf) -> Leap:
-        """Carry out evictions, and say how long the iterations take if nothing interrupts them.
+    def begin(self, work: Iterations, now: float, until_s: float = math.inf) -> Leap:
+        """Carry out evictions and take the chunks in; how long the iterations take if nothing interrupts
+        them.
 
-        After the iteration in progress at `seconds` from now nobody needs to know.
+        After the iteration in progress at `until_s` nobody needs to know.
         """
-        chunks, iterations = work.chunks, work.at_most
         for request in work.evict:
             self._evict(request)
-        cost, heap = self.cost, self.heap
-        num_decode, context = len(heap), self.context_tokens
-        if heap and heap[0][0] - self.tick < iterations:
-            iterations = heap[0][0] - self.tick
-        if not chunks:
-            first_s, slope_s = cost.decode_run(num_decode, context)
-            return Leap(iterations, first_s, first_s + slope_s, slope_s)
-        prefill_tokens, attention, new_context = 0, 0.0, 0
-        computed, generated, output_tokens = self.computed, self.generated, self.output_tokens
-        starting = []
-        for request, num_tokens, last, cached in chunks:
+        cost, heap, tick, at_most = self.cost, self.heap, self.tick, work.at_most
+        num_head, head_context = len(heap), self.context_tokens
+        if not work.chunks:
+            if not num_head:
+                raise SchedulingError("Iterations with nothing to run")
+            iterations = heap[0][0] - tick
+            if iterations > at_most:
+                iterations = at_most
+            first_s, slope_s = cost.decode_run(num_head, head_context)
+            return Leap(iterations, first_s, first_s + slope_s, slope_s, num_head)
+        ledger, kept = self.ledger, self.generated
+        scheduled_s = ledger.scheduled_s
+        prefill_tokens, attention, context = 0, 0.0, head_context
+        starting: list[int] = []
+        back: list[int] = []
+        for request, num_tokens, last, history in work.chunks:
             i = request.id
-            history = cached + computed[i] if i in computed else cached
+            if scheduled_s[i] != scheduled_s[i]:
+                self._write_down_first(request, now)
+            else:
+                history += self._resumed(i)
             prefill_tokens += num_tokens
             attention += num_tokens * (history + num_tokens / 2)
-            if last:
-                new_context += history + num_tokens
-                left = output_tokens[i] - generated[i] if i in generated else output_tokens[i]
-                starting.append((left, request))
-                if left < iterations:
-                    iterations = left
-        head_s = cost.mixed_s(num_decode, context, len(chunks), prefill_tokens, attention)
-        if iterations == 1 or seconds <= head_s:
-            return Leap(1, head_s, 0.0, 0.0, starting, new_context)
-        first_s, slope_s = cost.decode_run(num_decode + len(starting), context + num_decode + new_context)
-        return Leap(iterations, head_s, first_s, slope_s, starting, new_context)
+            if not last:
+                self.computed[i] = history + num_tokens
+                self.prompt_tokens += history + num_tokens
+                continue
+            context += history + num_tokens - 1
+            left = self.output_tokens[i]
+            if i in kept:
+                left -= kept.pop(i)
+                back.append(i)
+            else:
+                starting.append(i)
+            heappush(heap, (tick + left, i, request))
+        head_s = cost.mixed_s(num_head, head_context, len(work.chunks), prefill_tokens, attention)
+        head_end_s, first_token_s = now + head_s, ledger.first_token_s
+        for i in starting:
+            first_token_s[i] = head_end_s
+        self.context_tokens = context
+        iterations = heap[0][0] - tick if heap else at_most
+        if iterations > at_most:
+            iterations = at_most
+        if iterations == 1 or until_s - now <= head_s:
+            return Leap(1, head_s, 0.0, 0.0, num_head, back)
+        num_decode = len(heap)
+        first_s, slope_s = cost.decode_run(num_decode, context + num_decode)
+        return Leap(iterations, head_s, first_s, slope_s, num_head, back)
 
-    def advance(
-        self, work: Iterations, leap: Leap, iterations: int, start_s: float, end_s: float
-    ) -> list[Request]:
+    def advance(self, leap: Leap, iterations: int, start_s: float, end_s: float) -> list[Request]:
         """Move on by so many of the leap's iterations; the requests that finish with the last of them."""
-        ledger, tick, heap = self.ledger, self.tick, self.heap
-        num_decode, head_end_s = len(heap), start_s + leap.head_s
-        context = self.context_tokens + num_decode + leap.context_tokens
-        finish_s = ledger.finish_s
-        gap_s, num_gaps = head_end_s - self.iterated_s if num_decode else 0.0, num_decode
-        if work.chunks:
-            self._count(work.chunks, start_s)
-            for left, request in leap.starting:
-                i = request.id
-                heappush(heap, (tick + left, i, request))
-                if i in self.last_token_s:
-                    ledger.gaps.add(head_end_s - self.last_token_s.pop(i), 0.0, 1, 1)
-                    del self.generated[i]
-                else:
-                    ledger.first_token_s[i] = head_end_s
-        if iterations == 1:
-            if num_gaps:
-                ledger.gaps.add(gap_s, 0.0, 1, num_gaps)
-        else:
-            num_decode = len(heap)
-            ledger.gaps.add_leap(gap_s, num_gaps, leap.first_s, leap.slope_s, iterations - 1, num_decode)
-            context += num_decode * (iterations - 1)
-        self.tick = tick = tick + iterations
+        ledger, heap, use, num_head = self.ledger, self.heap, self.use, leap.num_head
+        num_decode = len(heap)
+        if iterations > 1:
+            gap_s = start_s + leap.head_s - self.iterated_s if num_head else 0.0
+            ledger.gaps.add_leap(gap_s, num_head, leap.first_s, leap.slope_s, iterations - 1, num_decode)
+        elif num_head:
+            ledger.gaps.add(end_s - self.iterated_s, 0.0, 1, num_head)
+        for i in leap.back:
+            ledger.gaps.add(start_s + leap.head_s - self.last_token_s.pop(i), 0.0, 1, 1)
+        self.tick = tick = self.tick + iterations
+        context = self.context_tokens + num_decode * iterations
         self.iterated_s = end_s
         self.peak_tokens = context + self.prompt_tokens
-        self.use.iterations += iterations
-        self.use.busy_s += end_s - start_s
+        use.iterations += iterations
+        use.busy_s += end_s - start_s
         finished: list[Request] = []
         while heap and heap[0][0] <= tick:
             _, i, request = heappop(heap)
             context -= request.prompt_tokens + self.output_tokens[i] - 1
-            finish_s[i], ledger.replica[i] = end_s, self.replica
+            ledger.finish_s[i], ledger.replica[i] = end_s, self.replica
             finished.append(request)
         self.context_tokens = context
         return finished
 
-    def _count(self, chunks: Sequence[Chunk], start_s: float) -> None:
-        """What of its prompt each request has in memory now, and when it first ran."""
-        ledger, computed = self.ledger, self.computed
-        scheduled_s = ledger.scheduled_s
-        if ledger.reason and any(chunk.request.id in ledger.reason for chunk in chunks):
-            raise SchedulingError(
-                f"a request was run after it had been dropped: {[c.request.id for c in chunks]}"
-            )
-        for request, num_tokens, last, cached in chunks:
-            i = request.id
-            if i in computed:
-                before = computed.pop(i)
-                self.prompt_tokens -= before
-                cached += before
-            elif scheduled_s[i] != scheduled_s[i]:
-                scheduled_s[i] = start_s
-                if request.predicted_tokens is not None:
-                    ledger.predicted[i] = request.predicted_tokens
-            elif ledger.ended(i):
-                raise SchedulingError(f"request {i} was run again after it had ended")
-            if not last:
-                computed[i] = cached + num_tokens
-                self.prompt_tokens += cached + num_tokens
+    def _write_down_first(self, request: Request, now: float) -> None:
+        """The request runs for the first time."""
+        ledger, i = self.ledger, request.id
+        if i in ledger.reason:
+            raise SchedulingError(f"request {i} was run after it had been dropped")
+        ledger.scheduled_s[i] = now
+        if request.predicted_tokens is not None:
+            ledger.predicted[i] = request.predicted_tokens
+
+    def _resumed(self, id: int) -> int:
+        """Tokens that a request which has run before has in memory, no longer counted as an incomplete
+        prompt.
+        """
+        if self.ledger.ended(id):
+            raise SchedulingError(f"request {id} was run again after it had ended")
+        computed = self.computed.pop(id, 0)
+        self.prompt_tokens -= computed
+        return computed
 
     def abandon(self) -> dict[int, int]:
         """The accelerator has failed and its memory is lost: id -> tokens that were lost with it."""

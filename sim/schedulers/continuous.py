@@ -9,10 +9,11 @@ really holds.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from heapq import heappop, heappush
 from math import inf
-from typing import Any
+from operator import itemgetter
+from typing import Any, TypeAlias
 
 from ..kv_blocks import BlockPhases, EvictedPrefixes, blocks_for, split_to_fit
 from ..request import Request
@@ -24,17 +25,8 @@ from .order import PREDICTED_ORDERS, discipline
 from .planned_memory import PlannedMemory
 
 
-@dataclass(slots=True, eq=False)
-class Sequence:
-    """A request in memory: its place in the queue, where it goes back to when evicted, and its progress."""
-
-    request: Request
-    rank: float
-    order: int
-    computed: int = 0
-    """Tokens in memory while its prompt is incomplete."""
-    birth: int = 0
-    """Tokens in memory minus the number of the iteration, while it decodes; till then, if it did at once."""
+Entry: TypeAlias = tuple[float, int, Request]
+"""A request with its rank and the order of its submission: its place in the queue, also when evicted."""
 
 
 class ContinuousScheduler:
@@ -62,12 +54,14 @@ class ContinuousScheduler:
         self.perceives = o.order in PREDICTED_ORDERS or o.admission == "predicted"
         self.is_fcfs = o.order == "fcfs" and not self.perceives
         self.wake_at: float | None = None
-        self.waiting: list[tuple[float, int, Request]] = []  # heap by (rank, order of submission)
+        self.waiting: list[Entry] = []  # heap
         self.unknown: list[Request] = []  # arrived, length not yet perceived
         self.unknown_since = inf
         self.drops: deque[Drop] = deque()
-        self.running: dict[int, Sequence] = {}  # by request id
-        self.prefilling: dict[int, Sequence] = {}  # those of them whose prompt is incomplete
+        self.running: dict[int, Entry] = {}  # by request id
+        self.computed: dict[int, int] = {}  # id -> tokens in memory, of those whose prompt is incomplete
+        # Of the others: tokens in memory minus the number of the iteration, which stays while they decode.
+        self.births: dict[int, int] = {}
         self.generated: dict[int, int] = {}  # id -> tokens kept over its evictions
         self.phases = BlockPhases(self.block)
         self.prefixes = EvictedPrefixes()
@@ -77,7 +71,6 @@ class ContinuousScheduler:
         self.first_need = self.first_reused = (
             0  # blocks of the first iteration handed out, and those used again
         )
-        self.most_new_tokens = 0  # that any request may generate: some running one finishes within so many
         self.deadlines: list[tuple[float, int, Request]] = []  # heap of what may expire while it waits
         self.begun: set[int] = set()  # ids with a deadline that were admitted in time
         self.gone: set[int] = set()  # ids that expired but still stand in the queue
@@ -100,8 +93,6 @@ class ContinuousScheduler:
             if drop is not None:
                 self.drops.append(drop)
                 return
-        if request.max_new_tokens > self.most_new_tokens:
-            self.most_new_tokens = request.max_new_tokens
         if request.deadline_s is not None:
             heappush(self.deadlines, (request.deadline_s, request.id, request))
         if self.perceives and request.predicted_tokens is None:
@@ -124,7 +115,7 @@ class ContinuousScheduler:
         """Turn away, perceive, evict where memory is short, else admit; then run as long as nothing can
         change.
         """
-        o, running, prefilling = self.options, self.running, self.prefilling
+        running, computed = self.running, self.computed
         if self.deadlines:
             self._expire(now)
         if self.drops:
@@ -133,34 +124,38 @@ class ContinuousScheduler:
             work = self._perceive()
             if work is not None:
                 return work
-        num_decode, need = self.phases.total, self.phases.need(self.iteration, 1)
+        need = self.phases.need(self.iteration, 1)
         chunks: list[Chunk] = []
-        if prefilling:
-            chunks, need = self._continue_prompts(need)
         evict: list[Request] = []
+        if computed:
+            chunks, need = self._continue_prompts(need)
         while need > self.free:
             evict.append(self._evict_lowest())
             chunks, need = self._continue_prompts(self.phases.need(self.iteration, 1))
         settled = not evict
         self.first_reused = 0
-        if prefilling:
-            for chunk in chunks:
-                self._progress(prefilling[chunk.request.id], chunk)
-        if self.waiting and settled and len(running) < o.max_num_seqs:
-            need, settled = self._admit(chunks, need, o.max_num_batched_tokens - num_decode)
+        num_decode = self.phases.total
+        for chunk in chunks:
+            self._progress(chunk)
+        has_place = len(running) < self.options.max_num_seqs
+        if has_place and self.waiting and settled:
+            need, settled = self._admit(chunks, need, num_decode)
+            has_place = len(running) < self.options.max_num_seqs
         if not running:
             return None
         self.first_need = need
         at_most = 1
-        if settled and not prefilling:
-            # Memory lasts for so many: one finishes before, or it matters how long exactly it lasts.
-            at_most += (self.free - need) // self.phases.total * self.block
-            if at_most <= self.most_new_tokens:
-                at_most = 1 + self.phases.iterations_within(self.iteration + 1, self.free - need)
+        if settled and not computed:
+            # Memory lasts for so many rounds of a block each; in the last one it matters how long exactly.
+            rounds = (self.free - need) // self.phases.total
+            if rounds:
+                at_most += rounds * self.block
+            else:
+                at_most += self.phases.iterations_within(self.iteration + 1, self.free - need)
         until_s = self._until(now) if self.deadlines or self.unknown else inf
         # Under fcfs an arrival stands behind those that wait already.
-        stop = len(running) < o.max_num_seqs and not (self.is_fcfs and self.waiting)
-        return Iterations(tuple(chunks), tuple(evict) if evict else (), at_most, stop, until_s)
+        stop = has_place and not (self.is_fcfs and self.waiting)
+        return Iterations(tuple(chunks), tuple(evict), at_most, stop, until_s)
 
     def record(self, work: Work, outcome: Outcome, now: float) -> None:
         """Take the blocks that were filled, free what has finished; queue those whose length is known now."""
@@ -176,7 +171,8 @@ class ContinuousScheduler:
             self.peak_blocks = self.num_blocks - self.free
         self.iteration += outcome.iterations
         for request in outcome.finished:
-            birth = self.running.pop(request.id).birth
+            del self.running[request.id]
+            birth = self.births.pop(request.id)
             self.phases.remove(birth)
             self.free -= -(birth + self.iteration) // self.block
             if self.generated:
@@ -198,7 +194,7 @@ class ContinuousScheduler:
 
     def drain(self, now: float) -> list[Request]:
         """All that was running, waited or was to be turned away."""
-        running = [sequence.request for sequence in self.running.values()]
+        running = [request for *_, request in self.running.values()]
         waiting = [request for *_, request in sorted(self.waiting) if request.id not in self.gone]
         left = [*running, *waiting, *self.unknown, *(r for drop in self.drops for r in drop.requests)]
         peak = self.peak_blocks
@@ -265,8 +261,8 @@ class ContinuousScheduler:
         """The next chunks of unfinished prompts; `need`, the blocks of those that decode, and of these."""
         chunks: list[Chunk] = []
         budget = self.options.max_num_batched_tokens - self.phases.total
-        for sequence in self.prefilling.values():
-            request, computed = sequence.request, sequence.computed
+        for id, computed in self.computed.items():
+            request = self.running[id][2]
             left = self._length(request) - computed
             num_tokens = min(left, budget)
             if num_tokens <= 0:
@@ -276,26 +272,29 @@ class ContinuousScheduler:
             chunks.append(Chunk(request, num_tokens, num_tokens == left))
         return chunks, need
 
-    def _admit(self, chunks: list[Chunk], need: int, budget: int) -> tuple[int, bool]:
-        """Admit from the queue, adding to `chunks` what `budget` tokens beside them allow; the blocks needed
-        then, and whether the queue has to wait for memory or a place (so that the next iteration could admit
-        no more).
+    def _admit(self, chunks: list[Chunk], need: int, num_decode: int) -> tuple[int, bool]:
+        """Admit from the queue, adding to `chunks` what the token budget allows beside them and what decodes;
+        the blocks needed then, and whether the queue has to wait for memory or a place (so that the next
+        iteration could admit no more).
         """
         o, waiting, running, free, block = self.options, self.waiting, self.running, self.free, self.block
-        is_planned, generated, next_iteration = self.plans is not None, self.generated, self.iteration + 1
+        kept, gone, phases, births = self.generated, self.gone, self.phases, self.births
+        is_planned, next_iteration = self.plans is not None, self.iteration + 1
+        budget = o.max_num_batched_tokens - num_decode
         for chunk in chunks:
             budget -= chunk.num_tokens
         reusable = o.prefix_caching and bool(self.prefixes.parts)
         reused = cached = 0
         while waiting and len(running) < o.max_num_seqs:
-            rank, order, request = waiting[0]
+            entry = waiting[0]
+            request = entry[2]
             id, length = request.id, request.prompt_tokens
-            if self.gone and id in self.gone:
-                self.gone.remove(id)
+            if id in gone:
+                gone.remove(id)
                 heappop(waiting)
                 continue
-            if id in generated:
-                length += generated[id]
+            if id in kept:
+                length += kept[id]
             if reusable:
                 reused = self.prefixes.intact(id, need - self.first_reused)
                 cached = reused * block
@@ -316,14 +315,14 @@ class ContinuousScheduler:
             need += blocks
             budget -= num_tokens
             chunks.append(Chunk(request, num_tokens, num_tokens == left, cached))
-            sequence = Sequence(request, rank, order, cached + num_tokens, length - next_iteration)
-            running[id] = sequence
+            running[id] = entry
             if num_tokens == left:
-                self.phases.add(sequence.birth)
+                births[id] = birth = length - next_iteration
+                phases.add(birth)
             else:
-                self.prefilling[id] = sequence
+                self.computed[id] = cached + num_tokens
             if is_planned:
-                self._plan(sequence, length)
+                self._plan(request, length, length - next_iteration)
             if request.deadline_s is not None:
                 self.begun.add(id)
             if self.on_admission is not None:
@@ -345,11 +344,10 @@ class ContinuousScheduler:
             self.refused = request.id if peak > self.num_blocks else None
         return request.id != self.refused
 
-    def _plan(self, sequence: Sequence, length: int) -> None:
-        """Set memory aside for a sequence that computes `length` tokens before its next one."""
+    def _plan(self, request: Request, length: int, birth: int) -> None:
+        """Set memory aside for a request that computes `length` tokens before its next one."""
         assert self.plans is not None
-        planned = max(self._planned(sequence.request), length)
-        self.plans.put(sequence.request.id, planned, sequence.birth)
+        self.plans.put(request.id, max(self._planned(request), length), birth)
 
     def _unplan(self, id: int) -> None:
         """The sequence has left the memory; who was refused for want of it may ask again."""
@@ -363,48 +361,42 @@ class ContinuousScheduler:
             expected_tokens(request, self.options.margin), request.max_new_tokens
         )
 
-    def _held(self, sequence: Sequence) -> int:
-        """Tokens that the sequence has in memory."""
-        if sequence.request.id in self.prefilling:
-            return sequence.computed
-        return sequence.birth + self.iteration
+    def _held(self, id: int) -> int:
+        """Tokens that a running request has in memory."""
+        return self.computed[id] if id in self.computed else self.births[id] + self.iteration
 
-    def _progress(self, sequence: Sequence, chunk: Chunk) -> None:
-        """Count what a further chunk computes; with the last of its prompt a sequence decodes."""
-        sequence.computed += chunk.num_tokens
+    def _progress(self, chunk: Chunk) -> None:
+        """Count what a further chunk computes; with the last of its prompt a request decodes."""
+        request, id = chunk.request, chunk.request.id
+        self.computed[id] += chunk.num_tokens
         if chunk.last:
-            del self.prefilling[chunk.request.id]
-            sequence.birth = sequence.computed - self.iteration - 1
-            self.phases.add(sequence.birth)
+            length = self.computed.pop(id)
+            self.births[id] = birth = length - self.iteration - 1
+            self.phases.add(birth)
             if self.plans is not None:
-                self._plan(sequence, sequence.computed)
+                self._plan(request, length, birth)
 
     def _evict_lowest(self) -> Request:
         """Take the lowest-ranked running request out of memory; what it has generated is kept, and it queues
         again.
         """
-        lowest = max(self.running.values(), key=lambda sequence: (sequence.rank, sequence.order))
-        request, tokens = lowest.request, self._held(lowest)
-        id, generated = request.id, self.generated.get(request.id, 0)
-        if id not in self.prefilling:
+        _, order, request = max(self.running.values(), key=itemgetter(0, 1))
+        id = request.id
+        tokens, generated = self._held(id), self.generated.get(id, 0)
+        if id not in self.computed:
             generated = tokens - request.prompt_tokens + 1
         free_before = self.free
-        self._leave(lowest)
+        self._leave(id)
         self.prefixes.evicted(id, free_before, self.free - free_before, tokens // self.block)
         self.generated[id] = generated
-        heappush(self.waiting, (self.rank(request, generated), lowest.order, request))
+        heappush(self.waiting, (self.rank(request, generated), order, request))
         return request
 
-    def _leave(self, sequence: Sequence) -> None:
+    def _leave(self, id: int) -> None:
         """Free the blocks of a running request."""
-        id = sequence.request.id
+        self.free += blocks_for(self._held(id), self.block)
         del self.running[id]
         if self.plans is not None:
             self._unplan(id)
-        if id in self.prefilling:
-            del self.prefilling[id]
-            tokens = sequence.computed
-        else:
-            self.phases.remove(sequence.birth)
-            tokens = sequence.birth + self.iteration
-        self.free -= -tokens // self.block
+        if self.computed.pop(id, None) is None:
+            self.phases.remove(self.births.pop(id))

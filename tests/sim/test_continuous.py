@@ -127,7 +127,7 @@ class Desk:
             self.pool.release(r.id, self.tokens.pop(r.id))
         before = dict(self.tokens)
         requests = {c.request.id: c.request for c in work.chunks}
-        incomplete = self.scheduler.prefilling
+        incomplete = self.scheduler.computed
         decoding = [i for i in self.tokens if i not in requests and i not in incomplete]
         for i in decoding:
             self.tokens[i] += 1
@@ -150,7 +150,7 @@ class Desk:
             Line([r.id for r in work.evict], [(c.request.id, c.num_tokens) for c in work.chunks], decoding)
         )
         came = [c.request.id for c in work.chunks if c.last]
-        known = {i: sequence.request for i, sequence in self.scheduler.running.items()}
+        known = {i: request for i, (_, _, request) in self.scheduler.running.items()}
         finished = []
         for i in [*decoding, *came]:
             self.made[i] = self.made.get(i, 0) + 1

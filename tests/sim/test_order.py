@@ -155,7 +155,7 @@ def test_a_heavy_user_starves_nobody_under_fair(order: Order, limits: Limits) ->
         assert not isinstance(work, Drop)
         for chunk in work.chunks:
             waited[chunk.request.id] = now - chunk.request.arrival_s
-        running = [sequence.request for sequence in scheduler.running.values()]
+        running = [request for *_, request in scheduler.running.values()]
         for r in running:
             left[r.id] -= 1
         now += 1.0

@@ -18,7 +18,7 @@ from sim.metrics import Result
 from sim.request import Request
 from sim.running import Leap, RunningRequests
 from sim.simulation import scenario
-from sim.work import Chunk, Iterations
+from sim.work import Chunk, Iterations, SchedulingError
 from traces.trace import Trace
 
 BINARY = st.integers(1, 64).map(lambda k: k / 64)
@@ -93,9 +93,9 @@ def test_an_evicted_request_goes_on_where_it_was(cost: StepCost) -> None:
     r = Request(0, 0.0, 20, 100)
 
     def run(work: Iterations, now: float) -> tuple[int, float, list[Request]]:
-        leap = running.plan(work)
+        leap = running.begin(work, now)
         end = now + leap.seconds(leap.iterations)
-        return leap.iterations, end, running.advance(work, leap, leap.iterations, now, end)
+        return leap.iterations, end, running.advance(leap, leap.iterations, now, end)
 
     iterations, now, finished = run(Iterations((Chunk(r, 12, False),), (), 1, False), 0.0)
     assert (iterations, finished, running.peak_tokens, running.num_decoding) == (1, [], 12, 0)
@@ -103,7 +103,8 @@ def test_an_evicted_request_goes_on_where_it_was(cost: StepCost) -> None:
     assert (iterations, finished, running.peak_tokens, running.num_decoding) == (4, [], 23, 1)
     first_token_s = ledger.first_token_s[0]
     # Four tokens are out; it leaves, and comes back with its prompt and those four to compute.
-    running.plan(Iterations((), (r,), 1, False))
+    with pytest.raises(SchedulingError, match="nothing to run"):
+        running.begin(Iterations((), (r,), 1, False), now)
     assert (ledger.replicas[0].preemptions, running.num_decoding, running.generated) == (1, 0, {0: 4})
     iterations, now, finished = run(Iterations((Chunk(r, 24, True),), (), 99, False), now + 3.0)
     assert (iterations, finished, ledger.finish_s[0]) == (6, [r], now)
