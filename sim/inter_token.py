@@ -5,7 +5,6 @@ token.
 from __future__ import annotations
 
 import math
-from array import array
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +19,8 @@ it.
 BIN_WIDTH = 0.001
 """Width, relative, of the bins that long runs are folded into; each keeps the mean of what fell into it."""
 
-FOLD_AT = 1 << 17
-"""Ramps kept as they are before they are folded."""
+FOLD_AT = 1 << 19
+"""Numbers, four a ramp, that are kept before they are folded."""
 
 
 class Ramps(NamedTuple):
@@ -61,26 +60,28 @@ class Moments(NamedTuple):
 
 
 class GapPool:
-    """Gaps as they come in: 32 bytes a ramp, and once there are many, folded into bins of a fixed number."""
+    """Gaps as they come in, and once there are many, folded into bins of a fixed number."""
 
     def __init__(self) -> None:
-        self.rows = array("d")  # four numbers a ramp: first_s, slope_s, count, weight
+        self.rows: list[float] = []  # four numbers a ramp: first_s, slope_s, count, weight
         self.moments = Moments()
         self.lowest = 0  # number of the first bin
         self.share, self.total_s = np.zeros(0), np.zeros(0)  # by bin: gaps, and their sum
 
     def add(self, first_s: float, slope_s: float, count: int, weight: int) -> None:
         """`count` gaps from `first_s` on, seen by `weight` sequences."""
-        self.rows.extend((first_s, slope_s, count, weight))
-        if len(self.rows) >= 4 * FOLD_AT:
+        rows = self.rows
+        rows += (first_s, slope_s, count, weight)
+        if len(rows) >= FOLD_AT:
             self._fold()
 
     def add_leap(
         self, head_s: float, num_head: int, first_s: float, slope_s: float, count: int, weight: int
     ) -> None:
         """One gap of `head_s`, seen by `num_head` sequences, and `count` from `first_s` on."""
-        self.rows.extend((head_s, 0.0, 1, num_head, first_s, slope_s, count, weight))
-        if len(self.rows) >= 4 * FOLD_AT:
+        rows = self.rows
+        rows += (head_s, 0.0, 1, num_head, first_s, slope_s, count, weight)
+        if len(rows) >= FOLD_AT:
             self._fold()
 
     def ramps(self) -> Ramps:
@@ -130,7 +131,7 @@ class GapPool:
             number -= self.lowest
             self.share += np.bincount(number, share, len(self.share))
             self.total_s += np.bincount(number, share * value, len(self.share))
-        self.rows = array("d")
+        self.rows = []
 
     def _cover(self, low: int, high: int) -> None:
         """Make room for bins number `low` to `high`."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from .hardware.step_cost import StepCost
 from .ledger import Ledger, ReplicaUse
 from .request import Request
-from .work import Chunk, Iterations, SchedulingError
+from .work import Iterations, SchedulingError
 
 
 class Leap(NamedTuple):
@@ -117,16 +117,18 @@ class RunningRequests:
             first_s, slope_s = cost.decode_run(num_head, head_context)
             return Leap(iterations, first_s, first_s + slope_s, slope_s, num_head)
         ledger, kept = self.ledger, self.generated
-        scheduled_s = ledger.scheduled_s
+        scheduled_s, reason, output_tokens = ledger.scheduled_s, ledger.reason, self.output_tokens
         prefill_tokens, attention, context = 0, 0.0, head_context
         starting: list[int] = []
         back: list[int] = []
         for request, num_tokens, last, history in work.chunks:
             i = request.id
-            if scheduled_s[i] != scheduled_s[i]:
-                self._write_down_first(request, now)
-            else:
+            if scheduled_s[i] == scheduled_s[i] or i in reason:
                 history += self._resumed(i)
+            else:
+                scheduled_s[i] = now
+                if request.predicted_tokens is not None:
+                    ledger.predicted[i] = request.predicted_tokens
             prefill_tokens += num_tokens
             attention += num_tokens * (history + num_tokens / 2)
             if not last:
@@ -134,7 +136,7 @@ class RunningRequests:
                 self.prompt_tokens += history + num_tokens
                 continue
             context += history + num_tokens - 1
-            left = self.output_tokens[i]
+            left = output_tokens[i]
             if i in kept:
                 left -= kept.pop(i)
                 back.append(i)
@@ -180,15 +182,6 @@ class RunningRequests:
             finished.append(request)
         self.context_tokens = context
         return finished
-
-    def _write_down_first(self, request: Request, now: float) -> None:
-        """The request runs for the first time."""
-        ledger, i = self.ledger, request.id
-        if i in ledger.reason:
-            raise SchedulingError(f"request {i} was run after it had been dropped")
-        ledger.scheduled_s[i] = now
-        if request.predicted_tokens is not None:
-            ledger.predicted[i] = request.predicted_tokens
 
     def _resumed(self, id: int) -> int:
         """Tokens that a request which has run before has in memory, no longer counted as an incomplete

@@ -24,7 +24,6 @@ from .continuous_options import ContinuousOptions
 from .order import PREDICTED_ORDERS, discipline
 from .planned_memory import PlannedMemory
 
-
 Entry: TypeAlias = tuple[float, int, Request]
 """A request with its rank and the order of its submission: its place in the queue, also when evicted."""
 

@@ -84,7 +84,7 @@ def test_folding_a_long_run_loses_next_to_nothing(
     """Mean and std are those of all gaps at once, percentiles differ by the width of a piece and of a bin."""
     pool = GapPool()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inter_token, "FOLD_AT", fold_at)
+        patch.setattr(inter_token, "FOLD_AT", 4 * fold_at)
         for row in rows:
             pool.add(*row)
     assert len(pool.rows) < 4 * fold_at
