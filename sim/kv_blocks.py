@@ -35,54 +35,35 @@ def blocks_for(tokens: int, block_size: int) -> int:
     return -(-tokens // block_size)
 
 
-class BlockPhases:
-    """How many KV blocks a set of decoding sequences needs over the iterations to come, in O(block size).
+def blocks_ahead(takers: Sequence[int], iteration: int, num_iterations: int) -> int:
+    """New KV blocks that decoding sequences take over `num_iterations` iterations from `iteration` on.
 
     A sequence with c tokens in memory takes a new block in an iteration when c is a multiple of the block
-    size. While it decodes, c minus the iteration's number stays the same (its birth), so that sequences of
-    one birth modulo the block size take their blocks together.
+    size. While it decodes, c minus the iteration's number stays the same (its birth), so that it takes its
+    blocks in the iterations that are -birth modulo the block size. `takers`: how many do so, by iteration
+    modulo the block size; that makes it O(block size), whatever the number of sequences.
     """
+    size = len(takers)
+    rounds, rest = divmod(num_iterations, size)
+    first = iteration % size
+    end = first + rest
+    blocks = sum(takers[first:end]) if end <= size else sum(takers[first:]) + sum(takers[: end - size])
+    return rounds * sum(takers) + blocks if rounds else blocks
 
-    __slots__ = ("block_size", "counts", "total")
 
-    def __init__(self, block_size: int) -> None:
-        # By iteration modulo the block size: how many take a block then.
-        self.block_size, self.counts, self.total = block_size, [0] * block_size, 0
-
-    def add(self, birth: int) -> None:
-        """A sequence whose context at iteration i is birth + i."""
-        self.counts[-birth % self.block_size] += 1
-        self.total += 1
-
-    def remove(self, birth: int) -> None:
-        """That sequence is gone."""
-        self.counts[-birth % self.block_size] -= 1
-        self.total -= 1
-
-    def need(self, iteration: int, num_iterations: int) -> int:
-        """New blocks over `num_iterations` iterations from `iteration` on."""
-        size, counts = self.block_size, self.counts
-        first = iteration % size
-        if num_iterations == 1:
-            return counts[first]
-        rounds, rest = divmod(num_iterations, size)
-        end = first + rest
-        if end <= size:
-            return rounds * self.total + sum(counts[first:end])
-        return rounds * self.total + sum(counts[first:]) + sum(counts[: end - size])
-
-    def iterations_within(self, iteration: int, free_blocks: int) -> int:
-        """The most iterations from `iteration` on that need no more than `free_blocks` (at least one
-        sequence).
-        """
-        rounds, free_blocks = divmod(free_blocks, self.total)
-        num_iterations = rounds * self.block_size
-        for i in range(iteration, iteration + self.block_size):
-            free_blocks -= self.counts[i % self.block_size]
-            if free_blocks < 0:
-                break
-            num_iterations += 1
-        return num_iterations
+def iterations_within(takers: Sequence[int], iteration: int, free_blocks: int) -> int:
+    """The most iterations from `iteration` on that take no more than `free_blocks` (at least one sequence);
+    `takers` as in `blocks_ahead`.
+    """
+    size = len(takers)
+    rounds, free_blocks = divmod(free_blocks, sum(takers))
+    num_iterations = rounds * size
+    for i in range(iteration, iteration + size):
+        free_blocks -= takers[i % size]
+        if free_blocks < 0:
+            break
+        num_iterations += 1
+    return num_iterations
 
 
 class EvictedPrefixes:

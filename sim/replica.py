@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import simpy
@@ -202,7 +203,7 @@ class Replica:
         listens = work.stop_on_arrival or source.is_bounded
         if listens and source.due_s < until_s:
             until_s = source.due_s
-        leap = running.begin(work if self.leap else work._replace(at_most=1), now, until_s)
+        leap = running.begin(work if self.leap else replace(work, at_most=1), now, until_s)
         iterations = leap.iterations
         if iterations < 1:
             raise SchedulingError(f"{type(self.scheduler).__name__}: Iterations of which none is to run")

@@ -121,7 +121,8 @@ class RunningRequests:
         prefill_tokens, attention, context = 0, 0.0, head_context
         starting: list[int] = []
         back: list[int] = []
-        for request, num_tokens, last, history in work.chunks:
+        for chunk in work.chunks:
+            request, num_tokens, history = chunk.request, chunk.num_tokens, chunk.cached
             i = request.id
             if scheduled_s[i] == scheduled_s[i] or i in reason:
                 history += self._resumed(i)
@@ -131,7 +132,7 @@ class RunningRequests:
                     ledger.predicted[i] = request.predicted_tokens
             prefill_tokens += num_tokens
             attention += num_tokens * (history + num_tokens / 2)
-            if not last:
+            if not chunk.last:
                 self.computed[i] = history + num_tokens
                 self.prompt_tokens += history + num_tokens
                 continue

@@ -57,7 +57,8 @@ class Drop:
     reason: str
 
 
-class Chunk(NamedTuple):
+@dataclass(slots=True)
+class Chunk:
     """`num_tokens` more of a request's prompt (and of what it had generated before an eviction) to compute.
 
     The `last` chunk yields a token, and the request runs from then on. A first chunk may begin after `cached`
@@ -70,7 +71,8 @@ class Chunk(NamedTuple):
     cached: int = 0
 
 
-class Iterations(NamedTuple):
+@dataclass(slots=True)
+class Iterations:
     """Continuous batching: at most `at_most` iterations of all running requests.
 
     First the requests `evict` leave the memory (their tokens are kept, to be recomputed with the prompt). The
@@ -79,8 +81,8 @@ class Iterations(NamedTuple):
     `stop_on_arrival`, with the iteration in which one arrives.
     """
 
-    chunks: tuple[Chunk, ...]
-    evict: tuple[Request, ...]
+    chunks: Sequence[Chunk]
+    evict: Sequence[Request]
     at_most: int
     stop_on_arrival: bool
     until_s: float = math.inf
@@ -107,7 +109,8 @@ class Prediction(NamedTuple):
     upper_tokens: int | None = None
 
 
-class Outcome(NamedTuple):
+@dataclass(slots=True)
+class Outcome:
     """What really happened to a Work.
 
     `iterations`: forward passes run. `finished` and `unfinished` split the requests of a PaddedBatch, each in

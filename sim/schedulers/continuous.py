@@ -9,13 +9,14 @@ really holds.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 from heapq import heappop, heappush
 from math import inf
 from operator import itemgetter
 from typing import Any, TypeAlias
 
-from ..kv_blocks import BlockPhases, EvictedPrefixes, blocks_for, split_to_fit
+from ..kv_blocks import EvictedPrefixes, blocks_ahead, blocks_for, iterations_within, split_to_fit
 from ..request import Request
 from ..work import Chunk, Drop, Iterations, Limits, Outcome, Perceive, Work
 from .admission import EXPIRED, rejection
@@ -34,12 +35,21 @@ class ContinuousScheduler:
     """
 
     Options = ContinuousOptions
+    # So many attributes are found sooner in slots than in a dict.
+    __slots__ = (
+        "begun", "births", "block", "computed", "deadlines", "drops", "first_need", "first_reused",
+        "fits_surely", "free", "generated", "gone", "is_fcfs", "iteration", "least_free", "limits",
+        "max_num_batched_tokens", "max_num_seqs", "num_blocks", "num_queued", "on_admission", "on_end",
+        "options", "perceives", "plans", "prefixes", "rank", "refused", "running", "takers",
+        "tells_ends", "unknown", "unknown_since", "upper_quantile", "waiting", "wake_at",
+    )  # fmt: skip
 
     def __init__(self, limits: Limits, **options: Any) -> None:
         o = ContinuousOptions(**options)
         self.block = limits.block_size
-        self.num_blocks = self.free = limits.kv_tokens // limits.block_size
+        self.num_blocks = self.free = self.least_free = limits.kv_tokens // limits.block_size
         self.limits, self.options = replace(limits, kv_tokens=self.num_blocks * self.block), o
+        self.max_num_seqs, self.max_num_batched_tokens = o.max_num_seqs, o.max_num_batched_tokens
         self.rank = discipline(o.order, o.aging_s)
         self.on_admission, self.on_end = (
             getattr(self.rank, "admitted", None),
@@ -62,11 +72,12 @@ class ContinuousScheduler:
         # Of the others: tokens in memory minus the number of the iteration, which stays while they decode.
         self.births: dict[int, int] = {}
         self.generated: dict[int, int] = {}  # id -> tokens kept over its evictions
-        self.phases = BlockPhases(self.block)
+        self.takers = [0] * self.block  # of a KV block while decoding, see `blocks_ahead`
         self.prefixes = EvictedPrefixes()
         self.plans = PlannedMemory(self.block) if o.admission == "predicted" else None
+        self.tells_ends = self.plans is not None or self.on_end is not None
         self.refused: int | None = None  # by plan; it may ask again when somebody has left
-        self.iteration = self.num_queued = self.peak_blocks = 0
+        self.iteration = self.num_queued = 0
         self.first_need = self.first_reused = (
             0  # blocks of the first iteration handed out, and those used again
         )
@@ -77,13 +88,13 @@ class ContinuousScheduler:
     @property
     def kv_peak_tokens(self) -> int:
         """The most KV memory ever held, in tokens of whole blocks."""
-        return self.peak_blocks * self.block
+        return (self.num_blocks - self.least_free) * self.block
 
     @property
     def has_place(self) -> bool:
         """Whether one more request would start with the next iteration, memory aside."""
         waits = self.waiting or self.unknown
-        return not waits and len(self.running) < self.options.max_num_seqs
+        return not waits and len(self.running) < self.max_num_seqs
 
     def submit(self, request: Request, now: float) -> None:
         """Queue the request, or turn it away where it could never run."""
@@ -104,9 +115,9 @@ class ContinuousScheduler:
     def wants(self, request: Request) -> bool:
         """Whether a place and the memory for its prompt are there, beside all that waits here already."""
         waiting = [r for *_, r in self.waiting if r.id not in self.gone] + self.unknown
-        if len(self.running) + len(waiting) >= self.options.max_num_seqs:
+        if len(self.running) + len(waiting) >= self.max_num_seqs:
             return False
-        need = self.phases.need(self.iteration, 1)
+        need = self.takers[self.iteration % self.block]
         need += sum(blocks_for(self._length(r), self.block) for r in (*waiting, request))
         return need <= self.free or not (self.running or waiting)
 
@@ -114,68 +125,72 @@ class ContinuousScheduler:
         """Turn away, perceive, evict where memory is short, else admit; then run as long as nothing can
         change.
         """
-        running, computed = self.running, self.computed
-        if self.deadlines:
-            self._expire(now)
-        if self.drops:
-            return self.drops.popleft()
-        if self.unknown and self._ask_now(now):
-            work = self._perceive()
+        until_s, unusual = inf, False
+        if self.drops or self.deadlines or self.unknown:
+            unusual = True
+            work = self._turn_away_or_ask(now)
             if work is not None:
                 return work
-        need = self.phases.need(self.iteration, 1)
+        running, births, free = self.running, self.births, self.free
+        need = self.takers[self.iteration % self.block]
         chunks: list[Chunk] = []
-        evict: list[Request] = []
-        if computed:
-            chunks, need = self._continue_prompts(need)
-        while need > self.free:
-            evict.append(self._evict_lowest())
-            chunks, need = self._continue_prompts(self.phases.need(self.iteration, 1))
-        settled = not evict
+        evict: Sequence[Request] = ()
+        budget = self.max_num_batched_tokens - len(births)
         self.first_reused = 0
-        num_decode = self.phases.total
-        for chunk in chunks:
-            self._progress(chunk)
-        has_place = len(running) < self.options.max_num_seqs
-        if has_place and self.waiting and settled:
-            need, settled = self._admit(chunks, need, num_decode)
-            has_place = len(running) < self.options.max_num_seqs
+        if need > free or self.computed:
+            chunks, evict, need, budget = self._go_on(need)
+            free = self.free
+        settled = not evict
+        if settled and self.waiting and len(running) < self.max_num_seqs:
+            need, settled = self._admit(chunks, need, budget)
         if not running:
             return None
         self.first_need = need
         at_most = 1
-        if settled and not computed:
+        if settled and not self.computed:
             # Memory lasts for so many rounds of a block each; in the last one it matters how long exactly.
-            rounds = (self.free - need) // self.phases.total
+            rounds = (free - need) // len(births)
             if rounds:
                 at_most += rounds * self.block
             else:
-                at_most += self.phases.iterations_within(self.iteration + 1, self.free - need)
-        until_s = self._until(now) if self.deadlines or self.unknown else inf
+                at_most += iterations_within(self.takers, self.iteration + 1, free - need)
+        if unusual:
+            until_s = self._until(now)
         # Under fcfs an arrival stands behind those that wait already.
-        stop = has_place and not (self.is_fcfs and self.waiting)
-        return Iterations(tuple(chunks), tuple(evict), at_most, stop, until_s)
+        stop = len(running) < self.max_num_seqs and not (self.is_fcfs and self.waiting)
+        return Iterations(chunks, evict, at_most, stop, until_s)
 
     def record(self, work: Work, outcome: Outcome, now: float) -> None:
         """Take the blocks that were filled, free what has finished; queue those whose length is known now."""
         if not isinstance(work, Iterations):
             self._learn(work, outcome)
             return
-        need = self.first_need
-        if outcome.iterations > 1:
-            need += self.phases.need(self.iteration + 1, outcome.iterations - 1)
-        self.free -= need
-        self.prefixes.taken += need - self.first_reused
-        if self.num_blocks - self.free > self.peak_blocks:
-            self.peak_blocks = self.num_blocks - self.free
-        self.iteration += outcome.iterations
-        for request in outcome.finished:
-            del self.running[request.id]
-            birth = self.births.pop(request.id)
-            self.phases.remove(birth)
-            self.free -= -(birth + self.iteration) // self.block
-            if self.generated:
-                self.generated.pop(request.id, None)
+        iterations, need = outcome.iterations, self.first_need
+        if iterations > 1:
+            need += blocks_ahead(self.takers, self.iteration + 1, iterations - 1)
+        if self.prefixes.parts:
+            self.prefixes.taken += need - self.first_reused
+        free = self.free - need
+        if free < self.least_free:
+            self.least_free = free
+        self.iteration = iteration = self.iteration + iterations
+        if outcome.finished:
+            running, births = self.running, self.births
+            takers, block = self.takers, self.block
+            for request in outcome.finished:
+                id = request.id
+                del running[id]
+                birth = births.pop(id)
+                takers[-birth % block] -= 1
+                free -= -(birth + iteration) // block
+            if self.generated or self.tells_ends:
+                self._forget(outcome.finished)
+        self.free = free
+
+    def _forget(self, requests: Sequence[Request]) -> None:
+        """What was kept of these beside their memory is of no use any more."""
+        for request in requests:
+            self.generated.pop(request.id, None)
             if self.plans is not None:
                 self._unplan(request.id)
             if self.on_end is not None:
@@ -196,9 +211,9 @@ class ContinuousScheduler:
         running = [request for *_, request in self.running.values()]
         waiting = [request for *_, request in sorted(self.waiting) if request.id not in self.gone]
         left = [*running, *waiting, *self.unknown, *(r for drop in self.drops for r in drop.requests)]
-        peak = self.peak_blocks
+        least_free = self.least_free
         self.__init__(self.limits, **vars(self.options))  # type: ignore[misc]
-        self.peak_blocks = peak
+        self.least_free = least_free
         return left
 
     def _length(self, request: Request) -> int:
@@ -237,17 +252,24 @@ class ContinuousScheduler:
             self.begun.remove(heappop(self.deadlines)[1])
         until_s = self.deadlines[0][0] if self.deadlines else inf
         ask_s = self.unknown_since + self.options.perceive_wait_s
-        if now < ask_s and len(self.running) < self.options.max_num_seqs:
+        if now < ask_s and len(self.running) < self.max_num_seqs:
             until_s = min(until_s, ask_s)
         return until_s
 
+    def _turn_away_or_ask(self, now: float) -> Work | None:
+        """What goes before all iterations."""
+        if self.deadlines:
+            self._expire(now)
+        if self.drops:
+            return self.drops.popleft()
+        return self._perceive() if self.unknown and self._ask_now(now) else None
+
     def _ask_now(self, now: float) -> bool:
         """Whether to ask now: a batch is full, nobody runs, or the first has waited enough."""
-        o = self.options
-        if len(self.running) >= o.max_num_seqs:
+        if len(self.running) >= self.max_num_seqs:
             return False
-        is_full = len(self.unknown) >= o.perceive_batch
-        return is_full or not self.running or now >= self.unknown_since + o.perceive_wait_s
+        is_full = len(self.unknown) >= self.options.perceive_batch
+        return is_full or not self.running or now >= self.unknown_since + self.options.perceive_wait_s
 
     def _perceive(self) -> Work | None:
         """Ask for lengths, as many at a time as the options and the free memory allow."""
@@ -256,10 +278,25 @@ class ContinuousScheduler:
         fits = len(batch) * (max(r.prompt_tokens for r in batch) + extra) <= free_tokens
         return Perceive(tuple(batch)) if fits else None
 
+    def _go_on(self, need: int) -> tuple[list[Chunk], list[Request], int, int]:
+        """Go on with those that run, some with incomplete prompts or short of the `need` blocks: the next
+        chunks, who has to leave for that, the blocks needed then, and the token budget that is left.
+        """
+        evict: list[Request] = []
+        chunks, need = self._continue_prompts(need)
+        while need > self.free:
+            evict.append(self._evict_lowest())
+            chunks, need = self._continue_prompts(self.takers[self.iteration % self.block])
+        budget = self.max_num_batched_tokens - len(self.births)
+        for chunk in chunks:
+            self._progress(chunk)
+            budget -= chunk.num_tokens
+        return chunks, evict, need, budget
+
     def _continue_prompts(self, need: int) -> tuple[list[Chunk], int]:
         """The next chunks of unfinished prompts; `need`, the blocks of those that decode, and of these."""
         chunks: list[Chunk] = []
-        budget = self.options.max_num_batched_tokens - self.phases.total
+        budget = self.max_num_batched_tokens - len(self.births)
         for id, computed in self.computed.items():
             request = self.running[id][2]
             left = self._length(request) - computed
@@ -271,20 +308,19 @@ class ContinuousScheduler:
             chunks.append(Chunk(request, num_tokens, num_tokens == left))
         return chunks, need
 
-    def _admit(self, chunks: list[Chunk], need: int, num_decode: int) -> tuple[int, bool]:
-        """Admit from the queue, adding to `chunks` what the token budget allows beside them and what decodes;
-        the blocks needed then, and whether the queue has to wait for memory or a place (so that the next
-        iteration could admit no more).
+    def _admit(self, chunks: list[Chunk], need: int, budget: int) -> tuple[int, bool]:
+        """Admit from the queue, adding to `chunks` what memory and the token `budget` allow beside the `need`
+        blocks of those that run; the blocks needed then, and whether the queue has to wait for memory or a
+        place (so that the next iteration could admit no more).
         """
-        o, waiting, running, free, block = self.options, self.waiting, self.running, self.free, self.block
-        kept, gone, phases, births = self.generated, self.gone, self.phases, self.births
-        is_planned, next_iteration = self.plans is not None, self.iteration + 1
-        budget = o.max_num_batched_tokens - num_decode
-        for chunk in chunks:
-            budget -= chunk.num_tokens
-        reusable = o.prefix_caching and bool(self.prefixes.parts)
+        waiting, running, births = self.waiting, self.running, self.births
+        kept, gone = self.generated, self.gone
+        free, block, max_num_seqs = self.free, self.block, self.max_num_seqs
+        is_planned = self.plans is not None
+        reusable = bool(self.prefixes.parts)
         reused = cached = 0
-        while waiting and len(running) < o.max_num_seqs:
+        next_iteration = self.iteration + 1
+        while waiting and len(running) < max_num_seqs:
             entry = waiting[0]
             request = entry[2]
             id, length = request.id, request.prompt_tokens
@@ -297,27 +333,25 @@ class ContinuousScheduler:
             if reusable:
                 reused = self.prefixes.intact(id, need - self.first_reused)
                 cached = reused * block
-            num_tokens = left = length - cached
-            if left > budget:
-                num_tokens = budget if o.chunked else 0
-                if num_tokens <= 0:
+            num_tokens, last = length - cached, True
+            if num_tokens > budget:
+                if budget <= 0 or not self.options.chunked:
                     return need, False
-            blocks = -(-(cached + num_tokens) // block)
-            if need + blocks > free or (
-                (is_planned or num_tokens < left) and not self._may_enter(request, length, need)
-            ):
+                num_tokens, last = budget, False
+            then = need - -(cached + num_tokens) // block
+            if then > free or ((is_planned or not last) and not self._may_enter(request, length, need)):
                 return need, True
             heappop(waiting)
             if reusable:
                 self.prefixes.reuse(id, reused)
                 self.first_reused += reused
-            need += blocks
+            need = then
             budget -= num_tokens
-            chunks.append(Chunk(request, num_tokens, num_tokens == left, cached))
+            chunks.append(Chunk(request, num_tokens, last, cached))
             running[id] = entry
-            if num_tokens == left:
+            if last:
                 births[id] = birth = length - next_iteration
-                phases.add(birth)
+                self.takers[-birth % block] += 1
             else:
                 self.computed[id] = cached + num_tokens
             if is_planned:
@@ -371,7 +405,7 @@ class ContinuousScheduler:
         if chunk.last:
             length = self.computed.pop(id)
             self.births[id] = birth = length - self.iteration - 1
-            self.phases.add(birth)
+            self.takers[-birth % self.block] += 1
             if self.plans is not None:
                 self._plan(request, length, birth)
 
@@ -386,7 +420,8 @@ class ContinuousScheduler:
             generated = tokens - request.prompt_tokens + 1
         free_before = self.free
         self._leave(id)
-        self.prefixes.evicted(id, free_before, self.free - free_before, tokens // self.block)
+        if self.options.prefix_caching:
+            self.prefixes.evicted(id, free_before, self.free - free_before, tokens // self.block)
         self.generated[id] = generated
         heappush(self.waiting, (self.rank(request, generated), order, request))
         return request
@@ -398,4 +433,4 @@ class ContinuousScheduler:
         if self.plans is not None:
             self._unplan(id)
         if self.computed.pop(id, None) is None:
-            self.phases.remove(self.births.pop(id))
+            self.takers[-self.births.pop(id) % self.block] -= 1

@@ -118,6 +118,7 @@ class Desk:
             outcome, self.now = self.iterate(work), self.now + 1
         scheduler.record(work, outcome, self.now)
         assert scheduler.free == len(self.pool.free)
+        assert sum(scheduler.takers) == len(scheduler.births)
         assert scheduler.free == self.blocks - sum(blocks_for(n, 16) for n in self.tokens.values())
         return True
 

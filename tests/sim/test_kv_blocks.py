@@ -6,17 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.kv_blocks import BlockPhases, blocks_for
+from sim.kv_blocks import blocks_ahead, blocks_for, iterations_within
 
 BLOCKS = st.sampled_from([1, 2, 3, 7, 16])
 BIRTHS = st.lists(st.integers(-300, 300), min_size=1, max_size=25)
 
 
-def phases_of(births: list[int], block_size: int) -> BlockPhases:
-    phases = BlockPhases(block_size)
-    for birth in births:
-        phases.add(birth)
-    return phases
+def takers_of(births: list[int], block_size: int) -> list[int]:
+    """How many take a block, by iteration modulo the block size."""
+    return [sum((birth + i) % block_size == 0 for birth in births) for i in range(block_size)]
 
 
 def needed(births: list[int], block_size: int, iteration: int, num_iterations: int) -> int:
@@ -35,17 +33,16 @@ def test_blocks_for(tokens: int, blocks: int) -> None:
 def test_need_is_the_sum_over_iterations(
     births: list[int], block_size: int, iteration: int, num_iterations: int
 ) -> None:
-    phases = phases_of(births, block_size)
-    assert phases.need(iteration, num_iterations) == needed(births, block_size, iteration, num_iterations)
+    blocks = blocks_ahead(takers_of(births, block_size), iteration, num_iterations)
+    assert blocks == needed(births, block_size, iteration, num_iterations)
 
 
 @settings(max_examples=200)
 @given(st.integers(0, 99), BLOCKS, st.integers(1, 60))
 def test_need_of_one_sequence_is_what_its_tokens_take(start: int, block_size: int, tokens: int) -> None:
     """Context c at iteration 0: the blocks of c + k tokens less those of c."""
-    phases = phases_of([start], block_size)
     taken = blocks_for(start + tokens, block_size) - blocks_for(start, block_size)
-    assert phases.need(0, tokens) == taken
+    assert blocks_ahead(takers_of([start], block_size), 0, tokens) == taken
 
 
 @settings(max_examples=200)
@@ -53,16 +50,6 @@ def test_need_of_one_sequence_is_what_its_tokens_take(start: int, block_size: in
 def test_iterations_within_is_the_most_that_fit(
     births: list[int], block_size: int, iteration: int, free_blocks: int
 ) -> None:
-    k = phases_of(births, block_size).iterations_within(iteration, free_blocks)
+    k = iterations_within(takers_of(births, block_size), iteration, free_blocks)
     assert needed(births, block_size, iteration, k) <= free_blocks
     assert needed(births, block_size, iteration, k + 1) > free_blocks
-
-
-@settings(max_examples=100)
-@given(BIRTHS, BIRTHS, BLOCKS)
-def test_what_was_removed_leaves_no_trace(stay: list[int], leave: list[int], block_size: int) -> None:
-    phases = phases_of(stay + leave, block_size)
-    for birth in leave:
-        phases.remove(birth)
-    alone = phases_of(stay, block_size)
-    assert (phases.counts, phases.total) == (alone.counts, alone.total)
