@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import simpy
@@ -18,6 +18,9 @@ Progress = Callable[[int, int], None]
 
 Submit = Callable[[Request, float], None]
 """Takes a request that has arrived, and the time."""
+
+_NOBODY = Request(-1, math.inf, 0, 0)
+"""Comes after the last request, and never arrives."""
 
 
 class Arrivals:
@@ -41,44 +44,49 @@ class Arrivals:
         self.coming, self.ledger = requests, ledger
         self.is_bounded = max_concurrency is not None
         self.room = max_concurrency if max_concurrency is not None else ledger.num_requests
-        self.head = next(self.coming, None)
-        self.due_s = math.inf if self.head is None else self.head.arrival_s
-        self.freed_s = 0.0
+        self.head = next(self.coming, _NOBODY)
+        self.due_s = self.head.arrival_s
+        self.freed_s = -math.inf
         self.freed: simpy.Event | None = None
         self.num_ended, self.on_progress = 0, on_progress
         self.told_at = self.step = max(1, ledger.num_requests // 200)
 
     def take(self, now: float, submit: Submit) -> int:
         """Submit every request due by now, as far as there is room; how many these were."""
-        head, room, freed_s, coming = self.head, self.room, self.freed_s, self.coming
-        while room and head is not None and head.arrival_s <= now:
+        head, due_s, coming = self.head, self.due_s, self.coming
+        room, freed_s, taken = self.room, self.freed_s, 0
+        while due_s <= now:
             if head.arrival_s < freed_s:
                 head.arrival_s = self.ledger.arrival_s[head.id] = freed_s
-            room -= 1
             submit(head, now)
-            head = next(coming, None)
-        taken = self.room - room
-        self.head, self.room = head, room
-        self.due_s = head.arrival_s if head is not None and room else math.inf
+            taken += 1
+            head = next(coming, _NOBODY)
+            due_s = head.arrival_s if taken < room else math.inf
+        self.head, self.due_s = head, due_s
+        self.room = room - taken
         return taken
 
-    def leave(self, num_requests: int, now: float) -> None:
-        """Requests have ended: their places are free from now on."""
-        if self.room == 0 and num_requests:
+    def ended(self, replica: object, requests: Sequence[Request], now: float) -> None:
+        """Requests have ended, wherever: their places are free from now on."""
+        if self.is_bounded:
+            self._free_places(len(requests), now)
+        if self.on_progress is not None:
+            self.num_ended += len(requests)
+            if self.num_ended >= self.told_at:
+                self.told_at += self.step
+                self.on_progress(self.num_ended, self.ledger.num_requests)
+
+    def _free_places(self, number: int, now: float) -> None:
+        if self.room == 0 and number:
             self.freed_s = now
-            if self.head is not None:
-                self.due_s = max(now, self.head.arrival_s)
+            self.due_s = max(now, self.head.arrival_s)
             if self.freed is not None and not self.freed.triggered:
                 self.freed.succeed()
-        self.room += num_requests
-        self.num_ended += num_requests
-        if self.on_progress is not None and self.num_ended >= self.told_at:
-            self.told_at += self.step
-            self.on_progress(self.num_ended, self.ledger.num_requests)
+        self.room += number
 
     def run(self, env: simpy.Environment, submit: Submit) -> SimProcess:
         """Submit each request when it is due; where there is no room, when there is."""
-        while self.head is not None:
+        while self.head is not _NOBODY:
             if self.due_s <= env.now:
                 self.take(env.now, submit)
             elif self.due_s < math.inf:

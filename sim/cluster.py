@@ -36,10 +36,6 @@ class Sole(Arrivals):
         if self.due_s <= now:
             replica.num_requests += self.take(now, replica.scheduler.submit)
 
-    def ended(self, replica: Replica, requests: Sequence[Request], now: float) -> None:
-        """Their places are free."""
-        self.leave(len(requests), now)
-
 
 @contextmanager
 def no_search_for_cycles() -> Iterator[None]:
@@ -90,8 +86,7 @@ class Fleet:
             self.env.process(self._fail(self.replicas[number], spans))
         self.env.process(self._receive_all())
         try:
-            with no_search_for_cycles():
-                self.env.run(until=self.all_ended)
+            self.env.run(until=self.all_ended)
         except RuntimeError as error:
             # SimPy's own complaint that nothing is left to happen; who was lost, the caller finds out.
             if isinstance(error, SchedulingError) or self.env.peek() < math.inf:
@@ -121,7 +116,7 @@ class Fleet:
         if self.router is not None:
             for request in requests:
                 self.router.ended(request, replica.number)
-        self.arrivals.leave(len(requests), now)
+        self.arrivals.ended(replica, requests, now)
         self.num_left -= len(requests)
         if not self.num_left:
             self.all_ended.succeed()

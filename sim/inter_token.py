@@ -60,10 +60,14 @@ class Moments(NamedTuple):
 
 
 class GapPool:
-    """Gaps as they come in, and once there are many, folded into bins of a fixed number."""
+    """Gaps as they come in, and once there are many, folded into bins of a fixed number.
+
+    `rows`: four numbers a ramp (first_s, slope_s, count, weight). Whoever adds to them calls `fold` where
+    they have grown to `FOLD_AT`.
+    """
 
     def __init__(self) -> None:
-        self.rows: list[float] = []  # four numbers a ramp: first_s, slope_s, count, weight
+        self.rows: list[float] = []
         self.moments = Moments()
         self.lowest = 0  # number of the first bin
         self.share, self.total_s = np.zeros(0), np.zeros(0)  # by bin: gaps, and their sum
@@ -73,16 +77,7 @@ class GapPool:
         rows = self.rows
         rows += (first_s, slope_s, count, weight)
         if len(rows) >= FOLD_AT:
-            self._fold()
-
-    def add_leap(
-        self, head_s: float, num_head: int, first_s: float, slope_s: float, count: int, weight: int
-    ) -> None:
-        """One gap of `head_s`, seen by `num_head` sequences, and `count` from `first_s` on."""
-        rows = self.rows
-        rows += (head_s, 0.0, 1, num_head, first_s, slope_s, count, weight)
-        if len(rows) >= FOLD_AT:
-            self._fold()
+            self.fold()
 
     def ramps(self) -> Ramps:
         """Those not folded yet."""
@@ -121,7 +116,8 @@ class GapPool:
         }
         return {name: 1e3 * value for name, value in seconds.items()}
 
-    def _fold(self) -> None:
+    def fold(self) -> None:
+        """Empty `rows` into the bins."""
         ramps = _used(self.ramps())
         self.moments = self.moments.plus(_moments(ramps))
         value, share = _pieces(ramps)
@@ -131,7 +127,7 @@ class GapPool:
             number -= self.lowest
             self.share += np.bincount(number, share, len(self.share))
             self.total_s += np.bincount(number, share * value, len(self.share))
-        self.rows = []
+        self.rows.clear()
 
     def _cover(self, low: int, high: int) -> None:
         """Make room for bins number `low` to `high`."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from .inter_token import GapPool
 
@@ -71,7 +74,7 @@ class Ledger:
     def __init__(
         self,
         num_requests: int,
-        arrival_s: Iterable[float],
+        arrival_s: npt.ArrayLike,
         *,
         log: bool = False,
         window: tuple[float, float] = (-math.inf, math.inf),
@@ -82,14 +85,14 @@ class Ledger:
         self.replicas = list(replicas) or [ReplicaUse()]
         self.batches: list[BatchRecord] = []
         self.gaps = GapPool()
-        self.arrival_s = array("d", arrival_s)
+        self.arrival_s = array("d", np.asarray(arrival_s, dtype=np.float64).tobytes())
         never, none, zero = array("d", [math.nan]), array("q", [-1]), array("q", [0])
         self.scheduled_s, self.first_token_s, self.finish_s = never * n, never * n, never * n
         self.row_length, self.attempts = zero * n, zero * n  # positions decoded in its last attempt; attempts
         self.failed_tokens = zero * n  # positions decoded in attempts that outlived their prediction
         self.final_batch = none * n  # index in `batches` of the padded batch in which it finished
         self.predicted = none * n
-        self.replica = array("i", [-1]) * n  # where it finished
+        self.replica = array("i", [0]) * n  # where it finished
         self.reason: dict[int, str] = {}  # id -> why it was given up
         self.reroutes: dict[int, int] = {}  # id -> how often its replica failed
         self.lost_tokens: dict[int, int] = {}  # id -> tokens that were lost with failed replicas

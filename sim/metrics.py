@@ -214,7 +214,7 @@ def _columns(
         "ttft_ms": ttft_ms,
         "tpot_ms": np.where(output_tokens > 1, (e2el_ms - ttft_ms) / several, np.nan),
         "e2el_ms": e2el_ms,
-        "replica": _array(ledger.replica).astype(np.int64),
+        "replica": np.where(done, _array(ledger.replica), -1).astype(np.int64),
         "reroutes": reroutes,
         "reason": reason,
     }
@@ -290,9 +290,9 @@ def _most_at_once(arrival: FloatArray, finish: FloatArray) -> int:
     """The most requests between arrival and finish at any time; one that finishes makes room for one that
     arrives.
     """
-    times = np.concatenate([finish, arrival])
-    steps = np.concatenate([np.full(len(finish), -1), np.full(len(arrival), 1)])
-    return int(steps[np.argsort(times, kind="stable")].cumsum().max(initial=0))
+    came = np.sort(arrival, kind="stable")
+    gone = np.searchsorted(np.sort(finish, kind="stable"), came, side="right")
+    return int((np.arange(1, len(came) + 1) - gone).max(initial=0))
 
 
 def _gaps(

@@ -117,8 +117,6 @@ def write_down(
             ledger.first_token_s[i], ledger.finish_s[i] = record.prefill_end_s, now
             ledger.row_length[i], ledger.final_batch[i] = iterations, batch
             ledger.replica[i] = record.replica
-            if request.predicted_tokens is not None:
-                ledger.predicted[i] = request.predicted_tokens
         else:
             unfinished.append(request)
             ledger.failed_tokens[i] += iterations

@@ -29,6 +29,7 @@ from .work import (
     Prediction,
     Scheduler,
     SchedulingError,
+    Work,
 )
 
 FAILURE = "failure"
@@ -113,57 +114,78 @@ class Replica:
 
     def run(self) -> SimProcess:
         """Work, and after a failure wait for the repair, for ever."""
+        env, scheduler, source, running = self.env, self.scheduler, self.source, self.running
+        ledger, use = self.ledger, self.use
         while True:
+            now = env.now
             try:
-                yield from self._work()
+                while True:
+                    source.release(self, now)
+                    work = scheduler.next_work(now)
+                    if not isinstance(work, Iterations):
+                        outcome = yield from self._carry_out(work)
+                        now = env.now
+                        if work is not None and outcome is not None:
+                            scheduler.record(work, outcome, now)
+                        continue
+                    until_s, listens = work.until_s, work.stop_on_arrival or source.is_bounded
+                    if listens and source.due_s < until_s:
+                        until_s = source.due_s
+                    leap = running.begin(work if self.leap else replace(work, at_most=1), now, until_s)
+                    iterations, start_s, seconds = leap.iterations, now, leap.head_s
+                    self.iterations = (work, leap, start_s)
+                    if iterations > 1:
+                        self.is_leaping, self.is_listening = True, listens
+                        seconds = leap.seconds(iterations)
+                    try:
+                        yield env.timeout(seconds)
+                        now += seconds
+                    except simpy.Interrupt as signal:
+                        if signal.cause is not None:
+                            raise
+                        iterations = min(iterations, leap.iterations_begun(env.now - start_s))
+                        yield env.timeout(max(0.0, start_s + leap.seconds(iterations) - env.now))
+                        now = env.now
+                    self.is_listening = self.is_leaping = False
+                    self.iterations = None
+                    finished = running.advance(leap, iterations, start_s, now)
+                    if running.peak_tokens > use.kv_capacity_tokens:
+                        raise self._overcommitted()
+                    if ledger.log:
+                        self._note(work, leap, iterations, start_s, len(finished))
+                    if finished:
+                        self.num_requests -= len(finished)
+                        source.ended(self, finished, now)
+                    scheduler.record(work, Outcome(iterations, finished), now)
             except simpy.Interrupt:
                 assert self.repaired is not None
                 yield self.repaired
                 self.repaired = None
 
-    def _work(self) -> SimProcess:
-        env, scheduler, source = self.env, self.scheduler, self.source
-        now = env.now
-        while True:
-            source.release(self, now)
-            work = scheduler.next_work(now)
-            if isinstance(work, Iterations):
-                start_s = now
-                leap, iterations = self._leap(work, start_s)
-                try:
-                    yield env.timeout(leap.seconds(iterations) if iterations > 1 else leap.head_s)
-                except simpy.Interrupt as signal:
-                    if signal.cause is not None:
-                        raise
-                    iterations = min(iterations, leap.iterations_begun(env.now - start_s))
-                    yield env.timeout(max(0.0, start_s + leap.seconds(iterations) - env.now))
-                now = env.now
-                outcome = self._landed(work, leap, iterations, start_s, now)
-            elif work is None:
-                yield from self._wait(scheduler.wake_at)
-                now = env.now
-                continue
-            elif isinstance(work, PaddedBatch):
-                record = yield from self._run_batch(
-                    work, batch_record(work, self.cost, self.output_tokens, now)
-                )
-                now = env.now
-                outcome = write_down(self.ledger, work, record, self.output_tokens)
-                self._ended(outcome.finished)
-            elif isinstance(work, Perceive):
-                record = yield from self._run_batch(
-                    work, perceive_record(work, self.cost, self.perception, now)
-                )
-                now = env.now
-                self.ledger.batches.append(record)
-                outcome = Outcome(record.iterations, predictions=[self._answer(r) for r in work.requests])
-            elif isinstance(work, Drop):
-                outcome = self._drop(work)
-            else:
-                raise SchedulingError(
-                    f"{type(scheduler).__name__}: {type(work).__name__} is no work of this executor"
-                )
-            scheduler.record(work, outcome, now)
+    def _carry_out(self, work: Work | None) -> Generator[simpy.Event, Any, Outcome | None]:
+        """Whatever is not continuous batching; None where there was nothing to do."""
+        if work is None:
+            yield from self._wait(self.scheduler.wake_at)
+            return None
+        if isinstance(work, PaddedBatch):
+            record = batch_record(work, self.cost, self.output_tokens, self.env.now)
+            record = yield from self._run_batch(work, record)
+            outcome = write_down(self.ledger, work, record, self.output_tokens)
+            self._ended(outcome.finished)
+            return outcome
+        if isinstance(work, Perceive):
+            record = perceive_record(work, self.cost, self.perception, self.env.now)
+            record = yield from self._run_batch(work, record)
+            self.ledger.batches.append(record)
+            answers = [self._answer(request) for request in work.requests]
+            for request, answer in zip(work.requests, answers, strict=True):
+                self.ledger.predicted[request.id] = answer.tokens
+            return Outcome(record.iterations, predictions=answers)
+        if isinstance(work, Drop):
+            return self._drop(work)
+        raise SchedulingError(
+            f"{type(self.scheduler).__name__}: {type(work).__name__} is no work of this executor"
+        )
 
     def _wait(self, wake_at: float | None) -> SimProcess:
         """Until a request comes, or until the scheduler wants to be asked again."""
@@ -195,41 +217,11 @@ class Replica:
         record, self.batch = self.batch[1], None
         return record._replace(end_s=self.env.now)
 
-    def _leap(self, work: Iterations, now: float) -> tuple[Leap, int]:
-        """Begin iterations: what they take as one event, and how many of them before something that matters
-        is known to happen.
-        """
-        running, source, until_s = self.running, self.source, work.until_s
-        listens = work.stop_on_arrival or source.is_bounded
-        if listens and source.due_s < until_s:
-            until_s = source.due_s
-        leap = running.begin(work if self.leap else replace(work, at_most=1), now, until_s)
-        iterations = leap.iterations
-        if iterations < 1:
-            raise SchedulingError(f"{type(self.scheduler).__name__}: Iterations of which none is to run")
-        if iterations > 1:
-            self.is_leaping, self.is_listening = True, listens
-            if until_s < math.inf:
-                iterations = leap.iterations_begun(until_s - now)
-        self.iterations = (work, leap, now)
-        return leap, iterations
-
-    def _landed(self, work: Iterations, leap: Leap, iterations: int, start_s: float, now: float) -> Outcome:
-        """End so many of the leap's iterations."""
-        running = self.running
-        self.is_listening, self.is_leaping, self.iterations = False, False, None
-        finished = running.advance(leap, iterations, start_s, now)
-        if running.peak_tokens > self.use.kv_capacity_tokens:
-            raise SchedulingError(
-                f"{type(self.scheduler).__name__}: {running.peak_tokens} KV tokens in use, "
-                f"the capacity is {self.use.kv_capacity_tokens}"
-            )
-        if self.ledger.log:
-            self._note(work, leap, iterations, start_s, len(finished))
-        if finished:
-            self.num_requests -= len(finished)
-            self.source.ended(self, finished, now)
-        return Outcome(iterations, finished)
+    def _overcommitted(self) -> SchedulingError:
+        return SchedulingError(
+            f"{type(self.scheduler).__name__}: {self.running.peak_tokens} KV tokens in use, "
+            f"the capacity is {self.use.kv_capacity_tokens}"
+        )
 
     def _note(self, work: Iterations, leap: Leap, iterations: int, start_s: float, num_finished: int) -> None:
         """Write the decision down, if it falls into the time that is logged."""
@@ -270,8 +262,6 @@ class Replica:
             if ledger.ended(request.id):
                 raise SchedulingError(f"request {request.id} was dropped after it had ended")
             ledger.reason[request.id] = work.reason
-            if request.predicted_tokens is not None:
-                ledger.predicted[request.id] = request.predicted_tokens
         ids = tuple([r.id for r in work.requests])
         ledger.batches.append(
             BatchRecord(

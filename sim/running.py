@@ -9,28 +9,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from typing import NamedTuple
 
 from .hardware.step_cost import StepCost
+from .inter_token import FOLD_AT
 from .ledger import Ledger, ReplicaUse
 from .request import Request
 from .work import Iterations, SchedulingError
 
 
-class Leap(NamedTuple):
-    """`iterations` iterations: one that takes `head_s`, then decode-only ones of `first_s + j * slope_s`.
-
-    The first of them gives a token to `num_head` requests that have decoded before, and to those that are
-    `back` from an eviction (ids).
-    """
+@dataclass(slots=True)
+class Leap:
+    """`iterations` iterations: one that takes `head_s`, then decode-only ones of `first_s + j * slope_s`."""
 
     iterations: int
     head_s: float
-    first_s: float
-    slope_s: float
-    num_head: int = 0
-    back: Sequence[int] = ()
+    first_s: float = 0.0
+    slope_s: float = 0.0
 
     def seconds(self, iterations: int) -> float:
         """How long the first `iterations` of it take (at least 1)."""
@@ -78,6 +74,11 @@ class RunningRequests:
         self.cost, self.output_tokens, self.ledger, self.replica = cost, output_tokens, ledger, replica
         self.use = use or ledger.replicas[replica]
         self.tick = 0
+        # The first iteration in progress gives a token to so many that have decoded before, and to those that
+        # are back from an eviction (ids).
+        self.num_head = 0
+        self.back: list[int] = []
+        self.single = Leap(1, 0.0)  # the commonest leap, used again and again
         # What decodes, by the tick at which it has its last token: (tick, id, request).
         self.heap: list[tuple[int, int, Request]] = []
         self.computed: dict[int, int] = {}  # id -> prompt tokens computed, while its prompt is incomplete
@@ -99,76 +100,83 @@ class RunningRequests:
         return len(self.heap) + len(self.computed)
 
     def begin(self, work: Iterations, now: float, until_s: float = math.inf) -> Leap:
-        """Carry out evictions and take the chunks in; how long the iterations take if nothing interrupts
-        them.
-
-        After the iteration in progress at `until_s` nobody needs to know.
+        """Carry out evictions, take the chunks in, and say how long it takes up to the first finish, at most
+        up to the iteration in progress at `until_s`. The leap is good until the next one begins.
         """
         for request in work.evict:
             self._evict(request)
-        cost, heap, tick, at_most = self.cost, self.heap, self.tick, work.at_most
-        num_head, head_context = len(heap), self.context_tokens
-        if not work.chunks:
-            if not num_head:
-                raise SchedulingError("Iterations with nothing to run")
-            iterations = heap[0][0] - tick
-            if iterations > at_most:
-                iterations = at_most
-            first_s, slope_s = cost.decode_run(num_head, head_context)
-            return Leap(iterations, first_s, first_s + slope_s, slope_s, num_head)
-        ledger, kept = self.ledger, self.generated
-        scheduled_s, reason, output_tokens = ledger.scheduled_s, ledger.reason, self.output_tokens
-        prefill_tokens, attention, context = 0, 0.0, head_context
-        starting: list[int] = []
-        back: list[int] = []
-        for chunk in work.chunks:
-            request, num_tokens, history = chunk.request, chunk.num_tokens, chunk.cached
-            i = request.id
-            if scheduled_s[i] == scheduled_s[i] or i in reason:
-                history += self._resumed(i)
-            else:
-                scheduled_s[i] = now
-                if request.predicted_tokens is not None:
-                    ledger.predicted[i] = request.predicted_tokens
-            prefill_tokens += num_tokens
-            attention += num_tokens * (history + num_tokens / 2)
-            if not chunk.last:
-                self.computed[i] = history + num_tokens
-                self.prompt_tokens += history + num_tokens
-                continue
-            context += history + num_tokens - 1
-            left = output_tokens[i]
-            if i in kept:
-                left -= kept.pop(i)
-                back.append(i)
-            else:
-                starting.append(i)
-            heappush(heap, (tick + left, i, request))
-        head_s = cost.mixed_s(num_head, head_context, len(work.chunks), prefill_tokens, attention)
-        head_end_s, first_token_s = now + head_s, ledger.first_token_s
-        for i in starting:
-            first_token_s[i] = head_end_s
-        self.context_tokens = context
-        iterations = heap[0][0] - tick if heap else at_most
-        if iterations > at_most:
-            iterations = at_most
-        if iterations == 1 or until_s - now <= head_s:
-            return Leap(1, head_s, 0.0, 0.0, num_head, back)
-        num_decode = len(heap)
-        first_s, slope_s = cost.decode_run(num_decode, context + num_decode)
-        return Leap(iterations, head_s, first_s, slope_s, num_head, back)
+        cost, heap = self.cost, self.heap
+        tick, context = self.tick, self.context_tokens
+        self.num_head = num_head = len(heap)
+        if work.chunks:
+            back = self.back
+            ledger, output_tokens, kept = self.ledger, self.output_tokens, self.generated
+            scheduled_s, first_token_s, dropped = ledger.scheduled_s, ledger.first_token_s, ledger.reason
+            prefill_tokens = attention = 0
+            starting: list[int] = []
+            for chunk in work.chunks:
+                request, num_tokens, history = chunk.request, chunk.num_tokens, chunk.cached
+                i = request.id
+                if (since_s := scheduled_s[i]) == since_s or (dropped and i in dropped):
+                    history += self._resumed(i)
+                else:
+                    scheduled_s[i] = now
+                length = history + num_tokens
+                prefill_tokens += num_tokens
+                attention += num_tokens * (history + length)
+                if not chunk.last:
+                    self.computed[i] = length
+                    self.prompt_tokens += length
+                    continue
+                context += length - 1
+                left = output_tokens[i]
+                if i in kept:
+                    left -= kept.pop(i)
+                    back.append(i)
+                else:
+                    starting.append(i)
+                heappush(heap, (tick + left, i, request))
+            head_s = cost.mixed_s(
+                num_head, self.context_tokens, len(work.chunks), prefill_tokens, attention / 2
+            )
+            head_end_s = now + head_s
+            for i in starting:
+                first_token_s[i] = head_end_s
+            self.context_tokens = context
+        elif heap:
+            head_s = cost.decode_s(num_head, context)
+        else:
+            raise SchedulingError("Iterations with nothing to run")
+        iterations = heap[0][0] - tick if heap else 1
+        if iterations > work.at_most:
+            iterations = work.at_most
+        if iterations > 1 and now + head_s < until_s:
+            num_decode = len(heap)
+            first_s, slope_s = cost.decode_run(num_decode, context + num_decode)
+            leap = Leap(iterations, head_s, first_s, slope_s)
+            if until_s < math.inf:
+                leap.iterations = leap.iterations_begun(until_s - now)
+            return leap
+        if iterations < 1:
+            raise SchedulingError("Iterations of which none is to run")
+        self.single.head_s = head_s
+        return self.single
 
     def advance(self, leap: Leap, iterations: int, start_s: float, end_s: float) -> list[Request]:
         """Move on by so many of the leap's iterations; the requests that finish with the last of them."""
-        ledger, heap, use, num_head = self.ledger, self.heap, self.use, leap.num_head
-        num_decode = len(heap)
+        ledger, heap, use = self.ledger, self.heap, self.use
+        num_decode, head_end_s, gaps = len(heap), start_s + leap.head_s, ledger.gaps
+        rows = gaps.rows
+        if self.num_head:
+            rows += (head_end_s - self.iterated_s, 0.0, 1, self.num_head)
+        if self.back:
+            for i in self.back:
+                rows += (head_end_s - self.last_token_s.pop(i), 0.0, 1, 1)
+            self.back.clear()
         if iterations > 1:
-            gap_s = start_s + leap.head_s - self.iterated_s if num_head else 0.0
-            ledger.gaps.add_leap(gap_s, num_head, leap.first_s, leap.slope_s, iterations - 1, num_decode)
-        elif num_head:
-            ledger.gaps.add(end_s - self.iterated_s, 0.0, 1, num_head)
-        for i in leap.back:
-            ledger.gaps.add(start_s + leap.head_s - self.last_token_s.pop(i), 0.0, 1, 1)
+            rows += (leap.first_s, leap.slope_s, iterations - 1, num_decode)
+        if len(rows) >= FOLD_AT:
+            gaps.fold()
         self.tick = tick = self.tick + iterations
         context = self.context_tokens + num_decode * iterations
         self.iterated_s = end_s
@@ -179,7 +187,9 @@ class RunningRequests:
         while heap and heap[0][0] <= tick:
             _, i, request = heappop(heap)
             context -= request.prompt_tokens + self.output_tokens[i] - 1
-            ledger.finish_s[i], ledger.replica[i] = end_s, self.replica
+            ledger.finish_s[i] = end_s
+            if self.replica:
+                ledger.replica[i] = self.replica
             finished.append(request)
         self.context_tokens = context
         return finished

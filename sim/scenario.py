@@ -10,7 +10,7 @@ import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +21,7 @@ from traces.errors import InputError
 from traces.trace import DEFAULT_MAX_NEW_TOKENS, Trace
 
 from .arrivals import Arrivals, Progress
-from .cluster import Fleet, Sole
+from .cluster import Fleet, Sole, no_search_for_cycles
 from .hardware.profile import Profile
 from .hardware.settings import Settings
 from .ledger import Ledger, ReplicaUse
@@ -111,7 +111,8 @@ class Scenario:
         schedulers = [make(machine.limits) for machine in machines]
         quantile = getattr(schedulers[0], "upper_quantile", None)
         said = perceive(self.predictor, self.trace, stream(self.seed, "perception"), quantile)
-        lengths: Sequence[int] = output_tokens or array("q", self.trace.output_tokens.tobytes())
+        answers = self.trace.output_tokens if not output_tokens else np.asarray(output_tokens, dtype=np.int64)
+        lengths = output_tokens or answers.tolist()
         ledger = Ledger(
             len(self.trace),
             np.zeros(len(self.trace)) if self.trace.arrival_s is None else self.trace.arrival_s,
@@ -119,6 +120,8 @@ class Scenario:
             window=log_window,
             replicas=[ReplicaUse(m.profile.name, m.limits.kv_tokens) for m in machines],
         )
+        if not said.charged:
+            ledger.predicted = array("q", said.predicted.tobytes())
         env = simpy.Environment()
         coming = (self.requests(said), ledger, self.max_concurrency, on_progress)
         alone = len(machines) == 1 and not self.outages.any
@@ -141,10 +144,11 @@ class Scenario:
             )
             for number, (machine, scheduler) in enumerate(zip(machines, schedulers, strict=True))
         ]
-        if fleet is None:
-            env.run()
-        else:
-            fleet.run(replicas, self.outages.schedules(len(machines), stream(self.seed, "failures")))
+        with no_search_for_cycles():
+            if fleet is None:
+                env.run()
+            else:
+                fleet.run(replicas, self.outages.schedules(len(machines), stream(self.seed, "failures")))
         for use, scheduler in zip(ledger.replicas, schedulers, strict=True):
             use.kv_peak_tokens = max(use.kv_peak_tokens, getattr(scheduler, "kv_peak_tokens", 0))
         unfinished = np.flatnonzero(np.isnan(np.asarray(ledger.finish_s))).tolist()
@@ -157,7 +161,7 @@ class Scenario:
             ledger,
             request_id=self.trace.request_id,
             prompt_tokens=self.trace.prompt_tokens,
-            output_tokens=np.asarray(lengths, dtype=np.int64),
+            output_tokens=answers,
             priority=self.trace.priority,
             labels={"policy": label or policy_name(policy), **self.labels},
             goodput_ms=self.goodput_ms,
@@ -167,29 +171,28 @@ class Scenario:
         """The requests as a scheduler sees them, by rising arrival; what costs nothing to predict is already
         on them.
         """
-        trace, n = self.trace, len(self.trace)
-        columns: list[np.ndarray[Any, Any] | None] = [
-            trace.arrival_s,
-            trace.prompt_tokens,
-            trace.priority,
-            trace.user,
-            trace.deadline_s,
-            None if said.charged else said.predicted,
-            None if said.charged else said.upper,
+        trace = self.trace
+        n, arrival_s = len(trace), trace.arrival_s
+        order = np.arange(n) if arrival_s is None else np.argsort(arrival_s, kind="stable")
+        columns: list[tuple[np.ndarray[Any, Any] | None, float | None]] = [
+            (arrival_s, 0.0),
+            (trace.prompt_tokens, None),
+            (None, self.max_new_tokens),
+            (trace.priority, 0),
+            (trace.user, None),
+            (trace.deadline_s, None),
+            (None if said.charged else said.predicted, None),
+            (None if said.charged else said.upper, None),
         ]
-        defaults = (0.0, 0, 0, None, None, None, None)
-        cap = self.max_new_tokens
-        order = np.arange(n) if trace.arrival_s is None else np.argsort(trace.arrival_s, kind="stable")
-        for start in range(0, n, REQUESTS_AT_A_TIME):
+
+        def block(start: int) -> Iterator[Request]:
             rows = order[start : start + REQUESTS_AT_A_TIME]
             values = [
-                repeat(default, len(rows)) if column is None else column[rows].tolist()
-                for column, default in zip(columns, defaults, strict=True)
+                repeat(default) if column is None else column[rows].tolist() for column, default in columns
             ]
-            for i, arrival, prompt, priority, user, deadline, predicted, upper in zip(
-                rows.tolist(), *values, strict=True
-            ):
-                yield Request(i, arrival, prompt, cap, priority, user, deadline, predicted, upper)
+            return map(Request, rows.tolist(), *values)
+
+        return chain.from_iterable(map(block, range(0, n, REQUESTS_AT_A_TIME)))
 
     def _router(self, machines: Sequence[Machine]) -> Router | None:
         """The rule that sends requests to these machines."""

@@ -19,7 +19,18 @@ from sim.padded import PerceptionCost
 from sim.replica import Replica
 from sim.request import Request
 from sim.schedulers import MicrobatchScheduler, SequenceScheduler
-from sim.work import Drop, Limits, Outcome, PaddedBatch, Perceive, Prediction, SchedulingError, Work
+from sim.work import (
+    Chunk,
+    Drop,
+    Iterations,
+    Limits,
+    Outcome,
+    PaddedBatch,
+    Perceive,
+    Prediction,
+    SchedulingError,
+    Work,
+)
 
 Requests = Callable[..., list[Request]]
 Drive = Callable[..., Ledger]
@@ -268,6 +279,11 @@ def test_dropped_requests_make_room(drive: Drive, requests: Requests) -> None:
     assert ledger.finish_s[2] < ledger.finish_s[3]
 
 
+def whole(request: Request, at_most: int = 99) -> Iterations:
+    """Iterations that compute the request's prompt at once."""
+    return Iterations((Chunk(request, request.prompt_tokens, True),), (), at_most, False)
+
+
 class Unknown:
     requests = ()
 
@@ -286,6 +302,10 @@ class Unknown:
         (lambda w: [PaddedBatch(tuple(w), 100), Drop((w[0],), "rejected: late")], "request 0"),
         (lambda w: [Drop((w[0],), "rejected: x"), Drop((w[0],), "rejected: y")], "request 0"),
         (lambda w: [Drop((w[0],), "rejected: x"), PaddedBatch((w[0],), 100)], "request 0"),
+        (lambda w: [Drop((w[0],), "rejected: x"), whole(w[0])], "request 0 was run again after it had ended"),
+        (lambda w: [whole(w[0])] * 2, "request 0 was run again after it had ended"),
+        (lambda w: [whole(w[0], at_most=0)], "of which none is to run"),
+        (lambda w: [Iterations((), (), 1, False)], "nothing to run"),
         (lambda w: [Drop((w[0],), "")], "reason"),
         (lambda w: [Perceive(())], "Perceive"),
     ],
