@@ -130,7 +130,7 @@ class RunningRequests:
                     continue
                 context += length - 1
                 left = output_tokens[i]
-                if i in kept:
+                if kept and i in kept:
                     left -= kept.pop(i)
                     back.append(i)
                 else:

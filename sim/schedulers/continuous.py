@@ -51,10 +51,8 @@ class ContinuousScheduler:
         self.limits, self.options = replace(limits, kv_tokens=self.num_blocks * self.block), o
         self.max_num_seqs, self.max_num_batched_tokens = o.max_num_seqs, o.max_num_batched_tokens
         self.rank = discipline(o.order, o.aging_s)
-        self.on_admission, self.on_end = (
-            getattr(self.rank, "admitted", None),
-            getattr(self.rank, "ended", None),
-        )
+        self.on_admission = getattr(self.rank, "admitted", None)
+        self.on_end = getattr(self.rank, "ended", None)
         # What needs no more than this is turned away for no reason.
         self.fits_surely = self.limits.kv_tokens - self.limits.perception_tokens
         if not o.chunked:
@@ -78,9 +76,8 @@ class ContinuousScheduler:
         self.tells_ends = self.plans is not None or self.on_end is not None
         self.refused: int | None = None  # by plan; it may ask again when somebody has left
         self.iteration = self.num_queued = 0
-        self.first_need = self.first_reused = (
-            0  # blocks of the first iteration handed out, and those used again
-        )
+        # Blocks of the first iteration handed out, and those of them that are used again.
+        self.first_need = self.first_reused = 0
         self.deadlines: list[tuple[float, int, Request]] = []  # heap of what may expire while it waits
         self.begun: set[int] = set()  # ids with a deadline that were admitted in time
         self.gone: set[int] = set()  # ids that expired but still stand in the queue
@@ -125,7 +122,7 @@ class ContinuousScheduler:
         """Turn away, perceive, evict where memory is short, else admit; then run as long as nothing can
         change.
         """
-        until_s, unusual = inf, False
+        unusual = False
         if self.drops or self.deadlines or self.unknown:
             unusual = True
             work = self._turn_away_or_ask(now)
@@ -154,8 +151,7 @@ class ContinuousScheduler:
                 at_most += rounds * self.block
             else:
                 at_most += iterations_within(self.takers, self.iteration + 1, free - need)
-        if unusual:
-            until_s = self._until(now)
+        until_s = self._until(now) if unusual else inf
         # Under fcfs an arrival stands behind those that wait already.
         stop = len(running) < self.max_num_seqs and not (self.is_fcfs and self.waiting)
         return Iterations(chunks, evict, at_most, stop, until_s)
@@ -324,11 +320,11 @@ class ContinuousScheduler:
             entry = waiting[0]
             request = entry[2]
             id, length = request.id, request.prompt_tokens
-            if id in gone:
+            if gone and id in gone:
                 gone.remove(id)
                 heappop(waiting)
                 continue
-            if id in kept:
+            if kept and id in kept:
                 length += kept[id]
             if reusable:
                 reused = self.prefixes.intact(id, need - self.first_reused)
