@@ -101,7 +101,8 @@ class Scenario:
         leap: bool = True,
         on_progress: Progress | None = None,
     ) -> Result:
-        """One run. `output_tokens`, by request id, stands in for the trace's own lengths.
+        """One run. `output_tokens`, by request id, stands in for the trace's own lengths; a policy may change
+        them as it goes.
 
         `log` keeps a record of every Work of continuous batching too, or of those in the seconds of
         `log_window`. Without `leap` it goes iteration by iteration, to the same end.
@@ -111,8 +112,7 @@ class Scenario:
         schedulers = [make(machine.limits) for machine in machines]
         quantile = getattr(schedulers[0], "upper_quantile", None)
         said = perceive(self.predictor, self.trace, stream(self.seed, "perception"), quantile)
-        answers = self.trace.output_tokens if not output_tokens else np.asarray(output_tokens, dtype=np.int64)
-        lengths = output_tokens or answers.tolist()
+        lengths: list[int] = output_tokens or self.trace.output_tokens.tolist()
         ledger = Ledger(
             len(self.trace),
             np.zeros(len(self.trace)) if self.trace.arrival_s is None else self.trace.arrival_s,
@@ -161,7 +161,7 @@ class Scenario:
             ledger,
             request_id=self.trace.request_id,
             prompt_tokens=self.trace.prompt_tokens,
-            output_tokens=answers,
+            output_tokens=np.asarray(lengths, dtype=np.int64),
             priority=self.trace.priority,
             labels={"policy": label or policy_name(policy), **self.labels},
             goodput_ms=self.goodput_ms,
