@@ -190,7 +190,10 @@ def _columns(
     alone = done & (_array(ledger.final_batch) < 0)
     ttft_ms, e2el_ms = (first - arrival) * 1e3, (finish - arrival) * 1e3
     several = np.where(output_tokens > 1, output_tokens - 1, 1)
-    status, reason = np.full(n, "completed", dtype=object), np.full(n, "", dtype=object)
+    # Where all have finished, one text stands for a whole column.
+    status, reason = (np.broadcast_to(np.array(text, dtype=object), n) for text in ("completed", ""))
+    if not done.all():
+        status, reason = status.copy(), reason.copy()
     reroutes = np.zeros(n, dtype=np.int64)
     for i in np.flatnonzero(~done).tolist():
         status[i] = ledger.reason.get(i, "").partition(":")[0]

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import simpy
+from simpy.events import NORMAL
 
 from .arrivals import SimProcess
 from .hardware.step_cost import StepCost
@@ -116,6 +117,7 @@ class Replica:
         """Work, and after a failure wait for the repair, for ever."""
         env, scheduler, source, running = self.env, self.scheduler, self.source, self.running
         ledger, use = self.ledger, self.use
+        alarm: simpy.Timeout | None = None
         while True:
             now = env.now
             try:
@@ -138,9 +140,16 @@ class Replica:
                         self.is_leaping, self.is_listening = True, listens
                         seconds = leap.seconds(iterations)
                     try:
-                        yield env.timeout(seconds)
+                        if alarm is None:
+                            alarm = env.timeout(seconds)
+                        else:
+                            # One that has rung is set again, which takes half the time of making another.
+                            alarm.callbacks = []
+                            env.schedule(alarm, NORMAL, seconds)
+                        yield alarm
                         now += seconds
                     except simpy.Interrupt as signal:
+                        alarm = None  # it has yet to ring
                         if signal.cause is not None:
                             raise
                         iterations = min(iterations, leap.iterations_begun(env.now - start_s))
