@@ -73,7 +73,7 @@ class RunningRequests:
     ) -> None:
         self.cost, self.output_tokens, self.ledger, self.replica = cost, output_tokens, ledger, replica
         self.use = use or ledger.replicas[replica]
-        self.tick = 0
+        self.tick = self.use.iterations
         # The first iteration in progress gives a token to so many that have decoded before, and to those that
         # are back from an eviction (ids).
         self.num_head = 0
@@ -177,11 +177,10 @@ class RunningRequests:
             rows += (leap.first_s, leap.slope_s, iterations - 1, num_decode)
         if len(rows) >= FOLD_AT:
             gaps.fold()
-        self.tick = tick = self.tick + iterations
+        use.iterations = self.tick = tick = self.tick + iterations
         context = self.context_tokens + num_decode * iterations
         self.iterated_s = end_s
         self.peak_tokens = context + self.prompt_tokens
-        use.iterations += iterations
         use.busy_s += end_s - start_s
         finished: list[Request] = []
         while heap and heap[0][0] <= tick:
