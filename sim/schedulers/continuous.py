@@ -106,7 +106,9 @@ class ContinuousScheduler:
             self.unknown.append(request)
             self.unknown_since = min(self.unknown_since, request.arrival_s)
         else:
-            heappush(self.waiting, (self.rank(request, 0), self.num_queued, request))
+            # The commonest discipline, without a call.
+            rank = request.arrival_s if self.is_fcfs else self.rank(request, 0)
+            heappush(self.waiting, (rank, self.num_queued, request))
             self.num_queued += 1
 
     def wants(self, request: Request) -> bool:
