@@ -81,7 +81,6 @@ def calibrate(
     """
     import torch
 
-    from real import model as models
     from real.calibration import Calibration, default_capacity
     from real.grid import Grid
     from real.run import make_engine
@@ -99,7 +98,7 @@ def calibrate(
     if machine.seed < 0 or not max_seconds >= 0:
         raise InputError(f"seed ({machine.seed}) and max_seconds ({max_seconds:g}) must be at least 0")
     others = _rows_of(beside) if beside is not None else []
-    loaded = models.load(**machine.chosen, seed=machine.seed)
+    loaded = machine.load()
     capacity = machine.kv_tokens or default_capacity(loaded)
     made = make_engine(machine.engine, loaded, capacity, compile_layers=machine.compile_layers)
     grid = Grid(rows, context, prompt, mixed=hasattr(made, "iterate"))

@@ -19,12 +19,12 @@ from sim.simulation import Scenario, scenario
 from sim.work import Limits
 from traces.errors import InputError
 
-from . import model as models
 from .asker import Asker, asks_the_model, model_predictor
 from .calibration import Calibration, default_capacity, versions
 from .clocks import PacedClock
 from .engine import Engine
 from .grid import Grid
+from .options import Replay
 from .report import Case
 from .run import make_engine
 from .validation import STAND_IN, Validation, put
@@ -34,47 +34,35 @@ PASSES = 6
 
 
 def experiment(
-    source: str,
-    settings: dict[str, Any],
+    replay: Replay,
     pairs: Sequence[tuple[str, str]],
     *,
-    engine: str,
-    chosen: dict[str, Any],
-    compile_layers: bool,
-    lengths: Literal["trace", "model"],
-    profile: str | None,
-    kv_tokens: int | None,
     repeat: int,
     clock: Literal["wall", "paced"] | None,
     adapter: Path | None = None,
     say: Callable[[str], None],
 ) -> tuple[list[Case], dict[str, Any]]:
     """Load, calibrate where needed, run, simulate; the cases, and what ran."""
-    given = profiles.load(profile) if profile is not None else None
-    if given is not None and given.engine != engine:
-        raise InputError(f"profile {profile}: its engine is {given.engine}, not {engine}")
+    source, settings, seed = replay.source(), replay.settings(), replay.seed
+    given = profiles.load(replay.profile) if replay.profile is not None else None
+    if given is not None and given.engine != replay.engine:
+        raise InputError(f"profile {replay.profile}: its engine is {given.engine}, not {replay.engine}")
     # Bad settings are refused before the model is loaded; any profile serves for that.
     first = pairs[0][1]
     checked = scenario(source, predictor=STAND_IN if asks_the_model(first) else first, **settings)
     for policy, predictor in pairs:
         _check(policy, predictor, checked.limits)
-    loaded = models.load(
-        chosen["name"],
-        weights=chosen["weights"],
-        dtype=chosen["dtype"],
-        device=chosen["device"],
-        seed=settings["seed"],
-    )
+    loaded = replay.load()
     asker = None
     if any(asks_the_model(predictor) for _, predictor in pairs):
-        if adapter is not None and compile_layers:
+        if adapter is not None and replay.compile_layers:
             raise InputError("adapter: cannot be woken and put to sleep in compiled layers (compile_layers)")
-        asker = Asker(loaded, adapter, settings["seed"])
+        asker = Asker(loaded, adapter, seed)
         for warning in asker.warnings():
             say(warning)
     elif adapter is not None:
         raise InputError(f"adapter {adapter}: no predictor asks the model (predictors: model)")
-    checked = replace(checked, trace=put(checked.trace, loaded, asker, settings["seed"])[0])
+    checked = replace(checked, trace=put(checked.trace, loaded, asker, seed)[0])
     on_gpu = loaded.device.type == "cuda"
     at_once = not np.any(checked.trace.arrival_s)
     # A machine that is calibrated on the spot and waits for nothing can be measured against its own pace.
@@ -82,27 +70,29 @@ def experiment(
         clock is None and not on_gpu and at_once and given is None and torch.get_num_threads() == 1
     )
     ticks = PacedClock() if is_paced else time.perf_counter
-    capacity = kv_tokens or (given.kv_tokens() if given else default_capacity(loaded))
-    made = make_engine(engine, loaded, capacity // 16 * 16, compile_layers=compile_layers)
+    capacity = replay.kv_tokens or (given.kv_tokens() if given else default_capacity(loaded))
+    made = make_engine(replay.engine, loaded, capacity // 16 * 16, compile_layers=replay.compile_layers)
     calibration = None
     if given is None:
         asked = asker.question_tokens([predictor for _, predictor in pairs]) if asker is not None else 0
         cells = _grid(checked, made, max(asked, QUESTION_TOKENS)).cells(made.capacity_tokens)
-        calibration = Calibration(made, loaded, cells, seed=settings["seed"], clock=ticks)
-    validation = Validation(loaded, made, source, settings, given, calibration, lengths, say, ticks, asker)
+        calibration = Calibration(made, loaded, cells, seed=seed, clock=ticks)
+    validation = Validation(
+        loaded, made, source, settings, given, calibration, replay.lengths, say, ticks, asker
+    )
     validation.prepare(pairs)
     validation.measure(pairs, repeat, warm_ups=int(on_gpu), passes=0 if on_gpu else PASSES)
     cases = validation.cases(pairs)
     assert validation.profile is not None
     about = {
-        "ran": f"{engine} on {loaded.label}",
+        "ran": f"{replay.engine} on {loaded.label}",
         "trace": checked.trace.name,
         "requests": len(checked.trace),
         "arrivals": "all at once" if at_once else "over time",
         "clock": _clock_label(ticks),
-        "lengths": lengths,
+        "lengths": replay.lengths,
         "repeats": repeat,
-        "seed": settings["seed"],
+        "seed": seed,
         "kv_tokens": made.capacity_tokens,
         "profile": f"{validation.profile.name} ({validation.profile.provenance.kind}, "
         f"{validation.profile.provenance.date})",

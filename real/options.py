@@ -6,11 +6,15 @@ Imports no torch before it has to.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import Parameter
 
 from traces.errors import InputError
+
+if TYPE_CHECKING:
+    from .model import LoadedModel
 
 PREDICTORS = "oracle;tuned"
 TINY_TRACE = (
@@ -19,14 +23,18 @@ TINY_TRACE = (
 )
 """Short enough for a processor, spread enough that the policies differ."""
 
+TINY_TEXTS = (
+    "lognormal:prompt_median=16,prompt_sigma=0.5,max_prompt_tokens=64,"
+    "output_median=60,output_sigma=0.9,max_output_tokens=300"
+)
+"""Answers of several sizes, short enough for a processor."""
+
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Machine:
-    """Which model runs, where, and on which engine."""
+class Model:
+    """Which model runs, and where."""
 
-    engine: str = "transformers-eager"
-    """transformers-eager or cuda-graphs."""
     model: str | None = None
     """tiny, a known shape such as vicuna-7b, a path, or a name on the hub; default: vicuna-7b on CUDA, else
     tiny.
@@ -37,27 +45,48 @@ class Machine:
     """float32, float16 or bfloat16; default: bfloat16 on CUDA, else float32."""
     device: str | None = None
     """cuda or cpu; default: cuda where there is one."""
-    compile_layers: bool = False
-    """Compile the decoder layer (cuda-graphs on CUDA only)."""
-    kv_tokens: int | None = None
-    """Tokens of KV cache to allocate; default: a given profile's, else 80 % of what is free beside the
-    weights (on the processor 16,384).
-    """
     threads: int | None = None
     """Processor threads of torch; default: 1 on the processor, its own choice when calibrating."""
     seed: int = 0
     """Seed of everything random: weights, prompts, arrivals, predictions, the order of visits."""
-
-    @property
-    def chosen(self) -> dict[str, Any]:
-        """What `real.model.load` is told, its seed aside."""
-        return {"name": self.model, "weights": self.weights, "dtype": self.dtype, "device": self.device}
 
     def is_on_gpu(self) -> bool:
         """Whether it will run on CUDA."""
         import torch
 
         return torch.cuda.is_available() if self.device is None else self.device.startswith("cuda")
+
+    def use_threads(self) -> None:
+        """Tell torch how many threads to take."""
+        import torch
+
+        if not self.is_on_gpu():
+            torch.set_num_threads(self.threads or 1)
+        elif self.threads is not None:
+            torch.set_num_threads(self.threads)
+
+    def load(self) -> LoadedModel:
+        """The model itself (`real.model.load`)."""
+        from . import model
+
+        return model.load(
+            self.model, weights=self.weights, dtype=self.dtype, device=self.device, seed=self.seed
+        )
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Machine(Model):
+    """Which model runs, where, and on which engine."""
+
+    engine: str = "transformers-eager"
+    """transformers-eager or cuda-graphs."""
+    compile_layers: bool = False
+    """Compile the decoder layer (cuda-graphs on CUDA only)."""
+    kv_tokens: int | None = None
+    """Tokens of KV cache to allocate; default: a given profile's, else 80 % of what is free beside the
+    weights (on the processor 16,384).
+    """
 
 
 @Parameter(name="*")
@@ -118,11 +147,23 @@ class Replay(Machine):
             raise InputError("policies and predictors: at least one of each is needed")
         return [(n, p) for p in told for n in names if p == told[0] or not n.startswith("vanilla")]
 
-    def use_threads(self) -> None:
-        """Tell torch how many threads to take."""
-        import torch
 
-        if not self.is_on_gpu():
-            torch.set_num_threads(self.threads or 1)
-        elif self.threads is not None:
-            torch.set_num_threads(self.threads)
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """Which requests the model is asked about, or learns from."""
+
+    trace: str | None = None
+    """A file, a dataset or a generator; default: alpaca-vicuna on CUDA, short lengths on the processor. Where
+    it has no texts, made-up ones are asked about.
+    """
+    answers: Path | None = None
+    """In place of a trace, a file of texts with the columns instruction and output."""
+    num_prompts: int | None = None
+    """Take the first N requests; default: all of a given trace, of the others some hundreds (thousands on
+    CUDA).
+    """
+    sample_seed: int | None = None
+    """Take them from the seeded permutation of the trace."""
+    max_new_tokens: int | None = None
+    """Cap on output tokens, and on what is predicted."""

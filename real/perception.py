@@ -20,6 +20,7 @@ if __name__ == "__main__":
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from real.options import TINY_TEXTS, Machine, Texts
 from sim.cli import run_script
 from traces.errors import InputError
 
@@ -29,33 +30,16 @@ if TYPE_CHECKING:
     from real.length_answers import Read
     from sim.simulation import Scenario
 
-TINY_TRACE = (
-    "lognormal:prompt_median=16,prompt_sigma=0.5,max_prompt_tokens=64,"
-    "output_median=60,output_sigma=0.9,max_output_tokens=300"
-)
-"""Answers of several sizes, short enough for a processor."""
-
 
 def perceive(
+    texts: Texts = Texts(),  # noqa: B008  (frozen dataclasses of defaults)
+    machine: Machine = Machine(),  # noqa: B008
     *,
-    trace: str | None = None,
-    answers: Path | None = None,
-    num_prompts: int | None = None,
-    sample_seed: int | None = None,
-    max_new_tokens: int | None = None,
-    seed: int = 0,
     way: Literal["po", "pia"] = "po",
     adapter: Path | None = None,
     fallback: str = "median",
     batch_size: int | None = None,
-    engine: str = "transformers-eager",
-    model: str | None = None,
-    weights: Literal["random", "pretrained"] | None = None,
-    dtype: str | None = None,
-    device: str | None = None,
-    threads: int | None = None,
     lengths: Literal["trace", "model"] = "trace",
-    kv_tokens: int | None = None,
     save_result: Path | None = None,
     save_pairs: Path | None = None,
     save_trace: Path | None = None,
@@ -65,19 +49,6 @@ def perceive(
 
     Parameters
     ----------
-    trace
-        A file, a dataset or a generator; default: alpaca-vicuna on CUDA, short lengths on the processor.
-        Where it has no texts, made-up ones are asked about.
-    answers
-        In place of a trace, a file of texts with the columns instruction and output.
-    num_prompts
-        Ask about the first N requests; default: 1024 on CUDA, 256 on the processor.
-    sample_seed
-        Take them from the seeded permutation of the trace.
-    max_new_tokens
-        Cap on output tokens, and on what is predicted.
-    seed
-        Seed of everything random: prompts, random weights.
     way
         po: the number alone. pia: the number, then the answer, in one generation.
     adapter
@@ -86,23 +57,8 @@ def perceive(
         What counts where no length is stated: median (of those that were stated), max, or a number of tokens.
     batch_size
         Requests in a batch, memory permitting; default: 128 (po), 16 (pia).
-    engine
-        transformers-eager or cuda-graphs.
-    model
-        tiny, a known shape such as vicuna-7b, a path, or a name on the hub; default: vicuna-7b on CUDA, else
-        tiny.
-    weights
-        random or pretrained; default: random for a known shape.
-    dtype
-        float32, float16 or bfloat16; default: bfloat16 on CUDA, else float32.
-    device
-        cuda or cpu; default: cuda where there is one.
-    threads
-        Processor threads of torch; default: 1 on the processor.
     lengths
         With pia, answers stop at the trace's lengths (trace), or where the model ends them (model).
-    kv_tokens
-        Tokens of KV cache to allocate; default: 80 % of what is free (on the processor 16,384).
     save_result
         Write what was found, every answer included, to this JSON file.
     save_pairs
@@ -114,32 +70,36 @@ def perceive(
     """
     import torch
 
-    from real import model as models
     from real.asker import Asker, ModelPredictor
     from real.calibration import default_capacity
     from real.run import make_engine
 
-    on_gpu = on_cuda(device, threads)
+    machine.use_threads()
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch_size: {batch_size} must be at least 1")
+    if adapter is not None and machine.compile_layers:
+        raise InputError("adapter: cannot be woken and put to sleep in compiled layers (compile_layers)")
     try:
         options = ModelPredictor(way, adapter is not None, fallback)
     except ValueError as error:
         raise InputError(str(error)) from None
-    loaded = models.load(model, weights=weights, dtype=dtype, device=device, seed=seed)
-    asker = Asker(loaded, adapter, seed)
+    loaded = machine.load()
+    asker = Asker(loaded, adapter, machine.seed)
     for warning in asker.warnings():
         say(warning)
-    most = num_prompts or (None if trace or answers else 1024 if on_gpu else 256)
-    source = trace or ("alpaca-vicuna" if on_gpu else TINY_TRACE)
-    made, prompts = read_texts(asker, source, answers, most, sample_seed, max_new_tokens, seed)
-    capacity = (kv_tokens or default_capacity(loaded)) // 16 * 16
-    runs_on = make_engine(engine, loaded, capacity)
+    made, prompts = read_texts(asker, texts, 1024 if machine.is_on_gpu() else 256)
+    capacity = (machine.kv_tokens or default_capacity(loaded)) // 16 * 16
+    engine = make_engine(machine.engine, loaded, capacity, compile_layers=machine.compile_layers)
     try:
-        found, read, said = _ask(asker, options, runs_on, made, prompts, batch_size, lengths)
+        found, read, said = _ask(asker, options, engine, made, prompts, batch_size, lengths)
     except torch.OutOfMemoryError as error:
         raise InputError(f"batch_size: out of device memory ({str(error).splitlines()[0]})") from None
-    about = {"ran": f"{engine} on {loaded.label}", "trace": made.trace.name, "seed": seed, **found}
+    about = {
+        "ran": f"{machine.engine} on {loaded.label}",
+        "trace": made.trace.name,
+        "seed": machine.seed,
+        **found,
+    }
     _show(about)
     _save(about, read, said, made, save_result, save_pairs, save_trace, figure)
     print(json.dumps(about, allow_nan=False))
@@ -199,43 +159,33 @@ def against_own(stated: list[int | None], answered: list[int | None]) -> dict[st
     }
 
 
-def read_texts(
-    asker: Asker,
-    source: str,
-    answers: Path | None,
-    num_prompts: int | None,
-    sample_seed: int | None,
-    max_new_tokens: int | None,
-    seed: int,
-) -> tuple[Scenario, Any]:
-    """The requests, as they are put to the model, and their prompts as token ids."""
+def read_texts(asker: Asker, texts: Texts, few: int) -> tuple[Scenario, Any]:
+    """The requests (of the default trace `few`), as they are put to the model, and their prompts as token
+    ids.
+    """
     from dataclasses import replace
 
     from real.training_data import read_answers
     from sim.simulation import scenario
 
-    given: Any = source
-    if answers is not None:
+    given: Any = texts.trace or ("alpaca-vicuna" if asker.loaded.device.type == "cuda" else TINY_TEXTS)
+    if texts.answers is not None:
         if asker.tokenizer is None:
-            raise InputError(f"answers {answers}: {asker.loaded.shape.name} has no tokenizer to count with")
-        given = read_answers(answers, asker.tokenizer)
+            raise InputError(
+                f"answers {texts.answers}: {asker.loaded.shape.name} has no tokenizer to count with"
+            )
+        given = read_answers(texts.answers, asker.tokenizer)
     made = scenario(
-        given, seed=seed, num_prompts=num_prompts, sample_seed=sample_seed, max_new_tokens=max_new_tokens
+        given,
+        seed=asker.seed,
+        num_prompts=texts.num_prompts or (None if texts.trace or texts.answers else few),
+        sample_seed=texts.sample_seed,
+        max_new_tokens=texts.max_new_tokens,
     )
     if made.trace.prompt is None and not asker.is_nonsense:
         say(f"{made.trace.name} has no texts: asking about made-up ones, whose wording tells the size")
     trace, prompts = asker.prompts_of(made.trace)
     return replace(made, trace=trace), prompts
-
-
-def on_cuda(device: str | None, threads: int | None) -> bool:
-    """Whether a GPU runs the model; on the processor torch gets `threads`, by default one."""
-    import torch
-
-    on_gpu = torch.cuda.is_available() if device is None else device.startswith("cuda")
-    if not on_gpu or threads is not None:
-        torch.set_num_threads(threads or 1)
-    return on_gpu
 
 
 def _show(about: dict[str, Any]) -> None:

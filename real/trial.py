@@ -14,7 +14,6 @@ from sim.hardware import profile as profiles
 from sim.policies import make_scheduler
 from sim.simulation import DEFAULT_PROFILE, Scenario, scenario
 
-from . import model as models
 from .answers import compare
 from .calibration import default_capacity, versions
 from .engine import Engine
@@ -97,7 +96,7 @@ def _prepare(replay: Replay, pairs: Sequence[Pair]) -> Bench:
     for policy, predictor in pairs:
         make_scheduler(policy, checked.limits)
         perception.predictor(predictor)
-    loaded = models.load(**replay.chosen, seed=replay.seed)
+    loaded = replay.load()
     given = profiles.load(profile).kv_tokens() if replay.profile else None
     capacity = (replay.kv_tokens or given or default_capacity(loaded)) // 16 * 16
     engine = make_engine(replay.engine, loaded, capacity, compile_layers=replay.compile_layers)

@@ -85,19 +85,7 @@ def validate(
             "simulator predicts what it was calibrated for; it says nothing about a GPU."
         )
     cases, about = experiment(
-        replay.source(),
-        replay.settings(),
-        replay.pairs(POLICIES),
-        engine=replay.engine,
-        chosen=replay.chosen,
-        compile_layers=replay.compile_layers,
-        lengths=replay.lengths,
-        profile=replay.profile,
-        kv_tokens=replay.kv_tokens,
-        repeat=repeat,
-        clock=clock,
-        adapter=adapter,
-        say=_say,
+        replay, replay.pairs(POLICIES), repeat=repeat, clock=clock, adapter=adapter, say=_say
     )
     _finish(cases, about, tolerance, save_result, out)
 
