@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -63,6 +62,11 @@ class ReplicaUse:
     down_s: float = 0.0
 
 
+def column(values: npt.NDArray[Any]) -> memoryview[Any]:
+    """An array's buffer: it takes single numbers sooner than the array does, or an `array.array`."""
+    return values.data
+
+
 class Ledger:
     """What executors write down while they run: entries by request id, by Work, and by replica.
 
@@ -85,14 +89,15 @@ class Ledger:
         self.replicas = list(replicas) or [ReplicaUse()]
         self.batches: list[BatchRecord] = []
         self.gaps = GapPool()
-        self.arrival_s = array("d", np.asarray(arrival_s, dtype=np.float64).tobytes())
-        never, none, zero = array("d", [math.nan]), array("q", [-1]), array("q", [0])
-        self.scheduled_s, self.first_token_s, self.finish_s = never * n, never * n, never * n
-        self.row_length, self.attempts = zero * n, zero * n  # positions decoded in its last attempt; attempts
-        self.failed_tokens = zero * n  # positions decoded in attempts that outlived their prediction
-        self.final_batch = none * n  # index in `batches` of the padded batch in which it finished
-        self.predicted = none * n
-        self.replica = array("i", [0]) * n  # where it finished
+        self.arrival_s = column(np.array(arrival_s, dtype=np.float64))
+        self.scheduled_s, self.first_token_s, self.finish_s = (column(np.full(n, math.nan)) for _ in range(3))
+        self.attempts = column(np.zeros(n, dtype=np.int64))
+        self.row_length = column(np.zeros(n, dtype=np.int64))  # positions decoded in its last attempt
+        # Positions decoded in attempts that outlived their prediction.
+        self.failed_tokens = column(np.zeros(n, dtype=np.int64))
+        self.final_batch = column(np.full(n, -1))  # in `batches`: the padded batch in which it finished
+        self.predicted = column(np.full(n, -1))
+        self.replica = column(np.zeros(n, dtype=np.int32))  # where it finished
         self.reason: dict[int, str] = {}  # id -> why it was given up
         self.reroutes: dict[int, int] = {}  # id -> how often its replica failed
         self.lost_tokens: dict[int, int] = {}  # id -> tokens that were lost with failed replicas

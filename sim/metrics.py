@@ -6,7 +6,6 @@ Knows nothing of schedulers, SimPy or profiles. Times inside are seconds, report
 from __future__ import annotations
 
 import json
-from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -253,7 +252,7 @@ def _replicas(ledger: Ledger, finished_at: IntArray, end: float | None) -> dict[
     }
 
 
-def _array(column: Sequence[float] | array[Any]) -> Any:
+def _array(column: Sequence[float] | memoryview[Any]) -> Any:
     """The same numbers as an array; those of a typed column are not copied."""
     return np.asarray(column)
 

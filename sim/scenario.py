@@ -7,7 +7,6 @@ numbers.
 from __future__ import annotations
 
 import math
-from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
@@ -24,7 +23,7 @@ from .arrivals import Arrivals, Progress
 from .cluster import Fleet, Sole, no_search_for_cycles
 from .hardware.profile import Profile
 from .hardware.settings import Settings
-from .ledger import Ledger, ReplicaUse
+from .ledger import Ledger, ReplicaUse, column
 from .metrics import GOODPUT_METRICS, Result, make_result
 from .outages import NONE, Outages
 from .padded import FREE, PerceptionCost
@@ -121,7 +120,7 @@ class Scenario:
             replicas=[ReplicaUse(m.profile.name, m.limits.kv_tokens) for m in machines],
         )
         if not said.charged:
-            ledger.predicted = array("q", said.predicted.tobytes())
+            ledger.predicted = column(said.predicted.astype(np.int64))
         env = simpy.Environment()
         coming = (self.requests(said), ledger, self.max_concurrency, on_progress)
         alone = len(machines) == 1 and not self.outages.any
