@@ -19,8 +19,8 @@ it.
 BIN_WIDTH = 0.001
 """Width, relative, of the bins that long runs are folded into; each keeps the mean of what fell into it."""
 
-FOLD_AT = 1 << 19
-"""Numbers, four a ramp, that are kept before they are folded."""
+FOLD_AT = 1 << 18
+"""Numbers of either list of a `GapPool` that are kept before they are folded."""
 
 
 class Ramps(NamedTuple):
@@ -62,11 +62,12 @@ class Moments(NamedTuple):
 class GapPool:
     """Gaps as they come in, and once there are many, folded into bins of a fixed number.
 
-    `rows`: four numbers a ramp (first_s, slope_s, count, weight). Whoever adds to them calls `fold` where
-    they have grown to `FOLD_AT`.
+    `steps`: two numbers a gap (seconds, weight); `rows`: four a ramp (first_s, slope_s, count, weight).
+    Whoever adds to one of them calls `fold` where that has grown to `FOLD_AT`.
     """
 
     def __init__(self) -> None:
+        self.steps: list[float] = []
         self.rows: list[float] = []
         self.moments = Moments()
         self.lowest = 0  # number of the first bin
@@ -81,7 +82,11 @@ class GapPool:
 
     def ramps(self) -> Ramps:
         """Those not folded yet."""
-        first_s, slope_s, counts, weight = np.array(self.rows).reshape(-1, 4).T
+        gap_s, seen_by = np.fromiter(self.steps, float, len(self.steps)).reshape(-1, 2).T
+        rows = np.fromiter(self.rows, float, len(self.rows)).reshape(-1, 4)
+        single = np.zeros((len(gap_s), 4))
+        single[:, 0], single[:, 2], single[:, 3] = gap_s, 1.0, seen_by
+        first_s, slope_s, counts, weight = np.concatenate([single, rows]).T
         return Ramps(first_s, slope_s, counts.astype(np.int64), weight.astype(np.int64))
 
     def pooled(self, more: Ramps | None = None) -> dict[str, float | None]:
@@ -117,7 +122,7 @@ class GapPool:
         return {name: 1e3 * value for name, value in seconds.items()}
 
     def fold(self) -> None:
-        """Empty `rows` into the bins."""
+        """Empty `steps` and `rows` into the bins."""
         ramps = _used(self.ramps())
         self.moments = self.moments.plus(_moments(ramps))
         value, share = _pieces(ramps)
@@ -127,6 +132,7 @@ class GapPool:
             number -= self.lowest
             self.share += np.bincount(number, share, len(self.share))
             self.total_s += np.bincount(number, share * value, len(self.share))
+        self.steps.clear()
         self.rows.clear()
 
     def _cover(self, low: int, high: int) -> None:

@@ -166,16 +166,16 @@ class RunningRequests:
         """Move on by so many of the leap's iterations; the requests that finish with the last of them."""
         ledger, heap, use = self.ledger, self.heap, self.use
         num_decode, head_end_s, gaps = len(heap), start_s + leap.head_s, ledger.gaps
-        rows = gaps.rows
+        steps = gaps.steps
         if self.num_head:
-            rows += (head_end_s - self.iterated_s, 0.0, 1, self.num_head)
+            steps += (head_end_s - self.iterated_s, self.num_head)
         if self.back:
             for i in self.back:
-                rows += (head_end_s - self.last_token_s.pop(i), 0.0, 1, 1)
+                steps += (head_end_s - self.last_token_s.pop(i), 1)
             self.back.clear()
         if iterations > 1:
-            rows += (leap.first_s, leap.slope_s, iterations - 1, num_decode)
-        if len(rows) >= FOLD_AT:
+            gaps.rows += (leap.first_s, leap.slope_s, iterations - 1, num_decode)
+        if len(steps) >= FOLD_AT or len(gaps.rows) >= FOLD_AT:
             gaps.fold()
         use.iterations = self.tick = tick = self.tick + iterations
         context = self.context_tokens + num_decode * iterations

@@ -76,6 +76,18 @@ def test_a_weight_is_as_good_as_repeating() -> None:
     assert once == pytest.approx(thrice)
 
 
+@given(st.lists(st.tuples(st.floats(1e-4, 10.0), st.integers(1, 50)), min_size=1, max_size=40))
+def test_single_gaps_are_ramps_of_one(steps: list[tuple[float, int]]) -> None:
+    pool, same = GapPool(), GapPool()
+    for gap_s, weight in steps:
+        pool.steps += (gap_s, weight)
+        same.add(gap_s, 0.0, 1, weight)
+    assert pool.pooled() == same.pooled() != GapPool().pooled()
+    pool.fold(), same.fold()
+    assert not pool.steps
+    assert pool.pooled() == same.pooled()
+
+
 @settings(deadline=None, max_examples=100)
 @given(st.lists(RAMP, min_size=1, max_size=40), st.integers(1, 9))
 def test_folding_a_long_run_loses_next_to_nothing(
