@@ -6,11 +6,9 @@ Knows nothing of how a scheduler decides or of what a step costs.
 
 from __future__ import annotations
 
-import gc
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from heapq import heapify, heappop, heappush
 
 import simpy
@@ -35,20 +33,6 @@ class Sole(Arrivals):
         """Submit what is due."""
         if self.due_s <= now:
             replica.num_requests += self.take(now, replica.scheduler.submit)
-
-
-@contextmanager
-def no_search_for_cycles() -> Iterator[None]:
-    """A run leaves no cycles of garbage behind; looking for them takes a third of the time of thousands of
-    replicas.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 class Fleet:
@@ -93,6 +77,7 @@ class Fleet:
                 raise
         for number, since_s in self.down_since.items():
             self.replicas[number].use.down_s += self.env.now - since_s
+        self.replicas = []  # they refer to the fleet
 
     def release(self, replica: Replica, now: float) -> None:
         """Whoever has arrived by now is sent before the replica decides, though SimPy may only come to that

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import simpy
 
 from traces.errors import InputError
 from traces.trace import DEFAULT_MAX_NEW_TOKENS, Trace
 
 from .arrivals import Arrivals, Progress
-from .cluster import Fleet, Sole, no_search_for_cycles
+from .cluster import Fleet, Sole
+from .environment import Environment
 from .hardware.profile import Profile
 from .hardware.settings import Settings
 from .ledger import Ledger, ReplicaUse, column
@@ -121,7 +121,7 @@ class Scenario:
         )
         if not said.charged:
             ledger.predicted = column(said.predicted.astype(np.int64))
-        env = simpy.Environment()
+        env = Environment()
         coming = (self.requests(said), ledger, self.max_concurrency, on_progress)
         alone = len(machines) == 1 and not self.outages.any
         fleet = None if alone else Fleet(env, Arrivals(*coming), self._router(machines))
@@ -143,7 +143,7 @@ class Scenario:
             )
             for number, (machine, scheduler) in enumerate(zip(machines, schedulers, strict=True))
         ]
-        with no_search_for_cycles():
+        with env:
             if fleet is None:
                 env.run()
             else:

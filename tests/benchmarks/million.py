@@ -4,7 +4,8 @@
 
 One accelerator at 100 requests a second, short lognormal prompts and answers, 8,000 KV blocks, all metrics
 kept; on one core after loading. First rounds of 100,000 requests in turn with a bare SimPy run of two events
-a request (medians), then the million once. The last line is JSON.
+a request (medians), then the million a few times, each with its bare run after it: other work on the machine
+only ever adds to the time, so that the least of them says the most. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from traces.trace import Trace
 from .throughput import bare_simpy, cpu_seconds
 
 RATE, KV_BLOCKS = 100.0, 8000
-ROUNDS, ROUND_REQUESTS, REQUESTS = 7, 100_000, 1_000_000
+ROUNDS, ROUND_REQUESTS = 7, 100_000
+RUNS, REQUESTS = 3, 1_000_000
 BASE_S, PER_SEQUENCE_S, PER_CONTEXT_S, PER_PROMPT_S = 0.0040, 2e-5, 1.2e-7, 3e-5
 
 
@@ -90,14 +92,18 @@ def main() -> None:
     )
     large = workload(REQUESTS)
     before = memory_mib()
-    seconds = cpu_seconds(lambda: large.run("continuous"))
-    grown = memory_mib() - before
-    bare_again = REQUESTS / cpu_seconds(lambda: bare_simpy(REQUESTS))
-    print(
-        f"{REQUESTS:,} requests: {seconds:.1f} CPU s, {grown:.0f} MiB beyond the trace, "
-        f"{REQUESTS / seconds / bare_again:.3f} × bare SimPy right after"
-    )
-    said = {"share_of_bare_simpy": share, "cpu_s": seconds, "memory_mib": grown, "requests": REQUESTS}
+    seconds, shares = [], []
+    for _ in range(RUNS):
+        seconds.append(cpu_seconds(lambda: large.run("continuous")))
+        grown = memory_mib() - before
+        shares.append(cpu_seconds(lambda: bare_simpy(REQUESTS)) / seconds[-1])
+        print(
+            f"{REQUESTS:,} requests: {seconds[-1]:.1f} CPU s, {grown:.0f} MiB beyond the trace, "
+            f"{shares[-1]:.3f} × bare SimPy right after",
+            flush=True,
+        )
+    said = {"share_of_bare_simpy": share, "cpu_s": min(seconds), "cpu_s_of_each": seconds}
+    said |= {"share_of_each": shares, "memory_mib": grown, "requests": REQUESTS}
     print(json.dumps(said))
 
 
