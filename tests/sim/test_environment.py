@@ -58,7 +58,7 @@ def test_nothing_of_a_run_stays_in_memory(policy: str, given: dict[str, Any]) ->
     gc.disable()
     try:
         result = made.run(policy)
-        left = [kept for kept in gc.get_objects() if isinstance(kept, Ledger)]
+        left = [kept for kept in gc.get_objects() if type(kept) is Ledger]
     finally:
         gc.enable()
     assert result.summary["completed"] == 60
