@@ -55,8 +55,7 @@ def experiment(
     loaded = replay.load()
     asker = None
     if any(asks_the_model(predictor) for _, predictor in pairs):
-        if adapter is not None and replay.compile_layers:
-            raise InputError("adapter: cannot be woken and put to sleep in compiled layers (compile_layers)")
+        replay.check(adapter)
         asker = Asker(loaded, adapter, seed)
         for warning in asker.warnings():
             say(warning)

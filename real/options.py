@@ -88,6 +88,11 @@ class Machine(Model):
     weights (on the processor 16,384).
     """
 
+    def check(self, adapter: Path | None) -> None:
+        """InputError where the model cannot run with this adapter."""
+        if adapter is not None and self.compile_layers:
+            raise InputError("adapter: cannot be woken and put to sleep in compiled layers (compile_layers)")
+
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
@@ -160,9 +165,7 @@ class Texts:
     answers: Path | None = None
     """In place of a trace, a file of texts with the columns instruction and output."""
     num_prompts: int | None = None
-    """Take the first N requests; default: all of a given trace, of the others some hundreds (thousands on
-    CUDA).
-    """
+    """Take the first N requests; default: all of what is given, else as many as stated above."""
     sample_seed: int | None = None
     """Take them from the seeded permutation of the trace."""
     max_new_tokens: int | None = None

@@ -47,6 +47,8 @@ def perceive(
 ) -> None:
     """Ask the model how long its answers will be, and judge what it says by the trace.
 
+    Without a trace it is asked about 1,024 requests on CUDA, about 256 on the processor.
+
     Parameters
     ----------
     way
@@ -77,8 +79,7 @@ def perceive(
     machine.use_threads()
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch_size: {batch_size} must be at least 1")
-    if adapter is not None and machine.compile_layers:
-        raise InputError("adapter: cannot be woken and put to sleep in compiled layers (compile_layers)")
+    machine.check(adapter)
     try:
         options = ModelPredictor(way, adapter is not None, fallback)
     except ValueError as error:

@@ -78,7 +78,8 @@ def tune(
 ) -> None:
     """Train a LoRA adapter that answers the question for a length, and judge it on prompts held out.
 
-    The lengths of the trace (the largest sample, where it has several) are learnt.
+    The lengths of the trace (the largest sample, where it has several) are learnt; without a trace those of
+    10,000 requests on CUDA, of 768 on the processor.
 
     Parameters
     ----------

@@ -140,7 +140,7 @@ def make_result(
         "total_token_throughput": ratio(total_in + total_out, duration),
         "max_concurrent_requests": _most_at_once(arrival[done], finish[done]),
     }
-    final_batch = _array(ledger.final_batch)
+    final_batch = np.asarray(ledger.final_batch)
     pooled = ledger.gaps.pooled(_gaps(batches, final_batch, output_tokens, done, finish))
     statistics = {name: _statistics(latency[name][done]) for name in GOODPUT_METRICS} | {"itl": pooled}
     for statistic in STATISTICS:
@@ -184,9 +184,13 @@ def _columns(
 ) -> dict[str, np.ndarray[Any, Any]]:
     """The per-request table; what finished outside of padded batches has rows as long as its answers."""
     n = ledger.num_requests
-    arrival, finish, first = _array(ledger.arrival_s), _array(ledger.finish_s), _array(ledger.first_token_s)
-    done, predicted = ~np.isnan(finish), _array(ledger.predicted)
-    alone = done & (_array(ledger.final_batch) < 0)
+    arrival, finish, first = (
+        np.asarray(ledger.arrival_s),
+        np.asarray(ledger.finish_s),
+        np.asarray(ledger.first_token_s),
+    )
+    done, predicted = ~np.isnan(finish), np.asarray(ledger.predicted)
+    alone = done & (np.asarray(ledger.final_batch) < 0)
     ttft_ms, e2el_ms = (first - arrival) * 1e3, (finish - arrival) * 1e3
     several = np.where(output_tokens > 1, output_tokens - 1, 1)
     # Where all have finished, one text stands for a whole column.
@@ -203,20 +207,20 @@ def _columns(
         "request_id": request_id,
         "status": status,
         "arrival_s": arrival,
-        "scheduled_s": _array(ledger.scheduled_s),
+        "scheduled_s": np.asarray(ledger.scheduled_s),
         "first_token_s": first,
         "finish_s": finish,
         "prompt_tokens": prompt_tokens,
         "output_tokens": output_tokens,
         "predicted_tokens": np.where(predicted < 0, np.nan, predicted),
         "priority": np.zeros(n, dtype=np.int64) if priority is None else priority,
-        "row_length": np.where(alone, output_tokens, _array(ledger.row_length)),
-        "failed_tokens": _array(ledger.failed_tokens),
-        "attempts": _array(ledger.attempts) + alone,
+        "row_length": np.where(alone, output_tokens, np.asarray(ledger.row_length)),
+        "failed_tokens": np.asarray(ledger.failed_tokens),
+        "attempts": np.asarray(ledger.attempts) + alone,
         "ttft_ms": ttft_ms,
         "tpot_ms": np.where(output_tokens > 1, (e2el_ms - ttft_ms) / several, np.nan),
         "e2el_ms": e2el_ms,
-        "replica": np.where(done, _array(ledger.replica), -1).astype(np.int64),
+        "replica": np.where(done, np.asarray(ledger.replica), -1).astype(np.int64),
         "reroutes": reroutes,
         "reason": reason,
     }
@@ -250,11 +254,6 @@ def _replicas(ledger: Ledger, finished_at: IntArray, end: float | None) -> dict[
         "failures": np.array([u.failures for u in uses]),
         "down_s": np.array([u.down_s for u in uses]),
     }
-
-
-def _array(column: Sequence[float] | memoryview[Any]) -> Any:
-    """The same numbers as an array; those of a typed column are not copied."""
-    return np.asarray(column)
 
 
 def _frozen(columns: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:

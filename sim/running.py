@@ -73,7 +73,6 @@ class RunningRequests:
     ) -> None:
         self.cost, self.output_tokens, self.ledger, self.replica = cost, output_tokens, ledger, replica
         self.use = use or ledger.replicas[replica]
-        self.tick = self.use.iterations
         # The first iteration in progress gives a token to so many that have decoded before, and to those that
         # are back from an eviction (ids).
         self.num_head = 0
@@ -106,7 +105,7 @@ class RunningRequests:
         for request in work.evict:
             self._evict(request)
         cost, heap = self.cost, self.heap
-        tick, context = self.tick, self.context_tokens
+        tick, context = self.use.iterations, self.context_tokens
         self.num_head = num_head = len(heap)
         if work.chunks:
             back = self.back
@@ -177,7 +176,7 @@ class RunningRequests:
             gaps.rows += (leap.first_s, leap.slope_s, iterations - 1, num_decode)
         if len(steps) >= FOLD_AT or len(gaps.rows) >= FOLD_AT:
             gaps.fold()
-        use.iterations = self.tick = tick = self.tick + iterations
+        use.iterations = tick = use.iterations + iterations
         context = self.context_tokens + num_decode * iterations
         self.iterated_s = end_s
         self.peak_tokens = context + self.prompt_tokens
@@ -206,7 +205,7 @@ class RunningRequests:
     def abandon(self) -> dict[int, int]:
         """The accelerator has failed and its memory is lost: id -> tokens that were lost with it."""
         lost = dict(self.generated) | dict.fromkeys(self.computed, 0)
-        lost |= {i: self.output_tokens[i] - (end - self.tick) for end, i, _ in self.heap}
+        lost |= {i: self.output_tokens[i] - (end - self.use.iterations) for end, i, _ in self.heap}
         self.__init__(self.cost, self.output_tokens, self.ledger, self.use, self.replica)  # type: ignore[misc]
         return lost
 
@@ -217,7 +216,7 @@ class RunningRequests:
         if entry is not None:
             self.heap.remove(entry)
             heapify(self.heap)
-            generated = self.output_tokens[i] - (entry[0] - self.tick)
+            generated = self.output_tokens[i] - (entry[0] - self.use.iterations)
             self.context_tokens -= request.prompt_tokens + generated - 1
             self.generated[i] = generated
             self.last_token_s[i] = self.iterated_s

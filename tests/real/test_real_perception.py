@@ -311,6 +311,7 @@ def test_in_advance_with_answers_that_the_model_ends(capsys):
         (["--fallback", "nothing"], "fallback: 'nothing'"),
         (["--batch-size", "0"], "batch_size: 0"),
         (["--adapter", "nowhere"], "adapter nowhere: no LoRA adapter there"),
+        (["--adapter", "nowhere", "--compile-layers"], "adapter: cannot be woken and put to sleep"),
         (["--engine", "vllm"], "vllm"),
         (["--trace", "nosuch.csv"], "nosuch.csv"),
         (["--answers", "nosuch.json"], "nosuch.json"),
