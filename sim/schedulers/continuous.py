@@ -39,9 +39,9 @@ class ContinuousScheduler:
     __slots__ = (
         "begun", "births", "block", "computed", "deadlines", "drops", "first_need", "first_reused",
         "fits_surely", "free", "generated", "gone", "is_fcfs", "iteration", "least_free", "limits",
-        "max_num_batched_tokens", "max_num_seqs", "num_blocks", "num_queued", "on_admission", "on_end",
-        "options", "perceives", "plans", "prefixes", "rank", "refused", "running", "takers",
-        "tells_ends", "unknown", "unknown_since", "upper_quantile", "waiting", "wake_at",
+        "longest_answer", "max_num_batched_tokens", "max_num_seqs", "num_blocks", "num_queued",
+        "on_admission", "on_end", "options", "perceives", "plans", "prefixes", "rank", "refused", "running",
+        "takers", "tells_ends", "unknown", "unknown_since", "upper_quantile", "waiting", "wake_at",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, **options: Any) -> None:
@@ -75,7 +75,7 @@ class ContinuousScheduler:
         self.plans = PlannedMemory(self.block) if o.admission == "predicted" else None
         self.tells_ends = self.plans is not None or self.on_end is not None
         self.refused: int | None = None  # by plan; it may ask again when somebody has left
-        self.iteration = self.num_queued = 0
+        self.iteration = self.num_queued = self.longest_answer = 0
         # Blocks of the first iteration handed out, and those of them that are used again.
         self.first_need = self.first_reused = 0
         self.deadlines: list[tuple[float, int, Request]] = []  # heap of what may expire while it waits
@@ -95,11 +95,14 @@ class ContinuousScheduler:
 
     def submit(self, request: Request, now: float) -> None:
         """Queue the request, or turn it away where it could never run."""
-        if request.prompt_tokens + request.max_new_tokens > self.fits_surely:
+        max_new_tokens = request.max_new_tokens
+        if request.prompt_tokens + max_new_tokens > self.fits_surely:
             drop = rejection(request, self.limits, question=self.perceives) or self._too_long(request)
             if drop is not None:
                 self.drops.append(drop)
                 return
+        if max_new_tokens > self.longest_answer:
+            self.longest_answer = max_new_tokens
         if request.deadline_s is not None:
             heappush(self.deadlines, (request.deadline_s, request.id, request))
         if self.perceives and request.predicted_tokens is None:
@@ -147,12 +150,10 @@ class ContinuousScheduler:
         self.first_need = need
         at_most = 1
         if settled and not self.computed:
-            # Memory lasts for so many rounds of a block each; in the last one it matters how long exactly.
-            rounds = (free - need) // len(births)
-            if rounds:
-                at_most += rounds * self.block
-            else:
-                at_most += iterations_within(self.takers, self.iteration + 1, free - need)
+            # Memory lasts for so many rounds of a block each; how long exactly is told where it may matter.
+            at_most += (free - need) // len(births) * self.block
+            if at_most < self.longest_answer:
+                at_most = 1 + iterations_within(self.takers, self.iteration + 1, free - need)
         until_s = self._until(now) if unusual else inf
         # Under fcfs an arrival stands behind those that wait already.
         stop = len(running) < self.max_num_seqs and not (self.is_fcfs and self.waiting)
@@ -308,8 +309,8 @@ class ContinuousScheduler:
 
     def _admit(self, chunks: list[Chunk], need: int, budget: int) -> tuple[int, bool]:
         """Admit from the queue, adding to `chunks` what memory and the token `budget` allow beside the `need`
-        blocks of those that run; the blocks needed then, and whether the queue has to wait for memory or a
-        place (so that the next iteration could admit no more).
+        blocks of those that run; the blocks needed then, and whether the queue has to wait for somebody to
+        leave (so that the next iteration could admit no more).
         """
         waiting, running, births = self.waiting, self.running, self.births
         kept, gone = self.generated, self.gone
@@ -334,7 +335,7 @@ class ContinuousScheduler:
             num_tokens, last = length - cached, True
             if num_tokens > budget:
                 if budget <= 0 or not self.options.chunked:
-                    return need, False
+                    return need, not chunks  # without chunks the budget is the same at the next iteration
                 num_tokens, last = budget, False
             then = need - -(cached + num_tokens) // block
             if then > free or ((is_planned or not last) and not self._may_enter(request, length, need)):

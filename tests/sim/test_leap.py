@@ -249,6 +249,26 @@ def test_a_long_answer_is_two_events(profile: Profile) -> None:
     assert [b.iterations for b in result.batches] == [100_000]
 
 
+def test_memory_lasts_to_the_last_iteration_of_a_leap(profile: Profile) -> None:
+    """Two that take their blocks at different times: the last free one is gone 15 iterations after the last
+    whole round.
+    """
+    trace = ticks_trace([1, 9], [300, 300], [0, 0])
+    shared = scenario(trace, profile=profile, kv_blocks=21, max_new_tokens=300)
+    works = shared.run("continuous", log=True).batches
+    assert [b.iterations for b in works[:2]] == [160, 1]
+    assert [b.evicted for b in works[:2]] == [(), (1,)]
+
+
+def test_an_unchunked_prompt_that_the_budget_cannot_take_now_waits_for_a_finish() -> None:
+    """45 tokens beside 60 that decode are over 100: until one of these leaves, each iteration is the same."""
+    trace = ticks_trace([1] * 60 + [45], [40] * 10 + [50] * 50 + [5], [0] * 60 + [1])
+    shared = scenario(trace, profile=exact_machine(), max_new_tokens=50)
+    result = shared.run("continuous:chunked=off,max_num_seqs=100,max_num_batched_tokens=100", log=True)
+    assert [b.iterations for b in result.batches] == [1, 39, 5, 5]
+    assert result.columns["scheduled_s"][60] / TICK_S == 40
+
+
 @pytest.mark.parametrize("places", [1, 4])
 def test_arrivals_that_cannot_enter_are_no_events(places: int, profile: Profile) -> None:
     n = 200
