@@ -27,6 +27,14 @@ class Environment(simpy.Environment):
         self._generators.append(generator)
         return simpy.Process(self, generator)
 
+    def skip(self, seconds: float) -> bool:
+        """Let time pass at once, without an event, where nothing else would happen meanwhile."""
+        then = self._now + seconds
+        if self._queue and self._queue[0][0] <= then:
+            return False
+        self._now = then
+        return True
+
     def __enter__(self) -> Environment:
         self._was_on = gc.isenabled()
         gc.disable()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 
 from .request import Request
 
@@ -51,19 +53,15 @@ def blocks_ahead(takers: Sequence[int], iteration: int, num_iterations: int) -> 
     return rounds * sum(takers) + blocks if rounds else blocks
 
 
-def iterations_within(takers: Sequence[int], iteration: int, free_blocks: int) -> int:
+def iterations_within(takers: list[int], iteration: int, free_blocks: int) -> int:
     """The most iterations from `iteration` on that take no more than `free_blocks` (at least one sequence);
     `takers` as in `blocks_ahead`.
     """
     size = len(takers)
-    rounds, free_blocks = divmod(free_blocks, sum(takers))
-    num_iterations = rounds * size
-    for i in range(iteration, iteration + size):
-        free_blocks -= takers[i % size]
-        if free_blocks < 0:
-            break
-        num_iterations += 1
-    return num_iterations
+    first = iteration % size
+    taken = list(accumulate(takers[first:] + takers[:first]))
+    rounds, rest = divmod(free_blocks, taken[-1])
+    return rounds * size + bisect_right(taken, rest)
 
 
 class EvictedPrefixes:

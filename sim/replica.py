@@ -13,9 +13,9 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import simpy
-from simpy.events import NORMAL
 
 from .arrivals import SimProcess
+from .environment import Environment
 from .hardware.step_cost import StepCost
 from .ledger import BatchRecord, Ledger
 from .padded import FREE, PerceptionCost, batch_record, cut_off, perceive_record, write_down
@@ -62,7 +62,7 @@ class Replica:
 
     def __init__(
         self,
-        env: simpy.Environment,
+        env: Environment,
         scheduler: Scheduler,
         cost: StepCost,
         source: Source,
@@ -117,7 +117,6 @@ class Replica:
         """Work, and after a failure wait for the repair, for ever."""
         env, scheduler, source, running = self.env, self.scheduler, self.source, self.running
         ledger, use = self.ledger, self.use
-        alarm: simpy.Timeout | None = None
         while True:
             now = env.now
             try:
@@ -134,29 +133,24 @@ class Replica:
                     if listens and source.due_s < until_s:
                         until_s = source.due_s
                     leap = running.begin(work if self.leap else replace(work, at_most=1), now, until_s)
-                    iterations, start_s, seconds = leap.iterations, now, leap.head_s
-                    self.iterations = (work, leap, start_s)
-                    if iterations > 1:
-                        self.is_leaping, self.is_listening = True, listens
-                        seconds = leap.seconds(iterations)
-                    try:
-                        if alarm is None:
-                            alarm = env.timeout(seconds)
-                        else:
-                            # One that has rung is set again, which takes half the time of making another.
-                            alarm.callbacks = []
-                            env.schedule(alarm, NORMAL, seconds)
-                        yield alarm
+                    iterations, start_s = leap.iterations, now
+                    seconds = leap.head_s if iterations == 1 else leap.seconds(iterations)
+                    if env.skip(seconds):
                         now += seconds
-                    except simpy.Interrupt as signal:
-                        alarm = None  # it has yet to ring
-                        if signal.cause is not None:
-                            raise
-                        iterations = min(iterations, leap.iterations_begun(env.now - start_s))
-                        yield env.timeout(max(0.0, start_s + leap.seconds(iterations) - env.now))
-                        now = env.now
-                    self.is_listening = self.is_leaping = False
-                    self.iterations = None
+                    else:
+                        self.iterations = (work, leap, start_s)
+                        self.is_leaping, self.is_listening = iterations > 1, iterations > 1 and listens
+                        try:
+                            yield env.timeout(seconds)
+                            now += seconds
+                        except simpy.Interrupt as signal:
+                            if signal.cause is not None:
+                                raise
+                            iterations = leap.iterations_begun(env.now - start_s)
+                            yield env.timeout(max(0.0, start_s + leap.seconds(iterations) - env.now))
+                            now = env.now
+                        self.is_listening = self.is_leaping = False
+                        self.iterations = None
                     finished = running.advance(leap, iterations, start_s, now)
                     if running.peak_tokens > use.kv_capacity_tokens:
                         raise self._overcommitted()

@@ -28,6 +28,9 @@ from .planned_memory import PlannedMemory
 Entry: TypeAlias = tuple[float, int, Request]
 """A request with its rank and the order of its submission: its place in the queue, also when evicted."""
 
+FAR = 64
+"""Iterations ahead that a leap seldom gets to: where memory lasts longer, its end is told to the round only."""
+
 
 class ContinuousScheduler:
     """Iteration-level scheduling over paged KV; hands out as many iterations at once as nothing can change
@@ -39,9 +42,9 @@ class ContinuousScheduler:
     __slots__ = (
         "begun", "births", "block", "computed", "deadlines", "drops", "first_need", "first_reused",
         "fits_surely", "free", "generated", "gone", "is_fcfs", "iteration", "least_free", "limits",
-        "longest_answer", "max_num_batched_tokens", "max_num_seqs", "num_blocks", "num_queued",
-        "on_admission", "on_end", "options", "perceives", "plans", "prefixes", "rank", "refused", "running",
-        "takers", "tells_ends", "unknown", "unknown_since", "upper_quantile", "waiting", "wake_at",
+        "max_num_batched_tokens", "max_num_seqs", "num_blocks", "num_queued", "on_admission", "on_end",
+        "options", "perceives", "plans", "prefixes", "rank", "refused", "running", "takers",
+        "tells_ends", "unknown", "unknown_since", "upper_quantile", "waiting", "wake_at",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, **options: Any) -> None:
@@ -75,7 +78,7 @@ class ContinuousScheduler:
         self.plans = PlannedMemory(self.block) if o.admission == "predicted" else None
         self.tells_ends = self.plans is not None or self.on_end is not None
         self.refused: int | None = None  # by plan; it may ask again when somebody has left
-        self.iteration = self.num_queued = self.longest_answer = 0
+        self.iteration = self.num_queued = 0
         # Blocks of the first iteration handed out, and those of them that are used again.
         self.first_need = self.first_reused = 0
         self.deadlines: list[tuple[float, int, Request]] = []  # heap of what may expire while it waits
@@ -95,14 +98,11 @@ class ContinuousScheduler:
 
     def submit(self, request: Request, now: float) -> None:
         """Queue the request, or turn it away where it could never run."""
-        max_new_tokens = request.max_new_tokens
-        if request.prompt_tokens + max_new_tokens > self.fits_surely:
+        if request.prompt_tokens + request.max_new_tokens > self.fits_surely:
             drop = rejection(request, self.limits, question=self.perceives) or self._too_long(request)
             if drop is not None:
                 self.drops.append(drop)
                 return
-        if max_new_tokens > self.longest_answer:
-            self.longest_answer = max_new_tokens
         if request.deadline_s is not None:
             heappush(self.deadlines, (request.deadline_s, request.id, request))
         if self.perceives and request.predicted_tokens is None:
@@ -150,9 +150,9 @@ class ContinuousScheduler:
         self.first_need = need
         at_most = 1
         if settled and not self.computed:
-            # Memory lasts for so many rounds of a block each; how long exactly is told where it may matter.
+            # Memory lasts for so many rounds of a block each, and for a while beyond.
             at_most += (free - need) // len(births) * self.block
-            if at_most < self.longest_answer:
+            if at_most < FAR:
                 at_most = 1 + iterations_within(self.takers, self.iteration + 1, free - need)
         until_s = self._until(now) if unusual else inf
         # Under fcfs an arrival stands behind those that wait already.

@@ -63,3 +63,45 @@ def test_nothing_of_a_run_stays_in_memory(policy: str, given: dict[str, Any]) ->
         gc.enable()
     assert result.summary["completed"] == 60
     assert not left
+
+
+def test_time_is_skipped_only_where_nothing_else_happens() -> None:
+    seen: list[tuple[str, float]] = []
+
+    def rings(env: simpy.Environment) -> Generator[simpy.Event, Any, None]:
+        yield env.timeout(2.0)
+        seen.append(("bell", env.now))
+        yield env.event()
+
+    def skips(env: Environment) -> Generator[simpy.Event, Any, None]:
+        for seconds in (1.5, 0.5, 5.0):
+            if not env.skip(seconds):
+                seen.append(("waits", env.now))
+                yield env.timeout(seconds)
+            seen.append(("goes on", env.now))
+
+    with Environment() as env:
+        env.process(rings(env))
+        env.process(skips(env))
+        env.run()
+    # At two seconds both are due: the bell was there first.
+    assert seen == [
+        ("goes on", 1.5),
+        ("waits", 1.5),
+        ("bell", 2.0),
+        ("goes on", 2.0),
+        ("goes on", 7.0),
+    ]
+    assert env.now == 7.0
+
+
+def test_time_is_not_skipped_beyond_the_end_of_a_run() -> None:
+    def skips(env: Environment) -> Generator[simpy.Event, Any, None]:
+        while True:
+            if not env.skip(1.0):
+                yield env.timeout(1.0)
+
+    with Environment() as env:
+        env.process(skips(env))
+        env.run(until=3.5)
+    assert env.now == 3.5

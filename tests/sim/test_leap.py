@@ -16,6 +16,7 @@ from sim.hardware.kv_memory import KvMemory
 from sim.hardware.profile import Profile, Provenance
 from sim.hardware.step_cost import PiecewiseLinear, StepCost
 from sim.metrics import Result
+from sim.schedulers.continuous import FAR
 from sim.simulation import scenario
 from traces.trace import Trace
 
@@ -231,7 +232,7 @@ def test_an_event_per_finish_and_one_per_admitted_arrival(
 @given(trace=traces(), policy=policies(["fcfs"]), blocks=st.sampled_from([30, 40, 60]))
 def test_events_are_bounded_by_what_changes(trace: Trace, policy: str, blocks: int, profile: Profile) -> None:
     """Under fcfs: finishes + iterations with a chunk + evictions, and one more each time that memory ran out,
-    or that an arrival found room in the batch and none in memory.
+    that an arrival found room in the batch and none in memory, or that memory lasted for long.
     """
     result = scenario(trace, profile=profile, kv_blocks=blocks, max_new_tokens=300).run(policy, log=True)
     works = [b for b in result.batches if b.kind == "Iterations"]
@@ -239,7 +240,8 @@ def test_events_are_bounded_by_what_changes(trace: Trace, policy: str, blocks: i
     finishes = len(set(result.columns["finish_s"][done]))
     chunked, evicting = sum(bool(b.chunks) for b in works), sum(bool(b.evicted) for b in works)
     arrivals = len(set(result.columns["arrival_s"]))
-    assert len(works) <= finishes + chunked + 2 * evicting + arrivals
+    far = sum(b.iterations == b.limit >= FAR for b in works)
+    assert len(works) <= finishes + chunked + 2 * evicting + arrivals + far
 
 
 def test_a_long_answer_is_two_events(profile: Profile) -> None:
@@ -253,10 +255,10 @@ def test_memory_lasts_to_the_last_iteration_of_a_leap(profile: Profile) -> None:
     """Two that take their blocks at different times: the last free one is gone 15 iterations after the last
     whole round.
     """
-    trace = ticks_trace([1, 9], [300, 300], [0, 0])
-    shared = scenario(trace, profile=profile, kv_blocks=21, max_new_tokens=300)
+    trace = ticks_trace([1, 9], [130, 130], [0, 0])
+    shared = scenario(trace, profile=profile, kv_blocks=9, max_new_tokens=130)
     works = shared.run("continuous", log=True).batches
-    assert [b.iterations for b in works[:2]] == [160, 1]
+    assert [b.iterations for b in works[:2]] == [64, 1]
     assert [b.evicted for b in works[:2]] == [(), (1,)]
 
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import simpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.cluster import Sole
+from sim.environment import Environment
 from sim.hardware.step_cost import StepCost
 from sim.ledger import Ledger, ReplicaUse
 from sim.padded import PerceptionCost
@@ -80,7 +80,7 @@ def drive(cost: StepCost) -> Drive:
         perception: PerceptionCost = QUESTION,
         ragged: bool = False,
     ) -> Ledger:
-        env = simpy.Environment()
+        env = Environment()
         arrival_s = [r.arrival_s for r in asked]
         ledger = Ledger(len(asked), arrival_s, replicas=[ReplicaUse("made up", kv_tokens)])
         arrivals = Sole(iter(sorted(asked, key=lambda r: r.arrival_s)), ledger, max_concurrency)
