@@ -29,7 +29,7 @@ Entry: TypeAlias = tuple[float, int, Request]
 """A request with its rank and the order of its submission: its place in the queue, also when evicted."""
 
 FAR = 64
-"""Iterations ahead that a leap seldom gets to: where memory lasts longer, its end is told to the round only."""
+"""Iterations ahead that a leap seldom gets to: where memory lasts longer, its end is told to a round."""
 
 
 class ContinuousScheduler:
