@@ -94,7 +94,7 @@ class Replica:
     @property
     def has_place(self) -> bool:
         """Whether one more request would start at once, memory aside: it idles, or iterates with a place left
-        and nobody waiting.
+        and nobody waiting (but to be asked how long the answer will be).
         """
         if self.iterations is not None:
             return bool(getattr(self.scheduler, "has_place", False))

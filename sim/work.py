@@ -131,7 +131,8 @@ class Scheduler(Protocol):
 
     Where replicas share a queue, two more are asked, if they are there: `wants(request)`, just before
     `next_work`, whether to take it from the queue (else: only where it has none), and `has_place`, while
-    iterations run, whether one more request would start with the next of them, memory aside (else: no).
+    iterations run, whether one more request would start with the next of them, memory aside, or wait only to
+    be asked about (else: no). What it does not want when iterations begin, it must not want while they run.
     """
 
     wake_at: float | None

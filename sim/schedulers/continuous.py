@@ -41,10 +41,11 @@ class ContinuousScheduler:
     # So many attributes are found sooner in slots than in a dict.
     __slots__ = (
         "begun", "births", "block", "computed", "deadlines", "drops", "first_need", "first_reused",
-        "fits_surely", "free", "generated", "gone", "is_fcfs", "iteration", "least_free", "limits",
-        "max_num_batched_tokens", "max_num_seqs", "num_blocks", "num_queued", "on_admission", "on_end",
-        "options", "perceives", "plans", "prefixes", "rank", "refused", "running", "takers",
-        "tells_ends", "unknown", "unknown_since", "upper_quantile", "waiting", "wake_at",
+        "fits_surely", "free", "generated", "gone", "is_fcfs", "is_stuck", "iteration",
+        "least_free", "limits", "max_num_batched_tokens", "max_num_seqs", "num_blocks",
+        "num_queued", "on_admission", "on_end", "options", "perceives", "plans", "prefixes", "rank",
+        "refused", "running", "takers", "tells_ends", "unknown", "unknown_since", "upper_quantile",
+        "waiting", "wake_at",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, **options: Any) -> None:
@@ -78,6 +79,7 @@ class ContinuousScheduler:
         self.plans = PlannedMemory(self.block) if o.admission == "predicted" else None
         self.tells_ends = self.plans is not None or self.on_end is not None
         self.refused: int | None = None  # by plan; it may ask again when somebody has left
+        self.is_stuck = False  # nobody who waits can start before somebody leaves, or more is known
         self.iteration = self.num_queued = 0
         # Blocks of the first iteration handed out, and those of them that are used again.
         self.first_need = self.first_reused = 0
@@ -92,9 +94,8 @@ class ContinuousScheduler:
 
     @property
     def has_place(self) -> bool:
-        """Whether one more request would start with the next iteration, memory aside."""
-        waits = self.waiting or self.unknown
-        return not waits and len(self.running) < self.max_num_seqs
+        """Whether one more request would start with the next iteration, memory aside, or be asked about."""
+        return not self.waiting and len(self.running) + len(self.unknown) < self.max_num_seqs
 
     def submit(self, request: Request, now: float) -> None:
         """Queue the request, or turn it away where it could never run."""
@@ -117,7 +118,7 @@ class ContinuousScheduler:
     def wants(self, request: Request) -> bool:
         """Whether a place and the memory for its prompt are there, beside all that waits here already."""
         waiting = [r for *_, r in self.waiting if r.id not in self.gone] + self.unknown
-        if len(self.running) + len(waiting) >= self.max_num_seqs:
+        if self.is_stuck or len(self.running) + len(waiting) >= self.max_num_seqs:
             return False
         need = self.takers[self.iteration % self.block]
         need += sum(blocks_for(self._length(r), self.block) for r in (*waiting, request))
@@ -143,8 +144,10 @@ class ContinuousScheduler:
             chunks, evict, need, budget = self._go_on(need)
             free = self.free
         settled = not evict
+        self.is_stuck = False
         if settled and self.waiting and len(running) < self.max_num_seqs:
             need, settled = self._admit(chunks, need, budget)
+            self.is_stuck = settled and bool(self.waiting)
         if not running:
             return None
         self.first_need = need
@@ -182,6 +185,7 @@ class ContinuousScheduler:
                 birth = births.pop(id)
                 takers[-birth % block] -= 1
                 free -= -(birth + iteration) // block
+            self.is_stuck = False
             if self.generated or self.tells_ends:
                 self._forget(outcome.finished)
         self.free = free
@@ -197,6 +201,7 @@ class ContinuousScheduler:
 
     def _learn(self, work: Work, outcome: Outcome) -> None:
         """Queue those whose lengths are known now."""
+        self.is_stuck = False
         if isinstance(work, Perceive):
             for request, prediction in zip(work.requests, outcome.predictions, strict=True):
                 request.predicted_tokens, request.predicted_upper_tokens = prediction

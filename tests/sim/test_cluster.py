@@ -385,13 +385,19 @@ def test_leaping_is_iteration_by_iteration_on_every_replica(
     seed: int,
     profile: Profile,
 ) -> None:
+    how = {"predictor": predictor, "router": router, "seed": seed, **failures}
+    assert_leaping_changes_nothing(trace, policy, profile, blocks, how)
+
+
+def assert_leaping_changes_nothing(
+    trace: Trace, policy: str, profile: Profile, blocks: list[int], how: dict[str, Any]
+) -> None:
     """Machines differ a little in speed, so that no two events of two of them fall together by chance."""
-    how = {"predictor": predictor, "router": router, "seed": seed, "max_new_tokens": 200}
     machines = [
         replace(profile.with_scale(1 + 0.0137 * k), memory=KvMemory(16 * b, 1.0, 0, 0, 1))
         for k, b in enumerate(blocks)
     ]
-    shared = with_machines(scenario(trace, profile=profile, **how, **failures), machines)
+    shared = with_machines(scenario(trace, profile=profile, max_new_tokens=200, **how), machines)
     leaped, stepped = (shared.run(policy, log=True, leap=leap) for leap in (True, False))
     for name in COLUMNS:
         assert leaped.columns[name] == pytest.approx(stepped.columns[name], rel=1e-9, abs=1e-9, nan_ok=True)
@@ -403,6 +409,25 @@ def test_leaping_is_iteration_by_iteration_on_every_replica(
         assert leaped.machines[name] == pytest.approx(stepped.machines[name], rel=1e-9, abs=1e-9), name
     for k in range(len(blocks)):
         assert decided(leaped, k) == decided(stepped, k)
+
+
+@pytest.mark.parametrize(
+    ("policy", "output", "arrival", "down_s"),
+    [
+        ("shortest-remaining", [150, 1, 1, 1], [0, 0.5, 0.5, 1.0], 1.2),
+        ("fair,admission=predicted,max_num_seqs=5", [190, 170, 140, 1], [0, 0, 0, 0.2], 9e8),
+    ],
+)
+def test_what_a_replica_takes_from_the_queue_while_others_wait_to_be_asked_or_for_the_plan(
+    policy: str, output: list[int], arrival: list[float], down_s: float, profile: Profile, tmp_path: Path
+) -> None:
+    """Who is to be asked about joins others that are; nobody comes to where the plan keeps one waiting."""
+    how = {
+        "predictor": "tuned",
+        "router": "shared-queue",
+        "failures": outages(tmp_path, (0, down_s, down_s + 0.5)),
+    }
+    assert_leaping_changes_nothing(made(output, arrival), f"continuous:order={policy}", profile, [20], how)
 
 
 def test_a_fleet_says_what_it_is_and_same_inputs_give_the_same_bytes() -> None:
