@@ -54,7 +54,13 @@ class Fleet:
         self.replicas: list[Replica] = []
         self.queue: deque[Request] = deque()  # shared, or held back while no replica is up
         self.aside: list[Request] = []  # held back while those that could hold it are down
-        self.hungry: list[tuple[int, int]] = []  # heap of (requests, replica) as of its last decision
+        # Requests at each replica as of its last decision, until it is sent one; heap of (these, replica).
+        self.loads: dict[int, int] = {}
+        self.hungry: list[tuple[int, int]] = []
+        # Prompt tokens of what each replica left in the queue at its last decision; the same by KV capacity,
+        # heaps of (minus these, replica).
+        self.declined: dict[int, int] = {}
+        self.decliners: dict[int, list[tuple[int, int]]] = {}
         self.down_since: dict[int, float] = {}
         self.num_left = arrivals.ledger.num_requests
         self.all_ended = env.event()
@@ -62,7 +68,8 @@ class Fleet:
     def run(self, replicas: Sequence[Replica], outages: Schedules) -> None:
         """Serve all requests with these replicas, which fail as `outages` says."""
         self.replicas = list(replicas)
-        self.hungry = [(0, replica.number) for replica in replicas]
+        self.loads = {replica.number: 0 for replica in replicas}
+        self.hungry = [(0, number) for number in self.loads]
         capacities = [r.use.kv_capacity_tokens for r in replicas]
         self.largest = max(capacities)
         self.is_mixed = min(capacities) < self.largest
@@ -87,14 +94,28 @@ class Fleet:
             self.arrivals.take(now, self._receive)
         if self.router is not None:
             return
-        while (request := self._first_for(replica)) is not None and replica.wants(request):
+        number, capacity, has_taken = replica.number, replica.use.kv_capacity_tokens, False
+        while (request := self._first_for(capacity)) is not None and replica.wants(request):
             self.queue.remove(request)
             replica.submit(request, now)
-        heappush(self.hungry, (replica.num_requests, replica.number))
-        if len(self.hungry) > 64 + 4 * len(self.replicas):
-            # Entries of replicas that have moved on since would pile up.
-            self.hungry = [(k, n) for k, n in set(self.hungry) if self.replicas[n].num_requests == k]
-            heapify(self.hungry)
+            has_taken = True
+        most = 64 + 4 * len(self.replicas)  # entries of replicas that have moved on since would pile up
+        if self.loads.get(number) != replica.num_requests:
+            self.loads[number] = replica.num_requests
+            heappush(self.hungry, (replica.num_requests, number))
+            if len(self.hungry) > most:
+                self.hungry = [(k, n) for n, k in self.loads.items()]
+                heapify(self.hungry)
+        self.declined.pop(number, None)
+        if request is not None:
+            self.declined[number] = request.prompt_tokens
+            decliners = self.decliners.setdefault(capacity, [])
+            heappush(decliners, (-request.prompt_tokens, number))
+            if len(decliners) > most:
+                decliners[:] = [(k, n) for k, n in set(decliners) if self.declined.get(n) == -k]
+                heapify(decliners)
+        if has_taken and self.queue:
+            self._offer()
 
     def ended(self, replica: Replica, requests: Sequence[Request], now: float) -> None:
         """Loads shrink, places fall free; when nobody is left the run is over."""
@@ -139,22 +160,33 @@ class Fleet:
         while self.queue and self.hungry:
             count, number = entry = heappop(self.hungry)
             replica = self.replicas[number]
+            if self.loads.get(number) != count:
+                continue  # it has moved on since
             if count == replica.num_requests and replica.has_place:
-                request = self._first_for(replica)
+                request = self._first_for(replica.use.kv_capacity_tokens)
                 if request is None:
                     passed.append(entry)
                     continue
                 self.queue.remove(request)
                 replica.submit(request, now)
                 replica.notice()
+            del self.loads[number]
         for entry in passed:
             heappush(self.hungry, entry)
 
-    def _first_for(self, replica: Replica) -> Request | None:
-        """The first in the shared queue that the replica can hold, or that none can."""
+    def _offer(self) -> None:
+        """The first in the shared queue is another now: who had no memory for a longer one decides anew, with
+        the end of its iteration.
+        """
+        for capacity, decliners in self.decliners.items():
+            first = self._first_for(capacity)
+            while decliners and first is not None and -decliners[0][0] > first.prompt_tokens:
+                self.replicas[heappop(decliners)[1]].notice()
+
+    def _first_for(self, capacity: int) -> Request | None:
+        """The first in the shared queue that a replica of so many KV tokens can hold, or that none can."""
         if not self.is_mixed:
             return self.queue[0] if self.queue else None
-        capacity = replica.use.kv_capacity_tokens
         for request in self.queue:
             if not capacity < request.prompt_tokens + request.max_new_tokens <= self.largest:
                 return request

@@ -430,6 +430,24 @@ def test_what_a_replica_takes_from_the_queue_while_others_wait_to_be_asked_or_fo
     assert_leaping_changes_nothing(made(output, arrival), f"continuous:order={policy}", profile, [20], how)
 
 
+def test_a_replica_in_a_leap_takes_the_shorter_one_that_others_leave_at_the_head_of_the_queue(
+    profile: Profile,
+) -> None:
+    """It had no memory for the one that stood there when its leap began."""
+    prompt = [95, 1, 48, 81, 1, 49, 55, 97, 33, *[1] * 14]
+    trace = made([4, 1, 4, 1, 1, 1, 2, 3, *[1] * 15], [0.0] * 3 + [1 / 128] * 20, prompt=prompt)
+    assert_leaping_changes_nothing(trace, "continuous", profile, [20, 20], {"router": "shared-queue"})
+
+
+def test_a_replica_is_sent_one_request_until_it_decides_again(profile: Profile) -> None:
+    """However many it had at decisions before."""
+    output = [1, 73, 1, 1, 1, 18, 1, 1, 23, 200, 1, 1, 24, 12, 1, 1, 35, 24, 1, 1, 10, 1, 1, 1, 1]
+    arrival = [0.0] * 19 + [1.0, 1.0, 1.0, 1.0625, 1.5, 1.5]
+    trace = made(output, arrival, prompt=[1, 1, 1, 1, 2, *[1] * 20])
+    policy, how = "continuous:order=shortest-remaining,chunked=off", {"predictor": "tuned"}
+    assert_leaping_changes_nothing(trace, policy, profile, [20, 20], {**how, "router": "shared-queue"})
+
+
 def test_a_fleet_says_what_it_is_and_same_inputs_give_the_same_bytes() -> None:
     trace = made([5, 9, 2, 30] * 10, np.arange(40) * 0.7)
     for router in ROUTERS:
