@@ -79,14 +79,11 @@ def calibrate(
     quick
         Small bounds and few repeats, for a look or for the processor.
     """
-    import torch
-
-    from real.calibration import Calibration, default_capacity
+    from real.calibration import Calibration
     from real.grid import Grid
-    from real.run import make_engine
 
     if machine.threads is not None:
-        torch.set_num_threads(machine.threads)
+        machine.use_threads()
     bounds = (64, 128, 64, 3) if quick else (256, 1024, 512, 7)
     rows, context, prompt, visits = (
         small if given is None else given
@@ -97,14 +94,13 @@ def calibrate(
             raise InputError(f"{flag}: {value} must be at least 1")
     if machine.seed < 0 or not max_seconds >= 0:
         raise InputError(f"seed ({machine.seed}) and max_seconds ({max_seconds:g}) must be at least 0")
+    machine.check()
     others = _rows_of(beside) if beside is not None else []
     loaded = machine.load()
-    capacity = machine.kv_tokens or default_capacity(loaded)
-    made = make_engine(machine.engine, loaded, capacity, compile_layers=machine.compile_layers)
+    made = machine.start(loaded)
     grid = Grid(rows, context, prompt, mixed=hasattr(made, "iterate"))
-    calibration = Calibration(
-        made, loaded, grid.cells(capacity), steps or out.with_suffix(".steps.csv"), machine.seed
-    )
+    cells = grid.cells(made.capacity_tokens)
+    calibration = Calibration(made, loaded, cells, steps or out.with_suffix(".steps.csv"), machine.seed)
     took = measure(calibration, visits, max_seconds)
     write(calibration, name or out.stem, out, figure or out.with_suffix(".png"), took, others)
 

@@ -6,6 +6,7 @@ Left padding, a DynamicCache that grows by concatenation, the stock forward pass
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ class EagerEngine:
         self.model, self.capacity_tokens, self.device = loaded.model, capacity_tokens, loaded.device
         self.shape, self.dtype = loaded.shape, loaded.dtype
         self.model.set_attn_implementation("sdpa")
+        takes = signature(type(self.model).forward).parameters
+        self.cache_argument = "cache" if "cache" in takes else "past_key_values"  # the older name
         self._prove_capacity()
         self.cache: Any = None
         self.release()
@@ -75,9 +78,9 @@ class EagerEngine:
                 input_ids=ids,
                 attention_mask=self.mask,
                 position_ids=positions,
-                past_key_values=self.cache,
                 use_cache=True,
                 logits_to_keep=1,
+                **{self.cache_argument: self.cache},
             ).logits
         self.tokens = logits[:, -1].argmax(-1)
         tokens: list[int] = self.tokens.tolist()

@@ -20,13 +20,12 @@ from sim.work import Limits
 from traces.errors import InputError
 
 from .asker import Asker, asks_the_model, model_predictor
-from .calibration import Calibration, default_capacity, versions
+from .calibration import Calibration, versions
 from .clocks import PacedClock
 from .engine import Engine
 from .grid import Grid
 from .options import Replay
 from .report import Case
-from .run import make_engine
 from .validation import STAND_IN, Validation, put
 
 PASSES = 6
@@ -52,10 +51,10 @@ def experiment(
     checked = scenario(source, predictor=STAND_IN if asks_the_model(first) else first, **settings)
     for policy, predictor in pairs:
         _check(policy, predictor, checked.limits)
+    replay.check(adapter)
     loaded = replay.load()
     asker = None
     if any(asks_the_model(predictor) for _, predictor in pairs):
-        replay.check(adapter)
         asker = Asker(loaded, adapter, seed)
         for warning in asker.warnings():
             say(warning)
@@ -69,8 +68,7 @@ def experiment(
         clock is None and not on_gpu and at_once and given is None and torch.get_num_threads() == 1
     )
     ticks = PacedClock() if is_paced else time.perf_counter
-    capacity = replay.kv_tokens or (given.kv_tokens() if given else default_capacity(loaded))
-    made = make_engine(replay.engine, loaded, capacity // 16 * 16, compile_layers=replay.compile_layers)
+    made = replay.start(loaded, given)
     calibration = None
     if given is None:
         asked = asker.question_tokens([predictor for _, predictor in pairs]) if asker is not None else 0

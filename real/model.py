@@ -5,6 +5,7 @@ Knows nothing of requests, batches or time.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -82,7 +83,10 @@ def load(
     shape, pretrained ones otherwise. Random weights are made on the device, in seconds. Raises InputError for
     what cannot be had.
     """
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if re.fullmatch(r"cpu|cuda(:\d+)?", device) is None:
+        raise InputError(f"device: {device!r} is not cpu, cuda or cuda:N")
+    place = torch.device(device)
     if place.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device: {device!r}, but torch {torch.__version__} sees no CUDA device")
     on_gpu = place.type == "cuda"

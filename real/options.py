@@ -14,7 +14,13 @@ from cyclopts import Parameter
 from traces.errors import InputError
 
 if TYPE_CHECKING:
+    from sim.hardware.profile import Profile
+
+    from .engine import Engine
     from .model import LoadedModel
+
+BLOCK_TOKENS = 16
+"""The KV cache is given out in blocks of this many tokens, as the simulator counts it."""
 
 PREDICTORS = "oracle;tuned"
 TINY_TRACE = (
@@ -57,9 +63,11 @@ class Model:
         return torch.cuda.is_available() if self.device is None else self.device.startswith("cuda")
 
     def use_threads(self) -> None:
-        """Tell torch how many threads to take."""
+        """Tell torch how many threads to take; InputError for fewer than one."""
         import torch
 
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"threads: {self.threads} must be at least 1")
         if not self.is_on_gpu():
             torch.set_num_threads(self.threads or 1)
         elif self.threads is not None:
@@ -79,7 +87,7 @@ class Model:
 class Machine(Model):
     """Which model runs, where, and on which engine."""
 
-    engine: str = "transformers-eager"
+    engine: Literal["transformers-eager", "cuda-graphs"] = "transformers-eager"
     """transformers-eager or cuda-graphs."""
     compile_layers: bool = False
     """Compile the decoder layer (cuda-graphs on CUDA only)."""
@@ -88,10 +96,32 @@ class Machine(Model):
     weights (on the processor 16,384).
     """
 
-    def check(self, adapter: Path | None) -> None:
-        """InputError where the model cannot run with this adapter."""
+    def check(self, adapter: Path | None = None) -> None:
+        """InputError where no model could run so; asked before one is loaded."""
+        if self.kv_tokens is not None and self.kv_tokens < BLOCK_TOKENS:
+            raise InputError(f"kv_tokens: {self.kv_tokens} must be at least {BLOCK_TOKENS}, one block")
         if adapter is not None and self.compile_layers:
             raise InputError("adapter: cannot be woken and put to sleep in compiled layers (compile_layers)")
+
+    def start(self, loaded: LoadedModel, profile: Profile | None = None) -> Engine:
+        """The engine, with the KV cache that was asked for, else the profile's, else the default, in whole
+        blocks.
+
+        Raises InputError where the device has no room for it.
+        """
+        from torch import OutOfMemoryError
+
+        from .calibration import default_capacity
+        from .run import make_engine
+
+        tokens = self.kv_tokens or (profile.kv_tokens() if profile else default_capacity(loaded))
+        tokens -= tokens % BLOCK_TOKENS
+        try:
+            return make_engine(self.engine, loaded, tokens, compile_layers=self.compile_layers)
+        except RuntimeError as error:  # on the processor it has no class of its own
+            if isinstance(error, OutOfMemoryError) or "allocate memory" in str(error):
+                raise InputError(f"kv_tokens: {tokens:,} do not fit the memory of {loaded.device}") from None
+            raise
 
 
 @Parameter(name="*")
@@ -131,7 +161,7 @@ class Replay(Machine):
         """Keyword arguments for `sim.simulation.scenario`: which requests, when, and the seed."""
         few = None if self.trace else 512 if self.is_on_gpu() else 192
         return {
-            "num_prompts": self.num_prompts or few,
+            "num_prompts": few if self.num_prompts is None else self.num_prompts,
             "sample_seed": self.sample_seed,
             "request_rate": self.request_rate,
             "burstiness": self.burstiness,

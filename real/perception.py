@@ -73,8 +73,6 @@ def perceive(
     import torch
 
     from real.asker import Asker, ModelPredictor
-    from real.calibration import default_capacity
-    from real.run import make_engine
 
     machine.use_threads()
     if batch_size is not None and batch_size < 1:
@@ -89,8 +87,7 @@ def perceive(
     for warning in asker.warnings():
         say(warning)
     made, prompts = read_texts(asker, texts, 1024 if machine.is_on_gpu() else 256)
-    capacity = (machine.kv_tokens or default_capacity(loaded)) // 16 * 16
-    engine = make_engine(machine.engine, loaded, capacity, compile_layers=machine.compile_layers)
+    engine = machine.start(loaded)
     try:
         found, read, said = _ask(asker, options, engine, made, prompts, batch_size, lengths)
     except torch.OutOfMemoryError as error:
@@ -179,7 +176,9 @@ def read_texts(asker: Asker, texts: Texts, few: int) -> tuple[Scenario, Any]:
     made = scenario(
         given,
         seed=asker.seed,
-        num_prompts=texts.num_prompts or (None if texts.trace or texts.answers else few),
+        num_prompts=few
+        if texts.num_prompts is None and not (texts.trace or texts.answers)
+        else texts.num_prompts,
         sample_seed=texts.sample_seed,
         max_new_tokens=texts.max_new_tokens,
     )

@@ -60,11 +60,13 @@ def batch_effect(engine: Engine, texts: Sequence[Sequence[int]], sizes: Sequence
 
     texts: prompts with a part of an answer behind them, which are prefilled and decoded `FORCED_STEPS` tokens
     further, as long as the tokens are those of the text alone. Every size takes the first so many texts; 1 is
-    the text run again.
+    the text run again. Without sizes, nothing.
     """
+    if not sizes:
+        return {}
     tap = tapped(engine, (), {})
     with tap.attached():
-        alone = torch.cat([_logits(tap, [text]) for text in texts[: max(sizes, default=0)]], dim=1)
+        alone = torch.cat([_logits(tap, [text]) for text in texts[: max(sizes)]], dim=1)
         return {size: _largest_move(alone[:, :size], _logits(tap, texts[:size])) for size in sizes}
 
 

@@ -15,13 +15,13 @@ from sim.policies import make_scheduler
 from sim.simulation import DEFAULT_PROFILE, Scenario, scenario
 
 from .answers import compare
-from .calibration import default_capacity, versions
+from .calibration import versions
 from .engine import Engine
 from .model import LoadedModel
-from .options import Replay
+from .options import BLOCK_TOKENS, Replay
 from .prompts import Prompts, prompts_of
 from .rounding import FORCED_STEPS, batch_effect, explain
-from .run import Measured, RealRun, make_engine
+from .run import Measured, RealRun
 from .tap import tapped
 from .verdict import Explained, Verdict
 
@@ -96,16 +96,16 @@ def _prepare(replay: Replay, pairs: Sequence[Pair]) -> Bench:
     for policy, predictor in pairs:
         make_scheduler(policy, checked.limits)
         perception.predictor(predictor)
+    replay.check()
     loaded = replay.load()
-    given = profiles.load(profile).kv_tokens() if replay.profile else None
-    capacity = (replay.kv_tokens or given or default_capacity(loaded)) // 16 * 16
-    engine = make_engine(replay.engine, loaded, capacity, compile_layers=replay.compile_layers)
+    engine = replay.start(loaded, profiles.load(profile) if replay.profile else None)
+    kv_blocks = engine.capacity_tokens // BLOCK_TOKENS
     scenarios: dict[str, Scenario] = {}
     prompts: Prompts = ()
     for _, predictor in pairs:
         if predictor not in scenarios:
             made = scenario(
-                replay.source(), predictor=predictor, profile=profile, kv_blocks=capacity // 16, **settings
+                replay.source(), predictor=predictor, profile=profile, kv_blocks=kv_blocks, **settings
             )
             rng = np.random.default_rng(made.seed)
             trace, prompts = prompts_of(made.trace, loaded.tokenizer, loaded.shape.vocab, rng)

@@ -116,7 +116,7 @@ def tune(
         )
     asker.will_learn = True
     made, prompts = read_texts(asker, texts, 10_000 if model.is_on_gpu() else 768)
-    engine = make_engine("transformers-eager", loaded, default_capacity(loaded) // 16 * 16)
+    engine = make_engine("transformers-eager", loaded, default_capacity(loaded))
     if temperatures:
         made = _sampled(asker, made, prompts, temperatures)
     about = {

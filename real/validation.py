@@ -18,6 +18,7 @@ from .calibration import Calibration
 from .conversation import conversation_of
 from .engine import Engine
 from .model import LoadedModel
+from .options import BLOCK_TOKENS
 from .prompts import Prompts, prompts_of
 from .report import Case
 from .run import Measured, RealRun
@@ -68,7 +69,7 @@ class Validation:
                 self.calibration.measure(1)
             self.profile, _ = self.calibration.fit("calibrated-on-the-spot")
         assert self.profile is not None
-        blocks = self.engine.capacity_tokens // 16
+        blocks = self.engine.capacity_tokens // BLOCK_TOKENS
         for _, predictor in pairs:
             if predictor not in self.scenarios:
                 asks = self.asker is not None and asks_the_model(predictor)

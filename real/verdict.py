@@ -55,6 +55,8 @@ class Verdict:
         lines = []
         for case in self.cases:
             name, found = f"{case.policy} ({case.predictor})", case.comparison
+            if not found.requests:
+                lines.append(f"{name}: no request was answered on both sides, so there is nothing to compare")
             if self.is_exact and not found.is_equal:
                 lines.append(
                     f"{name}: {len(found.first_divergence)} of {found.requests} answers differ from those "

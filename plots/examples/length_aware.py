@@ -87,10 +87,10 @@ def main(
     found = {}
     for answer in made.answers:
         verdict = "" if answer is today else gain(today, answer)
-        rates = answer.rates
+        low, high = (answer.rates.low, answer.rates.high) if answer.rates else (None, None)
         print(
-            f"| {answer.policy} | {shown_rate(answer.rate, 'none')} | {shown_rate(rates and rates.low, '–')} "
-            f"| {shown_rate(rates and rates.high, '–')} | {verdict} |"
+            f"| {answer.policy} | {shown_rate(answer.rate, 'none')} | {shown_rate(low, '–')} "
+            f"| {shown_rate(high, '–')} | {verdict} |"
         )
         found[answer.policy] = {**answer.row(), "gain": verdict}
     switch = any(answer.rate and today.rate and is_apart(today, answer) for answer in others)

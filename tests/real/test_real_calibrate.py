@@ -89,7 +89,16 @@ def test_rows_of_something_else_are_refused(content, says, make_engine, loaded, 
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):
-    for arguments in (["--engine", "vllm"], ["--dtype", "int3"], ["--seed", "-1"], ["--max-seconds", "nan"]):
+    for arguments in (
+        ["--engine", "vllm"],
+        ["--dtype", "int3"],
+        ["--seed", "-1"],
+        ["--max-seconds", "nan"],
+        ["--threads", "0"],
+        ["--kv-tokens", "15"],
+        ["--kv-tokens", "16"],
+        ["--device", "tpu"],
+    ):
         status, _, err = calibrate(capsys, "--out", tmp_path / "p.json", *SMALL, *arguments)
         assert status == 2, arguments
         assert len(err.strip().splitlines()) == 1

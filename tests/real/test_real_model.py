@@ -50,6 +50,7 @@ def test_a_shape_keeps_the_size_of_its_elements():
     [
         ({"name": "tiny", "weights": "pretrained"}, "random weights only"),
         ({"name": "tiny", "dtype": "int3"}, "'int3' is not one of float32"),
+        ({"name": "tiny", "device": "tpu"}, "'tpu' is not cpu, cuda"),
         ({"name": "qwen2.5-7b", "weights": "random"}, "biases"),
         ({"name": "./no/such/folder"}, "cannot be loaded"),
         ({"name": "./no/such/folder", "weights": "random"}, "nor readable"),

@@ -310,6 +310,7 @@ def test_in_advance_with_answers_that_the_model_ends(capsys):
     [
         (["--fallback", "nothing"], "fallback: 'nothing'"),
         (["--batch-size", "0"], "batch_size: 0"),
+        (["--num-prompts", "0"], "num_prompts: 0"),
         (["--adapter", "nowhere"], "adapter nowhere: no LoRA adapter there"),
         (["--adapter", "nowhere", "--compile-layers"], "adapter: cannot be woken and put to sleep"),
         (["--engine", "vllm"], "vllm"),
@@ -318,7 +319,8 @@ def test_in_advance_with_answers_that_the_model_ends(capsys):
     ],
 )
 def test_bad_input_is_one_line_and_status_2(arguments, says, capsys):
-    status, out, err = command(capsys, script.perceive, "--num-prompts", 2, "--kv-tokens", 1024, *arguments)
+    few = () if "--num-prompts" in arguments else ("--num-prompts", 2)
+    status, out, err = command(capsys, script.perceive, *few, "--kv-tokens", 1024, *arguments)
     assert status == 2
     assert says in err.splitlines()[-1]
     assert not out

@@ -91,6 +91,13 @@ def test_where_the_model_ends_its_answers_lengths_are_compared(capsys):
     assert (said["lengths"], said["exact_match"]) == ("model", 1.0)
 
 
+def test_that_nothing_could_be_compared_is_no_success(capsys):
+    flags = dict(zip(SMALL[::2], SMALL[1::2], strict=True)) | {"--kv-tokens": "16", "--num-prompts": "4"}
+    status, said, err = run(capsys, *(word for pair in flags.items() for word in pair))
+    assert (status, said["answers_compared"], said["passed"]) == (1, 0, False)
+    assert "no request was answered on both sides" in err
+
+
 def test_another_answer_in_float32_is_exit_status_1(capsys, monkeypatch):
     from real.arena import ArenaEngine
 

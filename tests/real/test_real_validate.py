@@ -129,11 +129,17 @@ def test_an_error_beyond_the_tolerance_is_exit_status_1(capsys, tmp_path, make_e
         (["--predictors", "psychic"], "psychic"),
         (["--engine", "vllm"], "vllm"),
         (["--sample-seed", "-1"], "sample_seed: -1"),
+        (["--num-prompts", "0"], "num_prompts: 0"),
+        (["--threads", "0"], "threads: 0"),
+        (["--kv-tokens", "0"], "kv_tokens: 0"),
+        (["--kv-tokens", str(10**12)], "do not fit the memory of cpu"),
         (["--profile", "h200-vicuna-7b"], "its engine is"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(arguments, says, capsys):
-    status, out, err = validate(capsys, *SMALL, "--model", "tiny", *arguments)
+    flags = dict(zip(SMALL[::2], SMALL[1::2], strict=True))
+    small = [word for flag, value in flags.items() if flag not in arguments for word in (flag, value)]
+    status, out, err = validate(capsys, *small, "--model", "tiny", *arguments)
     assert status == 2
     assert says in err
     assert len(err.strip().splitlines()) == 1
