@@ -20,7 +20,6 @@ from .outages import Schedules
 from .replica import Replica
 from .request import Request
 from .routers import Router
-from .work import SchedulingError
 
 MOST_REROUTES = 1000
 """A request that has met more failures than this would never end."""
@@ -80,7 +79,7 @@ class Fleet:
             self.env.run(until=self.all_ended)
         except RuntimeError as error:
             # SimPy's own complaint that nothing is left to happen; who was lost, the caller finds out.
-            if isinstance(error, SchedulingError) or self.env.peek() < math.inf:
+            if not isinstance(error.__context__, simpy.core.EmptySchedule):
                 raise
         for number, since_s in self.down_since.items():
             self.replicas[number].use.down_s += self.env.now - since_s
@@ -151,8 +150,11 @@ class Fleet:
                 replica = self.replicas[number]
                 self.router.sent(request, number)
                 replica.submit(request, now)
+                # Routers see the load of what is to be turned away; what comes back from a failed replica may
+                # go before all that waits.
                 is_refused = bool(getattr(replica.scheduler, "drops", ()))
-                replica.notice(leaves_soon=is_refused or request.deadline_s is not None)
+                is_back = request.id in self.arrivals.ledger.reroutes
+                replica.notice(surely=is_refused or is_back or request.deadline_s is not None)
 
     def _feed(self, now: float) -> None:
         """Give from the shared queue to replicas with a place, the one with the fewest requests first."""

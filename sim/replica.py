@@ -105,11 +105,11 @@ class Replica:
         ask: Callable[[Request], bool] | None = getattr(self.scheduler, "wants", None)
         return ask(request) if ask is not None else not self.num_requests
 
-    def notice(self, *, leaves_soon: bool = False) -> None:
-        """Something was submitted that was not announced: decide anew as soon as that can matter, so also
-        where it is to be turned away in the midst of iterations (`leaves_soon`), since others see its load.
+    def notice(self, *, surely: bool = False) -> None:
+        """Something was submitted that was not announced: decide anew as soon as that can matter. `surely`
+        also where the iterations are to go on when a request arrives.
         """
-        if self.is_listening or (leaves_soon and self.is_leaping):
+        if self.is_listening or (surely and self.is_leaping):
             self.is_listening = self.is_leaping = False
             self.process.interrupt()
 

@@ -133,6 +133,9 @@ class Scheduler(Protocol):
     `next_work`, whether to take it from the queue (else: only where it has none), and `has_place`, while
     iterations run, whether one more request would start with the next of them, memory aside, or wait only to
     be asked about (else: no). What it does not want when iterations begin, it must not want while they run.
+
+    Two more are read, if they are there: `drops`, the Drops that it will hand out next (so that routers hear
+    at once of a request that is turned away), and `kv_peak_tokens`, the most KV memory that it ever gave out.
     """
 
     wake_at: float | None

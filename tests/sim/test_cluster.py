@@ -161,10 +161,28 @@ def test_all_fail_at_the_same_time(router: str, tmp_path: Path) -> None:
 
 
 def test_a_failure_at_the_very_end_of_an_answer(tmp_path: Path) -> None:
-    """Whichever comes first, the request ends once."""
-    for down in (np.nextafter(3.0, 0), 3.0, np.nextafter(3.0, 9)):
+    """Just before it the answer is lost, just after it is not; at the same time the request ends once."""
+    for down, ends in ((np.nextafter(3.0, 0), {8.0}), (3.0, {3.0, 8.0}), (np.nextafter(3.0, 9), {3.0})):
         result = run(made([3]), failures=outages(tmp_path, (0, float(down), 5.0)))
-        assert column(result, "finish_s")[0] in (3.0, 8.0) and result.summary["completed"] == 1
+        assert column(result, "finish_s")[0] in ends and result.summary["completed"] == 1
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_an_error_of_a_policy_is_not_taken_for_the_end_of_all_events(replicas: int) -> None:
+    class Unfinished:
+        wake_at = upper_quantile = None
+
+        def __init__(self, limits: Any) -> None:
+            pass
+
+        def submit(self, request: Any, now: float) -> None:
+            pass
+
+        def next_work(self, now: float) -> Any:
+            raise NotImplementedError("no batch yet")
+
+    with pytest.raises(NotImplementedError, match="no batch yet"):
+        simulate(made([4]), policy=Unfinished, profile=machine(), replicas=replicas)
 
 
 def test_who_fails_too_often_to_serve_anything_says_so() -> None:
@@ -409,6 +427,19 @@ def assert_leaping_changes_nothing(
         assert leaped.machines[name] == pytest.approx(stepped.machines[name], rel=1e-9, abs=1e-9), name
     for k in range(len(blocks)):
         assert decided(leaped, k) == decided(stepped, k)
+
+
+def test_what_comes_back_from_a_failed_replica_goes_before_what_waits_in_the_midst_of_a_leap(
+    profile: Profile, tmp_path: Path
+) -> None:
+    """The second replica has no memory for the long prompt that waits there, but for the short one of the
+    first replica, which arrived before it.
+    """
+    trace = replace(
+        made([100, 200, 1, 50], [0, 0.01, 0.02, 0.03]), prompt_tokens=np.array([10, 250, 10, 500])
+    )
+    how = {"router": "round-robin", "failures": outages(tmp_path, (0, 0.5, 90.0))}
+    assert_leaping_changes_nothing(trace, "continuous", profile, [45, 45], how)
 
 
 @pytest.mark.parametrize(
