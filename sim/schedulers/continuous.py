@@ -245,6 +245,9 @@ class ContinuousScheduler:
                 late.append(request)
                 self.gone.add(id)
         if late:
+            if self.on_end is not None:
+                for request in late:
+                    self.on_end(request)
             unknown = [r for r in self.unknown if r.id not in self.gone]
             self.gone -= {r.id for r in self.unknown}
             self.unknown = unknown

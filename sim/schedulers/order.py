@@ -9,6 +9,7 @@ then all ranks grow older together. Knows nothing of memory, batches or costs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from heapq import heappop, heappush
 from typing import Literal, TypeAlias, get_args
 
 from ..request import Request
@@ -51,29 +52,47 @@ class FairShare:
     """Users share the accelerator evenly: start-time fair queueing over the work of their requests.
 
     A request starts, in virtual time, where the last one of its user ends, though never before what is being
-    served. Its work is its prompt and the answer that is predicted, or else allowed (tokens).
+    served. Its work is its prompt and the answer that is predicted, or else allowed (tokens). What was not
+    admitted by its deadline does not count for what its user sends afterwards.
     """
 
     def __init__(self) -> None:
         self.served = 0.0
         self.ends: dict[str | None, float] = {}
         self.starts: dict[int, float] = {}
+        self.patience: list[tuple[float, int, Request]] = []  # heap of deadlines
+        self.in_time: set[int] = set()  # ids with a deadline that were admitted
 
     def __call__(self, request: Request, generated: int) -> float:
         """The virtual time at which the request may start."""
         if request.id not in self.starts:
+            self._forget_the_late(request.arrival_s)
+            if request.deadline_s is not None:
+                heappush(self.patience, (request.deadline_s, request.id, request))
             start = max(self.served, self.ends.get(request.user, 0.0))
-            answer = request.predicted_tokens or request.max_new_tokens
-            self.starts[request.id], self.ends[request.user] = start, start + request.prompt_tokens + answer
+            self.starts[request.id], self.ends[request.user] = start, start + self._work(request)
         return self.starts[request.id]
 
     def admitted(self, request: Request) -> None:
         """Virtual time moves on to what is served now."""
         self.served = max(self.served, self.starts[request.id])
+        if request.deadline_s is not None:
+            self.in_time.add(request.id)
 
     def ended(self, request: Request) -> None:
         """The request needs no rank any more."""
         self.starts.pop(request.id, None)
+
+    def _forget_the_late(self, now: float) -> None:
+        while self.patience and self.patience[0][0] < now:
+            _, id, request = heappop(self.patience)
+            if id not in self.in_time:
+                self.ends[request.user] -= self._work(request)
+            self.in_time.discard(id)
+
+    def _work(self, request: Request) -> int:
+        """Tokens."""
+        return request.prompt_tokens + (request.predicted_tokens or request.max_new_tokens)
 
 
 def discipline(order: Order, aging_s: float) -> Rank:

@@ -39,7 +39,7 @@ def exact_machine() -> Profile:
 
 
 @st.composite
-def traces(draw: st.DrawFn, *, exact: bool = False) -> Trace:
+def traces(draw: st.DrawFn, *, exact: bool = False, expire: bool = False) -> Trace:
     n = draw(st.integers(1, 25))
     longest = draw(st.sampled_from([3, 40, 300]))
 
@@ -53,6 +53,8 @@ def traces(draw: st.DrawFn, *, exact: bool = False) -> Trace:
     }
     ticks = st.sampled_from([0, 1, 2, 3, 5, 8, 16, 17, 40, 41]).map(lambda k: k * TICK_S)
     arrival = np.sort(column(ticks if exact else times[draw(st.sampled_from(sorted(times)))], float))
+
+    patience = st.sampled_from([math.inf, math.inf, 3 * TICK_S, 0.5, 0.501, 3.0])
     return Trace(
         "made up",
         np.arange(n),
@@ -62,6 +64,7 @@ def traces(draw: st.DrawFn, *, exact: bool = False) -> Trace:
         predicted_tokens=column(st.integers(0, 400)),
         priority=column(st.sampled_from([0, 0, -1, 3])),
         user=column(st.sampled_from(["a", "b", "c"]), str),
+        deadline_s=arrival - arrival[0] + column(patience, float) if expire else None,
     )
 
 
@@ -71,7 +74,7 @@ ORDERS = ["fcfs", "fcfs", "shortest-predicted", "shortest-remaining", "priority"
 def policies(orders: list[str]) -> st.SearchStrategy[str]:
     return st.builds(
         "continuous:order={},admission={},chunked={},max_num_seqs={},max_num_batched_tokens={},aging_s={},"
-        "margin={}".format,
+        "margin={},prefix_caching={},perceive_wait_s={},perceive_batch={}".format,
         st.sampled_from(orders),
         st.sampled_from(["chunk", "prompt", "predicted"]),
         st.sampled_from(["on", "off"]),
@@ -79,6 +82,9 @@ def policies(orders: list[str]) -> st.SearchStrategy[str]:
         st.sampled_from([30, 64, 128, 2048]),
         st.sampled_from([0, 0.3]),
         st.sampled_from([0, 20, 0.8]),
+        st.sampled_from(["on", "off"]),
+        st.sampled_from([0, 0.2, 1]),
+        st.sampled_from([1, 3, 128]),
     )
 
 
@@ -150,7 +156,7 @@ def assert_leaping_changes_nothing(trace: Trace, policy: str, profile: Profile, 
 
 
 @settings(max_examples=300)
-@given(trace=traces(), policy=policies(ORDERS), how=SETTINGS)
+@given(trace=traces(expire=True), policy=policies(ORDERS), how=SETTINGS)
 def test_leaping_is_iteration_by_iteration(
     trace: Trace, policy: str, how: dict[str, Any], profile: Profile
 ) -> None:
@@ -158,7 +164,7 @@ def test_leaping_is_iteration_by_iteration(
 
 
 @settings(max_examples=150)
-@given(trace=traces(exact=True), policy=policies(ORDERS), how=SETTINGS)
+@given(trace=traces(exact=True, expire=True), policy=policies(ORDERS), how=SETTINGS)
 def test_arrivals_at_the_very_end_of_an_iteration(trace: Trace, policy: str, how: dict[str, Any]) -> None:
     assert_leaping_changes_nothing(trace, policy, exact_machine(), how)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -126,6 +127,23 @@ def test_who_was_away_has_no_credit() -> None:
     first, second = request(8, user="back"), request(9, user="back")
     assert rank(first, 0) == rank.served == 4 * 110
     assert rank(second, 0) == rank.served + 110
+
+
+def test_fair_does_not_count_what_was_given_up_waiting() -> None:
+    """Two of a user's three long requests expire; from then on one is behind him."""
+
+    def long(id: int, deadline_s: float) -> Request:
+        return replace(request(id, user="a", prompt_tokens=500), deadline_s=deadline_s)
+
+    fair = FairShare()
+    for late in (long(0, 1.0), long(1, 1.0), long(2, 9.0)):
+        fair(late, 0)
+    assert fair(request(3, 1.0, user="a"), 0) == 1800
+    assert fair(request(4, 1.5, user="a"), 0) == 1910 - 1200
+    fair.admitted(long(2, 9.0))
+    assert fair.in_time == {2}
+    assert fair(request(5, 10.0, user="a"), 0) == max(1200, 1910 - 1200 + 110)
+    assert fair.in_time == set() and not fair.patience
 
 
 def test_fair_ranks_do_not_move_when_asked_again() -> None:
