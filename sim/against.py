@@ -22,6 +22,9 @@ from .metrics import Result
 from .simulation import scenario
 
 LATENCIES = ("ttft_ms", "tpot_ms", "e2el_ms")
+WORKLOAD = (
+    "num_prompts", "sample_seed", "request_rate", "time_scale", "prompt_scale", "output_scale",
+)  # fmt: skip
 PERCENTILES = {"median": 50, "p90": 90, "p99": 99}
 
 
@@ -61,15 +64,23 @@ def read_log(path: str | Path) -> tuple[Trace, dict[str, FloatArray]]:
             )
     trace = formats.read(path)
     order = np.argsort(checks.times(table, "arrival_s"), kind="stable")
-    return trace, {column: checks.times(table, column)[order] for column in LATENCIES}
+    single = np.empty(len(trace), dtype=np.bool_)
+    single[order] = trace.output_tokens == 1
+    unless = {"tpot_ms": single}
+    return trace, {
+        column: checks.times(table, column, unless=unless.get(column))[order] for column in LATENCIES
+    }
 
 
 def against(path: str | Path, *, policy: str = "continuous", **settings: Any) -> Against:
     """Replay the requests of a log under a policy and set the simulated metrics beside the measured ones.
 
-    `settings` as for `simulate`, without those that would change the workload. Raises InputError for a bad
-    log, and where the simulation does not complete every request.
+    `settings` as for `simulate`, without those that would change the workload. Raises InputError for these,
+    for a bad log, and where the simulation does not complete every request.
     """
+    for name in WORKLOAD:
+        if settings.get(name) is not None:
+            raise InputError(f"{name}: {settings[name]} would change the workload, which is the log's own")
     trace, latency = read_log(path)
     result = scenario(trace, **settings).run(policy)
     summary = result.summary
@@ -79,6 +90,8 @@ def against(path: str | Path, *, policy: str = "continuous", **settings: Any) ->
         )
     assert trace.arrival_s is not None
     duration = float((trace.arrival_s + latency["e2el_ms"] / 1e3).max() - trace.arrival_s.min())
+    if duration <= 0:
+        raise InputError(f"{path}, e2el_ms: is 0 in every row, so that there is no duration to compare with")
     several = trace.output_tokens > 1
     measured = {
         "request_throughput": len(trace) / duration,

@@ -24,6 +24,7 @@ MAX_TIME_S = 100_000_000_000
 MAX_PRIORITY = 1_000_000_000
 
 ObjectArray = npt.NDArray[np.object_]
+BoolArray = npt.NDArray[np.bool_]
 
 _NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 _SHOWN_CHARACTERS = 40
@@ -57,9 +58,12 @@ def priorities(table: Table, column: str) -> IntArray:
     return _whole(table, column, -MAX_PRIORITY, MAX_PRIORITY)
 
 
-def times(table: Table, column: str, per_second: float = 1.0) -> FloatArray:
-    """Times since any epoch, not negative, in units of 1/`per_second` s, shape (n,)."""
-    return _numbers(table, column, 0, round(MAX_TIME_S * per_second), whole=False)
+def times(table: Table, column: str, per_second: float = 1.0, unless: BoolArray | None = None) -> FloatArray:
+    """Times since any epoch, not negative, in units of 1/`per_second` s, shape (n,).
+
+    Rows where `unless`, shape (n,), holds are not looked at: they may have anything, and get 0.
+    """
+    return _numbers(table, column, 0, round(MAX_TIME_S * per_second), whole=False, unless=unless)
 
 
 def instants(table: Table, column: str) -> FloatArray:
@@ -102,7 +106,7 @@ def texts(table: Table, column: str) -> ObjectArray:
     return np.array(_text(table, column, "text", blank=True), dtype=object)
 
 
-def refuse(table: Table, column: str, bad: npt.NDArray[np.bool_], what: Callable[[int], str]) -> None:
+def refuse(table: Table, column: str, bad: BoolArray, what: Callable[[int], str]) -> None:
     """Raises for the first row where `bad`, shape (n,), holds; `what(index)` says what is wrong with it."""
     if bad.any():
         index = int(bad.argmax())
@@ -113,8 +117,12 @@ def _whole(table: Table, column: str, low: int, high: int) -> IntArray:
     return _numbers(table, column, low, high, whole=True).astype(np.int64)
 
 
-def _numbers(table: Table, column: str, low: int, high: int, *, whole: bool) -> FloatArray:
+def _numbers(
+    table: Table, column: str, low: int, high: int, *, whole: bool, unless: BoolArray | None = None
+) -> FloatArray:
     values = table.numbers(column)
+    if values is not None and unless is not None:
+        values = np.where(unless, 0.0, values)
     if (
         values is not None
         and _within(values, low, high)
@@ -122,10 +130,16 @@ def _numbers(table: Table, column: str, low: int, high: int, *, whole: bool) -> 
     ):
         return values
     kind = "a whole number" if whole else "a number"
-    for index, value in enumerate(table.raw(column)):
-        what = _number_fault(value, low, high, kind, text_is_number=table.text_is_number)
+    raw = table.raw(column)
+    looked_at = range(len(raw)) if unless is None else np.flatnonzero(~unless).tolist()
+    for index in looked_at:
+        what = _number_fault(raw[index], low, high, kind, text_is_number=table.text_is_number)
         if what is not None:
             raise fault(table, index, column, what)
+    if unless is not None:
+        kept = np.zeros(len(raw))
+        kept[~unless] = [float(raw[index]) for index in looked_at]
+        return kept
     raise InputError(f"{table.path}, {column}: holds a value that is not {kind} from {low} to {high}")
 
 

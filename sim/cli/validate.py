@@ -9,6 +9,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from traces.errors import InputError
+
 from . import show
 from .options import Machine
 
@@ -43,6 +45,8 @@ def validate(
 
     from ..against import against as compare_with
 
+    if tolerance is not None and not tolerance > 0:
+        raise InputError(f"tolerance: {tolerance:g} must be above 0 percent")
     found = compare_with(against, policy=policy, **vars(machine))
     text = json.dumps(found.to_json(), indent=2, allow_nan=False)
     if save_result is not None:

@@ -85,6 +85,43 @@ def test_a_negative_latency_is_named_with_its_row(log: Path) -> None:
         against(log, **SETTINGS)
 
 
+def test_the_time_between_tokens_of_a_single_one_is_not_looked_at(log: Path) -> None:
+    """Whatever stands there; that of all others is."""
+    lines = log.read_text().splitlines()
+    place = lines[0].split(",").index("tpot_ms")
+    rows = [line.split(",") for line in lines[1:]]
+    rows[0][3] = rows[1][3] = "1"
+    for value in ("", "nan", "-", "-1"):
+        rows[0][place] = value
+        log.write_text("\n".join([lines[0], *(",".join(row) for row in rows)]) + "\n")
+        trace, latency = read_log(log)
+        assert (trace.output_tokens == 1).sum() >= 2 and (latency["tpot_ms"] >= 0).all()
+        assert "mean_tpot_ms" in against(log, **SETTINGS).measured
+    rows[2][3], rows[2][place] = "7", ""
+    log.write_text("\n".join([lines[0], *(",".join(row) for row in rows)]) + "\n")
+    with pytest.raises(InputError, match=r"row 3, tpot_ms: empty"):
+        read_log(log)
+
+
+def test_a_log_without_any_time_is_refused(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text(",".join(COLUMNS) + "\n0,0,5,3,0,0,0\n1,0,5,3,0,0,0\n")
+    with pytest.raises(InputError, match=r"log\.csv, e2el_ms: is 0 in every row"):
+        against(log, **SETTINGS)
+
+
+def test_the_workload_is_the_logs(log: Path) -> None:
+    with pytest.raises(InputError, match="request_rate: 3 would change the workload"):
+        against(log, request_rate=3, **SETTINGS)
+
+
+@pytest.mark.parametrize("tolerance", ["0", "-1", "nan"])
+def test_a_tolerance_is_above_nothing(tolerance: str, log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["validate", "--against", str(log), "--tolerance", tolerance])
+    assert caught.value.code == 2 and "tolerance: " in capsys.readouterr().err
+
+
 def test_requests_that_cannot_be_served_are_no_comparison(log: Path) -> None:
     with pytest.raises(InputError, match="could not be served"):
         against(log, kv_blocks=2, **SETTINGS)
