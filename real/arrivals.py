@@ -29,12 +29,14 @@ class WallArrivals:
 
     @property
     def next_s(self) -> float | None:
-        """When the next request is due; None where all have arrived."""
-        return self.requests[self.next].arrival_s if self.next < len(self.requests) else None
+        """When the next request is due; None where all have arrived, or the next one waits for a place."""
+        if self.room <= 0 or self.next == len(self.requests):
+            return None
+        return self.requests[self.next].arrival_s
 
     def is_due(self, now: float) -> bool:
         """Whether a request would be submitted now."""
-        return self.room > 0 and self.next < len(self.requests) and self.requests[self.next].arrival_s <= now
+        return self.next_s is not None and self.next_s <= now
 
     def release(self, now: float) -> None:
         """Submit every request due by now, as far as there is room."""

@@ -92,6 +92,24 @@ def test_requests_held_back_arrive_when_a_place_falls_free(make_scenario, serve)
     assert summary["max_concurrent_requests"] == 4
 
 
+@pytest.mark.parametrize("bound", [None, 1])
+def test_a_scheduler_that_loses_requests_is_told_apart_from_one_that_waits(bound, make_scenario, serve):
+    class Losing:
+        wake_at = upper_quantile = None
+
+        def __init__(self, limits):
+            pass
+
+        def submit(self, request, now):
+            pass
+
+        def next_work(self, now):
+            return None
+
+    with pytest.raises(SchedulingError, match="requests unserved"):
+        serve(make_scenario(3, max_concurrency=bound), Losing)
+
+
 def test_what_can_never_fit_is_rejected_and_nothing_is_lost(make_scenario, serve):
     scenario = make_scenario(40, kv_blocks=3)
     result = serve(scenario, "sequence:bin_width=8")[0].result
