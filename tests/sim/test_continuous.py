@@ -90,6 +90,7 @@ class Desk:
         self.tokens: dict[int, int] = {}  # id -> tokens in memory
         self.pool = Pool(blocks)
         self.made: dict[int, int] = {}  # id -> tokens generated
+        self.begun: set[int] = set()  # ids that ever had a chunk
         self.lines: list[Line] = []
         self.asked: list[list[int]] = []
         self.dropped: dict[int, str] = {}
@@ -128,6 +129,7 @@ class Desk:
             self.pool.release(r.id, self.tokens.pop(r.id))
         before = dict(self.tokens)
         requests = {c.request.id: c.request for c in work.chunks}
+        self.begun |= requests.keys()
         incomplete = self.scheduler.computed
         decoding = [i for i in self.tokens if i not in requests and i not in incomplete]
         for i in decoding:
@@ -147,6 +149,9 @@ class Desk:
         assert len(self.tokens) <= o.max_num_seqs
         assert sum(blocks_for(n, 16) for n in self.tokens.values()) <= self.blocks
         assert not work.evict or set(requests) <= set(before)
+        if not work.evict and len(self.tokens) < o.max_num_seqs:
+            budget = o.max_num_batched_tokens - len(decoding) - sum(c.num_tokens for c in work.chunks)
+            self.assert_first_in_queue_has_no_room(budget)
         self.lines.append(
             Line([r.id for r in work.evict], [(c.request.id, c.num_tokens) for c in work.chunks], decoding)
         )
@@ -160,6 +165,18 @@ class Desk:
                 self.pool.release(i, self.tokens.pop(i))
         self.finished += [r.id for r in finished]
         return Outcome(1, finished)
+
+    def assert_first_in_queue_has_no_room(self, budget: int) -> None:
+        """What an eviction left in memory, and what was predicted, is left out of account."""
+        o, scheduler = self.scheduler.options, self.scheduler
+        waiting = [request for *_, request in sorted(scheduler.waiting) if request.id not in scheduler.gone]
+        if not waiting or waiting[0].id in self.begun or o.admission == "predicted" or not budget:
+            return
+        length = waiting[0].prompt_tokens
+        at_once = min(length, budget) if o.chunked else length
+        needed = length if o.admission == "prompt" else at_once
+        free = self.blocks - sum(blocks_for(n, 16) for n in self.tokens.values())
+        assert at_once > budget or blocks_for(needed, 16) > free
 
     def run(self, most_steps: int = 20_000) -> list[Line]:
         for _ in range(most_steps):

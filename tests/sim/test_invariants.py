@@ -259,12 +259,15 @@ def test_continuous_batching_never_idles(
     trace=traces(),
     places=st.sampled_from([1, 3, 8]),
     order=st.sampled_from(["fcfs", "shortest-predicted", "priority", "fair"]),
+    admission=st.sampled_from(["chunk", "prompt", "predicted"]),
 )
 def test_a_free_place_is_taken_in_the_next_iteration(
-    trace: Trace, places: int, order: str, profile: Profile
+    trace: Trace, places: int, order: str, admission: str, profile: Profile
 ) -> None:
     """With memory and tokens for all, nobody is scheduled later than the places ask for."""
-    policy = f"continuous:order={order},max_num_seqs={places},max_num_batched_tokens=20000"
+    policy = (
+        f"continuous:order={order},admission={admission},max_num_seqs={places},max_num_batched_tokens=20000"
+    )
     result = scenario(trace, profile=profile).run(policy, log=True)
     t = result.requests
     t = t[t.status == "completed"]
