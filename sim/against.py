@@ -16,7 +16,7 @@ import numpy as np
 from traces import checks, formats
 from traces.errors import InputError
 from traces.tables import open_table
-from traces.trace import FloatArray, Trace
+from traces.trace import FloatArray, IntArray, Trace
 
 from .metrics import Result
 from .simulation import scenario
@@ -25,16 +25,21 @@ LATENCIES = ("ttft_ms", "tpot_ms", "e2el_ms")
 WORKLOAD = (
     "num_prompts", "sample_seed", "request_rate", "time_scale", "prompt_scale", "output_scale",
 )  # fmt: skip
+ODD = 0.1
+"""Share by which the parts of a latency may miss the whole, in the median row, before that is said."""
 PERCENTILES = {"median": 50, "p90": 90, "p99": 99}
 
 
 @dataclass(frozen=True)
 class Against:
-    """Measured and predicted figures by summary key, and the simulation that predicted them."""
+    """Measured and predicted figures by summary key, the simulation that predicted them, and notes on what
+    looks odd in the log.
+    """
 
     measured: Mapping[str, float]
     predicted: Mapping[str, float]
     result: Result
+    notes: tuple[str, ...] = ()
 
     @property
     def errors(self) -> dict[str, float]:
@@ -48,6 +53,7 @@ class Against:
             "predicted": dict(self.predicted),
             "error": self.errors,
             "summary": self.result.summary,
+            "notes": list(self.notes),
         }
 
 
@@ -67,9 +73,15 @@ def read_log(path: str | Path) -> tuple[Trace, dict[str, FloatArray]]:
     single = np.empty(len(trace), dtype=np.bool_)
     single[order] = trace.output_tokens == 1
     unless = {"tpot_ms": single}
-    return trace, {
-        column: checks.times(table, column, unless=unless.get(column))[order] for column in LATENCIES
-    }
+    latency = {column: checks.times(table, column, unless=unless.get(column)) for column in LATENCIES}
+    first, last = latency["ttft_ms"], latency["e2el_ms"]
+    checks.refuse(
+        table,
+        "e2el_ms",
+        last < 0.99 * first - 1,  # logs are rounded
+        lambda i: f"{last[i]:g} is below ttft_ms, {first[i]:g}; are both from the arrival on, in ms?",
+    )
+    return trace, {column: values[order] for column, values in latency.items()}
 
 
 def against(path: str | Path, *, policy: str = "continuous", **settings: Any) -> Against:
@@ -85,8 +97,10 @@ def against(path: str | Path, *, policy: str = "continuous", **settings: Any) ->
     result = scenario(trace, **settings).run(policy)
     summary = result.summary
     if summary["failed"]:
+        rejected = result.requests[result.requests.status != "completed"]
         raise InputError(
-            f"{path}: {summary['failed']} of {len(trace)} requests could not be served in the simulation"
+            f"{path}: {summary['failed']} of {len(trace)} requests could not be served in the simulation, "
+            f"such as {rejected.request_id.iloc[0]} ({rejected.reason.iloc[0]})"
         )
     assert trace.arrival_s is not None
     duration = float((trace.arrival_s + latency["e2el_ms"] / 1e3).max() - trace.arrival_s.min())
@@ -103,4 +117,20 @@ def against(path: str | Path, *, policy: str = "continuous", **settings: Any) ->
             measured[f"mean_{name}"] = float(values.mean())
             measured |= {f"{p}_{name}": float(np.percentile(values, q)) for p, q in PERCENTILES.items()}
     measured = {key: value for key, value in measured.items() if value > 0}
-    return Against(measured, {key: summary[key] for key in measured}, result)
+    predicted = {key: summary[key] for key in measured}
+    return Against(measured, predicted, result, _notes(trace.output_tokens, latency))
+
+
+def _notes(output_tokens: IntArray, latency: Mapping[str, FloatArray]) -> tuple[str, ...]:
+    """What does not fit together in most rows, so that a unit or a meaning must be another."""
+    several = output_tokens > 1
+    if not several.any():
+        return ()
+    told = (latency["ttft_ms"] + latency["tpot_ms"] * (output_tokens - 1))[several]
+    e2el = latency["e2el_ms"][several]
+    if np.median(np.abs(told - e2el) / np.maximum(e2el, 1e-9)) <= ODD:
+        return ()
+    return (
+        "ttft_ms + tpot_ms x (output_tokens - 1) is not near e2el_ms in most rows: "
+        "all three are in ms, ttft and e2el from the arrival, tpot the mean after the first token",
+    )

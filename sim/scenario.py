@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,9 +35,6 @@ from .routers import DEFAULT_ROUTER, ROUTERS, Router
 from .routers import router as make_router
 from .version import __version__
 from .work import Limits, Prediction, SchedulingError
-
-if TYPE_CHECKING:
-    pass
 
 DEFAULT_PREDICTOR = "oracle"
 DEFAULT_PROFILE = "a100-80gb-vicuna-7b-transformers"
@@ -267,6 +264,8 @@ def scenario(
     asked = asking_tokens(made)
     machines = _fleet(fleet, kv_blocks, asked, set)
     if machines:
+        if replicas != 1:
+            raise InputError(f"replicas: {replicas}, but the fleet {fleet} says itself how many there are")
         machine = machines[0].profile
         replicas = len(machines)
     return Scenario(
@@ -315,7 +314,7 @@ def _fleet(
         name, star, count = part.strip().rpartition("*")
         if not star:
             name, count = part.strip(), "1"
-        if not count.isdecimal() or not 1 <= int(count) <= MOST_REPLICAS:
+        if not name.strip() or not count.isdecimal() or not 1 <= int(count) <= MOST_REPLICAS:
             raise InputError(f"fleet: {part.strip()!r} is not NAME*COUNT with 1 to {MOST_REPLICAS} replicas")
         machine = settings.apply(profiles.load(name.strip()), changes)
         limits = limits_of(machine, kv_blocks, perception_tokens=perception_tokens)
@@ -344,18 +343,20 @@ def _output_cap(trace: Trace, max_new_tokens: int | None) -> int:
 
 
 def goodput_bounds(goodput: Mapping[str, float] | Iterable[str] | None) -> dict[str, float]:
-    """Bounds in ms by metric, from a mapping or from texts `METRIC:MS`."""
+    """Bounds in ms by metric, from a mapping, or from texts `METRIC:MS` (or one, with spaces between)."""
     pairs: list[tuple[str, Any]] = []
     if isinstance(goodput, Mapping):
         pairs = list(goodput.items())
     else:
-        for text in goodput or ():
+        for text in goodput.split() if isinstance(goodput, str) else goodput or ():
             name, _, value = str(text).partition(":")
             pairs.append((name, value))
     bounds: dict[str, float] = {}
     for name, value in pairs:
         if name not in GOODPUT_METRICS:
             raise InputError(f"goodput: {name!r} is not one of {', '.join(GOODPUT_METRICS)}, as in ttft:2000")
+        if name in bounds:
+            raise InputError(f"goodput: {name} is given twice ({bounds[name]:g} and {value} ms)")
         try:
             bounds[name] = float(value)
         except (TypeError, ValueError):

@@ -9,8 +9,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, get_args
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, ArgumentCollection, CycloptsError
 from cyclopts.config import Env, Toml
 
 from traces.errors import InputError
@@ -72,17 +73,18 @@ def build_app(config: Path | None = None, tokens: Sequence[str] = ()) -> App:
     `config`: a TOML file to read settings from. `tokens`: the command line, which tells `validate` of a log
     from `validate` on a device.
     """
-    sources: list[Env | Toml] = [Env("SEQSCHED_", command=False)]
+    sources: list[Any] = [Env("SEQSCHED_", command=False)]
+    if config is None and Path(CONFIG_FILE).is_file():
+        config = Path(CONFIG_FILE)
     if config is not None:
+        _check_toml(config)
         sources.append(Toml(config, must_exist=True))
-    elif Path(CONFIG_FILE).is_file():
-        sources.append(Toml(CONFIG_FILE))
     app = App(
         name="seqsched",
         help="What would another scheduling policy, GPU or fleet do to LLM throughput, latency and cost?",
         help_epilogue=f"Settings may stand in {CONFIG_FILE} (or --config FILE), one [section] a command.",
         version=__version__,
-        config=sources,
+        config=[*sources, _whole_numbers],
     )
     for name, (target, text) in COMMANDS.items():
         app.command(
@@ -105,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run_script(function: Callable[..., object], arguments: Sequence[str] | None = None) -> None:
     """Run a script's main function with flags made of its parameters; errors and exit status as in `main`."""
-    app = App(help=function.__doc__, version=__version__)
+    app = App(help=function.__doc__, version=__version__, config=[_whole_numbers])
     app.default(function)
     _run(lambda: app, list(sys.argv[1:] if arguments is None else arguments))
 
@@ -150,18 +152,38 @@ def _take_config(tokens: list[str]) -> Path | None:
         del tokens[i : i + (1 if equals else 2)]
         if not path.is_file():
             raise InputError(f"--config {path}: no such file")
-        _check_toml(path)
         return path
     return None
 
 
 def _check_toml(path: Path) -> None:
+    """InputError where it is no TOML, or has a section of no command. (Cyclopts checks what is in one.)"""
     import tomllib
 
     try:
-        tomllib.loads(path.read_text(encoding="utf-8"))
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path}: not a TOML file ({error})") from None
+    for name, section in found.items():
+        if not isinstance(section, dict):
+            raise InputError(f"{path}: {name} stands above all sections; it belongs into that of a command")
+        if name not in COMMANDS and name not in GROUPS:
+            raise InputError(f"{path}: [{name}] is no command ({', '.join([*COMMANDS, *GROUPS])})")
+        for sub in section if name in GROUPS else ():
+            commands = GROUPS[name][1]
+            if sub not in commands:
+                raise InputError(f"{path}: [{name}.{sub}] is no command ({', '.join(commands)})")
+
+
+def _whole_numbers(app: App, commands: Sequence[str], arguments: ArgumentCollection) -> None:
+    """InputError where a flag of whole numbers was given another; cyclopts would round it."""
+    for argument in arguments:
+        if int not in (argument.hint, *get_args(argument.hint)):
+            continue
+        for token in argument.tokens:
+            if "." in token.value and not token.value.rstrip("0").endswith("."):
+                name = argument.name.lstrip("-").replace("-", "_")
+                raise InputError(f"{name}: {token.value} is not a whole number")
 
 
 def _report(message: str, status: int) -> int:

@@ -36,7 +36,7 @@ class Machine:
     router: RouterName = "least-requests"
     """Which of them serves a request."""
     fleet: str | None = None
-    """Profiles of a mixed fleet, NAME*COUNT;NAME*COUNT, in place of --profile and --replicas."""
+    """Profiles of a mixed fleet, `NAME*COUNT;NAME*COUNT`, in place of --profile and --replicas."""
     mtbf_s: float | None = None
     """Mean seconds between failures of a replica (exponential); needs --mttr-s."""
     mttr_s: float | None = None

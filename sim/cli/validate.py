@@ -65,6 +65,8 @@ def validate(
                 key, f"{measured:,.4g}", f"{found.predicted[key]:,.4g}", f"{found.errors[key]:+.1%}"
             )
         show.console().print(table)
+    for note in found.notes:
+        print(f"seqsched: note: {against}: {note}", file=sys.stderr)
     error = abs(found.errors["output_throughput"])
     if tolerance is not None and error > tolerance / 100:
         print(f"seqsched: output_throughput errs by {error:.1%}, more than {tolerance:g} %", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from sim import simulate
@@ -58,6 +59,7 @@ def test_the_command_prints_the_comparison_and_judges_it(
         "predicted",
         "error",
         "summary",
+        "notes",
     }
     with pytest.raises(SystemExit) as caught:
         main([*base, "--policy", "continuous:max_num_seqs=1", "--tolerance", "1", "--json"])
@@ -123,5 +125,27 @@ def test_a_tolerance_is_above_nothing(tolerance: str, log: Path, capsys: pytest.
 
 
 def test_requests_that_cannot_be_served_are_no_comparison(log: Path) -> None:
-    with pytest.raises(InputError, match="could not be served"):
+    with pytest.raises(InputError, match=r"could not be served in the simulation, such as \d+ \(rejected: "):
         against(log, kv_blocks=2, **SETTINGS)
+
+
+def changed(log: Path, factors: dict[str, float]) -> None:
+    table = pd.read_csv(log)
+    for column, factor in factors.items():
+        table[column] *= factor
+    table.to_csv(log, index=False)
+
+
+def test_an_answer_that_ends_before_it_begins_is_refused(log: Path) -> None:
+    changed(log, {"e2el_ms": 1e-3})
+    with pytest.raises(InputError, match=r"e2el_ms: [\d.e-]+ is below ttft_ms, [\d.]+; are both"):
+        read_log(log)
+
+
+def test_latencies_that_do_not_fit_together_are_noted(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert against(log, **SETTINGS).notes == ()
+    changed(log, {"tpot_ms": 1e-3})
+    assert "is not near e2el_ms in most rows" in against(log, **SETTINGS).notes[0]
+    main(["validate", "--against", str(log), "--profile", "h200-vicuna-7b", "--json"])
+    out, err = capsys.readouterr()
+    assert json.loads(out)["notes"] and "note: " in err

@@ -154,6 +154,35 @@ def test_precedence_is_command_line_environment_file_default(
 
 
 @pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[simulat]\nseed = 3", "[simulat] is no command (simulate,"),
+        ("seed = 3", "seed stands above all sections"),
+        ("[plot.lod]\nseed = 3", "[plot.lod] is no command (sensitivity,"),
+        ("[simulate]\nsede = 3", "sede"),
+        ("[simulate]\nreplicas = 2.5", "replicas: 2.5 is not a whole number"),
+        ("[simulate", "settings.toml: not a TOML file"),
+    ],
+)
+@pytest.mark.parametrize("is_named", [True, False])
+def test_what_a_settings_file_must_not_hold(
+    text: str, said: str, is_named: bool, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "settings.toml" if is_named else "seqsched.toml"
+    (folder / name).write_text(text, encoding="utf-8")
+    config = ("--config", name) if is_named else ()
+    error = refused(capsys, "simulate", *config, "--trace", "trace.csv")
+    assert said.replace("settings.toml", name) in error
+
+
+def test_a_settings_file_may_hold_a_section_for_each_command(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "seqsched.toml").write_text("[simulate]\nseed = 3.0\n[plot.load]\nnum_prompts = 10\n")
+    assert summary(capsys)["seed"] == 3
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("--policy", "nonsense"), "nonsense"),
@@ -186,6 +215,9 @@ def test_precedence_is_command_line_environment_file_default(
         (("--goodput", "speed:5"), "speed"),
         (("--goodput", "ttft:soon"), "soon"),
         (("--goodput", "ttft:-5"), "-5"),
+        (("--goodput", "ttft:1", "ttft:2"), "ttft is given twice (1 and 2 ms)"),
+        (("--num-prompts", "2.5"), "num_prompts: 2.5 is not a whole number"),
+        (("--seed=1.7",), "seed: 1.7 is not a whole number"),
         (("--kv-blocks", "0"), "0"),
         (("--seed", "-1"), "seed: -1"),
         (("--replicas", "0"), "replicas: 0"),
@@ -193,6 +225,8 @@ def test_precedence_is_command_line_environment_file_default(
         (("--router", "fastest"), "fastest"),
         (("--fleet", "h200-vicuna-7b*many"), "h200-vicuna-7b*many"),
         (("--fleet", "nothing*2"), "nothing"),
+        (("--fleet", "h200-vicuna-7b*2;"), "fleet: '' is not NAME*COUNT"),
+        (("--fleet", "h200-vicuna-7b*2", "--replicas", "3"), "replicas: 3, but the fleet"),
         (("--mtbf-s", "5"), "mttr_s"),
         (("--mtbf-s=-5", "--mttr-s=1"), "mtbf_s: -5"),
         (("--failures", "none.csv"), "none.csv"),
@@ -205,7 +239,7 @@ def test_precedence_is_command_line_environment_file_default(
     ],
 )
 def test_bad_input_is_one_line_and_status_2(
-    arguments: tuple[str, str], said: str, folder: Path, capsys: pytest.CaptureFixture[str]
+    arguments: tuple[str, ...], said: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted(folder.rglob("*"))
     trace = () if arguments[0] == "--trace" else ("--trace", "trace.csv")

@@ -268,6 +268,7 @@ def test_goodput_specs(profile: Profile) -> None:
 
     assert bounds(None) == {}
     assert bounds(["ttft:2000", "tpot:100.5"]) == {"ttft": 2000, "tpot": 100.5}
+    assert bounds("ttft:2000 tpot:100.5") == {"ttft": 2000, "tpot": 100.5}
     assert bounds({"e2el": 3}) == {"e2el": 3}
 
 
