@@ -15,6 +15,7 @@ import numpy as np
 
 from traces import checks, formats
 from traces.errors import InputError
+from traces.spec import parse
 from traces.tables import open_table
 from traces.trace import FloatArray, IntArray, Trace
 
@@ -87,6 +88,8 @@ def read_log(path: str | Path) -> tuple[Trace, dict[str, FloatArray]]:
 def against(path: str | Path, *, policy: str = "continuous", **settings: Any) -> Against:
     """Replay the requests of a log under a policy and set the simulated metrics beside the measured ones.
 
+    Under `continuous` iterations are decided one ahead (`async_scheduling=on`), as vLLM's servers do unless
+    told otherwise, if the policy does not say otherwise.
     `settings` as for `simulate`, without those that would change the workload. Raises InputError for these,
     for a bad log, and where the simulation does not complete every request.
     """
@@ -94,7 +97,7 @@ def against(path: str | Path, *, policy: str = "continuous", **settings: Any) ->
         if settings.get(name) is not None:
             raise InputError(f"{name}: {settings[name]} would change the workload, which is the log's own")
     trace, latency = read_log(path)
-    result = scenario(trace, **settings).run(policy)
+    result = scenario(trace, **settings).run(_of_a_server(policy))
     summary = result.summary
     if summary["failed"]:
         rejected = result.requests[result.requests.status != "completed"]
@@ -119,6 +122,15 @@ def against(path: str | Path, *, policy: str = "continuous", **settings: Any) ->
     measured = {key: value for key, value in measured.items() if value > 0}
     predicted = {key: summary[key] for key in measured}
     return Against(measured, predicted, result, _notes(trace.output_tokens, latency))
+
+
+def _of_a_server(policy: str) -> str:
+    if policy.partition(":")[0].strip() != "continuous":
+        return policy
+    _, options = parse(policy, "policy")
+    if "async_scheduling" in options:
+        return policy
+    return f"{policy}{',' if options else '' if ':' in policy else ':'}async_scheduling=on"
 
 
 def _notes(output_tokens: IntArray, latency: Mapping[str, FloatArray]) -> tuple[str, ...]:

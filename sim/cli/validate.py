@@ -33,7 +33,8 @@ def validate(
     against
         Table with the columns request_id, arrival_s, prompt_tokens, output_tokens, ttft_ms, tpot_ms, e2el_ms.
     policy
-        The settings of the server, such as continuous:max_num_seqs=256,max_num_batched_tokens=2048.
+        The settings of the server, such as continuous:max_num_seqs=256,max_num_batched_tokens=2048; with
+        async_scheduling=on, as vLLM has it, unless it says off.
     tolerance
         Largest error of the output throughput, in percent.
     json_

@@ -20,7 +20,8 @@ COLUMNS = ["request_id", "arrival_s", "prompt_tokens", "output_tokens", "ttft_ms
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     """What a server would log that is exactly as simulated."""
-    result = simulate("alpaca-vicuna", policy="continuous", num_prompts=80, request_rate=20, **SETTINGS)
+    policy = "continuous:async_scheduling=on"
+    result = simulate("alpaca-vicuna", policy=policy, num_prompts=80, request_rate=20, **SETTINGS)
     path = tmp_path / "log.csv"
     result.requests[COLUMNS].fillna(0.0).sample(frac=1, random_state=0).to_csv(path, index=False)
     return path
@@ -30,6 +31,13 @@ def test_a_server_that_is_as_simulated_is_predicted_exactly(log: Path) -> None:
     found = against(log, policy="continuous", profile="h200-vicuna-7b")
     assert len(found.measured) == 14
     assert all(abs(error) < 1e-9 for error in found.errors.values())
+    assert found.result.summary["policy"] == "continuous:async_scheduling=on"
+
+
+def test_a_server_may_decide_when_an_iteration_is_over(log: Path) -> None:
+    found = against(log, policy="continuous:async_scheduling=off,max_num_seqs=64", **SETTINGS)
+    assert found.errors["mean_ttft_ms"] < -0.05
+    assert found.result.summary["policy"] == "continuous:async_scheduling=off,max_num_seqs=64"
 
 
 def test_a_slower_server_shows_as_a_negative_error_of_its_latencies(log: Path) -> None:

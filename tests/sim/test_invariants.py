@@ -46,6 +46,9 @@ CONTINUOUS = [
     "continuous:order=priority,aging_s=0.5,max_num_seqs=5",
     "continuous:order=fair,admission=predicted,max_num_batched_tokens=256",
     "continuous:admission=predicted,margin=0.9",
+    "continuous:async_scheduling=on,max_num_seqs=5,max_num_batched_tokens=64",
+    "continuous:async_scheduling=on,admission=chunk,order=shortest-remaining",
+    "continuous:async_scheduling=on,admission=predicted,order=fair",
 ]
 PREDICTORS = [
     "oracle",
