@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 from traces.errors import InputError
 
-from .points import BROKEN, Point, Run, judge, said, shown, to_settle
+from .points import BROKEN, Point, Run, judge, long_enough, said, shown, to_settle
 from .slo import Observation, Slo, quantile
 
 T = TypeVar("T")
@@ -30,6 +30,8 @@ WIDEN, WIDENINGS = 1.1, 12
 IDLE_BACKLOG = 0.01
 """Requests in the system at which a replica counts as serving one request alone."""
 
+
+Outcome = Literal["met", "undecided", "unreachable"]
 
 Search: TypeAlias = Generator[list[Run], list[Observation], T]
 
@@ -74,7 +76,8 @@ def decide(slo: Slo, replicas: int, rate: float, effort: Effort, *, patient: boo
     """One point, simulated longer and with more seeds until it is decided, or named undecided.
 
     The latter when the effort is spent or, if not `patient`, when after a quarter of it the rest would
-    foreseeably leave a bound undecided.
+    foreseeably leave a bound undecided, or when the longest runs are too short to settle and nothing else
+    speaks against the fleet.
     """
     most = effort.max_requests
     n, seeds = min(most, max(effort.num_requests, REQUESTS_PER_REPLICA * replicas)), effort.num_seeds
@@ -84,6 +87,8 @@ def decide(slo: Slo, replicas: int, rate: float, effort: Effort, *, patient: boo
         if point.verdict != "undecided" or (n >= most and seeds >= effort.max_seeds):
             return point
         if point.settled and (effort.glance or (not patient and _hopeless(point, effort))):
+            return point
+        if not patient and n >= most and point.may_meet and _too_short(slo, rate, point.mean_e2el_s, effort):
             return point
         if point.settled or n >= most:
             seeds = min(effort.max_seeds, seeds + 2)
@@ -106,6 +111,11 @@ def _hopeless(point: Point, effort: Effort) -> bool:
     )
 
 
+def _too_short(slo: Slo, rate: float, mean_e2el_s: float, effort: Effort) -> bool:
+    """Whether not even all the effort allowed would settle a point."""
+    return not long_enough(slo, rate, mean_e2el_s, effort.max_seeds, effort.max_requests)
+
+
 def alone(slo: Slo, mean_e2el_s: float, effort: Effort) -> Search[Point]:
     """One replica with one request at a time: what no number of replicas betters.
 
@@ -117,9 +127,11 @@ def alone(slo: Slo, mean_e2el_s: float, effort: Effort) -> Search[Point]:
 
 @dataclass(frozen=True)
 class Fleet:
-    """What the search for replicas found: `replicas` is None where none of them meets the SLO.
+    """What the search for replicas found: `replicas` is None where none of them is shown to meet the SLO.
 
     `points`: every fleet that was tried at the rate, by size. `alone`: one request at a time on one replica.
+    `outcome`: `undecided` where that is for want of longer or more runs; `likely` is then the smallest fleet
+    that nothing speaks against (None: none was found).
     """
 
     replicas: int | None
@@ -127,6 +139,8 @@ class Fleet:
     reason: str
     alone: Point
     points: tuple[Point, ...]
+    outcome: Outcome
+    likely: int | None = None
 
     def at(self, replicas: int) -> Point | None:
         """The point of that fleet, if it was tried."""
@@ -148,17 +162,22 @@ def fewest_replicas(slo: Slo, rate: float, effort: Effort, max_replicas: int = 1
     The fleet that was found is simulated at full length, and where it fails there, the next larger one is.
     What is undecided is not shown to meet the SLO, so the answer errs towards more replicas. Unreachable
     where one request alone on an idle replica already breaks a bound and a fleet that is mostly idle does
-    too, or where `max_replicas` do not suffice.
+    too, or where `max_replicas` do not suffice. Undecided where nothing settles even on idle replicas, or
+    `max_replicas` stay undecided.
     """
     points: dict[int, Point] = {}
     points[1] = yield from decide(slo, 1, rate, effort)
     idle = yield from alone(slo, points[1].mean_e2el_s, effort)
+    hasty = idle.verdict != "fails" and _too_short(slo, rate, idle.mean_e2el_s, effort)
+    # From the middle of a run on its backlog is watched; by then not even an idle fleet has answered any.
+    blind = rate * idle.mean_e2el_s > effort.max_requests / 2
     low, high = 0, 1
     while points[high].verdict != "meets":
         if idle.verdict == "fails" and points[high].backlog < high:
-            return Fleet(None, rate, _no_replica_helps(idle, points[high]), idle, _sorted(points))
-        if high >= max_replicas:
-            return Fleet(None, rate, _not_enough(points[high], max_replicas), idle, _sorted(points))
+            reason = _no_replica_helps(idle, points[high])
+            return Fleet(None, rate, reason, idle, _sorted(points), "unreachable")
+        if high >= max_replicas or (hasty and (blind or points[high].may_meet)):
+            return (yield from _none_found(slo, rate, effort, idle, points, blind))
         low, high = high, min(2 * high, max_replicas)
         points[high] = yield from decide(slo, high, rate, effort)
     while high - low > 1:
@@ -172,10 +191,34 @@ def fewest_replicas(slo: Slo, rate: float, effort: Effort, max_replicas: int = 1
     while True:
         points[high] = yield from decide(slo, high, rate, sure)
         if points[high].verdict == "meets":
-            return Fleet(high, rate, "", idle, _sorted(points))
+            return Fleet(high, rate, "", idle, _sorted(points), "met")
         if high >= max_replicas:
-            return Fleet(None, rate, _not_enough(points[high], max_replicas), idle, _sorted(points))
+            return (yield from _none_found(slo, rate, effort, idle, points, blind))
         high += 1
+
+
+def _none_found(
+    slo: Slo, rate: float, effort: Effort, idle: Point, points: dict[int, Point], blind: bool
+) -> Search[Fleet]:
+    """Why the largest fleet tried is not the answer; where it may be, by bisection the smallest that may."""
+    last = points[max(points)]
+    if last.verdict in BROKEN and not (blind and last.verdict == "unstable"):
+        return Fleet(None, rate, _not_enough(last), idle, _sorted(points), "unreachable")
+    if not last.may_meet:
+        reason = _left_open(slo, rate, idle if blind else last, effort)
+        return Fleet(None, rate, reason, idle, _sorted(points), "undecided")
+    glance = effort.at_a_glance()
+    high = min(k for k, point in points.items() if point.may_meet)
+    low = max((k for k in points if k < high), default=0)
+    while high - low > 1:
+        middle = (low + high) // 2
+        points[middle] = yield from decide(slo, middle, rate, glance)
+        if points[middle].may_meet:
+            high = middle
+        else:
+            low = middle
+    reason = _left_open(slo, rate, points[high], effort)
+    return Fleet(None, rate, reason, idle, _sorted(points), "undecided", high)
 
 
 def _sorted(points: dict[int, Point]) -> tuple[Point, ...]:
@@ -191,7 +234,8 @@ def _no_replica_helps(idle: Point, tried: Point) -> str:
     )
 
 
-def _not_enough(point: Point, most: int) -> str:
+def _not_enough(point: Point) -> str:
+    most = point.replicas
     if point.verdict == "unstable":
         return (
             f"at {point.rate:.4g} requests/s the backlog of {most} replicas still grows, by "
@@ -204,12 +248,35 @@ def _not_enough(point: Point, most: int) -> str:
     )
 
 
+def _left_open(slo: Slo, rate: float, point: Point, effort: Effort) -> str:
+    """Why a point is undecided at a rate, and what would decide it."""
+    longest, seeds = effort.max_requests, effort.max_seeds
+    if _too_short(slo, rate, point.mean_e2el_s, effort):
+        need = to_settle(slo, rate, point.mean_e2el_s, seeds)
+        need += -need % 10 ** max(len(str(need)) - 2, 0)
+        return (
+            f"at {rate:.4g} requests/s runs of {longest:,} requests are too short to settle; "
+            f"--max-requests {need} would do"
+        )
+    across = [m for m in point.measured if m.low <= m.limit <= m.high]
+    if across:
+        return (
+            f"at {rate:.4g} requests/s {point.replicas} replicas reach {said(across[0])}, across the bound "
+            f"of {shown(across[0], across[0].limit)}, with {seeds} seeds of {longest:,} requests"
+        )
+    return (
+        f"at {rate:.4g} requests/s the backlog of {point.replicas} replicas seems to grow, but not beyond "
+        f"the noise between {seeds} seeds of {longest:,} requests"
+    )
+
+
 @dataclass(frozen=True)
 class RateRange:
-    """The highest rate at which a fleet meets the SLO; None where none does.
+    """The highest rate at which a fleet meets the SLO; None where none is shown to.
 
     `rate` is the best estimate. `low` is the highest rate shown to meet the SLO (None: none was), `high` the
-    lowest shown to break it; what lies between is undecided.
+    lowest shown to break it; what lies between is undecided. `outcome`: `undecided` where `rate` is None for
+    want of longer or more runs.
     """
 
     rate: float | None
@@ -217,6 +284,7 @@ class RateRange:
     high: float | None
     reason: str
     points: tuple[Point, ...]
+    outcome: Outcome
 
 
 def highest_rate(
@@ -257,12 +325,17 @@ def highest_rate(
             if (yield from passes(low)):
                 break
             if points[low].backlog < IDLE_BACKLOG and points[low].verdict != "unstable":
+                if points[low].verdict == "undecided":
+                    reason = f"even one request at a time, {_left_open(slo, low, points[low], effort)}"
+                    broken = _lowest_broken(points)
+                    return RateRange(None, None, broken, reason, _by_rate(points), "undecided")
                 bound = points[low].binding
                 reason = (
                     f"even at {low:.3g} requests/s, one request at a time, {said(bound)} is beyond the bound "
                     f"of {shown(bound, bound.limit)}"
                 )
-                return RateRange(None, None, _lowest_broken(points), reason, _by_rate(points))
+                broken = _lowest_broken(points)
+                return RateRange(None, None, broken, reason, _by_rate(points), "unreachable")
             high, factor = low, min(2.0 * factor, 16.0)
     while high / low > 1 + tolerance:
         middle = math.sqrt(low * high)
@@ -283,7 +356,8 @@ def highest_rate(
             rate *= factor
             yield from passes(rate)
     shown_to_meet = [r for r, p in points.items() if p.verdict == "meets"]
-    return RateRange(low, max(shown_to_meet, default=None), _lowest_broken(points), "", _by_rate(points))
+    most = max(shown_to_meet, default=None)
+    return RateRange(low, most, _lowest_broken(points), "", _by_rate(points), "met")
 
 
 def _by_rate(points: dict[float, Point]) -> tuple[Point, ...]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .capacity import RateRange
+from .capacity import Outcome, RateRange
 from .points import Measured, Point, ends, plain, said, shown
 
 if TYPE_CHECKING:
@@ -62,11 +62,13 @@ class Assumption:
 class Answer:
     """The answer for one policy on one machine.
 
-    `replicas`, spares included, is None where no fleet meets the SLO; `reason` then says why. `point` is the
-    fleet without its spares at the rate asked for, `normal` the whole fleet; `one_less` and `one_more` are
-    the next sizes down and up. `rates` is the range of the highest rate of the fleet without its spares;
-    where that was the question, `replicas` is what was asked about and `rate` the answer. `binding`: the
-    bound that gives way first; `throughput` where one replica less cannot keep up at all.
+    `replicas`, spares included, is None where no fleet is shown to meet the SLO; `reason` then says why, and
+    `outcome` whether that is out of reach or undecided; `likely` is the smallest fleet, spares included, that
+    nothing speaks against where it is undecided. `point` is the fleet without its spares at the rate asked
+    for, `normal` the whole fleet; `one_less` and `one_more` are the next sizes down and up. `rates` is the
+    range of the highest rate of the fleet without its spares; where that was the question, `replicas` is what
+    was asked about and `rate` the answer. `binding`: the bound that gives way first; `throughput` where one
+    replica less cannot keep up at all.
     """
 
     policy: str
@@ -76,6 +78,8 @@ class Answer:
     replicas: int | None
     spare: int
     rate: float | None
+    outcome: Outcome
+    likely: int | None
     reason: str
     binding: str
     undecided: tuple[int, ...]
@@ -150,6 +154,8 @@ class Answer:
             "replicas": self.replicas,
             "spare": self.spare,
             "rate": self.rate,
+            "outcome": self.outcome,
+            "likely": self.likely,
             "rate_low": rates.low if rates else None,
             "rate_high": rates.high if rates else None,
             "utilisation": self.utilisation,
@@ -225,12 +231,20 @@ class Plan:
         return self.best is not None
 
     @property
+    def told(self) -> Answer:
+        """The answer that the headline tells of: the best, else the first undecided, else the first."""
+        undecided = (a for a in self.answers if a.outcome == "undecided")
+        return self.best or next(undecided, self.answers[0])
+
+    @property
     def headline(self) -> str:
         """The answer in one line."""
         q, best = self.question, self.best
         if best is None:
-            worst = self.answers[0]
+            worst = self.told
             place = f"{worst.policy} on {worst.profile}" if len(self.answers) > 1 else worst.profile
+            if worst.outcome == "undecided":
+                return f"Undecided: whether a fleet meets {q.bounds} stayed open. {place}: {worst.reason}."
             return f"Unreachable: no fleet meets {q.bounds}. {place}: {worst.reason}."
         assert best.point is not None and best.measured is not None
         machines = f"{best.replicas} × {best.profile} ({best.provenance})"

@@ -12,7 +12,17 @@ from traces.errors import InputError
 from traces.trace import Trace
 
 from . import sensitivity as sensitivities
-from .capacity import Effort, Fleet, RateRange, Search, at_rates, decide, fewest_replicas, highest_rate
+from .capacity import (
+    Effort,
+    Fleet,
+    Outcome,
+    RateRange,
+    Search,
+    at_rates,
+    decide,
+    fewest_replicas,
+    highest_rate,
+)
 from .hardware import settings as changed
 from .hardware.profile import Profile
 from .hardware.settings import Settings
@@ -180,6 +190,7 @@ class _Parts:
     point: Point | None
     rates: RateRange | None
     points: tuple[Point, ...]
+    outcome: Outcome
     fleet: Fleet | None = None
     normal: Point | None = None
     one_less: Point | None = None
@@ -193,7 +204,11 @@ def _ask_replicas(
     fleet = yield from fewest_replicas(slo, rate, effort, max_replicas)
     k = fleet.replicas
     if k is None:
-        return _Parts(None, None, fleet.reason, None, None, fleet.points, fleet)
+        reason = fleet.reason
+        if fleet.likely is not None:
+            spares = f", {spare} of them spare" if spare else ""
+            reason += f"; the smallest fleet that may do has {fleet.likely + spare} replicas{spares}"
+        return _Parts(None, None, reason, None, None, fleet.points, fleet.outcome, fleet)
     point, glance = fleet.at(k), effort.at_a_glance()
     assert point is not None
     # As many runs as the answer itself had, so that the sizes compare.
@@ -216,7 +231,8 @@ def _ask_replicas(
     curve: tuple[Point, ...] = ()
     if curves:
         curve = yield from at_rates(slo, k, [share * rate for share in CURVE], glance)
-    return _Parts(k, rate, "", fleet.at(k), rates, fleet.points, fleet, normal, fleet.at(k - 1), more, curve)
+    less, points = fleet.at(k - 1), fleet.points
+    return _Parts(k, rate, "", fleet.at(k), rates, points, "met", fleet, normal, less, more, curve)
 
 
 def _ask_rate(
@@ -224,7 +240,7 @@ def _ask_rate(
 ) -> Search[_Parts]:
     rates = yield from highest_rate(slo, replicas, effort, start=start, tolerance=tolerance)
     if rates.rate is None:
-        return _Parts(None, None, rates.reason, None, rates, rates.points)
+        return _Parts(None, None, rates.reason, None, rates, rates.points, rates.outcome)
     at = next(p for p in rates.points if p.rate == rates.rate)
     glance = effort.at_a_glance()
     less = (yield from decide(slo, replicas - 1, rates.rate, glance)) if replicas > 1 else None
@@ -232,7 +248,7 @@ def _ask_rate(
     curve: tuple[Point, ...] = ()
     if curves:
         curve = yield from at_rates(slo, replicas, [share * rates.rate for share in CURVE], glance)
-    return _Parts(replicas, rates.rate, "", at, rates, rates.points, None, None, less, more, curve)
+    return _Parts(replicas, rates.rate, "", at, rates, rates.points, "met", None, None, less, more, curve)
 
 
 def _answer(world: World, parts: _Parts, prices: Mapping[str, float], base: str, spare: int) -> Answer:
@@ -247,6 +263,7 @@ def _answer(world: World, parts: _Parts, prices: Mapping[str, float], base: str,
             binding = "throughput"
     elif parts.fleet is not None:
         binding = parts.fleet.points[-1].binding.name
+    likely = parts.fleet.likely if parts.fleet else None
     return Answer(
         policy=world.policy,
         profile=machine.name,
@@ -255,6 +272,8 @@ def _answer(world: World, parts: _Parts, prices: Mapping[str, float], base: str,
         replicas=None if parts.replicas is None else parts.replicas + spare,
         spare=spare,
         rate=parts.rate,
+        outcome=parts.outcome,
+        likely=None if likely is None else likely + spare,
         reason=parts.reason,
         binding=binding,
         undecided=parts.fleet.undecided if parts.fleet else (),

@@ -76,6 +76,11 @@ class Point:
             self.verdict == "undecided" and self.settled and all(m.pressure <= 1 for m in self.measured)
         )
 
+    @property
+    def may_meet(self) -> bool:
+        """Whether nothing speaks against it, be the runs long enough to settle or not."""
+        return self.verdict not in BROKEN and all(m.pressure <= 1 for m in self.measured)
+
 
 def judge(slo: Slo, asked: Sequence[Run], seen: Sequence[Observation], confidence: float) -> Point:
     """The verdict on one point: `meets` or `fails` only where the intervals leave no doubt.
@@ -98,7 +103,7 @@ def judge(slo: Slo, asked: Sequence[Run], seen: Sequence[Observation], confidenc
     mean_e2el = sum(o.mean_e2el_s for o in seen) / n
     growing = drift.mean >= LEAST_DRIFT and sum(o.growth for o in seen) / n >= LEAST_GROWTH
     unstable = growing and drift.low > 0
-    settled = not growing and run.num_requests >= 0.8 * to_settle(slo, run.rate, mean_e2el, n)
+    settled = not growing and long_enough(slo, run.rate, mean_e2el, n, run.num_requests)
     meets = settled and not (fails or straddles)
     verdict: Verdict = "unstable" if unstable else "fails" if fails else "meets" if meets else "undecided"
     counted = sum(o.measured for o in seen)
@@ -133,6 +138,11 @@ def to_settle(slo: Slo, rate: float, mean_e2el_s: float, num_seeds: int) -> int:
         if tail:
             need = max(need, 1.25 * TAIL_REQUESTS / (tail * num_seeds * 0.7))
     return math.ceil(min(need, 1e12))
+
+
+def long_enough(slo: Slo, rate: float, mean_e2el_s: float, num_seeds: int, num_requests: int) -> bool:
+    """Whether runs of so many requests settle."""
+    return num_requests >= 0.8 * to_settle(slo, rate, mean_e2el_s, num_seeds)
 
 
 def shown(bound: Measured, value: float) -> str:

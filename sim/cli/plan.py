@@ -133,8 +133,8 @@ def plan(
         print(made.headline)
         if made.reached:
             _table(made)
-        for answer in made.answers[0 if made.reached else 1 :]:
-            if answer.reason:
+        for answer in made.answers:
+            if answer.reason and answer is not made.told:
                 print(f"{answer.policy} on {answer.profile}: {answer.reason}")
     if save_result is not None or report is not None:
         show.wrote(path for path in (save_result, report) if path is not None)
@@ -192,7 +192,7 @@ def _cells(answer: Answer) -> list[str]:
     return [
         answer.policy,
         f"{answer.profile} ({answer.provenance})",
-        "none" if answer.replicas is None else size,
+        size if answer.outcome == "met" else "undecided" if answer.outcome == "undecided" else "none",
         text(answer.rate, "{:.3g}"),
         text(answer.utilisation, "{:.0%}"),
         text(answer.headroom_rate, "{:+.0%}"),

@@ -122,7 +122,7 @@ def test_a_queue_that_grows_is_unstable_however_loose_the_bound(load: float) -> 
 def test_a_bound_below_the_service_itself_is_out_of_reach_and_says_why() -> None:
     slo = parse_slo("e2el_mean:1500")
     found = carry_out(fewest_replicas(slo, 5.0, Effort()), slo, partial(m_m_k, fixed_s=1.0))
-    assert found.replicas is None
+    assert (found.replicas, found.outcome) == (None, "unreachable")
     assert found.alone.verdict == "fails" and found.alone.backlog < 0.02
     for words in ("e2el_mean", "one request alone on an idle replica", "1,500 ms", "at 5 requests/s"):
         assert words in found.reason
@@ -131,13 +131,52 @@ def test_a_bound_below_the_service_itself_is_out_of_reach_and_says_why() -> None
 def test_a_fleet_that_may_not_grow_is_not_enough() -> None:
     slo = parse_slo("wait_mean:100")
     found = carry_out(fewest_replicas(slo, 50.0, Effort(), max_replicas=12), slo)
-    assert found.replicas is None and "backlog of 12 replicas still grows" in found.reason
+    assert found.outcome == "unreachable" and "backlog of 12 replicas still grows" in found.reason
+
+
+def test_a_tail_that_no_run_can_show_is_undecided_and_not_unreachable() -> None:
+    slo = parse_slo("wait_p99.99:20000")
+    asked: list[Run] = []
+
+    def noted(run: Run) -> dict[str, np.ndarray[Any, Any]]:
+        asked.append(run)
+        return m_m_k(run)
+
+    found = carry_out(fewest_replicas(slo, 5.0, Effort()), slo, noted)
+    assert (found.replicas, found.outcome) == (None, "undecided")
+    assert found.likely in (6, 7) and max(run.replicas for run in asked) <= 8
+    assert "runs of 6,000 requests are too short" in found.reason
+    enough = int(found.reason.split("--max-requests ")[1].split()[0])
+    longer = carry_out(fewest_replicas(slo, 5.0, Effort(max_requests=enough)), slo)
+    assert longer.outcome == "met" and longer.replicas in (6, 7, 8)
+
+
+@pytest.mark.parametrize(("rate", "some"), [(200.0, True), (4000.0, False)])
+def test_more_requests_in_flight_than_a_run_can_hold_are_undecided(rate: float, some: bool) -> None:
+    slo = parse_slo("e2el_p90:60000")
+    effort = Effort(num_requests=400, max_requests=800)
+    found = carry_out(fewest_replicas(slo, rate, effort, 4096), slo, partial(m_m_k, fixed_s=1.0))
+    assert found.outcome == "undecided" and (found.likely is not None) == some
+    assert "runs of 800 requests are too short" in found.reason
+
+
+def test_an_interval_across_the_bound_of_the_largest_fleet_is_undecided() -> None:
+    slo = parse_slo(f"wait_mean:{mean_wait_ms(3, 2.4)}")
+    effort = Effort(num_requests=500, max_requests=4000, max_seeds=6)
+    found = carry_out(fewest_replicas(slo, 2.4, effort, max_replicas=3), slo)
+    assert found.outcome == "undecided" and "across the bound" in found.reason
+
+
+def test_a_rate_that_no_run_can_show_is_undecided() -> None:
+    slo = parse_slo("wait_p99.99:1000")
+    found = carry_out(highest_rate(slo, 2, Effort(), start=1.0), slo)
+    assert (found.rate, found.outcome) == (None, "undecided") and "--max-requests 23000" in found.reason
 
 
 def test_a_rate_out_of_reach_says_so() -> None:
     slo = parse_slo("e2el_mean:500")
     found = carry_out(highest_rate(slo, 2, Effort(), start=1.0), slo)
-    assert found.rate is None and "one request at a time" in found.reason
+    assert found.outcome == "unreachable" and "one request at a time" in found.reason
 
 
 def test_a_point_on_its_bound_is_simulated_longer_and_then_named_undecided() -> None:

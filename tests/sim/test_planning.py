@@ -253,6 +253,19 @@ def test_an_slo_out_of_reach_ends_in_status_one_and_the_reason(capsys: pytest.Ca
     assert "one request alone on an idle replica" in said and "at 5 requests/s" in said
 
 
+def test_runs_that_are_too_short_end_in_status_one_and_say_how_long_would_do(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*COMMAND, "--slo", "ttft_p99.9:9000", "--request-rate", "5", "--spare", "1"])
+    assert ended.value.code == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "Undecided: whether a fleet meets ttft_p99.9 ≤ 9000 ms stayed open. h200-vicuna-7b: at 5 requests/s "
+        "runs of 200 requests are too short to settle; --max-requests 6000 would do; the smallest fleet that "
+        "may do has 2 replicas, 1 of them spare."
+    ]
+
+
 def test_bad_input_ends_in_status_two_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([*COMMAND, "--slo", "ttft_p90"])
