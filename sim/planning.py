@@ -54,7 +54,7 @@ def plan(
     predictor: str = "oracle",
     router: str = "least-requests",
     goodput: Mapping[str, float] | Iterable[str] | None = None,
-    replicas: int = 1,
+    replicas: int | None = None,
     spare: int = 0,
     set: Settings = None,
     prices: Mapping[str, float] | Iterable[str] = (),
@@ -75,7 +75,7 @@ def plan(
     jobs: int = -1,
     on_run: Callable[[int], None] | None = None,
 ) -> Plan:
-    """The fewest replicas that meet an SLO at a rate, or with `max_rate` the highest rate of `replicas`.
+    """The fewest replicas that meet an SLO at a rate, or with `max_rate` the highest rate of `replicas` (1).
 
     `slo`: texts such as `ttft_p99:2000`, `tpot_p99:100`, `attainment:0.99` (the last with `goodput` bounds).
     `request_rate`: requests/s, or a text such as `10x`, so many times the trace's own mean rate; None: its
@@ -100,6 +100,9 @@ def plan(
     machines = [changed.apply(base, set) for base in bases]
     if not names or len(dict.fromkeys(names)) < len(names):
         raise InputError(f"policies: {';'.join(names)!r} must name at least one policy, and none twice")
+    if replicas is not None and not max_rate:
+        raise InputError(f"replicas: {replicas} needs --max-rate; without it their number is the answer")
+    replicas = 1 if replicas is None else replicas
     for value, what, least in (
         (replicas, "replicas", 1),
         (spare, "spare", 0),

@@ -39,8 +39,8 @@ class Question:
     """Requests per second, or a multiple of the trace's own mean rate such as 10x; default: its own."""
     max_rate: bool = False
     """Ask for the highest rate that --replicas carry."""
-    replicas: int = 1
-    """Accelerators, with --max-rate."""
+    replicas: int | None = None
+    """Accelerators, with --max-rate; default: 1."""
     spare: int = 0
     """Replicas that may have failed while the rest still meets the SLO (N+1: 1)."""
     policies: str = "continuous"
