@@ -67,8 +67,8 @@ class Answer:
     nothing speaks against where it is undecided. `point` is the fleet without its spares at the rate asked
     for, `normal` the whole fleet; `one_less` and `one_more` are the next sizes down and up. `rates` is the
     range of the highest rate of the fleet without its spares; where that was the question, `replicas` is what
-    was asked about and `rate` the answer. `binding`: the bound that gives way first; `throughput` where one
-    replica less cannot keep up at all.
+    was asked about and `rate` the answer. `undecided`: smaller fleets, spares included, that may do.
+    `binding`: the bound that gives way first; `throughput` where one replica less cannot keep up at all.
     """
 
     policy: str
@@ -251,19 +251,20 @@ class Plan:
         level = f"{q.confidence * 100:g} % interval"
         at = best.measured
         where = f"{at.name} is {shown(at, at.mean)} ({level} {ends(at)})"
+        fleet = f"{machines}, of which {best.spare} spare," if best.spare else machines
+        rest = f" with the other {best.point.replicas}" if best.spare else ""
         if q.request_rate is None:
             low = shown_rate(best.rates.low if best.rates else None, "no rate was shown to meet it")
             high = shown_rate(best.rates.high if best.rates else None, "none was shown to break it")
             return (
-                f"{machines} under {best.policy} can carry {best.rate:.3g} requests/s within {q.bounds} "
+                f"{fleet} under {best.policy} can carry {best.rate:.3g} requests/s{rest} within {q.bounds} "
                 f"(shown to meet it: {low}; to break it: {high}); there {where}."
             )
-        spare = f", of which {best.spare} spare" if best.spare else ""
         doubt = ""
         if best.undecided:
             doubt = f" Whether {', '.join(map(str, best.undecided))} would do stayed undecided."
         return (
-            f"{machines}{spare} under {best.policy} carry {q.request_rate:.4g} requests/s within {q.bounds}: "
+            f"{fleet} under {best.policy} carry {q.request_rate:.4g} requests/s{rest} within {q.bounds}: "
             f"{where}.{doubt}"
         )
 

@@ -126,7 +126,7 @@ def test_a_plan_names_size_cost_headroom_and_the_neighbours(made: Plan) -> None:
         assert less is None or less.verdict != "meets"
     assert first.replicas > second.replicas
     assert first.binding in ("wait_p90", "e2el_mean", "throughput")
-    assert made.headline.startswith(f"{second.replicas} × flat (measured), of which 1 spare under")
+    assert made.headline.startswith(f"{second.replicas} × flat (measured), of which 1 spare, under")
     frame = made.to_frame()
     assert frame["replicas"].tolist() == [first.replicas, second.replicas]
     assert frame["one_less"].isin(["fails", "unstable", "undecided"]).all()
@@ -177,6 +177,18 @@ def test_the_highest_rate_lies_where_the_queue_says(asked: dict[str, Any]) -> No
     assert answer.rate == pytest.approx(0.5, rel=0.15)  # W = ρ / (1 - ρ) of a service of 1 s
     assert answer.rates is not None and answer.rates.low <= answer.rate <= answer.rates.high
     assert "requests/s within" in made.headline and made.question.request_rate is None
+
+
+def test_a_highest_rate_is_said_to_be_of_the_fleet_without_its_spares(asked: dict[str, Any]) -> None:
+    asked = {**asked, "slo": "wait_mean:1000", "policies": ONE_AT_A_TIME}
+    bare, spared = (plan(**asked, max_rate=True, replicas=2, spare=spare) for spare in (0, 1))
+    (answer,), (alone,) = spared.answers, bare.answers
+    assert (answer.rate, answer.replicas, alone.replicas) == (alone.rate, 3, 2)
+    assert bare.headline.startswith("2 × flat (measured) under")
+    assert spared.headline.startswith(
+        f"3 × flat (measured), of which 1 spare, under {ONE_AT_A_TIME} can carry {answer.rate:.3g} "
+        "requests/s with the other 2 within"
+    )
 
 
 def test_a_trace_with_times_is_scaled_to_multiples_of_its_own_rate() -> None:
