@@ -36,10 +36,14 @@ def split(texts: Sequence[Any] | str) -> list[Any]:
     return list(texts)
 
 
-def profiles_of(given: Sequence[str | Profile] | str | Profile | None) -> list[Profile]:
-    """The profiles given, by name, file or as they are; all that are shipped where none is."""
-    parts = [given] if isinstance(given, Profile) else split(profile_names() if given is None else given)
-    machines = [part if isinstance(part, Profile) else load_profile(part) for part in parts]
+def named_profiles(given: Sequence[str | Profile] | str | Profile | None) -> list[str | Profile]:
+    """The profiles given, each as it was named; all that are shipped where none is."""
+    return [given] if isinstance(given, Profile) else split(profile_names() if given is None else given)
+
+
+def profiles_of(named: Sequence[str | Profile]) -> list[Profile]:
+    """The profiles by name, file or as they are."""
+    machines = [part if isinstance(part, Profile) else load_profile(part) for part in named]
     names = [machine.name for machine in machines]
     if not names or len(set(names)) < len(names):
         raise InputError(f"profiles: {';'.join(names)!r} must name at least one profile, and none twice")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from traces.errors import InputError
 from traces.trace import Trace
@@ -27,7 +25,8 @@ from .hardware import settings as changed
 from .hardware.profile import Profile
 from .hardware.settings import Settings
 from .perception import predictor as make_predictor
-from .plan_inputs import assumptions_of, prices_of, profiles_of, rate_of, split, workload_of
+from .plan_command import command_of
+from .plan_inputs import assumptions_of, named_profiles, prices_of, profiles_of, rate_of, split, workload_of
 from .plan_result import Answer, Plan, Question
 from .points import Point
 from .policies import limits_of, make_scheduler
@@ -93,10 +92,12 @@ def plan(
 
     Raises InputError for anything that cannot be used. The same arguments give the same plan, byte for byte.
     """
+    slo = slo if isinstance(slo, str | Slo) else list(slo)
     bounds = goodput_bounds(goodput)
     wanted = parse_slo(slo, bounds)
     names = split(policies)
-    bases = profiles_of(profiles)
+    named = named_profiles(profiles)
+    bases = profiles_of(named)
     machines = [changed.apply(base, set) for base in bases]
     if not names or len(dict.fromkeys(names)) < len(names):
         raise InputError(f"policies: {';'.join(names)!r} must name at least one policy, and none twice")
@@ -148,6 +149,35 @@ def plan(
         _answer(w, parts, price, base_names[w.profile.name], spare)
         for w, parts in zip(worlds, found, strict=True)
     )
+    others: dict[str, object] = {
+        "predictor": predictor,
+        "router": router,
+        "spare": spare,
+        "burstiness": burstiness,
+        "kv_blocks": kv_blocks,
+        "max_new_tokens": max_new_tokens,
+        "seed": seed,
+        "num_seeds": num_seeds,
+        "num_requests": num_requests,
+        "max_seeds": max_seeds,
+        "max_requests": max_requests,
+        "max_replicas": max_replicas,
+        "confidence": confidence,
+        "tolerance": tolerance,
+    }
+    defaults = plan.__kwdefaults__ or {}
+    command = command_of(
+        trace=trace if isinstance(trace, str) else workload.name,
+        slo=slo,
+        goodput=dict(wanted.goodput_ms),
+        request_rate=request_rate,
+        replicas=replicas if max_rate else None,
+        policies=names,
+        profiles=named,
+        changes=set,
+        prices=price,
+        others={name: value for name, value in others.items() if value != defaults[name]},
+    )
     question = Question(
         trace=workload.name,
         request_rate=None if max_rate else rate,
@@ -169,7 +199,7 @@ def plan(
         confidence=confidence,
         tolerance=tolerance,
         version=__version__,
-        command=_command(locals()),
+        command=command,
     )
     made = Plan(question, answers, assumptions_of(workload, question, machines, answers, predictor))
     if sensitivity and made.best is not None:
@@ -290,42 +320,3 @@ def _answer(world: World, parts: _Parts, prices: Mapping[str, float], base: str,
         points=parts.points,
         curve=parts.curve,
     )
-
-
-def _command(given: Mapping[str, Any]) -> str:
-    """The command line that gives the same plan."""
-    workload, wanted = given["workload"], given["wanted"]
-    words = ["seqsched", "plan", "--trace", workload.name, "--slo"]
-    words += [f"{b.name}:{b.limit:g}" for b in wanted.bounds]
-    if wanted.goodput_ms:
-        words += ["--goodput", *(f"{name}:{limit:g}" for name, limit in wanted.goodput_ms)]
-    if given["request_rate"] is not None:
-        words += ["--request-rate", str(given["request_rate"])]
-    if given["max_rate"]:
-        words += ["--max-rate", "--replicas", str(given["replicas"])]
-    words += ["--policies", ";".join(given["names"])]
-    words += ["--profiles", ";".join(base.name for base in given["bases"])]
-    if given["set"]:
-        words += ["--set", *(f"{key}={value}" for key, value in changed.parse(given["set"]).items())]
-    defaults = plan.__kwdefaults__ or {}
-    for name in (
-        "predictor",
-        "router",
-        "spare",
-        "burstiness",
-        "kv_blocks",
-        "max_new_tokens",
-        "seed",
-        "num_seeds",
-        "num_requests",
-        "max_seeds",
-        "max_requests",
-        "max_replicas",
-        "confidence",
-        "tolerance",
-    ):
-        if given[name] != defaults[name]:
-            words += [f"--{name.replace('_', '-')}", str(given[name])]
-    if given["price"]:
-        words += ["--price", *(f"{name}:{usd:g}" for name, usd in given["price"].items())]
-    return shlex.join(words)

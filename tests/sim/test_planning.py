@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from sim.capacity import Effort, fewest_replicas
 from sim.cli import main
 from sim.hardware.kv_memory import KvMemory
 from sim.hardware.profile import Profile, Provenance
+from sim.hardware.profile import load as load_profile
 from sim.hardware.step_cost import PiecewiseLinear, StepCost
 from sim.points import Run
 from sim.slo import observe, parse_slo
@@ -256,6 +258,50 @@ def test_the_command_says_the_answer_first(capsys: pytest.CaptureFixture[str], t
     assert again[:2] == ["seqsched", "plan"]
     main([*again[1:], "--jobs", "1", "--json"])
     assert json.loads(capsys.readouterr().out)["answers"] == data["answers"]
+
+
+def test_the_command_of_a_plan_gives_the_same_plan(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    own = tmp_path / "my machine.json"
+    own.write_text(json.dumps(load_profile("h200-vicuna-7b").to_json()))
+    rows = [f"{0.123456789 * k},{20 + k % 7},{5 + k % 30}" for k in range(300)]
+    trace = tmp_path / "my trace.csv"
+    trace.write_text("\n".join(["arrival_s,prompt_tokens,output_tokens", *rows]) + "\n")
+    made = plan(
+        str(trace),
+        slo=["attainment:0.87654321", "ttft_p90:1234.5678901"],
+        goodput={"ttft": 2000.000001, "tpot": 100},
+        request_rate=12.3456789012,
+        profiles=str(own),
+        set={"scale": 1.0000001, "name": "mine", "gpu": "H100"},
+        prices={"H100": 3.1234567},
+        predictor="noisy:sigma=0.4",
+        kv_blocks=10_000_000,
+        confidence=0.9123456789,
+        spare=1,
+        **QUICK,
+    )
+    command = shlex.split(made.question.command)
+    assert command[:2] == ["seqsched", "plan"] and str(own) in command and str(trace) in command
+    main([*command[1:], "--json"])
+    assert capsys.readouterr().out.rstrip("\n") == made.to_json()
+
+
+@pytest.mark.parametrize("rate", [None, 3, 0.1 + 0.2, "30"])
+def test_the_command_of_a_highest_rate_gives_the_same_plan(
+    rate: float | str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = parse_slo("ttft_p90:812.3456789")
+    asked = {
+        **QUICK,
+        "profiles": load_profile("h200-vicuna-7b"),
+        "request_rate": rate,
+        "tolerance": 0.1234567,
+    }
+    made = plan("lognormal:output_median=40", slo=wanted, max_rate=True, replicas=2, **asked)
+    main([*shlex.split(made.question.command)[1:], "--json"])
+    assert capsys.readouterr().out.rstrip("\n") == made.to_json()
 
 
 def test_an_slo_out_of_reach_ends_in_status_one_and_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
