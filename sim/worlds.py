@@ -17,7 +17,8 @@ from typing import IO, Any, cast
 import numpy as np
 
 from traces.errors import InputError
-from traces.trace import IntArray, Trace
+from traces.scaling import scale_lengths
+from traces.trace import Trace
 
 from .capacity import Search
 from .hardware.profile import Profile
@@ -81,7 +82,7 @@ class World:
             trace = window(self.source, run.seed, run.num_requests)
         if self.burstiness is None:
             trace = at_rate(trace, run.rate)
-        return trace if self.length_scale == 1.0 else longer(trace, self.length_scale)
+        return scale_lengths(trace, output_scale=self.length_scale)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -134,22 +135,6 @@ def at_rate(trace: Trace, rate: float) -> Trace:
     times = trace.arrival_s / span * ((len(trace) - 1) / rate)
     deadline = None if trace.deadline_s is None else trace.deadline_s - trace.arrival_s + times
     return replace(trace, arrival_s=times, deadline_s=deadline)
-
-
-def longer(trace: Trace, scale: float) -> Trace:
-    """The trace with its output lengths, what is known of them and their cap multiplied by `scale`."""
-
-    def scaled(tokens: IntArray | None) -> IntArray | None:
-        return None if tokens is None else np.maximum(np.round(tokens * scale), 1).astype(np.int64)
-
-    cap = trace.max_new_tokens
-    return replace(
-        trace,
-        output_tokens=cast(IntArray, scaled(trace.output_tokens)),
-        samples=scaled(trace.samples),
-        predicted_tokens=scaled(trace.predicted_tokens),
-        max_new_tokens=None if cap is None else max(1, round(cap * scale)),
-    )
 
 
 class Runs:

@@ -14,8 +14,9 @@ from sim.capacity import Search
 from sim.hardware.profile import Profile
 from sim.points import Run
 from sim.slo import Observation, parse_slo
-from sim.worlds import Runs, World, at_rate, longer, together, window
+from sim.worlds import Runs, World, at_rate, together, window
 from traces.errors import InputError
+from traces.scaling import scale_lengths
 from traces.trace import Trace
 
 SLO = parse_slo("ttft_p99:1000 e2el_mean:1000")
@@ -73,10 +74,10 @@ def test_what_arrives_all_at_once_cannot_be_scaled() -> None:
         at_rate(replace(trace(3), arrival_s=np.zeros(3)), 1.0)
 
 
-def test_longer_answers_have_a_longer_cap() -> None:
-    stretched = longer(replace(trace(30), predicted_tokens=np.full(30, 4)), 1.5)
-    assert stretched.output_tokens == pytest.approx(trace(30).output_tokens * 1.5, abs=0.5)
-    assert stretched.max_new_tokens == 60 and (stretched.predicted_tokens == 6).all()
+def test_longer_answers_are_those_of_a_trace_that_was_scaled(world: World) -> None:
+    long = replace(world, length_scale=1.3).run(Run(2, 3.0, 0, 60))
+    same = replace(world, source=scale_lengths(trace(300), output_scale=1.3)).run(Run(2, 3.0, 0, 60))
+    assert long.summary == same.summary and long.summary != world.run(Run(2, 3.0, 0, 60)).summary
 
 
 def test_a_generator_gives_every_seed_its_own_requests(profile: Profile) -> None:
@@ -128,7 +129,7 @@ def test_anything_that_matters_makes_another_key(world: World, profile: Profile)
         replace(world, kv_blocks=99),
         replace(world, length_scale=1.25),
         replace(world, profile=profile.with_scale(1.1)),
-        replace(world, source=longer(trace(300), 1.1)),
+        replace(world, source=scale_lengths(trace(300), output_scale=1.1)),
         replace(world, source="lognormal"),
     ]
     runs = Runs(SLO)
