@@ -10,6 +10,7 @@ import inspect
 import itertools
 import json
 import math
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -214,7 +215,7 @@ def inputs_of(settings: Mapping[str, Any], digests: dict[tuple[str, str], str]) 
         texts = [value] if isinstance(value, str) else value if isinstance(value, list) else []
         for text in texts:
             if (name, text) not in digests:
-                digests[name, text] = _digest(name, text)
+                digests[name, text] = digest_of(name, text)
             if digests[name, text]:
                 found[f"{name} {text}"] = digests[name, text]
     return found
@@ -264,8 +265,13 @@ def _set_up(settings: Mapping[str, Any]) -> None:
     make_scheduler(policy, scenario("fixed", num_prompts=1, **given).limits)
 
 
-def _digest(name: str, text: str) -> str:
-    """SHA-256 of what one value of a setting refers to; empty where that is nothing."""
+def digest_of(name: str, text: str) -> str:
+    """SHA-256 of what one value of a setting refers to; empty where that is nothing.
+
+    A trace's file; profiles; the module of an outside policy, whose options may name files that it writes;
+    else the files that the text, or any stretch of it between two of `:;,=`, names. Raises InputError for
+    what is not there.
+    """
     if name == "trace":
         path = file_of(text)
         return "" if path is None else _file_digest(Path(path))
@@ -278,8 +284,11 @@ def _digest(name: str, text: str) -> str:
 
         origin = getattr(importlib.import_module(module), "__file__", None)
         return _file_digest(Path(origin)) if origin else ""
-    files = [Path(part) for part in re.split("[:;,=]", text) if part and Path(part).is_file()]
-    return " ".join(_file_digest(path) for path in files)
+    cuts = list(re.finditer("[:;,=]", text))
+    starts, ends = [0, *(cut.end() for cut in cuts)], [*(cut.start() for cut in cuts), len(text)]
+    parts = [text[start:end] for start in starts for end in ends if start < end]
+    files = filter(os.path.isfile, parts)  # which, unlike a Path, says False of a text too long for a name
+    return " ".join(_file_digest(Path(file)) for file in files)
 
 
 def _file_digest(path: Path) -> str:

@@ -21,6 +21,7 @@ from traces.scaling import scale_lengths
 from traces.trace import Trace
 
 from .capacity import Search
+from .grid import digest_of
 from .hardware.profile import Profile
 from .metrics import Result
 from .points import Run
@@ -86,7 +87,9 @@ class World:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What tells this world from another, in plain values; the trace by a digest of its content."""
+        """What tells this world from another, in plain values; what they refer to by digests of content."""
+        texts = {"policy": self.policy, "predictor": self.predictor}
+        texts |= {key: value for key, value in self.settings.items() if isinstance(value, str)}
         return {
             "trace": self.source if isinstance(self.source, str) else _digest(self.source),
             "policy": self.policy,
@@ -98,6 +101,7 @@ class World:
             "max_new_tokens": self.max_new_tokens,
             "length_scale": self.length_scale,
             "settings": {key: repr(value) for key, value in sorted(self.settings.items())},
+            "inputs": {key: digest_of(key, text) for key, text in texts.items()},
         }
 
 

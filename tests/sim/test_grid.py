@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.grid import MAX_POINTS, Grid, inputs_of, known_settings, read_grid, running_order
+from sim.grid import MAX_POINTS, Grid, digest_of, inputs_of, known_settings, read_grid, running_order
 from sim.hardware import profile as profiles
 from traces.errors import InputError
 
@@ -182,6 +182,21 @@ def test_files_are_digested_once(tmp_path: Path) -> None:
     first = inputs_of({"trace": str(path)}, kept)
     path.unlink()
     assert inputs_of({"trace": str(path)}, kept) == first
+
+
+@pytest.mark.parametrize("name", ["plain.csv", "a=b.csv", "a,b;c:d=.csv"])
+@pytest.mark.parametrize(
+    ("setting", "before"), [("failures", ""), ("predictor", "empirical:charge=off,file=")]
+)
+def test_a_file_is_found_whatever_its_name(name: str, setting: str, before: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    digests = []
+    for text in ("1", "2"):
+        path.write_text(text, encoding="utf-8")
+        digests.append(digest_of(setting, f"{before}{path}"))
+    assert digests[0] and digests[1] and digests[0] != digests[1]
+    path.unlink()
+    assert digest_of(setting, f"{before}{path}{'0' * 300}") == ""
 
 
 def test_a_sweep_file_that_is_not_there(tmp_path: Path) -> None:

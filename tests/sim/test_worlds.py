@@ -142,6 +142,24 @@ def test_anything_that_matters_makes_another_key(world: World, profile: Profile)
     assert Runs(parse_slo("ttft_p99:7 e2el_mean:9")).key(world, run) in keys
 
 
+def test_runs_are_not_found_again_where_a_file_that_they_depend_on_has_changed(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    pairs, module = tmp_path / "pairs.csv", tmp_path / "outside_policy.py"
+    pairs.write_text("predicted,actual\n10,12\n")
+    module.write_text("from sim.schedulers import MicrobatchScheduler as Mine\n")
+    made = replace(world, predictor="empirical:file=pairs.csv", policy="outside_policy:Mine")
+    run, runs = Run(1, 3.0, 0, 60), Runs(SLO)
+    keys = [runs.key(made, run)]
+    pairs.write_text("predicted,actual\n11,12\n")
+    keys.append(runs.key(replace(made), run))
+    module.write_text("from sim.schedulers import MicrobatchScheduler as Mine  # another\n")
+    keys.append(runs.key(replace(made), run))
+    assert len(set(keys)) == 3 and runs.key(replace(made), run) == keys[2]
+
+
 def test_searches_side_by_side_get_their_own_answers(world: World) -> None:
     def search(number: int, steps: int) -> Search[list[int]]:
         got = []
