@@ -113,6 +113,8 @@ def plan(
     """
     from .. import planning
 
+    for path in (save_result, report, question.state):
+        show.check_file(path)
     with _counting() as told:
         made = planning.plan(
             question.trace,

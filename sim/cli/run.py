@@ -59,6 +59,8 @@ def simulate(
         would be too much.
     """
     window = _window(perfetto, perfetto_window)
+    for path in (save_result, save_requests, save_replicas, save_decisions, perfetto):
+        show.check_file(path)
     with show.bar(policy) as told:
         result = simulation.simulate(
             workload.trace,

@@ -197,6 +197,16 @@ def check_folder(path: Path) -> None:
             return
 
 
+def check_file(path: Path | None) -> None:
+    """InputError where the path can be no file, before any work is done; None is no path."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise InputError(f"{path}: is a directory, a file is needed")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}")
+
+
 def made_folder(path: Path) -> Path:
     """The folder, made where it is missing; InputError where that cannot be."""
     try:

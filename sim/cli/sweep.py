@@ -51,6 +51,7 @@ def sweep(
         Print the rows as one JSON object.
     """
     path = Path(f"{file.stem}.csv") if out is None else out
+    show.check_file(path)
     try:
         with show.bar(file.name) as told:
             result = sweeping.sweep(

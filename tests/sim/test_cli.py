@@ -248,6 +248,42 @@ def test_bad_input_is_one_line_and_status_2(
 
 
 @pytest.mark.parametrize(
+    ("runs", "command", "flags"),
+    [
+        (
+            "sim.simulation.simulate",
+            ["simulate"],
+            ["--save-result", "--save-requests", "--save-replicas", "--save-decisions", "--perfetto"],
+        ),
+        ("sim.planning.plan", ["plan", "--slo", "ttft_p99:2000"], ["--save-result", "--report", "--state"]),
+        ("sim.sweeping.sweep", ["sweep", "grid.toml"], ["--out"]),
+    ],
+)
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("none/x.csv", "there is no folder none"),
+        ("taken", "is a directory"),
+        ("trace.csv/x.csv", "no folder"),
+    ],
+)
+def test_where_no_file_can_be_is_refused_before_anything_runs(
+    runs: str,
+    command: list[str],
+    flags: list[str],
+    path: str,
+    said: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (folder / "taken").mkdir()
+    monkeypatch.setattr(runs, lambda *_, **__: pytest.fail("it ran"))
+    for flag in flags:
+        assert said in refused(capsys, *command, flag, path)
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ("compare", "--policies", "vanilla;vanilla"),
