@@ -150,7 +150,7 @@ def map_cases(trace: Trace | str, **settings: Any) -> tuple[Case, Case, Case]:
         Case(f"{num_blocks:,} KV blocks", settings.get("kv_blocks"), burstiness),
         Case(f"{scarce:,} KV blocks", scarce, burstiness),
         Case(f"{scarce:,} KV blocks, the trace's own arrivals", scarce, None)
-        if _own_rate(shared)
+        if shared.trace.mean_rate
         else Case(f"{scarce:,} KV blocks, bursty arrivals", scarce, BURSTY),
     )
 
@@ -220,19 +220,12 @@ def _arriving(
     """The scenario at so many requests/s: drawn gaps or, without a burstiness, the trace's own, scaled."""
     if burstiness is not None:
         return scenario(trace, **{**settings, "request_rate": rate, "burstiness": burstiness})
-    own = _own_rate(scenario(trace, **settings))
+    own = scenario(trace, **settings).trace.mean_rate
     if not own:
         raise InputError(
             f"{trace if isinstance(trace, str) else trace.name}: it has no arrival times to scale"
         )
     return scenario(trace, **{**settings, "time_scale": own / rate})
-
-
-def _own_rate(shared: Scenario) -> float:
-    """Requests/s by the trace's own times; 0 where all arrive at once."""
-    times = shared.trace.arrival_s
-    span = float(times.max() - times.min()) if times is not None else 0.0
-    return (len(shared.trace) - 1) / span if span > 0 else 0.0
 
 
 def _gains(base: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def facts(trace: Trace) -> dict[str, float | int | None]:
         "prompt_tokens": int(trace.prompt_tokens.sum()),
         "output_tokens": int(trace.output_tokens.sum()),
         "span_s": span,
-        "mean_rate_per_s": (len(trace) - 1) / span if span else None,
+        "mean_rate_per_s": trace.mean_rate,
         "interarrival_cv": cv,
         "burstiness": 1 / cv**2 if cv else None,
         "max_new_tokens": cap,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,14 @@ DEFAULT_MAX_NEW_TOKENS = 512
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """Requests in order of arrival, one array per column, all of one length n.
+    """Requests in order of arrival, one array per column, all of one length n; lengths are at least 1 token.
 
     Units: `arrival_s` in seconds from the first arrival (None: the source has no times), token columns in
     tokens. `samples` holds, per request, the response lengths of several generations of the same prompt,
     shape (n, k), with `sample_names` naming the k columns (the paper's file: temperatures 0.0, 0.3, 0.5,
     0.7). `max_new_tokens` is the cap under which the outputs were generated, None where the source states
-    none. `notes` say what was assumed or drawn rather than read; `inspect` shows them.
+    none. `notes` say what was assumed or drawn rather than read; `inspect` shows them. Raises InputError
+    where one of these does not hold.
     """
 
     name: str
@@ -57,6 +58,21 @@ class Trace:
             raise InputError(
                 f"{self.name}: samples has shape {self.samples.shape}, not {(n, len(self.sample_names))}"
             )
+        prompt, output = self.prompt_tokens, self.output_tokens
+        self._refuse("prompt_tokens", prompt < 1, lambda i: f"{prompt[i]} is below 1")
+        self._refuse("output_tokens", output < 1, lambda i: f"{output[i]} is below 1")
+        if (times := self.arrival_s) is not None:
+            self._refuse("arrival_s", ~np.isfinite(times), lambda i: f"{times[i]} is not finite")
+            self._refuse(
+                "arrival_s",
+                np.append(False, times[1:] < times[:-1]),
+                lambda i: f"{times[i]} is below {times[i - 1]}, the row before; rows are in order of arrival",
+            )
+
+    def _refuse(self, column: str, bad: npt.NDArray[np.bool_], what: Callable[[int], str]) -> None:
+        if bad.any():
+            i = int(bad.argmax())
+            raise InputError(f"{self.name}, row {i + 1}, {column}: {what(i)}")
 
     def __len__(self) -> int:
         return len(self.request_id)
@@ -79,14 +95,26 @@ class Trace:
         """What a predictor is judged by, shape (n,): the largest of the samples, else the output length."""
         return self.output_tokens if self.samples is None else self.samples.max(axis=1)
 
+    @property
+    def mean_rate(self) -> float | None:
+        """Requests per second by the trace's own times, (n-1) / (last arrival - first); None where it has no
+        times, or all arrive at once.
+        """
+        if self.arrival_s is None or len(self) < 2:
+            return None
+        span = float(self.arrival_s[-1] - self.arrival_s[0])
+        return (len(self) - 1) / span if span > 0 else None
+
     def select(self, rows: Iterable[int] | IntArray) -> Trace:
-        """These rows in this order (a view where numpy can make one)."""
-        index = np.asarray(rows, dtype=np.int64)
-        chosen = {
-            c: getattr(self, c)[index]
-            for c in (*self.columns(), *(["samples"] if self.samples is not None else []))
-        }
-        return replace(self, **chosen)
+        """These rows in this order (copies).
+
+        Raises InputError where the trace has arrival times and they are not in order along it.
+        """
+        return replace(self, **self._at(np.asarray(rows, dtype=np.int64)))
+
+    def _at(self, index: IntArray) -> dict[str, Any]:
+        names = (*self.columns(), *(["samples"] if self.samples is not None else []))
+        return {name: getattr(self, name)[index] for name in names}
 
     def sample(self, num_prompts: int | None = None, sample_seed: int | None = None) -> Trace:
         """The first `num_prompts` rows, of the file or of its seeded permutation, in that order.
@@ -105,13 +133,14 @@ class Trace:
             return self if count == n else self.select(np.arange(count))
         if not 0 <= sample_seed < 2**32:
             raise InputError(f"sample_seed: {sample_seed} is not between 0 and {2**32 - 1}")
-        chosen = self.select(np.random.RandomState(sample_seed).permutation(n)[:count])
-        if chosen.arrival_s is None:
-            return chosen
-        times = np.sort(chosen.arrival_s)
-        times = times - times[0]
-        deadline = None if chosen.deadline_s is None else chosen.deadline_s - chosen.arrival_s + times
-        return replace(chosen, arrival_s=times, deadline_s=deadline)
+        chosen = self._at(np.random.RandomState(sample_seed).permutation(n)[:count])
+        if "arrival_s" in chosen:
+            times = np.sort(chosen["arrival_s"])
+            times = times - times[0]
+            if "deadline_s" in chosen:
+                chosen["deadline_s"] = chosen["deadline_s"] - chosen["arrival_s"] + times
+            chosen["arrival_s"] = times
+        return replace(self, **chosen)
 
     def with_output_cap(self, max_new_tokens: int) -> Trace:
         """Output lengths clipped to `max_new_tokens` (a request that reaches the cap is finished there)."""

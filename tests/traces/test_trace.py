@@ -39,10 +39,38 @@ def test_perceived_truth_is_the_largest_sample_else_the_output(small: Trace) -> 
 
 
 def test_select_takes_every_column_along(small: Trace) -> None:
-    chosen = small.select([2, 0])
-    assert chosen.request_id.tolist() == [5, 7]
-    assert chosen.prompt is not None and chosen.prompt.tolist() == ["two\nlines", "a"]
-    assert chosen.samples is not None and chosen.samples.tolist() == [[7, 9], [5, 6]]
+    chosen = small.select([0, 2])
+    assert chosen.request_id.tolist() == [7, 5]
+    assert chosen.prompt is not None and chosen.prompt.tolist() == ["a", "two\nlines"]
+    assert chosen.samples is not None and chosen.samples.tolist() == [[5, 6], [7, 9]]
+    assert replace(small, arrival_s=None).select([2, 0, 2]).request_id.tolist() == [5, 7, 5]
+    with pytest.raises(InputError, match=r"small, row 2, arrival_s: 0\.0 is below 0\.3"):
+        small.select([2, 0])
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "said"),
+    [
+        ("output_tokens", [5, 512, 0, -1], "row 3, output_tokens: 0 is below 1"),
+        ("prompt_tokens", [-3, 20, 30, 40], "row 1, prompt_tokens: -3 is below 1"),
+        ("arrival_s", [0.0, 2.0, 2.0, 1.5], "row 4, arrival_s: 1.5 is below 2.0, the row before; rows are"),
+        ("arrival_s", [0.0, np.nan, 2.0, 3.0], "row 2, arrival_s: nan is not finite"),
+        ("arrival_s", [0.0, 1.0, 2.0, np.inf], "row 4, arrival_s: inf is not finite"),
+    ],
+)
+def test_what_a_simulation_relies_on_is_checked(
+    small: Trace, column: str, values: list[float], said: str
+) -> None:
+    with pytest.raises(InputError, match=f"^small, {said}"):
+        replace(small, **{column: np.array(values)})
+
+
+def test_mean_rate_is_gaps_over_the_span(small: Trace) -> None:
+    assert small.mean_rate == 3 / 4
+    assert replace(small, arrival_s=small.arrival_s + 5).mean_rate == 3 / 4, "whatever the first arrival is"
+    assert small.select([0]).mean_rate is None
+    assert replace(small, arrival_s=np.zeros(4)).mean_rate is None
+    assert replace(small, arrival_s=None).mean_rate is None
 
 
 def test_sample_is_the_head_of_the_papers_permutation_in_order_of_arrival(small: Trace) -> None:
