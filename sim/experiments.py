@@ -6,11 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from traces.errors import InputError
+from traces.spec import names_of
 from traces.trace import IntArray, Trace
 
 from .perception import TUNED, FromTrace, Noisy, perceive
 from .perception_error import error_report
+from .policies import scheduler_maker
 from .simulation import Scenario, scenario, stream
 
 if TYPE_CHECKING:
@@ -25,7 +29,7 @@ Progress = Callable[[Sequence[Any]], Iterable[Any]]
 def sensitivity(
     trace: Trace | str,
     *,
-    policies: Sequence[str] = ("sequence:vbs=off,fcr=off", "sequence", "sequence:vbs=memory"),
+    policies: Sequence[str] | str = ("sequence:vbs=off,fcr=off", "sequence", "sequence:vbs=memory"),
     baseline: str = "vanilla",
     sigmas: Sequence[float] = SIGMAS,
     num_seeds: int = 3,
@@ -36,12 +40,15 @@ def sensitivity(
 
     One row per policy, sigma and seed: columns policy, sigma, miss, mean_error (tokens, against the perceived
     truth), seed, throughput_ratio. Misses grow with sigma in the proportion of the tuned predictor, answers
-    are multiples of 50, perception is charged. `settings` as for `simulate`; its predictor is replaced.
+    are multiples of 50, perception is charged. `policies`: specs, or one text with semicolons between them.
+    `settings` as for `simulate`; its predictor is replaced. InputError, before anything is simulated, where a
+    policy, an error or `num_seeds` cannot be used.
     """
     import pandas as pd
 
-    if num_seeds < 1:
-        raise InputError(f"num_seeds: {num_seeds} must be at least 1")
+    policies = names_of(policies, "policies")
+    check_policies(*policies, baseline)
+    check_points(num_seeds, sigmas=sigmas)
     first_seed = settings.pop("seed", 0)
     settings.pop("predictor", None)
     rows = []
@@ -65,12 +72,38 @@ def sensitivity(
     return pd.DataFrame(rows)
 
 
+def check_policies(*policies: str) -> None:
+    """InputError where one of them is none."""
+    for policy in policies:
+        scheduler_maker(policy)
+
+
+def check_points(num_seeds: int, **lists: Sequence[Any]) -> None:
+    """InputError where there is no seed, and where one of the lists is empty, or has a value twice or one
+    that cannot be used: rates and loads are above 0 and finite, sigmas between 0 and 10.
+    """
+    if num_seeds < 1:
+        raise InputError(f"num_seeds: {num_seeds} must be at least 1")
+    for name, values in lists.items():
+        if not values or len(set(values)) != len(values):
+            raise InputError(f"{name}: at least one is needed, and none twice ({len(values)} given)")
+    for name in ("rates", "loads", "load"):
+        for value in lists.get(name, ()):
+            if not 0 < value < np.inf:
+                raise InputError(f"{name}: {value:g} is not above 0 and finite")
+    for sigma in lists.get("sigmas", ()):
+        erring(sigma)
+
+
 def erring(sigma: float, *, charge: bool = True) -> Noisy:
     """A predictor with that standard deviation of the log length, its share of misses in proportion to the
-    tuned one's.
+    tuned one's; InputError where it is not between 0 and 10.
     """
     miss = min(1.0, sigma * TUNED.miss / TUNED.sigma)
-    return Noisy(sigma=sigma, miss=miss, round_to=TUNED.round_to, charge=charge)
+    try:
+        return Noisy(sigma=sigma, miss=miss, round_to=TUNED.round_to, charge=charge)
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 def variance(
@@ -89,6 +122,7 @@ def variance(
     """
     import pandas as pd
 
+    check_policies(policy, baseline)
     settings.pop("predictor", None)
     shared = scenario(trace, predictor="exact", **settings)
     samples = shared.trace.samples

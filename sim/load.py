@@ -6,16 +6,17 @@ A load is a share of a measured capacity, so that the same loads suit any machin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from traces.errors import InputError
+from traces.spec import names_of
 from traces.trace import Trace
 
-from .experiments import Progress, erring
+from .experiments import Progress, check_points, check_policies, erring
 from .kv_blocks import blocks_for
 from .metrics import Result
 from .perception import perceive
@@ -71,8 +72,11 @@ def capacity(trace: Trace | str, *, policy: str = "continuous", num_seeds: int =
     """Requests/s that a policy gets done while there is always one waiting; the mean over seeds.
 
     Everything arrives at once. The first and the last tenth of the requests to finish are left out, in which
-    batches fill up and run empty. InputError where fewer than two requests complete.
+    batches fill up and run empty. InputError where fewer than two requests complete, or `num_seeds` is below
+    1.
     """
+    check_points(num_seeds)
+    check_policies(policy)
     first_seed = settings.pop("seed", 0)
     rates = []
     for seed in range(first_seed, first_seed + num_seeds):
@@ -108,7 +112,7 @@ def load_curves(
     trace: Trace | str,
     *,
     rates: Sequence[float],
-    policies: Sequence[str] = POLICIES,
+    policies: Sequence[str] | str = POLICIES,
     num_seeds: int = 3,
     n_jobs: int = 1,
     progress: Progress = iter,
@@ -119,7 +123,9 @@ def load_curves(
     One row per rate, seed and policy: columns policy, request_rate, seed and those of `CURVES`. At one seed
     all rates see the same requests and the same pattern of arrivals. `settings` as for `simulate`.
     """
-    first_seed = check(num_seeds, n_jobs, settings, rates=rates, policies=policies)
+    policies = names_of(policies, "policies")
+    check_policies(*policies)
+    first_seed, settings = check(num_seeds, n_jobs, settings, rates=rates)
     points = [(rate, first_seed + k) for k in range(num_seeds) for rate in rates]
 
     def run(rate: float, seed: int) -> list[dict[str, Any]]:
@@ -159,7 +165,7 @@ def gain_map(
     trace: Trace | str,
     *,
     cases: Sequence[Case],
-    policies: Sequence[str] = LENGTH_AWARE,
+    policies: Sequence[str] | str = LENGTH_AWARE,
     baseline: str = "continuous",
     loads: Sequence[float] = MAP_LOADS,
     sigmas: Sequence[float] = MAP_SIGMAS,
@@ -177,10 +183,9 @@ def gain_map(
     what `baseline` gets done in that case (`capacity`). Misses grow with sigma as in `sensitivity`; with
     `charge` the accelerator spends time on every question. `settings` as for `simulate`.
     """
-    first_seed = check(
-        num_seeds, n_jobs, settings, loads=loads, sigmas=sigmas, policies=policies, cases=cases
-    )
-    settings.pop("predictor", None)
+    policies = names_of(policies, "policies")
+    check_policies(*policies, baseline)
+    first_seed, settings = check(num_seeds, n_jobs, settings, loads=loads, sigmas=sigmas, cases=cases)
     at = [{**settings, "kv_blocks": case.kv_blocks, "predictor": "exact"} for case in cases]
     most = [
         capacity(trace, policy=baseline, num_seeds=num_seeds, **{**machine, "seed": first_seed})
@@ -243,22 +248,17 @@ def _ratio(part: float | None, whole: float | None) -> float:
     return part / whole if part is not None and whole else float("nan")
 
 
-def check(num_seeds: int, n_jobs: int, settings: dict[str, Any], **lists: Sequence[Any]) -> int:
-    """The first seed, once all these can be used."""
-    if num_seeds < 1:
-        raise InputError(f"num_seeds: {num_seeds} must be at least 1")
-    if n_jobs == 0:
-        raise InputError("n_jobs: 0 must be at least 1, or -1 for every core")
-    if settings.pop("request_rate", None) is not None:
+def check(
+    num_seeds: int, n_jobs: int, settings: Mapping[str, Any], **lists: Sequence[Any]
+) -> tuple[int, dict[str, Any]]:
+    """The first seed and the other settings, once all these can be used; lists as for `check_points`."""
+    check_points(num_seeds, **lists)
+    if n_jobs < 1 and n_jobs != -1:
+        raise InputError(f"n_jobs: {n_jobs} must be at least 1, or -1 for every core")
+    if settings.get("request_rate") is not None:
         raise InputError("request_rate: an experiment about load sets it; give rates or loads instead")
-    for name, values in lists.items():
-        if not values or len(set(values)) != len(values):
-            raise InputError(f"{name}: at least one is needed, and none twice ({len(values)} given)")
-    for name in ("rates", "loads"):
-        for value in lists.get(name, ()):
-            if not 0 < value < np.inf:
-                raise InputError(f"{name}: {value:g} is not above 0 and finite")
-    return int(settings.pop("seed", 0))
+    rest = {name: value for name, value in settings.items() if name not in ("seed", "request_rate")}
+    return int(settings.get("seed", 0)), rest
 
 
 def frame_of(

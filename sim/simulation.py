@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from traces.errors import InputError
+from traces.spec import names_of
 from traces.trace import Trace
 
 from .arrivals import Progress
@@ -104,10 +104,7 @@ def compare(
     `policies`: specs, or one text with semicolons between them. `settings` as for `simulate`.
     Raises InputError where two policies are the same, or none is given.
     """
-    names = [p.strip() for p in policies.split(";")] if isinstance(policies, str) else list(policies)
-    names = [name for name in names if name]
-    if not names or len(set(names)) != len(names):
-        raise InputError(f"policies: {';'.join(names)!r} must name at least one policy, and none twice")
+    names = names_of(policies, "policies")
     shared = scenario(trace, **settings)
     for name in names:
         make_scheduler(name, shared.limits)

@@ -12,10 +12,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from traces.trace import Trace
+from traces.errors import InputError
+from traces.trace import FloatArray, Trace
 
-from .experiments import Progress, erring
+from .experiments import Progress, check_policies, erring
 from .load import capacity, check, frame_of
 from .perception import TUNED, perceive
 from .simulation import Scenario, scenario, stream
@@ -57,17 +59,20 @@ def starvation(
     One row per seed and discipline: columns label, policy, aging_s (NaN where there is none), seed,
     request_rate, mean_ttft_ms, mean_e2el_ms, p99_e2el_ms, long_e2el_ms and short_e2el_ms (means over the
     tenth with the longest answers, and over the others), throughput. `load` is a share of what `continuous`
-    gets done; predictions err by `sigma` and cost nothing. `settings` as for `simulate`.
+    gets done; predictions err by `sigma` and cost nothing. `settings` as for `simulate`. InputError where all
+    answers are as long as the long ones.
     """
-    first_seed = check(num_seeds, n_jobs, settings, loads=(load,), agings=agings)
-    settings.pop("predictor", None)
-    machine = {**settings, "predictor": "exact"}
-    rate = load * capacity(trace, num_seeds=num_seeds, seed=first_seed, **machine)
+    shown = [f"{aging:g}" for aging in agings]
+    first_seed, settings = check(num_seeds, n_jobs, settings, load=(load,), sigmas=(sigma,), agings=shown)
     chosen = policies_of(agings)
+    check_policies(*chosen.values())
+    machine = {**settings, "predictor": "exact"}
+    _is_long(scenario(trace, seed=first_seed, **machine).trace)
+    rate = load * capacity(trace, num_seeds=num_seeds, seed=first_seed, **machine)
 
     def run(seed: int) -> list[dict[str, Any]]:
         shared = _levelled(scenario(trace, **{**machine, "seed": seed, "request_rate": rate}), sigma)
-        long = shared.trace.output_tokens >= np.quantile(shared.trace.output_tokens, LONG)
+        long = _is_long(shared.trace)
         rows = []
         for label, policy in chosen.items():
             result = shared.run(policy)
@@ -82,14 +87,31 @@ def starvation(
                     "seed": seed,
                     "request_rate": rate,
                     **{name: result.summary[name] for name in names},
-                    "long_e2el_ms": float(np.nanmean(e2el[long])),
-                    "short_e2el_ms": float(np.nanmean(e2el[~long])),
+                    "long_e2el_ms": _mean(e2el[long]),
+                    "short_e2el_ms": _mean(e2el[~long]),
                     "throughput": result.summary["request_throughput"],
                 }
             )
         return rows
 
     return frame_of(run, [(first_seed + k,) for k in range(num_seeds)], n_jobs, progress)
+
+
+def _is_long(trace: Trace) -> npt.NDArray[np.bool_]:
+    bound = np.quantile(trace.output_tokens, LONG)
+    long: npt.NDArray[np.bool_] = trace.output_tokens >= bound
+    if long.all():
+        raise InputError(
+            f"{trace.name}: its shortest answer ({trace.output_tokens.min()} tokens) is as long as its long "
+            f"ones (at least {bound:g}), so there is nobody to compare them with"
+        )
+    return long
+
+
+def _mean(e2el_ms: FloatArray) -> float:
+    """Of the requests that completed; NaN where none did."""
+    done = e2el_ms[~np.isnan(e2el_ms)]
+    return float(done.mean()) if len(done) else np.nan
 
 
 def _levelled(shared: Scenario, sigma: float) -> Scenario:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -32,6 +32,23 @@ def parse(spec: str, what: str) -> tuple[str, dict[str, str]]:
             raise InputError(f"{what} {spec!r}: {key} is given twice")
         options[key] = value
     return name, options
+
+
+def names_of(texts: str | Sequence[str], what: str) -> list[str]:
+    """The names in a text with semicolons between them, or in a list.
+
+    `what` is what errors call the list (`policies`). Raises InputError where there is none, where one is
+    empty, and where one is given twice.
+    """
+    names = [text.strip() for text in (texts.split(";") if isinstance(texts, str) else texts)]
+    if not any(names):
+        raise InputError(f"{what}: at least one is needed (0 given)")
+    for k, name in enumerate(names):
+        if not name:
+            raise InputError(f"{what}: name {k + 1} of {';'.join(names)!r} is empty")
+        if name in names[:k]:
+            raise InputError(f"{what}: {name!r} is given twice, 1 is allowed")
+    return names
 
 
 def build(options: type[T], texts: Mapping[str, str], what: str) -> T:

@@ -43,7 +43,7 @@ def sensitivity(
 
     frame = experiments.sensitivity(
         workload.trace,
-        policies=[p.strip() for p in policies.split(";") if p.strip()],
+        policies=policies,
         num_seeds=num_seeds,
         progress=partial(show.progress, text="simulating"),
         **workload.settings(),

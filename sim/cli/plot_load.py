@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from traces.errors import InputError
+from traces.spec import names_of
 
 from .. import load as experiments
 from .. import starvation as ageing
+from ..experiments import check_policies
 from ..simulation import scenario
 from . import show
 from .options import Workload
@@ -60,6 +62,9 @@ def load(
     from plots.style import save
 
     settings = _settings(workload)
+    chosen = names_of(policies, "policies")
+    check_policies(*chosen)
+    experiments.check(num_seeds, n_jobs, settings, **({"rates": rates} if rates else {"loads": loads}))
     most = experiments.capacity(workload.trace, num_seeds=num_seeds, **settings)
     settings["goodput"] = (
         scenario(workload.trace, **settings).goodput_ms
@@ -69,7 +74,7 @@ def load(
     frame = experiments.load_curves(
         workload.trace,
         rates=rates or [share * most for share in loads],
-        policies=_split(policies),
+        policies=chosen,
         num_seeds=num_seeds,
         n_jobs=n_jobs,
         progress=partial(show.progress, text="simulating"),
@@ -130,16 +135,14 @@ def gain(
     from plots import gain_map as figures
     from plots.style import save
 
-    if not metrics:
-        raise InputError("metrics: at least one is needed (0 given)")
-    for name in metrics:
+    for name in names_of(metrics, "metrics"):
         if name not in figures.NAMES:
             raise InputError(f"metrics: {name!r} is not one of {', '.join(figures.NAMES)}")
     settings = _settings(workload)
     frame = experiments.gain_map(
         workload.trace,
         cases=experiments.map_cases(workload.trace, **settings),
-        policies=_split(policies),
+        policies=policies,
         baseline=baseline,
         loads=loads,
         sigmas=sigmas,
@@ -219,10 +222,6 @@ def _settings(workload: Workload) -> dict[str, Any]:
             f"request-rate: {workload.request_rate:g} has no place here; --loads (or --rates) set it"
         )
     return workload.settings()
-
-
-def _split(policies: str) -> list[str]:
-    return [p.strip() for p in policies.split(";") if p.strip()]
 
 
 def _save_table(frame: pd.DataFrame, path: Path | None) -> None:

@@ -377,6 +377,65 @@ def test_plots_about_load_are_drawn(folder: Path, capsys: pytest.CaptureFixture[
     assert "'speed'" in refused_by_load(capsys, "gain", "--metrics", "speed")
 
 
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
+@pytest.mark.parametrize(
+    "flag",
+    ["load --loads", "load --rates", "load --num-seeds", "gain --loads", "starvation --load"]
+    + [f"{command} --num-seeds" for command in ("sensitivity", "gain", "starvation")],
+)
+def test_plots_refuse_what_is_not_above_0(
+    flag: str, value: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(capsys, "plot", *flag.split(), value, "--num-prompts", "20")
+    name = flag.split("--")[1]
+    assert (name in said or name.replace("-", "_") in said) and value in said
+    assert [path.name for path in folder.iterdir()] == ["trace.csv"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        *(
+            (f"{command} --policies {policies}", said)
+            for command in ("sensitivity", "load", "gain")
+            for policies, said in (
+                ("", "policies: at least one"),
+                (";", "policies: at least one"),
+                ("vanilla;", "policies: name 2"),
+                ("vanilla;vanilla", "policies: 'vanilla' is given twice"),
+                ("nonsense", "policy 'nonsense'"),
+            )
+        ),
+        *((f"gain --sigmas {value}", "sigma") for value in ("-1", "nan", "inf", "11", "1 1")),
+        *((f"starvation --sigma {value}", "sigma") for value in ("-1", "nan", "inf")),
+        *((f"starvation --agings {value}", "aging") for value in ("-1", "nan", "inf", "1 1", "1 1.00000001")),
+        *((f"{command} --n-jobs {n}", f"n_jobs: {n}") for command in ("load", "gain") for n in ("0", "-2")),
+        ("starvation --n-jobs 0", "n_jobs: 0"),
+        ("starvation --trace fixed", "its shortest answer (128 tokens) is as long as its long ones"),
+        ("load --loads", "loads: at least one"),
+        ("load --loads 1 1", "loads: at least one is needed, and none twice"),
+        ("load --rates 1 1", "rates: at least one is needed, and none twice"),
+        ("gain --loads", "loads: at least one"),
+        ("gain --sigmas", "sigmas: at least one"),
+        ("gain --metrics", "metrics: at least one"),
+        ("gain --metrics mean_e2el_ms mean_e2el_ms", "metrics: 'mean_e2el_ms' is given twice"),
+        ("gain --baseline nonsense", "policy 'nonsense'"),
+        ("variance --policy nonsense", "policy 'nonsense'"),
+        ("perception --num-prompts 0", "num_prompts: 0"),
+    ],
+)
+def test_plots_refuse_in_one_line_before_they_simulate(
+    arguments: str,
+    said: str,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sim.scenario.Scenario.run", None)
+    assert said in refused(capsys, "plot", *arguments.split(" "))
+    assert [path.name for path in folder.iterdir()] == ["trace.csv"]
+
+
 def refused_by_load(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     capsys.readouterr()
     return refused(capsys, "plot", *arguments)

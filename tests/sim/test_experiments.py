@@ -54,6 +54,12 @@ def test_variance_is_measured_against_the_baseline(profile: Profile) -> None:
 def test_refusals(profile: Profile) -> None:
     with pytest.raises(InputError, match="num_seeds: 0 must be at least 1"):
         sensitivity("fixed", num_seeds=0, profile=profile)
+    with pytest.raises(InputError, match="policies: at least one"):
+        sensitivity("fixed", policies=(), profile=profile)
+    with pytest.raises(InputError, match="sigmas: at least one"):
+        sensitivity("fixed", sigmas=(), profile=profile)
+    with pytest.raises(InputError, match="sigma: 11 must be between 0 and 10"):
+        sensitivity("fixed", sigmas=(0.1, 11), profile=profile)
     with pytest.raises(InputError, match="no samples"):
         variance("fixed", profile=profile)
     with pytest.raises(InputError, match="no request of fixed completed"):

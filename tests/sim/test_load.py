@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sim.hardware.profile import Profile
-from sim.load import CURVES, GAINS, Case, capacity, gain_map, idle_bound, load_curves, map_cases
+from sim.load import CURVES, GAINS, Case, capacity, check, gain_map, idle_bound, load_curves, map_cases
 from sim.simulation import simulate
 from traces.errors import InputError
 from traces.trace import Trace
@@ -111,6 +111,7 @@ def test_map_cases_hold_the_longest_request(profile: Profile) -> None:
     [
         ({"num_seeds": 0}, "num_seeds: 0"),
         ({"n_jobs": 0}, "n_jobs: 0"),
+        ({"n_jobs": -2}, "n_jobs: -2"),
         ({"rates": ()}, "rates: at least one"),
         ({"rates": (1.0, 1.0)}, "none twice"),
         ({"rates": (-1.0,)}, "rates: -1"),
@@ -122,6 +123,17 @@ def test_map_cases_hold_the_longest_request(profile: Profile) -> None:
 def test_refusals(given: dict[str, Any], said: str, profile: Profile) -> None:
     with pytest.raises(InputError, match=said):
         load_curves("fixed", **{"rates": (1.0,), "profile": profile, **given})
+
+
+def test_what_is_checked_stays_as_it_was() -> None:
+    given = {"seed": 3, "request_rate": None, "kv_blocks": 7}
+    assert check(1, 1, given, rates=(1.0,)) == (3, {"kv_blocks": 7})
+    assert given == {"seed": 3, "request_rate": None, "kv_blocks": 7}
+
+
+def test_capacity_needs_a_seed(profile: Profile) -> None:
+    with pytest.raises(InputError, match="num_seeds: 0 must be at least 1"):
+        capacity("fixed", num_seeds=0, profile=profile)
 
 
 def test_a_machine_on_which_nothing_completes_has_no_capacity(profile: Profile) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from sim.hardware.profile import Profile
 from sim.simulation import scenario
-from sim.starvation import _levelled, policies_of, starvation
+from sim.starvation import _levelled, _mean, policies_of, starvation
 from traces.errors import InputError
 
 
@@ -47,6 +47,11 @@ def test_ageing_goes_from_shortest_first_to_first_come(frame: pd.DataFrame) -> N
     assert shortest.mean_e2el_ms <= between.mean_e2el_ms <= first.mean_e2el_ms
 
 
+def test_a_mean_is_of_those_that_completed() -> None:
+    assert _mean(np.array([1.0, np.nan, 3.0])) == 2
+    assert np.isnan(_mean(np.array([np.nan])))
+
+
 def test_levels_are_the_predictions_and_nothing_else(profile: Profile) -> None:
     shared = scenario("alpaca-vicuna", num_prompts=100, profile=profile)
     made = _levelled(shared, 0.0)
@@ -59,7 +64,9 @@ def test_levels_are_the_predictions_and_nothing_else(profile: Profile) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"load": 0.0}, "loads: 0"),
+        ({"load": 0.0}, "load: 0"),
+        ({"sigma": -1.0}, "sigma: -1"),
+        ({}, "fixed: its shortest answer"),
         ({"agings": ()}, "agings: at least one"),
         ({"num_seeds": 0}, "num_seeds: 0"),
     ],
