@@ -145,11 +145,6 @@ class GapPool:
         self.lowest -= before
 
 
-def pooled_latency(ramps: Ramps) -> dict[str, float | None]:
-    """`GapPool.pooled` of these ramps alone."""
-    return GapPool().pooled(ramps)
-
-
 def _used(ramps: Ramps) -> Ramps:
     used = ramps.counts > 0
     if used.all():

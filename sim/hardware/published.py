@@ -76,13 +76,6 @@ def throughput_scale(
     return num_requests / published_requests_per_s / padded_seconds(profile, batches)
 
 
-def scale_to_throughput(
-    profile: Profile, batches: Sequence[Batch], num_requests: int, published_requests_per_s: float
-) -> Profile:
-    """`profile` with every time multiplied by `throughput_scale`; its provenance stays as it is."""
-    return profile.with_scale(throughput_scale(profile, batches, num_requests, published_requests_per_s))
-
-
 def a100_transformers(trace: Trace, date: str | None = None) -> Profile:
     """The published profile, from the paper's response lengths as `traces.load` reads them.
 

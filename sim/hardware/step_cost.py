@@ -167,29 +167,6 @@ class StepCost:
         first, slope = self.decode_run(num_seqs, context_tokens)
         return iterations * first + slope * (iterations * (iterations - 1) / 2)
 
-    def iterations_within(self, num_seqs: int, context_tokens: float, seconds: float) -> int:
-        """The largest k with decode_run_s(…, k) <= seconds: the iterations that end no later than that.
-
-        An arrival `seconds` after the run's start falls into iteration k + 1, or on the boundary after
-        iteration k where decode_run_s(…, k) == seconds. The quadratic's root gives k up to round-off; the
-        comparison with `decode_run_s` itself settles it, so the two never disagree. Raises `ValueError` for
-        infinite seconds.
-        """
-        if seconds <= 0:
-            return 0
-        if not math.isfinite(seconds):
-            raise ValueError(f"seconds ({seconds}) must be finite")
-        first, slope = self.decode_run(num_seqs, context_tokens)
-        half = first - slope / 2
-        root = math.sqrt(half * half + 2 * slope * seconds)
-        # Of the root's two forms, the one that subtracts nothing.
-        k = int(2 * seconds / (half + root) if half >= 0 else (root - half) / slope)
-        while k * first + slope * (k * (k - 1) / 2) > seconds:
-            k -= 1
-        while (k + 1) * first + slope * ((k + 1) * k / 2) <= seconds:
-            k += 1
-        return k
-
     def mixed_s(
         self,
         num_decode: int,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sim.hardware.gpu import Gpu, known_gpu
+from sim.hardware.gpu import Gpu
 from sim.hardware.json_fields import checked_number
 from sim.hardware.kv_memory import KvMemory
 from sim.hardware.links import Link, link_of
@@ -27,36 +27,6 @@ _BITS = (
 )
 
 
-def on_gpu(profile: Profile, gpu: Gpu | str) -> Profile:
-    """The profile on another GPU (one, or a name from the table), at the efficiency that was measured.
-
-    Decode base by bandwidth up to the bend and by operations beyond it, context by bandwidth, attention by
-    operations, host time unchanged; memory by the datasheets.
-    """
-    return elsewhere(profile, gpu=known_gpu(gpu) if isinstance(gpu, str) else gpu)
-
-
-def with_weight_bits(profile: Profile, bits: int) -> Profile:
-    """Weights stored in `bits` bits each: fewer bytes in memory and to read, the same operations.
-
-    Every weight counts, embeddings too; scales of a quantised format and the time to unpack it do not.
-    """
-    return elsewhere(profile, weight_bits=bits)
-
-
-def with_kv_bits(profile: Profile, bits: int) -> Profile:
-    """A KV cache of `bits` bits a number: fewer bytes in memory and to read per context token."""
-    return elsewhere(profile, kv_bits=bits)
-
-
-def tensor_parallel(profile: Profile, num_gpus: int, link: Link | None = None) -> Profile:
-    """The model divided among 2, 4 or 8 GPUs: weights, KV cache and operations each in as many parts.
-
-    Communication is added (see `transferred`), memory pooled, the price multiplied.
-    """
-    return elsewhere(profile, num_gpus=num_gpus, link=link)
-
-
 def elsewhere(
     profile: Profile,
     *,
@@ -71,6 +41,9 @@ def elsewhere(
 ) -> Profile:
     """The profile with these changes of model and GPUs as one; what is None stays as it is.
 
+    On another GPU the decode base goes by bandwidth up to the bend and by operations beyond it, context by
+    bandwidth, attention by operations; host time stays. Fewer bits are fewer bytes in memory and to read, at
+    the same operations: every weight counts, embeddings too; scales of a format and unpacking do not.
     `model_change` and `gpu_change` are what the name shows of them, by default `model=NAME` and `gpu=NAME`.
     Raises `InputError` as `transferred` does, and for a number of GPUs other than 1, 2, 4, 8 or one that does
     not divide the heads.

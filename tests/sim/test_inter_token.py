@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim import inter_token
-from sim.inter_token import RESOLUTION, GapPool, Ramps, pooled_latency
+from sim.inter_token import RESOLUTION, GapPool, Ramps
 
 RAMP = st.tuples(st.floats(1e-3, 1.0), st.floats(0, 1e-3), st.integers(0, 400), st.integers(1, 20))
 
@@ -28,7 +28,7 @@ def expanded_ms(rows: list[tuple[float, float, int, int]]) -> np.ndarray:
 @settings(deadline=None, max_examples=300)
 @given(st.lists(RAMP, min_size=1, max_size=8))
 def test_pooled_equals_expanded(rows: list[tuple[float, float, int, int]]) -> None:
-    pooled, gaps = pooled_latency(ramps(rows)), expanded_ms(rows)
+    pooled, gaps = GapPool().pooled(ramps(rows)), expanded_ms(rows)
     if not len(gaps):
         assert set(pooled.values()) == {None}
         return
@@ -49,7 +49,7 @@ def test_pooled_equals_expanded(rows: list[tuple[float, float, int, int]]) -> No
 @settings(deadline=None, max_examples=50)
 @given(st.lists(RAMP.map(lambda r: (r[0], r[1], 300 + r[2], r[3])), min_size=3, max_size=8))
 def test_percentiles_agree_with_numpy_where_gaps_lie_close(rows: list[tuple[float, float, int, int]]) -> None:
-    pooled, gaps = pooled_latency(ramps(rows)), expanded_ms(rows)
+    pooled, gaps = GapPool().pooled(ramps(rows)), expanded_ms(rows)
     for name, q in (("median", 50), ("p90", 90), ("p99", 99)):
         below, above = (np.percentile(gaps, q, method=m) for m in ("lower", "higher"))
         value = pooled[name]
@@ -58,12 +58,12 @@ def test_percentiles_agree_with_numpy_where_gaps_lie_close(rows: list[tuple[floa
 
 
 def test_no_gaps() -> None:
-    assert pooled_latency(Ramps.empty()) == dict.fromkeys(("mean", "median", "std", "p90", "p99"))
+    assert GapPool().pooled(Ramps.empty()) == dict.fromkeys(("mean", "median", "std", "p90", "p99"))
 
 
 def test_golden() -> None:
     # 10, 12, 14 ms, seen by two sequences each, and one gap of 100 ms.
-    pooled = pooled_latency(ramps([(0.010, 0.002, 3, 2), (0.100, 0.0, 1, 1)]))
+    pooled = GapPool().pooled(ramps([(0.010, 0.002, 3, 2), (0.100, 0.0, 1, 1)]))
     assert pooled["mean"] == pytest.approx(172 / 7)
     assert pooled["median"] == pytest.approx(12)
     assert pooled["p90"] == pytest.approx(100)
@@ -71,8 +71,8 @@ def test_golden() -> None:
 
 
 def test_a_weight_is_as_good_as_repeating() -> None:
-    once = pooled_latency(ramps([(0.01, 1e-5, 50, 3)]))
-    thrice = pooled_latency(ramps([(0.01, 1e-5, 50, 1)] * 3))
+    once = GapPool().pooled(ramps([(0.01, 1e-5, 50, 3)]))
+    thrice = GapPool().pooled(ramps([(0.01, 1e-5, 50, 1)] * 3))
     assert once == pytest.approx(thrice)
 
 
@@ -100,7 +100,7 @@ def test_folding_a_long_run_loses_next_to_nothing(
         for row in rows:
             pool.add(*row)
     assert len(pool.rows) < 4 * fold_at
-    folded, whole = pool.pooled(), pooled_latency(ramps(rows))
+    folded, whole = pool.pooled(), GapPool().pooled(ramps(rows))
     if whole["mean"] is None:
         assert folded == whole
         return

@@ -17,7 +17,6 @@ from sim.hardware.published import (
     NAME,
     main,
     padded_seconds,
-    scale_to_throughput,
     throughput_scale,
     vanilla_batches,
 )
@@ -57,7 +56,7 @@ def test_the_scaled_profile_has_the_published_throughput(
     batches: list[tuple[int, int, int]], published: float
 ) -> None:
     requests = sum(rows for rows, _, _ in batches)
-    scaled = scale_to_throughput(PURE, batches, requests, published)
+    scaled = PURE.with_scale(throughput_scale(PURE, batches, requests, published))
     assert requests / padded_seconds(scaled, batches) == pytest.approx(published, rel=1e-9)
     # Only the scale moves: ratios between iterations are the roofline's.
     ratio = PURE.step_cost.decode_s(16, 9000) / PURE.step_cost.decode_s(1, 10)

@@ -150,33 +150,6 @@ def test_a_leap_is_the_sum_of_its_iterations(cost: StepCost, n: int, context: in
     assert math.fsum(first + j * slope for j in range(k)) == pytest.approx(one_by_one, rel=1e-12)
 
 
-@given(costs(), st.integers(1, 512), st.integers(0, 100_000), st.floats(0, 100))
-def test_iterations_within_agrees_with_the_run(cost: StepCost, n: int, context: int, seconds: float) -> None:
-    k = cost.iterations_within(n, context, seconds)
-    assert k >= 0
-    assert cost.decode_run_s(n, context, k) <= seconds
-    assert cost.decode_run_s(n, context, k + 1) > seconds
-
-
-@given(costs(), st.integers(1, 512), st.integers(0, 100_000), st.integers(0, 100_000))
-def test_iterations_within_on_the_boundary_counts_the_iteration_that_ends_there(
-    cost: StepCost, n: int, context: int, k: int
-) -> None:
-    end = cost.decode_run_s(n, context, k)
-    assert cost.iterations_within(n, context, end) == k
-    if k:
-        assert cost.iterations_within(n, context, math.nextafter(end, 0)) == k - 1
-
-
-def test_iterations_within_without_growth_and_without_time() -> None:
-    flat = StepCost(PiecewiseLinear((1,), (0.1,)), 0.0, PiecewiseLinear((1,), (0.1,)), 0.0, 0.0)
-    assert flat.iterations_within(3, 10, 0.35) == 3
-    assert flat.iterations_within(3, 10, 0.0) == 0
-    assert flat.iterations_within(3, 10, -1.0) == 0
-    with pytest.raises(ValueError, match="must be finite"):
-        flat.iterations_within(3, 10, math.inf)
-
-
 def test_knee_is_where_doubling_stops_paying() -> None:
     # Flat to 64, then proportional: 64 sequences decode 64 / t, 128 no more per second.
     cost = StepCost(

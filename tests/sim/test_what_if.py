@@ -23,7 +23,7 @@ from sim.hardware.roofline import estimate
 from sim.hardware.settings import apply, field_names
 from sim.hardware.step_cost import PiecewiseLinear, StepCost
 from sim.hardware.transfer import all_reduces_s
-from sim.hardware.what_if import on_gpu, tensor_parallel, with_kv_bits, with_price, with_weight_bits
+from sim.hardware.what_if import elsewhere, with_price
 from traces.errors import InputError
 
 BATCHES = (1, 2, 7, 64, 150, 256, 700)
@@ -62,16 +62,16 @@ def times(profile: Profile, context: int = 512) -> list[float]:
 @pytest.mark.parametrize("name", sorted(GPUS))
 def test_a_profile_on_its_own_gpu_is_that_profile(name: str) -> None:
     made = estimate("vicuna-7b", name)
-    assert on_gpu(made, name) is made
-    assert tensor_parallel(made, 1) is made
-    assert with_weight_bits(made, 16) is made and with_kv_bits(made, 16) is made
+    assert elsewhere(made, gpu=known_gpu(name)) is made
+    assert elsewhere(made, num_gpus=1) is made
+    assert elsewhere(made, weight_bits=16) is made and elsewhere(made, kv_bits=16) is made
     assert apply(made, [f"gpu={name}", "scale=1", "utilization=0.9", "weight_bits=16"]) == made
     assert apply(made, None) is made and apply(made, ()) is made
 
 
 def test_equal_ceilings_give_the_same_times_to_the_last_bit(measured: Profile) -> None:
     card = GPUS["RTX 4090"]
-    renamed = on_gpu(measured, replace(card, name="another card"))
+    renamed = elsewhere(measured, gpu=replace(card, name="another card"))
     assert renamed.step_cost == measured.step_cost and renamed.memory == measured.memory
     assert renamed.provenance.kind == "what-if" and renamed.provenance.uncertainty == {}
 
@@ -98,7 +98,7 @@ def test_more_bandwidth_or_more_operations_are_never_slower(
 
     def there(bandwidth: float, peak: float) -> list[float]:
         gpu = Gpu("x", card.memory_bytes, card.bandwidth_bytes_per_s * bandwidth, card.peak_flops * peak)
-        return times(on_gpu(load_measured(), gpu))
+        return times(elsewhere(load_measured(), gpu=gpu))
 
     slow, fast = there(bandwidth, peak), there(bandwidth * more_bandwidth, peak * more_peak)
     assert all(b <= a * INTERPOLATED for a, b in zip(slow, fast, strict=True))
@@ -113,7 +113,7 @@ def load_measured() -> Profile:
 
 def test_up_to_the_bend_bandwidth_decides_and_beyond_it_operations(measured: Profile) -> None:
     card, h100 = GPUS["RTX 4090"], GPUS["H100"]
-    made = on_gpu(measured, "H100").step_cost
+    made = apply(measured, {"gpu": "H100"}).step_cost
     by_bandwidth = card.bandwidth_bytes_per_s / h100.bandwidth_bytes_per_s
     by_peak = card.peak_flops / h100.peak_flops
     old = measured.step_cost
@@ -127,7 +127,7 @@ def test_up_to_the_bend_bandwidth_decides_and_beyond_it_operations(measured: Pro
 
 
 def test_weights_of_8_bits_take_half_the_bytes_and_never_longer(measured: Profile) -> None:
-    made = with_weight_bits(measured, 8)
+    made = elsewhere(measured, weight_bits=8)
     assert measured.memory is not None and made.memory is not None
     assert made.memory.weight_bytes * 2 == measured.memory.weight_bytes
     assert made.memory.capacity_tokens > measured.memory.capacity_tokens
@@ -139,7 +139,7 @@ def test_weights_of_8_bits_take_half_the_bytes_and_never_longer(measured: Profil
 
 
 def test_a_kv_cache_of_8_bits_holds_twice_the_tokens_and_leaves_the_base(measured: Profile) -> None:
-    made = with_kv_bits(measured, 8)
+    made = elsewhere(measured, kv_bits=8)
     assert measured.memory is not None and made.memory is not None
     assert made.memory.bytes_per_token * 2 == measured.memory.bytes_per_token
     assert made.memory.capacity_tokens == pytest.approx(2 * measured.memory.capacity_tokens, abs=1)
@@ -153,7 +153,7 @@ def test_a_kv_cache_of_8_bits_holds_twice_the_tokens_and_leaves_the_base(measure
 def test_tensor_parallel_pools_memory_and_never_divides_time_by_more(
     measured: Profile, num_gpus: int
 ) -> None:
-    made = tensor_parallel(with_price(measured, 3.0), num_gpus)
+    made = elsewhere(with_price(measured, 3.0), num_gpus=num_gpus)
     assert measured.memory is not None and made.memory is not None
     assert made.memory.gpu_bytes == num_gpus * measured.memory.gpu_bytes
     assert made.memory.weight_bytes == measured.memory.weight_bytes
@@ -174,13 +174,13 @@ def test_tensor_parallel_pools_memory_and_never_divides_time_by_more(
 
 def test_more_gpus_than_kv_heads_hold_the_same_heads_again() -> None:
     qwen = estimate("qwen2.5-7b", "H200")  # 28 heads, 4 KV heads
-    four = tensor_parallel(qwen, 4)
+    four = elsewhere(qwen, num_gpus=4)
     assert qwen.memory is not None and four.memory is not None
     assert four.memory.bytes_per_token == qwen.memory.bytes_per_token
     with pytest.raises(InputError, match=r"tensor_parallel=8: the 28 heads of .* cannot be divided"):
-        tensor_parallel(qwen, 8)
+        elsewhere(qwen, num_gpus=8)
     small = estimate(replace(MODELS["llama-3.1-8b"], kv_heads=4), "H200")
-    eight = tensor_parallel(small, 8)
+    eight = elsewhere(small, num_gpus=8)
     assert small.memory is not None and eight.memory is not None
     assert eight.memory.bytes_per_token == 2 * small.memory.bytes_per_token
     assert eight.step_cost.decode_per_context_s == pytest.approx(small.step_cost.decode_per_context_s / 4)
@@ -229,7 +229,7 @@ def test_provenance_never_stays_measured(measured: Profile, change: str, kind: s
 
 
 def test_no_time_of_the_uncertainty_is_below_the_roofline(measured: Profile) -> None:
-    made = on_gpu(measured, "H100")
+    made = apply(measured, {"gpu": "H100"})
     ceilings = Ceilings.of(MODELS["llama-3.1-8b"], GPUS["H100"])
     for n in (1, 16, 64, 256):
         low, _ = made.provenance.uncertainty[f"decode, batch {n}"]
@@ -324,7 +324,7 @@ def test_times_without_a_gpu_cannot_be_carried(profile: Profile) -> None:
 def test_a_link_that_nobody_knows_must_be_given(measured: Profile) -> None:
     other = replace(measured, gpu=replace(GPUS["RTX 4090"], name="MI300X"))
     with pytest.raises(InputError, match="the link between GPUs MI300X is not known"):
-        tensor_parallel(other, 2)
+        elsewhere(other, num_gpus=2)
     made = apply(other, {"tensor_parallel": 2, "link_bytes_per_s": 64e9, "all_reduce_us": 10})
     assert "a link as given (10 us each and 64 GB/s" in made.provenance.description
 
