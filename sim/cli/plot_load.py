@@ -26,6 +26,8 @@ DEFAULT = Workload()
 
 Numbers = Annotated[tuple[float, ...], Parameter(consume_multiple=True, negative="")]
 Names = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")]
+Jobs = Annotated[int, Parameter(help="Processes; -1: one per core.")]
+Table = Annotated[Path | None, Parameter(help="Write the points to this CSV file.")]
 
 
 def load(
@@ -35,9 +37,9 @@ def load(
     loads: Numbers = experiments.CURVE_LOADS,
     rates: Numbers = (),
     num_seeds: int = 3,
-    n_jobs: int = 1,
+    n_jobs: Jobs = 1,
     out: Path = Path("load.png"),
-    save_table: Path | None = None,
+    save_table: Table = None,
 ) -> None:
     """Latency, goodput and throughput of each policy as requests come faster.
 
@@ -51,12 +53,8 @@ def load(
         Request rates in requests/s, in place of --loads.
     num_seeds
         Runs per point, each with its own arrivals, lengths and predictions.
-    n_jobs
-        Processes; -1: one per core.
     out
         Picture to draw (PNG or SVG).
-    save_table
-        Write the points to this CSV file.
     """
     from plots import load as figures
     from plots.style import save
@@ -100,9 +98,9 @@ def gain(
     metrics: Names = ("mean_e2el_ms", "p99_e2el_ms"),
     charge: bool = False,
     num_seeds: int = 3,
-    n_jobs: int = 1,
+    n_jobs: Jobs = 1,
     out: Path = Path("gain.png"),
-    save_table: Path | None = None,
+    save_table: Table = None,
 ) -> None:
     """Where knowing lengths pays: latency under a plain policy over that under length-aware ones, as a map.
 
@@ -125,12 +123,8 @@ def gain(
         Charge the accelerator for asking, as where the serving model itself predicts.
     num_seeds
         Runs per point, each with its own arrivals, lengths and predictions.
-    n_jobs
-        Processes; -1: one per core.
     out
         Picture to draw (PNG or SVG); those of further metrics get the metric into their name.
-    save_table
-        Write the points to this CSV file.
     """
     from plots import gain_map as figures
     from plots.style import save
@@ -172,9 +166,9 @@ def starvation(
     agings: Numbers = ageing.AGINGS,
     sigma: float = ageing.SIGMA,
     num_seeds: int = 3,
-    n_jobs: int = 1,
+    n_jobs: Jobs = 1,
     out: Path = Path("starvation.png"),
-    save_table: Path | None = None,
+    save_table: Table = None,
 ) -> None:
     """What shortest-first costs the long requests under continuous batching, and what ageing gives back.
 
@@ -188,12 +182,8 @@ def starvation(
         Prediction error: standard deviation of the logarithm of the length.
     num_seeds
         Runs per discipline, each with its own arrivals, lengths and predictions.
-    n_jobs
-        Processes; -1: one per core.
     out
         Picture to draw (PNG or SVG).
-    save_table
-        Write the points to this CSV file.
     """
     from plots import starvation as figures
     from plots.style import save
