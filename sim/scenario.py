@@ -316,6 +316,8 @@ def _fleet(
             name, count = part.strip(), "1"
         if not name.strip() or not count.isdecimal() or not 1 <= int(count) <= MOST_REPLICAS:
             raise InputError(f"fleet: {part.strip()!r} is not NAME*COUNT with 1 to {MOST_REPLICAS} replicas")
+        if len(machines) + int(count) > MOST_REPLICAS:
+            raise InputError(f"fleet: {spec!r} has more than {MOST_REPLICAS} replicas")
         machine = settings.apply(profiles.load(name.strip()), changes)
         limits = limits_of(machine, kv_blocks, perception_tokens=perception_tokens)
         machines += [Machine(machine, limits)] * int(count)

@@ -35,17 +35,16 @@ def parse(spec: str, what: str) -> tuple[str, dict[str, str]]:
 
 
 def names_of(texts: str | Sequence[str], what: str) -> list[str]:
-    """The names in a text with semicolons between them, or in a list.
+    """The names in a text with semicolons between them, or in a list; nothing between two of them is none.
 
-    `what` is what errors call the list (`policies`). Raises InputError where there is none, where one is
-    empty, and where one is given twice.
+    `what` is what errors call the list (`policies`). Raises InputError where there is no name, and where one
+    is given twice.
     """
     names = [text.strip() for text in (texts.split(";") if isinstance(texts, str) else texts)]
-    if not any(names):
+    names = [name for name in names if name]
+    if not names:
         raise InputError(f"{what}: at least one is needed (0 given)")
     for k, name in enumerate(names):
-        if not name:
-            raise InputError(f"{what}: name {k + 1} of {';'.join(names)!r} is empty")
         if name in names[:k]:
             raise InputError(f"{what}: {name!r} is given twice, 1 is allowed")
     return names
