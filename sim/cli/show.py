@@ -56,6 +56,11 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
 
 
+def figure(value: float) -> str:
+    """Four digits, and whole numbers from a thousand on: 0.01234, 12.34, 123,456."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 def number(value: Any, form: str) -> str:
     """A figure for a table; a dash where it is undefined."""
     if value is None:
@@ -74,7 +79,7 @@ def summary_table(summary: Mapping[str, Any]) -> None:
     for key, value in summary.items():
         if key in skip:
             continue
-        text = "–" if value is None else f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"
+        text = "–" if value is None else figure(value) if isinstance(value, float) else f"{value:,}"
         table.add_row(key, text)
     console().print(table)
 
@@ -105,7 +110,7 @@ def replica_table(replicas: pd.DataFrame, duration_s: float | None) -> None:
         table = Table(title="replicas", title_justify="left")
         for heading, column in columns.items():
             table.add_column(heading, justify="left" if heading == "profile" else "right")
-            columns[heading] = column.map(lambda v: f"{v:,.4g}" if isinstance(v, float) else str(v))
+            columns[heading] = column.map(lambda v: figure(v) if isinstance(v, float) else str(v))
         for row in zip(*columns.values(), strict=True):
             table.add_row(*row)
     console().print(table)

@@ -63,7 +63,7 @@ def validate(
             table.add_column(heading, justify="left" if heading == "figure" else "right")
         for key, measured in found.measured.items():
             table.add_row(
-                key, f"{measured:,.4g}", f"{found.predicted[key]:,.4g}", f"{found.errors[key]:+.1%}"
+                key, show.figure(measured), show.figure(found.predicted[key]), f"{found.errors[key]:+.1%}"
             )
         show.console().print(table)
     for note in found.notes:

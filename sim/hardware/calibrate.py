@@ -113,6 +113,8 @@ def fit(
     if folds is not None:
         terms, tried = choose_terms(mixed, ALWAYS, CANDIDATES, folds)
     mixed_fit = fit_regime(mixed, terms)
+    if not mixed.terms["mixed_per_context_s"].any():
+        mixed_fit.coefficients["mixed_per_context_s"] = decode_fit.coefficients["decode_per_context_s"]
 
     fitted = np.empty(len(cells))
     fitted[~mixed_rows], fitted[mixed_rows] = decode_fit.predict(decode), mixed_fit.predict(mixed)
@@ -201,6 +203,11 @@ def _notes(decode: pd.DataFrame, mixed: pd.DataFrame) -> tuple[str, ...]:
         notes.append(
             f"Every row with prefill has num_prefill {most}, so a cost per prefill cannot be told apart; "
             "iterations with another number are predicted from their tokens and their attention alone."
+        )
+    if not mixed["num_decode"].any():
+        notes.append(
+            "No row decodes beside a prefill: a context token is taken to cost there what it costs in "
+            "decode-only iterations, and a decoding sequence what a prompt token costs."
         )
     if decode.groupby("num_decode")["decode_context_tokens"].nunique().max() < 2:
         notes.append(

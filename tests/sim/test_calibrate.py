@@ -87,6 +87,16 @@ def test_the_fit_is_as_good_as_the_noise_allows(
     assert all(0 < a <= b * (1 + 1e-9) for a, b in pairwise(values))
 
 
+def test_without_decoding_beside_a_prefill_context_costs_what_it_costs_without() -> None:
+    rows = measured_with(TRUE)
+    apart = rows[(rows["num_decode"] == 0) | (rows["num_prefill"] == 0)]
+    profile, report = fit(apart, "apart")
+    cost = profile.step_cost
+    assert cost.mixed_per_context_s == cost.decode_per_context_s == pytest.approx(2e-7, rel=1e-4)
+    assert any(note.startswith("No row decodes beside a prefill") for note in report.notes)
+    assert not any(note.startswith("No row") for note in fit(rows, "known")[1].notes)
+
+
 def test_the_report_predicts_what_the_profile_predicts() -> None:
     steps = measured_with(TRUE, noise=0.02)
     profile, report = fit(steps, "same", date="2026-01-01")
