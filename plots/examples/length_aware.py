@@ -16,7 +16,7 @@ from sim import plan
 from sim.cli import run_script
 from sim.plan_result import Answer, shown_rate
 
-POLICIES = "continuous:max_num_seqs=64;continuous:max_num_seqs=64,order=shortest-predicted,aging_s=60"
+POLICIES = "continuous:max_num_seqs=64;continuous:max_num_seqs=64,order=shortest-predicted"
 
 
 def main(
