@@ -15,6 +15,7 @@ import numpy as np
 from traces.errors import InputError
 from traces.trace import DEFAULT_MAX_NEW_TOKENS, Trace
 
+from .hardware.gpu import GPUS
 from .hardware.profile import Profile
 from .hardware.profile import load as load_profile
 from .hardware.profile import names as profile_names
@@ -50,8 +51,9 @@ def profiles_of(named: Sequence[str | Profile]) -> list[Profile]:
     return machines
 
 
-def prices_of(given: Mapping[str, float] | Iterable[str]) -> dict[str, float]:
-    """USD per hour by profile or GPU name."""
+def prices_of(given: Mapping[str, float] | Iterable[str], machines: Sequence[Profile]) -> dict[str, float]:
+    """USD per hour by profile or GPU name; InputError for a name that is neither known nor in `machines`."""
+    known = {*GPUS, *profile_names(), *(m.name for m in machines), *(m.gpu.name for m in machines if m.gpu)}
     pairs: list[tuple[str, Any]] = []
     if isinstance(given, Mapping):
         pairs = list(given.items())
@@ -63,6 +65,8 @@ def prices_of(given: Mapping[str, float] | Iterable[str]) -> dict[str, float]:
             pairs.append((name, value))
     prices: dict[str, float] = {}
     for name, value in pairs:
+        if name not in known:
+            raise InputError(f"price: {name!r} is no profile or GPU known here ({', '.join(sorted(known))})")
         try:
             prices[name] = float(value)
         except (TypeError, ValueError):
@@ -108,9 +112,8 @@ def workload_of(
     cap = max_new_tokens or whole.max_new_tokens
     cap = cap or max(DEFAULT_MAX_NEW_TOKENS, int(whole.output_tokens.max()))
     whole = whole.with_output_cap(cap)
-    times = whole.arrival_s
-    span = 0.0 if times is None else float(times[-1] - times[0])
-    if times is None or not span > 0:
+    times, own_rate = whole.arrival_s, whole.mean_rate
+    if times is None or own_rate is None:
         return Workload(
             whole.name,
             replace(whole, arrival_s=None),
@@ -120,7 +123,6 @@ def workload_of(
             None,
         )
     counts = np.histogram(times, bins=10)[0]
-    own_rate = (len(whole) - 1) / span
     return Workload(whole.name, whole, whole, burstiness, own_rate, float(counts.max() / counts.mean()))
 
 

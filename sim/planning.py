@@ -117,7 +117,7 @@ def plan(
     workload = workload_of(trace, seed, num_requests, max_new_tokens, burstiness)
     make_predictor(predictor)
     rate = None if max_rate and request_rate is None else rate_of(request_rate, workload)
-    price = prices_of(prices)
+    price = prices_of(prices, [*machines, *bases])
     worlds = [
         World(
             source=workload.source,
