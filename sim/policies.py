@@ -80,6 +80,7 @@ def limits_of(
         block_size=block_size,
         knee=tuple((context, cost.knee(context)) for context in KNEE_CONTEXTS),
         perception_tokens=perception_tokens,
+        async_scheduling=profile.async_scheduling,
     )
 
 

@@ -21,12 +21,14 @@ class Limits:
     `kv_tokens`: capacity of the KV cache in tokens. `block_size`: tokens of a KV block. `knee`: pairs
     (context tokens per sequence, batch size), by rising context: the largest batch that still pays there.
     `perception_tokens`: KV tokens that a length question and its answer take on top of the prompt.
+    `async_scheduling`: decisions on iterations are due while the iteration before runs.
     """
 
     kv_tokens: int
     block_size: int = 16
     knee: tuple[tuple[int, int], ...] = ((0, 256),)
     perception_tokens: int = 0
+    async_scheduling: bool = False
 
     def knee_at(self, context_tokens: int) -> int:
         """The batch size beyond which a larger batch stops paying at this context per sequence."""

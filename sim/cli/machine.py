@@ -124,6 +124,7 @@ def calibrate(
     name: str | None = None,
     engine: str = "unknown",
     host_ms: float = 0.0,
+    async_scheduling: bool = True,
     gpu: str | None = None,
     model: str | None = None,
     figure: Path | None = None,
@@ -145,6 +146,8 @@ def calibrate(
         What was measured, such as vllm-0.19 or transformers-eager.
     host_ms
         What the engine adds on the host per iteration, where the steps are GPU time alone.
+    async_scheduling
+        The server decides an iteration while the one before it runs, as vLLM does by default.
     gpu
         What it was measured on, such as H200 or "RTX 4090"; --set gpu=… needs it.
     model
@@ -168,6 +171,7 @@ def calibrate(
         gpu=known_gpu(gpu) if gpu else None,
         engine=engine,
         host_s=host_ms / 1e3,
+        async_scheduling=async_scheduling,
         source=steps.name,
     )
     fitted.save(out)

@@ -88,13 +88,15 @@ def fit(
     host_s: float = 0.0,
     ragged_prefill: bool = False,
     ragged_decode: bool = False,
+    async_scheduling: bool = False,
     source: str = "",
     versions: dict[str, str] | None = None,
     date: str | None = None,
 ) -> tuple[Profile, FitReport]:
     """A measured profile from iterations as `read_steps` gives them, and a report on the fit.
 
-    host_s: what the engine adds to every iteration and that `step_ms` leaves out. ragged_*: see `StepCost`.
+    host_s: what the engine adds to every iteration and that `step_ms` leaves out. ragged_*: see `StepCost`;
+    async_scheduling: see `Profile`.
     date: ISO, by default today. Weighted non-negative least squares on the relative error; 10-fold
     cross-validation, folds leaving out whole grid cells (and, reported beside it, whole batch sizes or token
     counts). Raises `InputError` for a missing regime.
@@ -148,7 +150,8 @@ def fit(
         grid=_grid(cells.loc[~mixed_rows], cells.loc[mixed_rows]),
         residuals=report.errors,
     )
-    return Profile(name, model, gpu, engine, cost, memory, provenance), report
+    profile = Profile(name, model, gpu, engine, cost, memory, provenance, async_scheduling=async_scheduling)
+    return profile, report
 
 
 def _decode_cells(rows: pd.DataFrame) -> Cells:

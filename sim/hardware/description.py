@@ -26,6 +26,8 @@ def describe(profile: Profile) -> list[tuple[str, str]]:
     if provenance.source:
         rows.append(("source", provenance.source))
     rows.append(("engine", profile.engine))
+    if profile.async_scheduling:
+        rows.append(("scheduling", "asynchronous: an iteration is decided while the one before it runs"))
     if profile.model:
         parameters = profile.model.num_parameters / 1e9
         rows.append(("model", f"{profile.model.name}, {parameters:.2f} billion parameters"))

@@ -96,6 +96,8 @@ class Profile:
     """GPUs that run the model together; `gpu` is one of them, times and memory are those of all."""
     price_per_hour: float | None = None
     """What all its GPUs cost an hour, in the user's currency: an assumption of the user, never shipped."""
+    async_scheduling: bool = False
+    """The engine decides an iteration of continuous batching while the one before it runs."""
 
     def __post_init__(self) -> None:
         if self.num_gpus < 1:
@@ -132,7 +134,8 @@ class Profile:
     def to_json(self) -> dict[str, Any]:
         """A dict of plain values; `from_json` reads it back to an equal profile.
 
-        The number of GPUs stands in it where it is above 1, the price where there is one.
+        The number of GPUs stands in it where it is above 1, the price where there is one, asynchronous
+        scheduling where it is on.
         """
         return {
             "name": self.name,
@@ -144,6 +147,7 @@ class Profile:
             "provenance": self.provenance.to_json(),
             **({"num_gpus": self.num_gpus} if self.num_gpus > 1 else {}),
             **({"price_per_hour": self.price_per_hour} if self.price_per_hour is not None else {}),
+            **({"async_scheduling": True} if self.async_scheduling else {}),
         }
 
     @classmethod
@@ -164,6 +168,7 @@ class Profile:
             provenance=Provenance.from_json(taken.section("provenance")),
             num_gpus=taken.integer_or_none("num_gpus", 1) or 1,
             price_per_hour=taken.number_or_none("price_per_hour"),
+            async_scheduling=taken.flag("async_scheduling"),
         )
         taken.end()
         return profile

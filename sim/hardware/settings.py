@@ -39,7 +39,7 @@ SHORT = {"host_ms": "step_cost.host_ms", "utilization": "memory.utilization"}
 """Short names of fields that are often set."""
 
 LINK = ("link_bytes_per_s", "all_reduce_us")
-_FIXED = ("provenance", "num_gpus", "price_per_hour")
+_FIXED = ("provenance", "num_gpus", "price_per_hour", "async_scheduling")
 
 Settings = Mapping[str, Any] | Iterable[str] | str | None
 

@@ -31,7 +31,8 @@ class Family:
 
 
 def _continuous(limits: Limits, **options: Any) -> Scheduler:
-    is_ahead = ContinuousOptions(**options).async_scheduling
+    said = ContinuousOptions(**options).async_scheduling
+    is_ahead = limits.async_scheduling if said is None else said
     return (AheadScheduler if is_ahead else ContinuousScheduler)(limits, **options)
 
 

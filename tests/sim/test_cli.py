@@ -349,6 +349,30 @@ def test_a_profile_from_steps_needs_kv_blocks(folder: Path, capsys: pytest.Captu
     )
     found = summary(capsys, "--profile", "p.json", "--kv-blocks", "100", "--policy", "vanilla")
     assert found["provenance"] == "measured" and found["profile"] == "p"
+    assert json.loads((folder / "p.json").read_text())["async_scheduling"] is True
+    assert (
+        run(
+            "calibrate",
+            "--steps",
+            "steps.csv",
+            "--out",
+            "q.json",
+            "--host-ms",
+            "0.5",
+            "--no-async-scheduling",
+        )
+        == 0
+    )
+    assert "async_scheduling" not in json.loads((folder / "q.json").read_text())
+    capsys.readouterr()
+
+    def served(profile: str, policy: str) -> Any:
+        return summary(capsys, "--profile", profile, "--kv-blocks", "100", "--policy", policy)
+
+    told = {"profile": "p", "policy": "continuous"}
+    assert served("p.json", "continuous") == served("q.json", "continuous:async_scheduling=on") | told
+    told["profile"] = "q"
+    assert served("q.json", "continuous") == served("p.json", "continuous:async_scheduling=off") | told
 
 
 def test_plots_are_drawn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

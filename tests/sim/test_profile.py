@@ -6,6 +6,7 @@ import copy
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 from sim.hardware import Profile, describe, load, names
 from sim.hardware.profile import Provenance
 from sim.hardware.roofline import estimate
+from sim.hardware.settings import apply
+from sim.policies import limits_of
 from traces.errors import InputError
 
 
@@ -80,6 +83,16 @@ def test_kv_tokens(profile: Profile) -> None:
     assert profile.kv_tokens(2588) == 2588 * 16
     with pytest.raises(InputError, match="--kv-blocks: 0 is below 1"):
         profile.kv_tokens(0)
+
+
+def test_asynchronous_scheduling_is_read_back_shown_and_kept_by_a_what_if(profile: Profile) -> None:
+    ahead = replace(profile, async_scheduling=True)
+    assert Profile.from_json(ahead.to_json()) == ahead != profile
+    assert "scheduling" in dict(describe(ahead)) and "scheduling" not in dict(describe(profile))
+    assert apply(ahead, ("gpu=H100", "weight_bits=8")).async_scheduling
+    assert limits_of(ahead, None).async_scheduling and not limits_of(profile, None).async_scheduling
+    with pytest.raises(InputError, match="async_scheduling: 1 is not true or false"):
+        Profile.from_json({**profile.to_json(), "async_scheduling": 1})
 
 
 def test_without_memory_the_user_is_told_what_supplies_it(profile: Profile) -> None:
