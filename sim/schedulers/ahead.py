@@ -8,7 +8,6 @@ later. Goes iteration by iteration, without leaps. Knows nothing of the rules th
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from ..request import Request
@@ -23,7 +22,7 @@ class AheadScheduler(ContinuousScheduler):
     Who does finish is believed to run for an iteration more, and holds place and memory for as long.
     """
 
-    __slots__ = ("ahead", "evicted", "finished", "over")
+    __slots__ = ("ahead", "evicted", "finished", "given_up", "over")
 
     def __init__(self, limits: Limits, **options: Any) -> None:
         super().__init__(limits, **options)
@@ -31,24 +30,26 @@ class AheadScheduler(ContinuousScheduler):
         self.over: set[int] = set()  # ids that finished in the iteration recorded last
         self.finished: list[Request] = []  # of these, what is still believed to run
         self.evicted: list[Request] = []  # and the executor has not been told yet
+        self.given_up: list[Drop] = []  # the same
 
     def next_work(self, now: float) -> Work | None:
         """What was decided an iteration ago, else what is decided now."""
+        if self.given_up:
+            return self.given_up.pop()
         work, self.ahead = self.ahead, None
         if work is None:
             work = super().next_work(now)
-        while isinstance(work, Iterations):
-            self.evicted += [request for request in work.evict if request.id not in self.over]
-            runs = bool(work.chunks) or not self.running.keys() <= self.over
-            super().record(work, Outcome(1, self.finished), now)
-            self.finished = []
+        if not isinstance(work, Iterations):
+            return work
+        self._tell_evicted(work)
+        evict, self.evicted = self.evicted, []
+        self._take_as_done(work, now)
+        following = super().next_work(now)
+        while isinstance(following, Drop):
+            self.given_up.append(following)
             following = super().next_work(now)
-            if runs:
-                self.ahead = following
-                evict, self.evicted = self.evicted, []
-                return replace(work, evict=evict, at_most=1, stop_on_arrival=False)
-            work = following
-        return work
+        self.ahead = following
+        return Iterations(work.chunks, evict, at_most=1, stop_on_arrival=False)
 
     def record(self, work: Work, outcome: Outcome, now: float) -> None:
         """Keep in mind who has finished; all else of an iteration is recorded already."""
@@ -60,8 +61,25 @@ class AheadScheduler(ContinuousScheduler):
         evicted = [request for request in outcome.finished if request.id not in self.running]
         self.gone |= {request.id for request in evicted}  # by the decision in hand, so that they wait again
         self._forget(evicted)
+        following = self.ahead
+        if not isinstance(following, Iterations):
+            self.first_need = 0
+            super().record(work, Outcome(0, self.finished), now)
+            self.finished = []
+        elif not following.chunks and self.running.keys() <= self.over:
+            # Nobody is left to run it: what is next is decided anew.
+            self._tell_evicted(following)
+            self._take_as_done(following, now)
+            self.ahead = None
+
+    def _tell_evicted(self, work: Iterations) -> None:
+        self.evicted += [request for request in work.evict if request.id not in self.over]
+
+    def _take_as_done(self, work: Iterations, now: float) -> None:
+        super().record(work, Outcome(1, self.finished), now)
+        self.finished = []
 
     def drain(self, now: float) -> list[Request]:
         """All that was running, waited or was to be turned away, but for what has finished."""
-        over, in_hand = self.over, self.ahead.requests if isinstance(self.ahead, Drop) else ()
-        return [*(request for request in super().drain(now) if request.id not in over), *in_hand]
+        over, given_up = self.over, [request for drop in self.given_up for request in drop.requests]
+        return [*(request for request in super().drain(now) if request.id not in over), *given_up]

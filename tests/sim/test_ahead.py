@@ -185,10 +185,17 @@ def test_drained_at_any_moment_it_gives_back_all_that_has_not_ended(
     assert scheduler.free == scheduler.num_blocks
 
 
-def test_it_is_a_policy_of_the_real_executor_too() -> None:
-    """All that it hands out is a single iteration, so that an executor need not know of it."""
+def test_it_goes_iteration_by_iteration() -> None:
+    """So that an executor need not know of it."""
     works = [b for b in run([5, 5, 5], [0, 0, 2]).batches if b.kind == "Iterations"]
     assert {(b.limit, b.iterations) for b in works} == {(1, 1)}
+
+
+def test_who_shares_a_queue_takes_from_it_when_all_that_ran_has_finished() -> None:
+    trace = Trace("made up", np.arange(9), np.full(9, 4), np.full(9, 1), arrival_s=np.zeros(9))
+    policy = "continuous:async_scheduling=on,max_num_seqs=2"
+    how = {"profile": seconds(100), "replicas": 2, "router": "shared-queue"}
+    assert simulate(trace, policy=policy, **how).summary["completed"] == 9
 
 
 def test_only_continuous_batching_has_it() -> None:
