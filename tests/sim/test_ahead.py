@@ -10,29 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.hardware.kv_memory import KvMemory
-from sim.hardware.profile import Profile, Provenance
-from sim.hardware.step_cost import PiecewiseLinear, StepCost
+from sim.hardware.profile import Profile
 from sim.metrics import Result
 from sim.request import Request
 from sim.schedulers import SCHEDULERS, AheadScheduler, ContinuousScheduler
 from sim.simulation import scenario, simulate
 from sim.work import Drop, Iterations, Limits, Outcome, Perceive, Prediction
+from tests.sim.flat_machine import flat_machine
 from traces.trace import Trace
 
 
 def seconds(num_blocks: int) -> Profile:
     """Every iteration takes a second."""
-    flat = PiecewiseLinear((1,), (1.0,))
-    return Profile(
-        name="seconds",
-        model=None,
-        gpu=None,
-        engine="made up",
-        step_cost=StepCost(flat, 0.0, flat, 0.0, 0.0),
-        memory=KvMemory(16 * num_blocks, 1.0, 0, 0, 1),
-        provenance=Provenance("measured", "2026-01-01", "made up for tests"),
-    )
+    return flat_machine(kv_tokens=16 * num_blocks, name="seconds")
 
 
 def run(

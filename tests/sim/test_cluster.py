@@ -15,31 +15,17 @@ from hypothesis import strategies as st
 
 from sim import simulate
 from sim.hardware.kv_memory import KvMemory
-from sim.hardware.profile import Profile, Provenance
-from sim.hardware.step_cost import PiecewiseLinear, StepCost
+from sim.hardware.profile import Profile
 from sim.metrics import Result
 from sim.policies import limits_of
 from sim.routers import ROUTERS
 from sim.scenario import Machine, Scenario, scenario
+from tests.sim.flat_machine import flat_machine
 from traces.errors import InputError
 from traces.trace import Trace
 
 COLUMNS = ("scheduled_s", "first_token_s", "finish_s")
 ONE_AT_A_TIME = "continuous:max_num_seqs=1"
-
-
-def machine(step_s: float = 1.0, kv_tokens: int = 10**6, name: str = "flat") -> Profile:
-    """Every iteration takes `step_s`, whatever it computes."""
-    flat = PiecewiseLinear((1,), (step_s,))
-    return Profile(
-        name=name,
-        model=None,
-        gpu=None,
-        engine="made up",
-        step_cost=StepCost(flat, 0.0, flat, 0.0, 0.0),
-        memory=KvMemory(kv_tokens, 1.0, 0, 0, 1),
-        provenance=Provenance("measured", "2026-01-01", "made up for tests"),
-    )
 
 
 def made(output: Sequence[int], arrival: Sequence[float] | None = None, **columns: Any) -> Trace:
@@ -58,7 +44,7 @@ def outages(folder: Path, *rows: tuple[int, float, float]) -> Path:
 
 
 def run(trace: Trace, policy: str = "continuous", **how: Any) -> Result:
-    return scenario(trace, **{"profile": machine(), **how}).run(policy, log=True)
+    return scenario(trace, **{"profile": flat_machine(), **how}).run(policy, log=True)
 
 
 def with_machines(shared: Scenario, machines: Sequence[Profile]) -> Scenario:
@@ -182,7 +168,7 @@ def test_an_error_of_a_policy_is_not_taken_for_the_end_of_all_events(replicas: i
             raise NotImplementedError("no batch yet")
 
     with pytest.raises(NotImplementedError, match="no batch yet"):
-        simulate(made([4]), policy=Unfinished, profile=machine(), replicas=replicas)
+        simulate(made([4]), policy=Unfinished, profile=flat_machine(), replicas=replicas)
 
 
 def test_who_fails_too_often_to_serve_anything_says_so() -> None:
@@ -239,7 +225,7 @@ def test_padded_policies_take_a_batch_from_a_shared_queue(policy: str) -> None:
 @pytest.mark.parametrize("router", ROUTERS)
 def test_a_prompt_goes_to_the_machine_that_holds_it(router: str, tmp_path: Path) -> None:
     for name, tokens in (("small", 320), ("large", 1600)):
-        machine(1.0, tokens, name).save(tmp_path / f"{name}.json")
+        flat_machine(1.0, tokens, name).save(tmp_path / f"{name}.json")
     fleet = f"{tmp_path}/small.json*3;{tmp_path}/large.json"
     trace = made([9] * 8, prompt=[100, 1000, 100, 900, 100, 100, 1100, 9000])
     result = simulate(trace, policy="continuous", fleet=fleet, router=router, max_new_tokens=100)
@@ -255,12 +241,12 @@ def test_a_prompt_goes_to_the_machine_that_holds_it(router: str, tmp_path: Path)
 def test_a_prompt_waits_while_the_machine_that_holds_it_is_down(router: str, tmp_path: Path) -> None:
     shared = scenario(
         made([3, 3, 3], [1.0, 1.0, 2.0], prompt=[900, 10, 10]),
-        profile=machine(),
+        profile=flat_machine(),
         router=router,
         max_new_tokens=10,
         failures=outages(tmp_path, (1, 0.0, 6.0)),
     )
-    result = with_machines(shared, [machine(kv_tokens=320), machine(kv_tokens=1600)]).run(
+    result = with_machines(shared, [flat_machine(kv_tokens=320), flat_machine(kv_tokens=1600)]).run(
         "continuous", log=True
     )
     assert column(result, "finish_s") == [9.0, 4.0, 5.0]
@@ -302,7 +288,7 @@ def test_a_request_that_will_be_turned_away_is_no_load_for_longer_than_it_takes(
     """Both are full until 50; who is too large for the first leaves it with the iteration in progress."""
     shared = scenario(
         made([50, 50, 5, 5], [0, 0, 5, 10], prompt=[10, 10, 5000, 10]),
-        profile=machine(kv_tokens=1600),
+        profile=flat_machine(kv_tokens=1600),
         router="least-requests",
         replicas=2,
         max_new_tokens=50,

@@ -12,12 +12,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sim.hardware.kv_memory import KvMemory
-from sim.hardware.profile import Profile, Provenance
-from sim.hardware.step_cost import PiecewiseLinear, StepCost
+from sim.hardware.profile import Profile
 from sim.metrics import Result
 from sim.schedulers.continuous import FAR
 from sim.simulation import scenario
+from tests.sim.flat_machine import flat_machine
 from traces.trace import Trace
 
 TIMES = ("scheduled_s", "first_token_s", "finish_s")
@@ -26,16 +25,7 @@ TICK_S = 1 / 64
 
 
 def exact_machine() -> Profile:
-    flat = PiecewiseLinear((1,), (TICK_S,))
-    return Profile(
-        name="exact",
-        model=None,
-        gpu=None,
-        engine="made up",
-        step_cost=StepCost(flat, 0.0, flat, 0.0, 0.0),
-        memory=KvMemory(10**6, 1.0, 0, 0, 1),
-        provenance=Provenance("measured", "2026-01-01", "made up for tests"),
-    )
+    return flat_machine(TICK_S, name="exact")
 
 
 @st.composite

@@ -16,9 +16,8 @@ import pytest
 from scipy import stats
 
 from sim import simulate
-from sim.hardware.kv_memory import KvMemory
-from sim.hardware.profile import Profile, Provenance
-from sim.hardware.step_cost import PiecewiseLinear, StepCost
+from sim.hardware.profile import Profile
+from tests.sim.flat_machine import flat_machine
 from traces.trace import Trace
 
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
@@ -32,17 +31,8 @@ NUM_REQUESTS = {0.5: 3_000, 0.8: 6_000, 0.95: 8_000}
 
 
 def machine(step_s: float) -> Profile:
-    """Every iteration takes `step_s`, so that a request's service is its tokens times that."""
-    flat = PiecewiseLinear((1,), (step_s,))
-    return Profile(
-        name="flat",
-        model=None,
-        gpu=None,
-        engine="made up",
-        step_cost=StepCost(flat, 0.0, flat, 0.0, 0.0),
-        memory=KvMemory(10**9, 1.0, 0, 0, 1),
-        provenance=Provenance("measured", "2026-01-01", "made up for tests"),
-    )
+    """So that a request's service is its tokens times `step_s`."""
+    return flat_machine(step_s, kv_tokens=10**9)
 
 
 class Run(NamedTuple):
