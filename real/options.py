@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import Parameter
 
+from sim.hardware.what_if import BLOCK_SIZE
 from traces.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 
     from .engine import Engine
     from .model import LoadedModel
-
-BLOCK_TOKENS = 16
-"""The KV cache is given out in blocks of this many tokens, as the simulator counts it."""
 
 PREDICTORS = "oracle;tuned"
 TINY_TRACE = (
@@ -98,8 +96,8 @@ class Machine(Model):
 
     def check(self, adapter: Path | None = None) -> None:
         """InputError where no model could run so; asked before one is loaded."""
-        if self.kv_tokens is not None and self.kv_tokens < BLOCK_TOKENS:
-            raise InputError(f"kv_tokens: {self.kv_tokens} must be at least {BLOCK_TOKENS}, one block")
+        if self.kv_tokens is not None and self.kv_tokens < BLOCK_SIZE:
+            raise InputError(f"kv_tokens: {self.kv_tokens} must be at least {BLOCK_SIZE}, one block")
         if adapter is not None and self.compile_layers:
             raise InputError("adapter: cannot be woken and put to sleep in compiled layers (compile_layers)")
 
@@ -115,7 +113,7 @@ class Machine(Model):
         from .run import make_engine
 
         tokens = self.kv_tokens or (profile.kv_tokens() if profile else default_capacity(loaded))
-        tokens -= tokens % BLOCK_TOKENS
+        tokens -= tokens % BLOCK_SIZE
         try:
             return make_engine(self.engine, loaded, tokens, compile_layers=self.compile_layers)
         except RuntimeError as error:  # on the processor it has no class of its own

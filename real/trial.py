@@ -11,6 +11,7 @@ import torch
 
 from sim import perception
 from sim.hardware import profile as profiles
+from sim.hardware.what_if import BLOCK_SIZE
 from sim.policies import make_scheduler
 from sim.simulation import DEFAULT_PROFILE, Scenario, scenario
 
@@ -18,7 +19,7 @@ from .answers import compare
 from .calibration import versions
 from .engine import Engine
 from .model import LoadedModel
-from .options import BLOCK_TOKENS, Replay
+from .options import Replay
 from .prompts import Prompts, prompts_of
 from .rounding import FORCED_STEPS, batch_effect, explain
 from .run import Measured, RealRun
@@ -99,7 +100,7 @@ def _prepare(replay: Replay, pairs: Sequence[Pair]) -> Bench:
     replay.check()
     loaded = replay.load()
     engine = replay.start(loaded, profiles.load(profile) if replay.profile else None)
-    kv_blocks = engine.capacity_tokens // BLOCK_TOKENS
+    kv_blocks = engine.capacity_tokens // BLOCK_SIZE
     scenarios: dict[str, Scenario] = {}
     prompts: Prompts = ()
     for _, predictor in pairs:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sim.hardware.profile import Profile
+from sim.hardware.what_if import BLOCK_SIZE
 from sim.simulation import Scenario, scenario
 from traces.trace import Trace
 
@@ -18,7 +19,6 @@ from .calibration import Calibration
 from .conversation import conversation_of
 from .engine import Engine
 from .model import LoadedModel
-from .options import BLOCK_TOKENS
 from .prompts import Prompts, prompts_of
 from .report import Case
 from .run import Measured, RealRun
@@ -69,7 +69,7 @@ class Validation:
                 self.calibration.measure(1)
             self.profile, _ = self.calibration.fit("calibrated-on-the-spot")
         assert self.profile is not None
-        blocks = self.engine.capacity_tokens // BLOCK_TOKENS
+        blocks = self.engine.capacity_tokens // BLOCK_SIZE
         for _, predictor in pairs:
             if predictor not in self.scenarios:
                 asks = self.asker is not None and asks_the_model(predictor)

@@ -72,14 +72,14 @@ class AheadScheduler(ContinuousScheduler):
             self._take_as_done(following, now)
             self.ahead = None
 
+    def drain(self, now: float) -> list[Request]:
+        """All that was running, waited or was to be turned away, but for what has finished."""
+        over, given_up = self.over, [request for drop in self.given_up for request in drop.requests]
+        return [*(request for request in super().drain(now) if request.id not in over), *given_up]
+
     def _tell_evicted(self, work: Iterations) -> None:
         self.evicted += [request for request in work.evict if request.id not in self.over]
 
     def _take_as_done(self, work: Iterations, now: float) -> None:
         super().record(work, Outcome(1, self.finished), now)
         self.finished = []
-
-    def drain(self, now: float) -> list[Request]:
-        """All that was running, waited or was to be turned away, but for what has finished."""
-        over, given_up = self.over, [request for drop in self.given_up for request in drop.requests]
-        return [*(request for request in super().drain(now) if request.id not in over), *given_up]
