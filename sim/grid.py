@@ -28,7 +28,7 @@ from .policies import make_scheduler
 from .scenario import scenario
 from .schedulers import SCHEDULERS
 from .simulation import DEFAULT_POLICY
-from .version import __version__
+from .version import RESULTS_VERSION, __version__
 
 MAX_POINTS = 1_000_000
 TRIALS = 20
@@ -104,7 +104,8 @@ def known_settings() -> Mapping[str, Setting]:
 class Point:
     """One simulation of a sweep: the settings that the sweep names, and digests of what they refer to.
 
-    `key` depends on every setting, the content of trace, profile and other files, and the version.
+    `key` depends on every setting, the content of trace, profile and other files, the version and the
+    results version.
     """
 
     index: int
@@ -142,7 +143,7 @@ class Grid:
         for index, settings in enumerate(self.settings()):
             inputs = inputs_of(settings, digests)
             full = {name: settings.get(name, s.default) for name, s in known_settings().items()}
-            text = json.dumps([full, inputs, __version__], sort_keys=True)
+            text = json.dumps([full, inputs, __version__, RESULTS_VERSION], sort_keys=True)
             found.append(Point(index, hashlib.sha256(text.encode()).hexdigest()[:16], settings, inputs))
         return found
 

@@ -25,7 +25,7 @@ from traces.trace import Trace
 from .grid import Point, inputs_of, known_settings
 from .scenario import Scenario, scenario
 from .simulation import DEFAULT_POLICY
-from .version import __version__
+from .version import RESULTS_VERSION, __version__
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -53,15 +53,17 @@ class Runner(Protocol):
         """Run every point; `alone`: so that the death of its process can be nobody else's doing."""
 
 
-def run_point(point: Point, version: str = __version__) -> Ended:
+def run_point(point: Point, version: str = __version__, results_version: int = RESULTS_VERSION) -> Ended:
     """Simulate one point; whatever it raises becomes its error, in one line.
 
     A worker keeps the last traces and scenarios that it set up, so points that share them set up nothing.
-    `version`: of the program that asks, which must be the one that runs here.
+    `version`, `results_version`: of the program that asks, which must be those of the one that runs here.
     """
     try:
         if version != __version__:
             raise InputError(f"seqsched {__version__} runs here, {version} asked")
+        if results_version != RESULTS_VERSION:
+            raise InputError(f"results version {RESULTS_VERSION} runs here, {results_version} asked")
         given = dict(point.settings)
         policy = given.pop("policy", DEFAULT_POLICY)
         shared = _scenario(_Frozen(given), _Frozen(point.inputs))
@@ -146,7 +148,9 @@ class Cluster:
         # A key of its own, or the scheduler would answer with what it kept of an earlier sweep.
         run = uuid.uuid4().hex
         waiting = {
-            self.client.submit(run_point, point, __version__, key=f"seqsched-{point.key}-{run}"): point
+            self.client.submit(
+                run_point, point, __version__, RESULTS_VERSION, key=f"seqsched-{point.key}-{run}"
+            ): point
             for point in points
         }
         try:

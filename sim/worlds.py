@@ -26,7 +26,7 @@ from .hardware.profile import Profile
 from .metrics import Result
 from .points import Run
 from .slo import RULE, Observation, Slo, observe
-from .version import __version__
+from .version import RESULTS_VERSION, __version__
 
 GOLDEN = 0.6180339887498949
 """Windows of a trace start at multiples of this share of it, modulo 1: they lie as far apart as can be."""
@@ -212,6 +212,7 @@ class Runs:
             "goodput": list(self.slo.goodput_ms),
             "rule": RULE,
             "version": __version__,
+            "results_version": RESULTS_VERSION,
         }
         return _digest_text(json.dumps(asked, sort_keys=True))
 

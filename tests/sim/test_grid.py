@@ -103,9 +103,10 @@ def test_a_key_follows_the_content_of_trace_profile_files_and_policies(
         assert len(inputs.items() - before[1].items()) == 1
 
 
-def test_a_key_follows_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "other"), [("__version__", "0.0.0"), ("RESULTS_VERSION", 0)])
+def test_a_key_follows_both_versions(name: str, other: object, monkeypatch: pytest.MonkeyPatch) -> None:
     before = read_grid({"grid": {"seeds": [0]}}).points()
-    monkeypatch.setattr("sim.grid.__version__", "0.0.0")
+    monkeypatch.setattr(f"sim.grid.{name}", other)
     assert read_grid({"grid": {"seeds": [0]}}).points()[0].key != before[0].key
 
 

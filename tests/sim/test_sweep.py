@@ -20,8 +20,10 @@ import pytest
 import traces
 from sim import simulate, sweep
 from sim.cli import main
+from sim.grid import read_grid
 from sim.sweeping import LABELS, SweepResult
-from sim.workers import DIED
+from sim.version import RESULTS_VERSION, __version__
+from sim.workers import DIED, run_point
 from traces.errors import InputError
 
 MODULE = '''
@@ -177,6 +179,28 @@ def test_a_wider_grid_runs_only_what_is_new(folder: Path) -> None:
     assert len(narrow.rows) == 3 and runs() == Counter("0123")
     fresh = sweep(slow(["well"] * 3), out="b.csv", jobs=1)
     assert fresh.to_json() == narrow.to_json() and Path("a.csv").read_bytes() == Path("b.csv").read_bytes()
+
+
+@pytest.mark.parametrize(("name", "other"), [("__version__", "0.0.0"), ("RESULTS_VERSION", 0)])
+def test_rows_of_another_version_are_never_mixed_in(
+    name: str, other: object, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"trace": "fixed", "num_prompts": 5, "grid": {"seeds": [0, 1]}}
+    sweep(settings, out="rows.csv", jobs=1)
+    before = Path("rows.csv").read_bytes()
+    monkeypatch.setattr(f"sim.grid.{name}", other)
+    with pytest.raises(InputError, match=r"holds 2 points of another sweep, or of .* version"):
+        sweep(settings, out="rows.csv", jobs=1)
+    assert Path("rows.csv").read_bytes() == before
+    assert sweep(settings, out="rows.csv", jobs=1, prune=True).reused == 0
+
+
+@pytest.mark.parametrize("asked", [("0.0.0", RESULTS_VERSION), (__version__, RESULTS_VERSION + 1)])
+def test_a_worker_of_another_version_runs_nothing(asked: tuple[str, int]) -> None:
+    (point,) = read_grid({"trace": "fixed", "num_prompts": 5, "grid": {"seeds": [0]}}).points()
+    assert run_point(point, __version__, RESULTS_VERSION).error is None
+    ended = run_point(point, *asked)
+    assert ended.summary is None and ended.error is not None and "runs here" in ended.error
 
 
 def test_a_point_that_raises_is_recorded_and_can_be_tried_again(folder: Path) -> None:

@@ -98,6 +98,19 @@ def test_a_run_is_simulated_once_and_found_again_in_the_file(world: World, tmp_p
     assert Runs(SLO, None, jobs=2)(wanted) == seen[:4]
 
 
+@pytest.mark.parametrize(("name", "other"), [("__version__", "0.0.0"), ("RESULTS_VERSION", 0)])
+def test_runs_of_another_version_are_simulated_again(
+    name: str, other: object, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / "runs.jsonl"
+    wanted = [(world, Run(1, 3.0, seed, 60)) for seed in range(2)]
+    Runs(SLO, state, jobs=1)(wanted)
+    monkeypatch.setattr(f"sim.worlds.{name}", other)
+    again = Runs(SLO, state, jobs=1)
+    again(wanted)
+    assert again.num_simulated == 2
+
+
 def test_a_line_that_was_cut_off_is_simulated_again(world: World, tmp_path: Path) -> None:
     state = tmp_path / "runs.jsonl"
     wanted = [(world, Run(1, 3.0, seed, 60)) for seed in range(3)]
