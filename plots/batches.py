@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path
 
-from sim.ledger import BatchRecord
-from sim.metrics import Result
+from sim.results.ledger import BatchRecord
+from sim.results.metrics import Result
 
 from . import style
 

@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sim.plan_result import Answer, Plan, Sensitivity
-from sim.points import Measured, Point
+from sim.planning.answer import Answer, Plan, Sensitivity
+from sim.planning.verdict import Measured, Point
 
 from . import style
 

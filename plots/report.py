@@ -13,14 +13,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from sim.plan_result import one_line
-from sim.points import said, shown
+from sim.planning.answer import one_line
+from sim.planning.verdict import said, shown
 from traces.files import atomic_write
 
 from . import capacity
 
 if TYPE_CHECKING:
-    from sim.plan_result import Answer, Plan
+    from sim.planning.answer import Answer, Plan
 
 TEMPLATES = Path(__file__).parent / "templates"
 

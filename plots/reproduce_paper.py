@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from sim.cli import run_script
+from sim.scenario.scenario import Scenario, scenario
 from sim.schedulers import SequenceScheduler
-from sim.simulation import Scenario, scenario
 from sim.work import Limits, PaddedBatch
 
 PROFILE = "a100-80gb-vicuna-7b-transformers"

@@ -31,7 +31,7 @@ from traces.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from real.calibration import Calibration
+    from real.calibration.calibration import Calibration
 
 MAX_SECONDS = 300.0
 
@@ -79,8 +79,8 @@ def calibrate(
     quick
         Small bounds and few repeats, for a look or for the processor.
     """
-    from real.calibration import Calibration
-    from real.grid import Grid
+    from real.calibration.calibration import Calibration
+    from real.calibration.cells import Grid
 
     if machine.threads is not None:
         machine.use_threads()
@@ -128,7 +128,7 @@ def write(
     """The profile, its figure, the memory floor, and what a reader should know, the last line as JSON."""
     from plots.calibration import report as draw
     from plots.style import save
-    from real.floor import at_context, markdown
+    from real.calibration.memory_floor import at_context, markdown
 
     profile, report = calibration.fit(name)
     profile.save(out)

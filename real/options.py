@@ -17,8 +17,8 @@ from traces.errors import InputError
 if TYPE_CHECKING:
     from sim.hardware.profile import Profile
 
-    from .engine import Engine
-    from .model import LoadedModel
+    from .engines.engine import Engine
+    from .engines.model import LoadedModel
 
 PREDICTORS = "oracle;tuned"
 TINY_TRACE = (
@@ -72,8 +72,8 @@ class Model:
             torch.set_num_threads(self.threads)
 
     def load(self) -> LoadedModel:
-        """The model itself (`real.model.load`)."""
-        from . import model
+        """The model itself (`real.engines.model.load`)."""
+        from .engines import model
 
         return model.load(
             self.model, weights=self.weights, dtype=self.dtype, device=self.device, seed=self.seed
@@ -109,8 +109,8 @@ class Machine(Model):
         """
         from torch import OutOfMemoryError
 
-        from .calibration import default_capacity
-        from .run import make_engine
+        from .calibration.calibration import default_capacity
+        from .execution.run import make_engine
 
         tokens = self.kv_tokens or (profile.kv_tokens() if profile else default_capacity(loaded))
         tokens -= tokens % BLOCK_SIZE

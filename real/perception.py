@@ -25,10 +25,10 @@ from sim.cli import run_script
 from traces.errors import InputError
 
 if TYPE_CHECKING:
-    from real.asker import Asker
-    from real.engine import Engine
-    from real.length_answers import Read
-    from sim.simulation import Scenario
+    from real.engines.engine import Engine
+    from real.lengths.asker import Asker
+    from real.lengths.read_length import Read
+    from sim.scenario.scenario import Scenario
 
 
 def perceive(
@@ -72,7 +72,7 @@ def perceive(
     """
     import torch
 
-    from real.asker import Asker, ModelPredictor
+    from real.lengths.asker import Asker, ModelPredictor
 
     machine.use_threads()
     if batch_size is not None and batch_size < 1:
@@ -113,9 +113,9 @@ def _ask(
     lengths: Literal["trace", "model"],
 ) -> tuple[dict[str, Any], Read, list[str]]:
     """What was found, the predictions, and what the model said in each answer."""
-    from real import in_advance
-    from real.asking import ASK_AT_ONCE
-    from real.length_answers import Fallback, read_lengths
+    from real.lengths import in_advance
+    from real.lengths.asking import ASK_AT_ONCE
+    from real.lengths.read_length import Fallback, read_lengths
 
     asking = asker.asking(options)
     asking.collect(engine, prompts[:2])  # the first passes of a process are slow
@@ -143,7 +143,7 @@ def against_own(stated: list[int | None], answered: list[int | None]) -> dict[st
     """How far the stated lengths are off the answers that followed them in the same generation."""
     import numpy as np
 
-    from sim.perception_error import error_report
+    from sim.perception.accuracy import error_report
 
     pairs = [(a, b) for a, b in zip(stated, answered, strict=True) if a is not None and b is not None]
     if not pairs:
@@ -163,8 +163,8 @@ def read_texts(asker: Asker, texts: Texts, few: int) -> tuple[Scenario, Any]:
     """
     from dataclasses import replace
 
-    from real.training_data import read_answers
-    from sim.simulation import scenario
+    from real.lengths.training_data import read_answers
+    from sim.scenario.scenario import scenario
 
     given: Any = texts.trace or ("alpaca-vicuna" if asker.loaded.device.type == "cuda" else TINY_TEXTS)
     if texts.answers is not None:

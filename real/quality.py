@@ -28,7 +28,7 @@ from sim.cli import run_script
 from traces.errors import InputError
 
 if TYPE_CHECKING:
-    from real.verdict import Verdict
+    from real.answers.verdict import Verdict
 
 POLICIES = "vanilla;sequence:vbs=table,fcr=on;sequence:vbs=memory,fcr=on"
 STEPWISE_POLICIES = POLICIES + ";continuous"
@@ -50,7 +50,7 @@ def quality(
     out
         Write quality.md, quality.json and a figure of the margins into this folder.
     """
-    from real.trial import judge
+    from real.answers.trial import judge
 
     replay.use_threads()
     if not replay.is_on_gpu() and replay.model is None:

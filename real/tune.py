@@ -29,10 +29,10 @@ from sim.cli import run_script
 from traces.errors import InputError
 
 if TYPE_CHECKING:
-    from real.asker import Asker
-    from real.engine import Engine
-    from real.tuning import TuneOptions
-    from sim.simulation import Scenario
+    from real.engines.engine import Engine
+    from real.lengths.asker import Asker
+    from real.lengths.tuning import TuneOptions
+    from sim.scenario.scenario import Scenario
 
 
 @Parameter(name="*")
@@ -59,8 +59,8 @@ class Training:
 
     def options(self, model: str) -> TuneOptions:
         """What is given here, and for this model the defaults of the rest."""
-        from real.model import TINY
-        from real.tuning import FOR_TINY, TuneOptions
+        from real.engines.model import TINY
+        from real.lengths.tuning import FOR_TINY, TuneOptions
 
         base = FOR_TINY if model == TINY.name else TuneOptions()
         return replace(base, **{key: value for key, value in asdict(self).items() if value is not None})
@@ -94,10 +94,10 @@ def tune(
     """
     import peft
 
-    from real.asker import Asker
-    from real.calibration import default_capacity, versions
+    from real.calibration.calibration import default_capacity, versions
+    from real.execution.run import make_engine
+    from real.lengths.asker import Asker
     from real.perception import read_texts
-    from real.run import make_engine
     from traces.files import atomic_write
 
     model.use_threads()
@@ -136,7 +136,7 @@ def tune(
 
 def _sampled(asker: Asker, made: Scenario, prompts: Any, temperatures: tuple[float, ...]) -> Scenario:
     """The scenario with the lengths of the model's own answers."""
-    from real.training_data import sampled_lengths, with_samples
+    from real.lengths.training_data import sampled_lengths, with_samples
 
     say(f"sampling {len(temperatures)} answers to each of {len(prompts)} prompts")
     lengths = sampled_lengths(asker.loaded, prompts, temperatures, made.max_new_tokens, seed=asker.seed)
@@ -160,10 +160,10 @@ def _learn(
     """Split, judge, train, load what was saved, judge again."""
     import numpy as np
 
-    from real.asker import Asker, ModelPredictor
-    from real.training_data import label
-    from real.tuning import example, train
-    from sim.perception_error import error_report
+    from real.lengths.asker import Asker, ModelPredictor
+    from real.lengths.training_data import label
+    from real.lengths.tuning import example, train
+    from sim.perception.accuracy import error_report
 
     n = len(prompts)
     order = np.random.default_rng((asker.seed, 2)).permutation(n)
@@ -201,8 +201,8 @@ def _learn(
 
 def _judge(asker: Asker, engine: Engine, made: Scenario, prompts: Any, test: Any) -> dict[str, Any]:
     """Ask about the prompts held out, and report."""
-    from real.asker import ModelPredictor
-    from real.length_answers import Fallback, read_lengths
+    from real.lengths.asker import ModelPredictor
+    from real.lengths.read_length import Fallback, read_lengths
 
     options = ModelPredictor(adapter=asker.adapter is not None)
     heard = asker.asking(options).collect(engine, [prompts[i] for i in test.tolist()])

@@ -28,7 +28,7 @@ from traces.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from real.report import Case
+    from real.validation.report import Case
 
 POLICIES = (
     "vanilla;sequence:vbs=table,fcr=off;sequence:vbs=table,fcr=on;sequence:vbs=memory,fcr=off;"
@@ -72,7 +72,7 @@ def validate(
 
         compare_answers(replay, save_result=save_result, out=out)
         return
-    from real.experiment import experiment
+    from real.validation.experiment import experiment
 
     if repeat < 1:
         raise InputError(f"repeat: {repeat} must be at least 1")
@@ -98,7 +98,7 @@ def _finish(
     out: Path | None,
 ) -> None:
     """Tables, files, and the exit status."""
-    from real.report import markdown, over_tolerance
+    from real.validation.report import markdown, over_tolerance
     from traces.files import atomic_write
 
     beyond = over_tolerance(cases, tolerance / 100) if tolerance is not None else []
@@ -129,8 +129,8 @@ def _write_folder(cases: Sequence[Case], about: dict[str, Any], text: str, out: 
     import pandas as pd
 
     from plots.style import save
-    from real import figures
-    from real.report import markdown, table
+    from real.validation import figures
+    from real.validation.report import markdown, table
     from sim.cli import show
     from traces.files import atomic_write
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .metrics import Result
-    from .plan_result import Plan
-    from .planning import plan
+    from .planning.answer import Plan
+    from .planning.plan import plan
+    from .results.metrics import Result
     from .simulation import Comparison, compare, simulate
-    from .sweeping import SweepResult, sweep
+    from .sweeps.sweep import SweepResult, sweep
 
 __all__ = [
     "Comparison",
@@ -32,11 +32,11 @@ _HOMES = {
     "simulate": "simulation",
     "compare": "simulation",
     "Comparison": "simulation",
-    "Result": "metrics",
-    "plan": "planning",
-    "Plan": "plan_result",
-    "sweep": "sweeping",
-    "SweepResult": "sweeping",
+    "Result": "results.metrics",
+    "plan": "planning.plan",
+    "Plan": "planning.answer",
+    "sweep": "sweeps.sweep",
+    "SweepResult": "sweeps.sweep",
 }
 
 

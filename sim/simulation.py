@@ -11,28 +11,13 @@ from typing import TYPE_CHECKING, Any
 from traces.spec import names_of
 from traces.trace import Trace
 
-from .arrivals import Progress
-from .metrics import Result
-from .policies import Policy, make_scheduler
-from .scenario import DEFAULT_PREDICTOR, DEFAULT_PROFILE, DEFAULT_TRACE, Scenario, scenario, stream
+from .execution.arrivals import Progress
+from .results.metrics import Result
+from .scenario.policies import DEFAULT_POLICY, Policy, make_scheduler
+from .scenario.scenario import DEFAULT_TRACE, Scenario, scenario
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = [
-    "DEFAULT_POLICY",
-    "DEFAULT_PREDICTOR",
-    "DEFAULT_PROFILE",
-    "DEFAULT_TRACE",
-    "Comparison",
-    "Scenario",
-    "compare",
-    "scenario",
-    "simulate",
-    "stream",
-]
-
-DEFAULT_POLICY = "sequence"
 
 
 def simulate(
@@ -55,8 +40,8 @@ def simulate(
     - `num_prompts`, `sample_seed`: the first N requests, of the file or of its seeded permutation;
     - `request_rate` (requests/s; None: the trace's own times, inf: all at once), `burstiness`, `time_scale`;
     - `max_concurrency`, `max_new_tokens`, `goodput` (`{"ttft": ms}` or `["ttft:2000"]`), `kv_blocks`;
-    - `replicas`, `router` (see `sim.routers`), `fleet` (`"NAME*COUNT;NAME*COUNT"` in place of profile and
-      replicas), `mtbf_s`, `mttr_s`, `failures`, `startup_s` (see `sim.outages`);
+    - `replicas`, `router` (see `sim.fleet.routers`), `fleet` (`"NAME*COUNT;NAME*COUNT"` in place of
+      profile and replicas), `mtbf_s`, `mttr_s`, `failures`, `startup_s` (see `sim.fleet.outages`);
     - `prompt_scale`, `output_scale`: factors on the lengths;
     - `set`: what-ifs and fields of the profile (`{"weight_bits": 8}` or `["gpu=H100"]`).
 

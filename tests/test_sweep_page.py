@@ -10,7 +10,7 @@ import pytest
 
 from sim import sweep
 from sim.cli import main
-from sim.grid import read_grid
+from sim.sweeps.grid import read_grid
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "sweep.md").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sim.hardware import load
-from sim.hardware.settings import LINK, WHAT_IFS, field_names
+from sim.hardware.overrides import LINK, WHAT_IFS, field_names
 
 PAGE = (Path(__file__).parents[1] / "docs" / "trust.md").read_text(encoding="utf-8")
 

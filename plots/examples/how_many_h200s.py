@@ -12,7 +12,7 @@ import json
 
 from sim import Plan, plan
 from sim.cli import run_script
-from sim.plan_result import one_line
+from sim.planning.answer import one_line
 
 
 def main(

@@ -14,7 +14,7 @@ import json
 
 from sim import plan
 from sim.cli import run_script
-from sim.plan_result import Answer, shown_rate
+from sim.planning.answer import Answer, shown_rate
 
 POLICIES = "continuous:max_num_seqs=64;continuous:max_num_seqs=64,order=shortest-predicted"
 

@@ -15,7 +15,7 @@ import json
 
 from sim import plan
 from sim.cli import run_script
-from sim.slo import interval
+from sim.planning.slo import interval
 from traces.errors import InputError
 
 

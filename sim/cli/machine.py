@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ..hardware import describe, roofline, settings
+from ..hardware import describe, overrides, roofline
 from ..hardware import profile as profiles
 from . import show
 from .options import SettingsFlag
@@ -56,7 +56,7 @@ def show_profile(
     """
     from rich.table import Table
 
-    loaded = settings.apply(profiles.load(name), set)
+    loaded = overrides.apply(profiles.load(name), set)
     if json_:
         print(json.dumps(loaded.to_json(), indent=2, allow_nan=False))
         return
@@ -80,7 +80,7 @@ def write_what_if(name: str, /, *, set: SettingsFlag, out: Path) -> None:
     out
         The profile to write (JSON).
     """
-    settings.apply(profiles.load(name), set).save(out)
+    overrides.apply(profiles.load(name), set).save(out)
     show.wrote([out])
 
 
@@ -160,7 +160,7 @@ def calibrate(
     from plots import calibration
     from plots.style import save
 
-    from ..hardware.calibrate import fit, read_steps
+    from ..hardware.fitting import fit, read_steps
     from ..hardware.gpu import known_gpu
     from ..hardware.model_shape import known_model
 

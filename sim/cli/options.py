@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from ..routers import RouterName
-from ..simulation import DEFAULT_PREDICTOR, DEFAULT_PROFILE, DEFAULT_TRACE
+from ..fleet.routers import RouterName
+from ..scenario.scenario import DEFAULT_PREDICTOR, DEFAULT_PROFILE, DEFAULT_TRACE
 
 SettingsFlag = Annotated[tuple[str, ...], Parameter(name="--set", consume_multiple=True, negative="")]
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from ..routers import RouterName
-from ..simulation import DEFAULT_PREDICTOR
+from ..fleet.routers import RouterName
+from ..scenario.scenario import DEFAULT_PREDICTOR
 from . import show
 from .options import SettingsFlag
 
 if TYPE_CHECKING:
-    from ..plan_result import Answer, Plan
+    from ..planning.answer import Answer, Plan
 
 Several = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")]
 
@@ -111,7 +111,7 @@ def plan(
     report
         Write a report to this HTML file: curves, Pareto front, sensitivity, assumptions.
     """
-    from .. import planning
+    from ..planning import plan as planning
 
     for path in (save_result, report, question.state):
         show.check_file(path)
@@ -147,7 +147,7 @@ def plan(
 def _table(made: Plan) -> None:
     from rich.table import Table
 
-    from ..plan_result import one_line
+    from ..planning.answer import one_line
 
     q = made.question
     arrivals = f"{q.trace}, {q.arrivals} · predictor {q.predictor} · router {q.router}"
@@ -177,7 +177,7 @@ def _table(made: Plan) -> None:
 
 
 def _cells(answer: Answer) -> list[str]:
-    from ..points import said
+    from ..planning.verdict import said
 
     def text(value: float | None, form: str) -> str:
         return "–" if value is None else form.format(value)

@@ -6,10 +6,10 @@ import json
 from functools import partial
 from pathlib import Path
 
-from .. import experiments
-from ..perception import perceive
-from ..perception_error import error_report
-from ..simulation import scenario, stream
+from ..perception.accuracy import error_report
+from ..perception.predictors import perceive
+from ..scenario.scenario import scenario, stream
+from ..studies import prediction_error
 from . import show
 from .options import Workload
 
@@ -41,7 +41,7 @@ def sensitivity(
     from plots.style import save
     from traces.files import atomic_write
 
-    frame = experiments.sensitivity(
+    frame = prediction_error.sensitivity(
         workload.trace,
         policies=policies,
         num_seeds=num_seeds,
@@ -72,7 +72,7 @@ def variance(
     from plots import sensitivity as figures
     from plots.style import save
 
-    frame, trace = experiments.variance(
+    frame, trace = prediction_error.variance(
         workload.trace,
         policy=policy,
         progress=partial(show.progress, text="simulating"),

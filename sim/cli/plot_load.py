@@ -12,10 +12,9 @@ from cyclopts import Parameter
 from traces.errors import InputError
 from traces.spec import names_of
 
-from .. import load as experiments
-from .. import starvation as ageing
-from ..experiments import check_policies
-from ..simulation import scenario
+from ..scenario.scenario import scenario
+from ..studies import ageing, load_curves
+from ..studies.prediction_error import check_policies
 from . import show
 from .options import Workload
 
@@ -33,8 +32,8 @@ Table = Annotated[Path | None, Parameter(help="Write the points to this CSV file
 def load(
     workload: Workload = DEFAULT,
     *,
-    policies: str = ";".join(experiments.POLICIES),
-    loads: Numbers = experiments.CURVE_LOADS,
+    policies: str = ";".join(load_curves.POLICIES),
+    loads: Numbers = load_curves.CURVE_LOADS,
     rates: Numbers = (),
     num_seeds: int = 3,
     n_jobs: Jobs = 1,
@@ -62,14 +61,14 @@ def load(
     settings = _settings(workload)
     chosen = names_of(policies, "policies")
     check_policies(*chosen)
-    experiments.check(num_seeds, n_jobs, settings, **({"rates": rates} if rates else {"loads": loads}))
-    most = experiments.capacity(workload.trace, num_seeds=num_seeds, **settings)
+    load_curves.check(num_seeds, n_jobs, settings, **({"rates": rates} if rates else {"loads": loads}))
+    most = load_curves.capacity(workload.trace, num_seeds=num_seeds, **settings)
     settings["goodput"] = (
         scenario(workload.trace, **settings).goodput_ms
         if workload.goodput
-        else experiments.idle_bound(workload.trace, rate=most, **settings)
+        else load_curves.idle_bound(workload.trace, rate=most, **settings)
     )
-    frame = experiments.load_curves(
+    frame = load_curves.load_curves(
         workload.trace,
         rates=rates or [share * most for share in loads],
         policies=chosen,
@@ -91,10 +90,10 @@ def load(
 def gain(
     workload: Workload = DEFAULT,
     *,
-    policies: str = ";".join(experiments.LENGTH_AWARE),
+    policies: str = ";".join(load_curves.LENGTH_AWARE),
     baseline: str = "continuous",
-    loads: Numbers = experiments.MAP_LOADS,
-    sigmas: Numbers = experiments.MAP_SIGMAS,
+    loads: Numbers = load_curves.MAP_LOADS,
+    sigmas: Numbers = load_curves.MAP_SIGMAS,
     metrics: Names = ("mean_e2el_ms", "p99_e2el_ms"),
     charge: bool = False,
     num_seeds: int = 3,
@@ -133,9 +132,9 @@ def gain(
         if name not in figures.NAMES:
             raise InputError(f"metrics: {name!r} is not one of {', '.join(figures.NAMES)}")
     settings = _settings(workload)
-    frame = experiments.gain_map(
+    frame = load_curves.gain_map(
         workload.trace,
-        cases=experiments.map_cases(workload.trace, **settings),
+        cases=load_curves.map_cases(workload.trace, **settings),
         policies=policies,
         baseline=baseline,
         loads=loads,

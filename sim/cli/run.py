@@ -12,11 +12,12 @@ from cyclopts import Parameter
 from traces.errors import InputError
 
 from .. import simulation
+from ..scenario.policies import DEFAULT_POLICY
 from . import show
 from .options import Workload
 
 if TYPE_CHECKING:
-    from ..metrics import Result
+    from ..results.metrics import Result
 
 DEFAULT = Workload()
 
@@ -24,7 +25,7 @@ DEFAULT = Workload()
 def simulate(
     workload: Workload = DEFAULT,
     *,
-    policy: str = simulation.DEFAULT_POLICY,
+    policy: str = DEFAULT_POLICY,
     leap: bool = True,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
     save_result: Path | None = None,
@@ -92,7 +93,7 @@ def simulate(
 
 def _window(path: Path | None, text: str | None) -> tuple[float, float]:
     """The window of the timeline, checked before anything runs."""
-    from ..perfetto import parse_window
+    from ..results.perfetto import parse_window
 
     if text is not None and path is None:
         raise InputError(f"perfetto-window: {text!r} needs --perfetto FILE")
@@ -101,7 +102,7 @@ def _window(path: Path | None, text: str | None) -> tuple[float, float]:
 
 def _write_timeline(result: Result, path: Path, window: tuple[float, float]) -> None:
     """The timeline, and on stderr what it does not show."""
-    from .. import perfetto
+    from ..results import perfetto
 
     about = {
         key: result.summary[key] for key in ("policy", "predictor", "profile", "trace", "seed", "version")

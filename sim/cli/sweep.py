@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from .. import sweeping
+from ..sweeps import sweep as sweeping
 from . import show
 
 MOST_ROWS = 40

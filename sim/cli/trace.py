@@ -12,7 +12,7 @@ from cyclopts import Parameter
 import traces
 from traces import arrivals, datasets, inspection
 
-from ..simulation import stream
+from ..scenario.scenario import stream
 from . import show
 
 

@@ -44,7 +44,7 @@ def validate(
     """
     from rich.table import Table
 
-    from ..against import against as compare_with
+    from ..studies.server_log import against as compare_with
 
     if tolerance is not None and not tolerance > 0:
         raise InputError(f"tolerance: {tolerance:g} must be above 0 percent")

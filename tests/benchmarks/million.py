@@ -19,7 +19,7 @@ import numpy as np
 
 from sim.hardware.profile import Profile, Provenance
 from sim.hardware.step_cost import PiecewiseLinear, StepCost
-from sim.simulation import Scenario, scenario
+from sim.scenario.scenario import Scenario, scenario
 from traces.trace import Trace
 
 from .throughput import bare_simpy, cpu_seconds

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sim.scenario import scenario
+from sim.scenario.scenario import scenario
 
 from .soak import LOAD, POLICY, machine, workload
 

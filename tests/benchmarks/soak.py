@@ -20,8 +20,8 @@ import numpy as np
 from sim.hardware.kv_memory import KvMemory
 from sim.hardware.profile import Profile, Provenance
 from sim.hardware.step_cost import PiecewiseLinear, StepCost
-from sim.ledger import Ledger
-from sim.simulation import scenario
+from sim.results.ledger import Ledger
+from sim.scenario.scenario import scenario
 from traces.trace import Trace
 
 NUM_REQUESTS = 10_000_000

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import simpy
 
-from sim.simulation import scenario
+from sim.scenario.scenario import scenario
 
 NUM_REQUESTS = 10_000
 ROUNDS = 7

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from sim.hardware.roofline import estimate
-from sim.metrics import Result
-from sim.plan_result import Plan
-from sim.planning import plan
+from sim.planning.answer import Plan
+from sim.planning.plan import plan
+from sim.results.metrics import Result
 from sim.simulation import compare
 from traces.trace import Trace
 

@@ -18,7 +18,7 @@ SHORT = (
 def loaded() -> Iterator[Any]:
     torch = pytest.importorskip("torch", reason="the real extra is not installed")
     pytest.importorskip("transformers", reason="the real extra is not installed")
-    from real import model
+    from real.engines import model
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -29,7 +29,7 @@ def loaded() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def make_engine(loaded: Any) -> Callable[..., Any]:
     """(name, capacity_tokens) -> engine on the tiny model; only the newest may be used."""
-    from real.run import make_engine
+    from real.execution.run import make_engine
 
     return lambda name, capacity_tokens=4096: make_engine(name, loaded, capacity_tokens)
 
@@ -64,7 +64,7 @@ def prompts() -> list[list[int]]:
 @pytest.fixture(scope="session")
 def make_scenario() -> Callable[..., Any]:
     """(num_prompts, **settings) -> a scenario of short answers, by default on 256 KV blocks."""
-    from sim.simulation import scenario
+    from sim.scenario.scenario import scenario
 
     return lambda num_prompts=200, **settings: scenario(
         SHORT, num_prompts=num_prompts, **{"kv_blocks": 256, **settings}
@@ -74,8 +74,8 @@ def make_scenario() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def serve(loaded: Any, make_engine: Callable[..., Any]) -> Callable[..., Any]:
     """(scenario, policy, engine name, **settings) -> (what was measured, the prompts)."""
-    from real.prompts import random_prompts
-    from real.run import run
+    from real.execution.run import run
+    from real.lengths.prompts import random_prompts
 
     def run_it(scenario: Any, policy: str, engine: str = "transformers-eager", **settings: Any) -> Any:
         rng = np.random.default_rng(1)

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim import simulate
+from sim.fleet.routers import ROUTERS
 from sim.hardware.profile import Profile
-from sim.metrics import Result
-from sim.policies import limits_of, make_scheduler
-from sim.routers import ROUTERS
-from sim.scenario import Machine, Scenario, scenario, stream
+from sim.results.metrics import Result
+from sim.scenario.policies import limits_of, make_scheduler
+from sim.scenario.scenario import Machine, Scenario, scenario, stream
 from sim.work import Limits, Scheduler
 from traces.trace import Trace
 

@@ -14,9 +14,9 @@ import pytest
 import traces
 from sim import Comparison, compare, simulate
 from sim.hardware.profile import Profile
-from sim.policies import make_scheduler
+from sim.scenario.policies import make_scheduler
+from sim.scenario.scenario import scenario
 from sim.schedulers import MicrobatchScheduler
-from sim.simulation import scenario
 from sim.work import Limits
 from traces.errors import InputError
 from traces.trace import Trace

@@ -1,0 +1,1 @@
+"""Whether policies change the answers."""

@@ -1,0 +1,153 @@
+"""The experiment behind `real/quality.py`: policies' answers compared, their first differences explained."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from sim.hardware import profile as profiles
+from sim.hardware.what_if import BLOCK_SIZE
+from sim.perception import predictors
+from sim.scenario.policies import make_scheduler
+from sim.scenario.scenario import DEFAULT_PROFILE, Scenario, scenario
+
+from ..calibration.calibration import versions
+from ..engines.engine import Engine
+from ..engines.logit_tap import tapped
+from ..engines.model import LoadedModel
+from ..execution.run import Measured, RealRun
+from ..lengths.prompts import Prompts, prompts_of
+from ..options import Replay
+from .compare import compare
+from .near_ties import FORCED_STEPS, batch_effect, explain
+from .verdict import Explained, Verdict
+
+Pair = tuple[str, str]
+
+EFFECT_SIZES = (1, 2, 4, 8, 16, 32, 64)
+"""Batch sizes at which the effect on logits is measured by itself."""
+
+
+@dataclass
+class Bench:
+    """A loaded model and its engine, ready to answer the same prompts under any policy."""
+
+    loaded: LoadedModel
+    engine: Engine
+    replay: Replay
+    scenarios: dict[str, Scenario]
+    prompts: Prompts
+
+    def run(self, pair: Pair, engine: Engine | None = None) -> Measured:
+        """The answers under this policy and predictor."""
+        policy, predictor = pair
+        run = RealRun(
+            self.scenarios[predictor],
+            policy,
+            engine or self.engine,
+            self.loaded,
+            self.prompts,
+            self.replay.lengths,
+        )
+        while run.step():
+            pass
+        return run.measured()
+
+
+def judge(replay: Replay, pairs: Sequence[Pair], say: Callable[[str], None]) -> Verdict:
+    """Run every pair, hold all against the first, and look into what differs."""
+    bench = _prepare(replay, pairs)
+    answers = {}
+    for pair in pairs:
+        answers[pair] = bench.run(pair).answers
+        say(f"{pair[0]} ({pair[1]}): {len(answers[pair])} answers")
+    first, *others = pairs
+    cases = tuple(Explained(*pair, compare(answers[first], answers[pair])) for pair in others)
+    base = bench.scenarios[first[1]]
+    verdict = Verdict(
+        about={
+            "ran": f"{bench.engine.name} on {bench.loaded.label}",
+            "trace": base.trace.name,
+            "requests": len(base.trace),
+            "lengths": replay.lengths,
+            "seed": replay.seed,
+            "kv_tokens": bench.engine.capacity_tokens,
+            "versions": versions(),
+        },
+        baseline=f"{first[0]} ({first[1]})",
+        is_exact=bench.loaded.dtype == torch.float32,
+        cases=cases,
+        effect=_effect(bench, answers[first]),
+    )
+    if not any(case.comparison.first_divergence for case in cases):
+        return verdict
+    say("answers differ: running again with logits recorded")
+    return _explained(bench, verdict, first, others, answers[first])
+
+
+def _prepare(replay: Replay, pairs: Sequence[Pair]) -> Bench:
+    profile = replay.profile or DEFAULT_PROFILE
+    settings = replay.settings()
+    # Bad settings are refused before the model is loaded.
+    checked = scenario(replay.source(), predictor=pairs[0][1], profile=profile, **settings)
+    for policy, predictor in pairs:
+        make_scheduler(policy, checked.limits)
+        predictors.predictor(predictor)
+    replay.check()
+    loaded = replay.load()
+    engine = replay.start(loaded, profiles.load(profile) if replay.profile else None)
+    kv_blocks = engine.capacity_tokens // BLOCK_SIZE
+    scenarios: dict[str, Scenario] = {}
+    prompts: Prompts = ()
+    for _, predictor in pairs:
+        if predictor not in scenarios:
+            made = scenario(
+                replay.source(), predictor=predictor, profile=profile, kv_blocks=kv_blocks, **settings
+            )
+            rng = np.random.default_rng(made.seed)
+            trace, prompts = prompts_of(made.trace, loaded.tokenizer, loaded.shape.vocab, rng)
+            scenarios[predictor] = replace(made, trace=trace)
+    return Bench(loaded, engine, replay, scenarios, prompts)
+
+
+def _effect(bench: Bench, answers: dict[int, list[int]]) -> dict[int, float]:
+    """What a batch size alone does to the logits, on prompts with half their answers behind them."""
+    texts = [
+        [*bench.prompts[i], *answers[i][: len(answers[i]) // 2]] for i in sorted(answers)[: max(EFFECT_SIZES)]
+    ]
+    longest = max(map(len, texts), default=0) + FORCED_STEPS + 1
+    room = min(len(texts), bench.engine.capacity_tokens // longest)
+    return batch_effect(bench.engine, texts, [size for size in EFFECT_SIZES if size <= room])
+
+
+def _explained(
+    bench: Bench, verdict: Verdict, first: Pair, others: Sequence[Pair], answers: dict[int, list[int]]
+) -> Verdict:
+    """Run again, with the logits behind every first difference recorded on both sides."""
+    wanted: defaultdict[int, set[int]] = defaultdict(set)
+    for case in verdict.cases:
+        for i, place in case.comparison.first_divergence.items():
+            wanted[i].add(place)
+    base = tapped(bench.engine, bench.prompts, wanted)
+    with base.attached():
+        bench.run(first, base)
+    cases = []
+    for case, pair in zip(verdict.cases, others, strict=True):
+        places = case.comparison.first_divergence
+        tap = tapped(bench.engine, bench.prompts, {i: {place} for i, place in places.items()})
+        if places:
+            with tap.attached():
+                bench.run(pair, tap)
+        found = [
+            explain(i, place, base.logits[i, place], tap.logits[i, place])
+            for i, place in sorted(places.items())
+            if (i, place) in base.logits and (i, place) in tap.logits
+        ]
+        seen = tuple(d for d in found if d is not None)
+        cases.append(replace(case, divergences=seen, not_reproduced=len(places) - len(seen)))
+    margins = tuple(m for i in sorted(answers) for m in base.margins.get(i, [])[: len(answers[i])])
+    return replace(verdict, cases=tuple(cases), margins=margins)

@@ -1,0 +1,175 @@
+"""What came of a comparison of answers: verdict, table and figure. Takes numbers; runs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from plots import style
+
+from .compare import Comparison
+from .near_ties import SLACK, Divergence
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One policy under one predictor, held against the first."""
+
+    policy: str
+    predictor: str
+    comparison: Comparison
+    divergences: tuple[Divergence, ...] = ()
+    not_reproduced: int = 0
+    """First differences that did not come again in the run that recorded logits."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was compared with what, and what came of it."""
+
+    about: dict[str, Any]
+    baseline: str
+    is_exact: bool
+    """The model runs in float32: every answer must be equal."""
+    cases: tuple[Explained, ...]
+    effect: dict[int, float] = field(default_factory=dict)
+    """Batch size -> the largest |difference| of a logit that it alone makes."""
+    margins: tuple[float, ...] = ()
+    """Of every token of the first policy's answers that were looked into: the best logit less the second."""
+
+    @property
+    def noise(self) -> float:
+        """The largest effect that a batch size alone was seen to have on a logit."""
+        return max(self.effect.values(), default=0.0)
+
+    def beyond_rounding(self, case: Explained) -> list[Divergence]:
+        """First differences that no near tie and no batch size account for."""
+        return [d for d in case.divergences if not d.is_tie or d.difference > SLACK * self.noise]
+
+    def failures(self) -> list[str]:
+        """One line for everything that must not be."""
+        lines = []
+        for case in self.cases:
+            name, found = f"{case.policy} ({case.predictor})", case.comparison
+            if not found.requests:
+                lines.append(f"{name}: no request was answered on both sides, so there is nothing to compare")
+            if self.is_exact and not found.is_equal:
+                lines.append(
+                    f"{name}: {len(found.first_divergence)} of {found.requests} answers differ from those "
+                    f"under {self.baseline}, {found.only_one} are on one side only; "
+                    "in float32 all must be equal"
+                )
+            elif found.only_one:
+                lines.append(f"{name}: {found.only_one} requests were answered on one side only")
+            if bad := self.beyond_rounding(case):
+                lines.append(
+                    f"{name}: {len(bad)} first differences are no near ties that rounding turns, "
+                    f"the first in request {bad[0].request} at token {bad[0].place}"
+                )
+        return lines
+
+    def summary(self) -> dict[str, Any]:
+        """What a script wants to know."""
+        compared = [case.comparison for case in self.cases]
+        return {
+            **{key: value for key, value in self.about.items() if key != "versions"},
+            "exact_match": min((c.exact_match for c in compared), default=1.0),
+            "answers_compared": sum(c.requests for c in compared),
+            "answers_diverged": sum(len(c.first_divergence) for c in compared),
+            "divergences_explained": sum(
+                len(c.divergences) - len(self.beyond_rounding(c)) for c in self.cases
+            ),
+            "divergences_not_reproduced": sum(c.not_reproduced for c in self.cases),
+            "smallest_length_ks_p": min((c.ks_p for c in compared), default=1.0),
+            "batch_effect_on_logits": self.noise,
+            "passed": not self.failures(),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as plain values."""
+        return {
+            **self.about,
+            **self.summary(),
+            "baseline": self.baseline,
+            "batch_effect": {str(size): value for size, value in self.effect.items()},
+            "cases": [
+                {
+                    "policy": case.policy,
+                    "predictor": case.predictor,
+                    **case.comparison.to_json(),
+                    "not_reproduced": case.not_reproduced,
+                    "divergences": [d.to_json() for d in case.divergences],
+                }
+                for case in self.cases
+            ],
+        }
+
+    def markdown(self) -> str:
+        """A page for people."""
+        heads = ["policy", "predictor", "equal answers", "first difference (median)", "length KS", "p"]
+        heads += ["margin there", "logits moved", "explained"]
+        lines = [f"- {key}: {value}" for key, value in self.about.items() if key != "versions"]
+        lines += [f"- held against: {self.baseline}", ""]
+        lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+        for case in self.cases:
+            found = case.comparison
+            told = found.to_json()
+            equal = found.requests - len(found.first_divergence)
+            where = "–"
+            if found.first_divergence:
+                where = f"token {told['earliest_divergence']} ({told['median_divergence']:g})"
+            cells = [
+                case.policy,
+                case.predictor,
+                f"{equal} of {found.requests} ({found.exact_match:.1%})",
+                where,
+            ]
+            cells += [f"{found.ks_statistic:.3f}", f"{found.ks_p:.3f}"]
+            cells.append(_largest([d.margin for d in case.divergences]))
+            cells.append(_largest([d.difference for d in case.divergences]))
+            explained = len(case.divergences) - len(self.beyond_rounding(case))
+            cells.append(f"{explained} of {len(case.divergences)}" if case.divergences else "–")
+            lines.append("| " + " | ".join(cells) + " |")
+        lines.append("")
+        if self.effect:
+            sizes = ", ".join(f"{size}: {value:.3g}" for size, value in self.effect.items())
+            lines.append(
+                f"Largest |logit difference| that a batch of so many makes, teacher-forced: {sizes}."
+            )
+        if self.margins and self.noise:
+            share = float(np.mean(np.asarray(self.margins) <= 2 * self.noise))
+            lines.append(
+                f"Of {len(self.margins):,} tokens, {share:.2%} had a margin that such moves can turn."
+            )
+        return "\n".join(lines) + "\n"
+
+    def figure(self) -> Figure:
+        """How the margins of all tokens are spread, and where those at first differences lie."""
+        fig, (ax,) = style.figure(7.0, 4.0)
+        ties = [d.margin for case in self.cases for d in case.divergences]
+        for values, colour, label in (
+            (self.margins, style.USEFUL, "all tokens"),
+            (ties, style.ACCENT, "at first differences"),
+        ):
+            if values:
+                ordered = np.sort(np.asarray(values))
+                share = 100 * np.arange(1, len(ordered) + 1) / len(ordered)
+                ax.step(ordered, share, where="post", color=colour, label=f"{label} (n = {len(ordered):,})")
+        if self.noise:
+            ax.axvline(self.noise, color=style.EDGE, linestyle="--", label="largest effect of a batch size")
+        ax.set_xscale("symlog", linthresh=max(self.noise / 10, 1e-6))
+        ax.set_xlim(left=0)
+        ax.set_xlabel("Margin of the chosen token: best logit less second (symlog scale)")
+        ax.set_ylabel("Share with at most this margin (%)")
+        ax.set_title(style.plain(str(self.about.get("ran", ""))), fontsize=style.FONT_SIZE)
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(loc="upper left", fontsize=style.FONT_SIZE)
+        return fig
+
+
+def _largest(values: Sequence[float]) -> str:
+    return f"≤ {max(values):.3g}" if values else "–"

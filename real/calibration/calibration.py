@@ -1,0 +1,216 @@
+"""A calibration under way: visits cells, keeps every row in a file as it comes, fits a profile to them.
+
+Can be stopped and taken up again: rows that the file holds count as measured.
+"""
+
+from __future__ import annotations
+
+import csv
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from sim.hardware.fitting import FitReport, fit
+from sim.hardware.gpu import GPUS, Gpu
+from sim.hardware.kv_memory import KvMemory, kv_bytes_per_token
+from sim.hardware.profile import Profile
+from sim.hardware.steps_file import COLUMNS, COUNTS
+from traces.errors import InputError
+
+from ..engines.engine import Engine
+from ..engines.model import LoadedModel
+from .cells import Cell
+from .memory import NOT_MEASURED, MeasuredMemory, memory_part, warm_and_measure
+from .memory_floor import Ceilings, Floor, at_context, floors, measure_ceilings
+from .meter import Meter, order, timed
+
+HEADER = (*COLUMNS, "wall_ms", *Cell._fields, "engine", "measured_on")
+
+CUDA_SHARE = 0.8
+"""Of the memory that is free beside the weights, the share that becomes KV cache."""
+
+
+class Calibration:
+    """Measures `cells` on an engine; `rows` are what was measured so far, in order.
+
+    path: where rows are appended as they come, and taken up from; InputError where it holds rows of another
+    engine or machine.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        loaded: LoadedModel,
+        cells: Sequence[Cell],
+        path: Path | None = None,
+        seed: int = 0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.engine, self.loaded, self.cells, self.path = engine, loaded, list(cells), path
+        self.meter = Meter(engine, loaded.shape.vocab, np.random.default_rng(seed), clock)
+        self.order = order(self.cells, seed)
+        self.rows: list[dict[str, Any]] = []
+        self.host_s = 0.0
+        if path is not None:
+            self._take_up(path)
+        self.done = Counter(_cell_of(row) for row in self.rows)
+        self.is_warm = False
+        self.memory: MeasuredMemory | None = None
+        self.ceilings: Ceilings | None = None
+
+    @property
+    def passes(self) -> int:
+        """How often every cell has been visited."""
+        return min((self.done[cell] for cell in self.cells), default=0)
+
+    def measure(self, num_visits: int) -> None:
+        """The next visits, always to cells that were visited least."""
+        self.warm()
+        for _ in range(num_visits):
+            passes = self.passes
+            cell = next(cell for cell in self.order if self.done[cell] == passes)
+            row = {
+                **self.meter.visit(cell),
+                **cell._asdict(),
+                "engine": self.engine.name,
+                "measured_on": self.loaded.label,
+            }
+            self.rows.append(row)
+            self.done[cell] += 1
+            if self.path is not None:
+                with self.path.open("a", encoding="utf-8", newline="") as file:
+                    csv.DictWriter(file, HEADER, lineterminator="\n").writerow(row)
+
+    def fit(self, name: str) -> tuple[Profile, FitReport]:
+        """The profile of all rows so far, saying when, on what and with which versions they were measured."""
+        import pandas as pd
+
+        steps = pd.DataFrame([{key: float(row[key]) for key in COLUMNS} for row in self.rows])
+        if self.loaded.device.type != "cuda":
+            # A processor is slow in bursts, and a run takes their sum: the mean predicts it, not the median.
+            steps = steps.groupby(list(COUNTS), as_index=False).mean()
+        profile, report = fit(
+            steps,
+            name,
+            model=self.loaded.shape,
+            gpu=_gpu(self.loaded.device),
+            engine=self.engine.name,
+            memory=memory_of(
+                self.loaded,
+                self.engine.capacity_tokens,
+                self.memory.workspace if self.memory else None,
+            ),
+            host_s=self.host_s,
+            ragged_prefill=self.engine.ragged_prefill,
+            ragged_decode=self.engine.ragged_decode,
+            source=f"measured with real.calibrate on {self.loaded.label}",
+            versions=versions(),
+        )
+        grid = {**profile.provenance.grid, **self._told()}
+        return replace(profile, provenance=replace(profile.provenance, grid=grid)), report
+
+    def warm(self) -> None:
+        """Once: every graph captured, every buffer allocated; then host time, memory and ceilings."""
+        if self.is_warm:
+            return
+        device = self.loaded.device
+        self.memory = warm_and_measure(self.meter, self.cells, self.loaded)
+        self.host_s = self.meter.host_s(max(cell.rows for cell in self.cells))
+        self.ceilings = measure_ceilings(
+            device, self.loaded.dtype, lambda function: timed(device, function).device_s
+        )
+        self.is_warm = True
+
+    def floors(self, beside: Sequence[Mapping[str, Any]] = ()) -> list[Floor]:
+        """Every measured kind of decode iteration beside its memory floor (and another engine's rows)."""
+        self.warm()
+        assert self.ceilings is not None
+        return floors(self.rows, self.loaded.shape, self.ceilings.copy_bytes_per_s, beside)
+
+    def _told(self) -> dict[str, str]:
+        """What was measured once, for the provenance."""
+        told = self.memory.to_json() if self.memory else dict(NOT_MEASURED)
+        if self.ceilings is None:
+            return told
+        told |= self.ceilings.to_json()
+        near = at_context(self.floors())
+        if near:
+            low, high = (pick(near, key=lambda f: f.ratio).ratio for pick in (min, max))
+            told["decode_over_floor"] = (
+                f"{low:.2f} to {high:.2f} times the memory floor for {near[0].rows} to {near[-1].rows} "
+                f"sequences at about {near[-1].context:.0f} tokens of context"
+            )
+        return told
+
+    def _take_up(self, path: Path) -> None:
+        """Read the rows of a file that is there, a half-written last one cut off; else begin one."""
+        header = ",".join(HEADER) + "\n"
+        try:
+            text = path.read_text(encoding="utf-8") if path.exists() else ""
+            whole = text[: text.rfind("\n") + 1]
+            if whole and not whole.startswith(header):
+                raise InputError(f"{path}: its first line is not that of a calibration; give another file")
+            for number, row in enumerate(csv.DictReader(whole.splitlines()), start=1):
+                for key, mine in (("engine", self.engine.name), ("measured_on", self.loaded.label)):
+                    if row[key] != mine:
+                        raise InputError(f"{path}, row {number}, {key}: {row[key]!r} is not {mine!r}")
+                self.rows.append(row)
+            if not whole or whole != text:
+                path.write_text(whole or header, encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: {error}") from None
+
+
+def memory_of(loaded: LoadedModel, capacity_tokens: int, workspace: int | None = None) -> KvMemory:
+    """The memory part of a profile with `capacity_tokens` of KV cache; on the CPU these and the weights.
+
+    workspace: bytes that were measured beside weights and KV cache; None counts all that is left.
+    """
+    total = 0
+    if loaded.device.type == "cuda":
+        total = torch.cuda.get_device_properties(loaded.device).total_memory
+    per_token = kv_bytes_per_token(loaded.shape)
+    return memory_part(total, loaded.weight_bytes, workspace, capacity_tokens, per_token)
+
+
+def default_capacity(loaded: LoadedModel) -> int:
+    """KV tokens that fit a share of what is free beside the weights; on the CPU a small fixed number."""
+    if loaded.device.type != "cuda":
+        return 16_384
+    free, _ = torch.cuda.mem_get_info(loaded.device)
+    return int(free * CUDA_SHARE) // kv_bytes_per_token(loaded.shape)
+
+
+def versions() -> dict[str, str]:
+    """What a measurement depends on, for its provenance."""
+    found = {
+        "torch": str(torch.__version__),
+        "transformers": str(transformers.__version__),
+        "python": platform.python_version(),
+    }
+    if torch.cuda.is_available():
+        found["cuda"] = str(torch.version.cuda)
+    return found
+
+
+def _gpu(device: torch.device) -> Gpu | None:
+    """The datasheet of the GPU, with the memory that the driver reports; None on the CPU or where unknown."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    for gpu in GPUS.values():
+        if set(gpu.name.lower().replace("-", " ").split()) <= set(name.lower().replace("-", " ").split()):
+            return gpu
+    return None
+
+
+def _cell_of(row: dict[str, Any]) -> Cell:
+    return Cell(*(int(row[field]) for field in Cell._fields))

@@ -1,0 +1,150 @@
+"""Times single iterations of an engine, cell by cell, through the calls that the executor makes.
+
+Device events on CUDA, the host's clock elsewhere. Knows nothing of files or fits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from statistics import fmean, median
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ..engines.engine import Engine, Part
+from ..lengths.prompts import FIRST_ORDINARY_TOKEN
+from .cells import HEADROOM_TOKENS, STEPS_PER_VISIT, Cell
+
+HOST_ROWS = (1, 16, 64)
+HOST_CONTEXT = 64
+HOST_STEPS = 24
+
+
+class Time(NamedTuple):
+    """Seconds on the device, and on the host's clock."""
+
+    device_s: float
+    wall_s: float
+
+
+def timed(
+    device: torch.device, function: Callable[[], object], clock: Callable[[], float] = time.perf_counter
+) -> Time:
+    """How long the call takes, by device events or, without CUDA, by `clock`; the device idles around it."""
+    if device.type != "cuda":
+        begin, ticked = time.perf_counter(), clock()
+        function()
+        return Time(clock() - ticked, time.perf_counter() - begin)
+    cuda: Any = torch.cuda  # its events have no types
+    start, end = (cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize(device)
+    begin = time.perf_counter()
+    start.record()
+    function()
+    end.record()
+    torch.cuda.synchronize(device)
+    return Time(start.elapsed_time(end) / 1e3, time.perf_counter() - begin)
+
+
+class Meter:
+    """Visits cells on one engine. `rng` draws the prompts, `clock` is that of the processor where it runs."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        vocab: int,
+        rng: np.random.Generator,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.engine, self.vocab, self.rng, self.clock = engine, vocab, rng, clock
+
+    def visit(self, cell: Cell) -> dict[str, float]:
+        """One measurement of the cell, as a row of a steps file plus the host's clock, `wall_ms`.
+
+        The mean over a visit's steps, since a run takes the sum of its steps; the fit takes the median over
+        visits.
+        """
+        times = {"decode": self._decode, "prefill": self._prefill, "mixed": self._mixed}[cell.kind](cell)
+        self.engine.release()
+        # The timed steps of a decode visit follow one that warms up.
+        context = cell.context + (1 + STEPS_PER_VISIT // 2 if cell.kind == "decode" else 0)
+        return {
+            "num_decode": cell.rows,
+            "decode_context_tokens": cell.rows * context,
+            "num_prefill": cell.chunks,
+            "prefill_tokens": cell.prefill_tokens,
+            "prefill_attention": cell.prefill_attention,
+            "step_ms": fmean(t.device_s for t in times) * 1e3,
+            "wall_ms": fmean(t.wall_s for t in times) * 1e3,
+        }
+
+    def host_s(self, max_rows: int) -> float:
+        """What a decode step costs beyond its time on the device, in the executor's own loop (median)."""
+        gaps = []
+        room = self.engine.capacity_tokens // (HOST_CONTEXT + HOST_STEPS + HEADROOM_TOKENS)
+        for rows in [r for r in HOST_ROWS if r <= min(max_rows, room)] * 3:
+            self._prime(rows, HOST_CONTEXT)
+            begin = time.perf_counter()
+            for _ in range(HOST_STEPS):
+                self.engine.decode()
+            each = (time.perf_counter() - begin) / HOST_STEPS
+            self._prime(rows, HOST_CONTEXT)
+            alone = median(self._timed(self.engine.decode).device_s for _ in range(HOST_STEPS))
+            gaps.append(each - alone)
+        self.engine.release()
+        # On the CPU both are the same clock, and their difference is noise around nothing.
+        return max(0.0, median(gaps)) if gaps and self.engine.device.type == "cuda" else 0.0
+
+    def _timed(self, function: Callable[[], object]) -> Time:
+        return timed(self.engine.device, function, self.clock)
+
+    def _prime(self, rows: int, context: int) -> None:
+        self.engine.prime(rows, context)
+        self.engine.decode()
+
+    def _decode(self, cell: Cell) -> list[Time]:
+        self._prime(cell.rows, cell.context)
+        return [self._timed(self.engine.decode) for _ in range(STEPS_PER_VISIT)]
+
+    def _prefill(self, cell: Cell) -> list[Time]:
+        prompts = self._prompts(cell)
+        return [self._timed(lambda: self.engine.prefill(prompts, 2))]
+
+    def _prompts(self, cell: Cell) -> Sequence[Sequence[int]]:
+        """Prompts of one length where padding is not computed; else, as in real batches, some are shorter."""
+        lengths = [
+            cell.chunk_tokens - (0 if self.engine.ragged_prefill else k % max(1, cell.chunk_tokens // 2))
+            for k in range(cell.chunks)
+        ]
+        return [self._ids(n) for n in lengths]
+
+    def _ids(self, count: int) -> list[int]:
+        ids: list[int] = self.rng.integers(FIRST_ORDINARY_TOKEN, self.vocab, count).tolist()
+        return ids
+
+    def _mixed(self, cell: Cell) -> list[Time]:
+        engine: Any = self.engine
+        keys, chunk_key = engine.prime_mixed(cell.rows, cell.context, cell.history, cell.chunk_tokens)
+        parts = [Part(key, self._ids(1), True) for key in keys]
+        parts.append(Part(chunk_key, self._ids(cell.chunk_tokens), True))
+        took = self._timed(lambda: engine.iterate(parts))
+        engine.evict(chunk_key)
+        return [took]
+
+
+def warm(meter: Meter, cells: Sequence[Cell]) -> None:
+    """Visit each cell once, unrecorded, so that compilation, capture and allocation are not measured."""
+    for cell in sorted(cells, reverse=True):  # the largest first: smaller graphs then fit the pool it grew
+        meter.visit(cell)
+
+
+def order(cells: Sequence[Cell], seed: int) -> Iterator[Cell]:
+    """All cells, over and over, each time in a random order of its own.
+
+    So a drift of the machine does not pose as an effect of a size.
+    """
+    rng = np.random.default_rng(seed)
+    while True:
+        yield from (cells[k] for k in rng.permutation(len(cells)))

@@ -1,0 +1,1 @@
+"""Run token sequences on a model; know nothing of schedulers."""

@@ -1,0 +1,1 @@
+"""Carries out Work in wall-clock time on an engine."""

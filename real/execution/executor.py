@@ -1,0 +1,300 @@
+"""Carries out a scheduler's work on a real model, in wall-clock time: the counterpart of
+`sim.execution.replica`.
+
+This module alone (with its data) knows the true lengths: a row stops at its trace's length, whatever the
+model says, or, where the model may decide, at its end token. It knows nothing of how a scheduler decides.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import cast
+
+import torch
+
+from sim.request import Request
+from sim.results.ledger import BatchRecord, Ledger
+from sim.work import Drop, Iterations, Outcome, PaddedBatch, Perceive, Scheduler, SchedulingError, Work
+
+from ..engines.engine import Engine, OutOfDeviceMemory, StepwiseEngine
+from ..lengths.prompts import with_question
+from .arrivals import WallArrivals
+from .iterations import Sequences
+from .job import Job
+from .ramp import ramp
+
+
+class Executor:
+    """One accelerator at work: asks the scheduler, runs the model, writes the ledger, reports the outcome.
+
+    After `run`, `answers` holds the tokens of every finished request, `output_tokens` their numbers, `heard`
+    what the model said when it was asked for a length, and `incidents` one line for every time that memory
+    ran out.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        scheduler: Scheduler,
+        job: Job,
+        ledger: Ledger,
+        clock: Callable[[], float] = time.perf_counter,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.engine, self.scheduler, self.job, self.ledger = engine, scheduler, job, ledger
+        self.clock, self.sleep = clock, sleep
+        self.output_tokens = list(job.output_tokens)
+        self.answers: dict[int, list[int]] = {}
+        self.heard: dict[int, list[int]] = {}
+        self.incidents: list[str] = []
+        self.arrivals = WallArrivals(job.requests, ledger, job.max_concurrency, self._submit)
+        self.start: float | None = None
+        self.sequences = None
+        if hasattr(engine, "iterate"):
+            self.sequences = Sequences(
+                cast(StepwiseEngine, engine), job.prompts, self.output_tokens, job.eos_tokens, ledger
+            )
+
+    def now(self) -> float:
+        """Seconds since the run began."""
+        return self.clock() - (self.start or 0.0)
+
+    def run(self) -> None:
+        """Work until every request has ended; SchedulingError where the scheduler leaves some behind."""
+        while self.step():
+            pass
+
+    def step(self) -> bool:
+        """Carry out one Work, or wait for one; False where there is nothing left to do."""
+        if self.start is None:
+            self.start = self.clock()
+        now = self.now()
+        self.arrivals.release(now)
+        work = self.scheduler.next_work(now)
+        if work is not None:
+            outcome = self._carry_out(work)
+            self.scheduler.record(work, outcome, self.now())
+            return True
+        if self._wait():
+            return True
+        self.ledger.replicas[0].kv_peak_tokens = getattr(self.scheduler, "kv_peak_tokens", 0)
+        lost = [r.id for r in self.job.requests if not self.ledger.ended(r.id)]
+        if lost:
+            raise SchedulingError(
+                f"{type(self.scheduler).__name__} left {len(lost)} requests unserved: {lost[:5]}"
+            )
+        return False
+
+    def _submit(self, request: Request) -> None:
+        self.scheduler.submit(request, self.now())
+
+    def _wait(self) -> bool:
+        """Sleep until an arrival or until the scheduler wants to be asked; False where neither will come."""
+        times = [t for t in (self.arrivals.next_s, self.scheduler.wake_at) if t is not None]
+        if not times:
+            return False
+        self.sleep(max(0.0, min(times) - self.now()))
+        return True
+
+    def _carry_out(self, work: Work) -> Outcome:
+        if isinstance(work, PaddedBatch):
+            return self._padded_batch(work)
+        if isinstance(work, Perceive):
+            return self._perceive(work)
+        if isinstance(work, Drop):
+            return self._drop(work)
+        if isinstance(work, Iterations):
+            return self._iterations(work)
+        raise SchedulingError(
+            f"{type(self.scheduler).__name__}: {type(work).__name__} is no work of this executor"
+        )
+
+    def _padded_batch(self, work: PaddedBatch) -> Outcome:
+        """Run the batch; where the device runs out of memory, its halves, one after the other."""
+        for request in work.requests:
+            self._check_not_ended(request, "run again")
+        try:
+            record, rows = self._run_rows(work)
+        except torch.OutOfMemoryError as error:
+            return self._in_halves(work, error)
+        self._learn_ends(work.requests, rows)
+        ledger, iterations, batch = self.ledger, record.iterations, len(self.ledger.batches)
+        ledger.batches.append(record)
+        finished, unfinished = [], []
+        for request, row in zip(work.requests, rows, strict=True):
+            i = request.id
+            if not ledger.attempts[i]:
+                ledger.scheduled_s[i] = record.start_s
+            ledger.attempts[i] += 1
+            if self.output_tokens[i] <= iterations:
+                finished.append(request)
+                self.answers[i] = row[: self.output_tokens[i]]
+                ledger.first_token_s[i], ledger.finish_s[i] = record.prefill_end_s, record.end_s
+                ledger.row_length[i], ledger.final_batch[i] = iterations, batch
+                ledger.replica[i] = 0
+                if request.predicted_tokens is not None:
+                    ledger.predicted[i] = request.predicted_tokens
+            else:
+                unfinished.append(request)
+                ledger.failed_tokens[i] += iterations
+        self.arrivals.ended(len(finished), record.end_s)
+        return Outcome(iterations, finished, unfinished)
+
+    def _run_rows(self, work: PaddedBatch) -> tuple[BatchRecord, list[list[int]]]:
+        """Prefill, then decode until every row has ended or the limit is reached; the tokens by row."""
+        ids = tuple([r.id for r in work.requests])
+        prompts = [self.job.prompts[i] for i in ids]
+        longest = max(map(len, prompts))
+        start_s = self.now()
+        steps = [self.engine.prefill(prompts, work.token_limit)]
+        times = [self.now()]
+        most, eos, ended = max(self.output_tokens[i] for i in ids), self.job.eos_tokens, set[int]()
+        while len(steps) < min(most, work.token_limit):
+            if eos:
+                ended |= {row for row, token in enumerate(steps[-1]) if token in eos}
+                if all(r in ended or self.output_tokens[i] <= len(steps) for r, i in enumerate(ids)):
+                    break
+            steps.append(self.engine.decode())
+            times.append(self.now())
+        self.engine.release()
+        first_step_s, slope_s = ramp([b - a for a, b in pairwise(times)])
+        record = BatchRecord(
+            "PaddedBatch",
+            ids,
+            work.token_limit,
+            len(steps),
+            start_s,
+            times[0],
+            times[-1],
+            longest,
+            first_step_s,
+            slope_s,
+            len(ids) * (longest + work.token_limit),
+        )
+        return record, [list(row) for row in zip(*steps, strict=True)]
+
+    def _learn_ends(self, requests: Sequence[Request], rows: Sequence[Sequence[int]]) -> None:
+        """Where the model decides, its end token sets the length of the answer."""
+        eos = self.job.eos_tokens
+        for request, row in zip(requests, rows, strict=True):
+            end = next((k for k, token in enumerate(row, start=1) if token in eos), None)
+            if end is not None:
+                self.output_tokens[request.id] = min(self.output_tokens[request.id], end)
+
+    def _in_halves(self, work: PaddedBatch, error: torch.OutOfMemoryError) -> Outcome:
+        self._recover(f"a padded batch of {len(work.requests)} rows, limit {work.token_limit}", error)
+        if len(work.requests) == 1:
+            return self._give_up(work.requests[0])
+        middle = len(work.requests) // 2
+        parts = [
+            self._padded_batch(PaddedBatch(rows, work.token_limit))
+            for rows in (work.requests[:middle], work.requests[middle:])
+        ]
+        return Outcome(
+            sum(part.iterations for part in parts),
+            [r for part in parts for r in part.finished],
+            [r for part in parts for r in part.unfinished],
+        )
+
+    def _give_up(self, request: Request) -> Outcome:
+        """Not even alone does it fit: it ends here, and to the scheduler it is finished."""
+        now = self.now()
+        self.ledger.reason[request.id] = "rejected: the device ran out of memory running it alone"
+        self.ledger.batches.append(BatchRecord("Drop", (request.id,), 0, 0, now, now, now))
+        self.arrivals.ended(1, now)
+        return Outcome(0, [request])
+
+    def _recover(self, what: str, error: torch.OutOfMemoryError) -> None:
+        """Note that memory ran out, and hand what the attempt took back to the device."""
+        self.incidents.append(
+            f"out of memory in {what}: {str(error).splitlines()[0] if str(error) else 'no detail'}"
+        )
+        self.engine.release()
+        if self.engine.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _perceive(self, work: Perceive) -> Outcome:
+        """Prefill the prompts with the question, then decode the answer.
+
+        What is told comes from the job, which holds one answer of the model for all runs; `heard` keeps this
+        one.
+        """
+        answer = self.job.perception.answer_tokens
+        ids = tuple([r.id for r in work.requests])
+        told = [self.job.predictions[i] for i in ids]
+        start_s = self.now()
+        if not answer and not self.job.perception.question_tokens:
+            self.ledger.batches.append(BatchRecord("Perceive", ids, 0, 0, start_s, start_s, start_s))
+            return Outcome(predictions=told)
+        question, turn = self.job.question, self.job.turn_tokens
+        prompts = [with_question(self.job.prompts[i], question, turn) for i in ids]
+        longest = max(map(len, prompts))
+        try:
+            with self.job.asking(self.engine):
+                steps = [self.engine.prefill(prompts, answer)]
+                prefill_end_s = self.now()
+                steps += [self.engine.decode() for _ in range(answer)]
+        except torch.OutOfMemoryError as error:
+            return self._perceive_halves(work, error)
+        end_s = self.now()
+        self.engine.release()
+        self.heard.update(zip(ids, ([*row] for row in zip(*steps[:answer], strict=True)), strict=False))
+        kv_tokens = len(ids) * (longest + answer)
+        self.ledger.batches.append(
+            BatchRecord(
+                "Perceive",
+                ids,
+                answer,
+                answer + 1,
+                start_s,
+                prefill_end_s,
+                end_s,
+                longest,
+                kv_tokens=kv_tokens,
+            )
+        )
+        return Outcome(answer + 1, predictions=told)
+
+    def _perceive_halves(self, work: Perceive, error: torch.OutOfMemoryError) -> Outcome:
+        rows, middle = work.requests, len(work.requests) // 2
+        self._recover(f"a Perceive of {len(rows)} rows", error)
+        if len(rows) == 1:
+            raise OutOfDeviceMemory(
+                f"asking for the length of request {rows[0].id} alone: the device ran out of memory"
+            ) from error
+        parts = [self._perceive(Perceive(half)) for half in (rows[:middle], rows[middle:])]
+        return Outcome(
+            sum(part.iterations for part in parts),
+            predictions=[p for part in parts for p in part.predictions],
+        )
+
+    def _drop(self, work: Drop) -> Outcome:
+        now = self.now()
+        for request in work.requests:
+            self._check_not_ended(request, "dropped")
+            self.ledger.reason[request.id] = work.reason
+            if request.predicted_tokens is not None:
+                self.ledger.predicted[request.id] = request.predicted_tokens
+        self.ledger.batches.append(
+            BatchRecord("Drop", tuple([r.id for r in work.requests]), 0, 0, now, now, now)
+        )
+        self.arrivals.ended(len(work.requests), now)
+        return Outcome()
+
+    def _iterations(self, work: Iterations) -> Outcome:
+        """Continuous batching, on an engine that can mix prefill and decode."""
+        if self.sequences is None:
+            raise SchedulingError(
+                f"engine {self.engine.name} runs padded batches only; continuous batching needs cuda-graphs"
+            )
+        outcome = self.sequences.carry_out(work, self.now, self.arrivals.is_due)
+        for request in outcome.finished:
+            self.answers[request.id] = self.sequences.generated[request.id]
+        self.arrivals.ended(len(outcome.finished), self.now())
+        return outcome
+
+    def _check_not_ended(self, request: Request, what: str) -> None:
+        if self.ledger.ended(request.id):
+            raise SchedulingError(f"request {request.id} was {what} after it had ended")

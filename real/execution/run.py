@@ -1,0 +1,167 @@
+"""One run of one policy on a real model: `run(scenario, policy, engine, …)`, like `Scenario.run`.
+
+Takes the same scenario as the simulator, so that requests, arrivals and predictions are the same.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from sim.execution.padded_batch import PerceptionCost
+from sim.perception.predictors import QUESTION_TOKENS, perceive
+from sim.results.ledger import Ledger, ReplicaUse
+from sim.results.metrics import Result, make_result
+from sim.scenario.policies import make_scheduler
+from sim.scenario.scenario import Scenario, predictions_of, stream
+from traces.errors import InputError
+
+from ..engines.arena import ArenaEngine
+from ..engines.eager import EagerEngine
+from ..engines.engine import ENGINES, Engine, KvOvercommitted
+from ..engines.model import LoadedModel
+from ..lengths.asking import Asking
+from ..lengths.prompts import Prompts, question
+from .clocks import Clock, Stopwatch
+from .executor import Executor
+from .job import Job
+
+
+class Measured(NamedTuple):
+    """A real run: its result, the answers by request id, their lengths, and what went wrong on the way."""
+
+    result: Result
+    answers: dict[int, list[int]]
+    output_tokens: list[int]
+    incidents: list[str]
+
+
+def make_engine(
+    name: str, loaded: LoadedModel, capacity_tokens: int, *, compile_layers: bool = False
+) -> Engine:
+    """The engine of that name with the whole KV capacity allocated; InputError for another name."""
+    if name == EagerEngine.name:
+        return EagerEngine(loaded, capacity_tokens)
+    if name == ArenaEngine.name:
+        return ArenaEngine(loaded, capacity_tokens, compile_layers=compile_layers)
+    raise InputError(f"engine: {name!r} is not one of {', '.join(ENGINES)}")
+
+
+class RealRun:
+    """A scenario's trace served under `policy` on an engine, in real time, a Work at a time.
+
+    `prompts`: token ids by request id, as long as the trace says. `lengths`: answers stop at the trace's
+    lengths, or where the model ends them. `clock` gives seconds; any but the wall's serves only where nothing
+    waits for an arrival. `asking`: how the model was asked for what the scenario's predictor says, so that it
+    is asked again in the same way. Raises KvOvercommitted where the scenario counts on more KV memory than
+    the engine has.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        policy: str,
+        engine: Engine,
+        loaded: LoadedModel,
+        prompts: Prompts,
+        lengths: Literal["trace", "model"] = "trace",
+        clock: Clock = time.perf_counter,
+        asking: Asking | None = None,
+    ) -> None:
+        trace, capacity = scenario.trace, scenario.limits.kv_tokens
+        if capacity > engine.capacity_tokens:
+            raise KvOvercommitted(
+                f"{engine.name}: the scheduler counts on {capacity} KV tokens, "
+                f"{engine.capacity_tokens} are allocated"
+            )
+        self.scenario, self.policy, self.stopwatch = scenario, policy, Stopwatch(clock)
+        self.ran = f"{engine.name} on {loaded.label}"
+        scheduler = make_scheduler(policy, scenario.limits)
+        quantile = getattr(scheduler, "upper_quantile", None)
+        said = perceive(scenario.predictor, trace, stream(scenario.seed, "perception"), quantile)
+        requests = list(scenario.requests(said))
+        free = lengths == "model"
+        self.asking = asking
+        rng = np.random.default_rng(scenario.seed)
+        job = Job(
+            requests=requests,
+            prompts=prompts,
+            output_tokens=[r.max_new_tokens for r in requests] if free else trace.output_tokens.tolist(),
+            predictions=predictions_of(said),
+            question=asking.question
+            if asking
+            else question(loaded.tokenizer, said.cost[0] or QUESTION_TOKENS, loaded.shape.vocab, rng),
+            perception=PerceptionCost(*said.cost) if said.charged else PerceptionCost(),
+            eos_tokens=loaded.eos_tokens if free else frozenset(),
+            max_concurrency=scenario.max_concurrency,
+            turn_tokens=asking.turn_tokens if asking else 0,
+            asking=asking.awake if asking else nullcontext,
+        )
+        self.ledger = Ledger(
+            len(requests),
+            [r.arrival_s for r in sorted(requests, key=lambda r: r.id)],
+            log=True,
+            replicas=[ReplicaUse(self.ran, capacity)],
+        )
+        self.executor = Executor(engine, scheduler, job, self.ledger, clock=self.stopwatch)
+
+    def step(self) -> bool:
+        """One Work, on the run's own stopwatch; False where the run is over."""
+        with self.stopwatch.running():
+            return self.executor.step()
+
+    def measured(self) -> Measured:
+        """What came of it, once it is over."""
+        scenario, trace, executor = self.scenario, self.scenario.trace, self.executor
+        result = make_result(
+            self.ledger,
+            request_id=trace.request_id,
+            prompt_tokens=trace.prompt_tokens,
+            output_tokens=np.asarray(executor.output_tokens, dtype=np.int64),
+            priority=trace.priority,
+            labels={
+                "policy": self.policy,
+                **scenario.labels,
+                "profile": self.ran,
+                "provenance": "real run",
+            },
+            goodput_ms=scenario.goodput_ms,
+        )
+        incidents = list(executor.incidents)
+        if executor.sequences is not None:
+            incidents += executor.sequences.incidents
+            if again := executor.sequences.recomputed_tokens:
+                incidents.append(f"{again} tokens computed again that the scheduler counted as cached")
+        if self.asking is not None and (others := self._said_otherwise()):
+            incidents.append(
+                f"{others} of {len(executor.heard)} requests: asked in another batch, the model stated "
+                "another length than the one that was kept for all runs"
+            )
+        return Measured(result, executor.answers, executor.output_tokens, incidents)
+
+    def _said_otherwise(self) -> int:
+        """How many answers heard in this run state another length than those collected before it."""
+        assert self.asking is not None
+        told, most = self.executor.job.predictions, self.scenario.max_new_tokens
+        stated = {i: self.asking.read(row) for i, row in self.executor.heard.items()}
+        return sum(n is not None and min(n, most) != told[i].tokens for i, n in stated.items())
+
+
+def run(
+    scenario: Scenario,
+    policy: str,
+    engine: Engine,
+    loaded: LoadedModel,
+    prompts: Prompts,
+    *,
+    lengths: Literal["trace", "model"] = "trace",
+    asking: Asking | None = None,
+) -> Measured:
+    """One real run from beginning to end; see `RealRun`."""
+    under_way = RealRun(scenario, policy, engine, loaded, prompts, lengths, asking=asking)
+    while under_way.step():
+        pass
+    return under_way.measured()

@@ -1,0 +1,151 @@
+"""Asks a model how long its answers will be, and reads what it says; knows nothing of schedulers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+
+from ..engines.engine import Engine
+from .adapter import Adapter
+from .prompts import Prompts, with_question
+from .read_length import read_length
+
+SLOWDOWN_TURNS = 5
+
+ASK_AT_ONCE = 128
+"""Requests in a batch of questions (the paper's setting)."""
+
+
+class Heard(NamedTuple):
+    """What came back: by request an answer's tokens and the length it states or None, and the time taken."""
+
+    rows: list[list[int]]
+    stated: list[int | None]
+    seconds: float
+    num_batches: int
+
+
+@dataclass(frozen=True)
+class Asking:
+    """One way of asking: `question` goes into every prompt, `turn_tokens` before its end."""
+
+    question: Sequence[int]
+    turn_tokens: int
+    answer_tokens: int
+    tokenizer: Any
+    eos_tokens: frozenset[int]
+    adapter: Adapter | None
+
+    @contextmanager
+    def awake(self, engine: Engine) -> Iterator[None]:
+        """Inside the block the adapter takes part, on an engine whose graphs would run without it."""
+        if self.adapter is None:
+            yield
+            return
+        without_graphs: Callable[[], Any] = getattr(engine, "without_graphs", nullcontext)
+        with self.adapter.awake(), without_graphs():
+            yield
+
+    def asked(self, prompt: Sequence[int]) -> list[int]:
+        """The prompt with the question."""
+        return with_question(prompt, self.question, self.turn_tokens)
+
+    def text(self, row: Sequence[int]) -> str:
+        """What these tokens say, up to an end token; empty where nothing can read them."""
+        if self.tokenizer is None:
+            return ""
+        end = next((k for k, token in enumerate(row) if token in self.eos_tokens), len(row))
+        text: str = self.tokenizer.decode(list(row[:end]), skip_special_tokens=True)
+        return text
+
+    def read(self, row: Sequence[int]) -> int | None:
+        """The length that an answer states; None where it states none."""
+        return read_length(self.text(row), is_cut=not self.eos_tokens.intersection(row))
+
+    def collect(
+        self,
+        engine: Engine,
+        prompts: Prompts,
+        batch_size: int = ASK_AT_ONCE,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> Heard:
+        """Ask about all prompts, in order, in batches as large as memory allows.
+
+        A prompt too long for the whole KV cache is not asked about.
+        """
+        rows: list[list[int]] = [[] for _ in prompts]
+        seconds, batches = 0.0, list(self.batches(engine, prompts, batch_size))
+        num_batches = 0
+        with torch.no_grad(), self.awake(engine):
+            while batches:
+                batch = batches.pop(0)
+                begin = clock()
+                try:
+                    answers = self.answers(engine, [self.asked(prompts[i]) for i in batch])
+                except torch.OutOfMemoryError:
+                    engine.release()
+                    if len(batch) == 1:
+                        raise
+                    batches[:0] = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+                    continue
+                seconds += clock() - begin
+                num_batches += 1
+                for i, answer in zip(batch, answers, strict=True):
+                    rows[i] = answer
+        return Heard(rows, [self.read(row) for row in rows], seconds, num_batches)
+
+    def slowdown(
+        self, engine: Engine, prompts: Prompts, clock: Callable[[], float] = time.perf_counter
+    ) -> float:
+        """How much longer the passes take with the adapter awake than asleep; 1 without one.
+
+        The median over several turns of one batch, the two in alternation.
+        """
+        batch = next(self.batches(engine, prompts, ASK_AT_ONCE), None)
+        if self.adapter is None or batch is None:
+            return 1.0
+        asked = [self.asked(prompts[i]) for i in batch]
+        asleep = replace(self, adapter=None)
+        ratios = []
+        with torch.no_grad():
+            for _ in range(SLOWDOWN_TURNS):
+                times = []
+                for way in (self, asleep):
+                    with way.awake(engine):
+                        begin = clock()
+                        self.answers(engine, asked)
+                        times.append(clock() - begin)
+                ratios.append(times[0] / times[1])
+        return median(ratios)
+
+    def batches(
+        self, engine: Engine, prompts: Prompts, batch_size: int, more: Sequence[int] | None = None
+    ) -> Iterator[list[int]]:
+        """Consecutive requests that fit the KV cache together; `more`: tokens each may generate."""
+        batch: list[int] = []
+        longest = most = 0
+        for i, prompt in enumerate(prompts):
+            length, limit = len(prompt) + len(self.question), more[i] if more else self.answer_tokens
+            if length + limit > engine.capacity_tokens:
+                continue
+            size = (len(batch) + 1) * (max(longest, length) + max(most, limit))
+            if batch and (len(batch) == batch_size or size > engine.capacity_tokens):
+                yield batch
+                batch, longest, most = [], 0, 0
+            batch.append(i)
+            longest, most = max(longest, length), max(most, limit)
+        if batch:
+            yield batch
+
+    def answers(self, engine: Engine, asked: Sequence[Sequence[int]]) -> list[list[int]]:
+        """The answers of one batch, computed as the executor computes them and the simulator charges them."""
+        steps = [engine.prefill(asked, self.answer_tokens)]
+        steps += [engine.decode() for _ in range(self.answer_tokens)]
+        engine.release()
+        return [list(row) for row in zip(*steps[: self.answer_tokens], strict=True)]

@@ -1,0 +1,99 @@
+"""Perception in advance: the model states a length in its first line, then answers, in one generation.
+
+Knows nothing of schedulers: they ask for the length alone, and run the answer later.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+
+from ..engines.engine import Engine
+from .asking import Asking, Heard
+from .prompts import Prompts
+from .read_length import read_length
+
+BATCH = 16
+"""Rows of a batch: these are whole answers (the paper's setting)."""
+
+LINE_CHARACTERS = 100
+"""A first line that is longer is no statement; what stands at its beginning may be one."""
+
+
+class InAdvance(NamedTuple):
+    """What was heard, how long the answer behind each statement was, and what the statements cost.
+
+    `answered`: tokens generated after the first line, None where nothing came after one. `added_seconds`: the
+    longer prefill, and the decode steps granted to the statements.
+    """
+
+    heard: Heard
+    answered: list[int | None]
+    added_seconds: float
+
+
+def generate(
+    asking: Asking,
+    engine: Engine,
+    prompts: Prompts,
+    answer_tokens: Sequence[int],
+    *,
+    may_end: bool,
+    batch_size: int = BATCH,
+    clock: Callable[[], float] = time.perf_counter,
+) -> InAdvance:
+    """State and answer, for all prompts in order.
+
+    Every row gets the steps granted to a statement and, beyond, `answer_tokens` of its own: all of them, or
+    until its end token where it `may_end`. Raises torch.OutOfMemoryError where a batch does not fit the
+    device.
+    """
+    limits = [asking.answer_tokens + most for most in answer_tokens]
+    rows: list[list[int]] = [[] for _ in prompts]
+    seconds = added = 0.0
+    num_batches = 0
+    with torch.no_grad(), asking.awake(engine):
+        for batch in asking.batches(engine, prompts, batch_size, limits):
+            limit = max(limits[i] for i in batch)
+            plain = clock()
+            engine.prefill([prompts[i] for i in batch], limit)
+            plain = clock() - plain
+            engine.release()
+            begin = clock()
+            steps = [engine.prefill([asking.asked(prompts[i]) for i in batch], limit)]
+            added += clock() - begin - plain
+            ended = [False] * len(batch)
+            while True:
+                for row, token in enumerate(steps[-1]):
+                    over = len(steps) >= limits[batch[row]]
+                    ended[row] |= over or (may_end and token in asking.eos_tokens)
+                if all(ended):
+                    break
+                before = clock()
+                steps.append(engine.decode())
+                if len(steps) <= asking.answer_tokens + 1:
+                    added += clock() - before
+            seconds += clock() - begin
+            engine.release()
+            num_batches += 1
+            for i, said in zip(batch, zip(*steps, strict=True), strict=True):
+                rows[i] = list(said[: limits[i]])
+    parts = [split(asking, row) for row in rows]
+    heard = Heard(rows, [stated for stated, _ in parts], seconds, num_batches)
+    return InAdvance(heard, [answered for _, answered in parts], added)
+
+
+def split(asking: Asking, row: Sequence[int]) -> tuple[int | None, int | None]:
+    """The length that the first line states, and the tokens that came after that line; None for neither."""
+    end = next((k for k, token in enumerate(row) if token in asking.eos_tokens), len(row))
+    line, newline, _ = asking.text(row).lstrip().partition("\n")
+    is_cut = not newline and end == len(row)
+    stated = read_length(line[:LINE_CHARACTERS], is_cut)
+    if not newline:
+        return stated, None
+    line_tokens = bisect_left(range(end), True, key=lambda k: "\n" in asking.text(row[:k]).lstrip())
+    return stated, end - line_tokens

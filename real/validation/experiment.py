@@ -1,0 +1,131 @@
+"""A validation from its settings to its cases: load, calibrate where needed, run, simulate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from sim.hardware import profile as profiles
+from sim.perception import predictors
+from sim.perception.predictors import ANSWER_TOKENS, QUESTION_TOKENS
+from sim.scenario.policies import make_scheduler
+from sim.scenario.scenario import Scenario, scenario
+from sim.work import Limits
+from traces.errors import InputError
+
+from ..calibration.calibration import Calibration, versions
+from ..calibration.cells import Grid
+from ..engines.engine import Engine
+from ..execution.clocks import PacedClock
+from ..lengths.asker import Asker, asks_the_model, model_predictor
+from ..options import Replay
+from .report import Case
+from .validation import STAND_IN, Validation, put
+
+PASSES = 6
+"""How often every kind of iteration is measured again between the runs, where calibration is on the spot."""
+
+
+def experiment(
+    replay: Replay,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    repeat: int,
+    clock: Literal["wall", "paced"] | None,
+    adapter: Path | None = None,
+    say: Callable[[str], None],
+) -> tuple[list[Case], dict[str, Any]]:
+    """Load, calibrate where needed, run, simulate; the cases, and what ran."""
+    source, settings, seed = replay.source(), replay.settings(), replay.seed
+    given = profiles.load(replay.profile) if replay.profile is not None else None
+    if given is not None and given.engine != replay.engine:
+        raise InputError(f"profile {replay.profile}: its engine is {given.engine}, not {replay.engine}")
+    # Bad settings are refused before the model is loaded; any profile serves for that.
+    first = pairs[0][1]
+    checked = scenario(source, predictor=STAND_IN if asks_the_model(first) else first, **settings)
+    for policy, predictor in pairs:
+        _check(policy, predictor, checked.limits)
+    replay.check(adapter)
+    loaded = replay.load()
+    asker = None
+    if any(asks_the_model(predictor) for _, predictor in pairs):
+        asker = Asker(loaded, adapter, seed)
+        for warning in asker.warnings():
+            say(warning)
+    elif adapter is not None:
+        raise InputError(f"adapter {adapter}: no predictor asks the model (predictors: model)")
+    checked = replace(checked, trace=put(checked.trace, loaded, asker, seed)[0])
+    on_gpu = loaded.device.type == "cuda"
+    at_once = not np.any(checked.trace.arrival_s)
+    # A machine that is calibrated on the spot and waits for nothing can be measured against its own pace.
+    is_paced = clock == "paced" or (
+        clock is None and not on_gpu and at_once and given is None and torch.get_num_threads() == 1
+    )
+    ticks = PacedClock() if is_paced else time.perf_counter
+    made = replay.start(loaded, given)
+    calibration = None
+    if given is None:
+        asked = asker.question_tokens([predictor for _, predictor in pairs]) if asker is not None else 0
+        cells = _grid(checked, made, max(asked, QUESTION_TOKENS)).cells(made.capacity_tokens)
+        calibration = Calibration(made, loaded, cells, seed=seed, clock=ticks)
+    validation = Validation(
+        loaded, made, source, settings, given, calibration, replay.lengths, say, ticks, asker
+    )
+    validation.prepare(pairs)
+    validation.measure(pairs, repeat, warm_ups=int(on_gpu), passes=0 if on_gpu else PASSES)
+    cases = validation.cases(pairs)
+    assert validation.profile is not None
+    about = {
+        "ran": f"{replay.engine} on {loaded.label}",
+        "trace": checked.trace.name,
+        "requests": len(checked.trace),
+        "arrivals": "all at once" if at_once else "over time",
+        "clock": _clock_label(ticks),
+        "lengths": replay.lengths,
+        "repeats": repeat,
+        "seed": seed,
+        "kv_tokens": made.capacity_tokens,
+        "profile": f"{validation.profile.name} ({validation.profile.provenance.kind}, "
+        f"{validation.profile.provenance.date})",
+        "fit_residuals": validation.profile.provenance.residuals,
+        "versions": versions(),
+    }
+    if asker is not None:
+        about["perception"] = asker.reports
+    return cases, about
+
+
+def _clock_label(ticks: Any) -> str:
+    """Which clock the times come from, and how uneven the processor was by it."""
+    spread = getattr(ticks, "spread", None)
+    if spread is None:
+        return "wall"
+    low, high = (1e3 * s for s in spread)
+    return f"processor time at an even pace (meanwhile a fixed beat took {low:.2f} to {high:.2f} ms)"
+
+
+def _grid(checked: Scenario, engine: Engine, question_tokens: int) -> Grid:
+    """As far as the trace can take the engine: padded batches of at most 256 rows."""
+    prompt = int(checked.trace.prompt_tokens.max())
+    rows = min(256, len(checked.trace))
+    return Grid(
+        max_rows=rows,
+        max_context=prompt + max(checked.max_new_tokens, question_tokens + ANSWER_TOKENS),
+        max_prompt=prompt + question_tokens,
+        mixed=hasattr(engine, "iterate"),
+        floor=False,
+    )
+
+
+def _check(policy: str, predictor: str, limits: Limits) -> None:
+    make_scheduler(policy, limits)
+    if asks_the_model(predictor):
+        model_predictor(predictor)
+    else:
+        predictors.predictor(predictor)

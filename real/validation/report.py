@@ -1,0 +1,158 @@
+"""Predicted against measured: errors per figure and per policy, with the measurement's own noise beside them.
+
+Takes Results; runs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, NamedTuple
+
+from sim.results.metrics import Result
+
+METRICS = {
+    "request_throughput": "requests/s",
+    "mean_e2el_ms": "mean E2EL",
+    "median_e2el_ms": "p50 E2EL",
+    "p90_e2el_ms": "p90 E2EL",
+    "p99_e2el_ms": "p99 E2EL",
+    "mean_ttft_ms": "mean TTFT",
+    "median_ttft_ms": "p50 TTFT",
+    "p90_ttft_ms": "p90 TTFT",
+    "p99_ttft_ms": "p99 TTFT",
+    "mean_tpot_ms": "mean TPOT",
+    "median_tpot_ms": "p50 TPOT",
+    "p90_tpot_ms": "p90 TPOT",
+    "p99_tpot_ms": "p99 TPOT",
+    "iterations": "iterations",
+    "average_length": "average length",
+    "kv_peak_fraction": "KV peak",
+}
+"""Summary key -> what a reader calls it."""
+
+
+class Judged(NamedTuple):
+    """One figure: what the simulator said, the median of the real runs, and the fractions by which both err.
+
+    `error` is predicted / measured - 1, `noise` the largest distance of a run from the median of the runs.
+    Both are None where the figure is undefined.
+    """
+
+    predicted: float | None
+    measured: float | None
+    error: float | None
+    noise: float | None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One policy under one predictor: the simulated run, and the real ones of the same requests."""
+
+    policy: str
+    predictor: str
+    predicted: Result
+    measured: tuple[Result, ...]
+    incidents: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """For tables and figures."""
+        return f"{self.policy} ({self.predictor})"
+
+    @property
+    def figures(self) -> dict[str, Judged]:
+        """Every one of `METRICS`."""
+        return {
+            key: judge(self.predicted.summary[key], [m.summary[key] for m in self.measured])
+            for key in METRICS
+        }
+
+    @property
+    def equal_decisions(self) -> int:
+        """How many of the real runs decided exactly as the simulation did."""
+        return sum(m.decisions == self.predicted.decisions for m in self.measured)
+
+    @property
+    def typical(self) -> Result:
+        """The real run whose throughput is nearest to the median."""
+        centre = self.figures["request_throughput"].measured or 0.0
+        return min(self.measured, key=lambda m: abs((m.summary["request_throughput"] or 0.0) - centre))
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of plain values."""
+        return {
+            "policy": self.policy,
+            "predictor": self.predictor,
+            "runs": len(self.measured),
+            "runs_with_equal_decisions": self.equal_decisions,
+            "completed": [m.summary["completed"] for m in self.measured],
+            "failed": [m.summary["failed"] for m in self.measured],
+            "incidents": list(self.incidents),
+            "metrics": {key: judged._asdict() for key, judged in self.figures.items()},
+        }
+
+
+def judge(predicted: float | None, runs: Sequence[float | None]) -> Judged:
+    """One figure against its real runs."""
+    values = [value for value in runs if value is not None]
+    if predicted is None or not values:
+        return Judged(predicted, median(values) if values else None, None, None)
+    centre = median(values)
+    if centre == 0:
+        return Judged(predicted, centre, 0.0 if predicted == 0 else None, None)
+    return Judged(predicted, centre, predicted / centre - 1, max(abs(value / centre - 1) for value in values))
+
+
+def over_tolerance(cases: Sequence[Case], tolerance: float) -> list[str]:
+    """Names of the cases whose throughput errs by more than the fraction `tolerance`, or is undefined."""
+    errors = {case.name: case.figures["request_throughput"].error for case in cases}
+    return [name for name, error in errors.items() if error is None or abs(error) > tolerance]
+
+
+def table(cases: Sequence[Case]) -> list[dict[str, Any]]:
+    """One flat row per case and figure, for a CSV file."""
+    return [
+        {"policy": case.policy, "predictor": case.predictor, "metric": key, **judged._asdict()}
+        for case in cases
+        for key, judged in case.figures.items()
+    ]
+
+
+def percent(fraction: float | None, signed: bool = True) -> str:
+    """A fraction as text; a dash where it is undefined."""
+    if fraction is None:
+        return "–"
+    return f"{100 * fraction:+.1f} %" if signed else f"{100 * fraction:.1f} %"
+
+
+def markdown(cases: Sequence[Case], about: Mapping[str, Any]) -> str:
+    """A page for people: what ran, then a table of errors with the noise of the measurement in brackets."""
+    shown = ("request_throughput", "median_e2el_ms", "p99_e2el_ms", "mean_ttft_ms", "mean_tpot_ms")
+    lines = [f"- {key}: {value}" for key, value in about.items()]
+    heads = [
+        "policy",
+        "predictor",
+        "requests/s predicted",
+        "measured",
+        *(METRICS[k] for k in shown),
+        "decisions",
+    ]
+    lines += ["", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for case in cases:
+        figures = case.figures
+        rate = figures["request_throughput"]
+        cells = [case.policy, case.predictor, _number(rate.predicted), _number(rate.measured)]
+        cells += [f"{percent(figures[k].error)} (±{percent(figures[k].noise, False)})" for k in shown]
+        cells.append(f"{case.equal_decisions} of {len(case.measured)} equal")
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "Errors are predicted / measured - 1; in brackets, the largest distance of a run from the median.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

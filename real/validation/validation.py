@@ -1,0 +1,158 @@
+"""Runs a trace for real and simulates the same: the experiment behind `real/validate.py`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from sim.hardware.profile import Profile
+from sim.hardware.what_if import BLOCK_SIZE
+from sim.scenario.scenario import Scenario, scenario
+from traces.trace import Trace
+
+from ..calibration.calibration import Calibration
+from ..engines.engine import Engine
+from ..engines.model import LoadedModel
+from ..execution.run import Measured, RealRun
+from ..lengths.asker import Asker, asks_the_model
+from ..lengths.conversation import conversation_of
+from ..lengths.prompts import Prompts, prompts_of
+from .report import Case
+
+FIRST_PASSES = 2
+"""Visits to every cell before the first run; the schedulers' limits come from these."""
+
+STAND_IN = "oracle"
+"""Read in place of the predictor `model` until the model has been asked."""
+
+
+def put(trace: Trace, loaded: LoadedModel, asker: Asker | None, seed: int) -> tuple[Trace, Prompts]:
+    """The prompts as the model gets them, and the trace with their lengths; texts where it is to be asked."""
+    if asker is not None:
+        return asker.prompts_of(trace)
+    conversation = conversation_of(loaded.tokenizer, loaded.shape.name)
+    rng = np.random.default_rng(seed)
+    return prompts_of(trace, loaded.tokenizer, loaded.shape.vocab, rng, conversation)
+
+
+@dataclass
+class Validation:
+    """The real runs of several policies, and a calibration that goes on between them where there is one.
+
+    A machine whose speed drifts, such as a shared processor, is so calibrated as it was while it ran.
+    `settings` are those of `sim.simulation.scenario`, predictor and profile aside.
+    """
+
+    loaded: LoadedModel
+    engine: Engine
+    trace: Trace | str
+    settings: Mapping[str, Any]
+    profile: Profile | None
+    calibration: Calibration | None
+    lengths: Literal["trace", "model"] = "trace"
+    say: Callable[[str], None] = print
+    clock: Callable[[], float] = time.perf_counter
+    asker: Asker | None = None
+    prompts: Prompts = ()
+    scenarios: dict[str, Scenario] = field(default_factory=dict)
+    runs: dict[tuple[str, str], list[Measured]] = field(default_factory=dict)
+
+    def prepare(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Calibrate where no profile is given, and read the scenario of every predictor in `pairs`."""
+        if self.calibration is not None:
+            self.say(f"calibrating: {len(self.calibration.cells)} kinds of iteration")
+            while self.calibration.passes < FIRST_PASSES:
+                self.calibration.measure(1)
+            self.profile, _ = self.calibration.fit("calibrated-on-the-spot")
+        assert self.profile is not None
+        blocks = self.engine.capacity_tokens // BLOCK_SIZE
+        for _, predictor in pairs:
+            if predictor not in self.scenarios:
+                asks = self.asker is not None and asks_the_model(predictor)
+                made = scenario(
+                    self.trace,
+                    predictor=STAND_IN if asks else predictor,
+                    profile=self.profile,
+                    kv_blocks=blocks,
+                    **self.settings,
+                )
+                given, self.prompts = put(made.trace, self.loaded, self.asker, made.seed)
+                made = replace(made, trace=given)
+                if self.asker is not None and asks:
+                    made = self.asker.informed(made, predictor, self.engine, self.prompts, self.clock)
+                    self.say(f"asked for all lengths: {predictor}")
+                self.scenarios[predictor] = made
+
+    def measure(self, pairs: Sequence[tuple[str, str]], repeats: int, warm_ups: int, passes: int) -> None:
+        """Run every (policy, predictor) `repeats` times.
+
+        `warm_ups` further rounds come first and are forgotten. `passes`: how often every cell is visited
+        again, in all, a little after each Work.
+        """
+        rng = np.random.default_rng(0)
+        to_visit = passes * len(self.calibration.cells) if self.calibration is not None else 0
+        num_works = repeats * sum(len(self.scenarios[q].run(p, log=True).batches) for p, q in pairs)
+        works = visited = 0
+        for repeat in range(-warm_ups, repeats):
+            started = {pair: self._start(*pair) for pair in pairs}
+            for done in self._in_turns(started, rng):
+                if self.calibration is not None and repeat >= 0:
+                    works += done
+                    due = min(to_visit, works * to_visit // num_works) - visited
+                    self.calibration.measure(due)
+                    visited += due
+            if repeat < 0:
+                continue
+            for pair, run in started.items():
+                self.runs.setdefault(pair, []).append(run.measured())
+            self.say(f"round {repeat + 1} of {repeats} done")
+
+    def _start(self, policy: str, predictor: str) -> RealRun:
+        scenario = self.scenarios[predictor]
+        asking = self.asker.askings.get(predictor) if self.asker is not None else None
+        return RealRun(
+            scenario, policy, self.engine, self.loaded, self.prompts, self.lengths, self.clock, asking
+        )
+
+    def _in_turns(
+        self, started: Mapping[tuple[str, str], RealRun], rng: np.random.Generator
+    ) -> Iterator[int]:
+        """Drive all runs to their end; wherever the engine is empty, yield how many Works went before.
+
+        Where all requests are there from the start and every Work leaves the engine empty, the runs take
+        turns, each on its own stopwatch, so that a drift of the machine falls on all alike. Otherwise one run
+        follows another, in random order.
+        """
+        runs = list(started.values())
+        at_once = not any(np.any(run.scenario.trace.arrival_s) for run in runs)
+        take_turns = at_once and not hasattr(self.engine, "iterate")
+        while runs:
+            k = int(rng.integers(len(runs)))
+            works = 0
+            while goes_on := runs[k].step():
+                works += 1
+                if take_turns:
+                    break
+            yield works
+            if not goes_on:
+                del runs[k]
+
+    def cases(self, pairs: Sequence[tuple[str, str]]) -> list[Case]:
+        """Simulate the same with all that the calibration knows by now, and set it against the runs."""
+        if self.calibration is not None:
+            self.profile, _ = self.calibration.fit("calibrated-on-the-spot")
+        assert self.profile is not None
+        made = []
+        for policy, predictor in pairs:
+            runs = self.runs[policy, predictor]
+            # The scheduler keeps the limits that it had in the real runs.
+            same = replace(self.scenarios[predictor], profile=self.profile)
+            output_tokens = runs[0].output_tokens if self.lengths == "model" else None
+            predicted = same.run(policy, output_tokens=output_tokens, log=True)
+            incidents = tuple(line for measured in runs for line in measured.incidents)
+            made.append(Case(policy, predictor, predicted, tuple(m.result for m in runs), incidents))
+        return made

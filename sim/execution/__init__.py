@@ -1,0 +1,1 @@
+"""Carries out Work in simulated time on one accelerator."""

@@ -1,0 +1,96 @@
+"""Requests that come when they are due; knows nothing of what becomes of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any
+
+import simpy
+
+from ..request import Request
+from ..results.ledger import Ledger
+
+SimProcess = Generator[simpy.Event, Any, None]
+
+Progress = Callable[[int, int], None]
+"""Told now and then how many requests have ended, and how many there are."""
+
+Submit = Callable[[Request, float], None]
+"""Takes a request that has arrived, and the time."""
+
+_NOBODY = Request(-1, math.inf, 0, 0)
+"""Comes after the last request, and never arrives."""
+
+
+class Arrivals:
+    """Hands out requests when they are due, at most `max_concurrency` of them unfinished at a time.
+
+    `requests` come by rising arrival, and are taken one at a time. A request held back by that bound arrives
+    when a place falls free (vLLM's benchmark client does the same).
+    """
+
+    due_s: float
+    """When the next one comes, as far as that is known: infinity where it waits for a place, or none is left.
+    """
+
+    def __init__(
+        self,
+        requests: Iterator[Request],
+        ledger: Ledger,
+        max_concurrency: int | None = None,
+        on_progress: Progress | None = None,
+    ) -> None:
+        self.coming, self.ledger = requests, ledger
+        self.is_bounded = max_concurrency is not None
+        self.room = max_concurrency if max_concurrency is not None else ledger.num_requests
+        self.head = next(self.coming, _NOBODY)
+        self.due_s = self.head.arrival_s
+        self.freed_s = -math.inf
+        self.freed: simpy.Event | None = None
+        self.num_ended, self.on_progress = 0, on_progress
+        self.told_at = self.step = max(1, ledger.num_requests // 200)
+
+    def take(self, now: float, submit: Submit) -> int:
+        """Submit every request due by now, as far as there is room; how many these were."""
+        head, due_s, coming = self.head, self.due_s, self.coming
+        room, freed_s, taken = self.room, self.freed_s, 0
+        while due_s <= now:
+            if head.arrival_s < freed_s:
+                head.arrival_s = self.ledger.arrival_s[head.id] = freed_s
+            submit(head, now)
+            taken += 1
+            head = next(coming, _NOBODY)
+            due_s = head.arrival_s if taken < room else math.inf
+        self.head, self.due_s = head, due_s
+        self.room = room - taken
+        return taken
+
+    def ended(self, replica: object, requests: Sequence[Request], now: float) -> None:
+        """Requests have ended, wherever: their places are free from now on."""
+        if self.is_bounded:
+            self._free_places(len(requests), now)
+        if self.on_progress is not None:
+            self.num_ended += len(requests)
+            if self.num_ended >= self.told_at:
+                self.told_at += self.step
+                self.on_progress(self.num_ended, self.ledger.num_requests)
+
+    def _free_places(self, number: int, now: float) -> None:
+        if self.room == 0 and number:
+            self.freed_s = now
+            self.due_s = max(now, self.head.arrival_s)
+            if self.freed is not None and not self.freed.triggered:
+                self.freed.succeed()
+        self.room += number
+
+    def run(self, env: simpy.Environment, submit: Submit) -> SimProcess:
+        """Submit each request when it is due; where there is no room, when there is."""
+        while self.head is not _NOBODY:
+            if self.due_s <= env.now:
+                self.take(env.now, submit)
+            elif self.due_s < math.inf:
+                yield env.timeout(self.due_s - env.now)
+            else:
+                self.freed = env.event()
+                yield self.freed

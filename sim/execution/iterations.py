@@ -1,0 +1,224 @@
+"""Continuous batching as an executor sees it: who runs, how long, and what a run of many iterations takes.
+
+Knows the true lengths and the step cost; knows nothing of SimPy, queues or memory. An iteration is a tick of
+one global counter; running requests sit in a heap by the tick at which they finish, so that a leap costs
+O(log n).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+
+from ..hardware.step_cost import StepCost
+from ..request import Request
+from ..results.ledger import Ledger, ReplicaUse
+from ..results.token_gaps import FOLD_AT
+from ..work import Iterations, SchedulingError
+
+
+@dataclass(slots=True)
+class Leap:
+    """`iterations` iterations: one that takes `head_s`, then decode-only ones of `first_s + j * slope_s`."""
+
+    iterations: int
+    head_s: float
+    first_s: float = 0.0
+    slope_s: float = 0.0
+
+    def seconds(self, iterations: int) -> float:
+        """How long the first `iterations` of it take (at least 1)."""
+        k = iterations - 1
+        return self.head_s + k * self.first_s + self.slope_s * (k * (k - 1) / 2)
+
+    def iterations_begun(self, seconds: float) -> int:
+        """How many iterations have ended or are in progress so many seconds after its start, at least 1."""
+        rest, last = seconds - self.head_s, self.iterations - 1
+        if rest <= 0 or not last:
+            return 1
+        first, slope = self.first_s, self.slope_s
+        if last * first + slope * (last * (last - 1) / 2) < rest:
+            return self.iterations
+        half = first - slope / 2
+        k = int(2 * rest / (half + math.sqrt(half * half + 2 * slope * rest)))
+        while k > 0 and self.seconds(1 + k) >= seconds:
+            k -= 1
+        while self.seconds(1 + k) < seconds:
+            k += 1
+        return min(1 + k, self.iterations)
+
+    def iterations_ended(self, seconds: float) -> int:
+        """How many iterations are over so many seconds after its start, from none to all."""
+        begun = self.iterations_begun(seconds)
+        return begun if self.seconds(begun) <= seconds else begun - 1
+
+
+class RunningRequests:
+    """The requests in memory and their progress; `output_tokens` is indexed by request id.
+
+    One that decodes has its prompt and all its tokens but the newest in memory, so that its context follows
+    from the tick at which it ends. One whose prompt is being completed counts as if it decoded already: with
+    a token less than its prompt.
+    """
+
+    def __init__(
+        self,
+        cost: StepCost,
+        output_tokens: Sequence[int],
+        ledger: Ledger,
+        use: ReplicaUse | None = None,
+        replica: int = 0,
+    ) -> None:
+        self.cost, self.output_tokens, self.ledger, self.replica = cost, output_tokens, ledger, replica
+        self.use = use or ledger.replicas[replica]
+        # The first iteration in progress gives a token to so many that have decoded before, and to those that
+        # are back from an eviction (ids).
+        self.num_head = 0
+        self.back: list[int] = []
+        self.single = Leap(1, 0.0)  # the commonest leap, used again and again
+        # What decodes, by the tick at which it has its last token: (tick, id, request).
+        self.heap: list[tuple[int, int, Request]] = []
+        self.computed: dict[int, int] = {}  # id -> prompt tokens computed, while its prompt is incomplete
+        self.generated: dict[int, int] = {}  # id -> tokens kept over evictions
+        self.last_token_s: dict[int, float] = {}  # id of what was evicted -> when its last token came
+        self.context_tokens = 0  # summed over what decodes, before the next iteration
+        self.prompt_tokens = 0  # summed over incomplete prompts
+        self.peak_tokens = 0  # in memory at the end of the last leap, before what finished left
+        self.iterated_s = math.nan  # end of the last iteration
+
+    @property
+    def num_decoding(self) -> int:
+        """Requests that get a token in every iteration."""
+        return len(self.heap)
+
+    @property
+    def num_running(self) -> int:
+        """Requests in memory."""
+        return len(self.heap) + len(self.computed)
+
+    def begin(self, work: Iterations, now: float, until_s: float = math.inf) -> Leap:
+        """Carry out evictions, take the chunks in, and say how long it takes up to the first finish, at most
+        up to the iteration in progress at `until_s`. The leap is good until the next one begins.
+        """
+        for request in work.evict:
+            self._evict(request)
+        cost, heap = self.cost, self.heap
+        tick, context = self.use.iterations, self.context_tokens
+        self.num_head = num_head = len(heap)
+        if work.chunks:
+            back = self.back
+            ledger, output_tokens, kept = self.ledger, self.output_tokens, self.generated
+            scheduled_s, first_token_s, dropped = ledger.scheduled_s, ledger.first_token_s, ledger.reason
+            prefill_tokens = attention = 0
+            starting: list[int] = []
+            for chunk in work.chunks:
+                request, num_tokens, history = chunk.request, chunk.num_tokens, chunk.cached
+                i = request.id
+                if (since_s := scheduled_s[i]) == since_s or (dropped and i in dropped):
+                    history += self._resumed(i)
+                else:
+                    scheduled_s[i] = now
+                length = history + num_tokens
+                prefill_tokens += num_tokens
+                attention += num_tokens * (history + length)
+                if not chunk.last:
+                    self.computed[i] = length
+                    self.prompt_tokens += length
+                    continue
+                context += length - 1
+                left = output_tokens[i]
+                if kept and i in kept:
+                    left -= kept.pop(i)
+                    back.append(i)
+                else:
+                    starting.append(i)
+                heappush(heap, (tick + left, i, request))
+            head_s = cost.mixed_s(
+                num_head, self.context_tokens, len(work.chunks), prefill_tokens, attention / 2
+            )
+            head_end_s = now + head_s
+            for i in starting:
+                first_token_s[i] = head_end_s
+            self.context_tokens = context
+        elif heap:
+            head_s = cost.decode_s(num_head, context)
+        else:
+            raise SchedulingError("Iterations with nothing to run")
+        iterations = heap[0][0] - tick if heap else 1
+        if iterations > work.at_most:
+            iterations = work.at_most
+        if iterations > 1 and now + head_s < until_s:
+            num_decode = len(heap)
+            first_s, slope_s = cost.decode_run(num_decode, context + num_decode)
+            leap = Leap(iterations, head_s, first_s, slope_s)
+            if until_s < math.inf:
+                leap.iterations = leap.iterations_begun(until_s - now)
+            return leap
+        if iterations < 1:
+            raise SchedulingError("Iterations of which none is to run")
+        self.single.head_s = head_s
+        return self.single
+
+    def advance(self, leap: Leap, iterations: int, start_s: float, end_s: float) -> list[Request]:
+        """Move on by so many of the leap's iterations; the requests that finish with the last of them."""
+        ledger, heap, use = self.ledger, self.heap, self.use
+        num_decode, head_end_s, gaps = len(heap), start_s + leap.head_s, ledger.gaps
+        steps = gaps.steps
+        if self.num_head:
+            steps += (head_end_s - self.iterated_s, self.num_head)
+        if self.back:
+            for i in self.back:
+                steps += (head_end_s - self.last_token_s.pop(i), 1)
+            self.back.clear()
+        if iterations > 1:
+            gaps.rows += (leap.first_s, leap.slope_s, iterations - 1, num_decode)
+        if len(steps) >= FOLD_AT or len(gaps.rows) >= FOLD_AT:
+            gaps.fold()
+        use.iterations = tick = use.iterations + iterations
+        context = self.context_tokens + num_decode * iterations
+        self.iterated_s = end_s
+        self.peak_tokens = context + self.prompt_tokens
+        use.busy_s += end_s - start_s
+        finished: list[Request] = []
+        while heap and heap[0][0] <= tick:
+            _, i, request = heappop(heap)
+            context -= request.prompt_tokens + self.output_tokens[i] - 1
+            ledger.finish_s[i] = end_s
+            if self.replica:
+                ledger.replica[i] = self.replica
+            finished.append(request)
+        self.context_tokens = context
+        return finished
+
+    def _resumed(self, id: int) -> int:
+        """Tokens that a request which has run before has in memory, no longer counted as an incomplete
+        prompt.
+        """
+        if self.ledger.ended(id):
+            raise SchedulingError(f"request {id} was run again after it had ended")
+        computed = self.computed.pop(id, 0)
+        self.prompt_tokens -= computed
+        return computed
+
+    def abandon(self) -> dict[int, int]:
+        """The accelerator has failed and its memory is lost: id -> tokens that were lost with it."""
+        lost = dict(self.generated) | dict.fromkeys(self.computed, 0)
+        lost |= {i: self.output_tokens[i] - (end - self.use.iterations) for end, i, _ in self.heap}
+        self.__init__(self.cost, self.output_tokens, self.ledger, self.use, self.replica)  # type: ignore[misc]
+        return lost
+
+    def _evict(self, request: Request) -> None:
+        i = request.id
+        self.use.preemptions += 1
+        entry = next((entry for entry in self.heap if entry[1] == i), None)
+        if entry is not None:
+            self.heap.remove(entry)
+            heapify(self.heap)
+            generated = self.output_tokens[i] - (entry[0] - self.use.iterations)
+            self.context_tokens -= request.prompt_tokens + generated - 1
+            self.generated[i] = generated
+            self.last_token_s[i] = self.iterated_s
+        else:
+            self.prompt_tokens -= self.computed.pop(i)

@@ -1,0 +1,338 @@
+"""A SimPy process: one accelerator that carries out its scheduler's work in predicted time.
+
+A padded batch is one event, however many iterations it runs; so is a stretch of continuous batching in which
+nothing can change. This module alone (with `running` and `padded`) knows the true lengths; it knows nothing
+of how a scheduler decides, nor of where requests come from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import simpy
+
+from ..hardware.step_cost import StepCost
+from ..request import Request
+from ..results.ledger import BatchRecord, Ledger
+from ..work import (
+    Drop,
+    Iterations,
+    Outcome,
+    PaddedBatch,
+    Perceive,
+    Prediction,
+    Scheduler,
+    SchedulingError,
+    Work,
+)
+from .arrivals import SimProcess
+from .environment import Environment
+from .iterations import Leap, RunningRequests
+from .padded_batch import FREE, PerceptionCost, batch_record, cut_off, perceive_record, write_down
+
+FAILURE = "failure"
+"""The cause of an interrupt by which the accelerator fails; an arrival interrupts without one."""
+
+
+class Source(Protocol):
+    """Where a replica's requests come from, and who is told what became of them."""
+
+    due_s: float
+    """When the next request comes to the replica, as far as that is known beforehand; else infinity."""
+    is_bounded: bool
+    """Whether clients wait for each other's places, so that every arrival has to be noticed."""
+
+    def release(self, replica: Replica, now: float) -> None:
+        """Submit to the replica what it may have by now; called before each decision."""
+
+    def ended(self, replica: Replica, requests: Sequence[Request], now: float) -> None:
+        """These requests have finished, or were given up."""
+
+
+class Replica:
+    """One accelerator: asks its scheduler for work, lets the time pass that the work takes, reports the
+    outcome.
+
+    `output_tokens` and `predictions` (of what is asked, not known for nothing) are indexed by request id;
+    `ledger` is filled as the run goes, with `number` as the replica's.
+    """
+
+    def __init__(
+        self,
+        env: Environment,
+        scheduler: Scheduler,
+        cost: StepCost,
+        source: Source,
+        ledger: Ledger,
+        *,
+        output_tokens: Sequence[int],
+        predictions: Sequence[Prediction] = (),
+        perception: PerceptionCost = FREE,
+        leap: bool = True,
+        number: int = 0,
+    ) -> None:
+        self.env, self.scheduler, self.cost, self.source, self.ledger = env, scheduler, cost, source, ledger
+        self.output_tokens, self.predictions, self.perception = output_tokens, predictions, perception
+        self.leap, self.number, self.use = leap, number, ledger.replicas[number]
+        self.running = RunningRequests(cost, output_tokens, ledger, self.use, number)
+        self.num_requests = 0  # submitted and not ended
+        self.is_listening = False  # idle, or in iterations that an arrival ends early
+        self.is_leaping = False  # in iterations that could be ended early
+        self.batch: tuple[PaddedBatch | Perceive, BatchRecord] | None = None  # in progress
+        self.iterations: tuple[Iterations, Leap, float] | None = None  # in progress, and since when
+        self.repaired: simpy.Event | None = None  # while it is down
+        self.process = env.process(self.run())
+
+    def submit(self, request: Request, now: float) -> None:
+        """Hand a request that has arrived to the scheduler."""
+        self.num_requests += 1
+        self.scheduler.submit(request, now)
+
+    @property
+    def has_place(self) -> bool:
+        """Whether one more request would start at once, memory aside: it idles, or iterates with a place left
+        and nobody waiting (but to be asked how long the answer will be).
+        """
+        if self.iterations is not None:
+            return bool(getattr(self.scheduler, "has_place", False))
+        return self.is_listening
+
+    def wants(self, request: Request) -> bool:
+        """Whether its scheduler, about to decide, would take the request from a queue that others share."""
+        ask: Callable[[Request], bool] | None = getattr(self.scheduler, "wants", None)
+        return ask(request) if ask is not None else not self.num_requests
+
+    def notice(self, *, surely: bool = False) -> None:
+        """Something was submitted that was not announced: decide anew as soon as that can matter. `surely`
+        also where the iterations are to go on when a request arrives.
+        """
+        if self.is_listening or (surely and self.is_leaping):
+            self.is_listening = self.is_leaping = False
+            self.process.interrupt()
+
+    def run(self) -> SimProcess:
+        """Work, and after a failure wait for the repair, for ever."""
+        env, scheduler, source, running = self.env, self.scheduler, self.source, self.running
+        ledger, use = self.ledger, self.use
+        while True:
+            now = env.now
+            try:
+                while True:
+                    source.release(self, now)
+                    work = scheduler.next_work(now)
+                    if not isinstance(work, Iterations):
+                        outcome = yield from self._carry_out(work)
+                        now = env.now
+                        if work is not None and outcome is not None:
+                            scheduler.record(work, outcome, now)
+                        continue
+                    until_s, listens = work.until_s, work.stop_on_arrival or source.is_bounded
+                    if listens and source.due_s < until_s:
+                        until_s = source.due_s
+                    leap = running.begin(work if self.leap else replace(work, at_most=1), now, until_s)
+                    iterations, start_s = leap.iterations, now
+                    seconds = leap.head_s if iterations == 1 else leap.seconds(iterations)
+                    if env.skip(seconds):
+                        now += seconds
+                    else:
+                        self.iterations = (work, leap, start_s)
+                        self.is_leaping, self.is_listening = iterations > 1, iterations > 1 and listens
+                        try:
+                            yield env.timeout(seconds)
+                            now += seconds
+                        except simpy.Interrupt as signal:
+                            if signal.cause is not None:
+                                raise
+                            iterations = leap.iterations_begun(env.now - start_s)
+                            yield env.timeout(max(0.0, start_s + leap.seconds(iterations) - env.now))
+                            now = env.now
+                        self.is_listening = self.is_leaping = False
+                        self.iterations = None
+                    finished = running.advance(leap, iterations, start_s, now)
+                    if running.peak_tokens > use.kv_capacity_tokens:
+                        raise self._overcommitted()
+                    if ledger.log:
+                        self._note(work, leap, iterations, start_s, len(finished))
+                    if finished:
+                        self.num_requests -= len(finished)
+                        source.ended(self, finished, now)
+                    scheduler.record(work, Outcome(iterations, finished), now)
+            except simpy.Interrupt:
+                assert self.repaired is not None
+                yield self.repaired
+                self.repaired = None
+
+    def _carry_out(self, work: Work | None) -> Generator[simpy.Event, Any, Outcome | None]:
+        """Whatever is not continuous batching; None where there was nothing to do."""
+        if work is None:
+            yield from self._wait(self.scheduler.wake_at)
+            return None
+        if isinstance(work, PaddedBatch):
+            record = batch_record(work, self.cost, self.output_tokens, self.env.now)
+            record = yield from self._run_batch(work, record)
+            outcome = write_down(self.ledger, work, record, self.output_tokens)
+            self._ended(outcome.finished)
+            return outcome
+        if isinstance(work, Perceive):
+            record = perceive_record(work, self.cost, self.perception, self.env.now)
+            record = yield from self._run_batch(work, record)
+            self.ledger.batches.append(record)
+            answers = [self._answer(request) for request in work.requests]
+            for request, answer in zip(work.requests, answers, strict=True):
+                self.ledger.predicted[request.id] = answer.tokens
+            return Outcome(record.iterations, predictions=answers)
+        if isinstance(work, Drop):
+            return self._drop(work)
+        raise SchedulingError(
+            f"{type(self.scheduler).__name__}: {type(work).__name__} is no work of this executor"
+        )
+
+    def _wait(self, wake_at: float | None) -> SimProcess:
+        """Until a request comes, or until the scheduler wants to be asked again."""
+        env, until_s = self.env, self.source.due_s
+        if wake_at is not None:
+            if wake_at <= env.now:
+                raise SchedulingError(f"wake_at ({wake_at}) must be later than now ({env.now})")
+            until_s = min(until_s, wake_at)
+        self.is_listening = True
+        try:
+            yield env.event() if until_s == math.inf else env.timeout(until_s - env.now)
+        except simpy.Interrupt as signal:
+            if signal.cause is not None:
+                raise
+        self.is_listening = False
+
+    def _run_batch(
+        self, work: PaddedBatch | Perceive, record: BatchRecord
+    ) -> Generator[simpy.Event, Any, BatchRecord]:
+        """Let a padded batch pass as one event; its record, ended now."""
+        if record.kv_tokens > self.use.kv_capacity_tokens:
+            raise SchedulingError(
+                f"{type(self.scheduler).__name__}: a {type(work).__name__} of {len(work.requests)} requests "
+                f"reserves {record.kv_tokens} KV tokens, the capacity is {self.use.kv_capacity_tokens}"
+            )
+        waiting = self.num_requests - len(work.requests)
+        self.batch = (work, record._replace(replica=self.number, num_waiting=waiting))
+        yield self.env.timeout(record.end_s - self.env.now)
+        record, self.batch = self.batch[1], None
+        return record._replace(end_s=self.env.now)
+
+    def _overcommitted(self) -> SchedulingError:
+        return SchedulingError(
+            f"{type(self.scheduler).__name__}: {self.running.peak_tokens} KV tokens in use, "
+            f"the capacity is {self.use.kv_capacity_tokens}"
+        )
+
+    def _note(self, work: Iterations, leap: Leap, iterations: int, start_s: float, num_finished: int) -> None:
+        """Write the decision down, if it falls into the time that is logged."""
+        ledger, end_s = self.ledger, self.env.now
+        if not ledger.is_logged(start_s, end_s):
+            return
+        ledger.batches.append(
+            BatchRecord(
+                "Iterations",
+                tuple([chunk.request.id for chunk in work.chunks]),
+                work.at_most,
+                iterations,
+                start_s,
+                min(start_s + leap.head_s, end_s),
+                end_s,
+                0,
+                leap.first_s,
+                leap.slope_s,
+                self.running.peak_tokens,
+                tuple([(chunk.num_tokens, chunk.last) for chunk in work.chunks]),
+                tuple([request.id for request in work.evict]),
+                self.number,
+                self.num_requests - num_finished - self.running.num_running,
+            )
+        )
+
+    def _answer(self, request: Request) -> Prediction:
+        """What the model says; what was known for nothing is said again."""
+        if request.predicted_tokens is not None:
+            return Prediction(request.predicted_tokens, request.predicted_upper_tokens)
+        return self.predictions[request.id]
+
+    def _drop(self, work: Drop) -> Outcome:
+        if not work.reason.startswith(("rejected", "expired")):
+            raise SchedulingError(f"reason: {work.reason!r} must begin with rejected or expired")
+        ledger, now = self.ledger, self.env.now
+        for request in work.requests:
+            if ledger.ended(request.id):
+                raise SchedulingError(f"request {request.id} was dropped after it had ended")
+            ledger.reason[request.id] = work.reason
+        ids = tuple([r.id for r in work.requests])
+        ledger.batches.append(
+            BatchRecord(
+                "Drop",
+                ids,
+                0,
+                0,
+                now,
+                now,
+                now,
+                replica=self.number,
+                num_waiting=self.num_requests - len(ids),
+            )
+        )
+        self._ended(work.requests)
+        return Outcome()
+
+    def _ended(self, requests: Sequence[Request]) -> None:
+        self.num_requests -= len(requests)
+        self.source.ended(self, requests, self.env.now)
+
+    def fail(self) -> list[Request]:
+        """Lose the memory and the work in progress; the requests that were here, for others to serve.
+
+        Their tokens are lost with the memory: they will be computed again from the prompt on.
+        """
+        now, ledger = self.env.now, self.ledger
+        if self.iterations is not None:
+            self._cut_iterations(*self.iterations, now)
+        lost = self.running.abandon()
+        if self.batch is not None:
+            work, record = self.batch
+            record = cut_off(record, now)
+            ledger.batches.append(record)
+            if isinstance(work, PaddedBatch):
+                lost |= dict.fromkeys(record.request_ids, record.iterations)
+                for i in record.request_ids:
+                    if ledger.scheduled_s[i] != ledger.scheduled_s[i]:
+                        ledger.scheduled_s[i] = record.start_s
+        left = self.scheduler.drain(now)
+        for request in left:
+            i = request.id
+            ledger.reroutes[i] = ledger.reroutes.get(i, 0) + 1
+            if i in lost:
+                ledger.attempts[i] += 1
+                ledger.lost_tokens[i] = ledger.lost_tokens.get(i, 0) + lost[i]
+                ledger.first_token_s[i] = math.nan
+        self.num_requests, self.batch, self.iterations = 0, None, None
+        self.is_listening = self.is_leaping = False
+        self.use.failures += 1
+        self.repaired = self.env.event()
+        self.process.interrupt(FAILURE)
+        return left
+
+    def repair(self) -> None:
+        """It is there again, empty."""
+        assert self.repaired is not None
+        self.repaired.succeed()
+
+    def _cut_iterations(self, work: Iterations, leap: Leap, start_s: float, now: float) -> None:
+        """Those iterations that had ended count; the one in progress is lost."""
+        # A failure at the very end takes the last iteration with it: its requests have not been handed back.
+        iterations = min(leap.iterations_ended(now - start_s), leap.iterations - 1)
+        begun_s = start_s
+        if iterations:
+            start_s += leap.seconds(iterations)
+            self.running.advance(leap, iterations, begun_s, start_s)
+            self.scheduler.record(work, Outcome(iterations), now)
+        if self.ledger.log:
+            self._note(work, leap, iterations, begun_s, 0)
+        self.use.busy_s += now - start_s

@@ -1,0 +1,1 @@
+"""Which accelerator serves a request, and what happens when one fails."""

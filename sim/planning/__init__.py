@@ -1,0 +1,1 @@
+"""The fewest replicas, or the highest rate, within an SLO."""

@@ -1,0 +1,1 @@
+"""From names, texts and files to a run that can start."""

@@ -1,0 +1,1 @@
+"""Questions that take many simulations and end in a figure."""

@@ -1,0 +1,148 @@
+"""How far a simulation is off a log of one's own server: the same requests replayed, metric by metric.
+
+A log is a table (CSV, JSON lines, Parquet) with the columns request_id, arrival_s, prompt_tokens,
+output_tokens, ttft_ms, tpot_ms and e2el_ms; tpot_ms of a request with one output token is not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from traces import checks, formats
+from traces.errors import InputError
+from traces.spec import parse
+from traces.tables import open_table
+from traces.trace import FloatArray, IntArray, Trace
+
+from ..results.metrics import Result
+from ..scenario.scenario import scenario
+
+LATENCIES = ("ttft_ms", "tpot_ms", "e2el_ms")
+WORKLOAD = (
+    "num_prompts", "sample_seed", "request_rate", "time_scale", "prompt_scale", "output_scale",
+)  # fmt: skip
+ODD = 0.1
+"""Share by which the parts of a latency may miss the whole, in the median row, before that is said."""
+PERCENTILES = {"median": 50, "p90": 90, "p99": 99}
+
+
+@dataclass(frozen=True)
+class Against:
+    """Measured and predicted figures by summary key, the simulation that predicted them, and notes on what
+    looks odd in the log.
+    """
+
+    measured: Mapping[str, float]
+    predicted: Mapping[str, float]
+    result: Result
+    notes: tuple[str, ...] = ()
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """Predicted over measured, minus 1."""
+        return {key: self.predicted[key] / value - 1 for key, value in self.measured.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: measured, predicted, error by figure, and the whole summary."""
+        return {
+            "measured": dict(self.measured),
+            "predicted": dict(self.predicted),
+            "error": self.errors,
+            "summary": self.result.summary,
+            "notes": list(self.notes),
+        }
+
+
+def read_log(path: str | Path) -> tuple[Trace, dict[str, FloatArray]]:
+    """The requests of a log as a trace, and the latencies measured, in ms, each of shape (n,) in trace order.
+
+    Raises InputError naming file, row, column, value and bound.
+    """
+    table = open_table(path, lambda name: name in (*LATENCIES, "arrival_s"))
+    for column in (*LATENCIES, "arrival_s"):
+        if column not in table.columns:
+            raise InputError(
+                f"{path}: column {column} is missing; a log has arrival_s, {', '.join(LATENCIES)}"
+            )
+    trace = formats.read(path)
+    order = np.argsort(checks.times(table, "arrival_s"), kind="stable")
+    single = np.empty(len(trace), dtype=np.bool_)
+    single[order] = trace.output_tokens == 1
+    unless = {"tpot_ms": single}
+    latency = {column: checks.times(table, column, unless=unless.get(column)) for column in LATENCIES}
+    first, last = latency["ttft_ms"], latency["e2el_ms"]
+    checks.refuse(
+        table,
+        "e2el_ms",
+        last < 0.99 * first - 1,  # logs are rounded
+        lambda i: f"{last[i]:g} is below ttft_ms, {first[i]:g}; are both from the arrival on, in ms?",
+    )
+    return trace, {column: values[order] for column, values in latency.items()}
+
+
+def against(path: str | Path, *, policy: str = "continuous", **settings: Any) -> Against:
+    """Replay the requests of a log under a policy and set the simulated metrics beside the measured ones.
+
+    Under `continuous` iterations are decided one ahead (`async_scheduling=on`), as vLLM's servers do unless
+    told otherwise, if the policy does not say otherwise.
+    `settings` as for `simulate`, without those that would change the workload. Raises InputError for these,
+    for a bad log, and where the simulation does not complete every request.
+    """
+    for name in WORKLOAD:
+        if settings.get(name) is not None:
+            raise InputError(f"{name}: {settings[name]} would change the workload, which is the log's own")
+    trace, latency = read_log(path)
+    result = scenario(trace, **settings).run(_of_a_server(policy))
+    summary = result.summary
+    if summary["failed"]:
+        rejected = result.requests[result.requests.status != "completed"]
+        raise InputError(
+            f"{path}: {summary['failed']} of {len(trace)} requests could not be served in the simulation, "
+            f"such as {rejected.request_id.iloc[0]} ({rejected.reason.iloc[0]})"
+        )
+    assert trace.arrival_s is not None
+    duration = float((trace.arrival_s + latency["e2el_ms"] / 1e3).max() - trace.arrival_s.min())
+    if duration <= 0:
+        raise InputError(f"{path}, e2el_ms: is 0 in every row, so that there is no duration to compare with")
+    several = trace.output_tokens > 1
+    measured = {
+        "request_throughput": len(trace) / duration,
+        "output_throughput": float(trace.output_tokens.sum()) / duration,
+    }
+    for name in LATENCIES:
+        values = latency[name][several] if name == "tpot_ms" else latency[name]
+        if len(values):
+            measured[f"mean_{name}"] = float(values.mean())
+            measured |= {f"{p}_{name}": float(np.percentile(values, q)) for p, q in PERCENTILES.items()}
+    measured = {key: value for key, value in measured.items() if value > 0}
+    predicted = {key: summary[key] for key in measured}
+    return Against(measured, predicted, result, _notes(trace.output_tokens, latency))
+
+
+def _of_a_server(policy: str) -> str:
+    if policy.partition(":")[0].strip() != "continuous":
+        return policy
+    _, options = parse(policy, "policy")
+    if "async_scheduling" in options:
+        return policy
+    return f"{policy}{',' if options else '' if ':' in policy else ':'}async_scheduling=on"
+
+
+def _notes(output_tokens: IntArray, latency: Mapping[str, FloatArray]) -> tuple[str, ...]:
+    """What does not fit together in most rows, so that a unit or a meaning must be another."""
+    several = output_tokens > 1
+    if not several.any():
+        return ()
+    told = (latency["ttft_ms"] + latency["tpot_ms"] * (output_tokens - 1))[several]
+    e2el = latency["e2el_ms"][several]
+    if np.median(np.abs(told - e2el) / np.maximum(e2el, 1e-9)) <= ODD:
+        return ()
+    return (
+        "ttft_ms + tpot_ms x (output_tokens - 1) is not near e2el_ms in most rows: "
+        "all three are in ms, ttft and e2el from the arrival, tpot the mean after the first token",
+    )

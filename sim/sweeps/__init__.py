@@ -1,0 +1,1 @@
+"""Every combination of some lists of settings, simulated into one table."""

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from traces.errors import InputError
+
+pytest.importorskip("torch", reason="the real extra is not installed")
+
+from real import validate as script
+from real.options import Replay
+from real.validation import experiment, figures, report, validation
+from sim.cli import run_script
+
+ROOT = Path(__file__).parents[2]
+TRACE = "lognormal:prompt_median=6,max_prompt_tokens=12,output_median=8,output_sigma=0.6,max_output_tokens=20"
+SMALL = ["--trace", TRACE, "--num-prompts", "8", "--kv-tokens", "1024", "--threads", "1"]
+TWICE = ["--repeat", "2"]
+
+
+def validate(capsys, *arguments):
+    """(exit status, stdout, stderr)"""
+    status = 0
+    try:
+        run_script(script.validate, [*map(str, arguments)])
+    except SystemExit as exit_:
+        status = exit_.code or 0
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """Calibration on the spot with few visits."""
+    monkeypatch.setattr(experiment, "PASSES", 1)
+    monkeypatch.setattr(validation, "FIRST_PASSES", 1)
+
+
+def test_the_whole_command_on_a_small_trace(tmp_path, capsys, brief):
+    arguments = [*SMALL, *TWICE, "--policies", "vanilla;sequence:vbs=memory,fcr=on,bin_width=8"]
+    arguments += ["--predictors", "oracle;noisy:sigma=0.5", "--tolerance", "1000"]
+    status, out, err = validate(
+        capsys, *arguments, "--save-result", tmp_path / "v.json", "--out", tmp_path / "out"
+    )
+    assert status == 0
+    assert "NO GPU HERE" in err
+    said, saved = json.loads(out.splitlines()[-1]), json.loads((tmp_path / "v.json").read_text())
+    assert said["equal_decisions"] is True
+    assert said["clock"].startswith("processor time at an even pace")
+    assert saved["ran"] == "transformers-eager on tiny (random weights), float32, cpu"
+    assert [(c["policy"][:7], c["predictor"]) for c in saved["cases"]] == [
+        ("vanilla", "oracle"),
+        ("sequenc", "oracle"),
+        ("sequenc", "noisy:sigma=0.5"),
+    ]
+    for case in saved["cases"]:
+        assert case["completed"] == [8, 8]
+        assert case["runs_with_equal_decisions"] == 2
+        assert set(case["metrics"]) == set(report.METRICS)
+        for key in ("iterations", "average_length", "kv_peak_fraction"):
+            assert case["metrics"][key]["error"] == 0
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "errors.csv",
+        "errors.png",
+        "report.md",
+        "requests.png",
+        "result.json",
+        "timeline.png",
+    ]
+
+
+def test_the_scripts_find_the_project_from_another_folder(tmp_path):
+    for name in ("validate", "calibrate"):
+        command = [sys.executable, str(ROOT / "real" / f"{name}.py"), "--help"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert "--engine" in done.stdout
+
+
+def test_continuous_batching_and_poisson_arrivals(capsys, tmp_path, brief):
+    arguments = [*SMALL, *TWICE, "--engine", "cuda-graphs", "--policies", "continuous:max_num_seqs=8"]
+    status, out, _ = validate(
+        capsys,
+        *arguments,
+        "--predictors",
+        "oracle",
+        "--request-rate",
+        "300",
+        "--save-result",
+        tmp_path / "v.json",
+    )
+    assert status == 0
+    assert json.loads(out.splitlines()[-1])["clock"] == "wall"
+    saved = json.loads((tmp_path / "v.json").read_text())
+    assert saved["arrivals"] == "over time"
+    assert saved["cases"][0]["completed"] == [8, 8]
+
+
+def test_an_error_beyond_the_tolerance_is_exit_status_1(capsys, tmp_path, make_engine, loaded):
+    from real.calibration.calibration import Calibration
+    from real.calibration.cells import Grid
+
+    calibration = Calibration(make_engine("transformers-eager", 1024), loaded, Grid(8, 32, 16).cells(1024))
+    calibration.measure(len(calibration.cells))
+    calibration.fit("slow")[0].with_scale(3.0).save(tmp_path / "slow.json")
+    arguments = [*SMALL, "--profile", tmp_path / "slow.json", "--policies", "vanilla", "--tolerance", "5"]
+    status, out, err = validate(capsys, *arguments)
+    assert status == 1
+    verdict = json.loads(out.splitlines()[-1])
+    assert verdict["over_tolerance"] == ["vanilla (oracle)"]
+    assert verdict["worst_throughput_error"] > 0.3
+    assert "vanilla (oracle): throughput errs by more than 5 %" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--repeat", "0"], "repeat: 0"),
+        (["--tolerance", "-1"], "tolerance: -1"),
+        (["--policies", "nonsense"], "nonsense"),
+        (["--policies", ";"], "at least one of each"),
+        (["--predictors", "psychic"], "psychic"),
+        (["--engine", "vllm"], "vllm"),
+        (["--sample-seed", "-1"], "sample_seed: -1"),
+        (["--num-prompts", "0"], "num_prompts: 0"),
+        (["--threads", "0"], "threads: 0"),
+        (["--kv-tokens", "0"], "kv_tokens: 0"),
+        (["--kv-tokens", str(10**12)], "do not fit the memory of cpu"),
+        (["--profile", "h200-vicuna-7b"], "its engine is"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(arguments, says, capsys):
+    flags = dict(zip(SMALL[::2], SMALL[1::2], strict=True))
+    small = [word for flag, value in flags.items() if flag not in arguments for word in (flag, value)]
+    status, out, err = validate(capsys, *small, "--model", "tiny", *arguments)
+    assert status == 2
+    assert says in err
+    assert len(err.strip().splitlines()) == 1
+    assert not out
+
+
+def test_vanilla_asks_nobody_and_runs_once():
+    replay = Replay(policies="vanilla; sequence", predictors="oracle;tuned")
+    assert replay.pairs(script.POLICIES) == [
+        ("vanilla", "oracle"),
+        ("sequence", "oracle"),
+        ("sequence", "tuned"),
+    ]
+    with pytest.raises(InputError):
+        Replay(policies="").pairs(script.POLICIES)
+
+
+def test_an_error_is_judged_by_the_median_and_shown_beside_the_noise():
+    assert report.judge(11.0, [8.0, 10.0, 13.0]) == (11.0, 10.0, pytest.approx(0.1), pytest.approx(0.3))
+    assert report.judge(None, [1.0]) == (None, 1.0, None, None)
+    assert report.judge(1.0, [None]) == (1.0, None, None, None)
+    assert report.judge(0.0, [0.0, 0.0]) == (0.0, 0.0, 0.0, None)
+    assert report.judge(2.0, [0.0]).error is None
+
+
+@pytest.fixture(scope="module")
+def cases(make_scenario):
+    """Simulations of the same trace on machines of different speed, one posing as the real one."""
+    made = []
+    for policy in ("vanilla", "sequence:bin_width=8"):
+        scenario = make_scenario(60)
+        real = [
+            replace(scenario, profile=scenario.profile.with_scale(s)).run(policy) for s in (1.25, 1.3, 1.2)
+        ]
+        made.append(report.Case(policy, "oracle", scenario.run(policy), tuple(real), ("out of memory once",)))
+    return made
+
+
+def test_a_case_knows_how_far_the_simulator_was_off(cases):
+    for case in cases:
+        judged = case.figures["request_throughput"]
+        assert judged.error == pytest.approx(0.25)
+        assert judged.noise == pytest.approx(1.25 / 1.2 - 1)
+        assert case.equal_decisions == 3
+        assert case.typical is case.measured[0]
+        assert case.figures["iterations"].error == 0
+        assert json.dumps(case.to_json(), allow_nan=False)
+    assert report.over_tolerance(cases, 0.3) == []
+    assert report.over_tolerance(cases, 0.2) == [c.name for c in cases]
+    text = report.markdown(cases, {"ran": "a model"})
+    assert "- ran: a model" in text
+    assert "+25.0 % (±4.2 %)" in text
+    assert len(report.table(cases)) == 2 * len(report.METRICS)
+
+
+def test_the_figures_show_every_case(cases):
+    for draw in (figures.error_figure, figures.request_figure, figures.timeline_figure):
+        figure = draw(cases)
+        assert isinstance(figure, Figure)
+    bars = [c for c in figures.error_figure(cases).axes[0].patches if math.isclose(c.get_height(), 0.6)]
+    assert [bar.get_width() for bar in bars] == pytest.approx([25.0, 25.0])

@@ -1,0 +1,178 @@
+"""A leap's closed forms against counting one iteration after the other, and gaps that add up to latencies."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim.execution.iterations import Leap, RunningRequests
+from sim.hardware.profile import Profile
+from sim.hardware.step_cost import StepCost
+from sim.request import Request
+from sim.results.ledger import Ledger
+from sim.results.metrics import Result
+from sim.results.token_gaps import GapPool
+from sim.scenario.scenario import scenario
+from sim.work import Chunk, Iterations, SchedulingError
+from traces.trace import Trace
+
+BINARY = st.integers(1, 64).map(lambda k: k / 64)
+"""Durations that add up exactly."""
+
+
+def ends(leap: Leap) -> list[float]:
+    """The end of every iteration, one after the other."""
+    steps = [leap.head_s, *(leap.first_s + j * leap.slope_s for j in range(leap.iterations - 1))]
+    return list(itertools.accumulate(steps))
+
+
+@settings(max_examples=200)
+@given(st.integers(1, 200), BINARY, BINARY, st.sampled_from([0.0, 1 / 64, 1 / 1024]))
+def test_seconds_is_the_sum(iterations: int, head_s: float, first_s: float, slope_s: float) -> None:
+    leap = Leap(iterations, head_s, first_s, slope_s)
+    assert [leap.seconds(k + 1) for k in range(iterations)] == ends(leap)
+
+
+@settings(max_examples=300)
+@given(
+    st.integers(1, 150),
+    BINARY,
+    BINARY,
+    st.sampled_from([0.0, 1 / 64, 1 / 1024]),
+    st.integers(0, 40_000).map(lambda k: k / 128),
+)
+def test_iterations_begun_is_a_count(
+    iterations: int, head_s: float, first_s: float, slope_s: float, seconds: float
+) -> None:
+    leap = Leap(iterations, head_s, first_s, slope_s)
+    begun = 1 + sum(end < seconds for end in ends(leap)[:-1])
+    assert leap.iterations_begun(seconds) == begun
+
+
+@given(st.integers(1, 100), BINARY, BINARY, st.sampled_from([0.0, 1 / 64]))
+def test_the_end_of_an_iteration_still_belongs_to_it(
+    iterations: int, head_s: float, first_s: float, slope_s: float
+) -> None:
+    leap = Leap(iterations, head_s, first_s, slope_s)
+    assert leap.iterations_begun(0.0) == 1
+    for k, end in enumerate(ends(leap), start=1):
+        assert leap.iterations_begun(end) == k
+        assert leap.iterations_begun(math.nextafter(end, math.inf)) == min(k + 1, iterations)
+        assert leap.iterations_begun(math.nextafter(end, 0.0)) == k
+
+
+@given(
+    st.integers(1, 10**6),
+    st.floats(1e-4, 1.0),
+    st.floats(1e-4, 1.0),
+    st.floats(0.0, 1e-4),
+    st.floats(0.0, 1.0),
+)
+def test_iterations_begun_agrees_with_seconds(
+    iterations: int, head_s: float, first_s: float, slope_s: float, part: float
+) -> None:
+    leap = Leap(iterations, head_s, first_s + slope_s, slope_s)
+    seconds = part * leap.seconds(iterations)
+    k = leap.iterations_begun(seconds)
+    assert 1 <= k <= iterations
+    assert k == iterations or seconds <= leap.seconds(k)
+    assert k == 1 or leap.seconds(k - 1) < seconds
+
+
+# One request in and out of memory
+
+
+def test_an_evicted_request_goes_on_where_it_was(cost: StepCost) -> None:
+    ledger = Ledger(1, [0.0])
+    running = RunningRequests(cost, [10], ledger)
+    r = Request(0, 0.0, 20, 100)
+
+    def run(work: Iterations, now: float) -> tuple[int, float, list[Request]]:
+        leap = running.begin(work, now)
+        end = now + leap.seconds(leap.iterations)
+        return leap.iterations, end, running.advance(leap, leap.iterations, now, end)
+
+    iterations, now, finished = run(Iterations((Chunk(r, 12, False),), (), 1, False), 0.0)
+    assert (iterations, finished, running.peak_tokens, running.num_decoding) == (1, [], 12, 0)
+    iterations, now, finished = run(Iterations((Chunk(r, 8, True),), (), 4, False), now)
+    assert (iterations, finished, running.peak_tokens, running.num_decoding) == (4, [], 23, 1)
+    first_token_s = ledger.first_token_s[0]
+    # Four tokens are out; it leaves, and comes back with its prompt and those four to compute.
+    with pytest.raises(SchedulingError, match="nothing to run"):
+        running.begin(Iterations((), (r,), 1, False), now)
+    assert (ledger.replicas[0].preemptions, running.num_decoding, running.generated) == (1, 0, {0: 4})
+    iterations, now, finished = run(Iterations((Chunk(r, 24, True),), (), 99, False), now + 3.0)
+    assert (iterations, finished, ledger.finish_s[0]) == (6, [r], now)
+    assert ledger.first_token_s[0] == first_token_s
+    assert (running.context_tokens, running.prompt_tokens, running.heap) == (0, 0, [])
+    gaps = ledger.gaps.ramps()
+    assert (gaps.counts * gaps.weight).sum() == 9
+    assert total(gaps) == pytest.approx(now - first_token_s, rel=1e-12)
+
+
+# Gaps of whole runs
+
+
+def total(log: object) -> float:
+    ramps = log.ramps() if isinstance(log, GapPool) else log
+    first, slope, counts, weight = ramps  # type: ignore[misc]
+    return float((weight * (counts * first + slope * counts * (counts - 1) / 2)).sum())
+
+
+@st.composite
+def traces(draw: st.DrawFn) -> Trace:
+    n = draw(st.integers(1, 20))
+
+    def column(low: int, high: int) -> np.ndarray:
+        return np.array(draw(st.lists(st.integers(low, high), min_size=n, max_size=n)))
+
+    arrival = np.sort(column(0, 300)) / 100
+    return Trace("made up", np.arange(n), column(1, 120), column(1, 200), arrival_s=arrival - arrival[0])
+
+
+@settings(max_examples=80)
+@given(
+    trace=traces(),
+    order=st.sampled_from(["fcfs", "shortest-predicted", "shortest-remaining", "fair"]),
+    kv_blocks=st.sampled_from([20, 30, 60, None]),
+    tokens=st.sampled_from([40, 2048]),
+    predictor=st.sampled_from(["exact", "exact:charge=on"]),
+)
+def test_gaps_add_up_to_latencies(
+    trace: Trace, order: str, kv_blocks: int | None, tokens: int, predictor: str, profile: Profile
+) -> None:
+    """All gaps together = E2EL - TTFT of all, evicted or not; one gap for every token but the first."""
+    policy = f"continuous:order={order},max_num_seqs=30,max_num_batched_tokens={tokens}"
+    shared = scenario(trace, profile=profile, kv_blocks=kv_blocks, max_new_tokens=200, predictor=predictor)
+    result = shared.run(policy, log=True)
+    s, t = result.summary, result.requests
+    assert s["completed"] == len(trace)
+    gaps = int((t.output_tokens - 1).sum())
+    decoding = (t.e2el_ms - t.ttft_ms).sum()
+    if gaps:
+        assert s["mean_itl_ms"] * gaps == pytest.approx(decoding, rel=1e-9)
+    else:
+        assert s["mean_itl_ms"] is None
+    assert tokens_by_decisions(result) == t.output_tokens.sum()
+
+
+def tokens_by_decisions(result: Result) -> int:
+    """Tokens by replaying the decision log: who decodes in every iteration, and whose prompt is done."""
+    output, left, decoding, produced = result.columns["output_tokens"], {}, set[int](), 0
+    for b in result.batches:
+        if b.kind != "Iterations":
+            continue
+        decoding -= set(b.evicted)
+        came = {i for i, (_, last) in zip(b.request_ids, b.chunks, strict=True) if last}
+        for i in decoding | came:
+            count = b.iterations
+            left[i] = left.get(i, int(output[i])) - count
+            produced += count
+            assert left[i] >= 0
+        decoding = {i for i in decoding | came if left[i]}
+    return produced

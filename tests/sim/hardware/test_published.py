@@ -1,0 +1,95 @@
+"""One published number sets one scale, and the shipped profile is what the command makes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.hardware.profile import load
+from sim.hardware.published import NAME, main, padded_seconds, throughput_scale, vanilla_batches
+from sim.hardware.roofline import estimate
+from traces.errors import InputError
+
+LENGTHS = "alpaca-val-10k-length.json"
+PURE = estimate("vicuna-7b", "A100-80GB", efficiency=1.0, date="2026-01-01")
+
+
+def trace_of(prompts: list[int], outputs: list[int]) -> Any:
+    class Columns(SimpleNamespace):
+        def __len__(self) -> int:
+            return len(prompts)
+
+    return Columns(prompt_tokens=np.array(prompts), output_tokens=np.array(outputs))
+
+
+def test_batches_are_consecutive_and_as_long_as_their_longest() -> None:
+    trace = trace_of([5, 9, 3, 4, 7], [10, 2, 30, 4, 1])
+    assert vanilla_batches(trace, batch_size=2) == [(2, 9, 10), (2, 4, 30), (1, 7, 1)]
+
+
+def test_padded_seconds_is_the_sum_over_iterations() -> None:
+    cost = PURE.step_cost
+    one_by_one = cost.mixed_s(0, 0, 2, 18, 2 * 81 / 2) + sum(cost.decode_s(2, 18 + 2 * j) for j in range(9))
+    assert padded_seconds(PURE, [(2, 9, 10)]) == pytest.approx(one_by_one, rel=1e-12)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 64), st.integers(1, 512), st.integers(1, 512)), min_size=1, max_size=20
+    ),
+    st.floats(0.01, 1000),
+)
+def test_the_scaled_profile_has_the_published_throughput(
+    batches: list[tuple[int, int, int]], published: float
+) -> None:
+    requests = sum(rows for rows, _, _ in batches)
+    scaled = PURE.with_scale(throughput_scale(PURE, batches, requests, published))
+    assert requests / padded_seconds(scaled, batches) == pytest.approx(published, rel=1e-9)
+    # Only the scale moves: ratios between iterations are the roofline's.
+    ratio = PURE.step_cost.decode_s(16, 9000) / PURE.step_cost.decode_s(1, 10)
+    assert scaled.step_cost.decode_s(16, 9000) / scaled.step_cost.decode_s(1, 10) == pytest.approx(ratio)
+
+
+@pytest.mark.parametrize(
+    ("batches", "requests", "published", "message"),
+    [
+        ([], 1, 1.0, "batches: 0 is below 1"),
+        ([(1, 1, 1)], 0, 1.0, "num_requests: 0 is below 1"),
+        ([(1, 1, 1)], 1, 0.0, "published throughput: 0.0 is not above 0"),
+        ([(1, 1, 1)], 1, float("nan"), "published throughput: nan"),
+    ],
+)
+def test_what_cannot_set_a_scale_is_refused(
+    batches: list[tuple[int, int, int]], requests: int, published: float, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        throughput_scale(PURE, batches, requests, published)
+
+
+def test_bad_input_is_one_line_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "none.json"), "--out", str(tmp_path / "p.json")]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert len(printed.err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(
+    not (Path(os.environ.get("SEQSCHED_DATA", "/nowhere")) / LENGTHS).exists(),
+    reason=f"SEQSCHED_DATA names no folder with {LENGTHS}",
+)
+def test_the_shipped_profile_is_what_the_command_makes(tmp_path: Path) -> None:
+    out = tmp_path / "p.json"
+    assert main([str(Path(os.environ["SEQSCHED_DATA"]) / LENGTHS), "--out", str(out)]) == 0
+    made, shipped = load(out), load(NAME)
+    assert made.step_cost == shipped.step_cost
+    assert made.memory == shipped.memory
+    assert made.provenance.grid["scale"] == pytest.approx(4.05, abs=0.1)
+    assert made.provenance.description == shipped.provenance.description

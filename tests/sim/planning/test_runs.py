@@ -1,0 +1,191 @@
+"""Windows of a trace, and runs that are carried out once however often they are asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.hardware.profile import Profile
+from sim.planning.runs import Runs, World, at_rate, together, window
+from sim.planning.search import Search
+from sim.planning.slo import Observation, parse_slo
+from sim.planning.verdict import Run
+from traces.errors import InputError
+from traces.scaling import scale_lengths
+from traces.trace import Trace
+
+SLO = parse_slo("ttft_p99:1000 e2el_mean:1000")
+
+
+def trace(n: int, timed: bool = True) -> Trace:
+    rng = np.random.default_rng(3)
+    times = np.cumsum(rng.exponential(1.0, n))
+    return Trace(
+        name="made up",
+        request_id=np.arange(n),
+        prompt_tokens=np.arange(1, n + 1),
+        output_tokens=rng.integers(1, 40, n),
+        arrival_s=times - times[0] if timed else None,
+        max_new_tokens=40,
+    )
+
+
+@pytest.fixture
+def world(profile: Profile) -> World:
+    return World(trace(300), "continuous", profile, "oracle")
+
+
+@given(n=st.integers(2, 60), seed=st.integers(0, 500), asked=st.integers(2, 200))
+def test_a_window_is_a_stretch_of_the_trace_that_goes_round(n: int, seed: int, asked: int) -> None:
+    whole = trace(n)
+    cut = window(whole, seed, asked)
+    rows = cut.prompt_tokens - 1
+    assert ((rows[1:] - rows[:-1]) % n == 1 % n).all()
+    assert cut.arrival_s is not None and whole.arrival_s is not None
+    gaps, own = np.diff(cut.arrival_s), np.diff(whole.arrival_s)
+    inside = rows[1:] != 0
+    assert gaps[inside] == pytest.approx(own[rows[1:] - 1][inside])
+    assert gaps[~inside] == pytest.approx(own.mean())
+    longer_one = window(whole, seed, asked + 50)
+    assert (longer_one.prompt_tokens[:asked] == cut.prompt_tokens).all()
+
+
+def test_seeds_start_far_apart() -> None:
+    starts = sorted(int(window(trace(1000), seed, 2).prompt_tokens[0]) for seed in range(8))
+    assert np.diff([*starts, starts[0] + 1000]).min() > 1000 / 8 / 3
+
+
+@given(rate=st.floats(0.01, 100))
+def test_a_trace_at_a_rate_has_it_and_keeps_its_pattern(rate: float) -> None:
+    scaled = at_rate(trace(50), rate).arrival_s
+    assert scaled is not None
+    assert 49 / scaled[-1] == pytest.approx(rate)
+    own = trace(50).arrival_s
+    assert scaled / scaled[-1] == pytest.approx(own / own[-1])
+
+
+def test_what_arrives_all_at_once_cannot_be_scaled() -> None:
+    with pytest.raises(InputError, match="all arrive at once"):
+        at_rate(replace(trace(3), arrival_s=np.zeros(3)), 1.0)
+
+
+def test_longer_answers_are_those_of_a_trace_that_was_scaled(world: World) -> None:
+    long = replace(world, length_scale=1.3).run(Run(2, 3.0, 0, 60))
+    same = replace(world, source=scale_lengths(trace(300), output_scale=1.3)).run(Run(2, 3.0, 0, 60))
+    assert long.summary == same.summary and long.summary != world.run(Run(2, 3.0, 0, 60)).summary
+
+
+def test_a_generator_gives_every_seed_its_own_requests(profile: Profile) -> None:
+    made = World("lognormal", "continuous", profile, "oracle", burstiness=1.0)
+    one, two = (made.run(Run(2, 5.0, seed, 40)) for seed in (0, 1))
+    assert (one.columns["output_tokens"] != two.columns["output_tokens"]).any()
+    assert set(one.columns["replica"]) == {0, 1}
+
+
+def test_a_run_is_simulated_once_and_found_again_in_the_file(world: World, tmp_path: Path) -> None:
+    state = tmp_path / "runs.jsonl"
+    wanted = [(world, Run(k, 3.0, seed, 60)) for k in (1, 2) for seed in (0, 1)]
+    first = Runs(SLO, state, jobs=1)
+    seen = first([*wanted, wanted[0]])
+    assert first.num_simulated == 4 and seen[0] == seen[4]
+    again = Runs(SLO, state, jobs=1)
+    assert again(wanted) == seen[:4] and again.num_simulated == 0
+    assert Runs(SLO, None, jobs=2)(wanted) == seen[:4]
+
+
+@pytest.mark.parametrize(("name", "other"), [("__version__", "0.0.0"), ("RESULTS_VERSION", 0)])
+def test_runs_of_another_version_are_simulated_again(
+    name: str, other: object, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / "runs.jsonl"
+    wanted = [(world, Run(1, 3.0, seed, 60)) for seed in range(2)]
+    Runs(SLO, state, jobs=1)(wanted)
+    monkeypatch.setattr(f"sim.planning.runs.{name}", other)
+    again = Runs(SLO, state, jobs=1)
+    again(wanted)
+    assert again.num_simulated == 2
+
+
+def test_a_line_that_was_cut_off_is_simulated_again(world: World, tmp_path: Path) -> None:
+    state = tmp_path / "runs.jsonl"
+    wanted = [(world, Run(1, 3.0, seed, 60)) for seed in range(3)]
+    seen = Runs(SLO, state, jobs=1)(wanted)
+    whole = state.read_bytes()
+    state.write_bytes(whole[:-40])
+    again = Runs(SLO, state, jobs=1)
+    assert again(wanted) == seen and again.num_simulated == 1
+    assert state.read_bytes() == whole
+
+
+@pytest.mark.parametrize("content", ["not a state\n", '{"key": "a"}\n', "no newline at the end"])
+def test_another_file_is_refused_and_left_alone(content: str, tmp_path: Path) -> None:
+    state = tmp_path / "notes.txt"
+    state.write_text(content)
+    with pytest.raises(InputError, match=r"notes.txt, line 1: not a line"):
+        Runs(SLO, state)
+    assert state.read_text() == content
+
+
+def test_anything_that_matters_makes_another_key(world: World, profile: Profile) -> None:
+    run = Run(2, 3.0, 0, 60)
+    worlds = [
+        world,
+        replace(world, policy="vanilla"),
+        replace(world, predictor="exact"),
+        replace(world, router="round-robin"),
+        replace(world, burstiness=1.0),
+        replace(world, kv_blocks=99),
+        replace(world, length_scale=1.25),
+        replace(world, profile=profile.with_scale(1.1)),
+        replace(world, source=scale_lengths(trace(300), output_scale=1.1)),
+        replace(world, source="lognormal"),
+    ]
+    runs = Runs(SLO)
+    keys = {runs.key(w, run) for w in worlds} | {
+        runs.key(world, Run(*other))
+        for other in ((3, 3.0, 0, 60), (2, 3.1, 0, 60), (2, 3.0, 1, 60), (2, 3.0, 0, 61))
+    }
+    assert len(keys) == len(worlds) + 4
+    assert Runs(parse_slo("ttft_p99:5")).key(world, run) not in keys
+    assert Runs(parse_slo("ttft_p99:7 e2el_mean:9")).key(world, run) in keys
+
+
+def test_runs_are_not_found_again_where_a_file_that_they_depend_on_has_changed(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    pairs, module = tmp_path / "pairs.csv", tmp_path / "outside_policy.py"
+    pairs.write_text("predicted,actual\n10,12\n")
+    module.write_text("from sim.schedulers import MicrobatchScheduler as Mine\n")
+    made = replace(world, predictor="empirical:file=pairs.csv", policy="outside_policy:Mine")
+    run, runs = Run(1, 3.0, 0, 60), Runs(SLO)
+    keys = [runs.key(made, run)]
+    pairs.write_text("predicted,actual\n11,12\n")
+    keys.append(runs.key(replace(made), run))
+    module.write_text("from sim.schedulers import MicrobatchScheduler as Mine  # another\n")
+    keys.append(runs.key(replace(made), run))
+    assert len(set(keys)) == 3 and runs.key(replace(made), run) == keys[2]
+
+
+def test_searches_side_by_side_get_their_own_answers(world: World) -> None:
+    def search(number: int, steps: int) -> Search[list[int]]:
+        got = []
+        for step in range(steps):
+            seen = yield [Run(number, 1.0, step, k) for k in range(step + 1)]
+            got.append([o.measured for o in seen])
+        return [number, got]  # type: ignore[list-item]
+
+    def runs(wanted: list[tuple[World, Run]]) -> list[Observation]:
+        return [
+            Observation((0.0,), 0.0, 1.0, 0.0, 0.0, run.replicas * 100 + run.num_requests, 0, 0.0, 0.0, 0.0)
+            for _, run in wanted
+        ]
+
+    found = together([(world, search(1, 3)), (world, search(2, 1)), (world, search(3, 2))], runs)  # type: ignore[arg-type]
+    assert found == [[1, [[100], [100, 101], [100, 101, 102]]], [2, [[200]]], [3, [[300], [300, 301]]]]

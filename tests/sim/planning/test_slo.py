@@ -1,0 +1,127 @@
+"""What a run says about an SLO: bounds as written, requests that count, a backlog that grows."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from sim.planning.slo import Bound, Observation, interval, observe, parse_slo
+from traces.errors import InputError
+
+
+def columns(arrival: list[float], latency: list[float], wait: float = 0.0) -> dict[str, np.ndarray[Any, Any]]:
+    """A run in which request i took `latency[i]` seconds; nan: it never completed."""
+    arrives, takes = np.array(arrival), np.array(latency)
+    return {
+        "arrival_s": arrives,
+        "scheduled_s": arrives + wait,
+        "finish_s": arrives + takes,
+        "ttft_ms": takes * 500,
+        "tpot_ms": takes * 10,
+        "e2el_ms": takes * 1e3,
+        "output_tokens": np.full(len(arrives), 7),
+    }
+
+
+def test_bounds_are_written_as_metric_statistic_and_value() -> None:
+    slo = parse_slo(
+        "ttft_p99:2000 tpot_median:100 e2el_mean:30000 wait_p99.9:5 attainment:0.99", {"ttft": 1.0}
+    )
+    assert [b.name for b in slo.bounds] == ["ttft_p99", "tpot_p50", "e2el_mean", "wait_p99.9", "attainment"]
+    assert [b.limit for b in slo.bounds] == [2000, 100, 30000, 5, 0.99]
+    assert str(slo).startswith("ttft_p99 ≤ 2000 ms, tpot_p50 ≤ 100 ms")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "at least one bound"),
+        ("ttft_p99:1 ttft_p99:2", "none twice"),
+        ("ttft_p99", "'ttft_p99' has no number"),
+        ("ttft:1", "'ttft:1' is not METRIC_STATISTIC:MS"),
+        ("itl_p99:1", "METRIC one of ttft, tpot, e2el, wait"),
+        ("ttft_p0:1", "pNN"),
+        ("ttft_p100:1", "pNN"),
+        ("e2el_mean:-3", "-3 ms is not above 0"),
+        ("e2el_mean:inf", "not above 0 and finite"),
+        ("e2el_mean:nan", "not above 0 and finite"),
+        ("attainment:99", "99 is not above 0 and at most 1"),
+        ("attainment:0.9", "--goodput"),
+    ],
+)
+def test_what_is_no_bound_is_refused(text: str, says: str) -> None:
+    with pytest.raises(InputError, match=says.replace(".", r"\.")):
+        parse_slo(text, {"ttft": 1.0} if text == "attainment:99" else None)
+
+
+def test_the_first_fifth_and_the_last_tenth_do_not_count() -> None:
+    slow = [100.0] * 20 + [1.0] * 70 + [200.0] * 10
+    order = np.random.default_rng(0).permutation(100)
+    run = {name: column[order] for name, column in columns(list(range(100)), slow).items()}
+    seen = observe(parse_slo("e2el_p99:1 e2el_mean:1 wait_mean:1"), run, {})
+    assert seen.values[:2] == pytest.approx((1000.0, 1000.0))
+    assert seen.measured == 70 and seen.mean_e2el_s == pytest.approx(1.0)
+
+
+def test_percentiles_are_those_of_numpy() -> None:
+    takes = np.random.default_rng(1).exponential(1.0, 500)
+    seen = observe(parse_slo("e2el_p97.5:1 e2el_median:1"), columns(list(range(500)), takes.tolist()), {})
+    counted = takes[100:450] * 1e3
+    assert seen.values == pytest.approx(tuple(np.percentile(counted, (97.5, 50))))
+
+
+def test_a_request_that_never_completed_is_late_and_not_good_and_in_no_mean() -> None:
+    takes = [1.0] * 100
+    for i in range(40, 60):
+        takes[i] = math.nan
+    slo = parse_slo("e2el_p99:1 e2el_median:1 e2el_mean:1 attainment:0.5", {"e2el": 2000.0})
+    seen = observe(slo, columns(list(range(100)), takes), {})
+    assert seen.values == pytest.approx((math.inf, 1000.0, 1000.0, 50 / 70))
+    assert seen.failed == 20
+    assert Observation.from_json(seen.to_json()) == seen
+
+
+def test_one_token_answers_have_no_tpot_and_meet_any() -> None:
+    run = columns(list(range(100)), [1.0] * 100)
+    run["tpot_ms"] = np.full(100, np.nan)
+    assert observe(parse_slo("tpot_p99:1 attainment:1", {"tpot": 1.0}), run, {}).values == (0.0, 1.0)
+
+
+@given(load=st.floats(0.1, 3.0), seed=st.integers(0, 99))
+def test_a_backlog_grows_only_beyond_the_capacity(load: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    arrival = np.cumsum(rng.exponential(1 / load, 2000))
+    finish = np.empty(2000)
+    last = 0.0
+    for i, at in enumerate(arrival):
+        last = finish[i] = max(at, last) + 1.0
+    seen = observe(parse_slo("e2el_mean:1"), columns(arrival.tolist(), (finish - arrival).tolist()), {})
+    if load > 1.2:
+        assert seen.drift == pytest.approx(1 - 1 / load, abs=0.15) and seen.growth > 1.3
+    if load < 0.7:
+        assert abs(seen.drift) < 0.02
+
+
+def test_intervals_are_students() -> None:
+    values = np.random.default_rng(2).normal(5, 1, 6)
+    at = interval(values.tolist(), 0.9)
+    half = stats.t.ppf(0.95, 5) * stats.sem(values)
+    assert (at.mean, at.low, at.high) == pytest.approx(
+        (values.mean(), values.mean() - half, values.mean() + half)
+    )
+    assert interval([1.0]).high == math.inf
+    assert interval([1.0, math.inf, 2.0]).low == 1.0
+
+
+@given(st.floats(1, 1e4), st.floats(1, 1e4))
+def test_pressure_is_above_one_where_the_bound_is_broken(value: float, limit: float) -> None:
+    assert (Bound("ttft", "p99", limit).pressure(value) <= 1) == Bound("ttft", "p99", limit).holds(value)
+    share, least = value / 1e4, min(limit / 1e4, 0.999)
+    attained = Bound("attainment", "share", least)
+    assert (attained.pressure(share) <= 1 + 1e-9) == (attained.holds(share) or share == pytest.approx(least))

@@ -1,0 +1,159 @@
+"""A log of a simulated server is predicted without error; a bad log is refused in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sim import simulate
+from sim.cli import main
+from sim.studies.server_log import against, read_log
+from traces import InputError
+
+SETTINGS = {"profile": "h200-vicuna-7b", "seed": 1}
+COLUMNS = ["request_id", "arrival_s", "prompt_tokens", "output_tokens", "ttft_ms", "tpot_ms", "e2el_ms"]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """What a server would log that is exactly as simulated."""
+    policy = "continuous:async_scheduling=on"
+    result = simulate("alpaca-vicuna", policy=policy, num_prompts=80, request_rate=20, **SETTINGS)
+    path = tmp_path / "log.csv"
+    result.requests[COLUMNS].fillna(0.0).sample(frac=1, random_state=0).to_csv(path, index=False)
+    return path
+
+
+def test_a_server_that_is_as_simulated_is_predicted_exactly(log: Path) -> None:
+    found = against(log, policy="continuous", profile="h200-vicuna-7b")
+    assert len(found.measured) == 14
+    assert all(abs(error) < 1e-9 for error in found.errors.values())
+    assert found.result.summary["policy"] == "continuous:async_scheduling=on"
+
+
+def test_a_server_may_decide_when_an_iteration_is_over(log: Path) -> None:
+    found = against(log, policy="continuous:async_scheduling=off,max_num_seqs=64", **SETTINGS)
+    assert found.errors["mean_ttft_ms"] < -0.05
+    assert found.result.summary["policy"] == "continuous:async_scheduling=off,max_num_seqs=64"
+
+
+def test_a_slower_server_shows_as_a_negative_error_of_its_latencies(log: Path) -> None:
+    trace, latency = read_log(log)
+    assert len(trace) == 80 and (trace.arrival_s[1:] >= trace.arrival_s[:-1]).all()
+    lines = log.read_text().splitlines()
+    slow = [
+        ",".join([*row[:4], *(str(2 * float(v)) for v in row[4:])])
+        for row in (x.split(",") for x in lines[1:])
+    ]
+    log.write_text("\n".join([lines[0], *slow]) + "\n")
+    found = against(log, policy="continuous", profile="h200-vicuna-7b")
+    assert found.errors["mean_ttft_ms"] == pytest.approx(-0.5)
+    assert found.errors["p99_e2el_ms"] == pytest.approx(-0.5)
+    assert found.errors["output_throughput"] > 0
+    assert found.measured["mean_ttft_ms"] == pytest.approx(2 * latency["ttft_ms"].mean())
+
+
+def test_the_command_prints_the_comparison_and_judges_it(
+    log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = ["validate", "--against", str(log), "--profile", "h200-vicuna-7b"]
+    main([*base, "--tolerance", "1", "--save-result", str(log.with_suffix(".json"))])
+    assert "output_throughput" in capsys.readouterr().out
+    assert set(json.loads(log.with_suffix(".json").read_text())) == {
+        "measured",
+        "predicted",
+        "error",
+        "summary",
+        "notes",
+    }
+    with pytest.raises(SystemExit) as caught:
+        main([*base, "--policy", "continuous:max_num_seqs=1", "--tolerance", "1", "--json"])
+    assert caught.value.code == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"]["output_throughput"] < -0.01
+    assert "errs by" in err
+
+
+@pytest.mark.parametrize("column", ["ttft_ms", "e2el_ms", "arrival_s"])
+def test_a_log_without_a_column_is_refused(column: str, log: Path) -> None:
+    lines = log.read_text().splitlines()
+    place = lines[0].split(",").index(column)
+    kept = [",".join(v for k, v in enumerate(line.split(",")) if k != place) for line in lines]
+    log.write_text("\n".join(kept) + "\n")
+    with pytest.raises(InputError, match=column):
+        against(log, **SETTINGS)
+
+
+def test_a_negative_latency_is_named_with_its_row(log: Path) -> None:
+    lines = log.read_text().splitlines()
+    lines[3] = ",".join([*lines[3].split(",")[:4], "-5", "1", "1"])
+    log.write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError, match=r"log\.csv, row 3, ttft_ms: -5 is below 0"):
+        against(log, **SETTINGS)
+
+
+def test_the_time_between_tokens_of_a_single_one_is_not_looked_at(log: Path) -> None:
+    """Whatever stands there; that of all others is."""
+    lines = log.read_text().splitlines()
+    place = lines[0].split(",").index("tpot_ms")
+    rows = [line.split(",") for line in lines[1:]]
+    rows[0][3] = rows[1][3] = "1"
+    for value in ("", "nan", "-", "-1"):
+        rows[0][place] = value
+        log.write_text("\n".join([lines[0], *(",".join(row) for row in rows)]) + "\n")
+        trace, latency = read_log(log)
+        assert (trace.output_tokens == 1).sum() >= 2 and (latency["tpot_ms"] >= 0).all()
+        assert "mean_tpot_ms" in against(log, **SETTINGS).measured
+    rows[2][3], rows[2][place] = "7", ""
+    log.write_text("\n".join([lines[0], *(",".join(row) for row in rows)]) + "\n")
+    with pytest.raises(InputError, match=r"row 3, tpot_ms: empty"):
+        read_log(log)
+
+
+def test_a_log_without_any_time_is_refused(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text(",".join(COLUMNS) + "\n0,0,5,3,0,0,0\n1,0,5,3,0,0,0\n")
+    with pytest.raises(InputError, match=r"log\.csv, e2el_ms: is 0 in every row"):
+        against(log, **SETTINGS)
+
+
+def test_the_workload_is_the_logs(log: Path) -> None:
+    with pytest.raises(InputError, match="request_rate: 3 would change the workload"):
+        against(log, request_rate=3, **SETTINGS)
+
+
+@pytest.mark.parametrize("tolerance", ["0", "-1", "nan"])
+def test_a_tolerance_is_above_nothing(tolerance: str, log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["validate", "--against", str(log), "--tolerance", tolerance])
+    assert caught.value.code == 2 and "tolerance: " in capsys.readouterr().err
+
+
+def test_requests_that_cannot_be_served_are_no_comparison(log: Path) -> None:
+    with pytest.raises(InputError, match=r"could not be served in the simulation, such as \d+ \(rejected: "):
+        against(log, kv_blocks=2, **SETTINGS)
+
+
+def changed(log: Path, factors: dict[str, float]) -> None:
+    table = pd.read_csv(log)
+    for column, factor in factors.items():
+        table[column] *= factor
+    table.to_csv(log, index=False)
+
+
+def test_an_answer_that_ends_before_it_begins_is_refused(log: Path) -> None:
+    changed(log, {"e2el_ms": 1e-3})
+    with pytest.raises(InputError, match=r"e2el_ms: [\d.e-]+ is below ttft_ms, [\d.]+; are both"):
+        read_log(log)
+
+
+def test_latencies_that_do_not_fit_together_are_noted(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert against(log, **SETTINGS).notes == ()
+    changed(log, {"tpot_ms": 1e-3})
+    assert "is not near e2el_ms in most rows" in against(log, **SETTINGS).notes[0]
+    main(["validate", "--against", str(log), "--profile", "h200-vicuna-7b", "--json"])
+    out, err = capsys.readouterr()
+    assert json.loads(out)["notes"] and "note: " in err

@@ -1,0 +1,162 @@
+"""The same sweep on a real Dask scheduler with two workers, all of them processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sim
+from sim import sweep
+from sim.parallel.runner import DIED
+from traces.errors import InputError
+
+pytest.importorskip("distributed", reason="Dask is not installed (the extra cluster)")
+
+MODULE = """
+import os
+
+from sim.schedulers import MicrobatchScheduler
+
+
+class Deadly(MicrobatchScheduler):
+    Options = None
+
+    def __init__(self, limits, end="well"):
+        super().__init__(limits)
+        self.end = end
+
+    def submit(self, request, now):
+        if self.end == "dead":
+            os._exit(9)
+        if self.end == "badly":
+            raise ValueError("no good")
+        with open(os.environ["RAN_BY"], "a") as file:
+            file.write(f"{os.getpid()}\\n")
+        super().submit(request, now)
+"""
+
+
+def start(stack: ExitStack, folder: Path, program: str, *arguments: str) -> None:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(sim.__file__).parents[1]), str(folder)]),
+        # A second death is as good as a fourth, and sooner.
+        "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
+        "RAN_BY": str(folder / "ran_by.txt"),
+    }
+    command = [sys.executable, "-m", f"distributed.cli.{program}", "--no-dashboard", *arguments]
+    with (folder / f"{program}.log").open("ab") as log:
+        process = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
+
+    def stop() -> None:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    stack.callback(stop)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The address of a scheduler with two workers, and the folder in which they work."""
+    folder = tmp_path_factory.mktemp("cluster")
+    (folder / "deadly.py").write_text(MODULE, encoding="utf-8")
+    found = folder / "scheduler.json"
+    with ExitStack() as stack:
+        start(
+            stack,
+            folder,
+            "dask_scheduler",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+            "--scheduler-file",
+            str(found),
+        )
+        for _ in range(2):
+            here = ("--host", "127.0.0.1", "--local-directory", str(folder))
+            start(stack, folder, "dask_worker", "--scheduler-file", str(found), "--nthreads", "1", *here)
+        deadline = time.monotonic() + 120
+        while not found.exists():
+            assert time.monotonic() < deadline, (folder / "dask_scheduler.log").read_text()
+            time.sleep(0.05)
+        time.sleep(0.1)  # it is being written
+        address = json.loads(found.read_text())["address"]
+        from distributed import Client
+
+        with Client(address, timeout=60, set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=120)
+        yield address, folder
+
+
+@pytest.fixture
+def settings(cluster: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A grid of good points, one that raises and one that kills its process."""
+    monkeypatch.syspath_prepend(cluster[1])
+    monkeypatch.setenv("RAN_BY", str(cluster[1] / "ran_here.txt"))
+    policies = [f"deadly:Deadly:end={end}" for end in ("well", "badly", "dead")]
+    return {
+        "trace": "alpaca-vicuna",
+        "num_prompts": 40,
+        "grid": {"policies": ["vanilla", "continuous", *policies], "seeds": [0, 1], "predictors": ["tuned"]},
+    }
+
+
+def test_a_cluster_gives_what_this_machine_gives_and_survives_deaths(
+    cluster: tuple[str, Path], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    address, folder = cluster
+    there = sweep(settings, out=tmp_path / "there.csv", backend="dask", address=address)
+    errors = [row["error"] for row in there.rows]
+    assert errors == [None] * 6 + ["ValueError: no good (deadly.py, line 18)"] * 2 + [DIED] * 2
+    local = sweep(settings, out=tmp_path / "local.csv", jobs=2)
+    assert (tmp_path / "there.csv").read_bytes() == (tmp_path / "local.csv").read_bytes()
+    assert there.to_json() == local.to_json()
+    assert str(os.getpid()) not in (folder / "ran_by.txt").read_text().split()
+    again = sweep(settings, out=tmp_path / "there.csv", backend="dask", address=address)
+    assert again.reused == 10 and again.to_json() == there.to_json()
+
+
+def test_what_a_cluster_was_not_asked_for_it_does_not_run(
+    cluster: tuple[str, Path], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """An interrupted sweep leaves nothing queued, and goes on where it stopped, here or there."""
+    well = {**settings, "grid": {"policies": ["vanilla"], "seeds": list(range(12))}}
+
+    class Stop(Exception):
+        pass
+
+    def stop(ended: int, total: int) -> None:
+        if ended == 4:
+            raise Stop
+
+    out = tmp_path / "a.csv"
+    with pytest.raises(Stop):
+        sweep(well, out=out, backend="dask", address=cluster[0], on_progress=stop)
+    assert len(out.read_text().splitlines()) == 1 + 4
+    half = sweep({**well, "grid": {**well["grid"], "seeds": list(range(8))}}, out=tmp_path / "b.csv", jobs=1)
+    assert half.reused == 0
+    found = sweep(well, out=out, backend="dask", address=cluster[0])
+    assert found.reused == 4 and [row["seed"] for row in found.rows] == list(range(12))
+    assert found.rows[:8] == half.rows
+
+
+def test_nobody_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sim.parallel.runner.CONNECT_S", 1)
+    with pytest.raises(InputError, match=r"--address tcp://127\.0\.0\.1:9: no Dask scheduler answers"):
+        sweep({"trace": "fixed", "grid": {"seeds": [0]}}, backend="dask", address="tcp://127.0.0.1:9")
+    with pytest.raises(InputError, match="--address nonsense://x"):
+        sweep({"trace": "fixed", "grid": {"seeds": [0]}}, backend="dask", address="nonsense://x")
