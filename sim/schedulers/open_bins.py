@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ..request import Request
 from ..work import Limits
 from .binning import Batch, BatchSize, batches_by_rank, bin_edge, capped, expected_tokens
-
-if TYPE_CHECKING:
-    from .sequence import SequenceOptions
+from .sequence_options import SequenceOptions
 
 
 class Bin:

@@ -18,7 +18,7 @@ from .sequence import SequenceScheduler
 
 
 class OpenSequenceScheduler(SequenceScheduler):
-    """What `sequence` is with `max_wait_s` above 0."""
+    """The policy `sequence` where `max_wait_s` is above 0."""
 
     def __init__(self, limits: Limits, **options: Any) -> None:
         super().__init__(limits, **options)

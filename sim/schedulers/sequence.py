@@ -2,17 +2,15 @@
 failed.
 
 Groups are perceived, sorted, binned and run; what outlives its batch's limit is recomputed at the group's end
-(FCR). With `max_wait_s` there are no groups: bins stay open, and a batch leaves when it is full or has waited
-long enough. Beyond the paper, requests that matter more (a lower priority number) go first and never wait for
-a bin to fill.
+(FCR). Beyond the paper, requests that matter more (a lower priority number) go first. Without groups, for
+requests that keep arriving: `open_sequence`.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import Any, Literal, Self
+from typing import Any
 
 from ..kv_blocks import split_to_fit
 from ..request import Request
@@ -28,60 +26,16 @@ from .binning import (
     memory_size,
     table_size,
 )
-
-
-@dataclass(frozen=True)
-class SequenceOptions:
-    """Options of the `sequence` policy; the defaults are the paper's."""
-
-    group_size: int = 256
-    """Most requests that are perceived and sorted together."""
-    batch_size: int = 16
-    """Rows of a batch of long answers, of every batch without VBS, and of recomputed batches."""
-    vbs: Literal["table", "memory", "off"] = "table"
-    """Variable batch size: the published table, from KV memory and the cost knee, or none (and no bins)."""
-    fcr: bool = True
-    """Failure collection and recomputation: stop a batch at its predicted length, recompute later what was
-    cut.
-    """
-    bin_width: int = 50
-    """Width of a length bin in tokens."""
-    margin: float = 0.0
-    """Safety margin on predictions: whole tokens or, between 0 and 1, a quantile of the true length."""
-    max_wait_s: float = 0.0
-    """Longest wait for a bin to fill; 0: a group is whatever waits when the accelerator is free."""
-    perceive_batch: int = 128
-    """Requests asked for their length in one batch."""
-
-    def __post_init__(self) -> None:
-        for name in ("group_size", "batch_size", "bin_width", "perceive_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)} must be at least 1")
-        if self.vbs not in ("table", "memory", "off"):
-            raise ValueError(f"vbs: {self.vbs} must be one of table, memory, off")
-        if not 0.0 <= self.margin < 1e6:
-            raise ValueError(f"margin: {self.margin} must be at least 0 and below 1000000")
-        if self.margin > 1.0 and self.margin != int(self.margin):
-            raise ValueError(f"margin: {self.margin} must be whole tokens, or a quantile between 0 and 1")
-        if not 0.0 <= self.max_wait_s < 1e9:
-            raise ValueError(f"max_wait_s: {self.max_wait_s} must be at least 0 and below 1000000000")
+from .sequence_options import SequenceOptions
 
 
 class SequenceScheduler:
     """Perceive a group, sort it, batch it, run it, recompute what failed; then the next group.
 
-    With `max_wait_s` above 0 there are no groups: it is an `OpenSequenceScheduler` then.
+    Does not read `max_wait_s`: where that is above 0, the policy `sequence` is an `OpenSequenceScheduler`.
     """
 
     Options = SequenceOptions
-
-    def __new__(cls, limits: Limits, *args: Any, **options: Any) -> Self:
-        """The class for these options."""
-        if cls is SequenceScheduler and SequenceOptions(**options).max_wait_s > 0:
-            from .open_sequence import OpenSequenceScheduler
-
-            return object.__new__(OpenSequenceScheduler)  # type: ignore[return-value]
-        return object.__new__(cls)
 
     def __init__(self, limits: Limits, **options: Any) -> None:
         o = SequenceOptions(**options)

@@ -18,7 +18,7 @@ from sim.fleet.cluster import Sole
 from sim.hardware.step_cost import StepCost
 from sim.request import Request
 from sim.results.ledger import Ledger, ReplicaUse
-from sim.schedulers import MicrobatchScheduler, SequenceScheduler
+from sim.schedulers import MicrobatchScheduler, OpenSequenceScheduler, SequenceScheduler
 from sim.work import (
     Chunk,
     Drop,
@@ -229,8 +229,9 @@ def test_the_protocol_is_kept(
 ) -> None:
     """The clock never goes back, arrivals are submitted in time, every work is recorded before the next."""
     diary: list[tuple[str, float, Any]] = []
+    base: type[SequenceScheduler] = OpenSequenceScheduler if max_wait_s else SequenceScheduler
 
-    class Watched(SequenceScheduler):
+    class Watched(base):  # type: ignore[misc, valid-type]
         def submit(self, request: Request, now: float) -> None:
             diary.append(("submit", now, request))
             super().submit(request, now)

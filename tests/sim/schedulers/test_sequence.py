@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.request import Request
-from sim.schedulers import SequenceScheduler
+from sim.schedulers import SCHEDULERS, OpenSequenceScheduler, SequenceScheduler
 from sim.work import Drop, Limits, Outcome, PaddedBatch, Perceive, Prediction
 
 Requests = Callable[..., list[Request]]
@@ -230,7 +230,7 @@ def test_the_important_do_not_wait_for_a_bin_to_fill(
     vbs: str, limits: Limits, requests: Requests, run_scheduler: Run
 ) -> None:
     asked = requests([40, 400], priority=[0, -1])
-    log = run_scheduler(SequenceScheduler(limits, max_wait_s=1000, vbs=vbs, batch_size=2), asked)
+    log = run_scheduler(OpenSequenceScheduler(limits, max_wait_s=1000, vbs=vbs, batch_size=2), asked)
     assert log.batches[0][0][-1] == 1
     assert log.starts[0] == 0
 
@@ -239,7 +239,7 @@ def test_important_by_a_positive_number_goes_first_in_its_bin(
     limits: Limits, requests: Requests, run_scheduler: Run
 ) -> None:
     asked = requests([300] * 4, priority=[5, 5, 5, 1])
-    log = run_scheduler(SequenceScheduler(limits, max_wait_s=1000, batch_size=2), asked)
+    log = run_scheduler(OpenSequenceScheduler(limits, max_wait_s=1000, batch_size=2), asked)
     assert 3 in log.batches[0][0]
 
 
@@ -248,7 +248,7 @@ def test_important_by_a_positive_number_goes_first_in_its_bin(
 
 def test_a_batch_leaves_when_it_is_full(limits: Limits, requests: Requests, run_scheduler: Run) -> None:
     asked = requests([300] * 5, arrival_s=[0, 1, 2, 3, 4])
-    log = run_scheduler(SequenceScheduler(limits, max_wait_s=1000, batch_size=4), asked)
+    log = run_scheduler(OpenSequenceScheduler(limits, max_wait_s=1000, batch_size=4), asked)
     assert log.batches[0] == ([0, 1, 2, 3], 300)
     assert log.starts[0] == 3
 
@@ -258,19 +258,19 @@ def test_a_batch_leaves_when_its_oldest_has_waited(
     vbs: str, limits: Limits, requests: Requests, run_scheduler: Run
 ) -> None:
     asked = requests([100, 80], arrival_s=[2, 9])
-    log = run_scheduler(SequenceScheduler(limits, max_wait_s=10, vbs=vbs), asked)
+    log = run_scheduler(OpenSequenceScheduler(limits, max_wait_s=10, vbs=vbs), asked)
     assert log.batches == [([1, 0], 100)]
     assert log.starts == [12]
 
 
 def test_bins_wait_apart(limits: Limits, requests: Requests, run_scheduler: Run) -> None:
     asked = requests([5, 100], arrival_s=[0, 3])
-    log = run_scheduler(SequenceScheduler(limits, max_wait_s=10), asked)
+    log = run_scheduler(OpenSequenceScheduler(limits, max_wait_s=10), asked)
     assert list(zip(log.batches, log.starts, strict=True)) == [(([0], 50), 10), (([1], 100), 15)]
 
 
 def test_wake_at_is_when_the_oldest_has_waited(limits: Limits, requests: Requests) -> None:
-    scheduler = SequenceScheduler(limits, max_wait_s=10)
+    scheduler = OpenSequenceScheduler(limits, max_wait_s=10)
     assert scheduler.next_work(0.0) is None
     assert scheduler.wake_at is None
     early, late = requests([400, 40], arrival_s=[1.0, 2.0])
@@ -301,10 +301,10 @@ def test_failures_wait_for_a_full_batch_or_for_their_time(
 ) -> None:
     asked = requests([50, 30, 50], arrival_s=[0, 20, 500])
     settings_ = {"max_wait_s": 100, "batch_size": 2}
-    log = run_scheduler(SequenceScheduler(limits, **settings_), asked, {0: 60, 1: 40, 2: 60})
+    log = run_scheduler(OpenSequenceScheduler(limits, **settings_), asked, {0: 60, 1: 40, 2: 60})
     # 0 leaves at 100 and fails at 150; it has waited by 250.
     assert list(zip(log.batches, log.starts, strict=True))[:2] == [(([1, 0], 50), 100), (([0], 512), 250)]
-    log = run_scheduler(SequenceScheduler(limits, **settings_), requests([50] * 256), {0: 60, 1: 60})
+    log = run_scheduler(OpenSequenceScheduler(limits, **settings_), requests([50] * 256), {0: 60, 1: 60})
     assert list(zip(log.batches, log.starts, strict=True))[1] == (([0, 1], 512), 50)
 
 
@@ -313,7 +313,7 @@ def test_a_failure_that_has_waited_goes_before_bins_that_are_younger(
 ) -> None:
     # Every 300 s a batch of 4 ends and 5 more have come: there is always a full bin, or one that has waited.
     asked = requests([50] + [300] * 60, arrival_s=[0, *(10 + 60 * k for k in range(60))])
-    log = run_scheduler(SequenceScheduler(limits, max_wait_s=10, batch_size=4), asked, {0: 51})
+    log = run_scheduler(OpenSequenceScheduler(limits, max_wait_s=10, batch_size=4), asked, {0: 51})
     assert log.finished.index(0) <= 12
 
 
@@ -322,7 +322,7 @@ def test_the_important_overtake_failures_that_have_waited(
 ) -> None:
     # 0 fails at 60 and is due at 70, when 1 still runs; 2 arrives meanwhile.
     asked = requests([50, 300, 300], arrival_s=[0, 45, 200], priority=[0, 0, -1])
-    log = run_scheduler(SequenceScheduler(limits, max_wait_s=10), asked, {0: 51})
+    log = run_scheduler(OpenSequenceScheduler(limits, max_wait_s=10), asked, {0: 51})
     assert [rows for rows, _ in log.batches] == [[0], [1], [2], [0]]
 
 
@@ -331,7 +331,7 @@ def test_a_batch_that_has_waited_goes_before_new_questions(
 ) -> None:
     # Asking takes a second, and every second someone new arrives.
     asked = requests([None] * 60, arrival_s=[float(k) for k in range(60)])
-    log = run_scheduler(SequenceScheduler(limits, max_wait_s=5), asked, dict.fromkeys(range(60), 2))
+    log = run_scheduler(OpenSequenceScheduler(limits, max_wait_s=5), asked, dict.fromkeys(range(60), 2))
     assert log.starts[0] <= 8
 
 
@@ -347,7 +347,7 @@ def test_requests_expire_while_they_wait(limits: Limits, requests: Requests, run
 
 def test_requests_expire_in_their_bin(limits: Limits, requests: Requests, run_scheduler: Run) -> None:
     asked = requests([40, 40], deadline_s=[99.0, None])
-    log = run_scheduler(SequenceScheduler(limits, max_wait_s=100), asked)
+    log = run_scheduler(OpenSequenceScheduler(limits, max_wait_s=100), asked)
     assert list(log.dropped) == [0]
     assert log.finished == [1]
 
@@ -428,7 +428,7 @@ def asked_of(day: dict[str, Any], requests: Requests) -> list[Request]:
 @settings(deadline=None, max_examples=200)
 @given(day=days())
 def test_every_request_ends_exactly_once(day: dict[str, Any], requests: Requests, run_scheduler: Run) -> None:
-    scheduler = SequenceScheduler(Limits(day["kv_tokens"], perception_tokens=44), **day["options"])
+    scheduler: Any = SCHEDULERS["sequence"](Limits(day["kv_tokens"], perception_tokens=44), **day["options"])
     log = run_scheduler(scheduler, asked_of(day, requests), dict(enumerate(day["true"])))
     dropped = [r.id for work in log.works(Drop) for r in work.requests]
     assert sorted([*log.finished, *dropped]) == list(range(len(day["true"])))
@@ -441,7 +441,7 @@ def test_every_request_ends_exactly_once(day: dict[str, Any], requests: Requests
 def test_drain_gives_back_all_that_has_not_ended_once(
     day: dict[str, Any], steps: int, in_flight: bool, requests: Requests, executor: type[Any]
 ) -> None:
-    scheduler = SequenceScheduler(Limits(day["kv_tokens"], perception_tokens=44), **day["options"])
+    scheduler: Any = SCHEDULERS["sequence"](Limits(day["kv_tokens"], perception_tokens=44), **day["options"])
     world = executor(scheduler, asked_of(day, requests), dict(enumerate(day["true"])))
     for _ in range(steps):
         work = world.decide()

@@ -1,0 +1,47 @@
+"""The scheduling policies by the names that the command line knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..work import Limits, Scheduler
+from .ahead import AheadScheduler
+from .continuous import ContinuousScheduler
+from .continuous_options import ContinuousOptions
+from .microbatch import MicrobatchScheduler
+from .open_sequence import OpenSequenceScheduler
+from .sequence import SequenceScheduler
+from .sequence_options import SequenceOptions
+
+
+@dataclass(frozen=True)
+class Family:
+    """Schedulers that share a name and its options; `make(limits, **options)` builds the one they ask for."""
+
+    Options: type
+    make: Callable[..., Scheduler]
+
+    def __call__(self, limits: Limits, **options: Any) -> Scheduler:
+        """One scheduler; ValueError for an option out of bounds, TypeError for an unknown one."""
+        return self.make(limits, **options)
+
+
+def _sequence(limits: Limits, **options: Any) -> Scheduler:
+    is_open = SequenceOptions(**options).max_wait_s > 0
+    return (OpenSequenceScheduler if is_open else SequenceScheduler)(limits, **options)
+
+
+def _continuous(limits: Limits, **options: Any) -> Scheduler:
+    chosen = ContinuousOptions(**options).async_scheduling
+    is_ahead = limits.async_scheduling if chosen is None else chosen
+    return (AheadScheduler if is_ahead else ContinuousScheduler)(limits, **options)
+
+
+SCHEDULERS: dict[str, Callable[..., Scheduler]] = {
+    "vanilla": MicrobatchScheduler,
+    "sequence": Family(SequenceOptions, _sequence),
+    "continuous": Family(ContinuousOptions, _continuous),
+}
+"""Policy name -> what builds a scheduler as `make(limits, **options)`; its `Options` is a dataclass."""

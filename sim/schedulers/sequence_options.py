@@ -1,0 +1,43 @@
+"""The options of sequence scheduling, with or without groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class SequenceOptions:
+    """Options of the `sequence` policy; the defaults are the paper's."""
+
+    group_size: int = 256
+    """Most requests that are perceived and sorted together."""
+    batch_size: int = 16
+    """Rows of a batch of long answers, of every batch without VBS, and of recomputed batches."""
+    vbs: Literal["table", "memory", "off"] = "table"
+    """Variable batch size: the published table, from KV memory and the cost knee, or none (and no bins)."""
+    fcr: bool = True
+    """Failure collection and recomputation: stop a batch at its predicted length, recompute later what was
+    cut.
+    """
+    bin_width: int = 50
+    """Width of a length bin in tokens."""
+    margin: float = 0.0
+    """Safety margin on predictions: whole tokens or, between 0 and 1, a quantile of the true length."""
+    max_wait_s: float = 0.0
+    """Longest wait for a bin to fill; 0: a group is whatever waits when the accelerator is free."""
+    perceive_batch: int = 128
+    """Requests asked for their length in one batch."""
+
+    def __post_init__(self) -> None:
+        for name in ("group_size", "batch_size", "bin_width", "perceive_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} must be at least 1")
+        if self.vbs not in ("table", "memory", "off"):
+            raise ValueError(f"vbs: {self.vbs} must be one of table, memory, off")
+        if not 0.0 <= self.margin < 1e6:
+            raise ValueError(f"margin: {self.margin} must be at least 0 and below 1000000")
+        if self.margin > 1.0 and self.margin != int(self.margin):
+            raise ValueError(f"margin: {self.margin} must be whole tokens, or a quantile between 0 and 1")
+        if not 0.0 <= self.max_wait_s < 1e9:
+            raise ValueError(f"max_wait_s: {self.max_wait_s} must be at least 0 and below 1000000000")
