@@ -18,8 +18,8 @@ import numpy as np
 import torch
 import transformers
 
+from sim.hardware.datasheets import GPUS, Gpu
 from sim.hardware.fitting import FitReport, fit
-from sim.hardware.gpu import GPUS, Gpu
 from sim.hardware.kv_memory import KvMemory, kv_bytes_per_token
 from sim.hardware.profile import Profile
 from sim.hardware.steps_file import COLUMNS, COUNTS

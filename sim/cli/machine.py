@@ -160,8 +160,8 @@ def calibrate(
     from plots import calibration
     from plots.style import save
 
+    from ..hardware.datasheets import known_gpu
     from ..hardware.fitting import fit, read_steps
-    from ..hardware.gpu import known_gpu
     from ..hardware.model_shape import known_model
 
     fitted, report = fit(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
-from sim.hardware.gpu import Gpu
+from sim.hardware.datasheets import Gpu
 from sim.hardware.model_shape import ModelShape
 from sim.hardware.step_cost import PiecewiseLinear, StepCost
 

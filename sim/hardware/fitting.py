@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from sim.hardware.gpu import Gpu
+from sim.hardware.datasheets import Gpu
 from sim.hardware.kv_memory import KvMemory
 from sim.hardware.model_shape import ModelShape
 from sim.hardware.profile import Profile, Provenance

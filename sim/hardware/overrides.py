@@ -13,9 +13,8 @@ from dataclasses import replace
 from typing import Any
 
 from sim.hardware import what_if
-from sim.hardware.gpu import Gpu, known_gpu
+from sim.hardware.datasheets import Gpu, known_gpu, link_of
 from sim.hardware.json_fields import Fields, checked_number
-from sim.hardware.links import link_of
 from sim.hardware.model_shape import ModelShape, known_model
 from sim.hardware.profile import Profile
 from sim.hardware.transfer import changed, memory_in_proportion

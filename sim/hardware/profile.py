@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from sim.hardware.gpu import Gpu
+from sim.hardware.datasheets import Gpu
 from sim.hardware.json_fields import Fields, checked_number
 from sim.hardware.kv_memory import KvMemory
 from sim.hardware.model_shape import ModelShape

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import date as Date
 
-from sim.hardware.gpu import GPUS, Gpu, known_gpu
+from sim.hardware.datasheets import GPUS, Gpu, known_gpu
 from sim.hardware.kv_memory import GIB, KvMemory, kv_bytes_per_token
 from sim.hardware.model_shape import ModelShape, known_model
 from sim.hardware.profile import Profile, Provenance

@@ -13,10 +13,9 @@ from functools import partial
 from typing import Any
 
 from sim.hardware.ceilings import Ceilings, carry, spread
-from sim.hardware.gpu import Gpu
+from sim.hardware.datasheets import LATENCY_RANGE, Gpu, Link, link_of
 from sim.hardware.json_fields import Fields
 from sim.hardware.kv_memory import KvMemory
-from sim.hardware.links import LATENCY_RANGE, Link, link_of
 from sim.hardware.model_shape import ModelShape
 from sim.hardware.profile import Profile
 from sim.hardware.step_cost import PiecewiseLinear, StepCost

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sim.hardware.gpu import Gpu
+from sim.hardware.datasheets import Gpu, Link, link_of
 from sim.hardware.json_fields import checked_number
 from sim.hardware.kv_memory import KvMemory
-from sim.hardware.links import Link, link_of
 from sim.hardware.model_shape import ModelShape
 from sim.hardware.profile import Profile
 from sim.hardware.transfer import ALL_REDUCES_PER_LAYER, changed, measured_on, transferred

@@ -15,7 +15,7 @@ import numpy as np
 from traces.errors import InputError
 from traces.trace import DEFAULT_MAX_NEW_TOKENS, Trace
 
-from ..hardware.gpu import GPUS
+from ..hardware.datasheets import GPUS
 from ..hardware.profile import Profile
 from ..hardware.profile import load as load_profile
 from ..hardware.profile import names as profile_names

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from sim import simulate
 from sim.hardware import describe, load
 from sim.hardware.ceilings import Ceilings, carry
-from sim.hardware.gpu import GPUS, Gpu, known_gpu
-from sim.hardware.links import LINKS
+from sim.hardware.datasheets import GPUS, LINKS, Gpu, known_gpu
 from sim.hardware.model_shape import MODELS
 from sim.hardware.overrides import apply, field_names
 from sim.hardware.profile import Profile
