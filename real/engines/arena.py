@@ -14,10 +14,9 @@ import torch
 
 from sim.work import SchedulingError
 
-from . import compiled
 from .attention import NAME, has_kernel, register
 from .engine import KvOvercommitted, Part, check_padded
-from .graphs import GraphPool, bucket
+from .graphs import GraphPool, bucket, compile_decoder_layers
 from .model import LoadedModel
 from .packing import Columns, pack
 from .regions import Places
@@ -59,7 +58,7 @@ class ArenaEngine:
                 setattr(layer.self_attn, which, arena)
                 self.arenas.append(arena)
         if compile_layers and self.device.type == "cuda":
-            compiled.compile_layers(self.model)
+            compile_decoder_layers(self.model)
         # Device-side state by slot: last token, tokens in the cache, start of the region.
         self.tokens, self.lengths, self.starts = (
             torch.zeros(self.max_rows + 1, dtype=torch.long, device=self.device) for _ in range(3)

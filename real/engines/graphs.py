@@ -1,4 +1,7 @@
-"""CUDA graphs by key, captured on first use, all in one memory pool; knows nothing of what they compute."""
+"""Fewer launches: CUDA graphs captured on first use in one memory pool, and compiled decoder layers.
+
+Knows nothing of what they compute.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,10 @@ import torch
 
 WARM_UP_RUNS = 3
 """Runs before a capture: compilation, library handles and the allocator must not fall into it."""
+
+
+MAX_COMPILATIONS = 64
+"""A layer is compiled again where a size is 1 or equals another by chance; torch's limit of 8 is too low."""
 
 
 def bucket(count: int, sizes: Sequence[int]) -> int:
@@ -57,3 +64,14 @@ class GraphPool:
         with torch.cuda.graph(graph, pool=self.pool):
             function(static)
         return graph, static
+
+
+def compile_decoder_layers(model: Any, backend: str = "inductor") -> None:
+    """Compile each decoder layer of a LLaMA as a whole; layers of one shape share what was compiled."""
+    import torch._dynamo as dynamo
+
+    config: Any = dynamo.config
+    # With fullgraph, a layer beyond the limit is an error, not a fall back to plain calls.
+    config.recompile_limit = max(config.recompile_limit, MAX_COMPILATIONS)
+    for layer in model.model.layers:
+        layer.compile(fullgraph=True, dynamic=True, backend=backend)

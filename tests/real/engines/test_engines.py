@@ -164,14 +164,14 @@ def test_one_compiled_layer_serves_all_and_every_size(prompts, alone):
     from torch._dynamo.utils import counters
 
     from real.engines import model
-    from real.engines.compiled import compile_layers
+    from real.engines.graphs import compile_decoder_layers
 
     expected = [alone(p, 2) for p in prompts]
     torch._dynamo.reset()
     counters.clear()
     own = model.load("tiny")
     engine = ArenaEngine(own, 4096)
-    compile_layers(own.model, backend="eager")
+    compile_decoder_layers(own.model, backend="eager")
     for graphs, rows in ((None, 9), (None, 5), (EagerPool(), 3)):
         engine.graphs = graphs
         assert batch(engine, prompts[:rows], 2) == expected[:rows]
