@@ -1,4 +1,6 @@
-"""Gives a trace its arrival times: its own, all at once, or drawn; knows nothing of files or schedulers."""
+"""Gives a trace its arrival times: its own, scaled, all at once, or drawn; knows nothing of files or
+schedulers.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,9 @@ import numpy as np
 
 from .errors import InputError
 from .trace import FloatArray, Trace
+
+GOLDEN = 0.6180339887498949
+"""Windows of a trace start at multiples of this share of it, modulo 1: they lie as far apart as can be."""
 
 
 def assign(
@@ -60,6 +65,42 @@ def assign(
     deadline = trace.deadline_s
     if deadline is not None:
         deadline = deadline - (0.0 if trace.arrival_s is None else trace.arrival_s) + times
+    return replace(trace, arrival_s=times, deadline_s=deadline)
+
+
+def window(trace: Trace, seed: int, num_requests: int) -> Trace:
+    """`num_requests` rows in a row, from a place in the trace that the seed decides, its start following its
+    end.
+
+    Rows keep their own gaps; where the start follows the end, or the trace goes round, the gap is the mean
+    one. A longer window of the same seed begins with the shorter one.
+    """
+    n = len(trace)
+    start = int(n * ((seed * GOLDEN) % 1.0))
+    rows = (start + np.arange(num_requests)) % n
+    own = trace.arrival_s
+    bare = trace if own is None else replace(trace, arrival_s=None, deadline_s=None)
+    chosen = bare.select(rows)
+    if own is None:
+        return chosen
+    gaps = np.diff(own, prepend=own[0])
+    gaps[0] = gaps[1:].mean() if n > 1 else 0.0
+    times = np.cumsum(np.concatenate([[0.0], gaps[rows[1:]]]))
+    deadline = None if trace.deadline_s is None else (trace.deadline_s - own)[rows] + times
+    return replace(chosen, arrival_s=times, deadline_s=deadline)
+
+
+def at_rate(trace: Trace, rate: float) -> Trace:
+    """The trace with its own arrival times stretched or pressed, so that their mean rate is `rate`."""
+    assert trace.arrival_s is not None
+    span = float(trace.arrival_s[-1])
+    if not span > 0:
+        raise InputError(
+            f"{trace.name}: {len(trace)} requests in a row all arrive at once, so they cannot be scaled to "
+            f"{rate:g} requests/s; --burstiness 1 draws Poisson arrivals"
+        )
+    times = trace.arrival_s / span * ((len(trace) - 1) / rate)
+    deadline = None if trace.deadline_s is None else trace.deadline_s - trace.arrival_s + times
     return replace(trace, arrival_s=times, deadline_s=deadline)
 
 

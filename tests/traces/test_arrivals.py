@@ -1,15 +1,16 @@
-"""Arrival times: the trace's own, all at once, gamma gaps."""
+"""Arrival times: the trace's own, all at once, gamma gaps; windows of a trace, and its own pattern scaled."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from traces.arrivals import assign
+from traces.arrivals import assign, at_rate, window
 from traces.errors import InputError
 from traces.trace import FloatArray, Trace
 
@@ -130,3 +131,43 @@ def test_what_is_out_of_bounds_is_named_with_its_bound(options: dict[str, float]
     trace = a_trace(3, [0.0, 1.0, 40.0])
     with pytest.raises(InputError, match=named):
         assign(trace, rng=np.random.default_rng(0), **options)
+
+
+def poisson_trace(n: int) -> Trace:
+    """Prompts of 1, 2, ... n tokens, so that a prompt tells its row."""
+    arrival = np.cumsum(np.random.default_rng(3).exponential(1.0, n))
+    return replace(a_trace(n), prompt_tokens=np.arange(1, n + 1), arrival_s=arrival - arrival[0])
+
+
+@given(n=st.integers(2, 60), seed=st.integers(0, 500), num_requests=st.integers(2, 200))
+def test_a_window_is_a_stretch_of_the_trace_that_goes_round(n: int, seed: int, num_requests: int) -> None:
+    whole = poisson_trace(n)
+    cut = window(whole, seed, num_requests)
+    rows = cut.prompt_tokens - 1
+    assert ((rows[1:] - rows[:-1]) % n == 1 % n).all()
+    assert cut.arrival_s is not None and whole.arrival_s is not None
+    gaps, own = np.diff(cut.arrival_s), np.diff(whole.arrival_s)
+    inside = rows[1:] != 0
+    assert gaps[inside] == pytest.approx(own[rows[1:] - 1][inside])
+    assert gaps[~inside] == pytest.approx(own.mean())
+    longer_one = window(whole, seed, num_requests + 50)
+    assert (longer_one.prompt_tokens[:num_requests] == cut.prompt_tokens).all()
+
+
+def test_seeds_start_far_apart() -> None:
+    starts = sorted(int(window(poisson_trace(1000), seed, 2).prompt_tokens[0]) for seed in range(8))
+    assert np.diff([*starts, starts[0] + 1000]).min() > 1000 / 8 / 3
+
+
+@given(rate=st.floats(0.01, 100))
+def test_a_trace_at_a_rate_has_it_and_keeps_its_pattern(rate: float) -> None:
+    scaled = at_rate(poisson_trace(50), rate).arrival_s
+    assert scaled is not None
+    assert 49 / scaled[-1] == pytest.approx(rate)
+    own = poisson_trace(50).arrival_s
+    assert scaled / scaled[-1] == pytest.approx(own / own[-1])
+
+
+def test_what_arrives_all_at_once_cannot_be_scaled() -> None:
+    with pytest.raises(InputError, match="all arrive at once"):
+        at_rate(replace(poisson_trace(3), arrival_s=np.zeros(3)), 1.0)

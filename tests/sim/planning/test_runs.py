@@ -1,4 +1,4 @@
-"""Windows of a trace, and runs that are carried out once however often they are asked for."""
+"""Runs that are carried out once however often they are asked for."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sim.hardware.profile import Profile
-from sim.planning.runs import Runs, World, at_rate, together, window
+from sim.planning.runs import Runs, World, together
 from sim.planning.search import Search
 from sim.planning.slo import Observation, parse_slo
 from sim.planning.verdict import Run
@@ -38,40 +36,6 @@ def trace(n: int, timed: bool = True) -> Trace:
 @pytest.fixture
 def world(profile: Profile) -> World:
     return World(trace(300), "continuous", profile, "oracle")
-
-
-@given(n=st.integers(2, 60), seed=st.integers(0, 500), asked=st.integers(2, 200))
-def test_a_window_is_a_stretch_of_the_trace_that_goes_round(n: int, seed: int, asked: int) -> None:
-    whole = trace(n)
-    cut = window(whole, seed, asked)
-    rows = cut.prompt_tokens - 1
-    assert ((rows[1:] - rows[:-1]) % n == 1 % n).all()
-    assert cut.arrival_s is not None and whole.arrival_s is not None
-    gaps, own = np.diff(cut.arrival_s), np.diff(whole.arrival_s)
-    inside = rows[1:] != 0
-    assert gaps[inside] == pytest.approx(own[rows[1:] - 1][inside])
-    assert gaps[~inside] == pytest.approx(own.mean())
-    longer_one = window(whole, seed, asked + 50)
-    assert (longer_one.prompt_tokens[:asked] == cut.prompt_tokens).all()
-
-
-def test_seeds_start_far_apart() -> None:
-    starts = sorted(int(window(trace(1000), seed, 2).prompt_tokens[0]) for seed in range(8))
-    assert np.diff([*starts, starts[0] + 1000]).min() > 1000 / 8 / 3
-
-
-@given(rate=st.floats(0.01, 100))
-def test_a_trace_at_a_rate_has_it_and_keeps_its_pattern(rate: float) -> None:
-    scaled = at_rate(trace(50), rate).arrival_s
-    assert scaled is not None
-    assert 49 / scaled[-1] == pytest.approx(rate)
-    own = trace(50).arrival_s
-    assert scaled / scaled[-1] == pytest.approx(own / own[-1])
-
-
-def test_what_arrives_all_at_once_cannot_be_scaled() -> None:
-    with pytest.raises(InputError, match="all arrive at once"):
-        at_rate(replace(trace(3), arrival_s=np.zeros(3)), 1.0)
 
 
 def test_longer_answers_are_those_of_a_trace_that_was_scaled(world: World) -> None:
