@@ -13,7 +13,7 @@ from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path
 
 from sim.results.ledger import BatchRecord
-from sim.results.metrics import Result
+from sim.results.result import Result
 
 from . import style
 

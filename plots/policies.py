@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sim.results.metrics import Result
+from sim.results.result import Result
 
 from . import style
 from .batches import batch_timelines, token_grids

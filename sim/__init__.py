@@ -12,7 +12,7 @@ from .version import __version__
 if TYPE_CHECKING:
     from .planning.answer import Plan
     from .planning.plan import plan
-    from .results.metrics import Result
+    from .results.result import Result
     from .simulation import Comparison, compare, simulate
     from .sweeps.sweep import SweepResult, sweep
 
@@ -32,7 +32,7 @@ _HOMES = {
     "simulate": "simulation",
     "compare": "simulation",
     "Comparison": "simulation",
-    "Result": "results.metrics",
+    "Result": "results.result",
     "plan": "planning.plan",
     "Plan": "planning.answer",
     "sweep": "sweeps.sweep",

@@ -12,7 +12,7 @@ from traces.spec import names_of
 from traces.trace import Trace
 
 from .execution.arrivals import Progress
-from .results.metrics import Result
+from .results.result import Result
 from .scenario.policies import DEFAULT_POLICY, Policy, make_scheduler
 from .scenario.scenario import DEFAULT_TRACE, Scenario, scenario
 

@@ -14,7 +14,7 @@ import numpy as np
 from sim.execution.padded_batch import PerceptionCost
 from sim.perception.predictors import QUESTION_TOKENS, perceive
 from sim.results.ledger import Ledger, ReplicaUse
-from sim.results.metrics import Result, make_result
+from sim.results.result import Result, make_result
 from sim.scenario.policies import make_scheduler
 from sim.scenario.scenario import Scenario, predictions_of, stream
 from traces.errors import InputError

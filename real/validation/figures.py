@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from plots import style
-from sim.results.metrics import Result
+from sim.results.result import Result
 
 from .report import METRICS, Case
 

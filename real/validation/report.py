@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, NamedTuple
 
-from sim.results.metrics import Result
+from sim.results.result import Result
 
 METRICS = {
     "request_throughput": "requests/s",

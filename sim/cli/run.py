@@ -17,7 +17,7 @@ from . import show
 from .options import Workload
 
 if TYPE_CHECKING:
-    from ..results.metrics import Result
+    from ..results.result import Result
 
 DEFAULT = Workload()
 

@@ -22,7 +22,7 @@ from traces.scaling import scale_lengths
 from traces.trace import Trace
 
 from ..hardware.profile import Profile
-from ..results.metrics import Result
+from ..results.result import Result
 from ..scenario.inputs import digest_of
 from ..version import RESULTS_VERSION, __version__
 from .search import Search

@@ -31,7 +31,8 @@ from ..hardware.profile import Profile
 from ..perception.predictors import Perception, Predictor, asking_tokens, perceive, predictor
 from ..request import Request
 from ..results.ledger import Ledger, ReplicaUse, column
-from ..results.metrics import GOODPUT_METRICS, Result, make_result
+from ..results.metrics import request_latencies
+from ..results.result import Result, make_result
 from ..version import __version__
 from ..work import Limits, Prediction, SchedulingError
 from .policies import Policy, limits_of, policy_name, scheduler_maker
@@ -355,8 +356,9 @@ def goodput_bounds(goodput: Mapping[str, float] | Iterable[str] | None) -> dict[
             pairs.append((name, value))
     bounds: dict[str, float] = {}
     for name, value in pairs:
-        if name not in GOODPUT_METRICS:
-            raise InputError(f"goodput: {name!r} is not one of {', '.join(GOODPUT_METRICS)}, as in ttft:2000")
+        if name not in request_latencies():
+            known = ", ".join(request_latencies())
+            raise InputError(f"goodput: {name!r} is not one of {known}, as in ttft:2000")
         if name in bounds:
             raise InputError(f"goodput: {name} is given twice ({bounds[name]:g} and {value} ms)")
         try:

@@ -19,7 +19,7 @@ from traces.trace import Trace
 from ..kv_blocks import blocks_for
 from ..perception.accuracy import error_report
 from ..perception.predictors import perceive
-from ..results.metrics import Result
+from ..results.result import Result
 from ..scenario.scenario import Scenario, scenario, stream
 from .prediction_error import Progress, check_points, check_policies, erring
 

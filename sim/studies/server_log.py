@@ -19,7 +19,7 @@ from traces.spec import parse
 from traces.tables import open_table
 from traces.trace import FloatArray, IntArray, Trace
 
-from ..results.metrics import Result
+from ..results.result import Result
 from ..scenario.scenario import scenario
 
 LATENCIES = ("ttft_ms", "tpot_ms", "e2el_ms")

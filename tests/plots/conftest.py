@@ -14,7 +14,7 @@ from matplotlib.text import Text
 from sim.hardware.roofline import estimate
 from sim.planning.answer import Plan
 from sim.planning.plan import plan
-from sim.results.metrics import Result
+from sim.results.result import Result
 from sim.simulation import compare
 from traces.trace import Trace
 

@@ -9,7 +9,7 @@ from matplotlib.patches import PathPatch
 
 from plots import batches, style
 from sim.results.ledger import BatchRecord, Ledger, ReplicaUse
-from sim.results.metrics import Result, make_result
+from sim.results.result import Result, make_result
 
 Results = dict[str, Result]
 

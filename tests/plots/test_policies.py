@@ -10,7 +10,7 @@ import pytest
 
 from plots import policies, style
 from sim.results.ledger import BatchRecord, Ledger, ReplicaUse
-from sim.results.metrics import Result, make_result
+from sim.results.result import Result, make_result
 
 Results = dict[str, Result]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from plots.reproduce_paper import MixedUp, emulated, paper_scenario
-from sim.results.metrics import Result
+from sim.results.result import Result
 
 TRACE = "alpaca-vicuna-val"
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sim import simulate
 from sim.fleet.routers import ROUTERS
 from sim.hardware.profile import Profile
-from sim.results.metrics import Result
+from sim.results.result import Result
 from sim.scenario.policies import limits_of, make_scheduler
 from sim.scenario.scenario import Machine, Scenario, scenario, stream
 from sim.work import Limits, Scheduler

@@ -15,7 +15,7 @@ from sim.hardware.profile import Profile
 from sim.hardware.step_cost import StepCost
 from sim.request import Request
 from sim.results.ledger import Ledger
-from sim.results.metrics import Result
+from sim.results.result import Result
 from sim.results.token_gaps import GapPool
 from sim.scenario.scenario import scenario
 from sim.work import Chunk, Iterations, SchedulingError

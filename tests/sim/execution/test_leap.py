@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sim.hardware.profile import Profile
-from sim.results.metrics import Result
+from sim.results.result import Result
 from sim.scenario.scenario import scenario
 from sim.schedulers.continuous import FAR
 from tests.sim.flat_machine import flat_machine

@@ -17,7 +17,7 @@ from sim import simulate
 from sim.fleet.routers import ROUTERS
 from sim.hardware.kv_memory import KvMemory
 from sim.hardware.profile import Profile
-from sim.results.metrics import Result
+from sim.results.result import Result
 from sim.scenario.policies import limits_of
 from sim.scenario.scenario import Machine, Scenario, scenario
 from tests.sim.flat_machine import flat_machine

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sim.hardware.profile import Profile
 from sim.request import Request
-from sim.results.metrics import Result
+from sim.results.result import Result
 from sim.scenario.scenario import scenario
 from sim.schedulers import SCHEDULERS, AheadScheduler, ContinuousScheduler
 from sim.simulation import simulate

@@ -12,7 +12,7 @@ import pytest
 from sim import simulate
 from sim.hardware.profile import Profile
 from sim.results.ledger import BatchRecord, Ledger, ReplicaUse
-from sim.results.metrics import Result, make_result
+from sim.results.result import Result, make_result
 from sim.results.token_gaps import RESOLUTION
 from traces.trace import Trace
 

@@ -1,0 +1,247 @@
+"""Result: what became of every request, and the summary of a run, in vLLM's terms; whoever ran it.
+
+Knows nothing of schedulers, SimPy or profiles. Times inside are seconds, reported latencies milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from traces.trace import FloatArray, IntArray
+
+from .ledger import BatchRecord, Ledger
+from .metrics import request_latencies, summarise
+from .tables import RunTables, TokenUse
+from .token_gaps import Ramps
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BoolArray = npt.NDArray[np.bool_]
+ObjectArray = npt.NDArray[np.object_]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One run of one policy.
+
+    `summary`: the keys of vLLM's benchmark and the paper's, undefined values None. `columns`: per-request
+    arrays in trace order, each of shape (n,). `batches`: every Work in the order in which it ran. `tokens`:
+    where they went. `machines`: per-replica arrays.
+    """
+
+    summary: dict[str, Any]
+    columns: Mapping[str, np.ndarray[Any, Any]]
+    batches: tuple[BatchRecord, ...]
+    tokens: TokenUse
+    machines: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+
+    @cached_property
+    def requests(self) -> pd.DataFrame:
+        """One row per request: times in seconds, latencies in ms, NaN where the request did not complete."""
+        import pandas as pd
+
+        return pd.DataFrame(dict(self.columns))
+
+    @cached_property
+    def replicas(self) -> pd.DataFrame:
+        """One row per replica: what it served, how busy it was, its memory, preemptions and outages."""
+        import pandas as pd
+
+        return pd.DataFrame(dict(self.machines))
+
+    @property
+    def decisions(self) -> list[dict[str, Any]]:
+        """The decision log: per Work its kind, request ids in order, limit, chunks, evictions, iterations
+        run.
+        """
+        return [b.decision() for b in self.batches]
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """The summary as one JSON object; also written to `path` where one is given."""
+        text = json.dumps(self.summary, indent=2, allow_nan=False)
+        if path is not None:
+            from traces.files import atomic_write
+
+            with atomic_write(path) as file:
+                file.write(text + "\n")
+        return text
+
+    def save_requests(self, path: str | Path) -> None:
+        """Write the per-request table as CSV."""
+        _save(self.requests, path)
+
+    def save_replicas(self, path: str | Path) -> None:
+        """Write the per-replica table as CSV."""
+        _save(self.replicas, path)
+
+
+def make_result(
+    ledger: Ledger,
+    *,
+    request_id: np.ndarray[Any, Any],
+    prompt_tokens: IntArray,
+    output_tokens: IntArray,
+    priority: IntArray | None,
+    labels: Mapping[str, Any],
+    goodput_ms: Mapping[str, float] | None = None,
+) -> Result:
+    """Derive the tables and the summary from a ledger.
+
+    `labels` are the summary's texts and settings (`policy predictor profile trace seed replicas version`);
+    `goodput_ms` maps latencies (of `request_latencies`) to the bound that a good request meets.
+    """
+    columns = _columns(ledger, request_id, prompt_tokens, output_tokens, priority)
+    finish = columns["finish_s"]
+    done, batches = ~np.isnan(finish), ledger.batches
+    end = float(finish[done].max()) if done.any() else None
+    replicas = _replicas(ledger, columns["replica"], end)
+    gaps = _gaps(batches, np.asarray(ledger.final_batch), output_tokens, done, finish)
+    tokens = TokenUse(
+        useful=int(output_tokens[done].sum()),
+        padding=int((columns["row_length"] - output_tokens)[done].sum()),
+        recomputed=int(columns["failed_tokens"].sum()) + sum(ledger.lost_tokens.values()),
+        perception=sum(b.limit * len(b.request_ids) for b in batches if b.kind == "Perceive"),
+    )
+    run = RunTables(columns, replicas, batches, tokens, ledger.gaps.pooled(gaps), dict(goodput_ms or {}))
+    return Result(
+        {**summarise(run), **labels},
+        MappingProxyType(_frozen(columns)),
+        tuple(batches),
+        tokens,
+        MappingProxyType(_frozen(replicas)),
+    )
+
+
+def _save(table: pd.DataFrame, path: str | Path) -> None:
+    from traces.files import atomic_write
+
+    with atomic_write(path) as file:
+        table.to_csv(file, index=False, lineterminator="\n")
+
+
+def _columns(
+    ledger: Ledger,
+    request_id: np.ndarray[Any, Any],
+    prompt_tokens: IntArray,
+    output_tokens: IntArray,
+    priority: IntArray | None,
+) -> dict[str, np.ndarray[Any, Any]]:
+    """The per-request table; what finished outside of padded batches has rows as long as its answers."""
+    n = ledger.num_requests
+    done, predicted = ~np.isnan(np.asarray(ledger.finish_s)), np.asarray(ledger.predicted)
+    continuous = done & (np.asarray(ledger.final_batch) < 0)
+    status, reason = _endings(ledger, done)
+    reroutes = np.zeros(n, dtype=np.int64)
+    for i, count in ledger.reroutes.items():
+        reroutes[i] = count
+    columns = {
+        "request_id": request_id,
+        "status": status,
+        "arrival_s": np.asarray(ledger.arrival_s),
+        "scheduled_s": np.asarray(ledger.scheduled_s),
+        "first_token_s": np.asarray(ledger.first_token_s),
+        "finish_s": np.asarray(ledger.finish_s),
+        "prompt_tokens": prompt_tokens,
+        "output_tokens": output_tokens,
+        "predicted_tokens": np.where(predicted < 0, np.nan, predicted),
+        "priority": np.zeros(n, dtype=np.int64) if priority is None else priority,
+        "row_length": np.where(continuous, output_tokens, np.asarray(ledger.row_length)),
+        "failed_tokens": np.asarray(ledger.failed_tokens),
+        "attempts": np.asarray(ledger.attempts) + continuous,
+    }
+    latencies = {latency.column: latency.values_ms(columns) for latency in request_latencies().values()}
+    return {
+        **columns,
+        **latencies,
+        "replica": np.where(done, np.asarray(ledger.replica), -1).astype(np.int64),
+        "reroutes": reroutes,
+        "reason": reason,
+    }
+
+
+def _endings(ledger: Ledger, done: BoolArray) -> tuple[ObjectArray, ObjectArray]:
+    """How each request ended, and why, where it did not complete."""
+    # Where all have finished, one text stands for a whole column.
+    n = ledger.num_requests
+    status, reason = (np.broadcast_to(np.array(text, dtype=object), n) for text in ("completed", ""))
+    if not done.all():
+        status, reason = status.copy(), reason.copy()
+    for i in np.flatnonzero(~done).tolist():
+        reason[i] = ledger.reason.get(i, "")
+        status[i] = reason[i].partition(":")[0]
+    return status, reason
+
+
+def _replicas(ledger: Ledger, finished_at: IntArray, end: float | None) -> dict[str, np.ndarray[Any, Any]]:
+    """The per-replica table; time busy after the last finish does not count."""
+    uses = ledger.replicas
+    busy_s, iterations = [u.busy_s for u in uses], [u.iterations for u in uses]
+    peaks, perceived_s = [u.kv_peak_tokens for u in uses], [0.0] * len(uses)
+    for b in ledger.batches:
+        if b.kind == "Iterations":
+            continue
+        iterations[b.replica] += b.iterations
+        peaks[b.replica] = max(peaks[b.replica], b.kv_tokens)
+        if end is not None and b.start_s < end:
+            busy_s[b.replica] += min(b.end_s, end) - b.start_s
+        if b.kind == "Perceive":
+            perceived_s[b.replica] += b.end_s - b.start_s
+    capacity = np.array([u.kv_capacity_tokens for u in uses])
+    return {
+        "replica": np.arange(len(uses)),
+        "profile": np.array([u.profile for u in uses], dtype=object),
+        "completed": np.bincount(finished_at[finished_at >= 0], minlength=len(uses)),
+        "iterations": np.array(iterations),
+        "busy_s": np.array(busy_s),
+        "perception_s": np.array(perceived_s),
+        "kv_capacity_tokens": capacity,
+        "kv_peak_fraction": np.array(peaks) / np.maximum(capacity, 1),
+        "preemptions": np.array([u.preemptions for u in uses]),
+        "failures": np.array([u.failures for u in uses]),
+        "down_s": np.array([u.down_s for u in uses]),
+    }
+
+
+def _frozen(columns: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+    """Views of the columns that cannot be written to."""
+    views = {name: column.view() for name, column in columns.items()}
+    for view in views.values():
+        view.flags.writeable = False
+    return views
+
+
+def _gaps(
+    batches: Sequence[BatchRecord],
+    final_batch: IntArray,
+    output_tokens: IntArray,
+    done: Any,
+    finish: FloatArray,
+) -> Ramps:
+    """The gaps between a row's tokens: one ramp per row, and its last gap, which lasts until its batch
+    returns.
+    """
+    rows = np.flatnonzero(done & (output_tokens > 1) & (final_batch >= 0))
+    if not len(rows):
+        return Ramps.empty()
+    table = np.array([(b.first_step_s, b.step_slope_s, b.prefill_end_s) for b in batches])[final_batch[rows]]
+    first, slope, prefill_end = table.T
+    inner = output_tokens[rows] - 2  # gaps before the last one
+    spent = inner * first + slope * inner * (inner - 1) / 2
+    last = finish[rows] - prefill_end - spent
+    one, zero = np.ones(len(rows), dtype=np.int64), np.zeros(len(rows))
+    return Ramps(
+        first_s=np.concatenate([first, last]),
+        slope_s=np.concatenate([slope, zero]),
+        counts=np.concatenate([inner, one]),
+        weight=np.concatenate([one, one]),
+    )
