@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sysconfig
+from pathlib import Path
+from types import TracebackType
+
 
 class InputError(ValueError):
     """Input that cannot be used.
@@ -12,3 +17,33 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+def raised_outside(what: str, error: BaseException) -> InputError:
+    """The one line for an error that code from outside raised: `what` was called, the error, file and line.
+
+    To be raised `from error`, so that a traceback is there for whoever wants to see it.
+    """
+    text = str(error)
+    described = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    place = "" if isinstance(error, SyntaxError) else _place(error.__traceback__)
+    return InputError(f"{what} raised {described}{place}")
+
+
+def _place(traceback: TracebackType | None) -> str:
+    """` (FILE, line N)`: the innermost line of somebody's own code, neither ours nor a library's."""
+    found = ""
+    while traceback is not None:
+        path = traceback.tb_frame.f_code.co_filename
+        if not path.startswith(("<", *_not_outside())):
+            found = f" ({Path(path).name}, line {traceback.tb_lineno})"
+        traceback = traceback.tb_next
+    return found
+
+
+def _not_outside() -> list[str]:
+    """Beginnings of the paths of our own code and of libraries."""
+    house = Path(__file__).parents[1]
+    folders = [str(house / room) for room in ("traces", "sim", "real", "plots")]
+    folders += [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return [folder + os.sep for folder in folders]

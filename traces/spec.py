@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -32,6 +32,14 @@ def parse(spec: str, what: str) -> tuple[str, dict[str, str]]:
             raise InputError(f"{what} {spec!r}: {key} is given twice")
         options[key] = value
     return name, options
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of an error about an unknown name: `; did you mean NAME?` of a similar one, or nothing."""
+    from difflib import get_close_matches
+
+    similar = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {similar[0]}?" if similar else ""
 
 
 def names_of(texts: str | Sequence[str], what: str) -> list[str]:
@@ -66,7 +74,8 @@ def coerce(options: type[Any], texts: Mapping[str, str], what: str) -> dict[str,
     hints, known = _hints(options), {f.name: f for f in fields(options) if f.init}
     for key in texts:
         if key not in known:
-            raise InputError(f"{what}: unknown option {key!r}; it has {', '.join(known) or 'no options'}")
+            has = ", ".join(known) or "no options"
+            raise InputError(f"{what}: unknown option {key!r}; it has {has}{nearest(key, known)}")
     for key, option in known.items():
         if key not in texts and option.default is MISSING and option.default_factory is MISSING:
             raise InputError(f"{what}: option {key} is required, as in {what}:{key}=VALUE")

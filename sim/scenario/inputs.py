@@ -15,7 +15,7 @@ from traces.errors import InputError
 from traces.loading import file_of
 
 from ..hardware import profile as profiles
-from ..schedulers import SCHEDULERS
+from .policies import POLICIES
 
 
 def digest_of(name: str, text: str) -> str:
@@ -32,11 +32,9 @@ def digest_of(name: str, text: str) -> str:
         parts = [part.strip().partition("*")[0] for part in text.split(";")]
         machines = [profiles.load(part).to_json() for part in parts]
         return hashlib.sha256(json.dumps(machines, sort_keys=True).encode()).hexdigest()
-    if name == "policy" and (module := text.partition(":")[0]) not in SCHEDULERS:
-        import importlib
-
-        origin = getattr(importlib.import_module(module), "__file__", None)
-        return _file_digest(Path(origin)) if origin else ""
+    if name == "policy" and POLICIES.is_outside(text):
+        file = POLICIES.module_file(text)
+        return "" if file is None else _file_digest(file)
     cuts = list(re.finditer("[:;,=]", text))
     starts, ends = [0, *(cut.end() for cut in cuts)], [*(cut.start() for cut in cuts), len(text)]
     parts = [text[start:end] for start in starts for end in ends if start < end]

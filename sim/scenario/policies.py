@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
-from dataclasses import is_dataclass
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias, cast
 
-from traces.errors import InputError
-from traces.spec import build, coerce, parse
+from traces.registry import Registry
 
 from ..hardware.profile import Profile
 from ..perception.predictors import ANSWER_TOKENS, QUESTION_TOKENS
-from ..schedulers import SCHEDULERS
+from ..schedulers.registry import SCHEDULERS
 from ..work import Limits, Scheduler
+
+POLICIES = Registry("policy", SCHEDULERS)
+"""Called as `Class(limits, **options)`."""
 
 DEFAULT_POLICY = "sequence"
 
@@ -30,43 +30,13 @@ def make_scheduler(policy: Policy, limits: Limits) -> Scheduler:
 def scheduler_maker(policy: Policy) -> Callable[[Limits], Scheduler]:
     """Builds as many schedulers as there are machines, from a spec that is read once.
 
-    A spec is `NAME[:key=value,...]`, where NAME is a known policy or `some.module:Class`. A class from
-    outside is built as `Class(limits, **options)`; with an `Options` dataclass its texts are read by that.
+    A spec is `NAME[:key=value,...]`, where NAME is a known policy or `some.module:Class`.
     Raises InputError for an unknown name, a class that cannot be imported, and options it does not take.
     """
     if not isinstance(policy, str):
         return policy
-    cls, texts, what = _scheduler_class(policy)
-    options = getattr(cls, "Options", None)
-    values: dict[str, Any] = dict(texts)
-    if is_dataclass(options):
-        values = coerce(cast(type, options), texts, what)
-        build(cast(type, options), texts, what)
-
-    def make(limits: Limits) -> Scheduler:
-        try:
-            return cast(Scheduler, cls(limits, **values))
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{what}: {error}") from None
-
-    return make
-
-
-def _scheduler_class(spec: str) -> tuple[Callable[..., Any], dict[str, str], str]:
-    module, _, rest = spec.partition(":")
-    if module not in SCHEDULERS and rest.partition(":")[0].isidentifier():
-        name, texts = parse(rest, "policy")
-        try:
-            found = getattr(importlib.import_module(module), name)
-        except Exception as error:  # a module from outside may raise anything while it is imported
-            raise InputError(f"policy {spec!r}: {error or type(error).__name__}") from None
-        if not callable(found):
-            raise InputError(f"policy {spec!r}: {name} is not a class")
-        return found, texts, f"policy {module}:{name}"
-    name, texts = parse(spec, "policy")
-    if name not in SCHEDULERS:
-        raise InputError(f"policy {name!r} is not one of {', '.join(SCHEDULERS)}, nor some.module:Class")
-    return SCHEDULERS[name], texts, f"policy {name}"
+    named = POLICIES.resolve(policy)
+    return lambda limits: cast(Scheduler, named.build(limits))
 
 
 def limits_of(

@@ -1,0 +1,168 @@
+"""What users name by text: one of a table of ours, or `some.module:Class` of anybody's.
+
+Knows nothing of what the named classes do. A table is the only place that lists them: errors, `--help` and
+`seqsched list` read it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from .errors import InputError, raised_outside
+from .spec import coerce, nearest, parse
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a text names: a callable, and the options that the text gives it.
+
+    `label` is what errors call it (`policy vanilla`, `predictor mine:Always`); `is_outside` tells
+    `some.module:Class` from an entry of the table.
+    """
+
+    make: Callable[..., Any]
+    options: Mapping[str, Any]
+    label: str
+    is_outside: bool = False
+
+    def build(self, *context: Any) -> Any:
+        """`make(*context, **options)`; InputError where it refuses them, or is from outside and fails."""
+        return _call(self.make, context, self.options, self.label, self.is_outside)
+
+
+class Registry:
+    """Things of one kind by name, and from outside by `some.module:Class`.
+
+    An entry of `table` is a class or a function, called as `entry(*context, **options)`. Its options are read
+    from text by its `Options` dataclass, where it has one; with `fields_are_options` by its own fields, where
+    it is a dataclass itself; else they stay texts. The first sentence of its docstring describes it.
+    """
+
+    def __init__(
+        self, kind: str, table: Mapping[str, Callable[..., Any]], *, fields_are_options: bool = False
+    ) -> None:
+        self.kind, self.table, self.fields_are_options = kind, table, fields_are_options
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of our own, in the order of the table."""
+        return tuple(self.table)
+
+    def is_outside(self, spec: str) -> bool:
+        """Whether a text has the form `some.module:Class[:...]`, of no name of the table."""
+        module, _, rest = spec.strip().partition(":")
+        is_module = bool(module) and module not in self.table and not set(module) & set("/\\")
+        return is_module and rest.partition(":")[0].isidentifier()
+
+    def resolve(self, spec: str) -> Named:
+        """What `NAME[:key=value,...]` or `some.module:Class[:key=value,...]` names, its options checked.
+
+        Raises InputError for an unknown name, a class that cannot be imported, and options that it does not
+        take.
+        """
+        is_outside = self.is_outside(spec)
+        if is_outside:
+            module, _, rest = spec.strip().partition(":")
+            name, texts = parse(rest, self.kind)
+            make, label = self._class(spec, self._import(spec), name), f"{self.kind} {module}:{name}"
+        else:
+            name, texts = parse(spec, self.kind)
+            if name not in self.table:
+                known = f"{', '.join(self.table)}, nor some.module:Class"
+                raise InputError(f"{self.kind} {name!r} is not one of {known}{nearest(name, self.table)}")
+            make, label = self.table[name], f"{self.kind} {name}"
+        return Named(make, self._options(make, texts, label, is_outside), label, is_outside)
+
+    def module_file(self, spec: str) -> Path | None:
+        """The file of the module that a text names; None for a name of the table, and where there is no file.
+
+        Raises InputError for a module that cannot be imported.
+        """
+        file = getattr(self._import(spec), "__file__", None) if self.is_outside(spec) else None
+        return None if file is None else Path(file)
+
+    def describe(self, name: str) -> str:
+        """One sentence about an entry of the table: the first of its docstring."""
+        entry = self.table[name]
+        documented = entry if inspect.isclass(entry) or inspect.isfunction(entry) else _maker(entry)
+        paragraph = " ".join((inspect.getdoc(documented) or "").partition("\n\n")[0].split())
+        return paragraph.partition(". ")[0].removesuffix(".")
+
+    def options_of(self, name: str) -> dict[str, Any]:
+        """Option -> default of an entry of the table; `dataclasses.MISSING` where it has to be given."""
+        options = self._options_class(self.table[name])
+        return {} if options is None else {f.name: f.default for f in fields(options) if f.init}
+
+    def help(self, listing: str) -> str:
+        """What a flag takes, for its `--help`; `listing` is what `seqsched list` calls this kind."""
+        return (
+            f"NAME[:key=value,...]: {', '.join(self.table)}, or some.module:Class[:key=value,...] "
+            f"(`seqsched list {listing}` describes them)."
+        )
+
+    def _options_class(self, make: Callable[..., Any]) -> type[Any] | None:
+        options = getattr(make, "Options", None)
+        if isinstance(options, type) and is_dataclass(options):
+            return options
+        return make if self.fields_are_options and isinstance(make, type) and is_dataclass(make) else None
+
+    def _options(
+        self, make: Callable[..., Any], texts: Mapping[str, str], label: str, is_outside: bool
+    ) -> dict[str, Any]:
+        options = self._options_class(make)
+        if options is None:
+            return dict(texts)
+        values = coerce(options, texts, label)
+        if options is not make:  # else it is checked when it is built
+            _call(options, (), values, label, is_outside)
+        return values
+
+    def _import(self, spec: str) -> ModuleType:
+        module = spec.strip().partition(":")[0]
+        try:
+            return importlib.import_module(module)
+        except ImportError as error:
+            raise InputError(f"{self.kind} {spec!r}: {error}") from error
+        except (Exception, SystemExit) as error:
+            raise raised_outside(f"{self.kind} {spec!r}: importing {module}", error) from error
+
+    def _class(self, spec: str, module: ModuleType, name: str) -> Callable[..., Any]:
+        try:
+            found = getattr(module, name)
+        except AttributeError as error:
+            known = [key for key, value in vars(module).items() if inspect.isclass(value)]
+            raise InputError(f"{self.kind} {spec!r}: {error}{nearest(name, known)}") from None
+        if not callable(found):
+            raise InputError(f"{self.kind} {spec!r}: {name} is not a class")
+        made: Callable[..., Any] = found
+        return made
+
+
+def _call(
+    make: Callable[..., Any],
+    context: tuple[Any, ...],
+    options: Mapping[str, Any],
+    label: str,
+    is_outside: bool,
+) -> Any:
+    try:
+        return make(*context, **options)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{label}: {error}") from error
+    except (Exception, SystemExit) as error:
+        if is_outside:
+            raise raised_outside(label, error) from error
+        raise
+
+
+def _maker(entry: Any) -> Any:
+    """What documents an entry that is an object: the function that it calls."""
+    return getattr(entry, "make", entry)
