@@ -1,26 +1,50 @@
-# make demo   set up, then the main job: a policy comparison on the embedded trace and profile (out/demo)
-# make test   set up, then everything that must hold
-# make validate   run a tiny model for real and compare the simulation with it (python real/validate.py)
-# make bench  speed, as ratios to a bare SimPy run; how time and memory grow with replicas and requests
-# make lint   ruff, mypy, import-linter
+# make demo      set up, then the main job: a policy comparison on the embedded trace and profile (out/demo)
+# make test      set up, then everything that must hold
+# make test-fast the same without the slow tests: under two minutes
+# make test-all-pythons   the tests on every supported Python that is at hand
+# make docs      API pages of every public module (out/docs)
+# make validate  run a tiny model for real and compare the simulation with it (python real/validate.py)
+# make bench     speed, as ratios to a bare SimPy run; how time and memory grow with replicas and requests
+# make lint      ruff, mypy, import-linter
 PYTHON ?= python3
+PYTHONS ?= 3.11 3.12
+JOBS ?= auto
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+# One thread of linear algebra a process, and every file's tests in one process.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-.PHONY: demo test lint validate bench clean
+.PHONY: demo test test-fast test-all-pythons pytest lint docs validate bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/seqsched compare --num-prompts 1024 --predictor tuned --out out/demo
 
-test: lint
-	$(BIN)/python -m pytest
+test: lint pytest
+
+test-fast: lint
+	$(PYTEST) -m "not slow"
+
+pytest: $(VENV)/installed-dev
+	$(PYTEST)
+
+test-all-pythons:
+	@for version in $(PYTHONS); do \
+	    if python$$version -c "" 2>/dev/null; then \
+	        $(MAKE) pytest PYTHON=python$$version VENV=.venv-$$version || exit 1; \
+	    else \
+	        echo "Python $$version: skipped, there is no python$$version"; \
+	    fi; \
+	done
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/installed-dev
+	$(BIN)/python docs/api.py out/docs
 
 validate: $(VENV)/installed-dev
 	$(BIN)/python real/validate.py --out out/validate
@@ -42,4 +66,4 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@ $(VENV)/installed
 
 clean:
-	rm -rf $(VENV) out build dist *.egg-info
+	rm -rf $(VENV) .venv-* out build dist *.egg-info

@@ -1,6 +1,6 @@
 """The version of the distribution, written on every result, and that of the figures it computes."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 RESULTS_VERSION = 1
 """Raised whenever a simulated figure changes. Part of every key by which a run is found again, so that no

@@ -95,6 +95,7 @@ def build_app(config: Path | None = None, tokens: Sequence[str] = ()) -> App:
         for sub, (target, sub_text) in commands.items():
             group.command(f"sim.cli.{target}", name=sub, help=sub_text)
         app.command(group)
+    app.register_install_completion_command(help="Complete commands and flags in bash, zsh or fish.")
     return app
 
 
