@@ -49,8 +49,6 @@ def show_profile(
     ----------
     name
         A shipped profile or a JSON file.
-    set
-        What if: KEY=VALUE, as in `simulate`; the profile is shown with that changed.
     json_
         Print it as one JSON object.
     """
@@ -68,15 +66,15 @@ def show_profile(
     show.console().print(table)
 
 
-def write_what_if(name: str, /, *, set: SettingsFlag, out: Path) -> None:
+def write_what_if(
+    name: str, /, *, set: Annotated[SettingsFlag, Parameter(help=overrides.HELP_IN_FULL)], out: Path
+) -> None:
     """Write a profile with something changed; its name and provenance say what.
 
     Parameters
     ----------
     name
         A shipped profile or a JSON file.
-    set
-        What if: KEY=VALUE, such as gpu=H100, weight_bits=8, tensor_parallel=2, memory.utilization=0.95.
     out
         The profile to write (JSON).
     """

@@ -9,9 +9,12 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from ..fleet.routers import RouterName
+from ..hardware import overrides
 from ..scenario.scenario import DEFAULT_PREDICTOR, DEFAULT_PROFILE, DEFAULT_TRACE
 
-SettingsFlag = Annotated[tuple[str, ...], Parameter(name="--set", consume_multiple=True, negative="")]
+SettingsFlag = Annotated[
+    tuple[str, ...], Parameter(name="--set", consume_multiple=True, negative="", help=overrides.HELP)
+]
 
 
 @Parameter(name="*")
@@ -22,9 +25,6 @@ class Machine:
     profile: str = DEFAULT_PROFILE
     """A shipped profile (`seqsched profile list`) or a JSON file."""
     set: SettingsFlag = ()
-    """What if: KEY=VALUE, such as gpu=H100, weight_bits=8, kv_bits=8, tensor_parallel=2, scale=1.1, or any
-    field of the profile (memory.utilization=0.95, step_cost.host_ms=1.5).
-    """
     kv_blocks: int | None = None
     """KV cache in blocks of 16 tokens, in place of the profile's capacity."""
     predictor: str = DEFAULT_PREDICTOR

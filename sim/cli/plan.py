@@ -52,7 +52,6 @@ class Question:
     router: RouterName = "least-requests"
     """Which replica serves a request."""
     set: SettingsFlag = ()
-    """What-ifs KEY=VALUE for every profile, such as gpu=H100 tensor_parallel=2 kv_bits=8."""
     price: Several = ()
     """USD per hour of a replica, NAME:USD by profile or GPU, such as H200:3.50; else the profile's own."""
     burstiness: float | None = None

@@ -8,37 +8,136 @@ then division among GPUs; then scale, fields as they are set, and the KV budget.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sim.hardware import what_if
-from sim.hardware.datasheets import Gpu, known_gpu, link_of
+from sim.hardware.datasheets import GPUS, Gpu, known_gpu
 from sim.hardware.json_fields import Fields, checked_number
 from sim.hardware.model_shape import ModelShape, known_model
 from sim.hardware.profile import Profile
 from sim.hardware.transfer import changed, memory_in_proportion
 from traces.errors import InputError
 
-WHAT_IFS = (
-    "model",
-    "gpu",
-    "weight_bits",
-    "kv_bits",
-    "tensor_parallel",
-    "link_bytes_per_s",
-    "all_reduce_us",
-    "scale",
-    "host_ms",
-    "utilization",
-    "kv_blocks",
-    "price_per_hour",
-)
-SHORT = {"host_ms": "step_cost.host_ms", "utilization": "memory.utilization"}
-"""Short names of fields that are often set."""
+
+@dataclass(frozen=True)
+class WhatIf:
+    """A key of `--set`."""
+
+    value: str
+    """A value as an example, or what stands for one."""
+    help: str
+    """What the key does, in half a sentence: help and documentation show it."""
+
+
+@dataclass(frozen=True)
+class MachineKey(WhatIf):
+    """A key that changes model or GPUs. All of these make one change, whose uncertainty counts once."""
+
+    arguments: Callable[[str, Any], dict[str, Any]]
+    """(key, value) -> keyword arguments of `what_if.elsewhere`."""
+
+
+@dataclass(frozen=True)
+class ProfileKey(WhatIf):
+    """A key that makes a change of its own."""
+
+    change: Callable[[Profile, str, Any], Profile]
+    """(profile, key, value) -> the changed profile."""
+    after_fields: bool = False
+    """Applied after the fields that are set, with the memory part in place; otherwise before them."""
+
+
+@dataclass(frozen=True)
+class ShortKey(WhatIf):
+    """A short name of a field that is often set."""
+
+    field: str
+
+
+def _number(key: str, value: Any) -> float:
+    return checked_number(value, f"set {key}")
+
+
+def _whole(key: str, value: Any) -> int:
+    number = _number(key, value)
+    if number != int(number):
+        raise InputError(f"set {key}: {value!r} is not a whole number")
+    return int(number)
+
+
+WHAT_IFS: dict[str, WhatIf] = {
+    "model": MachineKey(
+        "NAME",
+        "carries the measured efficiency to a model of another shape",
+        lambda key, value: {"model": known_model(str(value)), "model_change": f"model={value}"},
+    ),
+    "gpu": MachineKey(
+        "NAME",
+        f"carries it to another GPU of the table ({', '.join(GPUS)})",
+        lambda key, value: {"gpu": known_gpu(str(value))},
+    ),
+    "weight_bits": MachineKey(
+        "8",
+        "weights of so many bits: fewer bytes held and read",
+        lambda key, value: {"weight_bits": _whole(key, value)},
+    ),
+    "kv_bits": MachineKey(
+        "8", "the same for the KV cache", lambda key, value: {"kv_bits": _whole(key, value)}
+    ),
+    "tensor_parallel": MachineKey(
+        "2",
+        "weights, KV cache and operations divided among 2, 4 or 8 GPUs, communication added, memory pooled",
+        lambda key, value: {"num_gpus": _whole(key, value)},
+    ),
+    "link_bytes_per_s": MachineKey(
+        "450e9",
+        "bandwidth in one direction of the link that `tensor_parallel` uses",
+        lambda key, value: {"link_bytes_per_s": _number(key, value)},
+    ),
+    "all_reduce_us": MachineKey(
+        "8",
+        "least time of an all-reduce over that link",
+        lambda key, value: {"all_reduce_s": _number(key, value) / 1e6},
+    ),
+    "scale": ProfileKey(
+        "1.2",
+        "every time multiplied",
+        lambda profile, key, value: what_if.with_scale(profile, _number(key, value)),
+    ),
+    "host_ms": ShortKey("1.5", "host time of an iteration", "step_cost.host_ms"),
+    "utilization": ShortKey("0.95", "share of the GPU memory that the engine takes", "memory.utilization"),
+    "kv_blocks": ProfileKey(
+        "7000",
+        "a KV cache of so many blocks of 16 tokens",
+        lambda profile, key, value: what_if.with_kv_blocks(profile, _whole(key, value)),
+        after_fields=True,
+    ),
+    "price_per_hour": ProfileKey(
+        "4.2",
+        "what one GPU costs an hour, times the number of GPUs; in your currency, from you: no price is "
+        "shipped",
+        lambda profile, key, value: what_if.with_price(profile, _number(key, value)),
+        after_fields=True,
+    ),
+}
+"""Every key but the fields of a profile. A key added here is known to `--set`, its help and the errors."""
 
 LINK = ("link_bytes_per_s", "all_reduce_us")
 _FIXED = ("provenance", "num_gpus", "price_per_hour", "async_scheduling")
+
+HELP = (
+    f"What if: KEY=VALUE, such as gpu=H100. Keys: {', '.join(WHAT_IFS)}, or any field of the profile, dotted "
+    "(memory.workspace_bytes); `seqsched profile what-if --help` explains them."
+)
+HELP_IN_FULL = "\n".join(
+    [
+        "What if: KEY=VALUE, where KEY is a field of the profile, dotted (memory.workspace_bytes), or one of",
+        "",
+        *(f"- {key}={what.value}: {what.help}" for key, what in WHAT_IFS.items()),
+    ]
+)
 
 Settings = Mapping[str, Any] | Iterable[str] | str | None
 
@@ -60,17 +159,22 @@ def apply(profile: Profile, settings: Settings) -> Profile:
     if not given:
         return profile
     # Memory comes last: what does not fit on the way may fit in the end.
-    made = _with_times(replace(profile, memory=None), given)
-    if "scale" in given:
-        made = what_if.with_scale(made, _number(given, "scale"))
+    made = _with_machine(replace(profile, memory=None), given)
+    made = _with_changes(made, given, after_fields=False)
     fields = {k: v for k, v in given.items() if "." in k and not k.startswith(("model.", "gpu."))}
     fields |= {key: given[key] for key in ("name", "engine") if key in given}
     made = _with_fields(made, _memory(profile, made), fields)
-    if "kv_blocks" in given:
-        made = what_if.with_kv_blocks(made, _whole(given, "kv_blocks"))
-    if "price_per_hour" in given:
-        made = what_if.with_price(made, _number(given, "price_per_hour"))
-    return made
+    return _with_changes(made, given, after_fields=True)
+
+
+def markdown() -> str:
+    """The keys as a table for the documentation."""
+    rows = [
+        f"| `{key}={what.value}` | {what.help}"
+        + (f" (short for `{what.field}`) |" if isinstance(what, ShortKey) else " |")
+        for key, what in WHAT_IFS.items()
+    ]
+    return "\n".join(["| key | what it does |", "|---|---|", *rows])
 
 
 def parse(settings: Settings) -> dict[str, Any]:
@@ -89,7 +193,8 @@ def parse(settings: Settings) -> dict[str, Any]:
             pairs.append((name.strip(), _read(value.strip())))
     given: dict[str, Any] = {}
     for key, value in pairs:
-        full = SHORT.get(key, key)
+        what = WHAT_IFS.get(key)
+        full = what.field if isinstance(what, ShortKey) else key
         if full in given:
             raise InputError(f"set: {full} is set twice")
         given[full] = value
@@ -113,13 +218,12 @@ def field_names(profile: Profile) -> list[str]:
     return [*names, *(name for name in bits if name not in names)]
 
 
-def _with_times(profile: Profile, given: Mapping[str, Any]) -> Profile:
+def _with_machine(profile: Profile, given: Mapping[str, Any]) -> Profile:
     """All changes of model and GPUs at once, with the link that several GPUs need."""
     changes: dict[str, Any] = {}
-    if "model" in given:
-        changes |= {"model": known_model(str(given["model"])), "model_change": f"model={given['model']}"}
-    if "gpu" in given:
-        changes["gpu"] = known_gpu(str(given["gpu"]))
+    for key, what in WHAT_IFS.items():
+        if key in given and isinstance(what, MachineKey):
+            changes |= what.arguments(key, given[key])
     for section, read in (("model", ModelShape.from_json), ("gpu", Gpu.from_json)):
         fields = {k.partition(".")[2]: v for k, v in given.items() if k.startswith(f"{section}.")}
         base = changes.get(section) or getattr(profile, section)
@@ -128,19 +232,17 @@ def _with_times(profile: Profile, given: Mapping[str, Any]) -> Profile:
             shown += [f"{section}.{key}={_shown(value)}" for key, value in fields.items()]
             changes[section] = read(Fields({**base.to_json(), **fields}, f"set {section}"))
             changes[f"{section}_change"] = " ".join(shown)
-    for key in ("weight_bits", "kv_bits"):
-        if key in given:
-            changes[key] = _whole(given, key)
     if given.keys() & set(LINK) and "tensor_parallel" not in given:
         raise InputError(f"set {'/'.join(LINK)}: a link has an effect with tensor_parallel alone")
-    if "tensor_parallel" in given:
-        changes["num_gpus"] = _whole(given, "tensor_parallel")
-        gpu = changes.get("gpu", profile.gpu)
-        if changes["num_gpus"] > 1 and gpu is not None:
-            bandwidth = _number(given, LINK[0]) if LINK[0] in given else None
-            latency = _number(given, LINK[1]) / 1e6 if LINK[1] in given else None
-            changes["link"] = link_of(gpu.name, bandwidth, latency)
     return what_if.elsewhere(profile, **changes) if changes else profile
+
+
+def _with_changes(profile: Profile, given: Mapping[str, Any], *, after_fields: bool) -> Profile:
+    """The changes of their own that come after the fields that are set, or those that come before them."""
+    for key, what in WHAT_IFS.items():
+        if key in given and isinstance(what, ProfileKey) and what.after_fields == after_fields:
+            profile = what.change(profile, key, given[key])
+    return profile
 
 
 def _memory(profile: Profile, made: Profile) -> dict[str, Any] | None:
@@ -177,14 +279,3 @@ def _read(text: str) -> Any:
 def _shown(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-def _number(given: Mapping[str, Any], key: str) -> float:
-    return checked_number(given[key], f"set {key}")
-
-
-def _whole(given: Mapping[str, Any], key: str) -> int:
-    number = _number(given, key)
-    if number != int(number):
-        raise InputError(f"set {key}: {given[key]!r} is not a whole number")
-    return int(number)

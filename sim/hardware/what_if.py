@@ -8,6 +8,7 @@ their uncertainty is counted once. Knows nothing of traces and schedulers.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 from sim.hardware.datasheets import Gpu, Link, link_of
 from sim.hardware.json_fields import checked_number
@@ -20,10 +21,18 @@ from traces.errors import InputError
 TENSOR_PARALLEL = (1, 2, 4, 8)
 BLOCK_SIZE = 16
 MAX_KV_BLOCKS = 100_000_000
+_HELD = {"weight_bits": "weights", "kv_bits": "the KV cache"}
 _BITS = (
     "{} at {} bits a number change in the bytes held and read; operations are left as they were, and "
     "unpacking costs nothing"
 )
+
+
+class _Change(NamedTuple):
+    """What a change is called, as in `gpu=H100`, and what it takes for granted."""
+
+    name: str
+    why: str
 
 
 def elsewhere(
@@ -34,7 +43,8 @@ def elsewhere(
     weight_bits: int | None = None,
     kv_bits: int | None = None,
     num_gpus: int = 1,
-    link: Link | None = None,
+    link_bytes_per_s: float | None = None,
+    all_reduce_s: float | None = None,
     model_change: str | None = None,
     gpu_change: str | None = None,
 ) -> Profile:
@@ -43,52 +53,55 @@ def elsewhere(
     On another GPU the decode base goes by bandwidth up to the bend and by operations beyond it, context by
     bandwidth, attention by operations; host time stays. Fewer bits are fewer bytes in memory and to read, at
     the same operations: every weight counts, embeddings too; scales of a format and unpacking do not.
-    `model_change` and `gpu_change` are what the name shows of them, by default `model=NAME` and `gpu=NAME`.
-    Raises `InputError` as `transferred` does, and for a number of GPUs other than 1, 2, 4, 8 or one that does
-    not divide the heads.
+    Several GPUs are joined by the link of the datasheets, with the bandwidth and the all-reduce latency given
+    here in place of its own. `model_change` and `gpu_change` are what the name shows of them, by default
+    `model=NAME` and `gpu=NAME`. Raises `InputError` as `transferred` does, and for a number of GPUs other
+    than 1, 2, 4, 8 or one that does not divide the heads.
     """
-    changes: list[str] = []
-    whys: list[str] = []
-    asked = [f"{k}={v}" for k, v in (("weight_bits", weight_bits), ("kv_bits", kv_bits)) if v is not None]
-    asked += [f"tensor_parallel={num_gpus}"] * (num_gpus != 1)
-    first = model_change or gpu_change or (f"gpu={gpu.name}" if gpu else None) or " ".join(asked) or "what-if"
+    bits = {"weight_bits": weight_bits, "kv_bits": kv_bits}
+    texts = [f"{key}={value}" for key, value in bits.items() if value is not None]
+    texts += [f"tensor_parallel={num_gpus}"] * (num_gpus != 1)
+    first = model_change or gpu_change or (f"gpu={gpu.name}" if gpu else None) or " ".join(texts) or "what-if"
     old_model, old_gpu = measured_on(profile, first)
-    shape, device = model or old_model, gpu or old_gpu
+    shape, device, link = model or old_model, gpu or old_gpu, None
+    changes: list[_Change] = []
     if shape != old_model:
-        changes.append(model_change or f"model={shape.name}")
-        whys.append(f"efficiency with {old_model.name} carried to {shape.name} of other sizes")
+        why = f"efficiency with {old_model.name} carried to {shape.name} of other sizes"
+        changes.append(_Change(model_change or f"model={shape.name}", why))
     if device != old_gpu:
-        changes.append(gpu_change or f"gpu={device.name}")
         bandwidth, peak = device.bandwidth_bytes_per_s / 1e12, device.peak_flops / 1e12
-        whys.append(
+        why = (
             f"efficiency on {old_gpu.name} carried to {device.name} ({bandwidth:g} TB/s, {peak:g} TFLOP/s), "
             "host time unchanged"
         )
+        changes.append(_Change(gpu_change or f"gpu={device.name}", why))
     element = 8 * shape.bytes_per_element
-    if weight_bits is not None and weight_bits != (shape.weight_bits or element):
-        shape = replace(shape, weight_bits=None if weight_bits == element else weight_bits)
-        changes.append(f"weight_bits={weight_bits}")
-        whys.append(_BITS.format("weights", weight_bits))
-    if kv_bits is not None and kv_bits != (shape.kv_bits or element):
-        shape = replace(shape, kv_bits=None if kv_bits == element else kv_bits)
-        changes.append(f"kv_bits={kv_bits}")
-        whys.append(_BITS.format("the KV cache", kv_bits))
+    for key, num_bits in bits.items():
+        if num_bits is not None and num_bits != (getattr(shape, key) or element):
+            stated: dict[str, Any] = {key: None if num_bits == element else num_bits}
+            shape = replace(shape, **stated)
+            changes.append(_Change(f"{key}={num_bits}", _BITS.format(_HELD[key], num_bits)))
     if num_gpus not in TENSOR_PARALLEL:
         raise InputError(
             f"tensor_parallel={num_gpus}: it is not one of {', '.join(map(str, TENSOR_PARALLEL))}"
         )
     if num_gpus > 1:
-        changes.append(f"tensor_parallel={num_gpus}")
-        if shape.heads % num_gpus:
-            raise InputError(f"{changes[-1]}: the {shape.heads} heads of {shape.name} cannot be divided so")
-        link = link or link_of(device.name)
-        whys.append(
-            f"weights, KV cache and operations divided among {num_gpus} {device.name}, plus "
-            f"{ALL_REDUCES_PER_LAYER * shape.layers} all-reduces an iteration over {link.name} "
-            f"({link.latency_s * 1e6:g} us each and {link.bytes_per_s / 1e9:g} GB/s in each direction)"
-        )
-    return transferred(
-        profile, changes, "; ".join(whys), model=shape, gpu=device, num_gpus=num_gpus, link=link
+        link = link_of(device.name, link_bytes_per_s, all_reduce_s)
+        changes.append(_division(shape, device, num_gpus, link))
+    names, whys = [change.name for change in changes], "; ".join(change.why for change in changes)
+    return transferred(profile, names, whys, model=shape, gpu=device, num_gpus=num_gpus, link=link)
+
+
+def _division(shape: ModelShape, gpu: Gpu, num_gpus: int, link: Link) -> _Change:
+    """One model divided among several GPUs; `InputError` where its heads cannot be divided."""
+    name = f"tensor_parallel={num_gpus}"
+    if shape.heads % num_gpus:
+        raise InputError(f"{name}: the {shape.heads} heads of {shape.name} cannot be divided so")
+    return _Change(
+        name,
+        f"weights, KV cache and operations divided among {num_gpus} {gpu.name}, plus "
+        f"{ALL_REDUCES_PER_LAYER * shape.layers} all-reduces an iteration over {link.name} "
+        f"({link.latency_s * 1e6:g} us each and {link.bytes_per_s / 1e9:g} GB/s in each direction)",
     )
 
 

@@ -17,12 +17,12 @@ from sim.hardware import describe, load
 from sim.hardware.ceilings import Ceilings, carry
 from sim.hardware.datasheets import GPUS, LINKS, Gpu, known_gpu
 from sim.hardware.model_shape import MODELS
-from sim.hardware.overrides import apply, field_names
+from sim.hardware.overrides import WHAT_IFS, ProfileKey, apply, field_names, markdown
 from sim.hardware.profile import Profile
 from sim.hardware.roofline import estimate
 from sim.hardware.step_cost import PiecewiseLinear, StepCost
 from sim.hardware.transfer import all_reduces_s
-from sim.hardware.what_if import elsewhere, with_price
+from sim.hardware.what_if import elsewhere, with_price, with_scale
 from traces.errors import InputError
 
 BATCHES = (1, 2, 7, 64, 150, 256, 700)
@@ -355,3 +355,11 @@ def test_measured_times_of_a_card_are_its_own_and_elsewhere_an_estimate() -> Non
     ratio = there.step_cost.decode_s(1, 512) / made.step_cost.decode_s(1, 512)
     assert ratio == pytest.approx(1.008 / 3.35, rel=1e-3)
     assert there.memory is None  # nothing is known of it, so nothing is made up
+
+
+def test_a_key_is_one_entry_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = ProfileKey("2", "every time divided", lambda profile, key, value: with_scale(profile, 1 / value))
+    monkeypatch.setitem(WHAT_IFS, "speedup", key)
+    profile = load("h200-vicuna-7b")
+    assert apply(profile, "speedup=2").step_cost == with_scale(profile, 0.5).step_cost
+    assert "| `speedup=2` | every time divided |" in markdown()
