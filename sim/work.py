@@ -131,20 +131,8 @@ class Scheduler(Protocol):
     Before each `next_work(now)` the executor has submitted every request that arrived at or before `now`, and
     has recorded the outcome of the work before.
 
-    Where replicas share a queue, two more are asked, if they are there: `wants(request)`, just before
-    `next_work`, whether to take it from the queue (else: only where it has none), and `has_place`, while
-    iterations run, whether one more request would start with the next of them, memory aside, or wait only to
-    be asked about (else: no). What it does not want when iterations begin, it must not want while they run.
-
-    Two more are read, if they are there: `drops`, the Drops that it will hand out next (so that routers hear
-    at once of a request that is turned away), and `kv_peak_tokens`, the most KV memory that it ever gave out.
+    It may have further members, all optional: see `sim.schedulers.base`.
     """
-
-    wake_at: float | None
-    """When to ask again though nothing was submitted (s); None: only a submit can change the answer."""
-
-    upper_quantile: float | None
-    """The quantile that predictors shall report as `predicted_upper_tokens`; None: not needed."""
 
     def submit(self, request: Request, now: float) -> None:
         """Take a request that has arrived."""

@@ -16,6 +16,7 @@ import torch
 
 from sim.request import Request
 from sim.results.ledger import BatchRecord, Ledger
+from sim.schedulers.base import complete
 from sim.work import Drop, Iterations, Outcome, PaddedBatch, Perceive, Scheduler, SchedulingError, Work
 
 from ..engines.engine import Engine, OutOfDeviceMemory, StepwiseEngine
@@ -43,7 +44,8 @@ class Executor:
         clock: Callable[[], float] = time.perf_counter,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.engine, self.scheduler, self.job, self.ledger = engine, scheduler, job, ledger
+        self.engine, self.job, self.ledger = engine, job, ledger
+        self.scheduler = complete(scheduler)
         self.clock, self.sleep = clock, sleep
         self.output_tokens = list(job.output_tokens)
         self.answers: dict[int, list[int]] = {}
@@ -79,7 +81,7 @@ class Executor:
             return True
         if self._wait():
             return True
-        self.ledger.replicas[0].kv_peak_tokens = getattr(self.scheduler, "kv_peak_tokens", 0)
+        self.ledger.replicas[0].kv_peak_tokens = self.scheduler.kv_peak_tokens
         lost = [r.id for r in self.job.requests if not self.ledger.ended(r.id)]
         if lost:
             raise SchedulingError(

@@ -80,7 +80,7 @@ class RealRun:
         self.scenario, self.policy, self.stopwatch = scenario, policy, Stopwatch(clock)
         self.ran = f"{engine.name} on {loaded.label}"
         scheduler = make_scheduler(policy, scenario.limits)
-        quantile = getattr(scheduler, "upper_quantile", None)
+        quantile = scheduler.upper_quantile
         said = perceive(scenario.predictor, trace, stream(scenario.seed, "perception"), quantile)
         requests = list(scenario.requests(said))
         free = lengths == "model"

@@ -8,7 +8,7 @@ of how a scheduler decides, nor of where requests come from.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ import simpy
 from ..hardware.step_cost import StepCost
 from ..request import Request
 from ..results.ledger import BatchRecord, Ledger
+from ..schedulers.base import complete
 from ..work import (
     Drop,
     Iterations,
@@ -74,7 +75,8 @@ class Replica:
         leap: bool = True,
         number: int = 0,
     ) -> None:
-        self.env, self.scheduler, self.cost, self.source, self.ledger = env, scheduler, cost, source, ledger
+        self.env, self.cost, self.source, self.ledger = env, cost, source, ledger
+        self.scheduler = complete(scheduler)
         self.output_tokens, self.predictions, self.perception = output_tokens, predictions, perception
         self.leap, self.number, self.use = leap, number, ledger.replicas[number]
         self.running = RunningRequests(cost, output_tokens, ledger, self.use, number)
@@ -97,13 +99,13 @@ class Replica:
         and nobody waiting (but to be asked how long the answer will be).
         """
         if self.iterations is not None:
-            return bool(getattr(self.scheduler, "has_place", False))
+            return self.scheduler.has_place
         return self.is_listening
 
     def wants(self, request: Request) -> bool:
         """Whether its scheduler, about to decide, would take the request from a queue that others share."""
-        ask: Callable[[Request], bool] | None = getattr(self.scheduler, "wants", None)
-        return ask(request) if ask is not None else not self.num_requests
+        wanted = self.scheduler.wants(request)
+        return not self.num_requests if wanted is None else wanted
 
     def notice(self, *, surely: bool = False) -> None:
         """Something was submitted that was not announced: decide anew as soon as that can matter. `surely`

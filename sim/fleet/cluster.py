@@ -152,7 +152,7 @@ class Fleet:
                 replica.submit(request, now)
                 # Routers see the load of what is to be turned away; what comes back from a failed replica may
                 # go before all that waits.
-                is_refused = bool(getattr(replica.scheduler, "drops", ()))
+                is_refused = bool(replica.scheduler.drops)
                 is_back = request.id in self.arrivals.ledger.reroutes
                 replica.notice(surely=is_refused or is_back or request.deadline_s is not None)
 

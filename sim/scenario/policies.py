@@ -9,6 +9,7 @@ from traces.registry import Registry
 
 from ..hardware.profile import Profile
 from ..perception.predictors import ANSWER_TOKENS, QUESTION_TOKENS
+from ..schedulers.base import CompleteScheduler, complete
 from ..schedulers.registry import SCHEDULERS
 from ..work import Limits, Scheduler
 
@@ -22,21 +23,21 @@ KNEE_CONTEXTS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
 Policy: TypeAlias = "str | Callable[[Limits], Scheduler]"
 
 
-def make_scheduler(policy: Policy, limits: Limits) -> Scheduler:
+def make_scheduler(policy: Policy, limits: Limits) -> CompleteScheduler:
     """One scheduler; see `scheduler_maker`."""
     return scheduler_maker(policy)(limits)
 
 
-def scheduler_maker(policy: Policy) -> Callable[[Limits], Scheduler]:
+def scheduler_maker(policy: Policy) -> Callable[[Limits], CompleteScheduler]:
     """Builds as many schedulers as there are machines, from a spec that is read once.
 
     A spec is `NAME[:key=value,...]`, where NAME is a known policy or `some.module:Class`.
     Raises InputError for an unknown name, a class that cannot be imported, and options it does not take.
     """
     if not isinstance(policy, str):
-        return policy
+        return lambda limits: complete(policy(limits))
     named = POLICIES.resolve(policy)
-    return lambda limits: cast(Scheduler, named.build(limits))
+    return lambda limits: complete(cast(Scheduler, named.build(limits)))
 
 
 def limits_of(

@@ -107,7 +107,7 @@ class Scenario:
         machines = self.machines
         make = scheduler_maker(policy)
         schedulers = [make(machine.limits) for machine in machines]
-        quantile = getattr(schedulers[0], "upper_quantile", None)
+        quantile = schedulers[0].upper_quantile
         said = perceive(self.predictor, self.trace, stream(self.seed, "perception"), quantile)
         lengths: list[int] = output_tokens or self.trace.output_tokens.tolist()
         ledger = Ledger(
@@ -147,7 +147,7 @@ class Scenario:
             else:
                 fleet.run(replicas, self.outages.schedules(len(machines), stream(self.seed, "failures")))
         for use, scheduler in zip(ledger.replicas, schedulers, strict=True):
-            use.kv_peak_tokens = max(use.kv_peak_tokens, getattr(scheduler, "kv_peak_tokens", 0))
+            use.kv_peak_tokens = max(use.kv_peak_tokens, scheduler.kv_peak_tokens)
         unfinished = np.flatnonzero(np.isnan(np.asarray(ledger.finish_s))).tolist()
         lost = [i for i in unfinished if i not in ledger.reason]
         if lost:

@@ -10,6 +10,7 @@ from ..kv_blocks import split_to_fit
 from ..request import Request
 from ..work import Drop, Limits, Outcome, PaddedBatch, Work
 from .admission import expiry, rejection
+from .base import BaseScheduler
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,12 @@ class MicrobatchOptions:
             raise ValueError(f"batch_size: {self.batch_size} must be at least 1")
 
 
-class MicrobatchScheduler:
+class MicrobatchScheduler(BaseScheduler):
     """Takes the first `batch_size` waiting requests whenever the accelerator is free; never waits for a full
     batch.
     """
 
     Options = MicrobatchOptions
-    wake_at: float | None = None
-    upper_quantile: float | None = None
 
     def __init__(self, limits: Limits, **options: Any) -> None:
         self.limits, self.options = limits, MicrobatchOptions(**options)

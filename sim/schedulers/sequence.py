@@ -16,6 +16,7 @@ from ..kv_blocks import split_to_fit
 from ..request import Request
 from ..work import Drop, Limits, Outcome, PaddedBatch, Perceive, Work
 from .admission import expiry, rejection
+from .base import BaseScheduler
 from .binning import (
     Batch,
     batches_by_bin,
@@ -29,7 +30,7 @@ from .binning import (
 from .sequence_options import SequenceOptions
 
 
-class SequenceScheduler:
+class SequenceScheduler(BaseScheduler):
     """Perceive a group, sort it, batch it, run it, recompute what failed; then the next group.
 
     Does not read `max_wait_s`: where that is above 0, the policy `sequence` is an `OpenSequenceScheduler`.
@@ -40,7 +41,6 @@ class SequenceScheduler:
     def __init__(self, limits: Limits, **options: Any) -> None:
         o = SequenceOptions(**options)
         self.limits, self.options = limits, o
-        self.wake_at: float | None = None
         self.upper_quantile = o.margin if 0.0 < o.margin < 1.0 else None
         sizes = {"table": table_size(o.batch_size), "memory": memory_size(limits, o.fcr), "off": None}
         self.size_of = sizes[o.vbs]

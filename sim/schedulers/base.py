@@ -1,0 +1,74 @@
+"""The optional members of a scheduler: what each of them means, and what holds where it is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+from ..request import Request
+from ..work import Drop, Scheduler
+
+
+class BaseScheduler:
+    """Defaults of the optional members, to inherit from; see `CompleteScheduler` for their meaning."""
+
+    wake_at: float | None = None
+    upper_quantile: float | None = None
+    drops: Sequence[Drop] = ()
+    has_place: bool = False
+    kv_peak_tokens: int = 0
+
+    def wants(self, request: Request) -> bool | None:
+        """No opinion."""
+        return None
+
+
+class CompleteScheduler(Scheduler, Protocol):
+    """A scheduler with all its members, as executors and fleets read them.
+
+    Where replicas share a queue, what a scheduler does not want when iterations begin, it must not want while
+    they run.
+    """
+
+    @property
+    def wake_at(self) -> float | None:
+        """When to ask again though nothing was submitted (s); None: only a submit can change the answer."""
+
+    @property
+    def upper_quantile(self) -> float | None:
+        """The quantile that predictors shall report as `predicted_upper_tokens`; None: not needed."""
+
+    @property
+    def drops(self) -> Sequence[Drop]:
+        """The Drops that it will hand out next: routers hear of a request at once when it is turned away."""
+
+    @property
+    def has_place(self) -> bool:
+        """Whether one more request would start with the next iteration, memory aside, or wait only to be
+        asked about. Read while iterations run, where replicas share a queue.
+        """
+
+    @property
+    def kv_peak_tokens(self) -> int:
+        """The most KV memory that it ever gave out (tokens)."""
+
+    def wants(self, request: Request) -> bool | None:
+        """Whether to take the request from a shared queue; None: only where the replica has none.
+
+        Called just before `next_work`.
+        """
+
+
+DEFAULTS = BaseScheduler()
+
+
+def complete(scheduler: Scheduler) -> CompleteScheduler:
+    """The same scheduler, given the defaults of those optional members that it lacks.
+
+    They become attributes of the object, or of its class where `__slots__` leaves no room.
+    """
+    home = scheduler if hasattr(scheduler, "__dict__") else type(scheduler)
+    for name in ("wake_at", "upper_quantile", "drops", "has_place", "kv_peak_tokens", "wants"):
+        if not hasattr(scheduler, name):
+            setattr(home, name, getattr(DEFAULTS, name))
+    return cast(CompleteScheduler, scheduler)
