@@ -16,9 +16,11 @@ import numpy.typing as npt
 
 from traces.errors import InputError
 
+from ..results.metric_kinds import good_requests
+from ..results.metrics import request_latencies
+
 FloatArray = npt.NDArray[np.float64]
 
-LATENCIES = ("ttft", "tpot", "e2el", "wait")
 WARM_UP, COOL_DOWN = 0.2, 0.1
 """Shares of a run's requests, in order of arrival, that are simulated and not counted: the first meet an
 empty fleet, the last one that empties. Fixed beforehand, so that two fleets are judged on the same requests.
@@ -39,8 +41,7 @@ class Bound:
     """One bound: a statistic of a latency in ms that must not be exceeded, or the least share of good
     requests.
 
-    `metric`: ttft, tpot, e2el, wait (from arrival until it first ran) or attainment. `statistic`: mean, pNN,
-    or share for attainment.
+    `metric`: one of `request_latencies` or attainment. `statistic`: mean, pNN, or share for attainment.
     """
 
     metric: str
@@ -108,10 +109,11 @@ def _bound(text: str) -> Bound:
     name, _, number = text.partition(":")
     metric, _, statistic = name.partition("_")
     percentile = re.fullmatch(r"p(\d{1,2}(?:\.\d+)?)", "p50" if statistic == "median" else statistic)
-    known = metric in LATENCIES and (statistic == "mean" or (percentile and float(percentile[1]) > 0))
+    latencies = request_latencies()
+    known = metric in latencies and (statistic == "mean" or (percentile and float(percentile[1]) > 0))
     if not known and name != "attainment":
         raise InputError(
-            f"slo: {text!r} is not METRIC_STATISTIC:MS with METRIC one of {', '.join(LATENCIES)} and "
+            f"slo: {text!r} is not METRIC_STATISTIC:MS with METRIC one of {', '.join(latencies)} and "
             "STATISTIC mean, median or pNN, nor attainment:SHARE"
         )
     try:
@@ -162,9 +164,9 @@ class Observation:
 def observe(slo: Slo, columns: Mapping[str, np.ndarray[Any, Any]], summary: Mapping[str, Any]) -> Observation:
     """One run as the SLO sees it, warm-up and cool-down cut off.
 
-    `columns`: arrival_s, finish_s, output_tokens and what the bounds need (ttft_ms, tpot_ms, e2el_ms,
-    scheduled_s), in any order. A request that did not complete is infinitely late for a percentile, is not
-    good, and has no part in a mean.
+    `columns`: arrival_s, finish_s, output_tokens and the latencies that are bounded (`ttft_ms`, …), in any
+    order. A request that did not complete is infinitely late for a percentile, is not good, and has no part
+    in a mean.
     """
     order = np.argsort(columns["arrival_s"], kind="stable")
     n = len(order)
@@ -195,15 +197,9 @@ def _value(
     done: npt.NDArray[np.bool_],
 ) -> float:
     if bound.metric == "attainment":
-        good = done.copy()
-        for name, limit in goodput_ms:
-            # A one-token answer has no TPOT, and so meets any.
-            good &= np.nan_to_num(columns[f"{name}_ms"][counted], nan=0.0) <= limit
-        return float(good.mean())
-    if bound.metric == "wait":
-        values = (columns["scheduled_s"] - columns["arrival_s"])[counted] * 1e3
-    else:
-        values = np.asarray(columns[f"{bound.metric}_ms"][counted], dtype=float)
+        bounded = {f"{name}_ms": columns[f"{name}_ms"][counted] for name, _ in goodput_ms}
+        return float(good_requests(bounded, done, goodput_ms).mean())
+    values = np.asarray(columns[f"{bound.metric}_ms"][counted], dtype=float)
     if bound.statistic == "mean":
         finite = values[done & ~np.isnan(values)]
         return float(finite.mean()) if len(finite) else (0.0 if done.any() else math.inf)

@@ -58,6 +58,13 @@ LATENCIES = {
             lambda t: (t["finish_s"] - t["arrival_s"]) * 1e3,
             headlines=("mean", "p99"),
         ),
+        Latency(
+            "wait",
+            "wait",
+            "Queueing wait",
+            "From a request's arrival until it first ran.",
+            lambda t: (t["scheduled_s"] - t["arrival_s"]) * 1e3,
+        ),
     )
 }
 

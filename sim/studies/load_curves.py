@@ -19,6 +19,7 @@ from traces.trace import Trace
 from ..kv_blocks import blocks_for
 from ..perception.accuracy import error_report
 from ..perception.predictors import perceive
+from ..results.metrics import request_latencies
 from ..results.result import Result
 from ..scenario.scenario import Scenario, scenario, stream
 from .prediction_error import Progress, check_points, check_policies, erring
@@ -44,14 +45,6 @@ SCARCE_KV = 8
 BURSTY = 0.02
 """The bursty case of the map: the gaps between arrivals have a coefficient of variation of 7."""
 
-CURVES = (
-    *(f"{statistic}_{name}_ms" for name in ("ttft", "tpot", "e2el") for statistic in ("mean", "p99")),
-    "request_throughput",
-    "output_throughput",
-    "request_goodput",
-    "preemptions",
-    "failed",
-)
 GAINS = ("mean_ttft_ms", "p99_ttft_ms", "mean_e2el_ms", "p99_e2el_ms")
 IDLE_FACTOR = 10.0
 """How many times as long as the median on an idle machine a good request may take."""
@@ -66,6 +59,13 @@ class Case:
     label: str
     kv_blocks: int | None
     burstiness: float | None = 1.0
+
+
+def curve_keys() -> tuple[str, ...]:
+    """The metrics of `load_curves`."""
+    latencies = (latency.metric(s).key for latency in request_latencies().values() for s in ("mean", "p99"))
+    figures = ("request_throughput", "output_throughput", "request_goodput", "preemptions", "failed")
+    return (*latencies, *figures)
 
 
 def capacity(trace: Trace | str, *, policy: str = "continuous", num_seeds: int = 1, **settings: Any) -> float:
@@ -120,8 +120,8 @@ def load_curves(
 ) -> pd.DataFrame:
     """What each policy does to latency, throughput and goodput at each of `rates` (requests/s).
 
-    One row per rate, seed and policy: columns policy, request_rate, seed and those of `CURVES`. At one seed
-    all rates see the same requests and the same pattern of arrivals. `settings` as for `simulate`.
+    One row per rate, seed and policy: columns policy, request_rate, seed and those of `curve_keys`. At one
+    seed all rates see the same requests and the same pattern of arrivals. `settings` as for `simulate`.
     """
     policies = names_of(policies, "policies")
     check_policies(*policies)
@@ -133,7 +133,7 @@ def load_curves(
         rows = []
         for policy in policies:
             summary = shared.run(policy).summary
-            figures = {name: summary[name] for name in CURVES}
+            figures = {name: summary[name] for name in curve_keys()}
             rows.append({"policy": policy, "request_rate": rate, "seed": seed, **figures})
         return rows
 

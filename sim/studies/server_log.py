@@ -19,16 +19,19 @@ from traces.spec import parse
 from traces.tables import open_table
 from traces.trace import FloatArray, IntArray, Trace
 
+from ..results.metric_kinds import STATISTICS, statistics
+from ..results.metrics import LATENCIES
 from ..results.result import Result
 from ..scenario.scenario import scenario
 
-LATENCIES = ("ttft_ms", "tpot_ms", "e2el_ms")
 WORKLOAD = (
     "num_prompts", "sample_seed", "request_rate", "time_scale", "prompt_scale", "output_scale",
 )  # fmt: skip
 ODD = 0.1
 """Share by which the parts of a latency may miss the whole, in the median row, before that is said."""
-PERCENTILES = {"median": 50, "p90": 90, "p99": 99}
+LOGGED = tuple(LATENCIES[key].column for key in ("ttft", "tpot", "e2el"))
+"""The latencies that a log has, as columns."""
+COMPARED = tuple(statistic for statistic in STATISTICS if statistic != "std")
 
 
 @dataclass(frozen=True)
@@ -63,18 +66,16 @@ def read_log(path: str | Path) -> tuple[Trace, dict[str, FloatArray]]:
 
     Raises InputError naming file, row, column, value and bound.
     """
-    table = open_table(path, lambda name: name in (*LATENCIES, "arrival_s"))
-    for column in (*LATENCIES, "arrival_s"):
+    table = open_table(path, lambda name: name in (*LOGGED, "arrival_s"))
+    for column in (*LOGGED, "arrival_s"):
         if column not in table.columns:
-            raise InputError(
-                f"{path}: column {column} is missing; a log has arrival_s, {', '.join(LATENCIES)}"
-            )
+            raise InputError(f"{path}: column {column} is missing; a log has arrival_s, {', '.join(LOGGED)}")
     trace = formats.read(path)
     order = np.argsort(checks.times(table, "arrival_s"), kind="stable")
     single = np.empty(len(trace), dtype=np.bool_)
     single[order] = trace.output_tokens == 1
     unless = {"tpot_ms": single}
-    latency = {column: checks.times(table, column, unless=unless.get(column)) for column in LATENCIES}
+    latency = {column: checks.times(table, column, unless=unless.get(column)) for column in LOGGED}
     first, last = latency["ttft_ms"], latency["e2el_ms"]
     checks.refuse(
         table,
@@ -114,11 +115,11 @@ def against(path: str | Path, *, policy: str = "continuous", **settings: Any) ->
         "request_throughput": len(trace) / duration,
         "output_throughput": float(trace.output_tokens.sum()) / duration,
     }
-    for name in LATENCIES:
+    for name in LOGGED:
         values = latency[name][several] if name == "tpot_ms" else latency[name]
         if len(values):
-            measured[f"mean_{name}"] = float(values.mean())
-            measured |= {f"{p}_{name}": float(np.percentile(values, q)) for p, q in PERCENTILES.items()}
+            found = statistics(values)
+            measured |= {f"{s}_{name}": value for s in COMPARED if (value := found[s]) is not None}
     measured = {key: value for key, value in measured.items() if value > 0}
     predicted = {key: summary[key] for key in measured}
     return Against(measured, predicted, result, _notes(trace.output_tokens, latency))

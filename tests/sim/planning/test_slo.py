@@ -20,11 +20,11 @@ def columns(arrival: list[float], latency: list[float], wait: float = 0.0) -> di
     arrives, takes = np.array(arrival), np.array(latency)
     return {
         "arrival_s": arrives,
-        "scheduled_s": arrives + wait,
         "finish_s": arrives + takes,
         "ttft_ms": takes * 500,
         "tpot_ms": takes * 10,
         "e2el_ms": takes * 1e3,
+        "wait_ms": np.full(len(arrives), wait * 1e3),
         "output_tokens": np.full(len(arrives), 7),
     }
 
@@ -91,6 +91,12 @@ def test_one_token_answers_have_no_tpot_and_meet_any() -> None:
     run = columns(list(range(100)), [1.0] * 100)
     run["tpot_ms"] = np.full(100, np.nan)
     assert observe(parse_slo("tpot_p99:1 attainment:1", {"tpot": 1.0}), run, {}).values == (0.0, 1.0)
+
+
+def test_a_wait_can_be_bounded_and_make_a_request_good() -> None:
+    run = columns(list(range(100)), [1.0] * 100, wait=0.5)
+    slo = parse_slo("wait_p90:1 wait_mean:1 attainment:0.5", {"wait": 400.0})
+    assert observe(slo, run, {}).values == (500.0, 500.0, 0.0)
 
 
 @given(load=st.floats(0.1, 3.0), seed=st.integers(0, 99))

@@ -17,7 +17,9 @@ from sim.results.token_gaps import RESOLUTION
 from traces.trace import Trace
 
 STATISTICS = [
-    f"{s}_{m}_ms" for s in ("mean", "median", "std", "p90", "p99") for m in ("ttft", "tpot", "itl", "e2el")
+    f"{s}_{m}_ms"
+    for s in ("mean", "median", "std", "p90", "p99")
+    for m in ("ttft", "tpot", "itl", "e2el", "wait")
 ]
 KEYS = [
     "duration",
@@ -115,7 +117,9 @@ def test_latencies(result: Result) -> None:
     several = t[t.output_tokens > 1]
     assert np.allclose(several.tpot_ms * (several.output_tokens - 1), several.e2el_ms - several.ttft_ms)
     assert t[t.output_tokens == 1].tpot_ms.isna().all()
-    for name in ("ttft", "tpot", "e2el"):
+    assert np.allclose(t.wait_ms, (t.scheduled_s - t.arrival_s) * 1e3)
+    assert (t.wait_ms <= t.ttft_ms).all()
+    for name in ("ttft", "tpot", "e2el", "wait"):
         values = t[f"{name}_ms"].dropna()
         assert s[f"mean_{name}_ms"] == pytest.approx(values.mean())
         assert s[f"std_{name}_ms"] == pytest.approx(values.std(ddof=0))
@@ -180,6 +184,16 @@ def test_work_after_the_last_finish_does_not_count_as_busy(profile: Profile) -> 
     result = simulate(trace, predictor="tuned", profile=profile)
     assert result.requests.status.tolist() == ["completed", "expired"]
     assert result.summary["gpu_busy_fraction"] <= 1
+
+
+def test_a_good_request_may_be_one_that_did_not_wait_long(profile: Profile) -> None:
+    trace = trace_of([50] * 12, arrival_s=np.arange(12) * 0.01)
+    settings = {"policy": "continuous:max_num_seqs=2", "profile": profile}
+    waits = simulate(trace, **settings).requests.wait_ms
+    bound = float(waits.median())
+    result = simulate(trace, goodput={"wait": bound}, **settings)
+    assert 0 < (waits <= bound).sum() < len(waits)
+    assert result.summary["request_goodput"] == (waits <= bound).sum() / result.summary["duration"]
 
 
 def test_failure_ratio_is_a_share_of_all_requests(profile: Profile) -> None:

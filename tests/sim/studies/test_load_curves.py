@@ -11,11 +11,11 @@ import pytest
 from sim.hardware.profile import Profile
 from sim.simulation import simulate
 from sim.studies.load_curves import (
-    CURVES,
     GAINS,
     Case,
     capacity,
     check,
+    curve_keys,
     gain_map,
     idle_bound,
     load_curves,
@@ -59,7 +59,7 @@ def test_load_curves(profile: Profile) -> None:
         goodput={"e2el": 1e9},
         **FEW,
     )
-    assert list(frame.columns) == ["policy", "request_rate", "seed", *CURVES]
+    assert list(frame.columns) == ["policy", "request_rate", "seed", *curve_keys()]
     assert len(frame) == 2 * 2 * 2
     assert (frame.request_goodput == frame.request_throughput).all(), "the bound binds nobody"
     slow, fast = (frame[frame.request_rate == rate] for rate in (5.0, 500.0))
