@@ -10,7 +10,9 @@ from cyclopts import Parameter
 
 from ..sweeps import sweep as sweeping
 from . import show
+from .running import Running
 
+DEFAULT = Running()
 MOST_ROWS = 40
 """Rows of the table that is printed; the file has them all."""
 
@@ -20,9 +22,7 @@ def sweep(
     /,
     *,
     out: Path | None = None,
-    jobs: int | None = None,
-    backend: sweeping.Backend = "joblib",
-    address: str | None = None,
+    running: Running = DEFAULT,
     retry_failed: Annotated[bool, Parameter(negative="")] = False,
     prune: Annotated[bool, Parameter(negative="")] = False,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -37,12 +37,6 @@ def sweep(
         TOML: settings by the names of `simulate`'s flags; under [grid] a list for each that varies.
     out
         The table, .csv or .parquet; default: the name of FILE as .csv, in this folder.
-    jobs
-        Processes on this machine; default: one a core.
-    backend
-        Where points run: joblib (this machine) or dask (a cluster, see --address).
-    address
-        The Dask scheduler, such as tcp://10.0.0.1:8786.
     retry_failed
         Run the points again that the table has with an error.
     prune
@@ -53,16 +47,14 @@ def sweep(
     path = Path(f"{file.stem}.csv") if out is None else out
     show.check_file(path)
     try:
-        with show.bar(file.name) as told:
+        with show.bar(file.name) as progress:
             result = sweeping.sweep(
                 file,
                 out=path,
-                jobs=jobs,
-                backend=backend,
-                address=address,
                 retry_failed=retry_failed,
                 prune=prune,
-                on_progress=told,
+                on_progress=progress,
+                **vars(running),
             )
     except KeyboardInterrupt:
         print("seqsched: what has ended is kept; the same command goes on from there", file=sys.stderr)

@@ -19,6 +19,8 @@ from traces.errors import InputError
 from traces.files import atomic_write
 from traces.tables import PARQUET_EXTRA
 
+from .locked import close_locked, open_locked
+
 Row = dict[str, Any]
 
 SUFFIXES = (".csv", ".parquet")
@@ -45,7 +47,7 @@ class RowFile:
             _pyarrow(self.path)
             if self.path.exists():
                 self._keep(_read_parquet(self.path), str(self.path))
-        self.file: BinaryIO = self._open()
+        self.file: BinaryIO = open_locked(self.stream)
         try:
             self._read_stream()
         except BaseException:
@@ -63,7 +65,7 @@ class RowFile:
         with atomic_write(self.stream) as file:
             file.write(_csv(self.rows.values(), self.columns, header=True))
         self.file.close()
-        self.file = self._open()
+        self.file = open_locked(self.stream)
 
     def finish(self, rows: Sequence[Row], columns: Sequence[str]) -> None:
         """Replace the file by these rows, in this order, and close it."""
@@ -86,25 +88,7 @@ class RowFile:
 
     def close(self) -> None:
         """Close the file as it is; one without rows is removed."""
-        if not self.file.closed:
-            self.file.close()
-            if not self.stream.stat().st_size:
-                self.stream.unlink()
-
-    def _open(self) -> BinaryIO:
-        try:
-            file = self.stream.open("ab")
-        except OSError as error:
-            raise InputError(f"{self.stream}: cannot be written ({error.strerror or error})") from None
-        with suppress(ImportError):
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                file.close()
-                raise InputError(f"{self.stream}: another sweep is writing it") from None
-        return file
+        close_locked(self.file, self.stream)
 
     def _write(self, text: str) -> None:
         self.file.write(text.encode())

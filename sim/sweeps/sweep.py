@@ -1,7 +1,7 @@
 """`sweep`: simulate every point of a grid, on all cores or on a cluster, into one table that survives a kill.
 
-Knows nothing of how points are made (`grid`), where they run (`sim.parallel.runner`) and how rows get on disk
-(`sim.parallel.row_file`).
+Knows nothing of how points are made (`grid`) and simulated (`point`), where they run (`sim.parallel.runner`)
+and how rows get on disk (`sim.parallel.row_file`).
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from traces.errors import InputError
 
 from ..parallel.row_file import Row, RowFile
-from ..parallel.runner import DIED, Cluster, Cores, Ended
+from ..parallel.runner import Backend, Runner, Workers
+from ..parallel.tasks import Task
 from .grid import Point, known_settings, read_grid, running_order
+from .point import run_point
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
 KEY, ERROR = "point", "error"
 LABELS = ("policy", "trace", "predictor", "profile", "seed", "replicas", "router")
 """Settings that a summary names too."""
-
-Backend = Literal["joblib", "dask"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ def sweep(
     source: str | Path | Mapping[str, Any],
     *,
     out: str | Path | None = None,
-    jobs: int | None = None,
+    jobs: int = -1,
     backend: Backend = "joblib",
     address: str | None = None,
     retry_failed: bool = False,
@@ -90,16 +90,13 @@ def sweep(
       of the grid, the same bytes however often it was interrupted and wherever it ran. A point that fails, or
       whose process dies, is a row with an `error`; `retry_failed` runs those again. `prune` drops rows that
       are no points of this sweep.
-    - `jobs`: processes on this machine (None: one a core; 1: this one). `backend` "dask" runs on the cluster
+    - `jobs`: processes on this machine (-1: one per core; 1: this one). `backend` "dask" runs on the cluster
       whose scheduler is at `address` (tcp://HOST:PORT).
     - `on_progress(ended, points)` counts what had to be run.
 
     Raises InputError for a grid that cannot be used, and for an `out` that holds anything else.
     """
-    if backend not in ("joblib", "dask"):
-        raise InputError(f"backend: {backend!r} is not one of joblib, dask")
-    if (backend == "dask") != (address is not None):
-        raise InputError(f"address: {address} with backend {backend}; dask needs one, and joblib takes none")
+    workers = Workers(jobs, backend, address)
     grid = read_grid(source)
     points = grid.points()
     table = None if out is None else RowFile(out, KEY, _text_columns())
@@ -108,14 +105,14 @@ def sweep(
         if retry_failed:
             rows = {key: row for key, row in rows.items() if row.get(ERROR) is None}
         reused = len(rows)
-        todo = running_order(point for point in points if point.key not in rows)
-        for ended in _run(todo, jobs, backend, address):
-            row = _row(ended.point, ended.error, ended.summary or {})
-            rows[ended.point.key] = row
-            if table is not None:
-                table.append(row)
-            if on_progress is not None:
-                on_progress(len(rows) - reused, len(todo))
+        left = running_order(point for point in points if point.key not in rows)
+        with Runner(workers) as runner:
+            for row in _new_rows(left, runner):
+                rows[row[KEY]] = row
+                if table is not None:
+                    table.append(row)
+                if on_progress is not None:
+                    on_progress(len(rows) - reused, len(left))
         ordered = [rows[point.key] for point in points]
         columns = list(dict.fromkeys(name for row in ordered for name in row))
         if table is not None:
@@ -126,22 +123,12 @@ def sweep(
     return SweepResult(tuple(ordered), tuple(columns), grid.axes, reused, None if out is None else Path(out))
 
 
-def _run(points: Sequence[Point], jobs: int | None, backend: Backend, address: str | None) -> Iterator[Ended]:
-    """Every point with what became of it; those whose process died run once more, each by itself."""
-    if not points:
-        return
-    runner: Cores | Cluster = Cores(jobs) if address is None else Cluster(address)
-    try:
-        died = []
-        for ended in runner.run(points):
-            if ended.error == DIED:
-                died.append(ended.point)
-            else:
-                yield ended
-        for point in died:
-            yield from runner.run([point], alone=True)
-    finally:
-        runner.close()
+def _new_rows(points: Sequence[Point], runner: Runner) -> Iterator[Row]:
+    """The row of each point, as it ends."""
+    by_key = {point.key: point for point in points}
+    tasks = [Task(point.key, (point.settings, point.inputs)) for point in points]
+    for ended in runner.run(run_point, tasks):
+        yield _row(by_key[ended.key], ended.error, ended.value or {})
 
 
 def _rows_at_hand(table: RowFile | None, points: Sequence[Point], prune: bool) -> dict[str, Row]:

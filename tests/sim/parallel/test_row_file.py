@@ -88,7 +88,7 @@ def test_two_writers_at_once_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("fcntl", reason="files are locked on POSIX systems only")
     first = RowFile(tmp_path / "a.csv", "point", ())
     first.append(row(0))
-    with pytest.raises(InputError, match=r"a\.csv: another sweep is writing it"):
+    with pytest.raises(InputError, match=r"a\.csv: another process is writing it"):
         RowFile(tmp_path / "a.csv", "point", ())
     first.close()
     assert list(again(tmp_path / "a.csv")) == ["k0"]

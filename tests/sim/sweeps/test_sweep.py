@@ -20,10 +20,8 @@ import pytest
 import traces
 from sim import simulate, sweep
 from sim.cli import main
-from sim.parallel.runner import DIED, run_point
-from sim.sweeps.grid import read_grid
+from sim.parallel.tasks import DIED
 from sim.sweeps.sweep import LABELS, SweepResult
-from sim.version import RESULTS_VERSION, __version__
 from traces.errors import InputError
 
 MODULE = '''
@@ -193,14 +191,6 @@ def test_rows_of_another_version_are_never_mixed_in(
         sweep(settings, out="rows.csv", jobs=1)
     assert Path("rows.csv").read_bytes() == before
     assert sweep(settings, out="rows.csv", jobs=1, prune=True).reused == 0
-
-
-@pytest.mark.parametrize("asked", [("0.0.0", RESULTS_VERSION), (__version__, RESULTS_VERSION + 1)])
-def test_a_worker_of_another_version_runs_nothing(asked: tuple[str, int]) -> None:
-    (point,) = read_grid({"trace": "fixed", "num_prompts": 5, "grid": {"seeds": [0]}}).points()
-    assert run_point(point, __version__, RESULTS_VERSION).error is None
-    ended = run_point(point, *asked)
-    assert ended.summary is None and ended.error is not None and "runs here" in ended.error
 
 
 def test_a_point_that_raises_is_recorded_and_can_be_tried_again(folder: Path) -> None:

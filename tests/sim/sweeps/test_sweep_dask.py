@@ -16,7 +16,7 @@ import pytest
 
 import sim
 from sim import sweep
-from sim.parallel.runner import DIED
+from sim.parallel.tasks import DIED
 from traces.errors import InputError
 
 pytest.importorskip("distributed", reason="Dask is not installed (the extra cluster)")
@@ -155,7 +155,7 @@ def test_what_a_cluster_was_not_asked_for_it_does_not_run(
 
 
 def test_nobody_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sim.parallel.runner.CONNECT_S", 1)
+    monkeypatch.setattr("sim.parallel.dask.CONNECT_S", 1)
     with pytest.raises(InputError, match=r"--address tcp://127\.0\.0\.1:9: no Dask scheduler answers"):
         sweep({"trace": "fixed", "grid": {"seeds": [0]}}, backend="dask", address="tcp://127.0.0.1:9")
     with pytest.raises(InputError, match="--address nonsense://x"):

@@ -1,0 +1,66 @@
+"""Runs one point of a sweep. A worker keeps the last traces and scenarios that it set up, so that points that
+share them set up nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from traces.errors import InputError
+from traces.loading import file_of
+from traces.trace import Trace
+
+from ..scenario.policies import DEFAULT_POLICY
+from ..scenario.scenario import Scenario, scenario
+from .grid import inputs_of, known_settings
+
+
+def run_point(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
+    """The summary of one simulation.
+
+    `inputs`: digests of what the settings refer to, as `inputs_of` gives them. Raises InputError where a file
+    is not the one that is meant.
+    """
+    given = dict(settings)
+    policy = given.pop("policy", DEFAULT_POLICY)
+    return _scenario(_Frozen(given), _Frozen(inputs)).run(policy).summary
+
+
+class _Frozen(dict[str, Any]):
+    """A dict of settings that can be the key of a cache."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(repr(self))
+
+
+@lru_cache(maxsize=2)
+def _scenario(given: _Frozen, inputs: _Frozen) -> Scenario:
+    """All of a point but its policy, set up; InputError where a file is not the one that is meant."""
+    here = inputs_of(given, {})
+    for name, digest in inputs.items():
+        if not name.startswith("policy ") and here.get(name) != digest:
+            raise InputError(f"{name}: its content here is not what it was when the sweep began")
+    settings = {name: setting.default for name, setting in known_settings().items()} | given
+    source = settings["trace"]
+    # What scales lengths comes before the cap, so that the cap must wait for it.
+    cap = settings["max_new_tokens"] if settings.get("output_scale", 1) == 1 else None
+    digest = inputs.get(f"trace {source}", "")
+    trace = _load(source, digest, settings["seed"], cap, settings["num_prompts"])
+    return scenario(trace, **{name: value for name, value in given.items() if name != "trace"})
+
+
+def _load(source: str, digest: str, seed: int, cap: int | None, num_prompts: int | None) -> Trace:
+    """A trace, loaded once for all points that share it; its notes say whether the seed has a part in it."""
+    if file_of(source) is None:
+        return _load_once(source, digest, seed, cap, num_prompts)
+    trace = _load_once(source, digest, 0, cap, None)
+    return _load_once(source, digest, seed, cap, None) if trace.notes else trace
+
+
+@lru_cache(maxsize=4)
+def _load_once(source: str, digest: str, seed: int, cap: int | None, num_prompts: int | None) -> Trace:
+    import traces
+
+    return traces.load(source, seed=seed, max_new_tokens=cap, num_prompts=num_prompts)
