@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path
 
-from sim.results.ledger import BatchRecord
+from sim.results.batch_record import BatchRecord
 from sim.results.result import Result
 
 from . import style

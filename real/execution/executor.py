@@ -15,7 +15,8 @@ from typing import cast
 import torch
 
 from sim.request import Request
-from sim.results.ledger import BatchRecord, Ledger
+from sim.results.batch_record import BatchRecord
+from sim.results.ledger import Ledger
 from sim.schedulers.base import complete
 from sim.work import Drop, Iterations, Outcome, PaddedBatch, Perceive, Scheduler, SchedulingError, Work
 
@@ -115,34 +116,18 @@ class Executor:
 
     def _padded_batch(self, work: PaddedBatch) -> Outcome:
         """Run the batch; where the device runs out of memory, its halves, one after the other."""
-        for request in work.requests:
-            self._check_not_ended(request, "run again")
+        self.ledger.check_not_ended(work.requests, "run again")
         try:
             record, rows = self._run_rows(work)
         except torch.OutOfMemoryError as error:
             return self._in_halves(work, error)
         self._learn_ends(work.requests, rows)
-        ledger, iterations, batch = self.ledger, record.iterations, len(self.ledger.batches)
-        ledger.batches.append(record)
-        finished, unfinished = [], []
+        outcome = self.ledger.record_padded(work, record, self.output_tokens)
         for request, row in zip(work.requests, rows, strict=True):
-            i = request.id
-            if not ledger.attempts[i]:
-                ledger.scheduled_s[i] = record.start_s
-            ledger.attempts[i] += 1
-            if self.output_tokens[i] <= iterations:
-                finished.append(request)
-                self.answers[i] = row[: self.output_tokens[i]]
-                ledger.first_token_s[i], ledger.finish_s[i] = record.prefill_end_s, record.end_s
-                ledger.row_length[i], ledger.final_batch[i] = iterations, batch
-                ledger.replica[i] = 0
-                if request.predicted_tokens is not None:
-                    ledger.predicted[i] = request.predicted_tokens
-            else:
-                unfinished.append(request)
-                ledger.failed_tokens[i] += iterations
-        self.arrivals.ended(len(finished), record.end_s)
-        return Outcome(iterations, finished, unfinished)
+            if self.output_tokens[request.id] <= record.iterations:
+                self.answers[request.id] = row[: self.output_tokens[request.id]]
+        self.arrivals.ended(len(outcome.finished), record.end_s)
+        return outcome
 
     def _run_rows(self, work: PaddedBatch) -> tuple[BatchRecord, list[list[int]]]:
         """Prefill, then decode until every row has ended or the limit is reached; the tokens by row."""
@@ -202,10 +187,7 @@ class Executor:
 
     def _give_up(self, request: Request) -> Outcome:
         """Not even alone does it fit: it ends here, and to the scheduler it is finished."""
-        now = self.now()
-        self.ledger.reason[request.id] = "rejected: the device ran out of memory running it alone"
-        self.ledger.batches.append(BatchRecord("Drop", (request.id,), 0, 0, now, now, now))
-        self.arrivals.ended(1, now)
+        self._drop(Drop((request,), "rejected: the device ran out of memory running it alone"))
         return Outcome(0, [request])
 
     def _recover(self, what: str, error: torch.OutOfMemoryError) -> None:
@@ -228,8 +210,8 @@ class Executor:
         told = [self.job.predictions[i] for i in ids]
         start_s = self.now()
         if not answer and not self.job.perception.question_tokens:
-            self.ledger.batches.append(BatchRecord("Perceive", ids, 0, 0, start_s, start_s, start_s))
-            return Outcome(predictions=told)
+            record = BatchRecord("Perceive", ids, 0, 0, start_s, start_s, start_s)
+            return self.ledger.record_perceive(record, told)
         question, turn = self.job.question, self.job.turn_tokens
         prompts = [with_question(self.job.prompts[i], question, turn) for i in ids]
         longest = max(map(len, prompts))
@@ -243,21 +225,18 @@ class Executor:
         end_s = self.now()
         self.engine.release()
         self.heard.update(zip(ids, ([*row] for row in zip(*steps[:answer], strict=True)), strict=False))
-        kv_tokens = len(ids) * (longest + answer)
-        self.ledger.batches.append(
-            BatchRecord(
-                "Perceive",
-                ids,
-                answer,
-                answer + 1,
-                start_s,
-                prefill_end_s,
-                end_s,
-                longest,
-                kv_tokens=kv_tokens,
-            )
+        record = BatchRecord(
+            "Perceive",
+            ids,
+            answer,
+            answer + 1,
+            start_s,
+            prefill_end_s,
+            end_s,
+            longest,
+            kv_tokens=len(ids) * (longest + answer),
         )
-        return Outcome(answer + 1, predictions=told)
+        return self.ledger.record_perceive(record, told)
 
     def _perceive_halves(self, work: Perceive, error: torch.OutOfMemoryError) -> Outcome:
         rows, middle = work.requests, len(work.requests) // 2
@@ -274,16 +253,9 @@ class Executor:
 
     def _drop(self, work: Drop) -> Outcome:
         now = self.now()
-        for request in work.requests:
-            self._check_not_ended(request, "dropped")
-            self.ledger.reason[request.id] = work.reason
-            if request.predicted_tokens is not None:
-                self.ledger.predicted[request.id] = request.predicted_tokens
-        self.ledger.batches.append(
-            BatchRecord("Drop", tuple([r.id for r in work.requests]), 0, 0, now, now, now)
-        )
+        outcome = self.ledger.record_drop(work, now)
         self.arrivals.ended(len(work.requests), now)
-        return Outcome()
+        return outcome
 
     def _iterations(self, work: Iterations) -> Outcome:
         """Continuous batching, on an engine that can mix prefill and decode."""
@@ -296,7 +268,3 @@ class Executor:
             self.answers[request.id] = self.sequences.generated[request.id]
         self.arrivals.ended(len(outcome.finished), self.now())
         return outcome
-
-    def _check_not_ended(self, request: Request, what: str) -> None:
-        if self.ledger.ended(request.id):
-            raise SchedulingError(f"request {request.id} was {what} after it had ended")

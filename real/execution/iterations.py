@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 
 from sim.request import Request
-from sim.results.ledger import BatchRecord, Ledger
+from sim.results.ledger import Ledger
 from sim.work import Iterations, Outcome, SchedulingError
 
 from ..engines.engine import OutOfDeviceMemory, Part, StepwiseEngine
@@ -69,7 +69,8 @@ class Sequences:
                 break
         self._note(work, start_s, ends_s)
         for request in finished:
-            self._finish(request, ends_s[-1])
+            self._finish(request)
+        self.ledger.record_finished(finished, ends_s[-1], replica=0)
         return Outcome(len(ends_s), finished)
 
     def held_tokens(self) -> int:
@@ -81,10 +82,9 @@ class Sequences:
     def _note_first_tokens(self, ids: Sequence[int], end_s: float) -> None:
         """First tokens, and the gaps to the tokens before."""
         ledger = self.ledger
+        ledger.record_first_tokens([i for i in ids if math.isnan(ledger.first_token_s[i])], end_s)
         for i in ids:
-            if math.isnan(ledger.first_token_s[i]):
-                ledger.first_token_s[i] = end_s
-            elif i in self.last_token_s:
+            if i in self.last_token_s:
                 ledger.gaps.add(end_s - self.last_token_s[i], 0.0, 1, 1)
 
     def _note(self, work: Iterations, start_s: float, ends_s: list[float]) -> None:
@@ -96,31 +96,20 @@ class Sequences:
         self.last_token_s |= dict.fromkeys(self.running, ends_s[-1])
         self.use.iterations += len(ends_s)
         self.use.busy_s += ends_s[-1] - start_s
-        if not ledger.log:
-            return
-        ledger.batches.append(
-            BatchRecord(
-                "Iterations",
-                tuple([chunk.request.id for chunk in work.chunks]),
-                work.at_most,
-                len(ends_s),
-                start_s,
-                ends_s[0],
-                ends_s[-1],
-                0,
-                first_step_s,
-                slope_s,
-                self.held_tokens(),
-                tuple([(chunk.num_tokens, chunk.last) for chunk in work.chunks]),
-                tuple([request.id for request in work.evict]),
-            )
+        ledger.record_iterations(
+            work,
+            len(ends_s),
+            start_s,
+            ends_s[0],
+            ends_s[-1],
+            first_step_s=first_step_s,
+            step_slope_s=slope_s,
+            kv_tokens=self.held_tokens(),
         )
 
-    def _finish(self, request: Request, end_s: float) -> None:
-        i = request.id
-        self._evict(i)
-        self.output_tokens[i] = len(self.generated[i])
-        self.ledger.finish_s[i], self.ledger.replica[i] = end_s, 0
+    def _finish(self, request: Request) -> None:
+        self._evict(request.id)
+        self.output_tokens[request.id] = len(self.generated[request.id])
 
     def _first(self, work: Iterations, start_s: float) -> tuple[list[int], list[int]]:
         """The iteration with the chunks; the requests that got a token, and the tokens."""
@@ -139,9 +128,7 @@ class Sequences:
                 self.engine.admit(i, request.prompt_tokens + request.max_new_tokens)
                 self.computed[i] = 0
                 if math.isnan(self.ledger.scheduled_s[i]):
-                    self.ledger.scheduled_s[i] = start_s
-                    if request.predicted_tokens is not None:
-                        self.ledger.predicted[i] = request.predicted_tokens
+                    self.ledger.record_scheduled((i,), start_s)
             known = [*self.prompts[i], *self.generated.get(i, [])]
             piece = known[self.computed[i] : self.computed[i] + num_tokens]
             if len(piece) != num_tokens or last != (self.computed[i] + num_tokens == len(known)):

@@ -13,7 +13,7 @@ import numpy as np
 
 from sim.execution.padded_batch import PerceptionCost
 from sim.perception.predictors import QUESTION_TOKENS, perceive
-from sim.results.ledger import Ledger, ReplicaUse
+from sim.results.ledger import Ledger, ReplicaUse, column
 from sim.results.result import Result, make_result
 from sim.scenario.policies import make_scheduler
 from sim.scenario.scenario import Scenario, predictions_of, stream
@@ -106,6 +106,8 @@ class RealRun:
             log=True,
             replicas=[ReplicaUse(self.ran, capacity)],
         )
+        if not said.charged:
+            self.ledger.predicted = column(said.predicted.astype(np.int64))
         self.executor = Executor(engine, scheduler, job, self.ledger, clock=self.stopwatch)
 
     def step(self) -> bool:

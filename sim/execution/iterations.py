@@ -110,6 +110,7 @@ class RunningRequests:
         if work.chunks:
             back = self.back
             ledger, output_tokens, kept = self.ledger, self.output_tokens, self.generated
+            # These columns, and those in `advance`, as `Ledger.record_scheduled` and its siblings do.
             scheduled_s, first_token_s, dropped = ledger.scheduled_s, ledger.first_token_s, ledger.reason
             prefill_tokens = attention = 0
             starting: list[int] = []

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from ..hardware.step_cost import StepCost
 from ..kv_blocks import padded_tokens
-from ..request import Request
-from ..results.ledger import BatchRecord, Ledger
-from ..work import Outcome, PaddedBatch, Perceive, SchedulingError
+from ..results.batch_record import BatchRecord
+from ..work import PaddedBatch, Perceive, SchedulingError
 from .iterations import Leap
 
 
@@ -95,32 +94,6 @@ def perceive_record(
         slope_s,
         kv_tokens,
     )
-
-
-def write_down(
-    ledger: Ledger, work: PaddedBatch, record: BatchRecord, output_tokens: Sequence[int]
-) -> Outcome:
-    """Which rows are done, and what that means for each."""
-    iterations, now, batch = record.iterations, record.end_s, len(ledger.batches)
-    ledger.batches.append(record)
-    finished: list[Request] = []
-    unfinished: list[Request] = []
-    for request in work.requests:
-        i = request.id
-        if ledger.ended(i):
-            raise SchedulingError(f"request {i} was run again after it had ended")
-        if ledger.scheduled_s[i] != ledger.scheduled_s[i]:
-            ledger.scheduled_s[i] = record.start_s
-        ledger.attempts[i] += 1
-        if output_tokens[i] <= iterations:
-            finished.append(request)
-            ledger.first_token_s[i], ledger.finish_s[i] = record.prefill_end_s, now
-            ledger.row_length[i], ledger.final_batch[i] = iterations, batch
-            ledger.replica[i] = record.replica
-        else:
-            unfinished.append(request)
-            ledger.failed_tokens[i] += iterations
-    return Outcome(iterations, finished, unfinished)
 
 
 def cut_off(record: BatchRecord, now: float) -> BatchRecord:

@@ -1,8 +1,8 @@
 """A SimPy process: one accelerator that carries out its scheduler's work in predicted time.
 
 A padded batch is one event, however many iterations it runs; so is a stretch of continuous batching in which
-nothing can change. This module alone (with `running` and `padded`) knows the true lengths; it knows nothing
-of how a scheduler decides, nor of where requests come from.
+nothing can change. This module alone (with `iterations` and `padded_batch`) knows the true lengths; it knows
+nothing of how a scheduler decides, nor of where requests come from.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import simpy
 
 from ..hardware.step_cost import StepCost
 from ..request import Request
-from ..results.ledger import BatchRecord, Ledger
+from ..results.batch_record import BatchRecord
+from ..results.ledger import Ledger
 from ..schedulers.base import complete
 from ..work import (
     Drop,
@@ -32,7 +33,7 @@ from ..work import (
 from .arrivals import SimProcess
 from .environment import Environment
 from .iterations import Leap, RunningRequests
-from .padded_batch import FREE, PerceptionCost, batch_record, cut_off, perceive_record, write_down
+from .padded_batch import FREE, PerceptionCost, batch_record, cut_off, perceive_record
 
 FAILURE = "failure"
 """The cause of an interrupt by which the accelerator fails; an arrival interrupts without one."""
@@ -175,17 +176,13 @@ class Replica:
         if isinstance(work, PaddedBatch):
             record = batch_record(work, self.cost, self.output_tokens, self.env.now)
             record = yield from self._run_batch(work, record)
-            outcome = write_down(self.ledger, work, record, self.output_tokens)
+            outcome = self.ledger.record_padded(work, record, self.output_tokens)
             self._ended(outcome.finished)
             return outcome
         if isinstance(work, Perceive):
             record = perceive_record(work, self.cost, self.perception, self.env.now)
             record = yield from self._run_batch(work, record)
-            self.ledger.batches.append(record)
-            answers = [self._answer(request) for request in work.requests]
-            for request, answer in zip(work.requests, answers, strict=True):
-                self.ledger.predicted[request.id] = answer.tokens
-            return Outcome(record.iterations, predictions=answers)
+            return self.ledger.record_perceive(record, [self._answer(request) for request in work.requests])
         if isinstance(work, Drop):
             return self._drop(work)
         raise SchedulingError(
@@ -230,27 +227,18 @@ class Replica:
 
     def _note(self, work: Iterations, leap: Leap, iterations: int, start_s: float, num_finished: int) -> None:
         """Write the decision down, if it falls into the time that is logged."""
-        ledger, end_s = self.ledger, self.env.now
-        if not ledger.is_logged(start_s, end_s):
-            return
-        ledger.batches.append(
-            BatchRecord(
-                "Iterations",
-                tuple([chunk.request.id for chunk in work.chunks]),
-                work.at_most,
-                iterations,
-                start_s,
-                min(start_s + leap.head_s, end_s),
-                end_s,
-                0,
-                leap.first_s,
-                leap.slope_s,
-                self.running.peak_tokens,
-                tuple([(chunk.num_tokens, chunk.last) for chunk in work.chunks]),
-                tuple([request.id for request in work.evict]),
-                self.number,
-                self.num_requests - num_finished - self.running.num_running,
-            )
+        end_s = self.env.now
+        self.ledger.record_iterations(
+            work,
+            iterations,
+            start_s,
+            min(start_s + leap.head_s, end_s),
+            end_s,
+            first_step_s=leap.first_s,
+            step_slope_s=leap.slope_s,
+            kv_tokens=self.running.peak_tokens,
+            replica=self.number,
+            num_waiting=self.num_requests - num_finished - self.running.num_running,
         )
 
     def _answer(self, request: Request) -> Prediction:
@@ -260,29 +248,10 @@ class Replica:
         return self.predictions[request.id]
 
     def _drop(self, work: Drop) -> Outcome:
-        if not work.reason.startswith(("rejected", "expired")):
-            raise SchedulingError(f"reason: {work.reason!r} must begin with rejected or expired")
-        ledger, now = self.ledger, self.env.now
-        for request in work.requests:
-            if ledger.ended(request.id):
-                raise SchedulingError(f"request {request.id} was dropped after it had ended")
-            ledger.reason[request.id] = work.reason
-        ids = tuple([r.id for r in work.requests])
-        ledger.batches.append(
-            BatchRecord(
-                "Drop",
-                ids,
-                0,
-                0,
-                now,
-                now,
-                now,
-                replica=self.number,
-                num_waiting=self.num_requests - len(ids),
-            )
-        )
+        waiting = self.num_requests - len(work.requests)
+        outcome = self.ledger.record_drop(work, self.env.now, replica=self.number, num_waiting=waiting)
         self._ended(work.requests)
-        return Outcome()
+        return outcome
 
     def _ended(self, requests: Sequence[Request]) -> None:
         self.num_requests -= len(requests)
@@ -293,27 +262,18 @@ class Replica:
 
         Their tokens are lost with the memory: they will be computed again from the prompt on.
         """
-        now, ledger = self.env.now, self.ledger
+        now = self.env.now
         if self.iterations is not None:
             self._cut_iterations(*self.iterations, now)
         lost = self.running.abandon()
         if self.batch is not None:
             work, record = self.batch
-            record = cut_off(record, now)
-            ledger.batches.append(record)
-            if isinstance(work, PaddedBatch):
+            record, is_answering = cut_off(record, now), isinstance(work, PaddedBatch)
+            self.ledger.record_cut_off(record, is_answering=is_answering)
+            if is_answering:
                 lost |= dict.fromkeys(record.request_ids, record.iterations)
-                for i in record.request_ids:
-                    if ledger.scheduled_s[i] != ledger.scheduled_s[i]:
-                        ledger.scheduled_s[i] = record.start_s
         left = self.scheduler.drain(now)
-        for request in left:
-            i = request.id
-            ledger.reroutes[i] = ledger.reroutes.get(i, 0) + 1
-            if i in lost:
-                ledger.attempts[i] += 1
-                ledger.lost_tokens[i] = ledger.lost_tokens.get(i, 0) + lost[i]
-                ledger.first_token_s[i] = math.nan
+        self.ledger.record_lost(left, lost)
         self.num_requests, self.batch, self.iterations = 0, None, None
         self.is_listening = self.is_leaping = False
         self.use.failures += 1

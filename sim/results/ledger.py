@@ -1,48 +1,22 @@
-"""What executors write down while they run, simulated or real; knows nothing of what is made of it."""
+"""The log that an executor fills during a run, simulated or real; computes no metrics.
+
+The rules of what is written when stand here and nowhere else, so that simulated and real runs agree.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..request import Request
+from ..work import Drop, Iterations, Outcome, PaddedBatch, Prediction, SchedulingError
+from .batch_record import BatchRecord
 from .token_gaps import GapPool
-
-
-class BatchRecord(NamedTuple):
-    """One Work as it was carried out: what was decided, and when it ran.
-
-    `limit` is its token limit (a Perceive: the tokens of an answer), `prompt_tokens` the padded prompt. The
-    decode iteration j = 0, 1, ... after the prefill took `first_step_s + j * step_slope_s`. `replica` is the
-    accelerator that ran it, `num_waiting` the requests that waited there meanwhile.
-    """
-
-    kind: str
-    request_ids: tuple[int, ...]
-    limit: int
-    iterations: int
-    start_s: float
-    prefill_end_s: float
-    end_s: float
-    prompt_tokens: int = 0
-    first_step_s: float = 0.0
-    step_slope_s: float = 0.0
-    kv_tokens: int = 0
-    chunks: tuple[tuple[int, bool], ...] = ()
-    evicted: tuple[int, ...] = ()
-    replica: int = 0
-    num_waiting: int = 0
-
-    def decision(self) -> dict[str, Any]:
-        """The entry of the decision log: what was decided, and how many iterations it ran."""
-        entry: dict[str, Any] = {"kind": self.kind, "requests": list(self.request_ids), "limit": self.limit}
-        if self.kind == "Iterations":
-            entry |= {"chunks": [list(chunk) for chunk in self.chunks], "evicted": list(self.evicted)}
-        return {**entry, "iterations": self.iterations}
 
 
 @dataclass
@@ -68,7 +42,11 @@ def column(values: npt.NDArray[Any]) -> memoryview[Any]:
 
 
 class Ledger:
-    """What executors write down while they run: entries by request id, by Work, and by replica.
+    """The log of a run: entries by request id, by Work, and by replica.
+
+    Executors write requests and Works through the `record_*` methods. One place writes columns itself, for a
+    call per request would cost it a twentieth of its speed: `sim.execution.iterations` does what
+    `record_scheduled`, `record_first_tokens` and `record_finished` say, and a test holds the two equal.
 
     Continuous batching is only summed up (`gaps` between tokens, `replicas`); its Works are recorded one by
     one where `log` is set, all of them or those that overlap the seconds in `window`. A request that finished
@@ -106,6 +84,129 @@ class Ledger:
         """Whether the request has finished or was dropped."""
         return self.finish_s[request_id] == self.finish_s[request_id] or request_id in self.reason
 
-    def is_logged(self, start_s: float, end_s: float) -> bool:
-        """Whether a Work of continuous batching is to be recorded."""
-        return self.log and start_s <= self.window[1] and end_s >= self.window[0]
+    def check_not_ended(self, requests: Sequence[Request], what: str) -> None:
+        """SchedulingError where one of these has ended and was `what` ("run again") nevertheless."""
+        for request in requests:
+            if self.ended(request.id):
+                raise SchedulingError(f"request {request.id} was {what} after it had ended")
+
+    def record_padded(self, work: PaddedBatch, record: BatchRecord, output_tokens: Sequence[int]) -> Outcome:
+        """A padded batch has run: rows that reached their length (`output_tokens`, by request id) are done.
+
+        Their first token is the end of the batch's prefill, and they finish as it returns. The iterations of
+        the other rows are lost. SchedulingError where a row had ended before.
+        """
+        self.check_not_ended(work.requests, "run again")
+        iterations, batch = record.iterations, len(self.batches)
+        self.batches.append(record)
+        finished: list[Request] = []
+        unfinished: list[Request] = []
+        for request in work.requests:
+            i = request.id
+            if self.scheduled_s[i] != self.scheduled_s[i]:
+                self.scheduled_s[i] = record.start_s
+            self.attempts[i] += 1
+            if output_tokens[i] <= iterations:
+                finished.append(request)
+                self.first_token_s[i], self.finish_s[i] = record.prefill_end_s, record.end_s
+                self.row_length[i], self.final_batch[i] = iterations, batch
+                self.replica[i] = record.replica
+            else:
+                unfinished.append(request)
+                self.failed_tokens[i] += iterations
+        return Outcome(iterations, finished, unfinished)
+
+    def record_perceive(self, record: BatchRecord, predictions: Sequence[Prediction]) -> Outcome:
+        """The model has said how long these answers will be."""
+        self.batches.append(record)
+        for i, prediction in zip(record.request_ids, predictions, strict=True):
+            self.predicted[i] = prediction.tokens
+        return Outcome(record.iterations, predictions=predictions)
+
+    def record_drop(self, work: Drop, now: float, *, replica: int = 0, num_waiting: int = 0) -> Outcome:
+        """Requests were given up. SchedulingError for a reason of another kind, and where one had ended."""
+        if not work.reason.startswith(("rejected", "expired")):
+            raise SchedulingError(f"reason: {work.reason!r} must begin with rejected or expired")
+        self.check_not_ended(work.requests, "dropped")
+        ids = tuple([request.id for request in work.requests])
+        self.reason |= dict.fromkeys(ids, work.reason)
+        self.batches.append(
+            BatchRecord("Drop", ids, 0, 0, now, now, now, replica=replica, num_waiting=num_waiting)
+        )
+        return Outcome()
+
+    def record_scheduled(self, ids: Sequence[int], now: float) -> None:
+        """Continuous batching begins to compute these prompts, which it has not done before."""
+        scheduled_s = self.scheduled_s
+        for i in ids:
+            scheduled_s[i] = now
+
+    def record_first_tokens(self, ids: Sequence[int], now: float) -> None:
+        """An iteration of continuous batching has given these their first token, or is about to by `now`."""
+        first_token_s = self.first_token_s
+        for i in ids:
+            first_token_s[i] = now
+
+    def record_finished(self, requests: Sequence[Request], now: float, replica: int) -> None:
+        """An iteration of continuous batching has given these their last token."""
+        finish_s, where = self.finish_s, self.replica
+        for request in requests:
+            finish_s[request.id] = now
+            where[request.id] = replica
+
+    def record_iterations(
+        self,
+        work: Iterations,
+        iterations: int,
+        start_s: float,
+        head_end_s: float,
+        end_s: float,
+        *,
+        first_step_s: float,
+        step_slope_s: float,
+        kv_tokens: int,
+        replica: int = 0,
+        num_waiting: int = 0,
+    ) -> None:
+        """Continuous batching has run: `iterations`, of which the first ended at `head_end_s`.
+
+        `kv_tokens` were in memory at the end, before what finished left. Kept only where it is to be logged.
+        """
+        if not self.log or start_s > self.window[1] or end_s < self.window[0]:
+            return
+        self.batches.append(
+            BatchRecord(
+                "Iterations",
+                tuple([chunk.request.id for chunk in work.chunks]),
+                work.at_most,
+                iterations,
+                start_s,
+                head_end_s,
+                end_s,
+                0,
+                first_step_s,
+                step_slope_s,
+                kv_tokens,
+                tuple([(chunk.num_tokens, chunk.last) for chunk in work.chunks]),
+                tuple([request.id for request in work.evict]),
+                replica,
+                num_waiting,
+            )
+        )
+
+    def record_cut_off(self, record: BatchRecord, *, is_answering: bool) -> None:
+        """A batch was cut off by a failure of its accelerator; `is_answering`: padded, not a question."""
+        self.batches.append(record)
+        for i in record.request_ids if is_answering else ():
+            if self.scheduled_s[i] != self.scheduled_s[i]:
+                self.scheduled_s[i] = record.start_s
+
+    def record_lost(self, requests: Sequence[Request], lost_tokens: Mapping[int, int]) -> None:
+        """An accelerator has failed: these were there, and so many tokens (by id) of those begun are lost."""
+        for request in requests:
+            i = request.id
+            self.reroutes[i] = self.reroutes.get(i, 0) + 1
+            if i in lost_tokens:
+                self.attempts[i] += 1
+                self.lost_tokens[i] = self.lost_tokens.get(i, 0) + lost_tokens[i]
+                self.first_token_s[i] = math.nan

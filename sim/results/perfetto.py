@@ -21,7 +21,7 @@ from typing import IO, Any, NamedTuple
 from traces.errors import InputError
 from traces.files import atomic_write
 
-from .ledger import BatchRecord
+from .batch_record import BatchRecord
 
 MAX_EVENTS = 200_000
 """Most events in a file: some 40 MB, which a browser still opens."""

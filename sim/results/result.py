@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from traces.trace import FloatArray, IntArray
 
-from .ledger import BatchRecord, Ledger
+from .batch_record import BatchRecord
+from .ledger import Ledger
 from .metrics import request_latencies, summarise
 from .tables import RunTables, TokenUse
 from .token_gaps import Ramps

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .ledger import BatchRecord
+from .batch_record import BatchRecord
 
 Columns = Mapping[str, npt.NDArray[Any]]
 

@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import PathPatch
 
 from plots import batches, style
-from sim.results.ledger import BatchRecord, Ledger, ReplicaUse
+from sim.results.batch_record import BatchRecord
+from sim.results.ledger import Ledger, ReplicaUse
 from sim.results.result import Result, make_result
 
 Results = dict[str, Result]

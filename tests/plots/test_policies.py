@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from plots import policies, style
-from sim.results.ledger import BatchRecord, Ledger, ReplicaUse
+from sim.results.batch_record import BatchRecord
+from sim.results.ledger import Ledger, ReplicaUse
 from sim.results.result import Result, make_result
 
 Results = dict[str, Result]

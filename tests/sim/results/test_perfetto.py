@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from sim.hardware.profile import Profile
 from sim.results import perfetto
-from sim.results.ledger import BatchRecord
+from sim.results.batch_record import BatchRecord
 from sim.simulation import simulate
 from traces.errors import InputError
 

@@ -11,7 +11,8 @@ import pytest
 
 from sim import simulate
 from sim.hardware.profile import Profile
-from sim.results.ledger import BatchRecord, Ledger, ReplicaUse
+from sim.results.batch_record import BatchRecord
+from sim.results.ledger import Ledger, ReplicaUse
 from sim.results.result import Result, make_result
 from sim.results.token_gaps import RESOLUTION
 from traces.trace import Trace

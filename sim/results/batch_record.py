@@ -1,0 +1,37 @@
+"""The record of one Work as an executor carried it out; computes no metrics."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class BatchRecord(NamedTuple):
+    """One Work as it was carried out: what was decided, and when it ran.
+
+    `limit` is its token limit (a Perceive: the tokens of an answer), `prompt_tokens` the padded prompt. The
+    decode iteration j = 0, 1, ... after the prefill took `first_step_s + j * step_slope_s`. `replica` is the
+    accelerator that ran it, `num_waiting` the requests that waited there meanwhile.
+    """
+
+    kind: str
+    request_ids: tuple[int, ...]
+    limit: int
+    iterations: int
+    start_s: float
+    prefill_end_s: float
+    end_s: float
+    prompt_tokens: int = 0
+    first_step_s: float = 0.0
+    step_slope_s: float = 0.0
+    kv_tokens: int = 0
+    chunks: tuple[tuple[int, bool], ...] = ()
+    evicted: tuple[int, ...] = ()
+    replica: int = 0
+    num_waiting: int = 0
+
+    def decision(self) -> dict[str, Any]:
+        """The entry of the decision log: what was decided, and how many iterations it ran."""
+        entry: dict[str, Any] = {"kind": self.kind, "requests": list(self.request_ids), "limit": self.limit}
+        if self.kind == "Iterations":
+            entry |= {"chunks": [list(chunk) for chunk in self.chunks], "evicted": list(self.evicted)}
+        return {**entry, "iterations": self.iterations}
