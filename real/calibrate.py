@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
 MAX_SECONDS = 300.0
 
+SIZES = {"max_rows": 256, "max_context": 1024, "max_prompt": 512, "repeats": 7}
+QUICK_SIZES = {"max_rows": 64, "max_context": 128, "max_prompt": 64, "repeats": 3}
+"""What is measured where the flags do not say, by flag."""
+
 
 def calibrate(
     machine: Machine = Machine(),  # noqa: B008  (a frozen dataclass of defaults)
@@ -84,25 +88,35 @@ def calibrate(
 
     if machine.threads is not None:
         machine.use_threads()
-    bounds = (64, 128, 64, 3) if quick else (256, 1024, 512, 7)
-    rows, context, prompt, visits = (
-        small if given is None else given
-        for given, small in zip((max_rows, max_context, max_prompt, repeats), bounds, strict=True)
+    rows, context, prompt, visits = _sizes(
+        quick, max_rows=max_rows, max_context=max_context, max_prompt=max_prompt, repeats=repeats
     )
-    for flag, value in (("rows", rows), ("context", context), ("prompt", prompt), ("repeats", visits)):
-        if value < 1:
-            raise InputError(f"{flag}: {value} must be at least 1")
-    if machine.seed < 0 or not max_seconds >= 0:
-        raise InputError(f"seed ({machine.seed}) and max_seconds ({max_seconds:g}) must be at least 0")
+    _check_not_negative(seed=machine.seed, max_seconds=max_seconds)
     machine.check()
     others = _rows_of(beside) if beside is not None else []
     loaded = machine.load()
     made = machine.start(loaded)
-    grid = Grid(rows, context, prompt, mixed=hasattr(made, "iterate"))
-    cells = grid.cells(made.capacity_tokens)
+    cells = Grid(rows, context, prompt, mixed=hasattr(made, "iterate")).cells(made.capacity_tokens)
     calibration = Calibration(made, loaded, cells, steps or out.with_suffix(".steps.csv"), machine.seed)
     took = measure(calibration, visits, max_seconds)
     write(calibration, name or out.stem, out, figure or out.with_suffix(".png"), took, others)
+
+
+def _sizes(quick: bool, **given: int | None) -> list[int]:
+    """The sizes that are given, by flag, else their defaults; InputError for one below 1."""
+    sizes = []
+    for flag, size in given.items():
+        value = (QUICK_SIZES if quick else SIZES)[flag] if size is None else size
+        if value < 1:
+            raise InputError(f"{flag}: {value} must be at least 1")
+        sizes.append(value)
+    return sizes
+
+
+def _check_not_negative(**values: float) -> None:
+    for flag, value in values.items():
+        if not value >= 0:
+            raise InputError(f"{flag}: {value:g} must be at least 0")
 
 
 def measure(calibration: Calibration, repeats: int, max_seconds: float) -> float:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -19,6 +20,8 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from typing import TYPE_CHECKING, Any, Literal
+
+from cyclopts import Parameter
 
 from real.options import TINY_TEXTS, Machine, Texts
 from sim.cli import run_script
@@ -31,19 +34,31 @@ if TYPE_CHECKING:
     from sim.scenario.scenario import Scenario
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """Where the predictions are written, each if a file is named."""
+
+    save_result: Path | None = None
+    """Write all figures and every answer to this JSON file."""
+    save_pairs: Path | None = None
+    """Write predicted and actual lengths to this CSV file, for the predictor empirical:file=..."""
+    save_trace: Path | None = None
+    """Write the trace with the predictions as a column (CSV, JSONL or Parquet), for the predictor trace."""
+    figure: Path | None = None
+    """Draw predicted against actual into this file (PNG or SVG)."""
+
+
 def perceive(
     texts: Texts = Texts(),  # noqa: B008  (frozen dataclasses of defaults)
     machine: Machine = Machine(),  # noqa: B008
+    outputs: Outputs = Outputs(),
     *,
     way: Literal["po", "pia"] = "po",
     adapter: Path | None = None,
     fallback: str = "median",
     batch_size: int | None = None,
     lengths: Literal["trace", "model"] = "trace",
-    save_result: Path | None = None,
-    save_pairs: Path | None = None,
-    save_trace: Path | None = None,
-    figure: Path | None = None,
 ) -> None:
     """Ask the model how long its answers will be, and judge what it says by the trace.
 
@@ -61,14 +76,6 @@ def perceive(
         Requests in a batch, memory permitting; default: 128 (po), 16 (pia).
     lengths
         With pia, answers stop at the trace's lengths (trace), or where the model ends them (model).
-    save_result
-        Write what was found, every answer included, to this JSON file.
-    save_pairs
-        Write predicted and actual lengths to this CSV file, for the predictor empirical:file=...
-    save_trace
-        Write the trace with the predictions as a column (CSV, JSONL or Parquet), for the predictor trace.
-    figure
-        Draw predicted against actual into this file (PNG or SVG).
     """
     import torch
 
@@ -99,7 +106,7 @@ def perceive(
         **found,
     }
     _show(about)
-    _save(about, read, said, made, save_result, save_pairs, save_trace, figure)
+    _save(about, read, said, made, outputs)
     print(json.dumps(about, allow_nan=False))
 
 
@@ -199,10 +206,7 @@ def _save(
     read: Read,
     said: list[str],
     made: Scenario,
-    save_result: Path | None,
-    save_pairs: Path | None,
-    save_trace: Path | None,
-    figure: Path | None,
+    outputs: Outputs,
 ) -> None:
     from dataclasses import replace
 
@@ -210,28 +214,28 @@ def _save(
     from traces.writers import write
 
     predicted, actual = read.predicted.tolist(), made.trace.perceived_truth.tolist()
-    if save_result is not None:
+    if outputs.save_result is not None:
         rows = [
             {"predicted": p, "actual": a, "fell_back": f, "said": s}
             for p, a, f, s in zip(predicted, actual, read.fell_back.tolist(), said, strict=True)
         ]
-        with atomic_write(save_result) as file:
+        with atomic_write(outputs.save_result) as file:
             file.write(json.dumps({**about, "answers": rows}, indent=2, allow_nan=False) + "\n")
-    if save_pairs is not None:
-        with atomic_write(save_pairs) as file:
+    if outputs.save_pairs is not None:
+        with atomic_write(outputs.save_pairs) as file:
             file.write("predicted,actual\n")
             file.writelines(f"{p},{a}\n" for p, a in zip(predicted, actual, strict=True))
-    if save_trace is not None:
-        write(replace(made.trace, predicted_tokens=read.predicted), save_trace)
+    if outputs.save_trace is not None:
+        write(replace(made.trace, predicted_tokens=read.predicted), outputs.save_trace)
         cost = f"question_tokens={about['question_tokens']},answer_tokens={about['answer_tokens']}"
         cost += f",slowdown={about['slowdown']:.3f}"
-        say(f"seqsched compare --trace {save_trace} --predictor trace:charge=on,{cost}")
-    if figure is not None:
+        say(f"seqsched compare --trace {outputs.save_trace} --predictor trace:charge=on,{cost}")
+    if outputs.figure is not None:
         from plots import perception as figures
         from plots.style import save
 
         title = f"{about['ran']}, {about['way']}: mean error {about['error']:.1f} tokens"
-        save(figures.report(read.predicted, made.trace.perceived_truth, title), figure)
+        save(figures.report(read.predicted, made.trace.perceived_truth, title), outputs.figure)
 
 
 def say(text: str) -> None:

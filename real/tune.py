@@ -30,6 +30,7 @@ from traces.errors import InputError
 
 if TYPE_CHECKING:
     from real.engines.engine import Engine
+    from real.engines.model import LoadedModel
     from real.lengths.asker import Asker
     from real.lengths.tuning import TuneOptions
     from sim.scenario.scenario import Scenario
@@ -96,25 +97,14 @@ def tune(
 
     from real.calibration.calibration import default_capacity, versions
     from real.execution.run import make_engine
-    from real.lengths.asker import Asker
     from real.perception import read_texts
     from traces.files import atomic_write
 
     model.use_threads()
-    if not 0 < held_out < 1:
-        raise InputError(f"held_out: {held_out:g} must be between 0 and 1")
-    if any(not 0 <= t <= 10 for t in temperatures):
-        raise InputError(f"temperatures: {max(temperatures, key=abs):g} is not between 0 and 10")
-    if not out.parent.is_dir():
-        raise InputError(f"out {out}: there is no folder {out.parent}")
+    _check(out, temperatures, held_out)
     loaded = model.load()
     options = training.options(loaded.shape.name)
-    asker = Asker(loaded, seed=model.seed)
-    if asker.tokenizer is None:
-        raise InputError(
-            f"model {loaded.shape.name}: with random weights it has no tokenizer to learn texts by"
-        )
-    asker.will_learn = True
+    asker = _learner(loaded, model.seed)
     made, prompts = read_texts(asker, texts, 10_000 if model.is_on_gpu() else 768)
     engine = make_engine("transformers-eager", loaded, default_capacity(loaded))
     if temperatures:
@@ -132,6 +122,29 @@ def tune(
             file.write(json.dumps({**about, "losses": losses}, indent=2, allow_nan=False) + "\n")
     _show(about)
     print(json.dumps(about, allow_nan=False))
+
+
+def _check(out: Path, temperatures: tuple[float, ...], held_out: float) -> None:
+    """InputError for a value that cannot be used, before a model is loaded."""
+    if not 0 < held_out < 1:
+        raise InputError(f"held_out: {held_out:g} must be between 0 and 1")
+    if any(not 0 <= t <= 10 for t in temperatures):
+        raise InputError(f"temperatures: {max(temperatures, key=abs):g} is not between 0 and 10")
+    if not out.parent.is_dir():
+        raise InputError(f"out {out}: there is no folder {out.parent}")
+
+
+def _learner(loaded: LoadedModel, seed: int) -> Asker:
+    """What asks the model before and after it has learnt; InputError where it cannot read texts."""
+    from real.lengths.asker import Asker
+
+    asker = Asker(loaded, seed=seed)
+    if asker.tokenizer is None:
+        raise InputError(
+            f"model {loaded.shape.name}: with random weights it has no tokenizer to learn texts by"
+        )
+    asker.will_learn = True
+    return asker
 
 
 def _sampled(asker: Asker, made: Scenario, prompts: Any, temperatures: tuple[float, ...]) -> Scenario:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -19,6 +19,9 @@ from traces.errors import InputError
 from ..engines.model import LoadedModel
 from .adapter import identity, write_note
 from .asking import Asking
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 IGNORED = -100
 """Label of a token whose prediction costs nothing: the prompt's."""
@@ -66,8 +69,8 @@ FOR_TINY = TuneOptions(16, 32, 0.0, LINEAR_LAYERS, 1e-2, 3.0, 16, 16)
 """Random weights have nothing to build on: the adapter must be larger and learn faster."""
 
 
-class Learnt(NamedTuple):
-    """What training came to: the loss of every step, the parameters that were trained, and the time."""
+class TrainingResult(NamedTuple):
+    """The loss of every step, the number of parameters that were trained, and the time."""
 
     losses: list[float]
     num_trained: int
@@ -90,56 +93,25 @@ def train(
     seed: int = 0,
     about: dict[str, Any] | None = None,
     say: Callable[[str], None] = print,
-) -> Learnt:
+) -> TrainingResult:
     """Train an adapter and save it to the folder `out`; the model is afterwards what it was.
 
     Raises InputError where the layers that `options` names are not there, or nothing can be written.
     """
-    from peft import LoraConfig, get_peft_model
-    from transformers import PrinterCallback, Trainer, TrainingArguments
+    from transformers import PrinterCallback, Trainer
 
-    targets = [name.strip() for name in options.targets.split(",") if name.strip()]
-    lora = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=options.rank,
-        lora_alpha=options.alpha,
-        lora_dropout=options.dropout,
-        target_modules=targets,
-        bias="none",
-    )
     with torch.random.fork_rng(devices=[loaded.device] if loaded.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        try:
-            tuned: Any = get_peft_model(loaded.model, lora)
-        except ValueError as error:
-            raise InputError(f"targets: {options.targets} ({' '.join(str(error).split())[:160]})") from None
-        steps = math.ceil(len(examples) / options.batch_size) * options.epochs
+        tuned = _with_new_adapter(loaded, options)
         with tempfile.TemporaryDirectory() as scratch:
-            arguments = TrainingArguments(
-                output_dir=scratch,
-                per_device_train_batch_size=options.micro_batch,
-                gradient_accumulation_steps=options.batch_size // options.micro_batch,
-                num_train_epochs=options.epochs,
-                learning_rate=options.learning_rate,
-                lr_scheduler_type="cosine",
-                warmup_steps=math.ceil(0.03 * steps),
-                logging_steps=1,
-                save_strategy="no",
-                report_to="none",
-                use_cpu=loaded.device.type == "cpu",
-                dataloader_pin_memory=loaded.device.type != "cpu",
-                remove_unused_columns=False,
-                disable_tqdm=True,
-                seed=seed,
-            )
             trainer = Trainer(
                 model=tuned,
-                args=arguments,
+                args=_arguments(options, scratch, len(examples), loaded.device, seed),
                 train_dataset=list(examples),
                 data_collator=padded,
             )
             trainer.remove_callback(PrinterCallback)  # it would write to stdout
-            trainer.add_callback(_teller(say))
+            trainer.add_callback(_loss_reporter(say))
             metrics = trainer.train().metrics
         losses = [float(line["loss"]) for line in trainer.state.log_history if "loss" in line]
     try:
@@ -147,10 +119,54 @@ def train(
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror or error})") from None
     write_note(out, {"base": identity(loaded), "options": asdict(options), "seed": seed, **(about or {})})
-    trained = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
+    num_trained = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
     tuned.unload()
     loaded.model.eval()
-    return Learnt(losses, trained, float(metrics["train_runtime"]))
+    return TrainingResult(losses, num_trained, float(metrics["train_runtime"]))
+
+
+def _with_new_adapter(loaded: LoadedModel, options: TuneOptions) -> Any:
+    """The model with an untrained adapter in its layers; InputError where these layers are not there."""
+    from peft import LoraConfig, get_peft_model
+
+    lora = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=options.rank,
+        lora_alpha=options.alpha,
+        lora_dropout=options.dropout,
+        target_modules=[name.strip() for name in options.targets.split(",") if name.strip()],
+        bias="none",
+    )
+    try:
+        return get_peft_model(loaded.model, lora)
+    except ValueError as error:
+        raise InputError(f"targets: {options.targets} ({' '.join(str(error).split())[:160]})") from None
+
+
+def _arguments(
+    options: TuneOptions, folder: str, num_examples: int, device: torch.device, seed: int
+) -> TrainingArguments:
+    """The options in the words of transformers; nothing is saved on the way, nor reported anywhere."""
+    from transformers import TrainingArguments
+
+    steps = math.ceil(num_examples / options.batch_size) * options.epochs
+    return TrainingArguments(
+        output_dir=folder,
+        per_device_train_batch_size=options.micro_batch,
+        gradient_accumulation_steps=options.batch_size // options.micro_batch,
+        num_train_epochs=options.epochs,
+        learning_rate=options.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=math.ceil(0.03 * steps),
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=device.type != "cpu",
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        seed=seed,
+    )
 
 
 def padded(examples: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
@@ -166,14 +182,14 @@ def padded(examples: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "labels": column("labels", IGNORED)}
 
 
-def _teller(say: Callable[[str], None]) -> Any:
-    """A callback that says the loss ten times on the way."""
+def _loss_reporter(say: Callable[[str], None]) -> Any:
+    """A callback that reports the loss about ten times during training."""
     from transformers import TrainerCallback
 
-    class Teller(TrainerCallback):
+    class LossReporter(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
             every = max(1, state.max_steps // 10)
             if logs and "loss" in logs and state.global_step % every == 0:
                 say(f"step {state.global_step} of {state.max_steps}: loss {float(logs['loss']):.3f}")
 
-    return Teller()
+    return LossReporter()

@@ -22,6 +22,7 @@ from traces.errors import InputError
 from ..calibration.calibration import Calibration, versions
 from ..calibration.cells import Grid
 from ..engines.engine import Engine
+from ..engines.model import LoadedModel
 from ..execution.clocks import PacedClock
 from ..lengths.asker import Asker, asks_the_model, model_predictor
 from ..options import Replay
@@ -53,13 +54,7 @@ def experiment(
         _check(policy, predictor, checked.limits)
     replay.check(adapter)
     loaded = replay.load()
-    asker = None
-    if any(asks_the_model(predictor) for _, predictor in pairs):
-        asker = Asker(loaded, adapter, seed)
-        for warning in asker.warnings():
-            say(warning)
-    elif adapter is not None:
-        raise InputError(f"adapter {adapter}: no predictor asks the model (predictors: model)")
+    asker = _asker(pairs, loaded, adapter, seed, say)
     checked = replace(checked, trace=put(checked.trace, loaded, asker, seed)[0])
     on_gpu = loaded.device.type == "cuda"
     at_once = not np.any(checked.trace.arrival_s)
@@ -81,6 +76,7 @@ def experiment(
     validation.measure(pairs, repeat, warm_ups=int(on_gpu), passes=0 if on_gpu else PASSES)
     cases = validation.cases(pairs)
     assert validation.profile is not None
+    profile = validation.profile.provenance
     about = {
         "ran": f"{replay.engine} on {loaded.label}",
         "trace": checked.trace.name,
@@ -91,14 +87,32 @@ def experiment(
         "repeats": repeat,
         "seed": seed,
         "kv_tokens": made.capacity_tokens,
-        "profile": f"{validation.profile.name} ({validation.profile.provenance.kind}, "
-        f"{validation.profile.provenance.date})",
-        "fit_residuals": validation.profile.provenance.residuals,
+        "profile": f"{validation.profile.name} ({profile.kind}, {profile.date})",
+        "fit_residuals": profile.residuals,
         "versions": versions(),
     }
-    if asker is not None:
-        about["perception"] = asker.reports
-    return cases, about
+    return cases, about | ({} if asker is None else {"perception": asker.reports})
+
+
+def _asker(
+    pairs: Sequence[tuple[str, str]],
+    loaded: LoadedModel,
+    adapter: Path | None,
+    seed: int,
+    say: Callable[[str], None],
+) -> Asker | None:
+    """What asks the model, its warnings reported; None where no predictor does.
+
+    Raises InputError for an adapter that nothing would ask with.
+    """
+    if not any(asks_the_model(predictor) for _, predictor in pairs):
+        if adapter is not None:
+            raise InputError(f"adapter {adapter}: no predictor asks the model (predictors: model)")
+        return None
+    asker = Asker(loaded, adapter, seed)
+    for warning in asker.warnings():
+        say(warning)
+    return asker
 
 
 def _clock_label(ticks: Any) -> str:

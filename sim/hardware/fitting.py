@@ -106,32 +106,7 @@ def fit(
     for there, regime in ((~mixed_rows, "decode-only rows"), (mixed_rows, "rows with prefill")):
         if not there.any():
             raise InputError(f"{source or name}: no {regime}; both regimes must be measured")
-    decode, mixed = _decode_cells(cells.loc[~mixed_rows]), _mixed_cells(cells.loc[mixed_rows])
-
-    decode_fit = fit_regime(decode, ["decode_per_context_s"])
-    terms = list(ALWAYS)
-    tried: dict[str, float] = {}
-    folds = cell_folds(len(mixed.seconds))
-    if folds is not None:
-        terms, tried = choose_terms(mixed, ALWAYS, CANDIDATES, folds)
-    mixed_fit = fit_regime(mixed, terms)
-    if not mixed.terms["mixed_per_context_s"].any():
-        mixed_fit.coefficients["mixed_per_context_s"] = decode_fit.coefficients["decode_per_context_s"]
-
-    fitted = np.empty(len(cells))
-    fitted[~mixed_rows], fitted[mixed_rows] = decode_fit.predict(decode), mixed_fit.predict(mixed)
-    report = FitReport(
-        measured_s=_column(cells, "step_ms") / 1e3,
-        fitted_s=fitted,
-        is_mixed=mixed_rows,
-        errors={
-            "decode_only": _judge(decode, decode_fit),
-            "mixed": _judge(mixed, mixed_fit),
-        },
-        terms=tuple(terms),
-        tried=tried,
-        notes=_notes(cells.loc[~mixed_rows], cells.loc[mixed_rows]),
-    )
+    decode_fit, mixed_fit, report = _fit_regimes(cells, mixed_rows)
     cost = StepCost(
         decode_base=decode_fit.base,
         mixed_base=mixed_fit.base,
@@ -152,6 +127,35 @@ def fit(
     )
     profile = Profile(name, model, gpu, engine, cost, memory, provenance, async_scheduling=async_scheduling)
     return profile, report
+
+
+def _fit_regimes(
+    cells: pd.DataFrame, mixed_rows: npt.NDArray[np.bool_]
+) -> tuple[RegimeFit, RegimeFit, FitReport]:
+    """The fits of decode-only and of mixed iterations, and how far to trust them."""
+    decode, mixed = _decode_cells(cells.loc[~mixed_rows]), _mixed_cells(cells.loc[mixed_rows])
+    decode_fit = fit_regime(decode, ["decode_per_context_s"])
+    terms = list(ALWAYS)
+    tried: dict[str, float] = {}
+    folds = cell_folds(len(mixed.seconds))
+    if folds is not None:
+        terms, tried = choose_terms(mixed, ALWAYS, CANDIDATES, folds)
+    mixed_fit = fit_regime(mixed, terms)
+    if not mixed.terms["mixed_per_context_s"].any():
+        mixed_fit.coefficients["mixed_per_context_s"] = decode_fit.coefficients["decode_per_context_s"]
+
+    fitted = np.empty(len(cells))
+    fitted[~mixed_rows], fitted[mixed_rows] = decode_fit.predict(decode), mixed_fit.predict(mixed)
+    report = FitReport(
+        measured_s=_column(cells, "step_ms") / 1e3,
+        fitted_s=fitted,
+        is_mixed=mixed_rows,
+        errors={"decode_only": _judge(decode, decode_fit), "mixed": _judge(mixed, mixed_fit)},
+        terms=tuple(terms),
+        tried=tried,
+        notes=_notes(cells.loc[~mixed_rows], cells.loc[mixed_rows]),
+    )
+    return decode_fit, mixed_fit, report
 
 
 def _decode_cells(rows: pd.DataFrame) -> Cells:
