@@ -11,7 +11,7 @@ import torch
 
 from sim.hardware import profile as profiles
 from sim.hardware.what_if import BLOCK_SIZE
-from sim.perception import predictors
+from sim.perception.predictors import make_predictor
 from sim.scenario.policies import make_scheduler
 from sim.scenario.scenario import DEFAULT_PROFILE, Scenario, scenario
 
@@ -96,7 +96,7 @@ def _prepare(replay: Replay, pairs: Sequence[Pair]) -> Bench:
     checked = scenario(replay.source(), predictor=pairs[0][1], profile=profile, **settings)
     for policy, predictor in pairs:
         make_scheduler(policy, checked.limits)
-        predictors.predictor(predictor)
+        make_predictor(predictor)
     replay.check()
     loaded = replay.load()
     engine = replay.start(loaded, profiles.load(profile) if replay.profile else None)

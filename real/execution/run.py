@@ -12,7 +12,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from sim.execution.padded_batch import PerceptionCost
-from sim.perception.predictors import QUESTION_TOKENS, perceive
+from sim.perception.predictions import perceive
+from sim.perception.predictors import QUESTION_TOKENS
 from sim.results.ledger import Ledger, ReplicaUse, column
 from sim.results.result import Result, make_result
 from sim.scenario.policies import make_scheduler

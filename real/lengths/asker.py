@@ -15,7 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from sim.perception.accuracy import error_report
-from sim.perception.predictors import ANSWER_TOKENS, QUESTION_TOKENS, asking_tokens
+from sim.perception.predictions import asking_tokens
+from sim.perception.predictors import ANSWER_TOKENS, QUESTION_TOKENS
 from sim.scenario.scenario import Scenario
 from traces.spec import build, parse
 from traces.trace import IntArray, Trace

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from sim.hardware import profile as profiles
-from sim.perception import predictors
-from sim.perception.predictors import ANSWER_TOKENS, QUESTION_TOKENS
+from sim.perception.predictors import ANSWER_TOKENS, QUESTION_TOKENS, make_predictor
 from sim.scenario.policies import make_scheduler
 from sim.scenario.scenario import Scenario, scenario
 from sim.work import Limits
@@ -142,4 +141,4 @@ def _check(policy: str, predictor: str, limits: Limits) -> None:
     if asks_the_model(predictor):
         model_predictor(predictor)
     else:
-        predictors.predictor(predictor)
+        make_predictor(predictor)

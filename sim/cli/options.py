@@ -10,8 +10,10 @@ from cyclopts import Parameter
 
 from ..fleet.routers import RouterName
 from ..hardware import overrides
+from ..perception.predictors import PREDICTORS
 from ..scenario.scenario import DEFAULT_PREDICTOR, DEFAULT_PROFILE, DEFAULT_TRACE
 
+PredictorFlag = Annotated[str, Parameter(help=f"Length predictor {PREDICTORS.help('predictors')}")]
 SettingsFlag = Annotated[
     tuple[str, ...], Parameter(name="--set", consume_multiple=True, negative="", help=overrides.HELP)
 ]
@@ -27,8 +29,7 @@ class Machine:
     set: SettingsFlag = ()
     kv_blocks: int | None = None
     """KV cache in blocks of 16 tokens, in place of the profile's capacity."""
-    predictor: str = DEFAULT_PREDICTOR
-    """Length predictor NAME[:key=value,...]: oracle, exact, constant, trace, noisy, tuned, empirical."""
+    predictor: PredictorFlag = DEFAULT_PREDICTOR
     seed: int = 0
     """Seed of everything random: arrivals, lengths, predictions, routing, failures."""
     replicas: int = 1

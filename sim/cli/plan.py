@@ -14,7 +14,7 @@ from cyclopts import Parameter
 from ..fleet.routers import RouterName
 from ..scenario.scenario import DEFAULT_PREDICTOR
 from . import show
-from .options import SettingsFlag
+from .options import PredictorFlag, SettingsFlag
 
 if TYPE_CHECKING:
     from ..planning.answer import Answer, Plan
@@ -47,8 +47,7 @@ class Question:
     """Policies with semicolons between them."""
     profiles: str | None = None
     """Profiles with semicolons between them; default: all that are shipped."""
-    predictor: str = DEFAULT_PREDICTOR
-    """Length predictor NAME[:key=value,...]: oracle, exact, constant, trace, noisy, tuned, empirical."""
+    predictor: PredictorFlag = DEFAULT_PREDICTOR
     router: RouterName = "least-requests"
     """Which replica serves a request."""
     set: SettingsFlag = ()

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from ..perception.accuracy import error_report
-from ..perception.predictors import perceive
+from ..perception.predictions import perceive
 from ..scenario.scenario import scenario, stream
 from ..studies import prediction_error
 from . import show

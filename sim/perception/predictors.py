@@ -1,5 +1,4 @@
-"""Response length perception as the simulator sees it: predictors that may look at the truth, each in its own
-way.
+"""Predictors of response lengths, by name: each may look at the true lengths, in its own way.
 
 A predictor is a frozen dataclass of its options with one method, `predict(trace, rng) -> lengths`. Only
 executors use it; a scheduler gets the numbers, one request at a time.
@@ -9,12 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol, cast
 
 import numpy as np
 
 from traces.errors import InputError
-from traces.spec import build, parse
+from traces.registry import Registry
 from traces.trace import FloatArray, IntArray, Trace
 
 QUESTION_TOKENS = 36
@@ -25,28 +24,21 @@ question).
 ANSWER_TOKENS = 8
 """Decode steps granted to an answer (the paper's setting)."""
 
-CALIBRATION_BINS = 40
-
 
 class Predictor(Protocol):
-    """Options of a predictor, and what it says."""
+    """What predicts lengths; where a model does it, `question_tokens`, `answer_tokens` and `slowdown` may say
+    what asking takes.
+    """
 
     @property
     def charge(self) -> bool:
-        """Whether a model makes the predictions, so that their time is charged to the accelerator."""
+        """Whether a model makes the predictions, so that their time is charged to the accelerator.
+
+        A class that does not say is not charged.
+        """
 
     def predict(self, trace: Trace, rng: np.random.Generator) -> IntArray:
         """Predicted response length of every request, tokens >= 0, shape (n,)."""
-
-
-class Perception(NamedTuple):
-    """What a predictor says of every request of a trace: arrays of shape (n,), tokens."""
-
-    predicted: IntArray
-    upper: IntArray | None
-    charged: bool
-    cost: tuple[int, int, float] = (0, 0, 1.0)
-    """What asking takes: tokens of the question and of an answer, and how much longer iterations are then."""
 
 
 @dataclass(frozen=True)
@@ -159,10 +151,10 @@ class Noisy:
             variance = float(log.var())
             keep = max(0.0, 1.0 - self.sigma**2 / variance) if variance else 0.0
             spread = math.sqrt(keep) * self.sigma
-        told = np.exp(log.mean() + keep * (log - log.mean()) + spread * noise)
-        told = np.minimum(np.where(missed < self.miss, other, told), truth.max())
+        predicted = np.exp(log.mean() + keep * (log - log.mean()) + spread * noise)
+        predicted = np.minimum(np.where(missed < self.miss, other, predicted), truth.max())
         # A last bit too much in exp(log(50)) must not round up to the next bin.
-        answers: IntArray = np.maximum(1, np.ceil(told / self.round_to * (1 - 1e-12))).astype(np.int64)
+        answers: IntArray = np.maximum(1, np.ceil(predicted / self.round_to * (1 - 1e-12))).astype(np.int64)
         return answers * self.round_to
 
 
@@ -218,58 +210,6 @@ class Tuned:
         return TUNED.predict(trace, rng)
 
 
-PREDICTORS: dict[str, type[Any]] = {
-    "oracle": Oracle,
-    "exact": Exact,
-    "constant": Constant,
-    "trace": FromTrace,
-    "noisy": Noisy,
-    "tuned": Tuned,
-    "empirical": Empirical,
-}
-"""Name on the command line -> the dataclass of its options."""
-
-
-def predictor(spec: str | Predictor) -> Predictor:
-    """The predictor of a spec `NAME[:key=value,...]`; InputError for an unknown name or bad options."""
-    if not isinstance(spec, str):
-        return spec
-    name, texts = parse(spec, "predictor")
-    if name not in PREDICTORS:
-        raise InputError(f"predictor {name!r} is not one of {', '.join(PREDICTORS)}")
-    made: Predictor = build(PREDICTORS[name], texts, f"predictor {name}")
-    return made
-
-
-def perceive(
-    made: Predictor, trace: Trace, rng: np.random.Generator, upper_quantile: float | None = None
-) -> Perception:
-    """Everything a predictor says of a trace.
-
-    With `upper_quantile`, also the length that answers stay below with that probability given the prediction,
-    calibrated on a second, independent draw of predictions for the same traffic.
-    """
-    predicted = np.asarray(made.predict(trace, rng), dtype=np.int64)
-    upper = None
-    if upper_quantile is not None:
-        calibration = np.asarray(made.predict(trace, rng), dtype=np.int64)
-        upper = _upper(predicted, calibration, trace.output_tokens, upper_quantile)
-    question, answer = _tokens(made)
-    cost = (question, answer, float(getattr(made, "slowdown", 1.0)))
-    return Perception(predicted, upper, made.charge, cost)
-
-
-def asking_tokens(made: Predictor) -> int:
-    """Tokens that a question and its answer take on top of a prompt: as measured, else the paper's."""
-    return sum(_tokens(made))
-
-
-def _tokens(made: Predictor) -> tuple[int, int]:
-    question: int = getattr(made, "question_tokens", QUESTION_TOKENS)
-    answer: int = getattr(made, "answer_tokens", ANSWER_TOKENS)
-    return question, answer
-
-
 def _nearest_window(values: IntArray, wanted: IntArray, width: int) -> IntArray:
     """Where in sorted `values` the `width` nearest to each wanted one begin, by bisection."""
     low, high = np.zeros(len(wanted), dtype=np.int64), np.full(len(wanted), len(values) - width)
@@ -302,17 +242,35 @@ def _normal_scores(uniform: FloatArray) -> FloatArray:
     return np.asarray(ndtri(uniform), dtype=np.float64)
 
 
-def _upper(predicted: IntArray, calibration: IntArray, actual: IntArray, quantile: float) -> IntArray:
-    """Per prediction, the quantile of the actual lengths of those calibration requests that were predicted
-    alike.
+PREDICTORS = Registry(
+    "predictor",
+    {
+        "oracle": Oracle,
+        "exact": Exact,
+        "constant": Constant,
+        "trace": FromTrace,
+        "noisy": Noisy,
+        "tuned": Tuned,
+        "empirical": Empirical,
+    },
+    fields_are_options=True,
+)
+"""Called as `Class(**options)`, where the fields of the dataclass are the options."""
+
+
+def make_predictor(predictor: str | Predictor) -> Predictor:
+    """The predictor of `NAME[:key=value,...]` or `some.module:Class[:key=value,...]`; an object is returned.
+
+    Raises InputError for an unknown name, a class that cannot be imported, options it does not take, and for
+    what has no method `predict`.
     """
-    edges = np.unique(
-        np.quantile(calibration, np.linspace(0, 1, CALIBRATION_BINS + 1)[1:-1], method="higher")
-    )
-    seen, wanted = np.searchsorted(edges, calibration), np.searchsorted(edges, predicted)
-    upper = predicted.copy()
-    for k in np.unique(wanted):
-        alike = actual[seen == k]
-        if len(alike):
-            upper[wanted == k] = math.ceil(np.quantile(alike, quantile))
-    return upper
+    made = PREDICTORS.resolve(predictor).build() if isinstance(predictor, str) else predictor
+    if not callable(getattr(made, "predict", None)):
+        what = f"predictor {predictor!r}" if isinstance(predictor, str) else f"predictor {name_of(predictor)}"
+        raise InputError(f"{what}: has no method predict(trace, rng)")
+    return cast(Predictor, made)
+
+
+def name_of(predictor: object) -> str:
+    """Module and class of a predictor, as errors name it."""
+    return f"{type(predictor).__module__}:{type(predictor).__qualname__}"

@@ -12,7 +12,7 @@ from traces.trace import Trace
 from ..hardware import overrides as changed
 from ..hardware.overrides import Settings
 from ..hardware.profile import Profile
-from ..perception.predictors import predictor as make_predictor
+from ..perception.predictors import make_predictor
 from ..scenario.policies import limits_of, make_scheduler
 from ..scenario.scenario import goodput_bounds
 from ..version import __version__

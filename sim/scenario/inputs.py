@@ -1,4 +1,4 @@
-"""Digests of what the texts of settings refer to: files, profiles, the modules of policies from outside.
+"""Digests of what the texts of settings refer to: files, profiles, modules from outside.
 
 A resumed run may be taken up only where all of these are what they were.
 """
@@ -13,17 +13,22 @@ from pathlib import Path
 
 from traces.errors import InputError
 from traces.loading import file_of
+from traces.registry import Registry
 
 from ..hardware import profile as profiles
+from ..perception.predictors import PREDICTORS
 from .policies import POLICIES
+
+REGISTRIES = {"predictor": PREDICTORS}
+"""Setting -> what reads its text, where a class from outside may stand in it."""
 
 
 def digest_of(name: str, text: str) -> str:
     """SHA-256 of what one value of a setting refers to; empty where that is nothing.
 
     A trace's file; profiles; the module of an outside policy, whose options may name files that it writes;
-    else the files that the text, or any stretch of it between two of `:;,=`, names. Raises InputError for
-    what is not there.
+    else the files that the text, or any stretch of it between two of `:;,=`, names, and the module of an
+    outside predictor or router. Raises InputError for what is not there.
     """
     if name == "trace":
         path = file_of(text)
@@ -33,13 +38,21 @@ def digest_of(name: str, text: str) -> str:
         machines = [profiles.load(part).to_json() for part in parts]
         return hashlib.sha256(json.dumps(machines, sort_keys=True).encode()).hexdigest()
     if name == "policy" and POLICIES.is_outside(text):
-        file = POLICIES.module_file(text)
-        return "" if file is None else _file_digest(file)
+        return _module_digest(POLICIES, text)
     cuts = list(re.finditer("[:;,=]", text))
     starts, ends = [0, *(cut.end() for cut in cuts)], [*(cut.start() for cut in cuts), len(text)]
     parts = [text[start:end] for start in starts for end in ends if start < end]
     files = filter(os.path.isfile, parts)  # which, unlike a Path, says False of a text too long for a name
-    return " ".join(_file_digest(Path(file)) for file in files)
+    digests = [_file_digest(Path(file)) for file in files]
+    if name in REGISTRIES and REGISTRIES[name].is_outside(text):
+        digests.insert(0, _module_digest(REGISTRIES[name], text))
+    return " ".join(digests)
+
+
+def _module_digest(registry: Registry, spec: str) -> str:
+    """That of the module which the spec names; empty where it is no file."""
+    file = registry.module_file(spec)
+    return "" if file is None else _file_digest(file)
 
 
 def _file_digest(path: Path) -> str:

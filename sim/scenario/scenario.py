@@ -28,7 +28,8 @@ from ..fleet.routers import DEFAULT_ROUTER, ROUTERS, Router
 from ..fleet.routers import router as make_router
 from ..hardware.overrides import Settings
 from ..hardware.profile import Profile
-from ..perception.predictors import Perception, Predictor, asking_tokens, perceive, predictor
+from ..perception.predictions import Perception, asking_tokens, perceive
+from ..perception.predictors import Predictor, make_predictor
 from ..request import Request
 from ..results.ledger import Ledger, ReplicaUse, column
 from ..results.metrics import request_latencies
@@ -331,7 +332,7 @@ def _provenance(machines: Sequence[Profile]) -> str:
 
 
 def _predictor_and_name(given: str | Predictor) -> tuple[Predictor, str]:
-    return predictor(given), given if isinstance(given, str) else repr(given)
+    return make_predictor(given), given if isinstance(given, str) else repr(given)
 
 
 def _output_cap(trace: Trace, max_new_tokens: int | None) -> int:

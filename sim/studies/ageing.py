@@ -17,7 +17,8 @@ import numpy.typing as npt
 from traces.errors import InputError
 from traces.trace import FloatArray, Trace
 
-from ..perception.predictors import TUNED, perceive
+from ..perception.predictions import perceive
+from ..perception.predictors import TUNED
 from ..scenario.scenario import Scenario, scenario, stream
 from .load_curves import capacity, check, frame_of
 from .prediction_error import Progress, check_policies, erring

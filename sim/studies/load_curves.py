@@ -18,7 +18,7 @@ from traces.trace import Trace
 
 from ..kv_blocks import blocks_for
 from ..perception.accuracy import error_report
-from ..perception.predictors import perceive
+from ..perception.predictions import perceive
 from ..results.metrics import request_latencies
 from ..results.result import Result
 from ..scenario.scenario import Scenario, scenario, stream

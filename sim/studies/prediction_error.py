@@ -13,7 +13,8 @@ from traces.spec import names_of
 from traces.trace import IntArray, Trace
 
 from ..perception.accuracy import error_report
-from ..perception.predictors import TUNED, FromTrace, Noisy, perceive
+from ..perception.predictions import perceive
+from ..perception.predictors import TUNED, FromTrace, Noisy
 from ..scenario.policies import scheduler_maker
 from ..scenario.scenario import Scenario, scenario, stream
 

@@ -17,6 +17,7 @@ from sim import simulate
 from sim.hardware.profile import Profile
 from sim.perception.accuracy import ErrorReport, error_report, fit_published
 from sim.perception.pairs_file import read_pairs
+from sim.perception.predictions import perceive
 from sim.perception.predictors import (
     ANSWER_TOKENS,
     QUESTION_TOKENS,
@@ -28,8 +29,7 @@ from sim.perception.predictors import (
     Noisy,
     Oracle,
     Tuned,
-    perceive,
-    predictor,
+    make_predictor,
 )
 from sim.scenario.scenario import scenario, stream
 from traces.errors import InputError
@@ -89,7 +89,7 @@ def test_from_the_trace() -> None:
 )  # fmt: skip
 def test_who_pays(spec: str, charged: bool) -> None:
     trace = trace_of([5, 90], predicted_tokens=np.array([8, 9]))
-    assert perceive(predictor(spec), trace, rng()).charged is charged
+    assert perceive(make_predictor(spec), trace, rng()).charged is charged
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_who_pays(spec: str, charged: bool) -> None:
 )
 def test_bad_specs(spec: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
-        predictor(spec)
+        make_predictor(spec)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -271,26 +271,6 @@ def test_pairs_that_are_not_there(tmp_path: Path) -> None:
         with pytest.raises(InputError) as caught:
             read_pairs(path)
         assert "\n" not in str(caught.value)
-
-
-# The upper quantile
-
-
-@pytest.mark.parametrize("quantile", [0.5, 0.9])
-def test_the_upper_length_covers_its_share(quantile: float, generated: Trace) -> None:
-    said = perceive(Tuned(), generated, rng(), quantile)
-    assert said.upper is not None
-    below = generated.output_tokens <= said.upper
-    assert below.mean() == pytest.approx(quantile, abs=0.02)
-    for length in (100, 200, 400):
-        alike = said.predicted == length
-        assert below[alike].mean() == pytest.approx(quantile, abs=0.06)
-
-
-def test_the_upper_length_is_calibrated_on_other_draws_of_the_same_predictions(generated: Trace) -> None:
-    plain, with_upper = perceive(TUNED, generated, rng()), perceive(TUNED, generated, rng(), 0.9)
-    assert plain.upper is None
-    assert (plain.predicted == with_upper.predicted).all()
 
 
 # Streams

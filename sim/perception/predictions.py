@@ -1,0 +1,114 @@
+"""What a predictor says of every request of a trace, checked, and what asking it takes.
+
+A predictor may come from outside: whatever it raises, or returns other than a length per request, is one line
+that names it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from traces.errors import InputError, raised_outside
+from traces.trace import IntArray, Trace
+
+from .predictors import ANSWER_TOKENS, QUESTION_TOKENS, Predictor, name_of
+
+CALIBRATION_BINS = 40
+
+MOST_TOKENS = 1_000_000_000
+"""Largest length that may be predicted."""
+
+
+class Perception(NamedTuple):
+    """The predictions for every request of a trace: arrays of shape (n,), tokens."""
+
+    predicted: IntArray
+    upper: IntArray | None
+    charged: bool
+    cost: tuple[int, int, float] = (0, 0, 1.0)
+    """What asking takes: tokens of the question and of an answer, and how much longer iterations are then."""
+
+
+def perceive(
+    predictor: Predictor, trace: Trace, rng: np.random.Generator, upper_quantile: float | None = None
+) -> Perception:
+    """Everything a predictor says of a trace.
+
+    With `upper_quantile`, also the length that answers stay below with that probability given the prediction,
+    calibrated on a second, independent draw of predictions for the same traffic.
+    Raises InputError where the predictor fails, or returns other than one number >= 0 per request.
+    """
+    predicted = _predict(predictor, trace, rng)
+    upper = None
+    if upper_quantile is not None:
+        calibration = _predict(predictor, trace, rng)
+        upper = _upper(predicted, calibration, trace.output_tokens, upper_quantile)
+    return Perception(predicted, upper, bool(getattr(predictor, "charge", False)), _cost(predictor))
+
+
+def asking_tokens(predictor: Predictor) -> int:
+    """Tokens that a question and its answer take on top of a prompt: as measured, else the paper's."""
+    question, answer, _ = _cost(predictor)
+    return question + answer
+
+
+def _predict(predictor: Predictor, trace: Trace, rng: np.random.Generator) -> IntArray:
+    """Predictions in whole tokens, shape (n,), rounded down."""
+    what = f"predictor {name_of(predictor)}: predict"
+    try:
+        returned: Any = predictor.predict(trace, rng)
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        if type(predictor).__module__.partition(".")[0] in ("sim", "real"):
+            raise
+        raise raised_outside(what, error) from error
+    try:
+        values = np.asarray(returned)
+    except ValueError:
+        values = np.array(None)  # rows of different lengths
+    if values.dtype.kind not in "iuf":
+        raise InputError(f"{what} returned {type(returned).__name__}, not an array of numbers")
+    if values.shape != (len(trace),):
+        raise InputError(f"{what} returned shape {values.shape}; one length per request is {(len(trace),)}")
+    is_bad = ~((values >= 0) & (values <= MOST_TOKENS))  # so written that NaN is bad
+    if is_bad.any():
+        index = int(is_bad.argmax())
+        bound = f"a length is from 0 to {MOST_TOKENS} tokens"
+        raise InputError(f"{what} returned {values[index]} for request {trace.request_id[index]}; {bound}")
+    return values.astype(np.int64)
+
+
+def _cost(predictor: Predictor) -> tuple[int, int, float]:
+    """Tokens of a question and of an answer, and the factor on iterations while the model is asked."""
+    question = getattr(predictor, "question_tokens", QUESTION_TOKENS)
+    answer = getattr(predictor, "answer_tokens", ANSWER_TOKENS)
+    slowdown = getattr(predictor, "slowdown", 1.0)
+    for name, value, least in (
+        ("question_tokens", question, 0),
+        ("answer_tokens", answer, 0),
+        ("slowdown", slowdown, 0),
+    ):
+        if not (isinstance(value, (int, float, np.number)) and least <= value < math.inf):
+            what = f"predictor {name_of(predictor)}: {name}"
+            raise InputError(f"{what} is {value!r}; a number of at least {least} is needed")
+    return int(question), int(answer), float(slowdown)
+
+
+def _upper(predicted: IntArray, calibration: IntArray, actual: IntArray, quantile: float) -> IntArray:
+    """Per prediction, the quantile of the actual lengths of those calibration requests that were predicted
+    alike.
+    """
+    edges = np.unique(
+        np.quantile(calibration, np.linspace(0, 1, CALIBRATION_BINS + 1)[1:-1], method="higher")
+    )
+    seen, wanted = np.searchsorted(edges, calibration), np.searchsorted(edges, predicted)
+    upper = predicted.copy()
+    for k in np.unique(wanted):
+        alike = actual[seen == k]
+        if len(alike):
+            upper[wanted == k] = math.ceil(np.quantile(alike, quantile))
+    return upper
