@@ -24,7 +24,7 @@ if __name__ == "__main__":
 
 from typing import TYPE_CHECKING, Any
 
-from real.options import Machine
+from real.options import EngineFlags
 from sim.cli import run_script
 from traces.errors import InputError
 
@@ -41,7 +41,7 @@ QUICK_SIZES = {"max_rows": 64, "max_context": 128, "max_prompt": 64, "repeats": 
 
 
 def calibrate(
-    machine: Machine = Machine(),  # noqa: B008  (a frozen dataclass of defaults)
+    machine: EngineFlags = EngineFlags(),  # noqa: B008  (a frozen dataclass of defaults)
     *,
     out: Path,
     steps: Path | None = None,
@@ -84,7 +84,7 @@ def calibrate(
         Small bounds and few repeats, for a look or for the processor.
     """
     from real.calibration.calibration import Calibration
-    from real.calibration.cells import Grid
+    from real.calibration.cells import CellBounds
 
     if machine.threads is not None:
         machine.use_threads()
@@ -96,7 +96,7 @@ def calibrate(
     others = _rows_of(beside) if beside is not None else []
     loaded = machine.load()
     made = machine.start(loaded)
-    cells = Grid(rows, context, prompt, mixed=hasattr(made, "iterate")).cells(made.capacity_tokens)
+    cells = CellBounds(rows, context, prompt, mixed=hasattr(made, "iterate")).cells(made.capacity_tokens)
     calibration = Calibration(made, loaded, cells, steps or out.with_suffix(".steps.csv"), machine.seed)
     took = measure(calibration, visits, max_seconds)
     write(calibration, name or out.stem, out, figure or out.with_suffix(".png"), took, others)
@@ -163,7 +163,7 @@ def write(
         "seconds": round(took_s, 1),
         "host_ms": profile.step_cost.host_ms,
         "kv_tokens": profile.kv_tokens(),
-        **(calibration.ceilings.to_json() if calibration.ceilings else {}),
+        **(calibration.peak_rates.to_json() if calibration.peak_rates else {}),
         "floor_ratio": {floor.rows: round(floor.ratio, 3) for floor in near},
         "step_over_beside": {f.rows: round(f.of_beside, 3) for f in near if f.of_beside is not None},
         "mean_error": {regime: ways["in_sample"]["mean"] for regime, ways in report.errors.items()},

@@ -36,7 +36,7 @@ TINY_TEXTS = (
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class ModelFlags:
     """Which model runs, and where."""
 
     model: str | None = None
@@ -82,7 +82,7 @@ class Model:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Machine(Model):
+class EngineFlags(ModelFlags):
     """Which model runs, where, and on which engine."""
 
     engine: Literal["transformers-eager", "cuda-graphs"] = "transformers-eager"
@@ -124,7 +124,7 @@ class Machine(Model):
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Replay(Machine):
+class ReplayFlags(EngineFlags):
     """Which requests are served for real, and under which policies."""
 
     trace: str | None = None
@@ -183,7 +183,7 @@ class Replay(Machine):
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Texts:
+class TextFlags:
     """Which requests the model is asked about, or learns from."""
 
     trace: str | None = None

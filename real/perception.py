@@ -23,20 +23,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import Parameter
 
-from real.options import TINY_TEXTS, Machine, Texts
+from real.options import TINY_TEXTS, EngineFlags, TextFlags
 from sim.cli import run_script
 from traces.errors import InputError
 
 if TYPE_CHECKING:
     from real.engines.engine import Engine
     from real.lengths.asker import Asker
-    from real.lengths.read_length import Read
+    from real.lengths.read_length import ReadLengths
     from sim.scenario.scenario import Scenario
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Outputs:
+class OutputFlags:
     """Where the predictions are written, each if a file is named."""
 
     save_result: Path | None = None
@@ -50,9 +50,9 @@ class Outputs:
 
 
 def perceive(
-    texts: Texts = Texts(),  # noqa: B008  (frozen dataclasses of defaults)
-    machine: Machine = Machine(),  # noqa: B008
-    outputs: Outputs = Outputs(),
+    texts: TextFlags = TextFlags(),  # noqa: B008  (frozen dataclasses of defaults)
+    machine: EngineFlags = EngineFlags(),  # noqa: B008
+    outputs: OutputFlags = OutputFlags(),
     *,
     way: Literal["po", "pia"] = "po",
     adapter: Path | None = None,
@@ -118,7 +118,7 @@ def _ask(
     prompts: Any,
     batch_size: int | None,
     lengths: Literal["trace", "model"],
-) -> tuple[dict[str, Any], Read, list[str]]:
+) -> tuple[dict[str, Any], ReadLengths, list[str]]:
     """What was found, the predictions, and what the model said in each answer."""
     from real.lengths import in_advance
     from real.lengths.asking import ASK_AT_ONCE
@@ -164,7 +164,7 @@ def against_own(stated: list[int | None], answered: list[int | None]) -> dict[st
     }
 
 
-def read_texts(asker: Asker, texts: Texts, few: int) -> tuple[Scenario, Any]:
+def read_texts(asker: Asker, texts: TextFlags, few: int) -> tuple[Scenario, Any]:
     """The requests (of the default trace `few`), as they are put to the model, and their prompts as token
     ids.
     """
@@ -203,10 +203,10 @@ def _show(about: dict[str, Any]) -> None:
 
 def _save(
     about: dict[str, Any],
-    read: Read,
+    read: ReadLengths,
     said: list[str],
     made: Scenario,
-    outputs: Outputs,
+    outputs: OutputFlags,
 ) -> None:
     from dataclasses import replace
 

@@ -23,12 +23,12 @@ if __name__ == "__main__":
 
 from typing import TYPE_CHECKING, Any
 
-from real.options import Replay
+from real.options import ReplayFlags
 from sim.cli import run_script
 from traces.errors import InputError
 
 if TYPE_CHECKING:
-    from real.answers.verdict import Verdict
+    from real.answers.verdict import AnswerVerdict
 
 POLICIES = "vanilla;sequence:vbs=table,fcr=on;sequence:vbs=memory,fcr=on"
 STEPWISE_POLICIES = POLICIES + ";continuous"
@@ -36,7 +36,7 @@ STEPWISE_POLICIES = POLICIES + ";continuous"
 
 
 def quality(
-    replay: Replay = Replay(),  # noqa: B008  (a frozen dataclass of defaults)
+    replay: ReplayFlags = ReplayFlags(),  # noqa: B008  (a frozen dataclass of defaults)
     *,
     save_result: Path | None = None,
     out: Path | None = None,
@@ -73,7 +73,7 @@ def quality(
         sys.exit(1)
 
 
-def _write_folder(verdict: Verdict, text: str, out: Path) -> None:
+def _write_folder(verdict: AnswerVerdict, text: str, out: Path) -> None:
     from plots.style import save
     from sim.cli import show
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts import Parameter
 
-from real.options import Model, Texts
+from real.options import ModelFlags, TextFlags
 from sim.cli import run_script
 from traces.errors import InputError
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class TrainingFlags:
     """How the adapter is trained; the paper's way by default, a coarser one for the tiny model."""
 
     rank: int | None = None
@@ -68,9 +68,9 @@ class Training:
 
 
 def tune(
-    texts: Texts = Texts(),  # noqa: B008  (frozen dataclasses of defaults)
-    model: Model = Model(),  # noqa: B008
-    training: Training = Training(),
+    texts: TextFlags = TextFlags(),  # noqa: B008  (frozen dataclasses of defaults)
+    model: ModelFlags = ModelFlags(),  # noqa: B008
+    training: TrainingFlags = TrainingFlags(),
     *,
     out: Path,
     temperatures: tuple[float, ...] = (),

@@ -21,14 +21,14 @@ if __name__ == "__main__":
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from real.options import Replay
+from real.options import ReplayFlags
 from sim.cli import run_script
 from traces.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from real.validation.report import Case
+    from real.validation.report import PolicyCheck
 
 POLICIES = (
     "vanilla;sequence:vbs=table,fcr=off;sequence:vbs=table,fcr=on;sequence:vbs=memory,fcr=off;"
@@ -37,7 +37,7 @@ POLICIES = (
 
 
 def validate(
-    replay: Replay = Replay(),  # noqa: B008  (a frozen dataclass of defaults)
+    replay: ReplayFlags = ReplayFlags(),  # noqa: B008  (a frozen dataclass of defaults)
     *,
     clock: Literal["wall", "paced"] | None = None,
     adapter: Path | None = None,
@@ -91,7 +91,7 @@ def validate(
 
 
 def _finish(
-    cases: Sequence[Case],
+    cases: Sequence[PolicyCheck],
     about: dict[str, Any],
     tolerance: float | None,
     save_result: Path | None,
@@ -125,7 +125,7 @@ def _finish(
         sys.exit(1)
 
 
-def _write_folder(cases: Sequence[Case], about: dict[str, Any], text: str, out: Path) -> None:
+def _write_folder(cases: Sequence[PolicyCheck], about: dict[str, Any], text: str, out: Path) -> None:
     import pandas as pd
 
     from plots.style import save

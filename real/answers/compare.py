@@ -16,7 +16,7 @@ Answers = Mapping[int, Sequence[int]]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class AnswerDiff:
     """How far the answers to `requests` prompts are the same, those that only one side has left out."""
 
     requests: int
@@ -55,7 +55,7 @@ class Comparison:
         }
 
 
-def compare(first: Answers, second: Answers) -> Comparison:
+def compare(first: Answers, second: Answers) -> AnswerDiff:
     """Hold the second set against the first."""
     both = sorted(first.keys() & second.keys())
     divergence, shares = {}, []
@@ -71,7 +71,7 @@ def compare(first: Answers, second: Answers) -> Comparison:
         found: Any = ks_2samp([len(first[i]) for i in both], [len(second[i]) for i in both])
         statistic, p = float(found.statistic), float(found.pvalue)
     only_one = len(first.keys() ^ second.keys())
-    return Comparison(len(both), only_one, divergence, fmean(shares) if shares else 1.0, statistic, p)
+    return AnswerDiff(len(both), only_one, divergence, fmean(shares) if shares else 1.0, statistic, p)
 
 
 def first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:

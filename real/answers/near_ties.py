@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..engines.engine import Engine
-from ..engines.logit_tap import Tapped, tapped
+from ..engines.logit_tap import LogitTap, logit_tap
 
 SLACK = 4.0
 """Up to so many times what batch sizes alone do to logits, a difference still counts as rounding."""
@@ -64,13 +64,13 @@ def batch_effect(engine: Engine, texts: Sequence[Sequence[int]], sizes: Sequence
     """
     if not sizes:
         return {}
-    tap = tapped(engine, (), {})
+    tap = logit_tap(engine, (), {})
     with tap.attached():
         alone = torch.cat([_logits(tap, [text]) for text in texts[: max(sizes)]], dim=1)
         return {size: _largest_move(alone[:, :size], _logits(tap, texts[:size])) for size in sizes}
 
 
-def _logits(tap: Tapped, texts: Sequence[Sequence[int]]) -> torch.Tensor:
+def _logits(tap: LogitTap, texts: Sequence[Sequence[int]]) -> torch.Tensor:
     """Of the prefill and of every step after it, shape (steps + 1, rows, vocabulary)."""
     tap.prefill(texts, FORCED_STEPS + 1)
     steps = [tap.last_logits(len(texts))]

@@ -17,14 +17,14 @@ from sim.scenario.scenario import DEFAULT_PROFILE, Scenario, scenario
 
 from ..calibration.calibration import versions
 from ..engines.engine import Engine
-from ..engines.logit_tap import tapped
+from ..engines.logit_tap import logit_tap
 from ..engines.model import LoadedModel
 from ..execution.run import Measured, RealRun
 from ..lengths.prompts import Prompts, prompts_of
-from ..options import Replay
+from ..options import ReplayFlags
 from .compare import compare
 from .near_ties import FORCED_STEPS, batch_effect, explain
-from .verdict import Explained, Verdict
+from .verdict import AnswerVerdict, ExplainedDiff
 
 Pair = tuple[str, str]
 
@@ -38,7 +38,7 @@ class Bench:
 
     loaded: LoadedModel
     engine: Engine
-    replay: Replay
+    replay: ReplayFlags
     scenarios: dict[str, Scenario]
     prompts: Prompts
 
@@ -58,7 +58,7 @@ class Bench:
         return run.measured()
 
 
-def judge(replay: Replay, pairs: Sequence[Pair], say: Callable[[str], None]) -> Verdict:
+def judge(replay: ReplayFlags, pairs: Sequence[Pair], say: Callable[[str], None]) -> AnswerVerdict:
     """Run every pair, hold all against the first, and look into what differs."""
     bench = _prepare(replay, pairs)
     answers = {}
@@ -66,9 +66,9 @@ def judge(replay: Replay, pairs: Sequence[Pair], say: Callable[[str], None]) -> 
         answers[pair] = bench.run(pair).answers
         say(f"{pair[0]} ({pair[1]}): {len(answers[pair])} answers")
     first, *others = pairs
-    cases = tuple(Explained(*pair, compare(answers[first], answers[pair])) for pair in others)
+    cases = tuple(ExplainedDiff(*pair, compare(answers[first], answers[pair])) for pair in others)
     base = bench.scenarios[first[1]]
-    verdict = Verdict(
+    verdict = AnswerVerdict(
         about={
             "ran": f"{bench.engine.name} on {bench.loaded.label}",
             "trace": base.trace.name,
@@ -89,7 +89,7 @@ def judge(replay: Replay, pairs: Sequence[Pair], say: Callable[[str], None]) -> 
     return _explained(bench, verdict, first, others, answers[first])
 
 
-def _prepare(replay: Replay, pairs: Sequence[Pair]) -> Bench:
+def _prepare(replay: ReplayFlags, pairs: Sequence[Pair]) -> Bench:
     profile = replay.profile or DEFAULT_PROFILE
     settings = replay.settings()
     # Bad settings are refused before the model is loaded.
@@ -125,20 +125,20 @@ def _effect(bench: Bench, answers: dict[int, list[int]]) -> dict[int, float]:
 
 
 def _explained(
-    bench: Bench, verdict: Verdict, first: Pair, others: Sequence[Pair], answers: dict[int, list[int]]
-) -> Verdict:
+    bench: Bench, verdict: AnswerVerdict, first: Pair, others: Sequence[Pair], answers: dict[int, list[int]]
+) -> AnswerVerdict:
     """Run again, with the logits behind every first difference recorded on both sides."""
     wanted: defaultdict[int, set[int]] = defaultdict(set)
     for case in verdict.cases:
         for i, place in case.comparison.first_divergence.items():
             wanted[i].add(place)
-    base = tapped(bench.engine, bench.prompts, wanted)
+    base = logit_tap(bench.engine, bench.prompts, wanted)
     with base.attached():
         bench.run(first, base)
     cases = []
     for case, pair in zip(verdict.cases, others, strict=True):
         places = case.comparison.first_divergence
-        tap = tapped(bench.engine, bench.prompts, {i: {place} for i, place in places.items()})
+        tap = logit_tap(bench.engine, bench.prompts, {i: {place} for i, place in places.items()})
         if places:
             with tap.attached():
                 bench.run(pair, tap)

@@ -11,31 +11,31 @@ from matplotlib.figure import Figure
 
 from plots import style
 
-from .compare import Comparison
+from .compare import AnswerDiff
 from .near_ties import SLACK, Divergence
 
 
 @dataclass(frozen=True)
-class Explained:
+class ExplainedDiff:
     """One policy under one predictor, held against the first."""
 
     policy: str
     predictor: str
-    comparison: Comparison
+    comparison: AnswerDiff
     divergences: tuple[Divergence, ...] = ()
     not_reproduced: int = 0
     """First differences that did not come again in the run that recorded logits."""
 
 
 @dataclass(frozen=True)
-class Verdict:
+class AnswerVerdict:
     """What was compared with what, and what came of it."""
 
     about: dict[str, Any]
     baseline: str
     is_exact: bool
     """The model runs in float32: every answer must be equal."""
-    cases: tuple[Explained, ...]
+    cases: tuple[ExplainedDiff, ...]
     effect: dict[int, float] = field(default_factory=dict)
     """Batch size -> the largest |difference| of a logit that it alone makes."""
     margins: tuple[float, ...] = ()
@@ -46,7 +46,7 @@ class Verdict:
         """The largest effect that a batch size alone was seen to have on a logit."""
         return max(self.effect.values(), default=0.0)
 
-    def beyond_rounding(self, case: Explained) -> list[Divergence]:
+    def beyond_rounding(self, case: ExplainedDiff) -> list[Divergence]:
         """First differences that no near tie and no batch size account for."""
         return [d for d in case.divergences if not d.is_tie or d.difference > SLACK * self.noise]
 

@@ -29,7 +29,7 @@ from ..engines.engine import Engine
 from ..engines.model import LoadedModel
 from .cells import Cell
 from .memory import NOT_MEASURED, MeasuredMemory, memory_part, warm_and_measure
-from .memory_floor import Ceilings, Floor, at_context, floors, measure_ceilings
+from .memory_floor import Floor, PeakRates, at_context, floors, measure_peak_rates
 from .meter import Meter, order, timed
 
 HEADER = (*COLUMNS, "wall_ms", *Cell._fields, "engine", "measured_on")
@@ -64,7 +64,7 @@ class Calibration:
         self.done = Counter(_cell_of(row) for row in self.rows)
         self.is_warm = False
         self.memory: MeasuredMemory | None = None
-        self.ceilings: Ceilings | None = None
+        self.peak_rates: PeakRates | None = None
 
     @property
     def passes(self) -> int:
@@ -124,7 +124,7 @@ class Calibration:
         device = self.loaded.device
         self.memory = warm_and_measure(self.meter, self.cells, self.loaded)
         self.host_s = self.meter.host_s(max(cell.rows for cell in self.cells))
-        self.ceilings = measure_ceilings(
+        self.peak_rates = measure_peak_rates(
             device, self.loaded.dtype, lambda function: timed(device, function).device_s
         )
         self.is_warm = True
@@ -132,15 +132,15 @@ class Calibration:
     def floors(self, beside: Sequence[Mapping[str, Any]] = ()) -> list[Floor]:
         """Every measured kind of decode iteration beside its memory floor (and another engine's rows)."""
         self.warm()
-        assert self.ceilings is not None
-        return floors(self.rows, self.loaded.shape, self.ceilings.copy_bytes_per_s, beside)
+        assert self.peak_rates is not None
+        return floors(self.rows, self.loaded.shape, self.peak_rates.copy_bytes_per_s, beside)
 
     def _told(self) -> dict[str, str]:
         """What was measured once, for the provenance."""
         told = self.memory.to_json() if self.memory else dict(NOT_MEASURED)
-        if self.ceilings is None:
+        if self.peak_rates is None:
             return told
-        told |= self.ceilings.to_json()
+        told |= self.peak_rates.to_json()
         near = at_context(self.floors())
         if near:
             low, high = (pick(near, key=lambda f: f.ratio).ratio for pick in (min, max))

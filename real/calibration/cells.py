@@ -55,7 +55,7 @@ class Cell(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Grid:
+class CellBounds:
     """How far the measurement goes; every bound is inclusive and at least 1."""
 
     max_rows: int = 256

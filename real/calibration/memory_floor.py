@@ -28,7 +28,7 @@ Timer = Callable[[Callable[[], object]], float]
 
 
 @dataclass(frozen=True)
-class Ceilings:
+class PeakRates:
     """What a device does at best: bytes of a copy, read plus written, and operations of a matrix product."""
 
     copy_bytes_per_s: float
@@ -42,7 +42,7 @@ class Ceilings:
         }
 
 
-def measure_ceilings(device: torch.device, dtype: torch.dtype, seconds_of: Timer) -> Ceilings:
+def measure_peak_rates(device: torch.device, dtype: torch.dtype, seconds_of: Timer) -> PeakRates:
     """Medians of a large copy within the device and of a large matrix product in `dtype`.
 
     seconds_of: times one call on the device. A product in float32 follows torch's own precision setting.
@@ -56,7 +56,7 @@ def measure_ceilings(device: torch.device, dtype: torch.dtype, seconds_of: Timer
     n = PRODUCT_SIZE[device.type]
     left, right = (torch.randn(n, n, dtype=dtype, device=device) for _ in range(2))
     product_s = _median(lambda: left @ right, seconds_of)
-    return Ceilings(2 * size / copy_s, 2 * n**3 / product_s)
+    return PeakRates(2 * size / copy_s, 2 * n**3 / product_s)
 
 
 def _median(function: Callable[[], object], seconds_of: Timer) -> float:

@@ -22,7 +22,7 @@ HOST_CONTEXT = 64
 HOST_STEPS = 24
 
 
-class Time(NamedTuple):
+class StepTime(NamedTuple):
     """Seconds on the device, and on the host's clock."""
 
     device_s: float
@@ -31,12 +31,12 @@ class Time(NamedTuple):
 
 def timed(
     device: torch.device, function: Callable[[], object], clock: Callable[[], float] = time.perf_counter
-) -> Time:
+) -> StepTime:
     """How long the call takes, by device events or, without CUDA, by `clock`; the device idles around it."""
     if device.type != "cuda":
         begin, ticked = time.perf_counter(), clock()
         function()
-        return Time(clock() - ticked, time.perf_counter() - begin)
+        return StepTime(clock() - ticked, time.perf_counter() - begin)
     cuda: Any = torch.cuda  # its events have no types
     start, end = (cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize(device)
@@ -45,7 +45,7 @@ def timed(
     function()
     end.record()
     torch.cuda.synchronize(device)
-    return Time(start.elapsed_time(end) / 1e3, time.perf_counter() - begin)
+    return StepTime(start.elapsed_time(end) / 1e3, time.perf_counter() - begin)
 
 
 class Meter:
@@ -97,18 +97,18 @@ class Meter:
         # On the CPU both are the same clock, and their difference is noise around nothing.
         return max(0.0, median(gaps)) if gaps and self.engine.device.type == "cuda" else 0.0
 
-    def _timed(self, function: Callable[[], object]) -> Time:
+    def _timed(self, function: Callable[[], object]) -> StepTime:
         return timed(self.engine.device, function, self.clock)
 
     def _prime(self, rows: int, context: int) -> None:
         self.engine.prime(rows, context)
         self.engine.decode()
 
-    def _decode(self, cell: Cell) -> list[Time]:
+    def _decode(self, cell: Cell) -> list[StepTime]:
         self._prime(cell.rows, cell.context)
         return [self._timed(self.engine.decode) for _ in range(STEPS_PER_VISIT)]
 
-    def _prefill(self, cell: Cell) -> list[Time]:
+    def _prefill(self, cell: Cell) -> list[StepTime]:
         prompts = self._prompts(cell)
         return [self._timed(lambda: self.engine.prefill(prompts, 2))]
 
@@ -124,7 +124,7 @@ class Meter:
         ids: list[int] = self.rng.integers(FIRST_ORDINARY_TOKEN, self.vocab, count).tolist()
         return ids
 
-    def _mixed(self, cell: Cell) -> list[Time]:
+    def _mixed(self, cell: Cell) -> list[StepTime]:
         engine: Any = self.engine
         keys, chunk_key = engine.prime_mixed(cell.rows, cell.context, cell.history, cell.chunk_tokens)
         parts = [Part(key, self._ids(1), True) for key in keys]

@@ -19,7 +19,7 @@ from .engine import KvOvercommitted, Part, check_padded
 from .graphs import GraphPool, bucket, compile_decoder_layers
 from .model import LoadedModel
 from .packing import Columns, pack
-from .regions import Places
+from .regions import RegionMap
 
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 1024)
 """Batch sizes that have a graph; others run padded with scratch rows to the next."""
@@ -70,7 +70,7 @@ class ArenaEngine:
         self.graphs = GraphPool() if self.ragged_decode else None
         self.is_filled = False
         self.batch: list[int] = []
-        self.places = Places(capacity_tokens)
+        self.places = RegionMap(capacity_tokens)
         self.slot_of: dict[int, int] = {}
         self.length_of: dict[int, int] = {}
         self.free_slots = list(range(self.max_rows - 1, -1, -1))

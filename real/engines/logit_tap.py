@@ -18,7 +18,7 @@ from .engine import Engine, Part
 BUFFER_ROWS = 1024
 
 
-class Tapped:
+class LogitTap:
     """Passes padded batches on to `engine`, and keeps the logits of the tokens in `wanted`.
 
     prompts: by request id, the very lists that will be given to `prefill`. wanted: request id -> places in
@@ -96,7 +96,7 @@ class Tapped:
             self.told[i] += 1
 
 
-class TappedStepwise(Tapped):
+class StepwiseLogitTap(LogitTap):
     """The same for an engine that mixes prefill and decode: its keys are request ids."""
 
     def iterate(self, parts: Sequence[Part]) -> list[int]:
@@ -112,9 +112,9 @@ class TappedStepwise(Tapped):
         return tokens
 
 
-def tapped(engine: Engine, prompts: Sequence[Sequence[int]], wanted: Mapping[int, set[int]]) -> Tapped:
+def logit_tap(engine: Engine, prompts: Sequence[Sequence[int]], wanted: Mapping[int, set[int]]) -> LogitTap:
     """The engine with a tap of its own kind."""
-    return (TappedStepwise if hasattr(engine, "iterate") else Tapped)(engine, prompts, wanted)
+    return (StepwiseLogitTap if hasattr(engine, "iterate") else LogitTap)(engine, prompts, wanted)
 
 
 def _on_host(logits: torch.Tensor) -> torch.Tensor:

@@ -36,7 +36,7 @@ class Columns(NamedTuple):
     """Where their regions begin, shape (n,)."""
 
 
-class Packed(NamedTuple):
+class PackedColumns(NamedTuple):
     """All columns in one tensor, so that one copy takes them to the device."""
 
     flat: torch.Tensor
@@ -68,7 +68,7 @@ def pack(
     padded_parts: int,
     scratch_slot: int,
     scratch_row: int,
-) -> Packed:
+) -> PackedColumns:
     """The columns of these parts, given where their sequences begin, how long they are and their slots.
 
     Padding tokens belong to no sequence and are written to `scratch_row`; padding yields go to
@@ -94,7 +94,7 @@ def pack(
     ]
     for k, filler in enumerate((0, scratch_slot, 0, scratch_row)):
         columns.append(_padded([entry[k] for entry in yields], padded_parts, filler))
-    return Packed(torch.from_numpy(np.concatenate(columns)), [len(c) for c in columns], len(yields))
+    return PackedColumns(torch.from_numpy(np.concatenate(columns)), [len(c) for c in columns], len(yields))
 
 
 def _padded(values: Any, size: int, filler: int) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -25,7 +25,7 @@ class Move(NamedTuple):
     target: int
 
 
-class Places:
+class RegionMap:
     """Regions of an arena of `capacity` tokens, by key of the sequence."""
 
     def __init__(self, capacity: int) -> None:

@@ -24,11 +24,11 @@ from traces.trace import IntArray, Trace
 from ..engines.engine import Engine
 from ..engines.model import TINY, LoadedModel
 from .adapter import Adapter
-from .asking import Asking, Heard
+from .asking import Asking, Statements
 from .byte_tokenizer import ByteTokenizer
 from .conversation import Conversation, conversation_of
 from .prompts import ADVANCE_QUESTION, QUESTION, Prompts, made_up_texts, prompts_of, question, turn_of
-from .read_length import Fallback, Read, read_lengths
+from .read_length import Fallback, ReadLengths, read_lengths
 
 MODEL = "model"
 """The predictor of this name on the command line is the model that runs."""
@@ -63,7 +63,7 @@ def model_predictor(predictor: str) -> ModelPredictor:
 
 
 @dataclass(frozen=True, eq=False)
-class Collected:
+class CollectedLengths:
     """A predictor that says what the model said of this very trace, and charges what the asking computes."""
 
     lengths: IntArray
@@ -145,7 +145,7 @@ class Asker:
             **self.report(options, heard, read, made.trace),
             "slowdown": slowdown,
         }
-        collected = Collected(read.predicted, len(asking.question), asking.answer_tokens, slowdown)
+        collected = CollectedLengths(read.predicted, len(asking.question), asking.answer_tokens, slowdown)
         limits = replace(made.limits, perception_tokens=asking_tokens(collected))
         labels = {**made.labels, "predictor": predictor}
         return replace(made, predictor=collected, limits=limits, labels=labels)
@@ -154,7 +154,9 @@ class Asker:
         """Tokens of the longest question that any of these predictors asks."""
         return max((len(self.asking(p).question) for p in predictors if asks_the_model(p)), default=0)
 
-    def report(self, options: ModelPredictor, heard: Heard, read: Read, trace: Trace) -> dict[str, Any]:
+    def report(
+        self, options: ModelPredictor, heard: Statements, read: ReadLengths, trace: Trace
+    ) -> dict[str, Any]:
         """What was asked, how much of it came back readable, how far it is off, and what it cost."""
         asking, n, truth = self.asking(options), len(heard.rows), trace.perceived_truth
         judged, understood = error_report(read.predicted, truth), ~read.fell_back

@@ -22,7 +22,7 @@ ASK_AT_ONCE = 128
 """Requests in a batch of questions (the paper's setting)."""
 
 
-class Heard(NamedTuple):
+class Statements(NamedTuple):
     """What came back: by request an answer's tokens and the length it states or None, and the time taken."""
 
     rows: list[list[int]]
@@ -74,7 +74,7 @@ class Asking:
         prompts: Prompts,
         batch_size: int = ASK_AT_ONCE,
         clock: Callable[[], float] = time.perf_counter,
-    ) -> Heard:
+    ) -> Statements:
         """Ask about all prompts, in order, in batches as large as memory allows.
 
         A prompt too long for the whole KV cache is not asked about.
@@ -98,7 +98,7 @@ class Asking:
                 num_batches += 1
                 for i, answer in zip(batch, answers, strict=True):
                     rows[i] = answer
-        return Heard(rows, [self.read(row) for row in rows], seconds, num_batches)
+        return Statements(rows, [self.read(row) for row in rows], seconds, num_batches)
 
     def slowdown(
         self, engine: Engine, prompts: Prompts, clock: Callable[[], float] = time.perf_counter

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from ..engines.engine import Engine
-from .asking import Asking, Heard
+from .asking import Asking, Statements
 from .prompts import Prompts
 from .read_length import read_length
 
@@ -24,14 +24,14 @@ LINE_CHARACTERS = 100
 """A first line that is longer is no statement; what stands at its beginning may be one."""
 
 
-class InAdvance(NamedTuple):
+class AdvanceAnswers(NamedTuple):
     """What was heard, how long the answer behind each statement was, and what the statements cost.
 
     `answered`: tokens generated after the first line, None where nothing came after one. `added_seconds`: the
     longer prefill, and the decode steps granted to the statements.
     """
 
-    heard: Heard
+    heard: Statements
     answered: list[int | None]
     added_seconds: float
 
@@ -45,7 +45,7 @@ def generate(
     may_end: bool,
     batch_size: int = BATCH,
     clock: Callable[[], float] = time.perf_counter,
-) -> InAdvance:
+) -> AdvanceAnswers:
     """State and answer, for all prompts in order.
 
     Every row gets the steps granted to a statement and, beyond, `answer_tokens` of its own: all of them, or
@@ -83,8 +83,8 @@ def generate(
             for i, said in zip(batch, zip(*steps, strict=True), strict=True):
                 rows[i] = list(said[: limits[i]])
     parts = [split(asking, row) for row in rows]
-    heard = Heard(rows, [stated for stated, _ in parts], seconds, num_batches)
-    return InAdvance(heard, [answered for _, answered in parts], added)
+    heard = Statements(rows, [stated for stated, _ in parts], seconds, num_batches)
+    return AdvanceAnswers(heard, [answered for _, answered in parts], added)
 
 
 def split(asking: Asking, row: Sequence[int]) -> tuple[int | None, int | None]:

@@ -131,7 +131,7 @@ class Fallback:
         return median_high(lengths) if self.rule == "median" and lengths else max_new_tokens
 
 
-class Read(NamedTuple):
+class ReadLengths(NamedTuple):
     """What was made of the answers: predicted lengths, shape (n,), and which of them stand for no answer."""
 
     predicted: IntArray
@@ -139,9 +139,11 @@ class Read(NamedTuple):
     fallback_tokens: int
 
 
-def read_lengths(stated: list[int | None], max_new_tokens: int, fallback: Fallback) -> Read:
+def read_lengths(stated: list[int | None], max_new_tokens: int, fallback: Fallback) -> ReadLengths:
     """Lengths for everyone: as stated but at most `max_new_tokens`, else by the fallback."""
     lengths = [min(length, max_new_tokens) for length in stated if length is not None]
     instead = fallback.tokens(lengths, max_new_tokens)
     predicted = [instead if length is None else min(length, max_new_tokens) for length in stated]
-    return Read(np.array(predicted, dtype=np.int64), np.array([length is None for length in stated]), instead)
+    return ReadLengths(
+        np.array(predicted, dtype=np.int64), np.array([length is None for length in stated]), instead
+    )

@@ -19,13 +19,13 @@ from sim.work import Limits
 from traces.errors import InputError
 
 from ..calibration.calibration import Calibration, versions
-from ..calibration.cells import Grid
+from ..calibration.cells import CellBounds
 from ..engines.engine import Engine
 from ..engines.model import LoadedModel
 from ..execution.clocks import PacedClock
 from ..lengths.asker import Asker, asks_the_model, model_predictor
-from ..options import Replay
-from .report import Case
+from ..options import ReplayFlags
+from .report import PolicyCheck
 from .validation import STAND_IN, Validation, put
 
 PASSES = 6
@@ -33,14 +33,14 @@ PASSES = 6
 
 
 def experiment(
-    replay: Replay,
+    replay: ReplayFlags,
     pairs: Sequence[tuple[str, str]],
     *,
     repeat: int,
     clock: Literal["wall", "paced"] | None,
     adapter: Path | None = None,
     say: Callable[[str], None],
-) -> tuple[list[Case], dict[str, Any]]:
+) -> tuple[list[PolicyCheck], dict[str, Any]]:
     """Load, calibrate where needed, run, simulate; the cases, and what ran."""
     source, settings, seed = replay.source(), replay.settings(), replay.seed
     given = profiles.load(replay.profile) if replay.profile is not None else None
@@ -123,11 +123,11 @@ def _clock_label(ticks: Any) -> str:
     return f"processor time at an even pace (meanwhile a fixed beat took {low:.2f} to {high:.2f} ms)"
 
 
-def _grid(checked: Scenario, engine: Engine, question_tokens: int) -> Grid:
+def _grid(checked: Scenario, engine: Engine, question_tokens: int) -> CellBounds:
     """As far as the trace can take the engine: padded batches of at most 256 rows."""
     prompt = int(checked.trace.prompt_tokens.max())
     rows = min(256, len(checked.trace))
-    return Grid(
+    return CellBounds(
         max_rows=rows,
         max_context=prompt + max(checked.max_new_tokens, question_tokens + ANSWER_TOKENS),
         max_prompt=prompt + question_tokens,

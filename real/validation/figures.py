@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from plots import style
 from sim.results.result import Result
 
-from .report import METRICS, Case
+from .report import METRICS, PolicyCheck
 
 SHOWN = ("request_throughput", "median_e2el_ms", "p99_e2el_ms", "mean_ttft_ms", "mean_tpot_ms")
 PANELS_PER_ROW = 3
 
 
-def errors(cases: Sequence[Case], key: str, ax: Axes) -> None:
+def errors(cases: Sequence[PolicyCheck], key: str, ax: Axes) -> None:
     """The error of one figure, a bar per case; whiskers are the largest distance of a run from the median."""
     judged = [case.figures[key] for case in cases]
     place = np.arange(len(cases))
@@ -34,7 +34,7 @@ def errors(cases: Sequence[Case], key: str, ax: Axes) -> None:
     style.tidy(ax, "x")
 
 
-def error_figure(cases: Sequence[Case]) -> Figure:
+def error_figure(cases: Sequence[PolicyCheck]) -> Figure:
     """`errors` of the most telling figures beside each other."""
     fig, axes = style.figure(3.4 + 2.1 * len(SHOWN), 1.4 + 0.45 * len(cases), cols=len(SHOWN))
     for ax, key in zip(axes, SHOWN, strict=True):
@@ -46,7 +46,7 @@ def error_figure(cases: Sequence[Case]) -> Figure:
     return fig
 
 
-def requests(case: Case, ax: Axes) -> None:
+def requests(case: PolicyCheck, ax: Axes) -> None:
     """E2EL of every request, predicted against measured (in the run nearest to the median)."""
     measured = np.asarray(case.typical.columns["e2el_ms"]) / 1e3
     predicted = np.asarray(case.predicted.columns["e2el_ms"]) / 1e3
@@ -58,7 +58,7 @@ def requests(case: Case, ax: Axes) -> None:
     ax.set_title(_title(case), fontsize=7)
 
 
-def request_figure(cases: Sequence[Case]) -> Figure:
+def request_figure(cases: Sequence[PolicyCheck]) -> Figure:
     """`requests` of every case."""
     columns = min(PANELS_PER_ROW, len(cases))
     rows = -(-len(cases) // columns)
@@ -70,7 +70,7 @@ def request_figure(cases: Sequence[Case]) -> Figure:
     return fig
 
 
-def timeline(case: Case, ax: Axes) -> None:
+def timeline(case: PolicyCheck, ax: Axes) -> None:
     """Batches over time, as high as they have rows: simulated ones above the axis, real ones below."""
     for result, sign, colour in ((case.predicted, 1, style.COLOURS[2]), (case.typical, -1, style.COLOURS[1])):
         _batches(result, sign, colour, ax)
@@ -82,7 +82,7 @@ def timeline(case: Case, ax: Axes) -> None:
     style.tidy(ax, "x")
 
 
-def timeline_figure(cases: Sequence[Case]) -> Figure:
+def timeline_figure(cases: Sequence[PolicyCheck]) -> Figure:
     """`timeline` of every case, one under the other."""
     fig, axes = style.figure(10, 0.8 + 1.5 * len(cases), rows=len(cases))
     for ax, case in zip(axes, cases, strict=True):
@@ -106,5 +106,5 @@ def _batches(result: Result, sign: int, colour: str, ax: Axes) -> None:
     )
 
 
-def _title(case: Case) -> str:
+def _title(case: PolicyCheck) -> str:
     return f"{style.plain(case.policy)}\n({case.predictor})"

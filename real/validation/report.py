@@ -33,7 +33,7 @@ METRICS = {
 """Summary key -> what a reader calls it."""
 
 
-class Judged(NamedTuple):
+class MetricError(NamedTuple):
     """One figure: what the simulator said, the median of the real runs, and the fractions by which both err.
 
     `error` is predicted / measured - 1, `noise` the largest distance of a run from the median of the runs.
@@ -47,7 +47,7 @@ class Judged(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Case:
+class PolicyCheck:
     """One policy under one predictor: the simulated run, and the real ones of the same requests."""
 
     policy: str
@@ -62,7 +62,7 @@ class Case:
         return f"{self.policy} ({self.predictor})"
 
     @property
-    def figures(self) -> dict[str, Judged]:
+    def figures(self) -> dict[str, MetricError]:
         """Every one of `METRICS`."""
         return {
             key: judge(self.predicted.summary[key], [m.summary[key] for m in self.measured])
@@ -94,24 +94,26 @@ class Case:
         }
 
 
-def judge(predicted: float | None, runs: Sequence[float | None]) -> Judged:
+def judge(predicted: float | None, runs: Sequence[float | None]) -> MetricError:
     """One figure against its real runs."""
     values = [value for value in runs if value is not None]
     if predicted is None or not values:
-        return Judged(predicted, median(values) if values else None, None, None)
+        return MetricError(predicted, median(values) if values else None, None, None)
     centre = median(values)
     if centre == 0:
-        return Judged(predicted, centre, 0.0 if predicted == 0 else None, None)
-    return Judged(predicted, centre, predicted / centre - 1, max(abs(value / centre - 1) for value in values))
+        return MetricError(predicted, centre, 0.0 if predicted == 0 else None, None)
+    return MetricError(
+        predicted, centre, predicted / centre - 1, max(abs(value / centre - 1) for value in values)
+    )
 
 
-def over_tolerance(cases: Sequence[Case], tolerance: float) -> list[str]:
+def over_tolerance(cases: Sequence[PolicyCheck], tolerance: float) -> list[str]:
     """Names of the cases whose throughput errs by more than the fraction `tolerance`, or is undefined."""
     errors = {case.name: case.figures["request_throughput"].error for case in cases}
     return [name for name, error in errors.items() if error is None or abs(error) > tolerance]
 
 
-def table(cases: Sequence[Case]) -> list[dict[str, Any]]:
+def table(cases: Sequence[PolicyCheck]) -> list[dict[str, Any]]:
     """One flat row per case and figure, for a CSV file."""
     return [
         {"policy": case.policy, "predictor": case.predictor, "metric": key, **judged._asdict()}
@@ -127,7 +129,7 @@ def percent(fraction: float | None, signed: bool = True) -> str:
     return f"{100 * fraction:+.1f} %" if signed else f"{100 * fraction:.1f} %"
 
 
-def markdown(cases: Sequence[Case], about: Mapping[str, Any]) -> str:
+def markdown(cases: Sequence[PolicyCheck], about: Mapping[str, Any]) -> str:
     """A page for people: what ran, then a table of errors with the noise of the measurement in brackets."""
     shown = ("request_throughput", "median_e2el_ms", "p99_e2el_ms", "mean_ttft_ms", "mean_tpot_ms")
     lines = [f"- {key}: {value}" for key, value in about.items()]

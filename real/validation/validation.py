@@ -21,7 +21,7 @@ from ..execution.run import Measured, RealRun
 from ..lengths.asker import Asker, asks_the_model
 from ..lengths.conversation import conversation_of
 from ..lengths.prompts import Prompts, prompts_of
-from .report import Case
+from .report import PolicyCheck
 
 FIRST_PASSES = 2
 """Visits to every cell before the first run; the schedulers' limits come from these."""
@@ -141,7 +141,7 @@ class Validation:
             if not goes_on:
                 del runs[k]
 
-    def cases(self, pairs: Sequence[tuple[str, str]]) -> list[Case]:
+    def cases(self, pairs: Sequence[tuple[str, str]]) -> list[PolicyCheck]:
         """Simulate the same with all that the calibration knows by now, and set it against the runs."""
         if self.calibration is not None:
             self.profile, _ = self.calibration.fit("calibrated-on-the-spot")
@@ -154,5 +154,5 @@ class Validation:
             output_tokens = runs[0].output_tokens if self.lengths == "model" else None
             predicted = same.run(policy, output_tokens=output_tokens, log=True)
             incidents = tuple(line for measured in runs for line in measured.incidents)
-            made.append(Case(policy, predictor, predicted, tuple(m.result for m in runs), incidents))
+            made.append(PolicyCheck(policy, predictor, predicted, tuple(m.result for m in runs), incidents))
         return made

@@ -13,7 +13,7 @@ pytest.importorskip("torch", reason="the real extra is not installed")
 
 from real import calibrate as script
 from real.calibration.calibration import Calibration, memory_of
-from real.calibration.cells import Cell, Grid, batch_sizes, halvings
+from real.calibration.cells import Cell, CellBounds, batch_sizes, halvings
 from sim.cli import run_script
 
 SMALL = ["--max-rows", "4", "--max-context", "24", "--max-prompt", "12", "--repeats", "2", "--threads", "1"]
@@ -53,7 +53,7 @@ def test_a_machine_is_measured_and_says_when_on_what_and_with_which_versions(eng
 
 def test_an_interrupted_calibration_goes_on_where_it_stopped(make_engine, loaded, tmp_path):
     engine, path = make_engine("transformers-eager", 512), tmp_path / "steps.csv"
-    cells = Grid(2, 16, 8).cells(512)
+    cells = CellBounds(2, 16, 8).cells(512)
     first = Calibration(engine, loaded, cells, path)
     first.measure(len(cells) + 3)
     with path.open("a") as file:
@@ -80,12 +80,12 @@ def test_an_interrupted_calibration_goes_on_where_it_stopped(make_engine, loaded
 def test_rows_of_something_else_are_refused(content, says, make_engine, loaded, tmp_path):
     path = tmp_path / "steps.csv"
     if content == "engine":
-        other = Calibration(make_engine("cuda-graphs", 512), loaded, Grid(1, 16, 8).cells(512), path)
+        other = Calibration(make_engine("cuda-graphs", 512), loaded, CellBounds(1, 16, 8).cells(512), path)
         other.measure(1)
     else:
         path.write_text(content)
     with pytest.raises(InputError, match=says):
-        Calibration(make_engine("transformers-eager", 512), loaded, Grid(1, 16, 8).cells(512), path)
+        Calibration(make_engine("transformers-eager", 512), loaded, CellBounds(1, 16, 8).cells(512), path)
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):
@@ -105,14 +105,14 @@ def test_bad_input_is_one_line(tmp_path, capsys):
 
 
 def test_time_that_is_up_still_lets_every_cell_be_visited_once(make_engine, loaded):
-    calibration = Calibration(make_engine("transformers-eager", 512), loaded, Grid(2, 16, 8).cells(512))
+    calibration = Calibration(make_engine("transformers-eager", 512), loaded, CellBounds(2, 16, 8).cells(512))
     script.measure(calibration, repeats=5, max_seconds=0.0)
     assert set(calibration.done.values()) == {1}
 
 
 @pytest.mark.parametrize(("capacity", "mixed"), [(131072, True), (16384, False), (300, True)])
 def test_the_grid_holds_what_the_cache_holds(capacity, mixed):
-    cells = Grid(256, 1024, 512, mixed=mixed).cells(capacity)
+    cells = CellBounds(256, 1024, 512, mixed=mixed).cells(capacity)
     assert len(set(cells)) == len(cells)
     assert all(cell.kv_tokens <= capacity for cell in cells)
     kinds = Counter(cell.kind for cell in cells)

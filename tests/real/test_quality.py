@@ -10,8 +10,8 @@ from real import quality as script  # noqa: E402
 from real import validate as validate_script  # noqa: E402
 from real.answers.compare import compare, first_difference  # noqa: E402
 from real.answers.near_ties import batch_effect, explain  # noqa: E402
-from real.answers.verdict import Explained, Verdict  # noqa: E402
-from real.engines.logit_tap import tapped  # noqa: E402
+from real.answers.verdict import AnswerVerdict, ExplainedDiff  # noqa: E402
+from real.engines.logit_tap import logit_tap  # noqa: E402
 from sim.cli import run_script  # noqa: E402
 
 TRACE = (
@@ -158,10 +158,10 @@ def test_a_divergence_is_a_tie_or_it_is_not_reproduced():
 
 def test_a_difference_that_no_batch_size_makes_is_a_failure():
     divergence = explain(1, 4, torch.tensor([2.0, 1.0]), torch.tensor([0.0, 1.0]))
-    case = Explained("sequence", "oracle", compare({1: [5] * 9}, {1: [5] * 4 + [6] * 5}), (divergence,))
+    case = ExplainedDiff("sequence", "oracle", compare({1: [5] * 9}, {1: [5] * 4 + [6] * 5}), (divergence,))
 
     def verdict(effect, is_exact=False):
-        return Verdict({}, "vanilla (oracle)", is_exact, (case,), {2: effect})
+        return AnswerVerdict({}, "vanilla (oracle)", is_exact, (case,), {2: effect})
 
     assert verdict(0.6).failures() == []
     assert "request 1 at token 4" in verdict(0.4).failures()[0]
@@ -173,7 +173,7 @@ def test_a_tap_tells_the_logits_behind_each_token_and_changes_none(name, make_en
     engine = make_engine(name)
     plain = [engine.prefill(prompts, 4), engine.decode(), engine.decode()]
     engine.release()
-    tap = tapped(engine, prompts, {3: {0, 2}, 5: {1}})
+    tap = logit_tap(engine, prompts, {3: {0, 2}, 5: {1}})
     with tap.attached():
         again = [tap.prefill(prompts, 4), tap.decode(), tap.decode()]
         tap.release()

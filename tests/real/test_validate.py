@@ -15,7 +15,7 @@ from traces.errors import InputError
 pytest.importorskip("torch", reason="the real extra is not installed")
 
 from real import validate as script
-from real.options import Replay
+from real.options import ReplayFlags
 from real.validation import experiment, figures, report, validation
 from sim.cli import run_script
 
@@ -105,9 +105,11 @@ def test_continuous_batching_and_poisson_arrivals(capsys, tmp_path, brief):
 
 def test_an_error_beyond_the_tolerance_is_exit_status_1(capsys, tmp_path, make_engine, loaded):
     from real.calibration.calibration import Calibration
-    from real.calibration.cells import Grid
+    from real.calibration.cells import CellBounds
 
-    calibration = Calibration(make_engine("transformers-eager", 1024), loaded, Grid(8, 32, 16).cells(1024))
+    calibration = Calibration(
+        make_engine("transformers-eager", 1024), loaded, CellBounds(8, 32, 16).cells(1024)
+    )
     calibration.measure(len(calibration.cells))
     calibration.fit("slow")[0].with_scale(3.0).save(tmp_path / "slow.json")
     arguments = [*SMALL, "--profile", tmp_path / "slow.json", "--policies", "vanilla", "--tolerance", "5"]
@@ -147,14 +149,14 @@ def test_bad_input_is_one_line_and_status_2(arguments, says, capsys):
 
 
 def test_vanilla_asks_nobody_and_runs_once():
-    replay = Replay(policies="vanilla; sequence", predictors="oracle;tuned")
+    replay = ReplayFlags(policies="vanilla; sequence", predictors="oracle;tuned")
     assert replay.pairs(script.POLICIES) == [
         ("vanilla", "oracle"),
         ("sequence", "oracle"),
         ("sequence", "tuned"),
     ]
     with pytest.raises(InputError):
-        Replay(policies="").pairs(script.POLICIES)
+        ReplayFlags(policies="").pairs(script.POLICIES)
 
 
 def test_an_error_is_judged_by_the_median_and_shown_beside_the_noise():
@@ -174,7 +176,9 @@ def cases(make_scenario):
         real = [
             replace(scenario, profile=scenario.profile.with_scale(s)).run(policy) for s in (1.25, 1.3, 1.2)
         ]
-        made.append(report.Case(policy, "oracle", scenario.run(policy), tuple(real), ("out of memory once",)))
+        made.append(
+            report.PolicyCheck(policy, "oracle", scenario.run(policy), tuple(real), ("out of memory once",))
+        )
     return made
 
 

@@ -13,9 +13,9 @@ torch = pytest.importorskip("torch", reason="the real extra is not installed")
 
 from real import calibrate as script  # noqa: E402
 from real.calibration import memory_floor  # noqa: E402
-from real.calibration.cells import FLOOR_CONTEXT, FLOOR_ROWS, Grid  # noqa: E402
+from real.calibration.cells import FLOOR_CONTEXT, FLOOR_ROWS, CellBounds  # noqa: E402
 from real.calibration.memory import memory_part  # noqa: E402
-from real.calibration.memory_floor import Ceilings, at_context, floor_s, floors, measure_ceilings  # noqa: E402
+from real.calibration.memory_floor import PeakRates, at_context, floor_s, floors, measure_peak_rates  # noqa: E402
 from sim.cli import run_script  # noqa: E402
 
 VICUNA = known_model("vicuna-7b")
@@ -62,10 +62,10 @@ def test_the_context_nearest_to_the_wanted_one_is_shown():
 
 
 def test_the_grid_holds_the_context_of_the_floor():
-    cells = Grid(256, 1024, 512).cells(300_000)
+    cells = CellBounds(256, 1024, 512).cells(300_000)
     assert {cell.rows for cell in cells if cell.context == FLOOR_CONTEXT} >= {1, 2, 4, 8, 16, 32, FLOOR_ROWS}
-    assert not any(cell.context == FLOOR_CONTEXT for cell in Grid(64, 128, 64).cells(300_000))
-    spared = Grid(256, 1024, 512, floor=False).cells(300_000)
+    assert not any(cell.context == FLOOR_CONTEXT for cell in CellBounds(64, 128, 64).cells(300_000))
+    spared = CellBounds(256, 1024, 512, floor=False).cells(300_000)
     assert len(spared) < len(cells) and set(spared) < set(cells)
 
 
@@ -78,10 +78,10 @@ def test_ceilings_come_from_bytes_and_operations_over_median_times(monkeypatch):
         function()
         return next(times)
 
-    found = measure_ceilings(torch.device("cpu"), torch.float32, seconds_of)
+    found = measure_peak_rates(torch.device("cpu"), torch.float32, seconds_of)
     assert found.copy_bytes_per_s == 2 * 1000 / 1.0
     assert found.product_flops_per_s == 2 * 10**3 / 1.0
-    assert Ceilings(4.2e12, 7e14).to_json() == {
+    assert PeakRates(4.2e12, 7e14).to_json() == {
         "copy_bandwidth": "4200.0 GB/s",
         "matrix_product": "700 TFLOP/s",
     }
@@ -128,13 +128,13 @@ def test_calibration_writes_the_floor_beside_the_profile(tmp_path, capsys, monke
 def test_a_calibration_that_is_complete_still_measures_host_time_and_ceilings(make_engine, loaded, tmp_path):
     from real.calibration.calibration import Calibration
 
-    cells = Grid(1, 16, 8).cells(256)
+    cells = CellBounds(1, 16, 8).cells(256)
     first = Calibration(make_engine("transformers-eager", 256), loaded, cells, tmp_path / "steps.csv")
     first.measure(len(cells))
     again = Calibration(make_engine("transformers-eager", 256), loaded, cells, tmp_path / "steps.csv")
     script.measure(again, 1, 0.0)
     assert len(again.rows) == len(cells)
-    assert again.ceilings is not None
+    assert again.peak_rates is not None
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from real.engines.regions import Places
+from real.engines.regions import RegionMap
 
 CAPACITY = 60
 
@@ -12,7 +12,7 @@ CAPACITY = 60
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 25), st.booleans()), max_size=30))
 def test_regions_never_overlap_and_moves_lose_nothing(steps):
     """Sequences come, grow and go at random; an arena of marks follows the moves as an engine would."""
-    places, arena, lengths = Places(CAPACITY), [None] * CAPACITY, {}
+    places, arena, lengths = RegionMap(CAPACITY), [None] * CAPACITY, {}
     for key, tokens, leaves in steps:
         if key in lengths and leaves:
             places.free(key)
@@ -44,7 +44,7 @@ def test_regions_never_overlap_and_moves_lose_nothing(steps):
 
 
 def test_the_first_gap_that_is_large_enough_is_taken():
-    places = Places(100)
+    places = RegionMap(100)
     for key, size in enumerate((20, 30, 10)):
         places.take(key, size)
     places.free(1)
@@ -56,7 +56,7 @@ def test_the_first_gap_that_is_large_enough_is_taken():
 
 
 def test_what_is_left_is_shared():
-    places = Places(100)
+    places = RegionMap(100)
     places.take(0, 50)
     places.take(1, 500)
     assert places.lay_out({0: 10, 1: 20}) == [(1, 50, 45)]
