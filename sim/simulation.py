@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from traces.spec import names_of
 from traces.trace import Trace
@@ -14,7 +14,8 @@ from traces.trace import Trace
 from .execution.arrivals import Progress
 from .results.result import Result
 from .scenario.policies import DEFAULT_POLICY, Policy, make_scheduler
-from .scenario.scenario import DEFAULT_TRACE, Scenario, scenario
+from .scenario.scenario import Scenario, scenario
+from .scenario.settings import DEFAULT_TRACE, Keywords, check_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,26 +28,20 @@ def simulate(
     log: bool = False,
     leap: bool = True,
     on_progress: Progress | None = None,
-    **settings: Any,
+    **settings: Unpack[Keywords],
 ) -> Result:
     """Replay a trace under one policy.
 
     `trace`: a Trace, or what `traces.load` takes. `policy`: a spec `NAME[:key=value,...]`, or a callable that
     builds a scheduler from its Limits. `log` keeps the decisions of continuous batching too; without `leap`
     that goes iteration by iteration, to the same end. `on_progress(ended, requests)` is called now and then.
-    `settings`, the names of the command line's flags:
-
-    - `predictor` (spec), `profile` (name, path or Profile), `seed`;
-    - `num_prompts`, `sample_seed`: the first N requests, of the file or of its seeded permutation;
-    - `request_rate` (requests/s; None: the trace's own times, inf: all at once), `burstiness`, `time_scale`;
-    - `max_concurrency`, `max_new_tokens`, `goodput` (`{"ttft": ms}` or `["ttft:2000"]`), `kv_blocks`;
-    - `replicas`, `router` (see `sim.fleet.routers`), `fleet` (`"NAME*COUNT;NAME*COUNT"` in place of
-      profile and replicas), `mtbf_s`, `mttr_s`, `failures`, `startup_s` (see `sim.fleet.outages`);
-    - `prompt_scale`, `output_scale`: factors on the lengths;
-    - `set`: what-ifs and fields of the profile (`{"weight_bits": 8}` or `["gpu=H100"]`).
+    `settings`: the flags of the command line by their names, each described in `sim.scenario.settings`, such
+    as `predictor="tuned", profile="h200-vicuna-7b", seed=1, request_rate=4.0, goodput={"ttft": 2000}`. A
+    predictor, profiles and a fleet may also be given as objects, `goodput` and `set` as mappings.
 
     Raises InputError for anything that cannot be used.
     """
+    check_names(settings, simulate, Keywords)
     return scenario(trace, **settings).run(policy, log=log, leap=leap, on_progress=on_progress)
 
 
@@ -82,13 +77,14 @@ def compare(
     *,
     policies: Sequence[str] | str,
     on_progress: Progress | None = None,
-    **settings: Any,
+    **settings: Unpack[Keywords],
 ) -> Comparison:
     """Replay the same requests, arrivals and predictions (common random numbers) under several policies.
 
     `policies`: specs, or one text with semicolons between them. `settings` as for `simulate`.
     Raises InputError where two policies are the same, or none is given.
     """
+    check_names(settings, compare, Keywords)
     names = names_of(policies, "policies")
     shared = scenario(trace, **settings)
     for name in names:

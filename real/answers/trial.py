@@ -13,7 +13,8 @@ from sim.hardware import profile as profiles
 from sim.hardware.what_if import BLOCK_SIZE
 from sim.perception.predictors import make_predictor
 from sim.scenario.policies import make_scheduler
-from sim.scenario.scenario import DEFAULT_PROFILE, Scenario, scenario
+from sim.scenario.scenario import Scenario, scenario
+from sim.scenario.settings import DEFAULT_PROFILE
 
 from ..calibration.calibration import versions
 from ..engines.engine import Engine

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from ..hardware import describe, overrides, roofline
 from ..hardware import profile as profiles
 from . import show
-from .options import SettingsFlag
+from .options import SetFlag, Several
 
 
 def list_profiles() -> None:
@@ -40,7 +40,7 @@ def show_profile(
     name: str,
     /,
     *,
-    set: SettingsFlag = (),
+    set: SetFlag = (),
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
     """One profile in full, its provenance first.
@@ -67,7 +67,7 @@ def show_profile(
 
 
 def write_what_if(
-    name: str, /, *, set: Annotated[SettingsFlag, Parameter(help=overrides.HELP_IN_FULL)], out: Path
+    name: str, /, *, set: Annotated[Several, Parameter(help=overrides.HELP_IN_FULL)], out: Path
 ) -> None:
     """Write a profile with something changed; its name and provenance say what.
 

@@ -1,83 +1,69 @@
-"""Flags that several commands share; the sentence under each field is its help."""
+"""Flags made from `sim.scenario.settings`: one for each field, with its sentence as help."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import field, fields, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from cyclopts import Parameter
 
-from ..fleet.routers import RouterName
 from ..hardware import overrides
-from ..perception.predictors import PREDICTORS
-from ..scenario.scenario import DEFAULT_PREDICTOR, DEFAULT_PROFILE, DEFAULT_TRACE
+from ..scenario.settings import Keywords, MachineSettings, Settings, sentences
 
-PredictorFlag = Annotated[str, Parameter(help=f"Length predictor {PREDICTORS.help('predictors')}")]
-SettingsFlag = Annotated[
-    tuple[str, ...], Parameter(name="--set", consume_multiple=True, negative="", help=overrides.HELP)
-]
+T = TypeVar("T")
 
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """What serves, and what it is told of response lengths."""
-
-    profile: str = DEFAULT_PROFILE
-    """A shipped profile (`seqsched profile list`) or a JSON file."""
-    set: SettingsFlag = ()
-    kv_blocks: int | None = None
-    """KV cache in blocks of 16 tokens, in place of the profile's capacity."""
-    predictor: PredictorFlag = DEFAULT_PREDICTOR
-    seed: int = 0
-    """Seed of everything random: arrivals, lengths, predictions, routing, failures."""
-    replicas: int = 1
-    """Accelerators that serve side by side."""
-    router: RouterName = "least-requests"
-    """Which of them serves a request."""
-    fleet: str | None = None
-    """Profiles of a mixed fleet, `NAME*COUNT;NAME*COUNT`, in place of --profile and --replicas."""
-    mtbf_s: float | None = None
-    """Mean seconds between failures of a replica (exponential); needs --mttr-s."""
-    mttr_s: float | None = None
-    """Mean seconds of a repair (exponential)."""
-    failures: Path | None = None
-    """Outages by schedule: a table with the columns replica, down_s, up_s."""
-    startup_s: float = 0.0
-    """Seconds that a repaired replica takes to load its weights."""
+Several = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")]
+"""A flag that takes several words."""
+SetFlag = Annotated[Several, Parameter(help=overrides.HELP)]
 
 
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class Workload(Machine):
-    """What is replayed, on which machine."""
+def flags(kind: type[T], *, without: Collection[str] = (), help_texts: Mapping[str, str] = {}) -> type[T]:
+    """A dataclass with a flag for each field of `kind`, of the types that a text can be read as.
 
-    trace: str = DEFAULT_TRACE
-    """A file, a dataset (`seqsched trace fetch`) or a generator NAME[:key=value,...]."""
-    num_prompts: int | None = None
-    """Replay the first N requests of the trace."""
-    sample_seed: int | None = None
-    """Take them from the seeded permutation of the trace, in that order."""
-    request_rate: float | None = None
-    """Requests per second; inf: all at once; default: the trace's own times, or all at once where it has
-    none.
+    `without`: fields that are no flags here. `help_texts`: sentences in place of those of `kind`.
     """
-    burstiness: float = 1.0
-    """Shape of the gamma distribution of gaps: 1 is Poisson, below 1 burstier (vLLM's meaning)."""
-    time_scale: float = 1.0
-    """Multiply the trace's own arrival times; 0.1 is ten times the traffic."""
-    prompt_scale: float = 1.0
-    """Multiply the prompt lengths."""
-    output_scale: float = 1.0
-    """Multiply the output lengths, predictions and cap included."""
-    max_concurrency: int | None = None
-    """Most unfinished requests at a time; others are held back by the client."""
-    max_new_tokens: int | None = None
-    """Cap on output tokens; default: the trace's, else 512 or its longest output."""
-    goodput: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = ()
-    """Bounds METRIC:MS that a good request meets, such as ttft:2000 tpot:100 e2el:30000."""
+    hints, texts = get_type_hints(kind), {**sentences(kind), **help_texts}
+    made: list[tuple[str, Any, Any]] = []
+    for each in fields(cast(Any, kind)):
+        if each.name in without:
+            continue
+        hint, several = _flag_type(hints[each.name])
+        about = Parameter(help=texts[each.name])
+        default = () if several and each.default is None else each.default
+        made.append((each.name, Annotated[hint, about], field(default=default)))
+    flag_class = make_dataclass(kind.__name__, made, frozen=True, kw_only=True)
+    flag_class.__module__ = __name__
+    return cast(type[T], Parameter(name="*")(flag_class))
 
-    def settings(self) -> dict[str, Any]:
-        """Keyword arguments for `simulate` and `compare`, the trace aside."""
-        return {name: value for name, value in vars(self).items() if name != "trace"}
+
+def _flag_type(hint: Any) -> tuple[Any, bool]:
+    """What the texts of a flag are read as, and whether it takes several."""
+    kinds = [get_origin(kind) or kind for kind in _members(hint)]
+    if Mapping in kinds or Iterable in kinds:
+        return Several, True
+    if Path in kinds or str in kinds:
+        text = Path if Path in kinds else str
+        return (text | None if NoneType in kinds else text), False
+    return hint, False
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def keywords(given: MachineSettings) -> Keywords:
+    """Keyword arguments for `simulate` and its like, the trace aside."""
+    return cast(Keywords, {name: value for name, value in vars(given).items() if name != "trace"})
+
+
+if TYPE_CHECKING:
+    MachineFlags = MachineSettings
+    Flags = Settings
+else:
+    MachineFlags = flags(MachineSettings)
+    Flags = flags(Settings)
+
+DEFAULT = Flags()

@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from ..fleet.routers import RouterName
-from ..scenario.scenario import DEFAULT_PREDICTOR
+from ..scenario.settings import DEFAULT_PREDICTOR, MachineSettings, sentences
 from . import show
-from .options import PredictorFlag, SettingsFlag
+from .options import SetFlag, Several
 
 if TYPE_CHECKING:
     from ..planning.answer import Answer, Plan
-
-Several = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")]
 
 
 @Parameter(name="*")
@@ -47,10 +45,10 @@ class Question:
     """Policies with semicolons between them."""
     profiles: str | None = None
     """Profiles with semicolons between them; default: all that are shipped."""
-    predictor: PredictorFlag = DEFAULT_PREDICTOR
+    predictor: Annotated[str, Parameter(help=sentences(MachineSettings)["predictor"])] = DEFAULT_PREDICTOR
     router: RouterName = "least-requests"
     """Which replica serves a request."""
-    set: SettingsFlag = ()
+    set: SetFlag = ()
     price: Several = ()
     """USD per hour of a replica, NAME:USD by profile or GPU, such as H200:3.50; else the profile's own."""
     burstiness: float | None = None

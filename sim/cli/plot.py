@@ -11,13 +11,11 @@ from ..perception.predictions import perceive
 from ..scenario.scenario import scenario, stream
 from ..studies import prediction_error
 from . import show
-from .options import Workload
-
-DEFAULT = Workload()
+from .options import DEFAULT, Flags, keywords
 
 
 def sensitivity(
-    workload: Workload = DEFAULT,
+    flags: Flags = DEFAULT,
     *,
     policies: str = "sequence:vbs=off,fcr=off;sequence;sequence:vbs=memory",
     num_seeds: int = 3,
@@ -42,11 +40,11 @@ def sensitivity(
     from traces.files import atomic_write
 
     frame = prediction_error.sensitivity(
-        workload.trace,
+        flags.trace,
         policies=policies,
         num_seeds=num_seeds,
         progress=partial(show.progress, text="simulating"),
-        **workload.settings(),
+        **keywords(flags),
     )
     save(figures.gain_figure(frame), out)
     if save_table is not None:
@@ -57,9 +55,7 @@ def sensitivity(
     show.wrote([out, *([save_table] if save_table else [])])
 
 
-def variance(
-    workload: Workload = DEFAULT, *, policy: str = "sequence", out: Path = Path("variance.png")
-) -> None:
+def variance(flags: Flags = DEFAULT, *, policy: str = "sequence", out: Path = Path("variance.png")) -> None:
     """How far the samples of one prompt differ, and what that alone costs a perfect predictor of one of them.
 
     Parameters
@@ -73,10 +69,10 @@ def variance(
     from plots.style import save
 
     frame, trace = prediction_error.variance(
-        workload.trace,
+        flags.trace,
         policy=policy,
         progress=partial(show.progress, text="simulating"),
-        **workload.settings(),
+        **keywords(flags),
     )
     assert trace.samples is not None
     save(figures.variance_figure(trace.samples, trace.sample_names, trace.output_tokens, frame), out)
@@ -84,7 +80,7 @@ def variance(
     show.wrote([out])
 
 
-def perception(workload: Workload = DEFAULT, *, out: Path = Path("perception.png")) -> None:
+def perception(flags: Flags = DEFAULT, *, out: Path = Path("perception.png")) -> None:
     """A predictor against truth: mean error, shares within 50 and 100 tokens, and a picture.
 
     Parameters
@@ -95,11 +91,11 @@ def perception(workload: Workload = DEFAULT, *, out: Path = Path("perception.png
     from plots import perception as figures
     from plots.style import save
 
-    shared = scenario(workload.trace, **workload.settings())
+    shared = scenario(flags.trace, **keywords(flags))
     said = perceive(shared.predictor, shared.trace, stream(shared.seed, "perception"))
     truth = shared.trace.perceived_truth
     report = error_report(said.predicted, truth)
-    title = f"{workload.predictor} on {shared.trace.name}: mean error {report.error:.1f} tokens"
+    title = f"{flags.predictor} on {shared.trace.name}: mean error {report.error:.1f} tokens"
     save(figures.report(said.predicted, truth, title), out)
     print(json.dumps(report._asdict(), indent=2))
     show.wrote([out])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -13,15 +13,14 @@ from traces.errors import InputError
 from traces.spec import names_of
 
 from ..scenario.scenario import scenario
+from ..scenario.settings import Keywords
 from ..studies import ageing, load_curves
 from ..studies.prediction_error import check_policies
 from . import show
-from .options import Workload
+from .options import DEFAULT, Flags, keywords
 
 if TYPE_CHECKING:
     import pandas as pd
-
-DEFAULT = Workload()
 
 Numbers = Annotated[tuple[float, ...], Parameter(consume_multiple=True, negative="")]
 Names = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")]
@@ -30,7 +29,7 @@ Table = Annotated[Path | None, Parameter(help="Write the points to this CSV file
 
 
 def load(
-    workload: Workload = DEFAULT,
+    flags: Flags = DEFAULT,
     *,
     policies: str = ";".join(load_curves.POLICIES),
     loads: Numbers = load_curves.CURVE_LOADS,
@@ -58,18 +57,19 @@ def load(
     from plots import load as figures
     from plots.style import save
 
-    settings = _settings(workload)
+    settings = _settings(flags)
     chosen = names_of(policies, "policies")
     check_policies(*chosen)
     load_curves.check(num_seeds, n_jobs, settings, **({"rates": rates} if rates else {"loads": loads}))
-    most = load_curves.capacity(workload.trace, num_seeds=num_seeds, **settings)
-    settings["goodput"] = (
-        scenario(workload.trace, **settings).goodput_ms
-        if workload.goodput
-        else load_curves.idle_bound(workload.trace, rate=most, **settings)
+    most = load_curves.capacity(flags.trace, num_seeds=num_seeds, **settings)
+    bounds = (
+        scenario(flags.trace, **settings).goodput_ms
+        if flags.goodput
+        else load_curves.idle_bound(flags.trace, rate=most, **settings)
     )
+    settings["goodput"] = bounds
     frame = load_curves.load_curves(
-        workload.trace,
+        flags.trace,
         rates=rates or [share * most for share in loads],
         policies=chosen,
         num_seeds=num_seeds,
@@ -77,7 +77,7 @@ def load(
         progress=partial(show.progress, text="simulating"),
         **settings,
     )
-    save(figures.figure(frame, settings["goodput"]), out)
+    save(figures.figure(frame, bounds), out)
     _save_table(frame, save_table)
     frame["load"] = frame["request_rate"] / most
     columns = ["load", "mean_ttft_ms", "mean_tpot_ms", "mean_e2el_ms", "p99_e2el_ms", "request_goodput"]
@@ -88,7 +88,7 @@ def load(
 
 
 def gain(
-    workload: Workload = DEFAULT,
+    flags: Flags = DEFAULT,
     *,
     policies: str = ";".join(load_curves.LENGTH_AWARE),
     baseline: str = "continuous",
@@ -131,10 +131,10 @@ def gain(
     for name in names_of(metrics, "metrics"):
         if name not in figures.NAMES:
             raise InputError(f"metrics: {name!r} is not one of {', '.join(figures.NAMES)}")
-    settings = _settings(workload)
+    settings = _settings(flags)
     frame = load_curves.gain_map(
-        workload.trace,
-        cases=load_curves.map_cases(workload.trace, **settings),
+        flags.trace,
+        cases=load_curves.map_cases(flags.trace, **settings),
         policies=policies,
         baseline=baseline,
         loads=loads,
@@ -159,7 +159,7 @@ def gain(
 
 
 def starvation(
-    workload: Workload = DEFAULT,
+    flags: Flags = DEFAULT,
     *,
     load: float = 1.25,
     agings: Numbers = ageing.AGINGS,
@@ -188,14 +188,14 @@ def starvation(
     from plots.style import save
 
     frame = ageing.starvation(
-        workload.trace,
+        flags.trace,
         load=load,
         agings=agings,
         sigma=sigma,
         num_seeds=num_seeds,
         n_jobs=n_jobs,
         progress=partial(show.progress, text="simulating"),
-        **_settings(workload),
+        **_settings(flags),
     )
     save(figures.figure(frame), out)
     _save_table(frame, save_table)
@@ -205,12 +205,12 @@ def starvation(
     show.wrote([out, *([save_table] if save_table else [])])
 
 
-def _settings(workload: Workload) -> dict[str, Any]:
-    if workload.request_rate is not None:
+def _settings(flags: Flags) -> Keywords:
+    if flags.request_rate is not None:
         raise InputError(
-            f"request-rate: {workload.request_rate:g} has no place here; --loads (or --rates) set it"
+            f"request-rate: {flags.request_rate:g} has no place here; --loads (or --rates) set it"
         )
-    return workload.settings()
+    return keywords(flags)
 
 
 def _save_table(frame: pd.DataFrame, path: Path | None) -> None:

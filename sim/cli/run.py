@@ -14,16 +14,14 @@ from traces.errors import InputError
 from .. import simulation
 from ..scenario.policies import DEFAULT_POLICY
 from . import show
-from .options import Workload
+from .options import DEFAULT, Flags, keywords
 
 if TYPE_CHECKING:
     from ..results.result import Result
 
-DEFAULT = Workload()
-
 
 def simulate(
-    workload: Workload = DEFAULT,
+    flags: Flags = DEFAULT,
     *,
     policy: str = DEFAULT_POLICY,
     leap: bool = True,
@@ -64,12 +62,12 @@ def simulate(
         show.check_file(path)
     with show.bar(policy) as told:
         result = simulation.simulate(
-            workload.trace,
+            flags.trace,
             policy=policy,
             leap=leap,
             log=save_decisions is not None or perfetto is not None,
             on_progress=told,
-            **workload.settings(),
+            **keywords(flags),
         )
     if save_result is not None:
         result.to_json(save_result)
@@ -115,7 +113,7 @@ def _write_timeline(result: Result, path: Path, window: tuple[float, float]) -> 
 
 
 def compare(
-    workload: Workload = DEFAULT,
+    flags: Flags = DEFAULT,
     *,
     policies: str = "vanilla;sequence:vbs=off,fcr=off;sequence;sequence:vbs=memory",
     out: Path | None = None,
@@ -135,9 +133,7 @@ def compare(
     if out is not None:
         show.check_folder(out)
     with show.bar("simulating") as told:
-        compared = simulation.compare(
-            workload.trace, policies=policies, on_progress=told, **workload.settings()
-        )
+        compared = simulation.compare(flags.trace, policies=policies, on_progress=told, **keywords(flags))
     if json_:
         print(json.dumps(compared.summaries, indent=2, allow_nan=False))
     else:

@@ -5,18 +5,26 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from traces.errors import InputError
 
+from ..scenario.settings import Settings
 from . import show
-from .options import Machine
+from .options import flags, keywords
+
+if TYPE_CHECKING:
+    Flags = Settings
+else:
+    Flags = flags(Settings, without=("trace",))
+
+DEFAULT = Flags()
 
 
 def validate(
-    machine: Machine = Machine(),  # noqa: B008  (a frozen dataclass of defaults)
+    flags: Flags = DEFAULT,
     *,
     against: Path,
     policy: str = "continuous",
@@ -26,7 +34,8 @@ def validate(
 ) -> None:
     """Replay the requests in a log of your own server and compare every metric with what was measured.
 
-    Exit status 1 where the output throughput errs by more than --tolerance percent.
+    Requests, lengths and arrival times are the log's: flags that would change them are refused. Exit status 1
+    where the output throughput errs by more than --tolerance percent.
 
     Parameters
     ----------
@@ -44,12 +53,12 @@ def validate(
     """
     from rich.table import Table
 
-    from ..studies.server_log import against as compare_with
+    from ..studies.server_log import against as compare_with_log
 
     if tolerance is not None and not tolerance > 0:
         raise InputError(f"tolerance: {tolerance:g} must be above 0 percent")
-    found = compare_with(against, policy=policy, **vars(machine))
-    text = json.dumps(found.to_json(), indent=2, allow_nan=False)
+    comparison = compare_with_log(against, policy=policy, **keywords(flags))
+    text = json.dumps(comparison.to_json(), indent=2, allow_nan=False)
     if save_result is not None:
         from traces.files import atomic_write
 
@@ -58,17 +67,20 @@ def validate(
     if json_:
         print(text)
     else:
-        table = Table(title=show.title(found.result.summary), title_justify="left")
+        table = Table(title=show.title(comparison.result.summary), title_justify="left")
         for heading in ("figure", "measured", "predicted", "error"):
             table.add_column(heading, justify="left" if heading == "figure" else "right")
-        for key, measured in found.measured.items():
+        for key, measured in comparison.measured.items():
             table.add_row(
-                key, show.figure(measured), show.figure(found.predicted[key]), f"{found.errors[key]:+.1%}"
+                key,
+                show.figure(measured),
+                show.figure(comparison.predicted[key]),
+                f"{comparison.errors[key]:+.1%}",
             )
         show.console().print(table)
-    for note in found.notes:
+    for note in comparison.notes:
         print(f"seqsched: note: {against}: {note}", file=sys.stderr)
-    error = abs(found.errors["output_throughput"])
+    error = abs(comparison.errors["output_throughput"])
     if tolerance is not None and error > tolerance / 100:
         print(f"seqsched: output_throughput errs by {error:.1%}, more than {tolerance:g} %", file=sys.stderr)
         sys.exit(1)

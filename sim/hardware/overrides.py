@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from sim.hardware import what_if
 from sim.hardware.datasheets import GPUS, Gpu, known_gpu
@@ -139,10 +139,10 @@ HELP_IN_FULL = "\n".join(
     ]
 )
 
-Settings = Mapping[str, Any] | Iterable[str] | str | None
+Overrides: TypeAlias = Mapping[str, Any] | Iterable[str] | str | None
 
 
-def apply(profile: Profile, settings: Settings) -> Profile:
+def apply(profile: Profile, settings: Overrides) -> Profile:
     """The profile with `settings`, a mapping or texts `key=value`; without any it is the profile itself.
 
     Raises `InputError` for an unknown key, with the known ones, a key given twice, and a value that the
@@ -177,7 +177,7 @@ def markdown() -> str:
     return "\n".join(["| key | what it does |", "|---|---|", *rows])
 
 
-def parse(settings: Settings) -> dict[str, Any]:
+def parse(settings: Overrides) -> dict[str, Any]:
     """Key → value of a mapping or of texts `key=value`, short names written out.
 
     A text's value is read as JSON where it is JSON, else as it stands.

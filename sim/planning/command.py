@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..hardware.overrides import Settings
+from ..hardware.overrides import Overrides
 from ..hardware.overrides import parse as parse_settings
 from ..hardware.profile import Profile
 from .slo import Slo
@@ -22,7 +22,7 @@ def command_of(
     replicas: int | None,
     policies: Sequence[str],
     profiles: Sequence[str | Profile],
-    changes: Settings,
+    changes: Overrides,
     prices: Mapping[str, float],
     others: Mapping[str, Any],
 ) -> str:

@@ -10,11 +10,11 @@ from traces.errors import InputError
 from traces.trace import Trace
 
 from ..hardware import overrides as changed
-from ..hardware.overrides import Settings
+from ..hardware.overrides import Overrides
 from ..hardware.profile import Profile
 from ..perception.predictors import make_predictor
 from ..scenario.policies import limits_of, make_scheduler
-from ..scenario.scenario import goodput_bounds
+from ..scenario.requests import goodput_bounds
 from ..version import __version__
 from . import sensitivity as sensitivities
 from .answer import Answer, Plan, Question
@@ -55,7 +55,7 @@ def plan(
     goodput: Mapping[str, float] | Iterable[str] | None = None,
     replicas: int | None = None,
     spare: int = 0,
-    set: Settings = None,
+    set: Overrides = None,
     prices: Mapping[str, float] | Iterable[str] = (),
     burstiness: float | None = None,
     kv_blocks: int | None = None,

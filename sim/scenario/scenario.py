@@ -7,16 +7,15 @@ numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Unpack
 
 import numpy as np
 
 from traces.errors import InputError
-from traces.trace import DEFAULT_MAX_NEW_TOKENS, Trace
+from traces.trace import Trace
 
 from ..execution.arrivals import Arrivals, Progress
 from ..execution.environment import Environment
@@ -26,26 +25,22 @@ from ..fleet.cluster import Fleet, Sole
 from ..fleet.outages import NONE, Outages
 from ..fleet.routers import DEFAULT_ROUTER, ROUTERS, Router
 from ..fleet.routers import router as make_router
-from ..hardware.overrides import Settings
 from ..hardware.profile import Profile
 from ..perception.predictions import Perception, asking_tokens, perceive
 from ..perception.predictors import Predictor, make_predictor
 from ..request import Request
 from ..results.ledger import Ledger, ReplicaUse, column
-from ..results.metrics import request_latencies
 from ..results.result import Result, make_result
 from ..version import __version__
 from ..work import Limits, Prediction, SchedulingError
-from .policies import Policy, limits_of, policy_name, scheduler_maker
-
-DEFAULT_PREDICTOR = "oracle"
-DEFAULT_PROFILE = "a100-80gb-vicuna-7b-transformers"
-DEFAULT_TRACE = "alpaca-vicuna"
+from .machines import Accelerator, accelerators_of, fleet_text, provenance_of
+from .policies import Policy, policy_name, scheduler_maker
+from .requests import arriving, check_concurrency, goodput_bounds, requests_of
+from .settings import DEFAULT_TRACE, Keywords, Settings, read_settings
 
 STREAMS = ("arrivals", "lengths", "perception", "routing", "failures")
 
 REQUESTS_AT_A_TIME = 4096
-MOST_REPLICAS = 100_000
 
 
 def stream(seed: int, purpose: str) -> np.random.Generator:
@@ -53,13 +48,6 @@ def stream(seed: int, purpose: str) -> np.random.Generator:
     if seed < 0:
         raise InputError(f"seed: {seed} must be at least 0")
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(STREAMS.index(purpose),)))
-
-
-class Machine(NamedTuple):
-    """An accelerator of a fleet: how long its iterations take, and what a scheduler may know of it."""
-
-    profile: Profile
-    limits: Limits
 
 
 @dataclass(frozen=True)
@@ -80,13 +68,13 @@ class Scenario:
     labels: Mapping[str, Any]
     replicas: int = 1
     router: str = DEFAULT_ROUTER
-    fleet: tuple[Machine, ...] = ()
+    fleet: tuple[Accelerator, ...] = ()
     outages: Outages = NONE
 
     @property
-    def machines(self) -> tuple[Machine, ...]:
+    def machines(self) -> tuple[Accelerator, ...]:
         """One per replica."""
-        return self.fleet or (Machine(self.profile, self.limits),) * self.replicas
+        return self.fleet or (Accelerator(self.profile, self.limits),) * self.replicas
 
     def run(
         self,
@@ -109,7 +97,7 @@ class Scenario:
         make = scheduler_maker(policy)
         schedulers = [make(machine.limits) for machine in machines]
         quantile = schedulers[0].upper_quantile
-        said = perceive(self.predictor, self.trace, stream(self.seed, "perception"), quantile)
+        perception = perceive(self.predictor, self.trace, stream(self.seed, "perception"), quantile)
         lengths: list[int] = output_tokens or self.trace.output_tokens.tolist()
         ledger = Ledger(
             len(self.trace),
@@ -118,15 +106,15 @@ class Scenario:
             window=log_window,
             replicas=[ReplicaUse(m.profile.name, m.limits.kv_tokens) for m in machines],
         )
-        if not said.charged:
-            ledger.predicted = column(said.predicted.astype(np.int64))
+        if not perception.charged:
+            ledger.predicted = column(perception.predicted.astype(np.int64))
         env = Environment()
-        coming = (self.requests(said), ledger, self.max_concurrency, on_progress)
+        coming = (self.requests(perception), ledger, self.max_concurrency, on_progress)
         alone = len(machines) == 1 and not self.outages.any
         fleet = None if alone else Fleet(env, Arrivals(*coming), self._router(machines))
         source: Source = fleet or Sole(*coming)
-        predictions = predictions_of(said) if said.charged else ()
-        perception = PerceptionCost(*said.cost) if said.charged else FREE
+        predictions = predictions_of(perception) if perception.charged else ()
+        cost = PerceptionCost(*perception.cost) if perception.charged else FREE
         replicas = [
             Replica(
                 env,
@@ -136,7 +124,7 @@ class Scenario:
                 ledger,
                 output_tokens=lengths,
                 predictions=predictions,
-                perception=perception,
+                perception=cost,
                 leap=leap,
                 number=number,
             )
@@ -165,7 +153,7 @@ class Scenario:
             goodput_ms=self.goodput_ms,
         )
 
-    def requests(self, said: Perception) -> Iterator[Request]:
+    def requests(self, perception: Perception) -> Iterator[Request]:
         """The requests as a scheduler sees them, by rising arrival; what costs nothing to predict is already
         on them.
         """
@@ -179,8 +167,8 @@ class Scenario:
             (trace.priority, 0),
             (trace.user, None),
             (trace.deadline_s, None),
-            (None if said.charged else said.predicted, None),
-            (None if said.charged else said.upper, None),
+            (None if perception.charged else perception.predicted, None),
+            (None if perception.charged else perception.upper, None),
         ]
 
         def block(start: int) -> Iterator[Request]:
@@ -192,7 +180,7 @@ class Scenario:
 
         return chain.from_iterable(map(block, range(0, n, REQUESTS_AT_A_TIME)))
 
-    def _router(self, machines: Sequence[Machine]) -> Router | None:
+    def _router(self, machines: Sequence[Accelerator]) -> Router | None:
         """The rule that sends requests to these machines."""
         per_token = {id(m.profile): _seconds_per_token(m.profile) for m in machines}
         seconds = [per_token[id(m.profile)] for m in machines]
@@ -212,160 +200,50 @@ def _seconds_per_token(profile: Profile) -> tuple[float, float]:
     return cost.padded_prefill_s(1, context) / context, cost.decode_s(rows, rows * context) / rows
 
 
-def scenario(
-    trace: Trace | str = DEFAULT_TRACE,
-    *,
-    predictor: str | Predictor = DEFAULT_PREDICTOR,
-    profile: Profile | str = DEFAULT_PROFILE,
-    seed: int = 0,
-    num_prompts: int | None = None,
-    sample_seed: int | None = None,
-    request_rate: float | None = None,
-    burstiness: float = 1.0,
-    time_scale: float = 1.0,
-    max_concurrency: int | None = None,
-    max_new_tokens: int | None = None,
-    goodput: Mapping[str, float] | Iterable[str] | None = None,
-    kv_blocks: int | None = None,
-    replicas: int = 1,
-    router: str = DEFAULT_ROUTER,
-    fleet: str | None = None,
-    mtbf_s: float | None = None,
-    mttr_s: float | None = None,
-    failures: str | Path | None = None,
-    startup_s: float = 0.0,
-    prompt_scale: float = 1.0,
-    output_scale: float = 1.0,
-    set: Settings = None,
-) -> Scenario:
-    """Read and check everything a run needs; see `simulate` for the arguments."""
-    import traces
-    from traces import arrivals, scaling
+def scenario(trace: Trace | str = DEFAULT_TRACE, **settings: Unpack[Keywords]) -> Scenario:
+    """Read and check everything that a run needs; see `simulate` for the arguments."""
+    return scenario_of(read_settings(trace, settings))
 
-    from ..hardware import overrides
-    from ..hardware import profile as profiles
 
-    rng = stream(seed, "arrivals")
-    if isinstance(trace, str):
-        first_cap = max_new_tokens if output_scale == 1 else None  # the cap is one on the scaled lengths
-        trace = traces.load(trace, seed=seed, num_prompts=num_prompts, max_new_tokens=first_cap)
-    trace = scaling.scale_lengths(trace.sample(num_prompts, sample_seed), prompt_scale, output_scale)
-    cap = _output_cap(trace, max_new_tokens)
-    trace = trace.with_output_cap(cap)
-    trace = arrivals.assign(
-        trace, request_rate=request_rate, burstiness=burstiness, time_scale=time_scale, rng=rng
-    )
-    if max_concurrency is not None and max_concurrency < 1:
-        raise InputError(f"max_concurrency: {max_concurrency} must be at least 1")
-    if not 1 <= replicas <= MOST_REPLICAS:
-        raise InputError(f"replicas: {replicas} must be between 1 and {MOST_REPLICAS}")
-    if router not in ROUTERS:
-        raise InputError(f"router: {router!r} is not one of {', '.join(ROUTERS)}")
-    machine = overrides.apply(profiles.load(profile) if isinstance(profile, str) else profile, set)
-    made, name = _predictor_and_name(predictor)
-    asked = asking_tokens(made)
-    machines = _fleet(fleet, kv_blocks, asked, set)
-    if machines:
-        if replicas != 1:
-            raise InputError(f"replicas: {replicas}, but the fleet {fleet} says itself how many there are")
-        machine = machines[0].profile
-        replicas = len(machines)
+def scenario_of(settings: Settings) -> Scenario:
+    """Read and check everything that a run with these settings needs."""
+    rng = stream(settings.seed, "arrivals")
+    trace = arriving(requests_of(settings, settings.seed), settings, rng)
+    assert trace.max_new_tokens is not None
+    check_concurrency(settings)
+    if settings.router not in ROUTERS:
+        raise InputError(f"router: {settings.router!r} is not one of {', '.join(ROUTERS)}")
+    given = settings.predictor
+    length_predictor = make_predictor(given)
+    accelerators = accelerators_of(settings, asking_tokens(length_predictor))
+    first, fleet = accelerators[0], settings.fleet
     return Scenario(
         trace=trace,
-        profile=machine,
-        predictor=made,
-        limits=limits_of(machine, kv_blocks, perception_tokens=asked),
-        max_new_tokens=cap,
-        seed=seed,
-        max_concurrency=max_concurrency,
-        goodput_ms=goodput_bounds(goodput),
+        profile=first.profile,
+        predictor=length_predictor,
+        limits=first.limits,
+        max_new_tokens=trace.max_new_tokens,
+        seed=settings.seed,
+        max_concurrency=settings.max_concurrency,
+        goodput_ms=goodput_bounds(settings.goodput),
         labels={
-            "predictor": name,
-            "profile": fleet or machine.name,
-            "provenance": _provenance([m.profile for m in machines] or [machine]),
+            "predictor": given if isinstance(given, str) else repr(given),
+            "profile": first.profile.name if fleet is None else fleet_text(fleet),
+            "provenance": provenance_of([accelerator.profile for accelerator in accelerators]),
             "trace": trace.name,
-            "seed": seed,
-            "replicas": replicas,
-            "router": router,
+            "seed": settings.seed,
+            "replicas": len(accelerators),
+            "router": settings.router,
             "version": __version__,
         },
-        replicas=replicas,
-        router=router,
-        fleet=machines,
-        outages=Outages(mtbf_s, mttr_s, failures, startup_s),
+        replicas=len(accelerators),
+        router=settings.router,
+        fleet=() if fleet is None else accelerators,
+        outages=Outages(settings.mtbf_s, settings.mttr_s, settings.failures, settings.startup_s),
     )
 
 
-def predictions_of(said: Perception) -> list[Prediction]:
-    """What is said of each request, by request id."""
-    upper = [None] * len(said.predicted) if said.upper is None else said.upper.tolist()
-    return [Prediction(p, u) for p, u in zip(said.predicted.tolist(), upper, strict=True)]
-
-
-def _fleet(
-    spec: str | None, kv_blocks: int | None, perception_tokens: int, changes: Settings
-) -> tuple[Machine, ...]:
-    """The machines of a fleet's description; none where there is no description."""
-    if spec is None:
-        return ()
-    from ..hardware import overrides
-    from ..hardware import profile as profiles
-
-    machines: list[Machine] = []
-    for part in spec.split(";"):
-        name, star, count = part.strip().rpartition("*")
-        if not star:
-            name, count = part.strip(), "1"
-        if not name.strip() or not count.isdecimal() or not 1 <= int(count) <= MOST_REPLICAS:
-            raise InputError(f"fleet: {part.strip()!r} is not NAME*COUNT with 1 to {MOST_REPLICAS} replicas")
-        if len(machines) + int(count) > MOST_REPLICAS:
-            raise InputError(f"fleet: {spec!r} has more than {MOST_REPLICAS} replicas")
-        machine = overrides.apply(profiles.load(name.strip()), changes)
-        limits = limits_of(machine, kv_blocks, perception_tokens=perception_tokens)
-        machines += [Machine(machine, limits)] * int(count)
-    return tuple(machines)
-
-
-def _provenance(machines: Sequence[Profile]) -> str:
-    """Where the numbers come from, of every kind of machine."""
-    return ", ".join(dict.fromkeys(m.provenance.kind for m in machines))
-
-
-def _predictor_and_name(given: str | Predictor) -> tuple[Predictor, str]:
-    return make_predictor(given), given if isinstance(given, str) else repr(given)
-
-
-def _output_cap(trace: Trace, max_new_tokens: int | None) -> int:
-    """The given cap; else that of the trace's source; else the longest output, at least the usual 512."""
-    if max_new_tokens is not None:
-        if not 1 <= max_new_tokens <= 10_000_000:
-            raise InputError(f"max_new_tokens: {max_new_tokens} must be between 1 and 10000000")
-        return max_new_tokens
-    if trace.max_new_tokens is not None:
-        return trace.max_new_tokens
-    return max(DEFAULT_MAX_NEW_TOKENS, int(trace.output_tokens.max()))
-
-
-def goodput_bounds(goodput: Mapping[str, float] | Iterable[str] | None) -> dict[str, float]:
-    """Bounds in ms by metric, from a mapping, or from texts `METRIC:MS` (or one, with spaces between)."""
-    pairs: list[tuple[str, Any]] = []
-    if isinstance(goodput, Mapping):
-        pairs = list(goodput.items())
-    else:
-        for text in goodput.split() if isinstance(goodput, str) else goodput or ():
-            name, _, value = str(text).partition(":")
-            pairs.append((name, value))
-    bounds: dict[str, float] = {}
-    for name, value in pairs:
-        if name not in request_latencies():
-            known = ", ".join(request_latencies())
-            raise InputError(f"goodput: {name!r} is not one of {known}, as in ttft:2000")
-        if name in bounds:
-            raise InputError(f"goodput: {name} is given twice ({bounds[name]:g} and {value} ms)")
-        try:
-            bounds[name] = float(value)
-        except (TypeError, ValueError):
-            raise InputError(f"goodput: {name}:{value} is not a number of milliseconds") from None
-        if not bounds[name] > 0:
-            raise InputError(f"goodput: {name}:{value} must be above 0 ms")
-    return bounds
+def predictions_of(perception: Perception) -> list[Prediction]:
+    """What is predicted of each request, by request id."""
+    upper = [None] * len(perception.predicted) if perception.upper is None else perception.upper.tolist()
+    return [Prediction(p, u) for p, u in zip(perception.predicted.tolist(), upper, strict=True)]

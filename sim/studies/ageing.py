@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from traces.trace import FloatArray, Trace
 from ..perception.predictions import perceive
 from ..perception.predictors import TUNED
 from ..scenario.scenario import Scenario, scenario, stream
+from ..scenario.settings import Keywords, check_names
 from .load_curves import capacity, check, frame_of
 from .prediction_error import Progress, check_policies, erring
 
@@ -53,7 +54,7 @@ def starvation(
     num_seeds: int = 3,
     n_jobs: int = 1,
     progress: Progress = iter,
-    **settings: Any,
+    **settings: Unpack[Keywords],
 ) -> pd.DataFrame:
     """Latency of all, of the slowest and of the long requests under continuous batching, by discipline.
 
@@ -63,16 +64,17 @@ def starvation(
     gets done; predictions err by `sigma` and cost nothing. `settings` as for `simulate`. InputError where all
     answers are as long as the long ones.
     """
+    check_names(settings, starvation, Keywords)
     shown = [f"{aging:g}" for aging in agings]
     first_seed, settings = check(num_seeds, n_jobs, settings, load=(load,), sigmas=(sigma,), agings=shown)
     chosen = policies_of(agings)
     check_policies(*chosen.values())
-    machine = {**settings, "predictor": "exact"}
-    _is_long(scenario(trace, seed=first_seed, **machine).trace)
-    rate = load * capacity(trace, num_seeds=num_seeds, seed=first_seed, **machine)
+    machine: Keywords = settings | {"seed": first_seed, "predictor": "exact"}
+    _is_long(scenario(trace, **machine).trace)
+    rate = load * capacity(trace, num_seeds=num_seeds, **machine)
 
     def run(seed: int) -> list[dict[str, Any]]:
-        shared = _levelled(scenario(trace, **{**machine, "seed": seed, "request_rate": rate}), sigma)
+        shared = _levelled(scenario(trace, **(machine | {"seed": seed, "request_rate": rate})), sigma)
         long = _is_long(shared.trace)
         rows = []
         for label, policy in chosen.items():

@@ -6,9 +6,9 @@ A load is a share of a measured capacity, so that the same loads suit any machin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from ..perception.predictions import perceive
 from ..results.metrics import request_latencies
 from ..results.result import Result
 from ..scenario.scenario import Scenario, scenario, stream
+from ..scenario.settings import Keywords, check_names
 from .prediction_error import Progress, check_points, check_policies, erring
 
 if TYPE_CHECKING:
@@ -68,19 +69,22 @@ def curve_keys() -> tuple[str, ...]:
     return (*latencies, *figures)
 
 
-def capacity(trace: Trace | str, *, policy: str = "continuous", num_seeds: int = 1, **settings: Any) -> float:
+def capacity(
+    trace: Trace | str, *, policy: str = "continuous", num_seeds: int = 1, **settings: Unpack[Keywords]
+) -> float:
     """Requests/s that a policy gets done while there is always one waiting; the mean over seeds.
 
     Everything arrives at once. The first and the last tenth of the requests to finish are left out, in which
     batches fill up and run empty. InputError where fewer than two requests complete, or `num_seeds` is below
     1.
     """
+    check_names(settings, capacity, Keywords)
     check_points(num_seeds)
     check_policies(policy)
     first_seed = settings.pop("seed", 0)
     rates = []
     for seed in range(first_seed, first_seed + num_seeds):
-        result = scenario(trace, seed=seed, **{**settings, "request_rate": np.inf}).run(policy)
+        result = scenario(trace, **(settings | {"seed": seed, "request_rate": np.inf})).run(policy)
         rates.append(_steady_rate(result, policy))
     return float(np.mean(rates))
 
@@ -96,13 +100,13 @@ def _steady_rate(result: Result, policy: str) -> float:
     return float(result.summary["request_throughput"])
 
 
-def idle_bound(trace: Trace | str, *, rate: float, **settings: Any) -> dict[str, float]:
+def idle_bound(trace: Trace | str, *, rate: float, **settings: Unpack[Keywords]) -> dict[str, float]:
     """A bound for a good request where none is given: 10 times the median E2EL of `continuous` on a machine
     that idles, at a hundredth of `rate` (its capacity in requests/s); `{"e2el": ms}`.
 
     It bounds the whole answer, since a padded batch returns as one.
     """
-    summary = scenario(trace, **{**settings, "request_rate": rate / 100}).run("continuous").summary
+    summary = scenario(trace, **(settings | {"request_rate": rate / 100})).run("continuous").summary
     if summary["median_e2el_ms"] is None:
         raise InputError("goodput: no request completed on an idle machine; give a bound such as e2el:30000")
     return {"e2el": IDLE_FACTOR * summary["median_e2el_ms"]}
@@ -116,20 +120,21 @@ def load_curves(
     num_seeds: int = 3,
     n_jobs: int = 1,
     progress: Progress = iter,
-    **settings: Any,
+    **settings: Unpack[Keywords],
 ) -> pd.DataFrame:
     """What each policy does to latency, throughput and goodput at each of `rates` (requests/s).
 
     One row per rate, seed and policy: columns policy, request_rate, seed and those of `curve_keys`. At one
     seed all rates see the same requests and the same pattern of arrivals. `settings` as for `simulate`.
     """
+    check_names(settings, load_curves, Keywords)
     policies = names_of(policies, "policies")
     check_policies(*policies)
     first_seed, settings = check(num_seeds, n_jobs, settings, rates=rates)
     points = [(rate, first_seed + k) for k in range(num_seeds) for rate in rates]
 
     def run(rate: float, seed: int) -> list[dict[str, Any]]:
-        shared = scenario(trace, **{**settings, "seed": seed, "request_rate": rate})
+        shared = scenario(trace, **(settings | {"seed": seed, "request_rate": rate}))
         rows = []
         for policy in policies:
             summary = shared.run(policy).summary
@@ -140,13 +145,13 @@ def load_curves(
     return frame_of(run, points, n_jobs, progress)
 
 
-def map_cases(trace: Trace | str, **settings: Any) -> tuple[Case, Case, Case]:
+def map_cases(trace: Trace | str, **settings: Unpack[Keywords]) -> tuple[Case, Case, Case]:
     """Where a map looks: all of the KV cache, an eighth of it, and that under arrivals that clump.
 
     Those are the trace's own where it has times, else bursty ones. The eighth holds two of the longest
     requests.
     """
-    shared = scenario(trace, **{**settings, "request_rate": None})
+    shared = scenario(trace, **(settings | {"request_rate": None}))
     limits = shared.limits
     num_blocks = limits.kv_tokens // limits.block_size
     longest = int(shared.trace.prompt_tokens.max()) + shared.max_new_tokens
@@ -173,7 +178,7 @@ def gain_map(
     num_seeds: int = 3,
     n_jobs: int = 1,
     progress: Progress = iter,
-    **settings: Any,
+    **settings: Unpack[Keywords],
 ) -> pd.DataFrame:
     """How many times lower latency is under each policy than under `baseline`, by load and prediction error.
 
@@ -183,12 +188,13 @@ def gain_map(
     what `baseline` gets done in that case (`capacity`). Misses grow with sigma as in `sensitivity`; with
     `charge` the accelerator spends time on every question. `settings` as for `simulate`.
     """
+    check_names(settings, gain_map, Keywords)
     policies = names_of(policies, "policies")
     check_policies(*policies, baseline)
     first_seed, settings = check(num_seeds, n_jobs, settings, loads=loads, sigmas=sigmas, cases=cases)
-    at = [{**settings, "kv_blocks": case.kv_blocks, "predictor": "exact"} for case in cases]
+    at: list[Keywords] = [settings | {"kv_blocks": case.kv_blocks, "predictor": "exact"} for case in cases]
     most = [
-        capacity(trace, policy=baseline, num_seeds=num_seeds, **{**machine, "seed": first_seed})
+        capacity(trace, policy=baseline, num_seeds=num_seeds, **(machine | {"seed": first_seed}))
         for machine in at
     ]
     points = [
@@ -197,7 +203,7 @@ def gain_map(
 
     def run(case: int, load: float, seed: int) -> list[dict[str, Any]]:
         rate = load * most[case]
-        shared = _arriving(trace, rate, cases[case].burstiness, {**at[case], "seed": seed})
+        shared = _arriving(trace, rate, cases[case].burstiness, at[case] | {"seed": seed})
         base = shared.run(baseline).summary
         rows = []
         for sigma in sigmas:
@@ -219,18 +225,16 @@ def gain_map(
     return frame_of(run, points, n_jobs, progress)
 
 
-def _arriving(
-    trace: Trace | str, rate: float, burstiness: float | None, settings: dict[str, Any]
-) -> Scenario:
+def _arriving(trace: Trace | str, rate: float, burstiness: float | None, settings: Keywords) -> Scenario:
     """The scenario at so many requests/s: drawn gaps or, without a burstiness, the trace's own, scaled."""
     if burstiness is not None:
-        return scenario(trace, **{**settings, "request_rate": rate, "burstiness": burstiness})
+        return scenario(trace, **(settings | {"request_rate": rate, "burstiness": burstiness}))
     own = scenario(trace, **settings).trace.mean_rate
     if not own:
         raise InputError(
             f"{trace if isinstance(trace, str) else trace.name}: it has no arrival times to scale"
         )
-    return scenario(trace, **{**settings, "time_scale": own / rate})
+    return scenario(trace, **(settings | {"time_scale": own / rate}))
 
 
 def _gains(base: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
@@ -248,17 +252,16 @@ def _ratio(part: float | None, whole: float | None) -> float:
     return part / whole if part is not None and whole else float("nan")
 
 
-def check(
-    num_seeds: int, n_jobs: int, settings: Mapping[str, Any], **lists: Sequence[Any]
-) -> tuple[int, dict[str, Any]]:
+def check(num_seeds: int, n_jobs: int, settings: Keywords, **lists: Sequence[Any]) -> tuple[int, Keywords]:
     """The first seed and the other settings, once all these can be used; lists as for `check_points`."""
     check_points(num_seeds, **lists)
     if n_jobs < 1 and n_jobs != -1:
         raise InputError(f"n_jobs: {n_jobs} must be at least 1, or -1 for every core")
     if settings.get("request_rate") is not None:
         raise InputError("request_rate: an experiment about load sets it; give rates or loads instead")
-    rest = {name: value for name, value in settings.items() if name not in ("seed", "request_rate")}
-    return int(settings.get("seed", 0)), rest
+    rest = settings.copy()
+    rest.pop("request_rate", None)
+    return rest.pop("seed", 0), rest
 
 
 def frame_of(

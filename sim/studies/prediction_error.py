@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from ..perception.predictions import perceive
 from ..perception.predictors import TUNED, FromTrace, Noisy
 from ..scenario.policies import scheduler_maker
 from ..scenario.scenario import Scenario, scenario, stream
+from ..scenario.settings import Keywords, check_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +36,7 @@ def sensitivity(
     sigmas: Sequence[float] = SIGMAS,
     num_seeds: int = 3,
     progress: Progress = iter,
-    **settings: Any,
+    **settings: Unpack[Keywords],
 ) -> pd.DataFrame:
     """Throughput of each policy over that of `baseline`, as predictions get worse.
 
@@ -47,15 +48,15 @@ def sensitivity(
     """
     import pandas as pd
 
+    check_names(settings, sensitivity, Keywords)
     policies = names_of(policies, "policies")
     check_policies(*policies, baseline)
     check_points(num_seeds, sigmas=sigmas)
     first_seed = settings.pop("seed", 0)
-    settings.pop("predictor", None)
     rows = []
     for sigma, seed in progress([(s, first_seed + k) for k in range(num_seeds) for s in sigmas]):
         made = erring(sigma)
-        shared = scenario(trace, predictor=made, seed=seed, **settings)
+        shared = scenario(trace, **(settings | {"predictor": made, "seed": seed}))
         said = perceive(made, shared.trace, stream(seed, "perception"))
         error = error_report(said.predicted, shared.trace.perceived_truth).error
         base = _throughput(shared, baseline)
@@ -113,7 +114,7 @@ def variance(
     policy: str = "sequence",
     baseline: str = "vanilla",
     progress: Progress = iter,
-    **settings: Any,
+    **settings: Unpack[Keywords],
 ) -> tuple[pd.DataFrame, Trace]:
     """What it costs to know exactly how long *another* answer to the same prompt was.
 
@@ -123,9 +124,9 @@ def variance(
     """
     import pandas as pd
 
+    check_names(settings, variance, Keywords)
     check_policies(policy, baseline)
-    settings.pop("predictor", None)
-    shared = scenario(trace, predictor="exact", **settings)
+    shared = scenario(trace, **(settings | {"predictor": "exact"}))
     samples = shared.trace.samples
     if samples is None:
         raise InputError(

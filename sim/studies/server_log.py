@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -22,11 +22,22 @@ from traces.trace import FloatArray, IntArray, Trace
 from ..results.metric_kinds import STATISTICS, statistics
 from ..results.metrics import LATENCIES
 from ..results.result import Result
-from ..scenario.scenario import scenario
+from ..scenario.scenario import scenario_of
+from ..scenario.settings import Keywords, Settings, check_names, read_settings
 
-WORKLOAD = (
-    "num_prompts", "sample_seed", "request_rate", "time_scale", "prompt_scale", "output_scale",
-)  # fmt: skip
+OTHER_LOAD = "the requests of the log were measured side by side, so that a part of them met another load"
+OTHER_TIMES = "the requests of the log arrived when it says, and others' latencies were not measured"
+OTHER_LENGTHS = "the latencies of the log were measured at its own lengths"
+INCOMPARABLE = {
+    "num_prompts": OTHER_LOAD,
+    "sample_seed": OTHER_LOAD,
+    "request_rate": OTHER_TIMES,
+    "burstiness": OTHER_TIMES,
+    "time_scale": OTHER_TIMES,
+    "prompt_scale": OTHER_LENGTHS,
+    "output_scale": OTHER_LENGTHS,
+}
+"""Settings under which measured and simulated figures would not speak of the same requests, and why."""
 ODD = 0.1
 """Share by which the parts of a latency may miss the whole, in the median row, before that is said."""
 LOGGED = tuple(LATENCIES[key].column for key in ("ttft", "tpot", "e2el"))
@@ -86,19 +97,19 @@ def read_log(path: str | Path) -> tuple[Trace, dict[str, FloatArray]]:
     return trace, {column: values[order] for column, values in latency.items()}
 
 
-def against(path: str | Path, *, policy: str = "continuous", **settings: Any) -> Against:
+def against(path: str | Path, *, policy: str = "continuous", **settings: Unpack[Keywords]) -> Against:
     """Replay the requests of a log under a policy and set the simulated metrics beside the measured ones.
 
     Under `continuous` iterations are decided one ahead (`async_scheduling=on`), as vLLM's servers do unless
     told otherwise, if the policy does not say otherwise.
-    `settings` as for `simulate`, without those that would change the workload. Raises InputError for these,
-    for a bad log, and where the simulation does not complete every request.
+    `settings` as for `simulate`. Raises InputError for those that would make the two incomparable, for a bad
+    log, and where the simulation does not complete every request.
     """
-    for name in WORKLOAD:
-        if settings.get(name) is not None:
-            raise InputError(f"{name}: {settings[name]} would change the workload, which is the log's own")
+    check_names(settings, against, Keywords)
     trace, latency = read_log(path)
-    result = scenario(trace, **settings).run(_of_a_server(policy))
+    given = read_settings(trace, settings)
+    _check_comparable(path, given, trace)
+    result = scenario_of(given).run(_of_a_server(policy))
     summary = result.summary
     if summary["failed"]:
         rejected = result.requests[result.requests.status != "completed"]
@@ -123,6 +134,21 @@ def against(path: str | Path, *, policy: str = "continuous", **settings: Any) ->
     measured = {key: value for key, value in measured.items() if value > 0}
     predicted = {key: summary[key] for key in measured}
     return Against(measured, predicted, result, _notes(trace.output_tokens, latency))
+
+
+def _check_comparable(path: str | Path, given: Settings, trace: Trace) -> None:
+    """InputError for a setting under which other requests would be simulated than were measured."""
+    unchanged = Settings()
+    for name, reason in INCOMPARABLE.items():
+        value = getattr(given, name)
+        if value != getattr(unchanged, name):
+            raise InputError(f"{name}: {value} would change the workload, which is the log's own: {reason}")
+    longest = int(trace.output_tokens.max())
+    if given.max_new_tokens is not None and given.max_new_tokens < longest:
+        raise InputError(
+            f"max_new_tokens: {given.max_new_tokens} is below {longest}, the longest output of {path}: "
+            f"{OTHER_LENGTHS}"
+        )
 
 
 def _of_a_server(policy: str) -> str:

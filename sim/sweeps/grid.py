@@ -6,13 +6,12 @@ A setting is a keyword argument of `simulate`. Knows nothing of where points run
 from __future__ import annotations
 
 import hashlib
-import inspect
 import itertools
 import json
 import math
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType, UnionType
@@ -23,6 +22,7 @@ from traces.errors import InputError
 from ..scenario.inputs import digest_of
 from ..scenario.policies import DEFAULT_POLICY, make_scheduler
 from ..scenario.scenario import scenario
+from ..scenario.settings import Settings, check_names
 from ..version import RESULTS_VERSION, __version__
 
 MAX_POINTS = 1_000_000
@@ -84,15 +84,15 @@ class Setting:
 
 @cache
 def known_settings() -> Mapping[str, Setting]:
-    """Every setting by name, as the signature of `scenario` has them."""
-    hints = get_type_hints(scenario)
-    found = {"policy": Setting("policy", frozenset({str}), DEFAULT_POLICY)}
-    for name, parameter in inspect.signature(scenario).parameters.items():
-        hint = hints[name]
+    """Every setting by name: the policy, and those of `sim.scenario.settings`."""
+    hints = get_type_hints(Settings)
+    known = {"policy": Setting("policy", frozenset({str}), DEFAULT_POLICY)}
+    for field_ in fields(Settings):
+        hint = hints[field_.name]
         members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         kinds = {KINDS[kind] for member in members if (kind := get_origin(member) or member) in KINDS}
-        found[name] = Setting(name, frozenset(kinds), parameter.default)
-    return MappingProxyType(found)
+        known[field_.name] = Setting(field_.name, frozenset(kinds), field_.default)
+    return MappingProxyType(known)
 
 
 @dataclass(frozen=True)
@@ -248,10 +248,11 @@ def _toml(path: Path) -> dict[str, Any]:
 
 
 def _setting(where: str, name: str) -> Setting:
-    known = known_settings()
-    if name not in known:
-        raise InputError(f"{where}: is no setting; the settings are {', '.join(known)}")
-    return known[name]
+    try:
+        check_names([name], known_settings())
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    return known_settings()[name]
 
 
 def _set_up(settings: Mapping[str, Any]) -> None:

@@ -19,8 +19,9 @@ from sim import simulate
 from sim.fleet.routers import ROUTERS
 from sim.hardware.profile import Profile
 from sim.results.result import Result
+from sim.scenario.machines import Accelerator
 from sim.scenario.policies import limits_of, make_scheduler
-from sim.scenario.scenario import Machine, Scenario, scenario, stream
+from sim.scenario.scenario import Scenario, scenario, stream
 from sim.work import Limits, Scheduler
 from traces.trace import Trace
 
@@ -361,7 +362,7 @@ BLOCKS = st.lists(st.sampled_from([12, 20, 30, 60, 5000]), min_size=1, max_size=
 def fleet(trace: Trace, profile: Profile, blocks: Sequence[int], how: dict[str, Any]) -> Scenario:
     """Replicas that differ in memory."""
     shared = scenario(trace, profile=profile, **how)
-    return replace(shared, fleet=tuple(Machine(profile, limits_of(profile, b)) for b in blocks))
+    return replace(shared, fleet=tuple(Accelerator(profile, limits_of(profile, b)) for b in blocks))
 
 
 def check_fleet(result: Result, shared: Scenario, schedulers: Sequence[Any]) -> None:

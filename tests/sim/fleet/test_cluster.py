@@ -18,8 +18,9 @@ from sim.fleet.routers import ROUTERS
 from sim.hardware.kv_memory import KvMemory
 from sim.hardware.profile import Profile
 from sim.results.result import Result
+from sim.scenario.machines import Accelerator
 from sim.scenario.policies import limits_of
-from sim.scenario.scenario import Machine, Scenario, scenario
+from sim.scenario.scenario import Scenario, scenario
 from tests.sim.flat_machine import flat_machine
 from traces.errors import InputError
 from traces.trace import Trace
@@ -49,7 +50,7 @@ def run(trace: Trace, policy: str = "continuous", **how: Any) -> Result:
 
 def with_machines(shared: Scenario, machines: Sequence[Profile]) -> Scenario:
     """The scenario on these machines."""
-    return replace(shared, fleet=tuple(Machine(m, limits_of(m, None)) for m in machines))
+    return replace(shared, fleet=tuple(Accelerator(m, limits_of(m, None)) for m in machines))
 
 
 def column(result: Result, name: str) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -120,9 +121,49 @@ def test_a_log_without_any_time_is_refused(tmp_path: Path) -> None:
         against(log, **SETTINGS)
 
 
-def test_the_workload_is_the_logs(log: Path) -> None:
-    with pytest.raises(InputError, match="request_rate: 3 would change the workload"):
-        against(log, request_rate=3, **SETTINGS)
+@pytest.mark.parametrize(
+    ("setting", "value", "reason"),
+    [
+        ("num_prompts", 3, "a part of them"),
+        ("sample_seed", 0, "a part of them"),
+        ("request_rate", 3, "arrived when it says"),
+        ("burstiness", 2.0, "arrived when it says"),
+        ("time_scale", 0.5, "arrived when it says"),
+        ("prompt_scale", 2.0, "at its own lengths"),
+        ("output_scale", 2.0, "at its own lengths"),
+    ],
+)
+def test_the_workload_is_the_logs(setting: str, value: Any, reason: str, log: Path) -> None:
+    with pytest.raises(InputError, match=f"{setting}: {value} would change the workload.*{reason}"):
+        against(log, **SETTINGS, **{setting: value})
+
+
+def test_a_cap_below_the_outputs_of_the_log_is_refused(log: Path) -> None:
+    with pytest.raises(InputError, match="max_new_tokens: 1 is below"):
+        against(log, max_new_tokens=1, **SETTINGS)
+
+
+def test_every_setting_is_a_flag_of_validate(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    unchanged = ["--time-scale", "1", "--prompt-scale", "1", "--output-scale", "1", "--burstiness", "1"]
+    main(["validate", "--against", str(log), "--profile", "h200-vicuna-7b", "--json", *unchanged])
+    plain = json.loads(capsys.readouterr().out)
+    acting = {
+        "--max-concurrency": "1",
+        "--mtbf-s": "1",
+        "--startup-s": "9",
+        "--fleet": "h200-vicuna-7b*3",
+        "--kv-blocks": "300",
+        "--set": "scale=2",
+        "--goodput": "ttft:1",
+    }
+    for flag, value in acting.items():
+        others = ["--mttr-s", "2"] if flag in ("--mtbf-s", "--startup-s") else []
+        others += ["--mtbf-s", "1"] if flag == "--startup-s" else []
+        main(
+            ["validate", "--against", str(log), "--json", flag, value, *others, *unchanged]
+            + ([] if flag == "--fleet" else ["--profile", "h200-vicuna-7b"])
+        )
+        assert json.loads(capsys.readouterr().out)["summary"] != plain["summary"], flag
 
 
 @pytest.mark.parametrize("tolerance", ["0", "-1", "nan"])

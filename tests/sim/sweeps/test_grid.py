@@ -122,8 +122,12 @@ def test_neighbours_in_the_order_of_running_share_trace_and_seed() -> None:
     [
         ("trace = 'fixed'", "[grid]"),
         ("[grid]", "[grid]"),
-        ("[grid]\ncolour = ['red']", "grid.colour: is no setting"),
-        ("colour = 'red'\n[grid]\nseeds = [0]", "colour: is no setting"),
+        ("[grid]\ncolour = ['red']", "grid.colour: unknown setting colour; the settings are policy, "),
+        (
+            "colour = 'red'\n[grid]\nseeds = [0]",
+            "toml, colour: unknown setting colour; the settings are ",
+        ),
+        ("num_prompt = 5\n[grid]\nseeds = [0]", "num_prompt: unknown setting num_prompt; num_prompts?"),
         ("[grid]\nseeds = []", "grid.seeds: the list is empty; it must hold at least 1"),
         ("[grid]\nseeds = 3", "grid.seeds: 3 is not a list"),
         ("[grid]\nseeds = [1, 2, 1]", "grid.seeds: 1 is there 2 times"),

@@ -1,0 +1,87 @@
+"""From the settings of a fleet to its accelerators, one per replica: what each costs and can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+from traces.errors import InputError
+
+from ..hardware import overrides, profile
+from ..hardware.profile import Profile
+from ..work import Limits
+from .policies import limits_of
+from .settings import MachineSettings
+
+MAX_REPLICAS = 100_000
+
+
+class Accelerator(NamedTuple):
+    """How long its iterations take, and what a scheduler may know of it."""
+
+    profile: Profile
+    limits: Limits
+
+
+def accelerators_of(settings: MachineSettings, perception_tokens: int) -> tuple[Accelerator, ...]:
+    """One per replica, the settings' overrides applied.
+
+    `perception_tokens`: what the predictor adds to a prompt and its answer. Raises InputError for profiles
+    that are not there, counts out of bounds, and for `replicas` beside a fleet.
+    """
+    if not 1 <= settings.replicas <= MAX_REPLICAS:
+        raise InputError(f"replicas: {settings.replicas} must be between 1 and {MAX_REPLICAS}")
+    if settings.fleet is None:
+        profiles = [_load(settings.profile)] * settings.replicas
+    else:
+        profiles = profiles_of_fleet(settings.fleet)
+        if settings.replicas != 1:
+            raise InputError(
+                f"replicas: {settings.replicas}, but the fleet {fleet_text(settings.fleet)} says itself how "
+                "many there are"
+            )
+    built: dict[int, Accelerator] = {}
+    for given in profiles:
+        if id(given) not in built:
+            changed = overrides.apply(given, settings.set)
+            limits = limits_of(changed, settings.kv_blocks, perception_tokens=perception_tokens)
+            built[id(given)] = Accelerator(changed, limits)
+    return tuple(built[id(given)] for given in profiles)
+
+
+def profiles_of_fleet(fleet: str | Sequence[Profile]) -> list[Profile]:
+    """One profile per replica of `NAME*COUNT;NAME*COUNT`; InputError for one that is not there."""
+    if not isinstance(fleet, str):
+        profiles = list(fleet)
+        if not 1 <= len(profiles) <= MAX_REPLICAS:
+            raise InputError(f"fleet: {len(profiles)} replicas are not between 1 and {MAX_REPLICAS}")
+        return profiles
+    profiles = []
+    for part in fleet.split(";"):
+        name, star, count = part.strip().rpartition("*")
+        if not star:
+            name, count = part.strip(), "1"
+        if not name.strip() or not count.isdecimal() or not 1 <= int(count) <= MAX_REPLICAS:
+            raise InputError(f"fleet: {part.strip()!r} is not NAME*COUNT with 1 to {MAX_REPLICAS} replicas")
+        if len(profiles) + int(count) > MAX_REPLICAS:
+            raise InputError(f"fleet: {fleet!r} has more than {MAX_REPLICAS} replicas")
+        profiles += [_load(name.strip())] * int(count)
+    return profiles
+
+
+def fleet_text(fleet: str | Sequence[Profile]) -> str:
+    """The fleet as `NAME*COUNT;NAME*COUNT`."""
+    if isinstance(fleet, str):
+        return fleet
+    runs = [(name, len(list(run))) for name, run in groupby(profile.name for profile in fleet)]
+    return ";".join(f"{name}*{count}" for name, count in runs)
+
+
+def provenance_of(profiles: Sequence[Profile]) -> str:
+    """Where the numbers come from, of every kind of machine."""
+    return ", ".join(dict.fromkeys(profile.provenance.kind for profile in profiles))
+
+
+def _load(given: str | Profile) -> Profile:
+    return profile.load(given) if isinstance(given, str) else given

@@ -1,0 +1,88 @@
+"""From the settings of a workload to the requests of a run, with their arrival times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from traces.errors import InputError
+from traces.trace import DEFAULT_MAX_NEW_TOKENS, Trace
+
+from ..results.metrics import request_latencies
+from .settings import WorkloadSettings
+
+MAX_OUTPUT_CAP = 10_000_000
+
+
+def requests_of(settings: WorkloadSettings, seed: int) -> Trace:
+    """The requests chosen from the trace, lengths scaled and outputs capped; arrivals are the trace's own.
+
+    `seed` feeds what a generator draws. Raises InputError for anything that cannot be used.
+    """
+    import traces
+    from traces import scaling
+
+    trace, cap = settings.trace, settings.max_new_tokens
+    if isinstance(trace, str):
+        first_cap = cap if settings.output_scale == 1 else None  # the cap is one on the scaled lengths
+        trace = traces.load(trace, seed=seed, num_prompts=settings.num_prompts, max_new_tokens=first_cap)
+    trace = trace.sample(settings.num_prompts, settings.sample_seed)
+    trace = scaling.scale_lengths(trace, settings.prompt_scale, settings.output_scale)
+    return trace.with_output_cap(_output_cap(trace, cap))
+
+
+def arriving(trace: Trace, settings: WorkloadSettings, rng: np.random.Generator) -> Trace:
+    """The requests with the arrival times of the settings; gaps that are drawn come from `rng`."""
+    from traces import arrivals
+
+    return arrivals.assign(
+        trace,
+        request_rate=settings.request_rate,
+        burstiness=settings.burstiness,
+        time_scale=settings.time_scale,
+        rng=rng,
+    )
+
+
+def check_concurrency(settings: WorkloadSettings) -> None:
+    """InputError for a bound on unfinished requests below 1."""
+    if settings.max_concurrency is not None and settings.max_concurrency < 1:
+        raise InputError(f"max_concurrency: {settings.max_concurrency} must be at least 1")
+
+
+def _output_cap(trace: Trace, max_new_tokens: int | None) -> int:
+    """The given cap; else that of the trace's source; else the longest output, at least the usual 512."""
+    if max_new_tokens is not None:
+        if not 1 <= max_new_tokens <= MAX_OUTPUT_CAP:
+            raise InputError(f"max_new_tokens: {max_new_tokens} must be between 1 and {MAX_OUTPUT_CAP}")
+        return max_new_tokens
+    if trace.max_new_tokens is not None:
+        return trace.max_new_tokens
+    return max(DEFAULT_MAX_NEW_TOKENS, int(trace.output_tokens.max()))
+
+
+def goodput_bounds(goodput: Mapping[str, float] | Iterable[str] | None) -> dict[str, float]:
+    """Bounds in ms by metric, from a mapping, or from texts `METRIC:MS` (or one, with spaces between)."""
+    pairs: list[tuple[str, Any]] = []
+    if isinstance(goodput, Mapping):
+        pairs = list(goodput.items())
+    else:
+        for text in goodput.split() if isinstance(goodput, str) else goodput or ():
+            name, _, value = str(text).partition(":")
+            pairs.append((name, value))
+    bounds: dict[str, float] = {}
+    for name, value in pairs:
+        if name not in request_latencies():
+            known = ", ".join(request_latencies())
+            raise InputError(f"goodput: {name!r} is not one of {known}, as in ttft:2000")
+        if name in bounds:
+            raise InputError(f"goodput: {name} is given twice ({bounds[name]:g} and {value} ms)")
+        try:
+            bounds[name] = float(value)
+        except (TypeError, ValueError):
+            raise InputError(f"goodput: {name}:{value} is not a number of milliseconds") from None
+        if not bounds[name] > 0:
+            raise InputError(f"goodput: {name}:{value} must be above 0 ms")
+    return bounds

@@ -1,0 +1,172 @@
+"""The settings of a run by name: what serves, and what is replayed. The only list of them.
+
+A setting is a field here, whose sentence is its help everywhere, and a key of `Keywords`, which types it for
+the Python calls; where it takes effect is another module. Reads no files and builds nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypedDict
+
+from traces.errors import InputError
+from traces.trace import Trace
+
+from ..fleet.routers import DEFAULT_ROUTER, ROUTERS
+from ..hardware import overrides
+from ..hardware.overrides import Overrides
+from ..hardware.profile import Profile
+from ..perception.predictors import PREDICTORS, Predictor
+
+DEFAULT_PREDICTOR = "oracle"
+DEFAULT_PROFILE = "a100-80gb-vicuna-7b-transformers"
+DEFAULT_TRACE = "alpaca-vicuna"
+
+TABLES = {
+    "what_ifs": overrides.HELP,
+    "routers": ", ".join(ROUTERS),
+    "predictors": PREDICTORS.help("predictors"),
+}
+"""What the sentences of fields may hold in braces, from the tables that know it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineSettings:
+    """What serves, and what it is told of response lengths."""
+
+    profile: str | Profile = DEFAULT_PROFILE
+    """A shipped profile (`seqsched profile list`) or a JSON file."""
+    set: Overrides = None
+    """{what_ifs}"""
+    kv_blocks: int | None = None
+    """KV cache in blocks of 16 tokens, in place of the profile's capacity."""
+    predictor: str | Predictor = DEFAULT_PREDICTOR
+    """Length predictor {predictors}"""
+    seed: int = 0
+    """Seed of everything random: arrivals, lengths, predictions, routing, failures."""
+    replicas: int = 1
+    """Accelerators that serve side by side."""
+    router: str = DEFAULT_ROUTER
+    """Which of them serves a request: {routers}."""
+    fleet: str | Sequence[Profile] | None = None
+    """Profiles of a mixed fleet, `NAME*COUNT;NAME*COUNT`, in place of --profile and --replicas."""
+    mtbf_s: float | None = None
+    """Mean seconds between failures of a replica (exponential); needs --mttr-s."""
+    mttr_s: float | None = None
+    """Mean seconds of a repair (exponential)."""
+    failures: str | Path | None = None
+    """Outages by schedule: a table with the columns replica, down_s, up_s."""
+    startup_s: float = 0.0
+    """Seconds that a repaired replica takes to load its weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkloadSettings:
+    """Which requests are replayed, when they arrive, and what makes one good."""
+
+    trace: str | Trace = DEFAULT_TRACE
+    """A file, a dataset (`seqsched trace fetch`) or a generator NAME[:key=value,...]."""
+    num_prompts: int | None = None
+    """Replay the first N requests of the trace."""
+    sample_seed: int | None = None
+    """Take them from the seeded permutation of the trace, in that order."""
+    request_rate: float | None = None
+    """Requests per second; inf: all at once; default: the trace's own times, or all at once where it has
+    none.
+    """
+    burstiness: float = 1.0
+    """Shape of the gamma distribution of gaps: 1 is Poisson, below 1 burstier (vLLM's meaning)."""
+    time_scale: float = 1.0
+    """Multiply the trace's own arrival times; 0.1 is ten times the traffic."""
+    prompt_scale: float = 1.0
+    """Multiply the prompt lengths."""
+    output_scale: float = 1.0
+    """Multiply the output lengths, predictions and cap included."""
+    max_concurrency: int | None = None
+    """Most unfinished requests at a time; others are held back by the client."""
+    max_new_tokens: int | None = None
+    """Cap on output tokens; default: the trace's, else 512 or its longest output."""
+    goodput: Mapping[str, float] | Iterable[str] | None = None
+    """Bounds METRIC:MS that a good request meets, such as ttft:2000 tpot:100 e2el:30000."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(WorkloadSettings, MachineSettings):
+    """Everything that a run depends on but its policy."""
+
+
+class PlanKeywords(TypedDict, total=False):
+    """The settings, as keyword arguments, that `plan` takes as they are."""
+
+    set: Overrides
+    kv_blocks: int | None
+    predictor: str | Predictor
+    seed: int
+    router: str
+    fleet: str | Sequence[Profile] | None
+    mtbf_s: float | None
+    mttr_s: float | None
+    failures: str | Path | None
+    startup_s: float
+    num_prompts: int | None
+    sample_seed: int | None
+    time_scale: float
+    prompt_scale: float
+    output_scale: float
+    max_concurrency: int | None
+    max_new_tokens: int | None
+    goodput: Mapping[str, float] | Iterable[str] | None
+
+
+class Keywords(PlanKeywords, total=False):
+    """All settings but the trace, as keyword arguments; a plan asks for these in its own way, or for them."""
+
+    profile: str | Profile
+    replicas: int
+    request_rate: float | None
+    burstiness: float
+
+
+def read_settings(trace: str | Trace, given: Mapping[str, Any]) -> Settings:
+    """The settings with these values, and the defaults of all others; InputError for a name that is none."""
+    check_names(given, [field.name for field in fields(Settings)])
+    return Settings(trace=trace, **given)
+
+
+def check_names(given: Iterable[str], known: Iterable[str] | Callable[..., Any], kind: Any = None) -> None:
+    """InputError for the first of the given names that is unknown, with the nearest known one.
+
+    `known`: the names, or a function whose keyword arguments are known beside the keys of the TypedDict
+    `kind`.
+    """
+    if callable(known):
+        parameters = inspect.signature(known).parameters.values()
+        known = [p.name for p in parameters if p.kind != p.VAR_KEYWORD] + list(kind.__annotations__)
+    names = list(known)
+    for name in given:
+        if name not in names:
+            near = difflib.get_close_matches(str(name), names, n=1)
+            hint = f"{near[0]}?" if near else f"the settings are {', '.join(names)}"
+            raise InputError(f"unknown setting {name}; {hint}")
+
+
+def sentences(kind: type) -> dict[str, str]:
+    """Field name -> the sentence under it, of a dataclass and of those that it inherits from."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        if not is_dataclass(base):
+            continue
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(definition, ast.ClassDef)
+        for field, text in pairwise(definition.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                assert isinstance(field.target, ast.Name) and isinstance(text.value, ast.Constant)
+                found[field.target.id] = " ".join(str(text.value.value).format_map(TABLES).split())
+    return found
