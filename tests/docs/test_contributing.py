@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 
 from sim import compare, simulate
+from tests.docs.pages import ROOT, Page
 from traces import load
 
-GUIDE = Path(__file__).parents[1] / "CONTRIBUTING.md"
+GUIDE = Page(ROOT / "CONTRIBUTING.md")
 
 
 @pytest.fixture
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    (block,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(block.splitlines()) < 60
-    (tmp_path / "shortest.py").write_text(block, encoding="utf-8")
+    text = GUIDE.files["shortest.py"]
+    assert len(text.splitlines()) < 60
+    (tmp_path / "shortest.py").write_text(text, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     return "shortest:Shortest"
 
