@@ -3,7 +3,7 @@
 A fenced block or a table after a comment is held by what the comment says:
 
 - `<!-- output: COMMAND -->`: what the command prints (`seqsched …` or `python SCRIPT`);
-- `<!-- output with data: COMMAND -->`: the same, where SEQSCHED_DATA names the folder of the public data sets;
+- `<!-- output with data: COMMAND -->`: the same, where SEQSCHED_DATA names a folder with the public data;
 - `<!-- file: NAME -->`: a file in the folder that the page's commands and code run in;
 - `<!-- not run: REASON -->`: code that no test runs.
 

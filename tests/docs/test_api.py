@@ -22,6 +22,7 @@ def api() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_every_public_module_is_found_and_can_be_imported(api: ModuleType) -> None:
     names = set(api.public_modules())
     for path in (p for folder in ("sim", "traces", "real", "plots") for p in (ROOT / folder).rglob("*.py")):

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from sim.cli import build_app, main
-
 from tests.docs.pages import PAGES, ROOT, Code, Output, Page
 
 ALL = [Page(path) for path in PAGES]
@@ -40,7 +39,11 @@ def test_the_pages_hold_what_they_show() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("page", "output"), OUTPUTS, ids=lambda o: getattr(o, "name", None))
 def test_a_command_prints_what_the_page_shows(
-    page: Page, output: Output, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    page: Page,
+    output: Output,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if output.needs_data and not os.environ.get("SEQSCHED_DATA"):
         pytest.skip("SEQSCHED_DATA names no folder with the public data sets")

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from sim.cli import main
-
 from tests.docs.pages import ROOT, Page
 
 README = Page(ROOT / "README.md")
