@@ -83,7 +83,7 @@ def _attempts(result: Result, group: int, group_size: int) -> list[tuple[int, In
     chosen: list[tuple[int, IntArray]] = []
     finished = 0
     for batch in result.batches:
-        if batch.kind != "PaddedBatch":
+        if batch.is_question or not batch.is_padded:
             continue
         if finished >= (group + 1) * group_size:
             break
@@ -143,7 +143,7 @@ def batch_timeline(result: Result, ax: Axes, until_s: float | None = None) -> No
     parts: list[list[Box]] = [[], [], []]
     for b, finished in zip(shown, done, strict=True):
         start, span, rows = b.start_s - origin, b.end_s - b.start_s, len(b.request_ids)
-        if b.kind == "Perceive":
+        if b.is_question:
             parts[2].append((start, 0.0, span, rows))
         else:
             parts[0].append((start, 0.0, span, finished))

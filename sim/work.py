@@ -1,15 +1,22 @@
 """What schedulers and executors say to each other; knows nothing of clocks, costs, SimPy or torch.
 
-A scheduler hands out Work, an executor (simulated or real) carries it out and answers with an Outcome.
+A scheduler hands out Work, an executor (simulated or real) carries it out and answers with an Outcome. Each
+kind of Work says of itself what records, metrics and pictures need to know:
+
+- `kind`: its name in the decision log; `label`: its name in a timeline;
+- `is_busy`: whether it takes the accelerator's time;
+- `is_padded`: whether it is one batch of rows, whose record holds its time and its iterations (those of
+  continuous batching are summed up per replica);
+- `is_question`: whether it asks for lengths instead of computing answers.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import ClassVar, Literal, NamedTuple, Never, NoReturn, Protocol, TypeAlias
 
 from .request import Request
 
@@ -36,9 +43,18 @@ class Limits:
         return self.knee[max(0, at)][1]
 
 
+Kind: TypeAlias = Literal["Perceive", "PaddedBatch", "Iterations", "Drop"]
+
+
 @dataclass(frozen=True, slots=True)
 class Perceive:
     """Ask the model, in one padded batch, how long the answers to these requests will be."""
+
+    kind: ClassVar[Kind] = "Perceive"
+    label: ClassVar[str] = "perceive"
+    is_busy: ClassVar[bool] = True
+    is_padded: ClassVar[bool] = True
+    is_question: ClassVar[bool] = True
 
     requests: tuple[Request, ...]
 
@@ -47,6 +63,12 @@ class Perceive:
 class PaddedBatch:
     """Prefill these requests together, then decode until all are done or `token_limit` is reached."""
 
+    kind: ClassVar[Kind] = "PaddedBatch"
+    label: ClassVar[str] = "batch"
+    is_busy: ClassVar[bool] = True
+    is_padded: ClassVar[bool] = True
+    is_question: ClassVar[bool] = False
+
     requests: tuple[Request, ...]
     token_limit: int
 
@@ -54,6 +76,12 @@ class PaddedBatch:
 @dataclass(frozen=True, slots=True)
 class Drop:
     """Give these requests up; takes no time. `reason` begins with `rejected` or `expired`."""
+
+    kind: ClassVar[Kind] = "Drop"
+    label: ClassVar[str] = "drop"
+    is_busy: ClassVar[bool] = False
+    is_padded: ClassVar[bool] = False
+    is_question: ClassVar[bool] = False
 
     requests: tuple[Request, ...]
     reason: str
@@ -83,6 +111,12 @@ class Iterations:
     `stop_on_arrival`, with the iteration in which one arrives.
     """
 
+    kind: ClassVar[Kind] = "Iterations"
+    label: ClassVar[str] = "iterations"
+    is_busy: ClassVar[bool] = True
+    is_padded: ClassVar[bool] = False
+    is_question: ClassVar[bool] = False
+
     chunks: Sequence[Chunk]
     evict: Sequence[Request]
     at_most: int
@@ -102,6 +136,16 @@ class SchedulingError(RuntimeError):
 
 
 Work: TypeAlias = Perceive | PaddedBatch | Iterations | Drop
+
+KINDS: Mapping[Kind, type[Work]] = {work.kind: work for work in (Perceive, PaddedBatch, Iterations, Drop)}
+
+
+def unknown_work(work: Never, scheduler: object) -> NoReturn:
+    """Ends a `match` over the kinds of Work: mypy refuses the call where a kind is left over.
+
+    At run time a SchedulingError, for a scheduler from outside may hand out anything.
+    """
+    raise SchedulingError(f"{type(scheduler).__name__}: {type(work).__name__} is no work of this executor")
 
 
 class Prediction(NamedTuple):

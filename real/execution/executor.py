@@ -18,7 +18,17 @@ from sim.request import Request
 from sim.results.batch_record import BatchRecord
 from sim.results.ledger import Ledger
 from sim.schedulers.base import complete
-from sim.work import Drop, Iterations, Outcome, PaddedBatch, Perceive, Scheduler, SchedulingError, Work
+from sim.work import (
+    Drop,
+    Iterations,
+    Outcome,
+    PaddedBatch,
+    Perceive,
+    Scheduler,
+    SchedulingError,
+    Work,
+    unknown_work,
+)
 
 from ..engines.engine import Engine, OutOfDeviceMemory, StepwiseEngine
 from ..lengths.prompts import with_question
@@ -102,17 +112,17 @@ class Executor:
         return True
 
     def _carry_out(self, work: Work) -> Outcome:
-        if isinstance(work, PaddedBatch):
-            return self._padded_batch(work)
-        if isinstance(work, Perceive):
-            return self._perceive(work)
-        if isinstance(work, Drop):
-            return self._drop(work)
-        if isinstance(work, Iterations):
-            return self._iterations(work)
-        raise SchedulingError(
-            f"{type(self.scheduler).__name__}: {type(work).__name__} is no work of this executor"
-        )
+        match work:
+            case PaddedBatch():
+                return self._padded_batch(work)
+            case Perceive():
+                return self._perceive(work)
+            case Drop():
+                return self._drop(work)
+            case Iterations():
+                return self._iterations(work)
+            case _:
+                unknown_work(work, self.scheduler)
 
     def _padded_batch(self, work: PaddedBatch) -> Outcome:
         """Run the batch; where the device runs out of memory, its halves, one after the other."""
@@ -148,7 +158,7 @@ class Executor:
         self.engine.release()
         first_step_s, slope_s = ramp([b - a for a, b in pairwise(times)])
         record = BatchRecord(
-            "PaddedBatch",
+            PaddedBatch.kind,
             ids,
             work.token_limit,
             len(steps),
@@ -210,7 +220,7 @@ class Executor:
         told = [self.job.predictions[i] for i in ids]
         start_s = self.now()
         if not answer and not self.job.perception.question_tokens:
-            record = BatchRecord("Perceive", ids, 0, 0, start_s, start_s, start_s)
+            record = BatchRecord(Perceive.kind, ids, 0, 0, start_s, start_s, start_s)
             return self.ledger.record_perceive(record, told)
         question, turn = self.job.question, self.job.turn_tokens
         prompts = [with_question(self.job.prompts[i], question, turn) for i in ids]
@@ -226,7 +236,7 @@ class Executor:
         self.engine.release()
         self.heard.update(zip(ids, ([*row] for row in zip(*steps[:answer], strict=True)), strict=False))
         record = BatchRecord(
-            "Perceive",
+            Perceive.kind,
             ids,
             answer,
             answer + 1,

@@ -48,7 +48,7 @@ def batch_record(
     first_step_s, slope_s = cost.decode_run(rows, context)
     prefill_end_s = start_s + cost.batch_prefill_s(prompts)
     return BatchRecord(
-        "PaddedBatch",
+        PaddedBatch.kind,
         tuple([r.id for r in requests]),
         work.token_limit,
         iterations,
@@ -72,7 +72,7 @@ def perceive_record(
     question, answer = perception.question_tokens, perception.answer_tokens
     rows, ids = len(work.requests), tuple([r.id for r in work.requests])
     if not question and not answer:
-        return BatchRecord("Perceive", ids, 0, 0, start_s, start_s, start_s)
+        return BatchRecord(Perceive.kind, ids, 0, 0, start_s, start_s, start_s)
     if not rows:
         raise SchedulingError("a Perceive of 0 requests asks nothing")
     prompts = [r.prompt_tokens + question for r in work.requests]
@@ -82,7 +82,7 @@ def perceive_record(
     prefill_end_s = start_s + slowdown * cost.batch_prefill_s(prompts)
     end_s = prefill_end_s + slowdown * cost.decode_run_s(rows, context, answer)
     return BatchRecord(
-        "Perceive",
+        Perceive.kind,
         ids,
         answer,
         answer + 1,

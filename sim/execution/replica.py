@@ -28,7 +28,7 @@ from ..work import (
     Prediction,
     Scheduler,
     SchedulingError,
-    Work,
+    unknown_work,
 )
 from .arrivals import SimProcess
 from .environment import Environment
@@ -168,26 +168,28 @@ class Replica:
                 yield self.repaired
                 self.repaired = None
 
-    def _carry_out(self, work: Work | None) -> Generator[simpy.Event, Any, Outcome | None]:
+    def _carry_out(
+        self, work: PaddedBatch | Perceive | Drop | None
+    ) -> Generator[simpy.Event, Any, Outcome | None]:
         """Whatever is not continuous batching; None where there was nothing to do."""
-        if work is None:
-            yield from self._wait(self.scheduler.wake_at)
-            return None
-        if isinstance(work, PaddedBatch):
-            record = batch_record(work, self.cost, self.output_tokens, self.env.now)
-            record = yield from self._run_batch(work, record)
-            outcome = self.ledger.record_padded(work, record, self.output_tokens)
-            self._ended(outcome.finished)
-            return outcome
-        if isinstance(work, Perceive):
-            record = perceive_record(work, self.cost, self.perception, self.env.now)
-            record = yield from self._run_batch(work, record)
-            return self.ledger.record_perceive(record, [self._answer(request) for request in work.requests])
-        if isinstance(work, Drop):
-            return self._drop(work)
-        raise SchedulingError(
-            f"{type(self.scheduler).__name__}: {type(work).__name__} is no work of this executor"
-        )
+        match work:
+            case None:
+                yield from self._wait(self.scheduler.wake_at)
+                return None
+            case PaddedBatch():
+                record = batch_record(work, self.cost, self.output_tokens, self.env.now)
+                record = yield from self._run_batch(work, record)
+                outcome = self.ledger.record_padded(work, record, self.output_tokens)
+                self._ended(outcome.finished)
+                return outcome
+            case Perceive():
+                record = perceive_record(work, self.cost, self.perception, self.env.now)
+                record = yield from self._run_batch(work, record)
+                return self.ledger.record_perceive(record, [self._answer(r) for r in work.requests])
+            case Drop():
+                return self._drop(work)
+            case _:
+                unknown_work(work, self.scheduler)
 
     def _wait(self, wake_at: float | None) -> SimProcess:
         """Until a request comes, or until the scheduler wants to be asked again."""

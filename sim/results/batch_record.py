@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, assert_never
+
+from ..work import KINDS, Kind
 
 
 class BatchRecord(NamedTuple):
@@ -13,7 +15,7 @@ class BatchRecord(NamedTuple):
     accelerator that ran it, `num_waiting` the requests that waited there meanwhile.
     """
 
-    kind: str
+    kind: Kind
     request_ids: tuple[int, ...]
     limit: int
     iterations: int
@@ -32,6 +34,31 @@ class BatchRecord(NamedTuple):
     def decision(self) -> dict[str, Any]:
         """The entry of the decision log: what was decided, and how many iterations it ran."""
         entry: dict[str, Any] = {"kind": self.kind, "requests": list(self.request_ids), "limit": self.limit}
-        if self.kind == "Iterations":
-            entry |= {"chunks": [list(chunk) for chunk in self.chunks], "evicted": list(self.evicted)}
+        match self.kind:
+            case "Iterations":
+                entry |= {"chunks": [list(chunk) for chunk in self.chunks], "evicted": list(self.evicted)}
+            case "Perceive" | "PaddedBatch" | "Drop":
+                pass
+            case unhandled:
+                assert_never(unhandled)
         return {**entry, "iterations": self.iterations}
+
+    @property
+    def label(self) -> str:
+        """What a timeline calls it."""
+        return KINDS[self.kind].label
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it took the accelerator's time."""
+        return KINDS[self.kind].is_busy
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether it was one batch of rows, whose time and iterations are not in `ReplicaUse`."""
+        return KINDS[self.kind].is_padded
+
+    @property
+    def is_question(self) -> bool:
+        """Whether it asked for lengths."""
+        return KINDS[self.kind].is_question

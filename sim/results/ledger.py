@@ -131,7 +131,7 @@ class Ledger:
         ids = tuple([request.id for request in work.requests])
         self.reason |= dict.fromkeys(ids, work.reason)
         self.batches.append(
-            BatchRecord("Drop", ids, 0, 0, now, now, now, replica=replica, num_waiting=num_waiting)
+            BatchRecord(Drop.kind, ids, 0, 0, now, now, now, replica=replica, num_waiting=num_waiting)
         )
         return Outcome()
 
@@ -176,7 +176,7 @@ class Ledger:
             return
         self.batches.append(
             BatchRecord(
-                "Iterations",
+                Iterations.kind,
                 tuple([chunk.request.id for chunk in work.chunks]),
                 work.at_most,
                 iterations,

@@ -174,7 +174,7 @@ EFFICIENCY = (
     Metric(
         "perception_s", "perception time", "s", "{:.1f}", "less",
         "Time spent on asking the model for the lengths of its answers.",
-        lambda run: sum(b.end_s - b.start_s for b in run.batches if b.kind == "Perceive"),
+        lambda run: sum(b.end_s - b.start_s for b in run.batches if b.is_question),
     ),
     Metric(
         "kv_peak_fraction", "KV peak", "", "{:.1%}", "neither",

@@ -111,7 +111,7 @@ def make_result(
         useful=int(output_tokens[done].sum()),
         padding=int((columns["row_length"] - output_tokens)[done].sum()),
         recomputed=int(columns["failed_tokens"].sum()) + sum(ledger.lost_tokens.values()),
-        perception=sum(b.limit * len(b.request_ids) for b in batches if b.kind == "Perceive"),
+        perception=sum(b.limit * len(b.request_ids) for b in batches if b.is_question),
     )
     run = RunTables(columns, replicas, batches, tokens, ledger.gaps.pooled(gaps), dict(goodput_ms or {}))
     return Result(
@@ -189,13 +189,13 @@ def _replicas(ledger: Ledger, finished_at: IntArray, end: float | None) -> dict[
     busy_s, iterations = [u.busy_s for u in uses], [u.iterations for u in uses]
     peaks, perceived_s = [u.kv_peak_tokens for u in uses], [0.0] * len(uses)
     for b in ledger.batches:
-        if b.kind == "Iterations":
+        if not b.is_padded:
             continue
         iterations[b.replica] += b.iterations
         peaks[b.replica] = max(peaks[b.replica], b.kv_tokens)
         if end is not None and b.start_s < end:
             busy_s[b.replica] += min(b.end_s, end) - b.start_s
-        if b.kind == "Perceive":
+        if b.is_question:
             perceived_s[b.replica] += b.end_s - b.start_s
     capacity = np.array([u.kv_capacity_tokens for u in uses])
     return {

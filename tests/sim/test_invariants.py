@@ -251,7 +251,7 @@ def test_continuous_batching_never_idles(
     t = result.requests
     dropped = {i: b.end_s for b in result.batches if b.kind == "Drop" for i in b.request_ids}
     ended = {i: dropped.get(i, t.finish_s[i]) for i in t.index}
-    works = [b for b in result.batches if b.kind != "Drop"]
+    works = [b for b in result.batches if b.is_busy]
     for before, after in itertools.pairwise(works):
         if after.start_s > before.end_s:
             began = after.start_s * (1 - 1e-12)
@@ -306,7 +306,7 @@ def test_never_idle_while_a_request_waits(
 ) -> None:
     result = simulate(trace, policy=policy, predictor=predictor, profile=profile)
     t = result.requests
-    works = [b for b in result.batches if b.kind != "Drop"]
+    works = [b for b in result.batches if b.is_busy]
     ended = {i: b.end_s for b in result.batches for i in b.request_ids}
     for before, after in itertools.pairwise(works):
         if after.start_s > before.end_s:
@@ -435,7 +435,7 @@ def test_no_replica_idles_while_a_request_is_there_for_it(
     ended = {i: dropped.get(i, t.finish_s[i]) for i in t.index}
     largest = max(m.limits.kv_tokens for m in shared.machines)
     for k, machine in enumerate(shared.machines):
-        works = [b for b in result.batches if b.replica == k and b.kind != "Drop"]
+        works = [b for b in result.batches if b.replica == k and b.is_busy]
         for before, after in itertools.pairwise(works):
             if after.start_s > before.end_s:
                 there = (t.arrival_s < after.start_s * (1 - 1e-12)) & (pd.Series(ended) > before.end_s)

@@ -67,7 +67,7 @@ def decided(result: Result, replica: int = 0) -> list[tuple[Any, ...]]:
     """What a replica decided, and after how many of its iterations; who was turned away aside."""
     tick, found = 0, []
     for b in result.batches:
-        if b.replica == replica and b.kind != "Drop":
+        if b.replica == replica and b.is_busy:
             if b.request_ids or b.evicted:
                 found.append((tick, b.kind, b.evicted, b.request_ids, b.chunks))
             tick += b.iterations
