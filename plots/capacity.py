@@ -12,16 +12,11 @@ from matplotlib.figure import Figure
 
 from sim.planning.answer import Answer, Plan, Sensitivity
 from sim.planning.verdict import Measured, Point
+from sim.results.metrics import LATENCIES
 
 from . import style
 
 MARKERS = "osD^vP*X"
-METRICS = {
-    "ttft": "Time to first token",
-    "tpot": "Time per output token",
-    "e2el": "End-to-end latency",
-    "wait": "Queueing wait",
-}
 WIDTH = 5.2
 
 
@@ -29,8 +24,8 @@ def axis_label(bound: str) -> str:
     """What a bound bounds, with its unit."""
     if bound == "attainment":
         return "Requests within\nthe goodput bounds (%)"
-    metric, _, statistic = bound.partition("_")
-    return f"{METRICS[metric]},\n{statistic} (ms)"
+    latency, _, statistic = bound.partition("_")
+    return f"{LATENCIES[latency].title},\n{statistic} (ms)"
 
 
 def rate_curve(answers: Sequence[Answer], bound: str, ax: Axes, asked: float | None = None) -> None:

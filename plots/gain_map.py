@@ -15,17 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from sim.results import metrics
+
 from . import style
 
 if TYPE_CHECKING:
     import pandas as pd
-
-NAMES = {
-    "mean_ttft_ms": "mean TTFT",
-    "p99_ttft_ms": "p99 TTFT",
-    "mean_e2el_ms": "mean E2EL",
-    "p99_e2el_ms": "p99 E2EL",
-}
 
 # Hue parts losses from gains, and luminance rises all the way, so that grey still tells more from less.
 COLOURS = LinearSegmentedColormap.from_list("gain", ["#3d1650", "#8d5a8c", "#b9b9b9", "#cfd98a", "#fdf9c4"])
@@ -104,8 +99,7 @@ def figure(frame: pd.DataFrame, metric: str = "mean_e2el_ms", baseline: str = "c
     """The map of every case (a row) and policy (a column) on one scale; `frame` as in `gain_map`, with the
     columns case and policy.
     """
-    if metric not in NAMES:
-        raise ValueError(f"metric ({metric}) must be one of {', '.join(NAMES)}")
+    name = metrics.metric(metric).name
     cases, policies = list(dict.fromkeys(frame["case"])), list(dict.fromkeys(frame["policy"]))
     num_rows, num_loads = frame["sigma"].nunique(), frame["load"].nunique()
     width = 1.0 + len(policies) * max(3.2, 0.7 + 0.55 * num_loads)
@@ -126,9 +120,7 @@ def figure(frame: pd.DataFrame, metric: str = "mean_e2el_ms", baseline: str = "c
             ax.set_ylabel("")
         if k < len(axes) - len(policies):
             ax.set_xlabel("")
-    _scale(
-        fig, axes, f"{NAMES[metric]} of {style.shorten(baseline, 40)} ÷ {NAMES[metric]} of the policy (ratio)"
-    )
+    _scale(fig, axes, f"{name} of {style.shorten(baseline, 40)} ÷ {name} of the policy (ratio)")
     return fig
 
 

@@ -9,35 +9,31 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sim.results.metrics import LATENCIES, metric
+
 from . import style
 
 if TYPE_CHECKING:
     import pandas as pd
 
 RATE = "Request rate (requests/s)"
-AXES = {
-    "mean_ttft_ms": ("Mean TTFT (s)", 1e-3),
-    "p99_ttft_ms": ("p99 TTFT (s)", 1e-3),
-    "mean_tpot_ms": ("Mean TPOT (ms)", 1.0),
-    "p99_tpot_ms": ("p99 TPOT (ms)", 1.0),
-    "mean_e2el_ms": ("Mean E2EL (s)", 1e-3),
-    "p99_e2el_ms": ("p99 E2EL (s)", 1e-3),
-}
+PANELS = tuple(
+    LATENCIES[key].metric(statistic).key for key in ("ttft", "tpot", "e2el") for statistic in ("mean", "p99")
+)
+"""The latencies of `figure`, by the key of the metric; a panel each."""
 
 
 def curves(frame: pd.DataFrame, ax: Axes, column: str) -> None:
     """A latency against request rate, one line per policy, both axes logarithmic.
 
-    `frame`: columns policy, request_rate, seed and `column`, one of `AXES`. Lines are means over seeds, bands
-    the smallest to the largest.
+    `frame`: columns policy, request_rate, seed and `column`, the key of a metric. Lines are means over seeds,
+    bands the smallest to the largest.
     """
-    if column not in AXES:
-        raise ValueError(f"column ({column}) must be one of {', '.join(AXES)}")
-    axis, unit = AXES[column]
-    found = _lines(frame.assign(**{column: frame[column].astype(float) * unit}), ax, column)
-    style.log_scale(ax, "y", *_ends(found, 1.3))
+    shown = metric(column)
+    drawn = _lines(frame.assign(**{column: frame[column].astype(float) * shown.scale}), ax, column)
+    style.log_scale(ax, "y", *_ends(drawn, 1.3))
     _rate_axis(frame, ax)
-    ax.set_ylabel(axis)
+    ax.set_ylabel(shown.axis)
 
 
 def goodput(frame: pd.DataFrame, ax: Axes, bounds_ms: Mapping[str, float]) -> None:
@@ -47,13 +43,13 @@ def goodput(frame: pd.DataFrame, ax: Axes, bounds_ms: Mapping[str, float]) -> No
     """
     rates = np.sort(frame["request_rate"].unique())
     ax.plot(rates, rates, color=style.EDGE, linewidth=0.8, zorder=1)
-    found = _lines(frame, ax, "request_goodput")
+    drawn = _lines(frame, ax, "request_goodput")
     _rate_axis(frame, ax)
     # Where next to nothing is good, how little it is does not matter.
-    top = float(np.max(found, initial=float(rates.max()) if not len(found) else 0.0))
-    style.log_scale(ax, "y", max(_ends(found, 1.3)[0], top / 500), top * 1.3)
-    bounds = ", ".join(f"{name.upper()} ≤ {value / 1e3:.3g} s" for name, value in bounds_ms.items())
-    ax.set_ylabel(f"Goodput (requests/s)\nwithin {bounds}")
+    top = float(np.max(drawn, initial=float(rates.max()) if not len(drawn) else 0.0))
+    style.log_scale(ax, "y", max(_ends(drawn, 1.3)[0], top / 500), top * 1.3)
+    bounds = ", ".join(f"{LATENCIES[key].symbol} ≤ {value / 1e3:.3g} s" for key, value in bounds_ms.items())
+    ax.set_ylabel(f"{metric('request_goodput').axis}\nwithin {bounds}")
 
 
 def throughput_latency(frame: pd.DataFrame, ax: Axes, column: str = "mean_e2el_ms") -> None:
@@ -61,17 +57,17 @@ def throughput_latency(frame: pd.DataFrame, ax: Axes, column: str = "mean_e2el_m
 
     `frame`: columns policy, request_rate, seed, output_throughput and `column`; points are means over seeds.
     """
-    axis, unit = AXES[column]
-    found: list[float] = []
+    throughput, latency = metric("output_throughput"), metric(column)
+    drawn: list[float] = []
     for place, (_, part) in enumerate(frame.groupby("policy", sort=False)):
-        points = part.groupby("request_rate")[["output_throughput", column]].mean().astype(float)
-        y = points[column].to_numpy() * unit
-        found += y[np.isfinite(y) & (y > 0)].tolist()
-        ax.plot(points["output_throughput"].to_numpy(), y, **_look(place))
-    style.log_scale(ax, "y", *_ends(np.array(found), 1.3))
+        points = part.groupby("request_rate")[[throughput.key, column]].mean().astype(float)
+        y = points[column].to_numpy() * latency.scale
+        drawn += y[np.isfinite(y) & (y > 0)].tolist()
+        ax.plot(points[throughput.key].to_numpy(), y, **_look(place))
+    style.log_scale(ax, "y", *_ends(np.array(drawn), 1.3))
     ax.set_xlim(left=0)
-    ax.set_xlabel("Output throughput (tokens/s)")
-    ax.set_ylabel(axis)
+    ax.set_xlabel(throughput.axis)
+    ax.set_ylabel(latency.axis)
 
 
 def figure(frame: pd.DataFrame, bounds_ms: Mapping[str, float]) -> Figure:
@@ -82,7 +78,7 @@ def figure(frame: pd.DataFrame, bounds_ms: Mapping[str, float]) -> Figure:
     """
     policies = list(dict.fromkeys(frame["policy"]))
     fig, axes = style.figure(10.0, 12.2 + 0.3 * ((len(policies) + 1) // 2), rows=4, cols=2)
-    for ax, column in zip(axes, AXES, strict=False):
+    for ax, column in zip(axes, PANELS, strict=False):
         curves(frame, ax, column)
     goodput(frame, axes[6], bounds_ms)
     throughput_latency(frame, axes[7])

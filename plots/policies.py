@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sim.results.metrics import metric, request_latencies
 from sim.results.result import Result
 
 from . import style
@@ -20,11 +21,6 @@ SEGMENTS = (
     ("recomputed", style.RECOMPUTED, "////"),
     ("perception", style.PERCEPTION, "...."),
 )
-LATENCY_AXES = {
-    "ttft_ms": ("Time to first token (s)", 1e-3),
-    "tpot_ms": ("Time per output token (ms)", 1.0),
-    "e2el_ms": ("End-to-end latency (s)", 1e-3),
-}
 
 
 def throughput(results: Mapping[str, Result], ax: Axes) -> None:
@@ -33,7 +29,7 @@ def throughput(results: Mapping[str, Result], ax: Axes) -> None:
     _rows(ax, results)
     bars = ax.barh(range(len(values)), [v or 0.0 for v in values], color=_colours(results), height=0.66)
     ax.bar_label(bars, _with_ratios(values), padding=4, fontsize=style.FONT_SIZE)
-    ax.set_xlabel("Request throughput (requests/s)")
+    ax.set_xlabel(metric("request_throughput").axis)
     ax.set_xlim(0, _room(max([v or 0.0 for v in values])))
 
 
@@ -82,20 +78,21 @@ def tokens(results: Mapping[str, Result], ax: Axes) -> None:
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False, fontsize=style.FONT_SIZE)
 
 
-def latency_cdf(results: Mapping[str, Result], ax: Axes, metric: str = "e2el_ms") -> None:
+def latency_cdf(results: Mapping[str, Result], ax: Axes, latency: str = "e2el") -> None:
     """The share of requests that were served within a time, one line per policy.
 
-    `metric`: ttft_ms, tpot_ms or e2el_ms. Requests that did not complete keep a curve below 100 %.
+    `latency`: a key of `request_latencies`. Requests that did not complete keep a curve below 100 %.
     """
-    if metric not in LATENCY_AXES:
-        raise ValueError(f"metric ({metric}) must be one of {', '.join(LATENCY_AXES)}")
-    axis, unit = LATENCY_AXES[metric]
+    known = request_latencies()
+    if latency not in known:
+        raise ValueError(f"latency ({latency}) must be one of {', '.join(known)}")
+    shown = known[latency]
     longest = 0.0
     for k, (name, result) in enumerate(zip(style.labels(results, 26), results.values(), strict=True)):
-        values = np.asarray(result.columns[metric], dtype=float)
+        values = np.asarray(result.columns[shown.column], dtype=float)
         # A completed request without a value (the TPOT of a single token) is not part of the distribution.
         undefined = np.isnan(values) & ~np.isnan(np.asarray(result.columns["finish_s"], dtype=float))
-        times = values[~np.isnan(values)] * unit
+        times = values[~np.isnan(values)] * shown.scale
         x, share = style.cumulative(times, len(values) - int(undefined.sum()))
         ax.plot(
             x,
@@ -107,7 +104,7 @@ def latency_cdf(results: Mapping[str, Result], ax: Axes, metric: str = "e2el_ms"
             label=name,
         )
         longest = max(longest, float(times.max(initial=0.0)))
-    ax.set_xlabel(axis)
+    ax.set_xlabel(shown.axis)
     ax.set_ylabel("Share of requests (%)")
     ax.set_ylim(0, 102)
     ax.set_xlim(0, longest * 1.02 or 1.0)
@@ -134,9 +131,9 @@ def figures(results: Mapping[str, Result]) -> dict[str, Figure]:
     stacked, (ax,) = style.figure(8.5, height + 0.4)
     tokens(results, ax)
     cdfs, axes = style.figure(11, max(4.0, 1.0 + 0.5 * len(results)), cols=2)
-    latency_cdf(results, axes[0], "ttft_ms")
+    latency_cdf(results, axes[0], "ttft")
     axes[0].get_legend().remove()  # type: ignore[union-attr]
-    latency_cdf(results, axes[1], "e2el_ms")
+    latency_cdf(results, axes[1], "e2el")
     axes[1].set_ylabel("")
     return {
         "throughput": bars,

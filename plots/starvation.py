@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sim.results.metrics import metric
+
 from . import style
 
 if TYPE_CHECKING:
     import pandas as pd
 
 AXES = {
-    "p99_e2el_ms": "p99 E2EL (s)",
+    "p99_e2el_ms": metric("p99_e2el_ms").axis,
     "long_e2el_ms": "Mean E2EL of the longest tenth (s)",
 }
 MARKERS = ("o", "s", "D", "^")
@@ -54,7 +56,7 @@ def trade_off(frame: pd.DataFrame, ax: Axes, column: str = "p99_e2el_ms") -> Non
         )
     ax.set_xlim(0, ax.get_xlim()[1] * 1.05)
     ax.set_ylim(0, ax.get_ylim()[1] * 1.05)
-    ax.set_xlabel("Mean E2EL (s)")
+    ax.set_xlabel(metric("mean_e2el_ms").axis)
     ax.set_ylabel(AXES[column])
 
 

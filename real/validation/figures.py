@@ -9,9 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from plots import style
+from sim.results.metrics import metric
 from sim.results.result import Result
 
-from .report import METRICS, PolicyCheck
+from .report import PolicyCheck
 
 SHOWN = ("request_throughput", "median_e2el_ms", "p99_e2el_ms", "mean_ttft_ms", "mean_tpot_ms")
 PANELS_PER_ROW = 3
@@ -29,7 +30,7 @@ def errors(cases: Sequence[PolicyCheck], key: str, ax: Axes) -> None:
     reach = float(np.nanmax(np.abs(error) + noise, initial=1.0)) * 1.15
     ax.set_xlim(-reach, reach)
     ax.set_ylim(len(cases) - 0.5, -0.5)
-    ax.set_title(METRICS[key], fontsize=style.FONT_SIZE)
+    ax.set_title(metric(key).name, fontsize=style.FONT_SIZE)
     ax.set_xlabel("predicted / measured - 1 (%)")
     style.tidy(ax, "x")
 

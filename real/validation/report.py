@@ -10,27 +10,21 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, NamedTuple
 
+from sim.results.metrics import metric, request_latencies
 from sim.results.result import Result
 
-METRICS = {
-    "request_throughput": "requests/s",
-    "mean_e2el_ms": "mean E2EL",
-    "median_e2el_ms": "p50 E2EL",
-    "p90_e2el_ms": "p90 E2EL",
-    "p99_e2el_ms": "p99 E2EL",
-    "mean_ttft_ms": "mean TTFT",
-    "median_ttft_ms": "p50 TTFT",
-    "p90_ttft_ms": "p90 TTFT",
-    "p99_ttft_ms": "p99 TTFT",
-    "mean_tpot_ms": "mean TPOT",
-    "median_tpot_ms": "p50 TPOT",
-    "p90_tpot_ms": "p90 TPOT",
-    "p99_tpot_ms": "p99 TPOT",
-    "iterations": "iterations",
-    "average_length": "average length",
-    "kv_peak_fraction": "KV peak",
-}
-"""Summary key -> what a reader calls it."""
+JUDGED = (
+    "request_throughput",
+    *(
+        latency.metric(statistic).key
+        for latency in request_latencies().values()
+        for statistic in ("mean", "median", "p90", "p99")
+    ),
+    "iterations",
+    "average_length",
+    "kv_peak_fraction",
+)
+"""Metrics of a validation, by key."""
 
 
 class MetricError(NamedTuple):
@@ -63,10 +57,9 @@ class PolicyCheck:
 
     @property
     def figures(self) -> dict[str, MetricError]:
-        """Every one of `METRICS`."""
+        """Every one of `JUDGED`."""
         return {
-            key: judge(self.predicted.summary[key], [m.summary[key] for m in self.measured])
-            for key in METRICS
+            key: judge(self.predicted.summary[key], [m.summary[key] for m in self.measured]) for key in JUDGED
         }
 
     @property
@@ -138,7 +131,7 @@ def markdown(cases: Sequence[PolicyCheck], about: Mapping[str, Any]) -> str:
         "predictor",
         "requests/s predicted",
         "measured",
-        *(METRICS[k] for k in shown),
+        *(metric(k).name for k in shown),
         "decisions",
     ]
     lines += ["", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]

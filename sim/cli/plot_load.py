@@ -129,8 +129,8 @@ def gain(
     from plots.style import save
 
     for name in names_of(metrics, "metrics"):
-        if name not in figures.NAMES:
-            raise InputError(f"metrics: {name!r} is not one of {', '.join(figures.NAMES)}")
+        if name not in load_curves.GAINS:
+            raise InputError(f"metrics: {name!r} is not one of {', '.join(load_curves.GAINS)}")
     settings = _settings(flags)
     frame = load_curves.gain_map(
         flags.trace,

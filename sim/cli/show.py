@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from traces.errors import InputError
 
+from ..results import metrics
+from ..results.metric_kinds import Metric
+
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
@@ -26,27 +29,20 @@ WIDTH = 150
 MOST_ROWS = 20
 """Replicas that get a row each."""
 
-REPLICA_COLUMNS = (
-    ("replica", "replica"),
-    ("profile", "profile"),
-    ("completed", "completed"),
-    ("preemptions", "preemptions"),
-    ("failures", "failures"),
-    ("down_s", "down s"),
-)
-
+REPLICA_COLUMNS = ("replica", "profile", "completed", "preemptions", "failures", "down_s")
 HEADLINES = (
-    ("request_throughput", "requests\n/s", "{:.3f}"),
-    ("output_throughput", "tokens\n/s", "{:.1f}"),
-    ("average_length", "average\nlength", "{:.1f}"),
-    ("average_length_all_attempts", "all\nattempts", "{:.1f}"),
-    ("effective_token_ratio", "effective\ntokens", "{:.1%}"),
-    ("failure_ratio", "failed\nat first", "{:.1%}"),
-    ("mean_ttft_ms", "mean\nTTFT s", "ms"),
-    ("mean_e2el_ms", "mean\nE2EL s", "ms"),
-    ("p99_e2el_ms", "p99\nE2EL s", "ms"),
-    ("kv_peak_fraction", "KV\npeak", "{:.1%}"),
+    "request_throughput",
+    "output_throughput",
+    "average_length",
+    "average_length_all_attempts",
+    "effective_token_ratio",
+    "failure_ratio",
+    "mean_ttft_ms",
+    "mean_e2el_ms",
+    "p99_e2el_ms",
+    "kv_peak_fraction",
 )
+"""What a comparison shows of every run, by key."""
 
 
 def console() -> Console:
@@ -63,9 +59,12 @@ def figure(value: float) -> str:
 
 def number(value: Any, form: str) -> str:
     """A figure for a table; a dash where it is undefined."""
-    if value is None:
-        return "–"
-    return f"{value / 1e3:.2f}" if form == "ms" else form.format(value)
+    return "–" if value is None else form.format(value)
+
+
+def headlines() -> list[Metric]:
+    """The metrics of `HEADLINES`."""
+    return [metrics.metric(key) for key in HEADLINES]
 
 
 def summary_table(summary: Mapping[str, Any]) -> None:
@@ -90,7 +89,8 @@ def replica_table(replicas: pd.DataFrame, duration_s: float | None) -> None:
 
     if len(replicas) < 2:
         return
-    columns = {heading: replicas[name] for name, heading in REPLICA_COLUMNS if name in replicas}
+    names = {m.key: m.heading or m.name for m in (*metrics.table().values(), *metrics.PER_REPLICA)}
+    columns = {names.get(key, key): replicas[key] for key in REPLICA_COLUMNS if key in replicas}
     busy = replicas.busy_s / duration_s if duration_s else replicas.busy_s * float("nan")
     columns["busy"] = busy.map("{:.1%}".format) if duration_s else busy.map(lambda _: "–")
     columns["KV peak"] = replicas.kv_peak_fraction.map("{:.1%}".format)
@@ -124,10 +124,10 @@ def comparison_table(summaries: Mapping[str, Mapping[str, Any]], ratios: Mapping
     table = Table(title=title({**first, "policy": None}), title_justify="left")
     table.add_column("policy", overflow="fold", min_width=min(36, max(map(len, summaries))))
     table.add_column("ratio", justify="right")
-    for _, heading, _ in HEADLINES:
-        table.add_column(heading, justify="right")
+    for headline in headlines():
+        table.add_column(headline.column_heading, justify="right")
     for name, summary in summaries.items():
-        cells = [number(summary[key], form) for key, _, form in HEADLINES]
+        cells = [headline.text(summary[headline.key]) for headline in headlines()]
         table.add_row(name, number(ratios[name], "{:.3f}×"), *cells)
     console().print(table)
 

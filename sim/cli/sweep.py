@@ -84,9 +84,9 @@ def _print(result: sweeping.SweepResult) -> None:
     table = Table(title=title, title_justify="left", caption=f"and {more} more" if more > 0 else None)
     for name in result.axes:
         table.add_column(name, overflow="fold")
-    for _, heading, _ in show.HEADLINES:
-        table.add_column(heading, justify="right")
+    for headline in show.headlines():
+        table.add_column(headline.column_heading, justify="right")
     for row in result.rows[:MOST_ROWS]:
-        figures = [show.number(row.get(key), form) for key, _, form in show.HEADLINES]
+        figures = [headline.text(row.get(headline.key)) for headline in show.headlines()]
         table.add_row(*(f"{row[name]}" for name in result.axes), *figures)
     show.console().print(table)

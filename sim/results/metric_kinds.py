@@ -23,8 +23,7 @@ class Metric:
 
     `name`: within a sentence, `unit` beside it; `heading`: over a column of a table, where it is another;
     `form`: for `str.format`, a latency already in `shown_unit`. `better`: whether more of it is better, less,
-    or neither. `compute`: from the tables of a run; None for a statistic of a latency. `headline`: whether a
-    comparison of policies shows it.
+    or neither. `compute`: from the tables of a run; None for a statistic of a latency.
     """
 
     key: str
@@ -35,8 +34,13 @@ class Metric:
     definition: str
     compute: Callable[[RunTables], float | int | None] | None = None
     heading: str = ""
-    headline: bool = False
     shown_unit: Literal["s", "ms", ""] = ""
+
+    @property
+    def column_heading(self) -> str:
+        """Over a column of a table, in two lines where it has two words."""
+        heading = self.heading or self.name
+        return heading.replace("/", "\n/") if "/" in heading else heading.replace(" ", "\n", 1)
 
     @property
     def scale(self) -> float:
@@ -61,8 +65,7 @@ class Latency:
 
     `of_requests`: its value per request in ms, NaN where undefined, from the per-request columns (times in
     seconds); the table of requests then has it as `{key}_ms`, and SLOs and goodput may bound it. None: it is
-    pooled over the gaps between all tokens. `shown_unit`: of figures and tables. `headlines`: the statistics
-    that a comparison of policies shows.
+    pooled over the gaps between all tokens. `shown_unit`: of figures and tables.
     """
 
     key: str
@@ -71,7 +74,6 @@ class Latency:
     definition: str
     of_requests: Callable[[Columns], FloatArray] | None
     shown_unit: Literal["s", "ms"] = "s"
-    headlines: tuple[str, ...] = ()
 
     @property
     def column(self) -> str:
@@ -109,7 +111,6 @@ class Latency:
             better="less",
             definition=f"{statistic} of: {self.definition}",
             heading=f"{statistic} {self.symbol} {self.shown_unit}",
-            headline=statistic in self.headlines,
             shown_unit=self.shown_unit,
         )
 

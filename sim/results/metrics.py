@@ -32,7 +32,6 @@ LATENCIES = {
             "Time to first token",
             "From a request's arrival to its first token.",
             lambda t: (t["first_token_s"] - t["arrival_s"]) * 1e3,
-            headlines=("mean",),
         ),
         Latency(
             "tpot",
@@ -56,7 +55,6 @@ LATENCIES = {
             "End-to-end latency",
             "From a request's arrival to its last token.",
             lambda t: (t["finish_s"] - t["arrival_s"]) * 1e3,
-            headlines=("mean", "p99"),
         ),
         Latency(
             "wait",
@@ -116,7 +114,7 @@ THROUGHPUT = (
     Metric(
         "request_throughput", "request throughput", "requests/s", "{:.3f}", "more",
         "Completed requests / duration.",
-        lambda run: _ratio(run.completed, run.duration_s), "requests/s", headline=True,
+        lambda run: _ratio(run.completed, run.duration_s), "requests/s",
     ),
     Metric(
         "request_goodput", "goodput", "requests/s", "{:.3f}", "more",
@@ -125,7 +123,7 @@ THROUGHPUT = (
     ),
     Metric(
         "output_throughput", "output throughput", "tokens/s", "{:.1f}", "more", "Output tokens / duration.",
-        lambda run: _ratio(run.tokens.useful, run.duration_s), "tokens/s", headline=True,
+        lambda run: _ratio(run.tokens.useful, run.duration_s), "tokens/s",
     ),
     Metric(
         "total_token_throughput", "total token throughput", "tokens/s", "{:.1f}", "more",
@@ -144,24 +142,22 @@ EFFICIENCY = (
         "average_length", "average length", "tokens", "{:.1f}", "less",
         "Positions decoded for a request in its final attempt, padding included and prompt excluded, per "
         "completed request.",
-        lambda run: _ratio(run.total("row_length"), run.completed), "average length", headline=True,
+        lambda run: _ratio(run.total("row_length"), run.completed), "average length",
     ),
     Metric(
         "average_length_all_attempts", "average length of all attempts", "tokens", "{:.1f}", "less",
         "The same, with the positions that failed attempts and failed replicas had decoded before.",
         lambda run: _ratio(run.total("row_length") + run.tokens.recomputed, run.completed), "all attempts",
-        headline=True,
     ),
     Metric(
         "effective_token_ratio", "effective tokens", "", "{:.1%}", "more",
         "Output tokens / positions decoded in final attempts.",
-        lambda run: _ratio(run.tokens.useful, run.total("row_length")), "effective tokens", headline=True,
+        lambda run: _ratio(run.tokens.useful, run.total("row_length")), "effective tokens",
     ),
     Metric(
         "failure_ratio", "requests that failed at first", "", "{:.1%}", "less",
         "Requests whose answer outgrew its prediction at least once / requests.",
         lambda run: _ratio(int((run.requests["failed_tokens"] > 0).sum()), len(run.done)), "failed at first",
-        headline=True,
     ),
     Metric(
         "iterations", "iterations", "", "{:,}", "less", "Forward passes that decoded, of all replicas.",
@@ -179,7 +175,7 @@ EFFICIENCY = (
     Metric(
         "kv_peak_fraction", "KV peak", "", "{:.1%}", "neither",
         "The largest share of a replica's KV cache that was in use at any time.",
-        lambda run: float(run.replicas["kv_peak_fraction"].max()), headline=True,
+        lambda run: float(run.replicas["kv_peak_fraction"].max()),
     ),
     Metric(
         "preemptions", "preemptions", "", "{:,}", "less",
@@ -194,10 +190,25 @@ EFFICIENCY = (
 """What comes after the latencies in a summary."""
 
 
+PER_REPLICA = (
+    Metric("failures", "failures", "", "{:,}", "less", "How often the replica failed."),
+    Metric("down_s", "down s", "s", "{:.1f}", "less", "Time in which it had failed or was starting again."),
+)
+"""What the table of replicas has beside figures that a summary has too."""
+
+
 def table() -> dict[str, Metric]:
     """Every metric by its key, in the order of a summary."""
     latencies = [latency.metric(s) for s in STATISTICS for latency in LATENCIES.values()]
     return {metric.key: metric for metric in (*THROUGHPUT, *latencies, *EFFICIENCY)}
+
+
+def metric(key: str) -> Metric:
+    """A metric by its key; ValueError where there is none of that name."""
+    known = table()
+    if key not in known:
+        raise ValueError(f"metric ({key}) must be one of {', '.join(known)}")
+    return known[key]
 
 
 def request_latencies() -> dict[str, Latency]:
@@ -214,18 +225,17 @@ def summarise(run: RunTables) -> dict[str, Any]:
 
 
 def markdown() -> str:
-    """The definitions as a page for people."""
-    lines = ["| key | unit | better | what it is |", "|---|---|---|---|"]
-    lines += [_row(metric.key, metric) for metric in THROUGHPUT]
+    """The definitions as tables for docs/metrics.md."""
+    rows = [_row(metric.key, metric.unit, metric.better, metric.definition) for metric in THROUGHPUT]
     for latency in LATENCIES.values():
         text = f"{latency.title} ({latency.symbol}). {latency.definition}"
-        lines.append(f"| `{{{','.join(STATISTICS)}}}_{latency.column}` | ms | less | {text} |")
-    lines += [_row(metric.key, metric) for metric in EFFICIENCY]
-    return "\n".join(lines) + "\n"
+        rows.append(_row(f"{{{','.join(STATISTICS)}}}_{latency.column}", "ms", "less", text))
+    rows += [_row(metric.key, metric.unit, metric.better, metric.definition) for metric in EFFICIENCY]
+    return "\n".join([_row("key", "unit", "better", "what it is"), "|---|---|---|---|", *rows]) + "\n"
 
 
-def _row(key: str, metric: Metric) -> str:
-    return f"| `{key}` | {metric.unit} | {metric.better} | {metric.definition} |"
+def _row(key: str, *cells: str) -> str:
+    return f"| {key if key == 'key' else f'`{key}`'} | {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

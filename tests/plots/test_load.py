@@ -26,7 +26,7 @@ def table() -> pd.DataFrame:
             "policy": policy,
             "request_rate": rate,
             "seed": seed,
-            **dict.fromkeys(load.AXES, 1000.0 * rate * (5 - k) + 100 * seed),
+            **dict.fromkeys(load.PANELS, 1000.0 * rate * (5 - k) + 100 * seed),
             "output_throughput": 100 * rate / (1 + rate / 20),
             "request_goodput": 0.0 if k == 0 and rate > 2 else rate * 0.9,
         }
@@ -60,7 +60,7 @@ def test_every_point_lies_within_the_axes() -> None:
 
 def test_an_unknown_latency_is_refused() -> None:
     _, (ax,) = style.figure(5, 3)
-    with pytest.raises(ValueError, match="column"):
+    with pytest.raises(ValueError, match=r"metric \(speed\) must be one of"):
         load.curves(table(), ax, "speed")
 
 
