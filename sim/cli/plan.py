@@ -15,6 +15,7 @@ from ..fleet.routers import RouterName
 from ..scenario.settings import DEFAULT_PREDICTOR, MachineSettings, sentences
 from . import show
 from .options import SetFlag, Several
+from .running import Resumable
 
 if TYPE_CHECKING:
     from ..planning.answer import Answer, Plan
@@ -75,10 +76,6 @@ class Question:
     """Level of the confidence intervals over seeds."""
     tolerance: float = 0.02
     """Relative width to which --max-rate is narrowed down."""
-    jobs: int = -1
-    """Processes that simulate side by side; -1: one for every core."""
-    state: Path | None = None
-    """Keep every run in this JSON Lines file; a plan that was stopped goes on from there."""
 
     def settings(self) -> dict[str, Any]:
         """Keyword arguments for `plan`, the trace aside."""
@@ -87,11 +84,13 @@ class Question:
 
 
 DEFAULT = Question()
+RUNNING = Resumable()
 
 
 def plan(
     question: Question = DEFAULT,
     *,
+    running: Resumable = RUNNING,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
     save_result: Path | None = None,
     report: Path | None = None,
@@ -109,15 +108,16 @@ def plan(
     """
     from ..planning import plan as planning
 
-    for path in (save_result, report, question.state):
+    for path in (save_result, report, running.state):
         show.check_file(path)
-    with _counting() as told:
+    with _counting() as count:
         made = planning.plan(
             question.trace,
             **question.settings(),
             curves=report is not None,
             sensitivity=report is not None,
-            on_run=told,
+            on_run=count,
+            **vars(running),
         )
     if save_result is not None:
         made.to_json(save_result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -22,3 +23,12 @@ class Running:
     """Where simulations run: joblib (this machine) or dask (a cluster, see --address)."""
     address: str | None = None
     """The Dask scheduler, such as tcp://10.0.0.1:8786."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Resumable(Running):
+    """Where simulations run, and where they are kept."""
+
+    state: Path | None = None
+    """Keep every run in this JSON Lines file; what was stopped goes on from there, by the same command."""

@@ -39,6 +39,10 @@ class Workers:
             )
 
 
+HERE = Workers()
+"""Every core of this machine."""
+
+
 class Place(Protocol):
     """Somewhere that tasks run."""
 

@@ -12,6 +12,7 @@ from traces.trace import Trace
 from ..hardware import overrides as changed
 from ..hardware.overrides import Overrides
 from ..hardware.profile import Profile
+from ..parallel.runner import Backend, Workers
 from ..perception.predictors import make_predictor
 from ..scenario.policies import limits_of, make_scheduler
 from ..scenario.requests import goodput_bounds
@@ -20,7 +21,7 @@ from . import sensitivity as sensitivities
 from .answer import Answer, Plan, Question
 from .command import command_of
 from .question import assumptions_of, named_profiles, prices_of, profiles_of, rate_of, split, workload_of
-from .runs import Runs, World, together
+from .runs import Runs, World, run_searches
 from .search import (
     Effort,
     Fleet,
@@ -72,6 +73,8 @@ def plan(
     sensitivity: bool = False,
     state: str | Path | None = None,
     jobs: int = -1,
+    backend: Backend = "joblib",
+    address: str | None = None,
     on_run: Callable[[int], None] | None = None,
 ) -> Plan:
     """The fewest replicas that meet an SLO at a rate, or with `max_rate` the highest rate of `replicas` (1).
@@ -87,8 +90,9 @@ def plan(
     Every point is simulated with `num_seeds` seeds of `num_requests` requests, and longer, up to `max_seeds`
     of `max_requests`, while its interval at `confidence` straddles a bound; the answer itself at full length.
     `curves` and `sensitivity` add what the report draws. `state`: a file in which runs are kept, so that a
-    plan that was stopped goes on from there. `jobs`: processes, -1 for one per core. `on_run(number)` is told
-    of every run.
+    plan that was stopped goes on from there. `jobs`: processes on this machine (-1: one per core; 1: this
+    one); `backend` "dask" runs on the cluster whose scheduler is at `address`. `on_run(number)` is called
+    after every run.
 
     Raises InputError for anything that cannot be used. The same arguments give the same plan, byte for byte.
     """
@@ -135,20 +139,6 @@ def plan(
     base_names = {machine.name: base.name for machine, base in zip(machines, bases, strict=True)}
     for world in worlds:
         make_scheduler(world.policy, limits_of(world.profile, kv_blocks))
-    runs = Runs(wanted, None if state is None else Path(state), jobs, on_run)
-    if max_rate:
-        found = together(
-            [(w, _ask_rate(wanted, replicas, rate or 1.0, effort, tolerance, curves)) for w in worlds], runs
-        )
-    else:
-        assert rate is not None
-        found = together(
-            [(w, _ask_replicas(wanted, rate, spare, effort, max_replicas, curves)) for w in worlds], runs
-        )
-    answers = tuple(
-        _answer(w, parts, price, base_names[w.profile.name], spare)
-        for w, parts in zip(worlds, found, strict=True)
-    )
     others: dict[str, object] = {
         "predictor": predictor,
         "router": router,
@@ -201,15 +191,26 @@ def plan(
         version=__version__,
         command=command,
     )
-    made = Plan(question, answers, assumptions_of(workload, question, machines, answers, predictor))
-    if sensitivity and made.best is not None:
-        best = made.best
-        world = worlds[made.answers.index(best)]
-        assert best.point is not None
-        made = replace(
-            made,
-            sensitivity=sensitivities.sensitivity(world, wanted, best.point, effort, runs),
+    searches: list[Search[_Parts]]
+    if max_rate:
+        searches = [_ask_rate(wanted, replicas, rate or 1.0, effort, tolerance, curves) for _ in worlds]
+    else:
+        assert rate is not None
+        searches = [_ask_replicas(wanted, rate, spare, effort, max_replicas, curves) for _ in worlds]
+    with Runs(wanted, state, Workers(jobs, backend, address), on_run) as runs:
+        results = run_searches(list(zip(worlds, searches, strict=True)), runs)
+        answers = tuple(
+            _answer(world, parts, price, base_names[world.profile.name], spare)
+            for world, parts in zip(worlds, results, strict=True)
         )
+        made = Plan(question, answers, assumptions_of(workload, question, machines, answers, predictor))
+        if sensitivity and made.best is not None:
+            best = made.best
+            world = worlds[made.answers.index(best)]
+            assert best.point is not None
+            made = replace(
+                made, sensitivity=sensitivities.sensitivity(world, wanted, best.point, effort, runs)
+            )
     return made
 
 

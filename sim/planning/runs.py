@@ -1,4 +1,4 @@
-"""Carries out the runs that a search asks for, on several cores, and keeps what they observed in a file.
+"""Carries out the runs that searches need, in parallel, and keeps what they observed in a file.
 
 A World is everything of a run but the fleet's size, the rate, the seed and the length. Knows nothing of
 searches or verdicts.
@@ -6,15 +6,11 @@ searches or verdicts.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, cast
-
-import numpy as np
+from typing import Any
 
 from traces.arrivals import at_rate, window
 from traces.errors import InputError
@@ -22,8 +18,11 @@ from traces.scaling import scale_lengths
 from traces.trace import Trace
 
 from ..hardware.profile import Profile
+from ..parallel.runner import HERE, Runner, Workers
+from ..parallel.state_file import StateFile
+from ..parallel.tasks import Shared, Task
 from ..results.result import Result
-from ..scenario.inputs import digest_of
+from ..scenario.inputs import digest, digest_of, digest_of_trace
 from ..version import RESULTS_VERSION, __version__
 from .search import Search
 from .slo import RULE, Observation, Slo, observe
@@ -86,12 +85,10 @@ class World:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What tells this world from another, in plain values; what they refer to by digests of content."""
-        texts = {"policy": self.policy, "predictor": self.predictor}
-        texts |= {key: value for key, value in self.settings.items() if isinstance(value, str)}
         return {
-            "trace": self.source if isinstance(self.source, str) else _digest(self.source),
+            "trace": self.source if isinstance(self.source, str) else digest_of_trace(self.source),
             "policy": self.policy,
-            "profile": _digest_text(json.dumps(self.profile.to_json(), sort_keys=True)),
+            "profile": digest(self.profile.to_json()),
             "predictor": self.predictor,
             "router": self.router,
             "burstiness": self.burstiness,
@@ -99,159 +96,136 @@ class World:
             "max_new_tokens": self.max_new_tokens,
             "length_scale": self.length_scale,
             "settings": {key: repr(value) for key, value in sorted(self.settings.items())},
-            "inputs": {key: digest_of(key, text) for key, text in texts.items()},
+            "inputs": self.inputs(),
         }
+
+    def inputs(self) -> dict[str, str]:
+        """Digests of the files that its texts refer to, as they are now."""
+        texts = {"policy": self.policy, "predictor": self.predictor}
+        texts |= {key: value for key, value in self.settings.items() if isinstance(value, str)}
+        return {key: digest_of(key, text) for key, text in texts.items()}
+
+    def name_of(self, run: Run) -> str:
+        """Names a run in an error."""
+        return (
+            f"{self.policy} on {self.profile.name}, {run.replicas} replicas at {run.rate:.6g} requests/s, "
+            f"seed {run.seed}, {run.num_requests} requests"
+        )
 
 
 class Runs:
-    """Carries out runs and remembers what they observed, in a JSON Lines file if one is given.
+    """Carries out runs, each once, and remembers what they observed, in a JSON Lines file if one is given.
 
-    A line is written when its run ends, so that whoever starts again with the same file redoes no run. A line
-    cut off by the end of a process is dropped.
+    A line is written when its run ends, so that whoever starts again with the same file redoes no run.
+    `on_run(number)` is called after each.
     """
 
     def __init__(
         self,
         slo: Slo,
-        state: Path | None = None,
-        jobs: int = -1,
+        state: str | Path | None = None,
+        workers: Workers = HERE,
         on_run: Callable[[int], None] | None = None,
     ) -> None:
-        self.slo, self.state, self.jobs, self.on_run = slo, state, jobs, on_run
-        self.known: dict[str, Observation] = {}
+        self.slo, self.on_run = slo, on_run
         self.num_simulated = 0
-        if state is not None:
-            self.known = _read(state)
+        self.runner = Runner(workers)
+        self.state = StateFile(
+            state, lambda line: Observation.from_json(line["observation"]), "seqsched plan"
+        )
 
     def __call__(self, wanted: Sequence[tuple[World, Run]]) -> list[Observation]:
-        """What each of these runs observed, in order."""
+        """What each of these runs observed, in order; InputError, naming the run, where one fails."""
         keys = [self.key(world, run) for world, run in wanted]
-        missing = {
-            key: (world, run) for key, (world, run) in zip(keys, wanted, strict=True) if key not in self.known
-        }
-        if missing:
-            if self.state is None:
-                self._simulate(missing, None)
-            else:
-                try:
-                    with self.state.open("a", encoding="utf-8", newline="\n") as file:
-                        self._simulate(missing, file)
-                except OSError as error:
-                    raise InputError(f"{self.state}: cannot be written ({error.strerror})") from None
-        return [self.known[key] for key in keys]
-
-    def _simulate(self, missing: Mapping[str, tuple[World, Run]], file: IO[str] | None) -> None:
-        for key, observation in self._results(missing):
-            self.known[key] = observation
-            self.num_simulated += 1
-            if file is not None:
-                run = missing[key][1]
-                line = {"key": key, "run": run._asdict(), "observation": observation.to_json()}
-                file.write(json.dumps(line, allow_nan=False) + "\n")
-                file.flush()
-            if self.on_run is not None:
-                self.on_run(self.num_simulated)
-
-    def _results(self, missing: Mapping[str, tuple[World, Run]]) -> Iterable[tuple[str, Observation]]:
+        runs = dict(zip(keys, wanted, strict=True))
         # The longest first, so that no core is left alone with one of them at the end.
-        order = sorted(missing, key=lambda key: -missing[key][1].num_requests)
-        if self.jobs == 1 or len(missing) == 1:
-            return (carry_out(self.slo, key, *missing[key]) for key in order)
-        from joblib import Parallel, delayed
+        order = sorted(runs, key=lambda key: -runs[key][1].num_requests)
+        tasks = [Task(key, (self.slo, Shared(runs[key][0]), runs[key][1])) for key in order]
+        failed = {}
+        for ended in self.runner.run(carry_out, tasks, self.state.known):
+            if ended.error is None:
+                self._keep(ended.key, runs[ended.key][1], ended.value)
+            else:
+                failed[ended.key] = ended
+        # Which of several failures is named must not depend on which ended first.
+        for key, (world, run) in runs.items():
+            if key in failed:
+                failed[key].value_or_raise(world.name_of(run))
+        return [self.state.known[key] for key in keys]
 
-        parallel = Parallel(n_jobs=self.jobs, return_as="generator_unordered")
-        return cast(
-            Iterable[tuple[str, Observation]],
-            parallel(delayed(carry_out)(self.slo, key, *missing[key]) for key in order),
-        )
+    def _keep(self, key: str, run: Run, observation: Observation) -> None:
+        self.state.append(key, observation, {"run": run._asdict(), "observation": observation.to_json()})
+        self.num_simulated += 1
+        if self.on_run is not None:
+            self.on_run(self.num_simulated)
 
     def key(self, world: World, run: Run) -> str:
         """A digest of everything that the observation depends on."""
-        asked = {
-            "world": world.identity,
-            "run": [run.replicas, run.rate.hex(), run.seed, run.num_requests],
-            "bounds": [bound.name for bound in self.slo.bounds],
-            "goodput": list(self.slo.goodput_ms),
-            "rule": RULE,
-            "version": __version__,
-            "results_version": RESULTS_VERSION,
-        }
-        return _digest_text(json.dumps(asked, sort_keys=True))
+        return digest(
+            {
+                "world": world.identity,
+                "run": [run.replicas, run.rate.hex(), run.seed, run.num_requests],
+                "bounds": [bound.name for bound in self.slo.bounds],
+                "goodput": list(self.slo.goodput_ms),
+                "rule": RULE,
+                "version": __version__,
+                "results_version": RESULTS_VERSION,
+            }
+        )
+
+    def close(self) -> None:
+        """Let the workers and the file go."""
+        self.runner.close()
+        self.state.close()
+
+    def __enter__(self) -> Runs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
-def carry_out(slo: Slo, key: str, world: World, run: Run) -> tuple[str, Observation]:
-    """One run, simulated and observed."""
+def _observation(line: Mapping[str, Any]) -> Observation:
+    return Observation.from_json(line["observation"])
+
+
+def carry_out(slo: Slo, world: World, run: Run) -> Observation:
+    """One run, simulated and observed; InputError where a file is not the one that the plan began with."""
+    for name, content in world.inputs().items():
+        if name != "policy" and content != world.identity["inputs"][name]:
+            raise InputError(f"{name}: the content of its file here is not what it was when the plan began")
     result = world.run(run)
-    return key, observe(slo, result.columns, result.summary)
+    return observe(slo, result.columns, result.summary)
 
 
-def together(
+def run_searches(
     searches: Sequence[tuple[World, Search[Any]]],
     runs: Callable[[Sequence[tuple[World, Run]]], Sequence[Observation]],
 ) -> list[Any]:
-    """Carry several searches on side by side, so that their runs share the cores; what each found."""
-    found: list[Any] = [None] * len(searches)
-    asked: dict[int, list[Run]] = {}
+    """The result of each search; they advance side by side, so that their runs share the cores."""
+    results: list[Any] = [None] * len(searches)
+    needed: dict[int, list[Run]] = {}
     for k, (_, search) in enumerate(searches):
-        _advance(search, None, k, asked, found)
-    while asked:
-        wanted = [(searches[k][0], run) for k, part in asked.items() for run in part]
-        seen = list(runs(wanted))
-        for k, part in list(asked.items()):
-            mine, seen = seen[: len(part)], seen[len(part) :]
-            del asked[k]
-            _advance(searches[k][1], mine, k, asked, found)
-    return found
+        _advance(search, None, k, needed, results)
+    while needed:
+        wanted = [(searches[k][0], run) for k, part in needed.items() for run in part]
+        observations = list(runs(wanted))
+        for k, part in list(needed.items()):
+            own, observations = observations[: len(part)], observations[len(part) :]
+            del needed[k]
+            _advance(searches[k][1], own, k, needed, results)
+    return results
 
 
 def _advance(
     search: Search[Any],
-    seen: list[Observation] | None,
+    observations: list[Observation] | None,
     k: int,
-    asked: dict[int, list[Run]],
-    found: list[Any],
+    needed: dict[int, list[Run]],
+    results: list[Any],
 ) -> None:
+    """Carry one search on to the runs that it needs next, or to its result."""
     try:
-        asked[k] = next(search) if seen is None else search.send(seen)
+        needed[k] = next(search) if observations is None else search.send(observations)
     except StopIteration as end:
-        found[k] = end.value
-
-
-def _read(path: Path) -> dict[str, Observation]:
-    """What the file holds; the file is cut after its last whole line."""
-    if not path.exists():
-        return {}
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    whole = content[: content.rfind(b"\n") + 1]
-    known = {}
-    for number, line in enumerate(whole.splitlines(), 1):
-        try:
-            entry = json.loads(line)
-            known[str(entry["key"])] = Observation.from_json(entry["observation"])
-        except (ValueError, TypeError, KeyError):
-            raise InputError(f"{path}, line {number}: not a line that `seqsched plan` wrote") from None
-    if len(whole) < len(content):
-        if not known and content[:8] != b'{"key": ':
-            raise InputError(f"{path}, line 1: not a line that `seqsched plan` wrote")
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
-    return known
-
-
-def _digest_text(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
-def _digest(trace: Trace) -> str:
-    state = hashlib.sha256(str(trace.max_new_tokens).encode())
-    for name in (*trace.columns(), "samples"):
-        column = getattr(trace, name)
-        if column is None or name == "request_id":
-            continue
-        state.update(name.encode())
-        whole = np.ascontiguousarray(column)
-        state.update(repr(column.tolist()).encode() if whole.dtype == object else whole.tobytes())
-    return state.hexdigest()[:24]
+        results[k] = end.value

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from .answer import Sensitivity, Swing
-from .runs import World, together
+from .runs import World, run_searches
 from .search import Effort, RateRange, highest_rate
 from .slo import Observation, Slo
 from .verdict import Point, Run, to_settle
@@ -71,14 +71,14 @@ def sensitivity(world: World, slo: Slo, answer: Point, effort: Effort, runs: Run
     brief = replace(effort.at_a_glance(), num_requests=length, max_requests=length)
     varied = changes(world)
     worlds = [world, *(w for _, less, more in varied for w in (less[1], more[1]))]
-    found: list[RateRange] = together(
+    ranges: list[RateRange] = run_searches(
         [
             (w, highest_rate(slo, replicas, brief, start=rate, tolerance=TOLERANCE, step=1.1, bracket=False))
             for w in worlds
         ],
         runs,
     )
-    base, *others = (f.rate for f in found)
+    base, *others = (found.rate for found in ranges)
     swings = [
         Swing(name, less[0], more[0], low, high)
         for (name, less, more), low, high in zip(varied, others[::2], others[1::2], strict=True)

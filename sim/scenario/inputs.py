@@ -10,10 +10,14 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from traces.errors import InputError
 from traces.loading import file_of
 from traces.registry import Registry
+from traces.trace import Trace
 
 from ..hardware import profile as profiles
 from ..perception.predictors import PREDICTORS
@@ -21,6 +25,7 @@ from .policies import POLICIES
 
 REGISTRIES = {"predictor": PREDICTORS}
 """Setting -> what reads its text, where a class from outside may stand in it."""
+KEY_DIGITS = 24
 
 
 def digest_of(name: str, text: str) -> str:
@@ -53,6 +58,24 @@ def _module_digest(registry: Registry, spec: str) -> str:
     """That of the module which the spec names; empty where it is no file."""
     file = registry.module_file(spec)
     return "" if file is None else _file_digest(file)
+
+
+def digest_of_trace(trace: Trace) -> str:
+    """SHA-256, shortened, of a trace's columns and cap; its name and request ids do not count."""
+    state = hashlib.sha256(str(trace.max_new_tokens).encode())
+    for name in (*trace.columns(), "samples"):
+        column = getattr(trace, name)
+        if column is None or name == "request_id":
+            continue
+        state.update(name.encode())
+        whole = np.ascontiguousarray(column)
+        state.update(repr(column.tolist()).encode() if whole.dtype == object else whole.tobytes())
+    return state.hexdigest()[:KEY_DIGITS]
+
+
+def digest(value: Any) -> str:
+    """SHA-256, shortened, of a value that JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:KEY_DIGITS]
 
 
 def _file_digest(path: Path) -> str:

@@ -20,7 +20,7 @@ from sim.hardware.kv_memory import KvMemory
 from sim.hardware.profile import Profile, Provenance
 from sim.hardware.profile import load as load_profile
 from sim.hardware.step_cost import PiecewiseLinear, StepCost
-from sim.planning.runs import World
+from sim.planning.runs import Runs, World
 from sim.planning.search import Effort, fewest_replicas
 from sim.planning.slo import observe, parse_slo
 from sim.planning.verdict import Run
@@ -325,6 +325,30 @@ def test_runs_that_are_too_short_end_in_status_one_and_say_how_long_would_do(
         "runs of 200 requests are too short to settle; --max-requests 6000 would do; the smallest fleet that "
         "may do has 2 replicas, 1 of them spare."
     ]
+
+
+def test_a_second_plan_on_one_state_file_is_refused_in_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    state = tmp_path / "runs.jsonl"
+    command = [*COMMAND, "--slo", "ttft_p90:800", "--request-rate", "30", "--state", str(state)]
+    with Runs(parse_slo("ttft_p90:800"), state), pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"seqsched: {state}: another process is writing it\n"
+    main(command)
+    kept, first = state.read_bytes(), capsys.readouterr().out
+    main(command)
+    assert state.read_bytes() == kept and capsys.readouterr().out == first
+
+
+@pytest.mark.parametrize(
+    ("flags", "error"), [("--jobs 0", "jobs: 0 must be"), ("--backend dask", "dask needs one")]
+)
+def test_where_a_plan_cannot_run(flags: str, error: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*COMMAND[:-6], *flags.split(), "--slo", "ttft_p90:800", "--request-rate", "30"])
+    assert ended.value.code == 2 and error in capsys.readouterr().err
 
 
 def test_bad_input_ends_in_status_two_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:

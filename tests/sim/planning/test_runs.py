@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from sim.hardware.profile import Profile
-from sim.planning.runs import Runs, World, together
+from sim.parallel.runner import Workers
+from sim.planning.runs import Runs, World, run_searches
 from sim.planning.search import Search
 from sim.planning.slo import Observation, parse_slo
 from sim.planning.verdict import Run
@@ -18,6 +20,30 @@ from traces.scaling import scale_lengths
 from traces.trace import Trace
 
 SLO = parse_slo("ttft_p99:1000 e2el_mean:1000")
+
+FRAGILE = """
+import os
+from pathlib import Path
+
+from sim.schedulers import MicrobatchScheduler
+
+
+class Fragile(MicrobatchScheduler):
+    Options = None
+
+    def __init__(self, limits, folder, end):
+        super().__init__(limits)
+        self.mended, self.end = Path(folder) / "mended", end
+
+    def submit(self, request, now):
+        if self.end == "badly":
+            raise ValueError("no good")
+        if not self.mended.exists():
+            if self.end == "once":
+                self.mended.touch()
+            os._exit(9)
+        super().submit(request, now)
+"""
 
 
 def trace(n: int, timed: bool = True) -> Trace:
@@ -51,15 +77,21 @@ def test_a_generator_gives_every_seed_its_own_requests(profile: Profile) -> None
     assert set(one.columns["replica"]) == {0, 1}
 
 
+def observe_all(
+    wanted: list[tuple[World, Run]], state: Path | None = None, jobs: int = 1
+) -> tuple[list[Observation], int]:
+    """What was observed, and how many runs were simulated for it."""
+    with Runs(SLO, state, Workers(jobs)) as runs:
+        return runs(wanted), runs.num_simulated
+
+
 def test_a_run_is_simulated_once_and_found_again_in_the_file(world: World, tmp_path: Path) -> None:
     state = tmp_path / "runs.jsonl"
     wanted = [(world, Run(k, 3.0, seed, 60)) for k in (1, 2) for seed in (0, 1)]
-    first = Runs(SLO, state, jobs=1)
-    seen = first([*wanted, wanted[0]])
-    assert first.num_simulated == 4 and seen[0] == seen[4]
-    again = Runs(SLO, state, jobs=1)
-    assert again(wanted) == seen[:4] and again.num_simulated == 0
-    assert Runs(SLO, None, jobs=2)(wanted) == seen[:4]
+    observed, num_simulated = observe_all([*wanted, wanted[0]], state)
+    assert num_simulated == 4 and observed[0] == observed[4]
+    assert observe_all(wanted, state) == (observed[:4], 0)
+    assert observe_all(wanted, jobs=2) == (observed[:4], 4)
 
 
 @pytest.mark.parametrize(("name", "other"), [("__version__", "0.0.0"), ("RESULTS_VERSION", 0)])
@@ -68,21 +100,18 @@ def test_runs_of_another_version_are_simulated_again(
 ) -> None:
     state = tmp_path / "runs.jsonl"
     wanted = [(world, Run(1, 3.0, seed, 60)) for seed in range(2)]
-    Runs(SLO, state, jobs=1)(wanted)
+    observe_all(wanted, state)
     monkeypatch.setattr(f"sim.planning.runs.{name}", other)
-    again = Runs(SLO, state, jobs=1)
-    again(wanted)
-    assert again.num_simulated == 2
+    assert observe_all(wanted, state)[1] == 2
 
 
 def test_a_line_that_was_cut_off_is_simulated_again(world: World, tmp_path: Path) -> None:
     state = tmp_path / "runs.jsonl"
     wanted = [(world, Run(1, 3.0, seed, 60)) for seed in range(3)]
-    seen = Runs(SLO, state, jobs=1)(wanted)
+    observed, _ = observe_all(wanted, state)
     whole = state.read_bytes()
     state.write_bytes(whole[:-40])
-    again = Runs(SLO, state, jobs=1)
-    assert again(wanted) == seen and again.num_simulated == 1
+    assert observe_all(wanted, state) == (observed, 1)
     assert state.read_bytes() == whole
 
 
@@ -93,6 +122,53 @@ def test_another_file_is_refused_and_left_alone(content: str, tmp_path: Path) ->
     with pytest.raises(InputError, match=r"notes.txt, line 1: not a line"):
         Runs(SLO, state)
     assert state.read_text() == content
+
+
+def outside(world: World, folder: Path, monkeypatch: pytest.MonkeyPatch, end: str) -> World:
+    """The world under a policy from outside, which is asked to `end` while `folder` has no file `mended`."""
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setitem(sys.modules, "fragile", None)
+    del sys.modules["fragile"]
+    (folder / "fragile.py").write_text(FRAGILE)
+    return replace(world, policy=f"fragile:Fragile:folder={folder},end={end}")
+
+
+def test_a_run_whose_process_dies_is_run_again(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mortal = outside(world, tmp_path, monkeypatch, "once")
+    wanted = [(mortal, Run(1, 3.0, seed, 60)) for seed in range(3)]
+    observed, num_simulated = observe_all(wanted, tmp_path / "runs.jsonl", jobs=2)
+    assert (tmp_path / "mended").exists() and num_simulated == 3
+    assert observed == observe_all(wanted)[0], "it lives now, and gives the same here"
+
+
+@pytest.mark.parametrize(
+    ("end", "error"),
+    [("always", "the process that ran it died (killed, or out of memory)"), ("badly", "ValueError: no good")],
+)
+def test_a_run_that_fails_is_named_and_the_others_are_kept(
+    end: str, error: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = outside(world, tmp_path, monkeypatch, end)
+    state = tmp_path / "runs.jsonl"
+    well = [(world, Run(1, 3.0, seed, 90)) for seed in range(2)]
+    with pytest.raises(InputError) as found:
+        observe_all([(broken, Run(3, 2.5, 7, 60)), *well], state, jobs=2)
+    assert "Fragile" in str(found.value) and error in str(found.value) and "\n" not in str(found.value)
+    assert "on tiny, 3 replicas at 2.5 requests/s, seed 7, 60 requests: " in str(found.value)
+    assert observe_all(well, state)[1] == 0
+
+
+def test_a_file_that_is_another_where_the_run_is_carried_out_is_named(world: World, tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("predicted,actual\n10,12\n")
+    made, run = replace(world, predictor=f"empirical:file={pairs}"), Run(1, 3.0, 0, 60)
+    with Runs(SLO) as runs:
+        runs.key(made, run)
+        pairs.write_text("predicted,actual\n11,12\n")
+        with pytest.raises(InputError, match=r"^predictor: the content of its file here is not what it was"):
+            runs([(made, run)])
 
 
 def test_anything_that_matters_makes_another_key(world: World, profile: Profile) -> None:
@@ -151,5 +227,5 @@ def test_searches_side_by_side_get_their_own_answers(world: World) -> None:
             for _, run in wanted
         ]
 
-    found = together([(world, search(1, 3)), (world, search(2, 1)), (world, search(3, 2))], runs)  # type: ignore[arg-type]
+    found = run_searches([(world, search(1, 3)), (world, search(2, 1)), (world, search(3, 2))], runs)  # type: ignore[arg-type]
     assert found == [[1, [[100], [100, 101], [100, 101, 102]]], [2, [[200]]], [3, [[300], [300, 301]]]]
