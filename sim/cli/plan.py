@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from ..fleet.routers import RouterName
+from ..fleet.routers import DEFAULT_ROUTER
 from ..scenario.settings import DEFAULT_PREDICTOR, MachineSettings, sentences
 from . import show
 from .options import SetFlag, Several
@@ -47,8 +47,7 @@ class Question:
     profiles: str | None = None
     """Profiles with semicolons between them; default: all that are shipped."""
     predictor: Annotated[str, Parameter(help=sentences(MachineSettings)["predictor"])] = DEFAULT_PREDICTOR
-    router: RouterName = "least-requests"
-    """Which replica serves a request."""
+    router: Annotated[str, Parameter(help=sentences(MachineSettings)["router"])] = DEFAULT_ROUTER
     set: SetFlag = ()
     price: Several = ()
     """USD per hour of a replica, NAME:USD by profile or GPU, such as H200:3.50; else the profile's own."""

@@ -19,7 +19,7 @@ from ..execution.arrivals import Arrivals, SimProcess
 from ..execution.replica import Replica
 from ..request import Request
 from .outages import Schedules
-from .routers import Router
+from .routing import Router
 
 MOST_REROUTES = 1000
 """A request that has met more failures than this would never end."""

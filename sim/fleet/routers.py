@@ -1,110 +1,52 @@
-"""Which replica serves a request: rules that see loads, and never how long an answer will be.
+"""The rules by which a router chooses a replica, by name.
 
-A rule looks at what a router in front of the replicas can know: what it has sent where, and what has come
-back. Knows nothing of SimPy, schedulers or costs.
+One more is a class with a method `choose` and a line in `ROUTERS`; in a module of your own it needs no line:
+`--router some.module:Class[:key=value,...]`. Knows nothing of SimPy, schedulers or costs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heappush
-from typing import Literal, Protocol, TypeAlias, get_args
+from typing import TypeAlias
 
 import numpy as np
 
-from traces.errors import InputError
+from traces.registry import Registry
 
 from ..request import Request
-
-RouterName: TypeAlias = Literal[
-    "round-robin",
-    "random",
-    "least-requests",
-    "least-tokens",
-    "least-predicted-work",
-    "power-of-two",
-    "shared-queue",
-]
-ROUTERS: tuple[str, ...] = get_args(RouterName)
-DEFAULT_ROUTER = "least-requests"
-
-Weigh: TypeAlias = Callable[[Request, int], int]
-"""(request, replica) -> the load that the request is to that replica, from its arrival there to its end."""
+from .routing import BaseRouter, CheckedRouter, Router, RouterContext
 
 PER_SECOND = 10**9
 """Work is weighed in whole nanoseconds, so that what has come and gone leaves a load of exactly 0."""
 
 
-class Router(Protocol):
-    """Chooses among the replicas that are up; it is told who comes, who goes, and what each is sent."""
+class RoundRobin(BaseRouter):
+    """One replica after the other."""
 
-    def choose(self, request: Request) -> int:
-        """The replica to serve the request; at least one is up."""
-
-    def sent(self, request: Request, replica: int) -> None:
-        """The request goes there."""
-
-    def ended(self, request: Request, replica: int) -> None:
-        """The request has ended there."""
-
-    def up(self, replica: int) -> None:
-        """The replica is there, empty."""
-
-    def down(self, replica: int) -> None:
-        """The replica is gone with all its load."""
-
-
-class UpReplicas:
-    """The replicas that are up: members by place, so that one can be drawn, and replaced, in O(1)."""
-
-    def __init__(self, num_replicas: int) -> None:
-        self.members = list(range(num_replicas))
-        self.place = {k: k for k in self.members}
-
-    def up(self, replica: int) -> None:
-        """The replica is there."""
-        self.place[replica] = len(self.members)
-        self.members.append(replica)
-
-    def down(self, replica: int) -> None:
-        """The replica is gone; the last member takes its place."""
-        place, last = self.place.pop(replica), self.members.pop()
-        if last != replica:
-            self.members[place], self.place[last] = last, place
-
-    def sent(self, request: Request, replica: int) -> None:
-        """Loads do not matter."""
-
-    def ended(self, request: Request, replica: int) -> None:
-        """Loads do not matter."""
-
-
-class RoundRobin(UpReplicas):
-    """One after the other."""
-
-    def __init__(self, num_replicas: int) -> None:
-        super().__init__(num_replicas)
-        self.num_replicas, self.next = num_replicas, 0
+    def __init__(self, context: RouterContext) -> None:
+        super().__init__(context)
+        self.next = 0
 
     def choose(self, request: Request) -> int:
         """The next that is up."""
         while self.next not in self.place:
-            self.next = (self.next + 1) % self.num_replicas
+            self.next = (self.next + 1) % self.context.num_replicas
         chosen = self.next
-        self.next = (chosen + 1) % self.num_replicas
+        self.next = (chosen + 1) % self.context.num_replicas
         return chosen
 
 
-class AtRandom(UpReplicas):
-    """Any of them with the same probability."""
+class AtRandom(BaseRouter):
+    """Any replica, with the same probability."""
 
-    def __init__(self, num_replicas: int, rng: np.random.Generator) -> None:
-        super().__init__(num_replicas)
-        self.drawn = drawn(rng)
+    def __init__(self, context: RouterContext) -> None:
+        super().__init__(context)
+        self.draws = uniform(context.rng)
 
     def choose(self, request: Request) -> int:
         """Whichever the generator says."""
-        return self.members[int(next(self.drawn) * len(self.members))]
+        return self.members[int(next(self.draws) * len(self.members))]
 
 
 class LeastLoaded:
@@ -114,11 +56,15 @@ class LeastLoaded:
     out of date are thrown away when they come up, so that a choice costs O(log n) on average.
     """
 
-    def __init__(self, num_replicas: int, weigh: Weigh) -> None:
-        self.weigh = weigh
-        self.loads = dict.fromkeys(range(num_replicas), 0)
+    def __init__(self, context: RouterContext) -> None:
+        self.work_s = context.work_s
+        self.loads = dict.fromkeys(range(context.num_replicas), 0)
         self.weights: dict[int, int] = {}
         self.heap = [(0, k) for k in self.loads]
+
+    def weigh(self, request: Request, replica: int) -> int:
+        """The load that the request is to that replica, from its arrival there to its end."""
+        raise NotImplementedError
 
     def choose(self, request: Request) -> int:
         """The least loaded."""
@@ -151,18 +97,42 @@ class LeastLoaded:
             heapify(self.heap)
 
 
-class PowerOfTwo(UpReplicas):
+class LeastRequests(LeastLoaded):
+    """The replica with the fewest unfinished requests."""
+
+    def weigh(self, request: Request, replica: int) -> int:
+        """Each counts alike."""
+        return 1
+
+
+class LeastTokens(LeastLoaded):
+    """The replica with the fewest prompt tokens among its unfinished requests."""
+
+    def weigh(self, request: Request, replica: int) -> int:
+        """Its prompt tokens."""
+        return request.prompt_tokens
+
+
+class LeastPredictedWork(LeastLoaded):
+    """The replica with the least predicted work: seconds of its own for prompts and predicted answers."""
+
+    def weigh(self, request: Request, replica: int) -> int:
+        """Predicted nanoseconds on that replica."""
+        return round(self.work_s(request, replica) * PER_SECOND)
+
+
+class PowerOfTwo(BaseRouter):
     """The one with fewer requests of two drawn at random (Mitzenmacher, 2001)."""
 
-    def __init__(self, num_replicas: int, rng: np.random.Generator) -> None:
-        super().__init__(num_replicas)
-        self.drawn, self.requests = drawn(rng), [0] * num_replicas
+    def __init__(self, context: RouterContext) -> None:
+        super().__init__(context)
+        self.draws, self.requests = uniform(context.rng), [0] * context.num_replicas
 
     def choose(self, request: Request) -> int:
         """The better of two."""
         n = len(self.members)
-        first = int(next(self.drawn) * n)
-        second = int(next(self.drawn) * (n - 1))  # of the others, where there are any
+        first = int(next(self.draws) * n)
+        second = int(next(self.draws) * (n - 1))  # of the others, where there are any
         a, b = self.members[first], self.members[min(second + (second >= first), n - 1)]
         return b if self.requests[b] < self.requests[a] else a
 
@@ -180,34 +150,55 @@ class PowerOfTwo(UpReplicas):
         self.requests[replica] = 0
 
 
-def drawn(rng: np.random.Generator, at_a_time: int = 4096) -> Iterator[float]:
+def shared_queue(context: RouterContext) -> None:
+    """None ahead of time: replicas take from one queue as they find places for requests."""
+
+
+def uniform(rng: np.random.Generator, at_a_time: int = 4096) -> Iterator[float]:
     """Uniform numbers in [0, 1) without end; drawing many at a time is what makes them cheap."""
     while True:
         yield from rng.random(at_a_time).tolist()
 
 
-def router(
-    name: str, num_replicas: int, rng: np.random.Generator, work_s: Callable[[Request, int], float]
-) -> Router | None:
-    """The rule of that name; None for `shared-queue`, which sends nothing: replicas take from it.
+ROUTERS = Registry(
+    "router",
+    {
+        "round-robin": RoundRobin,
+        "random": AtRandom,
+        "least-requests": LeastRequests,
+        "least-tokens": LeastTokens,
+        "least-predicted-work": LeastPredictedWork,
+        "power-of-two": PowerOfTwo,
+        "shared-queue": shared_queue,
+    },
+)
+"""Called as `Class(context, **options)`; what returns None sends nothing, and replicas take from a queue."""
 
-    `work_s(request, replica)`: seconds of accelerator time that the request is predicted to take there.
-    Raises InputError for an unknown name.
+DEFAULT_ROUTER = "least-requests"
+
+RouterSpec: TypeAlias = str | Callable[[RouterContext], Router | None]
+
+
+def router_maker(router: RouterSpec) -> Callable[[RouterContext], Router | None]:
+    """Builds routers from `NAME` or `some.module:Class`, `[:key=value,...]` behind it, read once.
+
+    One from outside, or a class or function that is given in place of a text, is checked as it goes: what it
+    raises, and a choice that is no replica which is up, is an InputError of one line.
+    Raises InputError for an unknown name, a class that cannot be imported, and options it does not take.
     """
-    if name == "round-robin":
-        return RoundRobin(num_replicas)
-    if name == "random":
-        return AtRandom(num_replicas, rng)
-    if name == "power-of-two":
-        return PowerOfTwo(num_replicas, rng)
-    if name == "least-requests":
-        return LeastLoaded(num_replicas, lambda request, replica: 1)
-    if name == "least-tokens":
-        return LeastLoaded(num_replicas, lambda request, replica: request.prompt_tokens)
-    if name == "least-predicted-work":
-        return LeastLoaded(
-            num_replicas, lambda request, replica: round(work_s(request, replica) * PER_SECOND)
-        )
-    if name == "shared-queue":
-        return None
-    raise InputError(f"router: {name!r} is not one of {', '.join(ROUTERS)}")
+    if isinstance(router, str):
+        named = ROUTERS.resolve(router)
+        make, label, is_outside = named.build, named.label, named.is_outside
+    else:
+        make, label, is_outside = router, f"router {router_name(router)}", True
+
+    def build(context: RouterContext) -> Router | None:
+        made = make(context)
+        return made if made is None or not is_outside else CheckedRouter(made, label, context.num_replicas)
+
+    return build
+
+
+def router_name(router: RouterSpec) -> str:
+    """What a result calls the router."""
+    return router if isinstance(router, str) else getattr(router, "__name__", type(router).__name__)

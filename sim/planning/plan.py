@@ -9,6 +9,7 @@ from pathlib import Path
 from traces.errors import InputError
 from traces.trace import Trace
 
+from ..fleet.routers import DEFAULT_ROUTER
 from ..hardware import overrides as changed
 from ..hardware.overrides import Overrides
 from ..hardware.profile import Profile
@@ -52,7 +53,7 @@ def plan(
     policies: Sequence[str] | str = DEFAULT_POLICIES,
     profiles: Sequence[str | Profile] | str | Profile | None = None,
     predictor: str = "oracle",
-    router: str = "least-requests",
+    router: str = DEFAULT_ROUTER,
     goodput: Mapping[str, float] | Iterable[str] | None = None,
     replicas: int | None = None,
     spare: int = 0,

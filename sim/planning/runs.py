@@ -17,6 +17,7 @@ from traces.errors import InputError
 from traces.scaling import scale_lengths
 from traces.trace import Trace
 
+from ..fleet.routers import DEFAULT_ROUTER
 from ..hardware.profile import Profile
 from ..parallel.runner import HERE, Runner, Workers
 from ..parallel.state_file import StateFile
@@ -42,7 +43,7 @@ class World:
     policy: str
     profile: Profile
     predictor: str
-    router: str = "least-requests"
+    router: str = DEFAULT_ROUTER
     burstiness: float | None = None
     kv_blocks: int | None = None
     max_new_tokens: int | None = None
@@ -101,7 +102,7 @@ class World:
 
     def inputs(self) -> dict[str, str]:
         """Digests of the files that its texts refer to, as they are now."""
-        texts = {"policy": self.policy, "predictor": self.predictor}
+        texts = {"policy": self.policy, "predictor": self.predictor, "router": self.router}
         texts |= {key: value for key, value in self.settings.items() if isinstance(value, str)}
         return {key: digest_of(key, text) for key, text in texts.items()}
 

@@ -19,12 +19,14 @@ from traces.loading import file_of
 from traces.registry import Registry
 from traces.trace import Trace
 
+from ..fleet.routers import ROUTERS
 from ..hardware import profile as profiles
 from ..perception.predictors import PREDICTORS
 from .policies import POLICIES
 
-REGISTRIES = {"predictor": PREDICTORS}
+REGISTRIES = {"predictor": PREDICTORS, "router": ROUTERS}
 """Setting -> what reads its text, where a class from outside may stand in it."""
+
 KEY_DIGITS = 24
 
 

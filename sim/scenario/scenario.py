@@ -23,8 +23,8 @@ from ..execution.padded_batch import FREE, PerceptionCost
 from ..execution.replica import Replica, Source
 from ..fleet.cluster import Fleet, Sole
 from ..fleet.outages import NONE, Outages
-from ..fleet.routers import DEFAULT_ROUTER, ROUTERS, Router
-from ..fleet.routers import router as make_router
+from ..fleet.routers import DEFAULT_ROUTER, RouterSpec, router_maker, router_name
+from ..fleet.routing import Router, RouterContext
 from ..hardware.profile import Profile
 from ..perception.predictions import Perception, asking_tokens, perceive
 from ..perception.predictors import Predictor, make_predictor
@@ -67,7 +67,7 @@ class Scenario:
     goodput_ms: Mapping[str, float]
     labels: Mapping[str, Any]
     replicas: int = 1
-    router: str = DEFAULT_ROUTER
+    router: RouterSpec = DEFAULT_ROUTER
     fleet: tuple[Accelerator, ...] = ()
     outages: Outages = NONE
 
@@ -190,7 +190,8 @@ class Scenario:
             answer = request.max_new_tokens if request.predicted_tokens is None else request.predicted_tokens
             return request.prompt_tokens * prompt_s + answer * answer_s
 
-        return make_router(self.router, len(machines), stream(self.seed, "routing"), work_s)
+        context = RouterContext(len(machines), stream(self.seed, "routing"), work_s)
+        return router_maker(self.router)(context)
 
 
 def _seconds_per_token(profile: Profile) -> tuple[float, float]:
@@ -211,8 +212,7 @@ def scenario_of(settings: Settings) -> Scenario:
     trace = arriving(requests_of(settings, settings.seed), settings, rng)
     assert trace.max_new_tokens is not None
     check_concurrency(settings)
-    if settings.router not in ROUTERS:
-        raise InputError(f"router: {settings.router!r} is not one of {', '.join(ROUTERS)}")
+    router_maker(settings.router)
     given = settings.predictor
     length_predictor = make_predictor(given)
     accelerators = accelerators_of(settings, asking_tokens(length_predictor))
@@ -233,7 +233,7 @@ def scenario_of(settings: Settings) -> Scenario:
             "trace": trace.name,
             "seed": settings.seed,
             "replicas": len(accelerators),
-            "router": settings.router,
+            "router": router_name(settings.router),
             "version": __version__,
         },
         replicas=len(accelerators),

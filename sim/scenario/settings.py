@@ -19,7 +19,7 @@ from typing import Any, TypedDict
 from traces.errors import InputError
 from traces.trace import Trace
 
-from ..fleet.routers import DEFAULT_ROUTER, ROUTERS
+from ..fleet.routers import DEFAULT_ROUTER, ROUTERS, RouterSpec
 from ..hardware import overrides
 from ..hardware.overrides import Overrides
 from ..hardware.profile import Profile
@@ -31,7 +31,7 @@ DEFAULT_TRACE = "alpaca-vicuna"
 
 TABLES = {
     "what_ifs": overrides.HELP,
-    "routers": ", ".join(ROUTERS),
+    "routers": ROUTERS.help("routers"),
     "predictors": PREDICTORS.help("predictors"),
 }
 """What the sentences of fields may hold in braces, from the tables that know it."""
@@ -53,8 +53,8 @@ class MachineSettings:
     """Seed of everything random: arrivals, lengths, predictions, routing, failures."""
     replicas: int = 1
     """Accelerators that serve side by side."""
-    router: str = DEFAULT_ROUTER
-    """Which of them serves a request: {routers}."""
+    router: RouterSpec = DEFAULT_ROUTER
+    """Which of them serves a request, {routers}"""
     fleet: str | Sequence[Profile] | None = None
     """Profiles of a mixed fleet, `NAME*COUNT;NAME*COUNT`, in place of --profile and --replicas."""
     mtbf_s: float | None = None
@@ -109,7 +109,7 @@ class PlanKeywords(TypedDict, total=False):
     kv_blocks: int | None
     predictor: str | Predictor
     seed: int
-    router: str
+    router: RouterSpec
     fleet: str | Sequence[Profile] | None
     mtbf_s: float | None
     mttr_s: float | None

@@ -350,7 +350,7 @@ FLEETS = st.fixed_dictionaries(
     {
         "predictor": st.sampled_from(PREDICTORS),
         "seed": st.integers(0, 9),
-        "router": st.sampled_from(ROUTERS),
+        "router": st.sampled_from(ROUTERS.names),
         "max_new_tokens": st.sampled_from([None, 40, 150]),
         "max_concurrency": st.sampled_from([None, None, None, 1, 7]),
         "request_rate": st.sampled_from([None, None, None, 0.5, 20.0]),
@@ -422,7 +422,7 @@ def test_what_always_holds_in_a_fleet(
     trace=traces(),
     policy=st.sampled_from([p for p in (*CONTINUOUS, *POLICIES) if "max_wait_s" not in p]),
     blocks=BLOCKS,
-    router=st.sampled_from(ROUTERS),
+    router=st.sampled_from(ROUTERS.names),
 )
 def test_no_replica_idles_while_a_request_is_there_for_it(
     trace: Trace, policy: str, blocks: list[int], router: str, profile: Profile

@@ -97,7 +97,7 @@ def test_a_failed_replicas_request_is_computed_again_from_its_prompt_elsewhere(t
     assert table.busy_s.tolist() == [4.5, 15.0] and table.completed.tolist() == [0, 2]
 
 
-@pytest.mark.parametrize("router", ROUTERS)
+@pytest.mark.parametrize("router", ROUTERS.names)
 def test_a_request_waits_while_nobody_is_up(router: str, tmp_path: Path) -> None:
     failures = outages(tmp_path, (0, 0.0, 7.0), (1, 1.0, 9.0))
     result = run(made([3, 3], [0.0, 2.0]), replicas=2, router=router, failures=failures, startup_s=0.5)
@@ -140,7 +140,7 @@ def test_replicas_that_fail_again_as_they_come_back(tmp_path: Path) -> None:
     assert result.replicas.down_s.tolist() == [3.5]
 
 
-@pytest.mark.parametrize("router", ROUTERS)
+@pytest.mark.parametrize("router", ROUTERS.names)
 def test_all_fail_at_the_same_time(router: str, tmp_path: Path) -> None:
     failures = outages(tmp_path, *((k, 2.5, 4.0) for k in range(3)))
     result = run(made([4, 4, 4]), replicas=3, router=router, failures=failures)
@@ -223,7 +223,7 @@ def test_padded_policies_take_a_batch_from_a_shared_queue(policy: str) -> None:
     assert max(sizes) == 4 and len(sizes) <= 4
 
 
-@pytest.mark.parametrize("router", ROUTERS)
+@pytest.mark.parametrize("router", ROUTERS.names)
 def test_a_prompt_goes_to_the_machine_that_holds_it(router: str, tmp_path: Path) -> None:
     for name, tokens in (("small", 320), ("large", 1600)):
         flat_machine(1.0, tokens, name).save(tmp_path / f"{name}.json")
@@ -238,7 +238,7 @@ def test_a_prompt_goes_to_the_machine_that_holds_it(router: str, tmp_path: Path)
     assert result.summary["replicas"] == 4 and result.summary["profile"] == fleet
 
 
-@pytest.mark.parametrize("router", ROUTERS)
+@pytest.mark.parametrize("router", ROUTERS.names)
 def test_a_prompt_waits_while_the_machine_that_holds_it_is_down(router: str, tmp_path: Path) -> None:
     shared = scenario(
         made([3, 3, 3], [1.0, 1.0, 2.0], prompt=[900, 10, 10]),
@@ -261,7 +261,7 @@ def test_a_client_counts_its_requests_over_all_replicas() -> None:
     assert result.summary["max_concurrent_requests"] == 3
 
 
-@pytest.mark.parametrize("router", ROUTERS)
+@pytest.mark.parametrize("router", ROUTERS.names)
 @pytest.mark.parametrize("bound", [1, 4])
 def test_max_concurrency_holds_with_failures_too(router: str, bound: int) -> None:
     result = run(
@@ -339,7 +339,7 @@ POLICIES = [
 @given(
     trace=worlds(),
     policy=st.sampled_from([*POLICIES, "vanilla:batch_size=3", "sequence:max_wait_s=0.7,batch_size=3"]),
-    router=st.sampled_from(ROUTERS),
+    router=st.sampled_from(ROUTERS.names),
     bound=st.sampled_from([None, None, 1, 4]),
     kv_blocks=st.sampled_from([None, 20, 30]),
 )
@@ -374,7 +374,7 @@ FAILURES = st.sampled_from([{}, {}, {"mtbf_s": 3.0, "mttr_s": 0.4}, {"mtbf_s": 9
 @given(
     trace=worlds(),
     policy=st.sampled_from(POLICIES),
-    router=st.sampled_from(ROUTERS),
+    router=st.sampled_from(ROUTERS.names),
     blocks=st.lists(st.sampled_from([20, 30, 1000]), min_size=1, max_size=4),
     predictor=st.sampled_from(["oracle", "trace", "tuned"]),
     failures=FAILURES,
@@ -468,7 +468,7 @@ def test_a_replica_is_sent_one_request_until_it_decides_again(profile: Profile) 
 
 def test_a_fleet_says_what_it_is_and_same_inputs_give_the_same_bytes() -> None:
     trace = made([5, 9, 2, 30] * 10, np.arange(40) * 0.7)
-    for router in ROUTERS:
+    for router in ROUTERS.names:
         results = [run(trace, replicas=3, router=router, mtbf_s=20.0, mttr_s=3.0, seed=2) for _ in range(2)]
         assert results[0].to_json() == results[1].to_json()
         assert results[0].requests.to_csv() == results[1].requests.to_csv()

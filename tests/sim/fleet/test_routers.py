@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from scipy import stats
 
-from sim.fleet.routers import ROUTERS, LeastLoaded, Router, router
+from sim.fleet.routers import ROUTERS, LeastLoaded, router_maker
+from sim.fleet.routing import Router, RouterContext
 from sim.request import Request
 from traces.errors import InputError
 
-SENDING = tuple(name for name in ROUTERS if name != "shared-queue")
+SENDING = tuple(name for name in ROUTERS.names if name != "shared-queue")
 
 
 def work_s(request: Request, replica: int) -> float:
@@ -25,7 +26,7 @@ def work_s(request: Request, replica: int) -> float:
 
 
 def make(name: str, num_replicas: int, seed: int = 0) -> Router:
-    made = router(name, num_replicas, np.random.default_rng(seed), work_s)
+    made = router_maker(name)(RouterContext(num_replicas, np.random.default_rng(seed), work_s))
     assert made is not None
     return made
 
@@ -142,9 +143,9 @@ def test_only_what_is_up_is_chosen(name: str, events: list[tuple[int, bool]]) ->
 
 
 def test_a_shared_queue_sends_nothing_and_what_is_unknown_is_refused() -> None:
-    assert router("shared-queue", 3, np.random.default_rng(0), work_s) is None
-    with pytest.raises(InputError, match="router: 'fastest' is not one of round-robin, random"):
-        router("fastest", 3, np.random.default_rng(0), work_s)
+    assert router_maker("shared-queue")(RouterContext(3, np.random.default_rng(0), work_s)) is None
+    with pytest.raises(InputError, match="router 'fastest' is not one of round-robin, random"):
+        router_maker("fastest")
 
 
 class Histories(RuleBasedStateMachine):
