@@ -20,6 +20,7 @@ SLOW = (
     "tests/plots/test_examples.py",
     "tests/plots/test_gain_map.py",
     "tests/plots/test_load.py",
+    "tests/plots/test_policies.py",
     "tests/plots/test_report.py",
     "tests/plots/test_sensitivity.py",
     "tests/real/calibration/test_memory_floor.py",
@@ -31,8 +32,10 @@ SLOW = (
     "tests/real/test_tune.py",
     "tests/real/test_validate.py",
     "tests/sim/execution/test_environment.py",
+    "tests/sim/execution/test_leap.py",
     "tests/sim/planning/test_plan.py",
     "tests/sim/schedulers/test_ahead.py",
+    "tests/sim/scenario/test_settings.py::test_a_type_checker_catches_a_misspelt_setting_in_code_of_others",
     "tests/sim/sweeps/test_sweep.py",
     "tests/sim/sweeps/test_sweep_dask.py",
     "tests/sim/test_invariants.py",
@@ -40,7 +43,7 @@ SLOW = (
     "tests/sim/test_theory.py",
     "tests/traces/test_fit_alpaca.py",
 )
-"""Files with whole experiments, real models, several processes or hundreds of random worlds. A single slow test
+"""Files with whole experiments, real models, several processes or hundreds of random worlds. A slow test
 elsewhere has the mark itself.
 """
 
