@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sim.planning.answer import Answer, Plan, Sensitivity
-from sim.planning.verdict import Measured, Point
+from sim.planning.verdict import FleetPoint, Measured
 from sim.results.metrics import LATENCIES
 
 from . import style
@@ -241,11 +241,11 @@ def _say_ends(
         )
 
 
-def _named(point: Point, bound: str) -> Measured:
+def _named(point: FleetPoint, bound: str) -> Measured:
     return next(m for m in point.measured if m.name == bound)
 
 
-def _distinct(answer: Answer) -> list[Point]:
+def _distinct(answer: Answer) -> list[FleetPoint]:
     """The fleets at the rate asked for that have a latency, each once."""
     tried = {p.replicas: p for p in (answer.one_more, *answer.points) if p is not None}
     return [

@@ -13,8 +13,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from sim.planning.answer import one_line
-from sim.planning.verdict import said, shown
+from sim.planning.answer import point_text
+from sim.planning.verdict import standing_text, value_text
 from traces.files import atomic_write
 
 from . import capacity
@@ -78,12 +78,12 @@ def _row(answer: Answer, made: Plan) -> dict[str, Any]:
             ("Per million output tokens", text(answer.cost_per_million_output_tokens, "{:,.3g} USD")),
             ("Gives way first", answer.binding or "–"),
         ],
-        "stands": [said(m) + f"; bound {shown(m, m.limit)}" for m in answer.point.measured]
+        "stands": [standing_text(m) + f"; bound {value_text(m, m.limit)}" for m in answer.point.measured]
         if answer.point
         else [],
         "binding": at,
-        "less": one_line(answer.one_less),
-        "more": one_line(answer.one_more),
+        "less": point_text(answer.one_less),
+        "more": point_text(answer.one_more),
     }
 
 
@@ -96,5 +96,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals.update(said=said, shown=shown, one_line=one_line)
+    made.globals.update(standing_text=standing_text, point_text=point_text)
     return made

@@ -12,7 +12,7 @@ import json
 
 from sim import Plan, plan
 from sim.cli import run_script
-from sim.planning.answer import one_line
+from sim.planning.answer import point_text
 
 
 def main(
@@ -93,7 +93,7 @@ def main(
         size = answer.replicas or f"none: {answer.reason}"
         print(
             f"| {name} | {made.question.request_rate:.3g} | {size} | {cost} | {answer.binding} "
-            f"| {one_line(answer.one_less)} |"
+            f"| {point_text(answer.one_less)} |"
         )
         found[name] = answer.row()
     print(json.dumps(found))

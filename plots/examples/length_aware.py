@@ -14,7 +14,7 @@ import json
 
 from sim import plan
 from sim.cli import run_script
-from sim.planning.answer import Answer, shown_rate
+from sim.planning.answer import Answer, rate_text
 
 POLICIES = "continuous:max_num_seqs=64;continuous:max_num_seqs=64,order=shortest-predicted"
 
@@ -89,8 +89,8 @@ def main(
         verdict = "" if answer is today else gain(today, answer)
         low, high = (answer.rates.low, answer.rates.high) if answer.rates else (None, None)
         print(
-            f"| {answer.policy} | {shown_rate(answer.rate, 'none')} | {shown_rate(low, '–')} "
-            f"| {shown_rate(high, '–')} | {verdict} |"
+            f"| {answer.policy} | {rate_text(answer.rate, 'none')} | {rate_text(low, '–')} "
+            f"| {rate_text(high, '–')} | {verdict} |"
         )
         found[answer.policy] = {**answer.row(), "gain": verdict}
     switch = any(answer.rate and today.rate and is_apart(today, answer) for answer in others)

@@ -131,7 +131,7 @@ def plan(
         if made.reached:
             _table(made)
         for answer in made.answers:
-            if answer.reason and answer is not made.told:
+            if answer.reason and answer is not made.headline_answer:
                 print(f"{answer.policy} on {answer.profile}: {answer.reason}")
     if save_result is not None or report is not None:
         show.wrote(path for path in (save_result, report) if path is not None)
@@ -142,7 +142,7 @@ def plan(
 def _table(made: Plan) -> None:
     from rich.table import Table
 
-    from ..planning.answer import one_line
+    from ..planning.answer import point_text
 
     q = made.question
     arrivals = f"{q.trace}, {q.arrivals} · predictor {q.predictor} · router {q.router}"
@@ -163,7 +163,7 @@ def _table(made: Plan) -> None:
     table.add_column("one replica less", overflow="fold")
     table.add_column("one more", overflow="fold")
     for answer in made.answers:
-        table.add_row(*_cells(answer), one_line(answer.one_less), one_line(answer.one_more))
+        table.add_row(*_cells(answer), point_text(answer.one_less), point_text(answer.one_more))
     show.console().print(table)
     for answer in made.answers:
         if answer.undecided and answer is not made.best:
@@ -172,7 +172,7 @@ def _table(made: Plan) -> None:
 
 
 def _cells(answer: Answer) -> list[str]:
-    from ..planning.verdict import said
+    from ..planning.verdict import standing_text
 
     def text(value: float | None, form: str) -> str:
         return "–" if value is None else form.format(value)
@@ -181,9 +181,9 @@ def _cells(answer: Answer) -> list[str]:
     first = answer.binding
     if answer.point is not None:
         first = (
-            said(answer.point.binding)
+            standing_text(answer.point.binding)
             if first == "throughput"
-            else said(answer.measured or answer.point.binding)
+            else standing_text(answer.measured or answer.point.binding)
         )
         first = f"throughput; {first}" if answer.binding == "throughput" else first
     return [

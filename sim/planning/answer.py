@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .search import Outcome, RateRange
-from .verdict import Measured, Point, ends, plain, said, shown
+from .rate_search import RateRange
+from .search import SearchOutcome
+from .verdict import FleetPoint, Measured, interval_text, json_value, standing_text, value_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,20 +79,20 @@ class Answer:
     replicas: int | None
     spare: int
     rate: float | None
-    outcome: Outcome
+    outcome: SearchOutcome
     likely: int | None
     reason: str
     binding: str
     undecided: tuple[int, ...]
-    point: Point | None
-    normal: Point | None
-    one_less: Point | None
-    one_more: Point | None
-    alone: Point | None
+    point: FleetPoint | None
+    normal: FleetPoint | None
+    one_less: FleetPoint | None
+    one_more: FleetPoint | None
+    alone: FleetPoint | None
     rates: RateRange | None
     price_per_hour: float | None
-    points: tuple[Point, ...]
-    curve: tuple[Point, ...] = ()
+    points: tuple[FleetPoint, ...]
+    curve: tuple[FleetPoint, ...] = ()
 
     @property
     def measured(self) -> Measured | None:
@@ -231,7 +232,7 @@ class Plan:
         return self.best is not None
 
     @property
-    def told(self) -> Answer:
+    def headline_answer(self) -> Answer:
         """The answer that the headline tells of: the best, else the first undecided, else the first."""
         undecided = (a for a in self.answers if a.outcome == "undecided")
         return self.best or next(undecided, self.answers[0])
@@ -241,7 +242,7 @@ class Plan:
         """The answer in one line."""
         q, best = self.question, self.best
         if best is None:
-            worst = self.told
+            worst = self.headline_answer
             place = f"{worst.policy} on {worst.profile}" if len(self.answers) > 1 else worst.profile
             if worst.outcome == "undecided":
                 return f"Undecided: whether a fleet meets {q.bounds} stayed open. {place}: {worst.reason}."
@@ -250,12 +251,12 @@ class Plan:
         machines = f"{best.replicas} × {best.profile} ({best.provenance})"
         level = f"{q.confidence * 100:g} % interval"
         at = best.measured
-        where = f"{at.name} is {shown(at, at.mean)} ({level} {ends(at)})"
+        where = f"{at.name} is {value_text(at, at.mean)} ({level} {interval_text(at)})"
         fleet = f"{machines}, of which {best.spare} spare," if best.spare else machines
         rest = f" with the other {best.point.replicas}" if best.spare else ""
         if q.request_rate is None:
-            low = shown_rate(best.rates.low if best.rates else None, "no rate was shown to meet it")
-            high = shown_rate(best.rates.high if best.rates else None, "none was shown to break it")
+            low = rate_text(best.rates.low if best.rates else None, "no rate was shown to meet it")
+            high = rate_text(best.rates.high if best.rates else None, "none was shown to break it")
             return (
                 f"{fleet} under {best.policy} can carry {best.rate:.3g} requests/s{rest} within {q.bounds} "
                 f"(shown to meet it: {low}; to break it: {high}); there {where}."
@@ -285,7 +286,7 @@ class Plan:
             "assumptions": [asdict(assumption) for assumption in self.assumptions],
             "sensitivity": asdict(self.sensitivity) if self.sensitivity else None,
         }
-        text = json.dumps(plain(data), indent=2, allow_nan=False, ensure_ascii=False)
+        text = json.dumps(json_value(data), indent=2, allow_nan=False, ensure_ascii=False)
         if path is not None:
             from traces.files import atomic_write
 
@@ -294,15 +295,15 @@ class Plan:
         return text
 
 
-def shown_rate(rate: float | None, otherwise: str) -> str:
+def rate_text(rate: float | None, otherwise: str) -> str:
     """A rate for people."""
     return otherwise if rate is None else f"{rate:.3g}/s"
 
 
-def one_line(point: Point | None) -> str:
+def point_text(point: FleetPoint | None) -> str:
     """A point for people: its verdict and where it stands to the bound with the least room."""
     if point is None:
         return "–"
     if point.verdict == "unstable":
         return f"unstable: backlog +{point.drift.mean:.2f} per arrival"
-    return f"{point.verdict}: {said(point.binding)}"
+    return f"{point.verdict}: {standing_text(point.binding)}"

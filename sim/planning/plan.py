@@ -22,20 +22,11 @@ from . import sensitivity as sensitivities
 from .answer import Answer, Plan, Question
 from .command import command_of
 from .question import assumptions_of, named_profiles, prices_of, profiles_of, rate_of, split, workload_of
+from .rate_search import RateRange, at_rates, highest_rate
 from .runs import Runs, World, run_searches
-from .search import (
-    Effort,
-    Fleet,
-    Outcome,
-    RateRange,
-    Search,
-    at_rates,
-    decide,
-    fewest_replicas,
-    highest_rate,
-)
+from .search import Effort, Search, SearchOutcome, SmallestFleet, decide, fewest_replicas
 from .slo import Slo, parse_slo
-from .verdict import Point
+from .verdict import FleetPoint
 
 DEFAULT_POLICIES = "continuous"
 DEFAULT_TOLERANCE = 0.02
@@ -222,15 +213,15 @@ class _Parts:
     replicas: int | None
     rate: float | None
     reason: str
-    point: Point | None
+    point: FleetPoint | None
     rates: RateRange | None
-    points: tuple[Point, ...]
-    outcome: Outcome
-    fleet: Fleet | None = None
-    normal: Point | None = None
-    one_less: Point | None = None
-    one_more: Point | None = None
-    curve: tuple[Point, ...] = ()
+    points: tuple[FleetPoint, ...]
+    outcome: SearchOutcome
+    fleet: SmallestFleet | None = None
+    normal: FleetPoint | None = None
+    one_less: FleetPoint | None = None
+    one_more: FleetPoint | None = None
+    curve: tuple[FleetPoint, ...] = ()
 
 
 def _ask_replicas(
@@ -263,7 +254,7 @@ def _ask_replicas(
         step=1.02 * k / (k - 1) if k > 1 else 2.0,
         bracket=False,
     )
-    curve: tuple[Point, ...] = ()
+    curve: tuple[FleetPoint, ...] = ()
     if curves:
         curve = yield from at_rates(slo, k, [share * rate for share in CURVE], glance)
     less, points = fleet.at(k - 1), fleet.points
@@ -280,7 +271,7 @@ def _ask_rate(
     glance = effort.at_a_glance()
     less = (yield from decide(slo, replicas - 1, rates.rate, glance)) if replicas > 1 else None
     more = yield from decide(slo, replicas + 1, rates.rate, glance)
-    curve: tuple[Point, ...] = ()
+    curve: tuple[FleetPoint, ...] = ()
     if curves:
         curve = yield from at_rates(slo, replicas, [share * rates.rate for share in CURVE], glance)
     return _Parts(replicas, rates.rate, "", at, rates, rates.points, "met", None, None, less, more, curve)

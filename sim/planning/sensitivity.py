@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from .answer import Sensitivity, Swing
+from .rate_search import RateRange, highest_rate
 from .runs import World, run_searches
-from .search import Effort, RateRange, highest_rate
+from .search import Effort
 from .slo import Observation, Slo
-from .verdict import Point, Run, to_settle
+from .verdict import FleetPoint, Run, to_settle
 
 TOLERANCE = 0.03
 """Relative width of a rate; what moves the answer by less is said to have no effect."""
@@ -63,7 +64,7 @@ def changes(world: World) -> list[tuple[str, tuple[str, World], tuple[str, World
     return made
 
 
-def sensitivity(world: World, slo: Slo, answer: Point, effort: Effort, runs: Runner) -> Sensitivity:
+def sensitivity(world: World, slo: Slo, answer: FleetPoint, effort: Effort, runs: Runner) -> Sensitivity:
     """The highest rate of the fleet of `answer` as each input is changed, with the same seeds throughout."""
     replicas, rate = answer.replicas, answer.rate
     need = SETTLED * to_settle(slo, rate, answer.mean_e2el_s, effort.num_seeds)

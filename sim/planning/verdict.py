@@ -1,4 +1,4 @@
-"""One fleet at one rate, over several seeds: its figures and the verdict. Knows nothing of searches."""
+"""The verdict on one fleet at one rate, over several seeds. Knows nothing of searches."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, Literal, NamedTuple
 
 from .slo import WARM_UP, WARM_UP_E2EL, Bound, Interval, Observation, Slo, interval
 
-Verdict = Literal["meets", "fails", "unstable", "undecided"]
+SloVerdict = Literal["meets", "fails", "unstable", "undecided"]
 
-BROKEN: tuple[Verdict, ...] = ("fails", "unstable")
+BROKEN: tuple[SloVerdict, ...] = ("fails", "unstable")
 
 LEAST_DRIFT, LEAST_GROWTH = 0.01, 1.3
-"""A backlog counts as growing by at least so many requests per arrival, and so many times in half a run."""
+"""Least growth of a backlog that counts: requests per arrival, and the ratio over half a run."""
 
 TAIL_REQUESTS = 10
-"""A percentile is not decided upon with fewer requests beyond it."""
+"""Requests beyond a percentile that it takes to decide on it."""
 
 
 class Run(NamedTuple):
@@ -42,7 +42,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Point:
+class FleetPoint:
     """One fleet at one rate, over several seeds; `failed` is a share of the requests counted.
 
     `drift`: growth of the backlog per arrival. Where the verdict is `unstable` the measured values describe
@@ -53,7 +53,7 @@ class Point:
     rate: float
     num_requests: int
     num_seeds: int
-    verdict: Verdict
+    verdict: SloVerdict
     measured: tuple[Measured, ...]
     drift: Interval
     backlog: float
@@ -82,32 +82,36 @@ class Point:
         return self.verdict not in BROKEN and all(m.pressure <= 1 for m in self.measured)
 
 
-def judge(slo: Slo, asked: Sequence[Run], seen: Sequence[Observation], confidence: float) -> Point:
-    """The verdict on one point: `meets` or `fails` only where the intervals leave no doubt.
+def judge(
+    slo: Slo, runs: Sequence[Run], observations: Sequence[Observation], confidence: float
+) -> FleetPoint:
+    """The verdict on one fleet at one rate: `meets` or `fails` only where the intervals leave no doubt.
+
+    `runs`: one per seed, alike in everything else; `observations`: what they observed, in the same order.
 
     Unstable where the backlog grows over the second half of the runs, beyond the noise between seeds. Where
     it seems to grow nothing is met, nor by runs that are too short to settle or to have enough requests
     beyond a percentile.
     """
-    run = asked[0]
-    n = len(seen)
-    drift = interval([o.drift for o in seen], confidence)
+    run = runs[0]
+    n = len(observations)
+    drift = interval([o.drift for o in observations], confidence)
     measured = []
     fails = straddles = False
     for k, bound in enumerate(slo.bounds):
-        at = interval([o.values[k] for o in seen], confidence)
+        at = interval([o.values[k] for o in observations], confidence)
         measured.append(_measured(bound, at))
         ends = (bound.holds(at.low), bound.holds(at.high))
         fails |= not any(ends)
         straddles |= any(ends) and not all(ends)
-    mean_e2el = sum(o.mean_e2el_s for o in seen) / n
-    growing = drift.mean >= LEAST_DRIFT and sum(o.growth for o in seen) / n >= LEAST_GROWTH
+    mean_e2el = sum(o.mean_e2el_s for o in observations) / n
+    growing = drift.mean >= LEAST_DRIFT and sum(o.growth for o in observations) / n >= LEAST_GROWTH
     unstable = growing and drift.low > 0
     settled = not growing and long_enough(slo, run.rate, mean_e2el, n, run.num_requests)
     meets = settled and not (fails or straddles)
-    verdict: Verdict = "unstable" if unstable else "fails" if fails else "meets" if meets else "undecided"
-    counted = sum(o.measured for o in seen)
-    return Point(
+    verdict: SloVerdict = "unstable" if unstable else "fails" if fails else "meets" if meets else "undecided"
+    counted = sum(o.measured for o in observations)
+    return FleetPoint(
         replicas=run.replicas,
         rate=run.rate,
         num_requests=run.num_requests,
@@ -115,13 +119,13 @@ def judge(slo: Slo, asked: Sequence[Run], seen: Sequence[Observation], confidenc
         verdict=verdict,
         measured=tuple(measured),
         drift=drift,
-        backlog=sum(o.backlog for o in seen) / n,
+        backlog=sum(o.backlog for o in observations) / n,
         mean_e2el_s=mean_e2el,
         settled=settled,
-        utilisation=sum(o.utilisation for o in seen) / n,
-        kv_peak=max(o.kv_peak for o in seen),
-        output_tokens=sum(o.output_tokens for o in seen) / n,
-        failed=sum(o.failed for o in seen) / counted,
+        utilisation=sum(o.utilisation for o in observations) / n,
+        kv_peak=max(o.kv_peak for o in observations),
+        output_tokens=sum(o.output_tokens for o in observations) / n,
+        failed=sum(o.failed for o in observations) / counted,
     )
 
 
@@ -145,29 +149,29 @@ def long_enough(slo: Slo, rate: float, mean_e2el_s: float, num_seeds: int, num_r
     return num_requests >= 0.8 * to_settle(slo, rate, mean_e2el_s, num_seeds)
 
 
-def shown(bound: Measured, value: float) -> str:
-    """A value of that bound for people."""
+def value_text(bound: Measured, value: float) -> str:
+    """A value of that bound in words, with its unit."""
     if bound.name == "attainment":
         return f"{value:.4f}"
     return "never" if math.isinf(value) else f"{value:,.4g} ms" if value < 1e4 else f"{value / 1e3:,.4g} s"
 
 
-def said(bound: Measured) -> str:
-    """The value of that bound with its interval, for people."""
-    return f"{bound.name} {shown(bound, bound.mean)} ({ends(bound)})"
+def standing_text(bound: Measured) -> str:
+    """Where a fleet stands to that bound: the mean and its interval."""
+    return f"{bound.name} {value_text(bound, bound.mean)} ({interval_text(bound)})"
 
 
-def ends(bound: Measured) -> str:
-    """The ends of its interval, for people; a unit that both have stands once."""
-    low, high = shown(bound, bound.low), shown(bound, bound.high)
+def interval_text(bound: Measured) -> str:
+    """The ends of the interval in words; a unit that both have stands once."""
+    low, high = value_text(bound, bound.low), value_text(bound, bound.high)
     unit = high.partition(" ")[2]
     return f"{low.removesuffix(f' {unit}') if unit else low} to {high}"
 
 
-def plain(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """A value for JSON: infinity, which it lacks, as None; tuples as lists."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {key: json_value(item) for key, item in value.items()}
+    return [json_value(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.planning.search import Effort, Search, decide, fewest_replicas, highest_rate
+from sim.planning.rate_search import highest_rate
+from sim.planning.search import Effort, Search, decide, fewest_replicas
 from sim.planning.slo import Observation, Slo, observe, parse_slo
-from sim.planning.verdict import Point, Run, plain
+from sim.planning.verdict import FleetPoint, Run, json_value
 from traces.errors import InputError
 
 Queue = Callable[[Run], dict[str, np.ndarray[Any, Any]]]
@@ -38,7 +39,7 @@ def m_m_k(run: Run, service_s: float = 1.0, fixed_s: float = 0.0) -> dict[str, n
     finish = start + service
     return {
         "arrival_s": arrival,
-        "scheduled_s": start,
+        "wait_ms": (start - arrival) * 1e3,
         "finish_s": finish,
         "ttft_ms": (start - arrival) * 1e3,
         "e2el_ms": (finish - arrival) * 1e3,
@@ -113,9 +114,9 @@ def test_the_highest_rate_is_within_two_percent_of_theory(servers: int, rate: fl
 @pytest.mark.parametrize("load", [1.1, 1.5, 4.0])
 def test_a_queue_that_grows_is_unstable_however_loose_the_bound(load: float) -> None:
     slo = parse_slo("wait_mean:1e9")
-    point: Point = carry_out(decide(slo, 2, 2 * load, Effort()), slo)
+    point: FleetPoint = carry_out(decide(slo, 2, 2 * load, Effort()), slo)
     assert point.verdict == "unstable" and point.drift.low > 0
-    calm: Point = carry_out(decide(slo, 2, 1.6, Effort()), slo)
+    calm: FleetPoint = carry_out(decide(slo, 2, 1.6, Effort()), slo)
     assert calm.verdict == "meets"
 
 
@@ -188,7 +189,7 @@ def test_a_point_on_its_bound_is_simulated_longer_and_then_named_undecided() -> 
         asked.append(run)
         return m_m_k(run)
 
-    point: Point = carry_out(decide(slo, 3, 2.4, effort, patient=True), slo, noted)
+    point: FleetPoint = carry_out(decide(slo, 3, 2.4, effort, patient=True), slo, noted)
     assert point.verdict == "undecided"
     assert (point.num_requests, point.num_seeds) == (4000, 6)
     assert len({run.num_requests for run in asked}) > 1 and {run.seed for run in asked} == set(range(6))
@@ -240,4 +241,4 @@ def test_an_effort_is_checked() -> None:
 
 
 def test_infinity_becomes_null() -> None:
-    assert plain({"a": (1.0, math.inf), "b": [math.nan]}) == {"a": [1.0, None], "b": [None]}
+    assert json_value({"a": (1.0, math.inf), "b": [math.nan]}) == {"a": [1.0, None], "b": [None]}
