@@ -1,43 +1,29 @@
-"""Reads a request trace in any of the known formats, told apart by their column names.
+"""Reads a request trace: of any known format, told apart by column names, or of one that is named.
 
-A format is one function in `readers` and one entry in `FORMATS`. Knows nothing of containers (CSV, JSON lines
-and Parquet look the same from here) and nothing of where a file came from.
+Knows nothing of containers (CSV, JSON lines and Parquet look the same from here) and nothing of where a file
+came from. The formats themselves are in `readers`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple, cast
 
-from . import checks, readers
+from . import checks
 from .errors import InputError
-from .readers import Options, Tokenizer
+from .readers import FORMATS, Format, Reading, Tokenizer
+from .registry import Named
 from .tables import Records, Table, open_table
 from .trace import Trace
 
 
-@dataclass(frozen=True)
-class Format:
-    """One trace format: a table with every `required` column and none of the `excluded` is read by `read`.
-
-    `optional` columns may be asked for too (a trailing * stands for any ending); all others are ignored.
-    """
+class _Known(NamedTuple):
+    """A format and its name."""
 
     name: str
-    required: tuple[str, ...]
-    read: Callable[[Table, Options], Trace]
-    optional: tuple[str, ...] = ()
-    excluded: tuple[str, ...] = ()
-
-    def matches(self, columns: tuple[str, ...]) -> bool:
-        """Whether a table with these columns is in this format."""
-        return set(self.required) <= set(columns) and not set(self.excluded) & set(columns)
-
-    def uses(self, column: str) -> bool:
-        """Whether the reader may look at this column."""
-        return any(fnmatchcase(column, pattern) for pattern in (*self.required, *self.optional))
+    form: type[Format]
 
 
 def read(
@@ -56,20 +42,55 @@ def read(
     Raises InputError, one line naming file, row, column, value and bound, for a file that is not wholly
     sound.
     """
-    if max_new_tokens is not None and not 1 <= max_new_tokens <= checks.MAX_TOKENS:
-        raise InputError(f"max_new_tokens: {max_new_tokens} is not between 1 and {checks.MAX_TOKENS}")
-    if seed < 0:
-        raise InputError(f"seed: {seed} is below 0")
-    table = open_table(path, wanted=lambda column: any(known.uses(column) for known in FORMATS))
-    form = _detect(table)
-    trace = form.read(table, Options(seed, max_new_tokens, tokenizer))
-    ignored = [column for column in table.columns if not form.uses(column)]
+    reading = _checked(Reading(seed, max_new_tokens, tokenizer))
+    table = open_table(path, wanted=lambda column: any(known.form.uses(column) for known in _known()))
+    form = _detect(table).form(str(path))
+    return _finished(form.read(table, reading), table, form, reading)
+
+
+def read_named(named: Named, reading: Reading) -> Trace:
+    """The trace in the file that the options of a named format say, as `read` would give it.
+
+    Raises InputError for a file that is not in that format, and for what a class from outside does wrong.
+    """
+    _checked(reading)
+    form = named.build()
+    if not isinstance(form, Format):
+        raise InputError(f"{named.label}: is no subclass of traces.readers.Format, nor has it generate()")
+    uses_all = not (form.required or form.optional)
+    table = open_table(form.file, wanted=lambda column: uses_all or form.uses(column))
+    if not form.matches(table.columns):
+        name, shown = named.label.removeprefix("trace "), checks.shown(", ".join(table.columns))
+        if excluded := [column for column in form.excluded if column in table.columns]:
+            raise InputError(f"{table.path}: column {excluded[0]} does not belong to format {name}")
+        raise _missing(table.path, _Known(name, type(form)), table.columns, f" among {shown}")
+    trace = named.call(form, "read", table, reading, returns=Trace)
+    return _finished(trace, table, None if uses_all else form, reading)
+
+
+def _checked(reading: Reading) -> Reading:
+    cap = reading.max_new_tokens
+    if cap is not None and not 1 <= cap <= checks.MAX_TOKENS:
+        raise InputError(f"max_new_tokens: {cap} is not between 1 and {checks.MAX_TOKENS}")
+    if reading.seed < 0:
+        raise InputError(f"seed: {reading.seed} is below 0")
+    return reading
+
+
+def _finished(trace: Trace, table: Table, form: Format | None, reading: Reading) -> Trace:
+    """The trace with a note on the columns that its format ignores, and capped."""
+    ignored = [column for column in table.columns if form is not None and not form.uses(column)]
     if ignored:
         trace = replace(trace, notes=(*trace.notes, f"columns ignored: {', '.join(ignored)}"))
-    return trace if max_new_tokens is None else trace.with_output_cap(max_new_tokens)
+    return trace if reading.max_new_tokens is None else trace.with_output_cap(reading.max_new_tokens)
 
 
-def _detect(table: Table) -> Format:
+def _known() -> list[_Known]:
+    """The formats that are detected: all of ours."""
+    return [_Known(name, cast(type[Format], form)) for name, form in FORMATS.table.items()]
+
+
+def _detect(table: Table) -> _Known:
     if not isinstance(table, Records) or table.uniform:
         return _match(table.path, table.columns)
     first = _match(table.where(0), tuple(table.records[0]))
@@ -78,64 +99,37 @@ def _detect(table: Table) -> Format:
         keys = frozenset(record)
         if keys not in seen:
             seen.add(keys)
-            form = _match(table.where(index), tuple(record), expected=first)
-            if form is not first:
+            known = _match(table.where(index), tuple(record), expected=first)
+            if known != first:
                 wanted = f"that of {table.label(0)}, {first.name}, is needed"
-                raise InputError(f"{table.where(index)}: is in format {form.name}; {wanted}")
+                raise InputError(f"{table.where(index)}: is in format {known.name}; {wanted}")
     return _match(table.path, table.columns)
 
 
-def _match(where: str, columns: tuple[str, ...], expected: Format | None = None) -> Format:
-    found = [known for known in FORMATS if known.matches(columns)]
+def _match(where: str, columns: tuple[str, ...], expected: _Known | None = None) -> _Known:
+    known = _known()
+    found = [each for each in known if each.form.matches(columns)]
     if len(found) == 1:
         return found[0]
     if found:
-        names = " and ".join(known.name for known in found)
+        names = " and ".join(each.name for each in found)
         raise InputError(f"{where}: the columns fit {len(found)} formats, {names}; exactly 1 is allowed")
-    missing = {known: [c for c in known.required if c not in columns] for known in FORMATS}
-    nearest = min(FORMATS, key=lambda known: len(missing[known]) / len(known.required) or 1.0)
-    if expected is not None and missing[expected]:
+
+    def missing(each: _Known) -> int:
+        return sum(column not in columns for column in each.form.required)
+
+    nearest = min(known, key=lambda each: missing(each) / len(each.form.required) or 1.0)
+    if expected is not None and missing(expected):
         nearest = expected
-    elif len(missing[nearest]) in (0, len(nearest.required)):
-        known_columns = "; ".join(f"{known.name}: {', '.join(known.required)}" for known in FORMATS)
+    elif missing(nearest) in (0, len(nearest.form.required)):
+        known_columns = "; ".join(f"{each.name}: {', '.join(each.form.required)}" for each in known)
         shown = checks.shown(", ".join(columns))
         raise InputError(f"{where}: columns {shown} are those of no known format ({known_columns})")
-    absent = missing[nearest]
+    raise _missing(where, nearest, columns)
+
+
+def _missing(where: str, known: _Known, columns: Sequence[str], among: str = "") -> InputError:
+    absent = [column for column in known.form.required if column not in columns]
     what = f"column {absent[0]} is" if len(absent) == 1 else f"columns {', '.join(absent)} are"
-    raise InputError(f"{where}: {what} missing (format {nearest.name} needs {', '.join(nearest.required)})")
-
-
-FORMATS = (
-    Format(
-        "seqsched",
-        required=("prompt_tokens", "output_tokens"),
-        read=readers.seqsched,
-        optional=(
-            "request_id",
-            "arrival_s",
-            "predicted_tokens",
-            "priority",
-            "prompt",
-            "user",
-            "deadline_s",
-            "L_*",
-        ),
-    ),
-    Format("Azure", required=("TIMESTAMP", "ContextTokens", "GeneratedTokens"), read=readers.azure),
-    Format("BurstGPT", required=("Timestamp", "Request tokens", "Response tokens"), read=readers.burstgpt),
-    Format("Mooncake", required=("timestamp", "input_length", "output_length"), read=readers.mooncake),
-    Format(
-        "Vidur",
-        required=("num_prefill_tokens", "num_decode_tokens"),
-        read=readers.vidur,
-        optional=("arrived_at",),
-    ),
-    Format("ShareGPT", required=("conversations",), read=readers.sharegpt, optional=("id",)),
-    Format(
-        "length file",
-        required=readers.LENGTH_COLUMNS,
-        read=readers.length_file,
-        optional=("id",),
-        excluded=("prompt_tokens", "output_tokens"),
-    ),
-)
+    needed = ", ".join(known.form.required)
+    return InputError(f"{where}: {what} missing{among} (format {known.name} needs {needed})")

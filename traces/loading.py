@@ -1,4 +1,4 @@
-"""Finds what a source means (file, dataset or generator) and loads it; knows nothing of how each is read."""
+"""Finds what a source means (file, dataset, format or generator) and loads it; not how each is read."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from .errors import InputError
 
 if TYPE_CHECKING:
     from .readers import Tokenizer
+    from .registry import Named
     from .trace import Trace
 
 
@@ -22,42 +23,101 @@ def load(
     tokenizer: Tokenizer | None = None,
     num_prompts: int | None = None,
 ) -> Trace:
-    """The trace that `source` names: a file, a public dataset, or a generator `NAME[:key=value,...]`.
+    """The trace that `source` names: a file, a public dataset, a generator, or a file of a named format.
+
+    A file's format is detected. A generator is `NAME[:key=value,...]`, a named format
+    `NAME:file=PATH[,key=value,...]`; NAME may be `some.module:Class`, with a method
+    `generate(num_prompts, seed)` or a class over `traces.readers.Format`.
 
     Where a file and a name coincide, the file is taken only if `source` is a Path or holds a path separator
     or a suffix (`./fixed` or `fixed.csv`, not `fixed`). `seed` feeds whatever is drawn rather than read,
     `max_new_tokens` caps the outputs, `tokenizer(text)` counts tokens where a file holds text. `num_prompts`
     is the number of requests to generate (None: the generator's default); files and datasets come whole,
     `Trace.sample` takes a part.
-    Raises InputError for a source that is none of the three, and for bad input of any kind.
+    Raises InputError for a source that is none of these, and for bad input of any kind.
     """
     from . import formats, synthetic
+    from .readers import Reading
 
-    path = file_of(source)
-    if path is None:
-        trace = synthetic.generate(os.fspath(source), num_prompts, seed)
+    text = os.fspath(source)
+    if is_generator(source):
+        trace = synthetic.generate(text, num_prompts, seed)
         return trace if max_new_tokens is None else trace.with_output_cap(max_new_tokens)
+    named = _named_format(source)
+    if named is not None:
+        return formats.read_named(named, Reading(seed, max_new_tokens, tokenizer))
+    path = _path(source)
     trace = formats.read(path, seed=seed, max_new_tokens=max_new_tokens, tokenizer=tokenizer)
-    return trace if path == os.fspath(source) else replace(trace, name=os.fspath(source))
+    return trace if path == text else replace(trace, name=text)
 
 
 def file_of(source: str | os.PathLike[str]) -> str | None:
     """The file behind a source, a dataset's fetched where it is missing; None for a generator.
 
-    Raises InputError for a source that is neither file, dataset nor generator.
+    Raises InputError for a source that names nothing.
     """
-    from . import datasets, synthetic
+    if is_generator(source):
+        return None
+    named = _named_format(source)
+    return _path(source) if named is None else str(named.options.get("file", ""))
 
+
+def is_generator(source: str | os.PathLike[str]) -> bool:
+    """Whether a source is drawn for a seed and a number of requests, rather than read from a file."""
+    from .synthetic import GENERATORS
+
+    if _is_file(source):
+        return False
+    text = os.fspath(source)
+    if text.partition(":")[0] in GENERATORS.names:
+        return True
+    return _is_outside(text) and hasattr(GENERATORS.resolve(text).make, "generate")
+
+
+def module_file_of(source: str) -> Path | None:
+    """The file of the module of a format or generator from outside; None for any other source."""
+    from .readers import FORMATS
+
+    return FORMATS.module_file(source) if not _is_file(source) and _is_outside(source) else None
+
+
+def _is_file(source: str | os.PathLike[str]) -> bool:
+    """Whether it is a path, and something is there."""
     text = os.fspath(source)
     path_like = not isinstance(source, str) or Path(text).name != text or Path(text).suffix != ""
-    if not (path_like and os.path.lexists(text)):
-        if text.partition(":")[0] in synthetic.names():
-            return None
-        if text in datasets.names():
-            return str(datasets.fetch(text))
-        if not text or not os.path.lexists(text):
-            raise InputError(
-                f"{text or 'empty name'}: no such file, nor a dataset ({', '.join(datasets.names())}), "
-                f"nor a generator ({', '.join(synthetic.names())})"
-            )
+    return path_like and os.path.lexists(text)
+
+
+def _is_outside(text: str) -> bool:
+    """Whether it is `some.module:Class[:...]`, and no file that happens to be called so."""
+    from .readers import FORMATS
+    from .synthetic import GENERATORS
+
+    return FORMATS.is_outside(text) and GENERATORS.is_outside(text) and not os.path.lexists(text)
+
+
+def _named_format(source: str | os.PathLike[str]) -> Named | None:
+    from .readers import FORMATS
+
+    text = os.fspath(source)
+    name, colon, _ = text.partition(":")
+    is_named = not _is_file(source) and ((bool(colon) and name in FORMATS.names) or _is_outside(text))
+    return FORMATS.resolve(text) if is_named else None
+
+
+def _path(source: str | os.PathLike[str]) -> str:
+    """The path of a file or dataset; InputError where there is none."""
+    from . import datasets
+    from .synthetic import GENERATORS
+
+    text = os.fspath(source)
+    if _is_file(source):
+        return text
+    if text in datasets.names():
+        return str(datasets.fetch(text))
+    if not text or not os.path.lexists(text):
+        raise InputError(
+            f"{text or 'empty name'}: no such file, nor a dataset ({', '.join(datasets.names())}), "
+            f"nor a generator ({', '.join(GENERATORS.names)}), nor some.module:Class"
+        )
     return text

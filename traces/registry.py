@@ -12,10 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import InputError, raised_outside
 from .spec import coerce, nearest, parse
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,24 @@ class Named:
     def build(self, *context: Any) -> Any:
         """`make(*context, **options)`; InputError where it refuses them, or is from outside and fails."""
         return _call(self.make, context, self.options, self.label, self.is_outside)
+
+    def call(self, built: object, method: str, *arguments: Any, returns: type[T]) -> T:
+        """What a method of the built object returns; InputError where one from outside fails in it, or
+        returns another type.
+        """
+        try:
+            returned = getattr(built, method)(*arguments)
+        except InputError:
+            raise
+        except (Exception, SystemExit) as error:
+            if self.is_outside:
+                raise raised_outside(f"{self.label}: {method}", error) from error
+            raise
+        if not isinstance(returned, returns):
+            raise InputError(
+                f"{self.label}: {method} returned {type(returned).__name__}, not a {returns.__name__}"
+            )
+        return returned
 
 
 class Registry:

@@ -28,8 +28,8 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import Any, ClassVar
@@ -38,7 +38,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import InputError
-from .spec import build, parse
+from .registry import Registry
 from .trace import DEFAULT_MAX_NEW_TOKENS, FloatArray, IntArray, Trace
 
 BoolArray = npt.NDArray[np.bool_]
@@ -61,27 +61,25 @@ ALPACA_PROMPT_NOTE = (
 NORMALS_PER_ROW = 10
 
 
-def names() -> tuple[str, ...]:
-    """Names of the generators, sorted."""
-    return tuple(sorted(_GENERATORS))
-
-
 def generate(spec: str, num_prompts: int | None = None, seed: int = 0) -> Trace:
     """The trace that `NAME[:key=value,...]` describes: `num_prompts` rows (default 1000), no arrival times.
 
-    The same arguments give the same trace, and a shorter trace is the beginning of a longer one of that seed.
-    Raises InputError for an unknown generator or option, and for a value that is malformed or out of bounds.
+    NAME may be `some.module:Class`, a class with a method `generate(num_prompts, seed) -> Trace`. The same
+    arguments give the same trace, and a shorter trace is the beginning of a longer one of that seed.
+    Raises InputError for an unknown generator or option, for a value that is malformed or out of bounds, and
+    for what a class from outside does wrong.
     """
-    name, texts = parse(spec, "synthetic trace")
-    if name not in _GENERATORS:
-        raise InputError(f"synthetic trace: unknown generator {name!r}, choose from {', '.join(names())}")
+    named = GENERATORS.resolve(spec)
     count = DEFAULT_NUM_PROMPTS if num_prompts is None else num_prompts
     if not 1 <= count <= MAX_NUM_PROMPTS:
         raise InputError(f"num_prompts: {count} is not between 1 and {MAX_NUM_PROMPTS}")
     if not 0 <= seed <= MAX_SEED:
         raise InputError(f"seed: {seed} is not between 0 and {MAX_SEED}")
-    options_class, draw = _GENERATORS[name]
-    return draw(spec, build(options_class, texts, name), count, seed)
+    generator = named.build()
+    trace = named.call(generator, "generate", count, seed, returns=Trace)
+    if len(trace) != count:
+        raise InputError(f"{named.label}: generate returned {len(trace)} requests, not {count}")
+    return replace(trace, name=spec)
 
 
 def alpaca_prompt_tokens(n: int, rng: np.random.Generator) -> IntArray:
@@ -97,8 +95,8 @@ def alpaca_prompt_tokens(n: int, rng: np.random.Generator) -> IntArray:
     return clipped.astype(np.int64)
 
 
-class _Options:
-    """Base of a generator's options: fields are options, `BOUNDS` holds what each may be, ends included."""
+class Bounded:
+    """Base of the generators: fields are options, `BOUNDS` holds what each may be, ends included."""
 
     BOUNDS: ClassVar[Mapping[str, tuple[float, float]]] = {}
     NAME: ClassVar[str] = ""
@@ -109,61 +107,6 @@ class _Options:
             # Written so that NaN fails as well.
             if not low <= value <= high:
                 raise InputError(f"{self.NAME}: {option} {value:g} is not between {low:g} and {high:g}")
-
-
-@dataclass(frozen=True)
-class AlpacaVicunaOptions(_Options):
-    """Options of `alpaca-vicuna`."""
-
-    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
-    """Output lengths are clipped to this many tokens (1 to 512; the fitted answers end near 512)."""
-
-    NAME: ClassVar[str] = "alpaca-vicuna"
-    BOUNDS: ClassVar[Mapping[str, tuple[float, float]]] = {"max_new_tokens": (1, DEFAULT_MAX_NEW_TOKENS)}
-
-
-@dataclass(frozen=True)
-class LognormalOptions(_Options):
-    """Options of `lognormal`."""
-
-    prompt_median: float = 128.0
-    """Median prompt length in tokens."""
-    prompt_sigma: float = 0.8
-    """Standard deviation of the logarithm of the prompt length; 0 makes all prompts equal."""
-    output_median: float = 128.0
-    """Median output length in tokens."""
-    output_sigma: float = 0.8
-    """Standard deviation of the logarithm of the output length; 0 makes all outputs equal."""
-    max_prompt_tokens: int = 4096
-    """Longer prompts are clipped to this."""
-    max_output_tokens: int = 2048
-    """Longer outputs are clipped to this; it becomes the trace's max_new_tokens."""
-
-    NAME: ClassVar[str] = "lognormal"
-    BOUNDS: ClassVar[Mapping[str, tuple[float, float]]] = {
-        "prompt_median": (1, MAX_TOKENS),
-        "prompt_sigma": (0, 5),
-        "output_median": (1, MAX_TOKENS),
-        "output_sigma": (0, 5),
-        "max_prompt_tokens": (1, MAX_TOKENS),
-        "max_output_tokens": (1, MAX_TOKENS),
-    }
-
-
-@dataclass(frozen=True)
-class FixedOptions(_Options):
-    """Options of `fixed`."""
-
-    prompt_tokens: int = 128
-    """Length of every prompt in tokens."""
-    output_tokens: int = 128
-    """Length of every output in tokens; it becomes the trace's max_new_tokens."""
-
-    NAME: ClassVar[str] = "fixed"
-    BOUNDS: ClassVar[Mapping[str, tuple[float, float]]] = {
-        "prompt_tokens": (1, MAX_TOKENS),
-        "output_tokens": (1, MAX_TOKENS),
-    }
 
 
 def _stream(seed: int, purpose: str) -> np.random.Generator:
@@ -227,55 +170,115 @@ def draw_samples(model: Mapping[str, Any], n: int, rng: np.random.Generator) -> 
     return drawn.astype(np.int64)
 
 
-def _alpaca_vicuna(spec: str, options: Any, n: int, seed: int) -> Trace:
-    model = alpaca_vicuna_model()
-    samples = draw_samples(model, n, _stream(seed, "response lengths"))
-    return Trace(
-        name=spec,
-        request_id=np.arange(n),
-        prompt_tokens=alpaca_prompt_tokens(n, _stream(seed, "prompt lengths")),
-        output_tokens=np.minimum(samples[:, 0], options.max_new_tokens),
-        samples=samples,
-        sample_names=tuple(model["sample_names"]),
-        max_new_tokens=options.max_new_tokens,
-        notes=(
-            "response lengths are drawn from a model fitted to 10,000 measured prompts",
-            ALPACA_PROMPT_NOTE,
-        ),
-    )
+@dataclass(frozen=True)
+class AlpacaVicuna(Bounded):
+    """Response lengths of Vicuna-7B on Alpaca instructions, from a model of 10,000 measured prompts."""
+
+    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
+    """Output lengths are clipped to this many tokens (1 to 512; the fitted answers end near 512)."""
+
+    NAME: ClassVar[str] = "alpaca-vicuna"
+    BOUNDS: ClassVar[Mapping[str, tuple[float, float]]] = {"max_new_tokens": (1, DEFAULT_MAX_NEW_TOKENS)}
+
+    def generate(self, num_prompts: int, seed: int) -> Trace:
+        """Four answers to each prompt as samples, the first of which is the output."""
+        model = alpaca_vicuna_model()
+        samples = draw_samples(model, num_prompts, _stream(seed, "response lengths"))
+        return Trace(
+            name=self.NAME,
+            request_id=np.arange(num_prompts),
+            prompt_tokens=alpaca_prompt_tokens(num_prompts, _stream(seed, "prompt lengths")),
+            output_tokens=np.minimum(samples[:, 0], self.max_new_tokens),
+            samples=samples,
+            sample_names=tuple(model["sample_names"]),
+            max_new_tokens=self.max_new_tokens,
+            notes=(
+                "response lengths are drawn from a model fitted to 10,000 measured prompts",
+                ALPACA_PROMPT_NOTE,
+            ),
+        )
 
 
-def _lognormal(spec: str, options: Any, n: int, seed: int) -> Trace:
-    def draw(median: float, sigma: float, most: int, purpose: str) -> IntArray:
-        # The clip in log space keeps exp from overflowing; the bound below is the one that counts.
-        log_length = math.log(median) + sigma * _stream(seed, purpose).standard_normal(n)
-        drawn = np.round(np.exp(np.minimum(log_length, math.log(2 * MAX_TOKENS))))
-        return np.clip(drawn, 1, most).astype(np.int64)
+@dataclass(frozen=True)
+class Lognormal(Bounded):
+    """Independent lognormal prompt and output lengths."""
 
-    o = options
-    return Trace(
-        name=spec,
-        request_id=np.arange(n),
-        prompt_tokens=draw(o.prompt_median, o.prompt_sigma, o.max_prompt_tokens, "prompt lengths"),
-        output_tokens=draw(o.output_median, o.output_sigma, o.max_output_tokens, "response lengths"),
-        max_new_tokens=o.max_output_tokens,
-        notes=("prompt and response lengths are drawn from independent lognormal distributions",),
-    )
+    prompt_median: float = 128.0
+    """Median prompt length in tokens."""
+    prompt_sigma: float = 0.8
+    """Standard deviation of the logarithm of the prompt length; 0 makes all prompts equal."""
+    output_median: float = 128.0
+    """Median output length in tokens."""
+    output_sigma: float = 0.8
+    """Standard deviation of the logarithm of the output length; 0 makes all outputs equal."""
+    max_prompt_tokens: int = 4096
+    """Longer prompts are clipped to this."""
+    max_output_tokens: int = 2048
+    """Longer outputs are clipped to this; it becomes the trace's max_new_tokens."""
+
+    NAME: ClassVar[str] = "lognormal"
+    BOUNDS: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "prompt_median": (1, MAX_TOKENS),
+        "prompt_sigma": (0, 5),
+        "output_median": (1, MAX_TOKENS),
+        "output_sigma": (0, 5),
+        "max_prompt_tokens": (1, MAX_TOKENS),
+        "max_output_tokens": (1, MAX_TOKENS),
+    }
+
+    def generate(self, num_prompts: int, seed: int) -> Trace:
+        """Lengths rounded to whole tokens and clipped."""
+
+        def draw(median: float, sigma: float, most: int, purpose: str) -> IntArray:
+            # The clip in log space keeps exp from overflowing; the bound below is the one that counts.
+            log_length = math.log(median) + sigma * _stream(seed, purpose).standard_normal(num_prompts)
+            drawn = np.round(np.exp(np.minimum(log_length, math.log(2 * MAX_TOKENS))))
+            return np.clip(drawn, 1, most).astype(np.int64)
+
+        return Trace(
+            name=self.NAME,
+            request_id=np.arange(num_prompts),
+            prompt_tokens=draw(
+                self.prompt_median, self.prompt_sigma, self.max_prompt_tokens, "prompt lengths"
+            ),
+            output_tokens=draw(
+                self.output_median, self.output_sigma, self.max_output_tokens, "response lengths"
+            ),
+            max_new_tokens=self.max_output_tokens,
+            notes=("prompt and response lengths are drawn from independent lognormal distributions",),
+        )
 
 
-def _fixed(spec: str, options: Any, n: int, seed: int) -> Trace:
-    return Trace(
-        name=spec,
-        request_id=np.arange(n),
-        prompt_tokens=np.full(n, options.prompt_tokens, dtype=np.int64),
-        output_tokens=np.full(n, options.output_tokens, dtype=np.int64),
-        max_new_tokens=options.output_tokens,
-        notes=("every request is the same",),
-    )
+@dataclass(frozen=True)
+class Fixed(Bounded):
+    """The same lengths for every request."""
+
+    prompt_tokens: int = 128
+    """Length of every prompt in tokens."""
+    output_tokens: int = 128
+    """Length of every output in tokens; it becomes the trace's max_new_tokens."""
+
+    NAME: ClassVar[str] = "fixed"
+    BOUNDS: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "prompt_tokens": (1, MAX_TOKENS),
+        "output_tokens": (1, MAX_TOKENS),
+    }
+
+    def generate(self, num_prompts: int, seed: int) -> Trace:
+        """Nothing is drawn."""
+        return Trace(
+            name=self.NAME,
+            request_id=np.arange(num_prompts),
+            prompt_tokens=np.full(num_prompts, self.prompt_tokens, dtype=np.int64),
+            output_tokens=np.full(num_prompts, self.output_tokens, dtype=np.int64),
+            max_new_tokens=self.output_tokens,
+            notes=("every request is the same",),
+        )
 
 
-_GENERATORS: dict[str, tuple[type[_Options], Callable[[str, Any, int, int], Trace]]] = {
-    "alpaca-vicuna": (AlpacaVicunaOptions, _alpaca_vicuna),
-    "fixed": (FixedOptions, _fixed),
-    "lognormal": (LognormalOptions, _lognormal),
-}
+GENERATORS = Registry(
+    "trace",
+    {"alpaca-vicuna": AlpacaVicuna, "fixed": Fixed, "lognormal": Lognormal},
+    fields_are_options=True,
+)
+"""Called as `Class(**options)`, where the fields of the dataclass are the options."""

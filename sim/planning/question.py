@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,12 +99,13 @@ def workload_of(
     trace: Trace | str, seed: int, num_requests: int, max_new_tokens: int | None, burstiness: float | None
 ) -> Workload:
     """The workload of a Trace, or of what `traces.load` takes; a generator draws for every seed anew."""
-    from traces import load, synthetic
+    from traces import load
+    from traces.loading import is_generator
 
     if burstiness is not None and not 0 < burstiness < 1e6:
         raise InputError(f"burstiness: {burstiness:g} is not above 0 and finite")
     name = trace if isinstance(trace, str) else trace.name
-    if isinstance(trace, str) and trace.partition(":")[0] in synthetic.names() and not Path(trace).suffix:
+    if isinstance(trace, str) and is_generator(trace):
         example = load(trace, seed=seed, num_prompts=num_requests, max_new_tokens=max_new_tokens)
         return Workload(name, trace, example, 1.0 if burstiness is None else burstiness, None, None)
     whole = load(trace, seed=seed, max_new_tokens=max_new_tokens) if isinstance(trace, str) else trace

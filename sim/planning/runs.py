@@ -104,6 +104,8 @@ class World:
         """Digests of the files that its texts refer to, as they are now."""
         texts = {"policy": self.policy, "predictor": self.predictor, "router": self.router}
         texts |= {key: value for key, value in self.settings.items() if isinstance(value, str)}
+        if isinstance(self.source, str):
+            texts["trace"] = self.source
         return {key: digest_of(key, text) for key, text in texts.items()}
 
     def name_of(self, run: Run) -> str:

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from traces.errors import InputError
-from traces.loading import file_of
-from traces.registry import Registry
+from traces.loading import file_of, module_file_of
 from traces.trace import Trace
 
 from ..fleet.routers import ROUTERS
@@ -35,31 +34,34 @@ def digest_of(name: str, text: str) -> str:
 
     A trace's file; profiles; the module of an outside policy, whose options may name files that it writes;
     else the files that the text, or any stretch of it between two of `:;,=`, names, and the module of an
-    outside predictor or router. Raises InputError for what is not there.
+    outside predictor, router, trace format or generator. Raises InputError for what is not there.
     """
-    if name == "trace":
-        path = file_of(text)
-        return "" if path is None else _file_digest(Path(path))
     if name in ("profile", "fleet"):
         parts = [part.strip().partition("*")[0] for part in text.split(";")]
         machines = [profiles.load(part).to_json() for part in parts]
         return hashlib.sha256(json.dumps(machines, sort_keys=True).encode()).hexdigest()
+    if name == "trace":
+        path, module = file_of(text), module_file_of(text)
+        files = _named_in(text) if path is None and module is not None else []
+        return _digests(module, *files) if path is None else _digests(module, Path(path))
     if name == "policy" and POLICIES.is_outside(text):
-        return _module_digest(POLICIES, text)
+        return _digests(POLICIES.module_file(text))
+    module = REGISTRIES[name].module_file(text) if name in REGISTRIES else None
+    return _digests(module, *_named_in(text))
+
+
+def _named_in(text: str) -> list[Path]:
+    """The files that any stretch of the text between two of `:;,=` names."""
     cuts = list(re.finditer("[:;,=]", text))
     starts, ends = [0, *(cut.end() for cut in cuts)], [*(cut.start() for cut in cuts), len(text)]
     parts = [text[start:end] for start in starts for end in ends if start < end]
-    files = filter(os.path.isfile, parts)  # which, unlike a Path, says False of a text too long for a name
-    digests = [_file_digest(Path(file)) for file in files]
-    if name in REGISTRIES and REGISTRIES[name].is_outside(text):
-        digests.insert(0, _module_digest(REGISTRIES[name], text))
-    return " ".join(digests)
+    # isfile, unlike a Path, says False of a text too long for a name.
+    return [Path(part) for part in filter(os.path.isfile, parts)]
 
 
-def _module_digest(registry: Registry, spec: str) -> str:
-    """That of the module which the spec names; empty where it is no file."""
-    file = registry.module_file(spec)
-    return "" if file is None else _file_digest(file)
+def _digests(*files: Path | None) -> str:
+    """SHA-256 of each file, with spaces between them; None is no file."""
+    return " ".join(_file_digest(file) for file in files if file is not None)
 
 
 def digest_of_trace(trace: Trace) -> str:

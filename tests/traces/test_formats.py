@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from traces import InputError, load
-from traces.formats import FORMATS, Format, read
-from traces.readers import Options
+from traces.formats import read
+from traces.readers import FORMATS, Format, Reading
+from traces.registry import Registry
 from traces.tables import Table
 from traces.trace import Trace
 
@@ -221,20 +223,23 @@ def test_unsorted_times_are_sorted_stably_with_a_note(put: Put) -> None:
     assert all((np.diff(trace.prompt_tokens[trace.arrival_s == second]) > 0).all() for second in range(3))
 
 
-def test_names_of_formats_differ_and_no_two_fit_the_same_required_columns() -> None:
-    assert len({known.name for known in FORMATS}) == len(FORMATS)
-    for known in FORMATS:
-        assert [other for other in FORMATS if other.matches(known.required)] == [known]
+def test_no_two_formats_fit_the_same_required_columns() -> None:
+    formats: list[Any] = list(FORMATS.table.values())
+    for known in formats:
+        assert [other for other in formats if other.matches(known.required)] == [known]
 
 
-def test_a_new_format_is_one_function_and_one_entry(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_format_is_one_class_and_one_entry(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
     from traces import checks, formats
 
-    def tab(table: Table, options: Options) -> Trace:
-        lengths = checks.tokens(table, "chat_len")
-        return Trace("tab", np.arange(table.num_rows), lengths, lengths)
+    class Tab(Format):
+        required = ("chat_len",)
 
-    monkeypatch.setattr(formats, "FORMATS", (*FORMATS, Format("tab", required=("chat_len",), read=tab)))
+        def read(self, table: Table, reading: Reading) -> Trace:
+            lengths = checks.tokens(table, "chat_len")
+            return Trace("tab", np.arange(table.num_rows), lengths, lengths)
+
+    monkeypatch.setattr(formats, "FORMATS", Registry("trace", {**FORMATS.table, "tab": Tab}))
     assert read(put("chat_len,x\n4,5\n")).prompt_tokens.tolist() == [4]
     with pytest.raises(InputError, match="row 1, chat_len: 0 is below 1"):
         read(put("chat_len,x\n0,5\n"))

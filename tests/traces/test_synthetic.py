@@ -28,15 +28,15 @@ def equal(a: Trace, b: Trace) -> bool:
 
 
 def test_names_are_sorted_and_each_generates_its_default() -> None:
-    assert synthetic.names() == ("alpaca-vicuna", "fixed", "lognormal")
-    for name in synthetic.names():
+    assert synthetic.GENERATORS.names == ("alpaca-vicuna", "fixed", "lognormal")
+    for name in synthetic.GENERATORS.names:
         trace = generate(name)
         assert (len(trace), trace.name, trace.arrival_s) == (1000, name, None)
         assert trace.notes and trace.max_new_tokens is not None
         assert trace.prompt_tokens.dtype == trace.output_tokens.dtype == np.int64
 
 
-@pytest.mark.parametrize("name", synthetic.names())
+@pytest.mark.parametrize("name", synthetic.GENERATORS.names)
 @given(seed=seeds, n=st.integers(1, 60))
 def test_equal_seeds_give_equal_traces_and_short_ones_begin_long_ones(name: str, seed: int, n: int) -> None:
     whole = generate(name, 60, seed)
@@ -123,7 +123,7 @@ def test_the_committed_model_is_small_and_says_where_it_comes_from() -> None:
 @pytest.mark.parametrize(
     ("spec", "named"),
     [
-        ("alpaca", "unknown generator 'alpaca', choose from alpaca-vicuna, fixed, lognormal"),
+        ("alpaca", "trace 'alpaca' is not one of alpaca-vicuna, fixed, lognormal, nor .*alpaca-vicuna?"),
         ("", "the name is empty"),
         ("fixed:length=3", "unknown option 'length'.*prompt_tokens, output_tokens"),
         ("fixed:prompt_tokens", "'prompt_tokens' is not key=value"),
@@ -146,7 +146,7 @@ def test_nan_is_refused() -> None:
     with pytest.raises(InputError, match="nan"):
         generate("lognormal:output_sigma=nan")
     with pytest.raises(InputError, match="output_sigma nan is not between"):
-        synthetic.LognormalOptions(output_sigma=float("nan"))
+        synthetic.Lognormal(output_sigma=float("nan"))
 
 
 @pytest.mark.parametrize(
