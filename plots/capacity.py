@@ -35,52 +35,20 @@ def rate_curve(answers: Sequence[Answer], bound: str, ax: Axes, asked: float | N
     the upper edge.
     """
     share = bound == "attainment"
-    limit = next(m.limit for a in answers for p in a.curve for m in p.measured if m.name == bound)
     scale = 100.0 if share else 1.0
-    finite: list[float] = [limit * scale]
-    grows: list[tuple[int, float]] = []
+    limit = scale * next(_named(p, bound).limit for a in answers for p in a.curve)
+    values = [limit]
+    unstable: list[tuple[int, float]] = []
     for k, answer in enumerate(answers):
-        stable = [p for p in answer.curve if p.verdict != "unstable"]
-        grows += [(k, p.rate) for p in answer.curve if p.verdict == "unstable"]
-        at = [_named(p, bound) for p in stable]
-        keep = [i for i, m in enumerate(at) if math.isfinite(m.mean)]
-        x = np.array([stable[i].rate for i in keep])
-        mean, low, high = (
-            np.array([min(getattr(at[i], part), 1e12) for i in keep]) * scale
-            for part in ("mean", "low", "high")
-        )
-        finite += mean.tolist()
-        ax.errorbar(
-            x,
-            mean,
-            yerr=np.abs(np.vstack([mean - low, high - mean])) if len(keep) else None,
-            color=style.colour(k),
-            linestyle=style.dash(k),
-            marker=MARKERS[k % len(MARKERS)],
-            markersize=4.5,
-            linewidth=1.5,
-            elinewidth=1.0,
-            capsize=2.5,
-            label=_label(answer),
-        )
-    ax.axhline(limit * scale, color=style.EDGE, linewidth=1.2, linestyle=(0, (8, 3)))
-    ax.annotate(
-        f"bound {limit * scale:,.5g}",
-        (0.01, limit * scale),
-        (0, 3),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        ha="left",
-        va="bottom",
-        fontsize=style.FONT_SIZE - 1,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85},
-    )
+        unstable += [(k, p.rate) for p in answer.curve if p.verdict == "unstable"]
+        values += _draw_curve(answer, bound, scale, k, ax)
+    _draw_limit(limit, ax)
     if share:
-        ax.set_ylim(max(0.0, min(finite) - 8), 103)
+        ax.set_ylim(max(0.0, min(values) - 8), 103)
     else:
-        positive = [value for value in finite if value > 0]
+        positive = [value for value in values if value > 0]
         style.log_scale(ax, "y", min(positive) / 2, max(positive) * 4)
-    for k, rate in grows:
+    for place, (k, rate) in enumerate(unstable):
         ax.plot(
             [rate],
             [0.97],
@@ -91,7 +59,7 @@ def rate_curve(answers: Sequence[Answer], bound: str, ax: Axes, asked: float | N
             markeredgewidth=1.8,
             linestyle="none",
             clip_on=False,
-            label="× backlog grows: no latency" if (k, rate) == grows[0] else None,
+            label=None if place else "× backlog grows: no latency",
         )
     if asked is not None:
         ax.axvline(asked, color=style.EDGE, linewidth=0.9, linestyle=(0, (1, 2)), label="rate asked for")
@@ -100,15 +68,55 @@ def rate_curve(answers: Sequence[Answer], bound: str, ax: Axes, asked: float | N
     ax.set_ylabel(axis_label(bound))
 
 
-def curves_figure(made: Plan) -> Figure | None:
+def _draw_curve(answer: Answer, bound: str, scale: float, k: int, ax: Axes) -> list[float]:
+    """The line of one answer with its intervals; returns the means drawn."""
+    stable = [(p.rate, _named(p, bound)) for p in answer.curve if p.verdict != "unstable"]
+    points = [(rate, at) for rate, at in stable if math.isfinite(at.mean)]
+    mean, low, high = (
+        np.array([min(getattr(at, part), 1e12) for _, at in points]) * scale
+        for part in ("mean", "low", "high")
+    )
+    ax.errorbar(
+        np.array([rate for rate, _ in points]),
+        mean,
+        yerr=np.abs(np.vstack([mean - low, high - mean])) if points else None,
+        color=style.colour(k),
+        linestyle=style.dash(k),
+        marker=MARKERS[k % len(MARKERS)],
+        markersize=4.5,
+        linewidth=1.5,
+        elinewidth=1.0,
+        capsize=2.5,
+        label=_label(answer),
+    )
+    return list(map(float, mean))
+
+
+def _draw_limit(limit: float, ax: Axes) -> None:
+    """The bound as a line across, named at its left end."""
+    ax.axhline(limit, color=style.EDGE, linewidth=1.2, linestyle=(0, (8, 3)))
+    ax.annotate(
+        f"bound {limit:,.5g}",
+        (0.01, limit),
+        (0, 3),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        ha="left",
+        va="bottom",
+        fontsize=style.FONT_SIZE - 1,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85},
+    )
+
+
+def curves_figure(plan: Plan) -> Figure | None:
     """A panel per bound; None where no curve was simulated."""
-    answers = [a for a in made.answers if a.curve]
+    answers = [a for a in plan.answers if a.curve]
     if not answers:
         return None
     bounds = [m.name for m in answers[0].curve[0].measured]
     fig, axes = style.figure(WIDTH, 2.9 * len(bounds) + 0.35 * (len(answers) + 1), rows=len(bounds))
     for bound, ax in zip(bounds, axes, strict=True):
-        rate_curve(answers, bound, ax, made.question.request_rate)
+        rate_curve(answers, bound, ax, plan.question.request_rate)
     for ax in axes[:-1]:
         ax.set_xlabel("")
     _legend_below(fig, axes)
@@ -169,38 +177,40 @@ def pareto(answers: Sequence[Answer], ax: Axes) -> None:
     ax.set_ylabel(axis_label(first))
 
 
-def pareto_figure(made: Plan) -> Figure | None:
+def pareto_figure(plan: Plan) -> Figure | None:
     """`pareto` as a figure, its legend below; None where the question was the highest rate of one size."""
-    if made.question.request_rate is None:
+    if plan.question.request_rate is None:
         return None
-    fig, (ax,) = style.figure(WIDTH, 3.1 + 0.4 * len(made.answers))
-    pareto(made.answers, ax)
+    fig, (ax,) = style.figure(WIDTH, 3.1 + 0.4 * len(plan.answers))
+    pareto(plan.answers, ax)
     _legend_below(fig, [ax])
     return fig
 
 
-def tornado(found: Sensitivity, ax: Axes) -> None:
+def tornado(sensitivity: Sensitivity, ax: Axes) -> None:
     """Bars from the highest rate with less of an input to that with more of it, widest on top."""
-    swings = found.swings
-    ax.axvline(found.rate, color=style.EDGE, linewidth=1.2)
-    ends = [found.rate]
+    swings = sensitivity.swings
+    ax.axvline(sensitivity.rate, color=style.EDGE, linewidth=1.2)
+    ends = [sensitivity.rate]
     for row, swing in enumerate(swings):
         for end, colour, hatch in ((swing.low, style.COLOURS[2], ""), (swing.high, style.COLOURS[1], "////")):
             value = end or 0.0
             ends.append(value)
             ax.barh(
                 row,
-                value - found.rate,
-                left=found.rate,
+                value - sensitivity.rate,
+                left=sensitivity.rate,
                 height=0.55,
                 color=colour,
                 hatch=hatch,
                 edgecolor=style.EDGE,
                 linewidth=0.5,
             )
-        _say_ends(ax, row, found.rate, swing.low or 0.0, swing.low_label, swing.high or 0.0, swing.high_label)
+        _label_ends(
+            ax, row, sensitivity.rate, swing.low or 0.0, swing.low_label, swing.high or 0.0, swing.high_label
+        )
     low, high = min(ends), max(ends)
-    room = max(high - low, 0.05 * found.rate) * 0.62
+    room = max(high - low, 0.05 * sensitivity.rate) * 0.62
     ax.set_xlim(low - room, high + room)
     ax.set_ylim(len(swings) - 0.5, -0.5)
     ax.set_yticks(range(len(swings)), [s.what.replace(" ", "\n") for s in swings], fontsize=style.FONT_SIZE)
@@ -209,17 +219,17 @@ def tornado(found: Sensitivity, ax: Axes) -> None:
     ax.set_xlabel("Highest rate of this fleet within the SLO (requests/s)")
 
 
-def tornado_figure(found: Sensitivity) -> Figure:
+def tornado_figure(sensitivity: Sensitivity) -> Figure:
     """`tornado` as a figure; where no input moves the answer, it says so."""
-    fig, (ax,) = style.figure(WIDTH, 1.1 + 0.55 * max(len(found.swings), 1))
-    if found.swings:
-        tornado(found, ax)
+    fig, (ax,) = style.figure(WIDTH, 1.1 + 0.55 * max(len(sensitivity.swings), 1))
+    if sensitivity.swings:
+        tornado(sensitivity, ax)
     else:
         style.say(ax, "None of the inputs that were changed moves the answer.")
     return fig
 
 
-def _say_ends(
+def _label_ends(
     ax: Axes, row: int, base: float, low: float, low_label: str, high: float, high_label: str
 ) -> None:
     """A label at each end of a bar; where both ends lie on one side, the nearer one is written across."""

@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 
 from sim.planning.answer import point_text
 from sim.planning.verdict import standing_text, value_text
+from sim.results.metric_kinds import Latency
+from sim.results.metrics import LATENCIES
 from traces.files import atomic_write
 
 from . import capacity
@@ -25,25 +27,28 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write(made: Plan, path: str | Path) -> None:
+def write(plan: Plan, path: str | Path) -> None:
     """Write the report of a plan, complete or not at all; the same plan gives the same bytes."""
-    text = render(made)
+    text = render(plan)
     with atomic_write(path) as file:
         file.write(text)
 
 
-def render(made: Plan) -> str:
+def render(plan: Plan) -> str:
     """The report as HTML."""
-    drawn = {
-        "curves": capacity.curves_figure(made),
-        "pareto": capacity.pareto_figure(made),
-        "tornado": capacity.tornado_figure(made.sensitivity) if made.sensitivity else None,
+    figures = {
+        "curves": capacity.curves_figure(plan),
+        "pareto": capacity.pareto_figure(plan),
+        "tornado": capacity.tornado_figure(plan.sensitivity) if plan.sensitivity else None,
     }
-    pictures = {name: svg(figure, name) for name, figure in drawn.items() if figure is not None}
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(plan=made, q=made.question, rows=[_row(a, made) for a in made.answers], pictures=pictures)
+    pictures = {name: svg(figure, name) for name, figure in figures.items() if figure is not None}
+    template = _environment().get_template("report.html.j2")
+    return template.render(
+        plan=plan,
+        q=plan.question,
+        latencies=_bounded_latencies(plan),
+        rows=[_row(a, plan) for a in plan.answers],
+        pictures=pictures,
     )
 
 
@@ -56,21 +61,27 @@ def svg(figure: Figure, name: str) -> Markup:
     return Markup(re.sub(r"^.*?(?=<svg)", "", text, flags=re.DOTALL))
 
 
-def _row(answer: Answer, made: Plan) -> dict[str, Any]:
-    """What the table says of an answer, in words; a heading each."""
+def _bounded_latencies(plan: Plan) -> list[Latency]:
+    """The latencies that the question bounds, to be explained."""
+    bounds = (*plan.question.slo, *plan.question.goodput)  # such as `ttft_p99 ≤ 2000 ms`, `tpot ≤ 100 ms`
+    keys = dict.fromkeys(re.split("[_ ]", bound)[0] for bound in bounds)
+    return [LATENCIES[key] for key in keys if key in LATENCIES]
+
+
+def _row(answer: Answer, plan: Plan) -> dict[str, Any]:
+    """An answer in words: what its card shows."""
 
     def text(value: float | None, form: str) -> str:
         return "–" if value is None else form.format(value)
 
-    asked = made.question.request_rate is None
-    at = answer.measured
+    rate_is_the_answer = plan.question.request_rate is None
     size = "none" if answer.replicas is None else str(answer.replicas)
     return {
         "answer": answer,
-        "best": answer is made.best,
+        "best": answer is plan.best,
         "cells": [
             ("Replicas", size + (f" ({answer.spare} spare)" if answer.spare else "")),
-            ("Highest rate" if asked else "Rate", text(answer.rate, "{:.4g} /s")),
+            ("Highest rate" if rate_is_the_answer else "Rate", text(answer.rate, "{:.4g} /s")),
             ("Busy", text(answer.utilisation, "{:.0%}")),
             ("Left of the tightest bound", text(answer.headroom, "{:.0%}")),
             ("Room for more traffic", text(answer.headroom_rate, "{:.0%}")),
@@ -81,7 +92,6 @@ def _row(answer: Answer, made: Plan) -> dict[str, Any]:
         "stands": [standing_text(m) + f"; bound {value_text(m, m.limit)}" for m in answer.point.measured]
         if answer.point
         else [],
-        "binding": at,
         "less": point_text(answer.one_less),
         "more": point_text(answer.one_more),
     }
@@ -89,12 +99,12 @@ def _row(answer: Answer, made: Plan) -> dict[str, Any]:
 
 @cache
 def _environment() -> Environment:
-    made = Environment(
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=select_autoescape(["html", "j2"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals.update(standing_text=standing_text, point_text=point_text)
-    return made
+    environment.globals.update(standing_text=standing_text, point_text=point_text)
+    return environment

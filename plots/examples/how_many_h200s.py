@@ -9,84 +9,62 @@ same seeds. Prints a Markdown table; the last line of stdout is JSON. The price 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+
+from cyclopts import Parameter
 
 from sim import Plan, plan
 from sim.cli import run_script
 from sim.planning.answer import point_text
 
 
-def main(
-    *,
-    trace: str = "azure-conv-2023",
-    request_rate: str = "10x",
-    slo: str = "ttft_p99:2000 tpot_p99:100",
-    growth: float = 1.5,
-    profile: str = "h200-vicuna-7b",
-    policy: str = "continuous",
-    price: str = "",
-    num_requests: int = 1000,
-    max_requests: int = 6000,
-    max_seeds: int = 8,
-    seed: int = 0,
-    jobs: int = -1,
-) -> None:
-    """How many H200s for this traffic, for more of it, and with one to spare.
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is asked, and how long to simulate for it."""
 
-    Parameters
-    ----------
-    trace
-        A file, a dataset or a generator NAME[:key=value,...].
-    request_rate
-        Requests per second, or a multiple of the trace's own rate such as 10x.
-    slo
-        Bounds with spaces between them.
-    growth
-        The second plan is for so many times the traffic.
-    profile
-        The machine.
-    policy
-        How a replica schedules.
-    price
-        USD per hour of a replica, NAME:USD; more than one with spaces between them.
-    num_requests
-        Requests of a replication, to begin with.
-    max_requests
-        Requests of a replication of a point that is hard to decide.
-    max_seeds
-        Replications of such a point.
-    seed
-        First of the seeds.
-    jobs
-        Processes; -1: one for every core.
-    """
+    trace: str = "azure-conv-2023"
+    """A file, a dataset or a generator NAME[:key=value,...]."""
+    request_rate: str = "10x"
+    """Requests per second, or a multiple of the trace's own rate such as 10x."""
+    slo: str = "ttft_p99:2000 tpot_p99:100"
+    """Bounds with spaces between them."""
+    growth: float = 1.5
+    """The second plan is for so many times the traffic."""
+    profile: str = "h200-vicuna-7b"
+    """The machine."""
+    policy: str = "continuous"
+    """How a replica schedules."""
+    price: str = ""
+    """USD per hour of a replica, NAME:USD; more than one with spaces between them."""
+    num_requests: int = 1000
+    """Requests of a replication, to begin with."""
+    max_requests: int = 6000
+    """Requests of a replication of a point that is hard to decide."""
+    max_seeds: int = 8
+    """Replications of such a point."""
+    seed: int = 0
+    """First of the seeds."""
+    jobs: int = -1
+    """Processes; -1: one for every core."""
 
-    def planned(rate: float | str, spare: int) -> Plan:
-        return plan(
-            trace,
-            slo=slo,
-            request_rate=rate,
-            spare=spare,
-            policies=policy,
-            profiles=profile,
-            prices=price.split(),
-            num_requests=num_requests,
-            max_requests=max_requests,
-            max_seeds=max_seeds,
-            seed=seed,
-            jobs=jobs,
-        )
 
-    today = planned(request_rate, 0)
+DEFAULT = Options()
+
+
+def main(options: Options = DEFAULT) -> None:
+    """How many H200s for this traffic, for more of it, and with one to spare."""
+    today = plan_for(options, options.request_rate)
     rate = today.question.request_rate
     assert rate is not None
     plans = {
         "today": today,
-        f"{growth:g} times as much": planned(rate * growth, 0),
-        "today, one replica failed": planned(rate, 1),
+        f"{options.growth:g} times as much": plan_for(options, rate * options.growth),
+        "today, one replica failed": plan_for(options, rate, spare=1),
     }
     print("| traffic | requests/s | replicas | USD/hour | gives way first | one replica less |")
     print("|---|---:|---:|---:|---|---|")
-    found = {}
+    rows = {}
     for name, made in plans.items():
         (answer,) = made.answers
         cost = "–" if answer.cost_per_hour is None else f"{answer.cost_per_hour:.2f}"
@@ -95,8 +73,26 @@ def main(
             f"| {name} | {made.question.request_rate:.3g} | {size} | {cost} | {answer.binding} "
             f"| {point_text(answer.one_less)} |"
         )
-        found[name] = answer.row()
-    print(json.dumps(found))
+        rows[name] = answer.row()
+    print(json.dumps(rows))
+
+
+def plan_for(options: Options, rate: float | str, spare: int = 0) -> Plan:
+    """The plan for some requests/s, or a multiple of the trace's own rate."""
+    return plan(
+        options.trace,
+        slo=options.slo,
+        request_rate=rate,
+        spare=spare,
+        policies=options.policy,
+        profiles=options.profile,
+        prices=options.price.split(),
+        num_requests=options.num_requests,
+        max_requests=options.max_requests,
+        max_seeds=options.max_seeds,
+        seed=options.seed,
+        jobs=options.jobs,
+    )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@ table; the last line of stdout is JSON.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+
+from cyclopts import Parameter
 
 from sim import plan
 from sim.cli import run_script
@@ -19,64 +22,56 @@ from sim.planning.answer import Answer, rate_text
 POLICIES = "continuous:max_num_seqs=64;continuous:max_num_seqs=64,order=shortest-predicted"
 
 
-def main(
-    *,
-    trace: str = "lognormal:output_median=200,output_sigma=1",
-    slo: str = "ttft_p90:2000",
-    policies: str = POLICIES,
-    predictor: str = "noisy:sigma=0.4,charge=off",
-    profile: str = "h200-vicuna-7b",
-    replicas: int = 1,
-    start_rate: float = 10.0,
-    num_requests: int = 2000,
-    max_requests: int = 6000,
-    max_seeds: int = 8,
-    seed: int = 0,
-    jobs: int = -1,
-) -> None:
-    """The highest rate within an SLO under several policies, and whether they differ.
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is asked, and how long to simulate for it."""
 
-    Parameters
-    ----------
-    trace
-        A file, a dataset or a generator NAME[:key=value,...].
-    slo
-        Bounds with spaces between them.
-    policies
-        Policies with semicolons between them; the first is what runs today.
-    predictor
-        What the length-aware ones are told.
-    profile
-        The machine.
-    replicas
-        How many of it.
-    start_rate
-        Where the search begins, requests/s.
-    num_requests
-        Requests of a replication, to begin with.
-    max_requests
-        Requests of a replication of a point that is hard to decide.
-    max_seeds
-        Replications of such a point.
-    seed
-        First of the seeds.
-    jobs
-        Processes; -1: one for every core.
-    """
+    trace: str = "lognormal:output_median=200,output_sigma=1"
+    """A file, a dataset or a generator NAME[:key=value,...]."""
+    slo: str = "ttft_p90:2000"
+    """Bounds with spaces between them."""
+    policies: str = POLICIES
+    """Policies with semicolons between them; the first is what runs today."""
+    predictor: str = "noisy:sigma=0.4,charge=off"
+    """What the length-aware policies know of the lengths."""
+    profile: str = "h200-vicuna-7b"
+    """The machine."""
+    replicas: int = 1
+    """How many of it."""
+    start_rate: float = 10.0
+    """Where the search begins, requests/s."""
+    num_requests: int = 2000
+    """Requests of a replication, to begin with."""
+    max_requests: int = 6000
+    """Requests of a replication of a point that is hard to decide."""
+    max_seeds: int = 8
+    """Replications of such a point."""
+    seed: int = 0
+    """First of the seeds."""
+    jobs: int = -1
+    """Processes; -1: one for every core."""
+
+
+DEFAULT = Options()
+
+
+def main(options: Options = DEFAULT) -> None:
+    """The highest rate within an SLO under several policies, and whether they differ."""
     made = plan(
-        trace,
-        slo=slo,
-        request_rate=start_rate,
+        options.trace,
+        slo=options.slo,
+        request_rate=options.start_rate,
         max_rate=True,
-        replicas=replicas,
-        policies=policies,
-        profiles=profile,
-        predictor=predictor,
-        num_requests=num_requests,
-        max_requests=max_requests,
-        max_seeds=max_seeds,
-        seed=seed,
-        jobs=jobs,
+        replicas=options.replicas,
+        policies=options.policies,
+        profiles=options.profile,
+        predictor=options.predictor,
+        num_requests=options.num_requests,
+        max_requests=options.max_requests,
+        max_seeds=options.max_seeds,
+        seed=options.seed,
+        jobs=options.jobs,
     )
     today, *others = made.answers
     print(
@@ -84,7 +79,7 @@ def main(
         "| gain |"
     )
     print("|---|---:|---:|---:|---|")
-    found = {}
+    rows = {}
     for answer in made.answers:
         verdict = "" if answer is today else gain(today, answer)
         low, high = (answer.rates.low, answer.rates.high) if answer.rates else (None, None)
@@ -92,9 +87,9 @@ def main(
             f"| {answer.policy} | {rate_text(answer.rate, 'none')} | {rate_text(low, '–')} "
             f"| {rate_text(high, '–')} | {verdict} |"
         )
-        found[answer.policy] = {**answer.row(), "gain": verdict}
+        rows[answer.policy] = {**answer.row(), "gain": verdict}
     switch = any(answer.rate and today.rate and is_apart(today, answer) for answer in others)
-    print(json.dumps({"switch": switch, "policies": found}))
+    print(json.dumps({"switch": switch, "policies": rows}))
 
 
 def is_apart(today: Answer, other: Answer) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -77,13 +78,20 @@ def test_where_numbers_come_from_is_said_in_words(page: Path) -> None:
         assert f'<span class="kind {kind}">{kind}</span></td>' in text
 
 
+def test_the_latencies_that_are_bounded_are_explained(planned: Plan) -> None:
+    odd = replace(planned.question, slo=("wait_p99 ≤ 5 ms", "attainment ≥ 0.9"), goodput=("tpot ≤ 1 ms",))
+    text = report.render(replace(planned, question=odd))
+    assert (
+        "<dt>wait</dt><dd>Queueing wait (wait). From a request&#39;s arrival until it first ran.</dd>" in text
+    )
+    assert "<dt>tpot</dt>" in text and "<dt>ttft</dt>" not in text and "<dt>attainment</dt>" not in text
+
+
 def test_the_same_plan_is_the_same_file(planned: Plan, page: Path) -> None:
     assert report.render(planned) == page.read_text(encoding="utf-8")
 
 
 def test_texts_of_the_user_are_no_markup(planned: Plan) -> None:
-    from dataclasses import replace
-
     odd = replace(planned, question=replace(planned.question, trace="<b>&trace"))
     text = report.render(odd)
     assert "<b>" not in text and "&lt;b&gt;&amp;trace" in text
