@@ -100,3 +100,13 @@ def test_every_command_that_a_page_names_is_one(page: Page) -> None:
             assert (ROOT / arguments[0]).is_file() or arguments[0] in page.files
         else:
             assert program in ("dask", "pip", "git", "cd")
+
+
+@pytest.mark.parametrize("page", ALL, ids=lambda page: page.name)
+def test_files_and_modules_that_a_page_names_are_there(page: Page) -> None:
+    for name in re.findall(r"`((?:sim|real|traces|plots|tests|docs)/[\w./-]*)`", page.text):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"`(?:python -m )?((?:sim|real|traces|plots|tests)(?:\.\w+)+)`", page.text):
+        parts = name.split(".")
+        found = [ROOT.joinpath(*parts[:n]) for n in (len(parts), len(parts) - 1)]
+        assert any(path.is_dir() or path.with_suffix(".py").is_file() for path in found), name
