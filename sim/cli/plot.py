@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 
 from ..perception.accuracy import error_report
@@ -12,6 +11,9 @@ from ..scenario.scenario import scenario, stream
 from ..studies import prediction_error
 from . import show
 from .options import DEFAULT, Flags, keywords
+from .running import StudyRunning
+
+RUNNING = StudyRunning()
 
 
 def sensitivity(
@@ -19,6 +21,7 @@ def sensitivity(
     *,
     policies: str = "sequence:vbs=off,fcr=off;sequence;sequence:vbs=memory",
     num_seeds: int = 3,
+    running: StudyRunning = RUNNING,
     out: Path = Path("sensitivity.png"),
     save_table: Path | None = None,
 ) -> None:
@@ -39,13 +42,15 @@ def sensitivity(
     from plots.style import save
     from traces.files import atomic_write
 
-    frame = prediction_error.sensitivity(
-        flags.trace,
-        policies=policies,
-        num_seeds=num_seeds,
-        progress=partial(show.progress, text="simulating"),
-        **keywords(flags),
-    )
+    with show.bar("simulating") as progress:
+        frame = prediction_error.sensitivity(
+            flags.trace,
+            policies=policies,
+            num_seeds=num_seeds,
+            **vars(running),
+            on_progress=progress,
+            **keywords(flags),
+        )
     save(figures.gain_figure(frame), out)
     if save_table is not None:
         with atomic_write(save_table) as file:
@@ -55,7 +60,13 @@ def sensitivity(
     show.wrote([out, *([save_table] if save_table else [])])
 
 
-def variance(flags: Flags = DEFAULT, *, policy: str = "sequence", out: Path = Path("variance.png")) -> None:
+def variance(
+    flags: Flags = DEFAULT,
+    *,
+    policy: str = "sequence",
+    running: StudyRunning = RUNNING,
+    out: Path = Path("variance.png"),
+) -> None:
     """How far the samples of one prompt differ, and what that alone costs a perfect predictor of one of them.
 
     Parameters
@@ -68,12 +79,10 @@ def variance(flags: Flags = DEFAULT, *, policy: str = "sequence", out: Path = Pa
     from plots import sensitivity as figures
     from plots.style import save
 
-    frame, trace = prediction_error.variance(
-        flags.trace,
-        policy=policy,
-        progress=partial(show.progress, text="simulating"),
-        **keywords(flags),
-    )
+    with show.bar("simulating") as progress:
+        frame, trace = prediction_error.variance(
+            flags.trace, policy=policy, **vars(running), on_progress=progress, **keywords(flags)
+        )
     assert trace.samples is not None
     save(figures.variance_figure(trace.samples, trace.sample_names, trace.output_tokens, frame), out)
     show.frame_table(f"perfect predictors, policy {policy}", frame)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -18,13 +17,15 @@ from ..studies import ageing, load_curves
 from ..studies.prediction_error import check_policies
 from . import show
 from .options import DEFAULT, Flags, keywords
+from .running import StudyRunning
 
 if TYPE_CHECKING:
     import pandas as pd
 
+RUNNING = StudyRunning()
+
 Numbers = Annotated[tuple[float, ...], Parameter(consume_multiple=True, negative="")]
 Names = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")]
-Jobs = Annotated[int, Parameter(help="Processes; -1: one per core.")]
 Table = Annotated[Path | None, Parameter(help="Write the points to this CSV file.")]
 
 
@@ -35,7 +36,7 @@ def load(
     loads: Numbers = load_curves.CURVE_LOADS,
     rates: Numbers = (),
     num_seeds: int = 3,
-    n_jobs: Jobs = 1,
+    running: StudyRunning = RUNNING,
     out: Path = Path("load.png"),
     save_table: Table = None,
 ) -> None:
@@ -60,23 +61,24 @@ def load(
     settings = _settings(flags)
     chosen = names_of(policies, "policies")
     check_policies(*chosen)
-    load_curves.check(num_seeds, n_jobs, settings, **({"rates": rates} if rates else {"loads": loads}))
-    most = load_curves.capacity(flags.trace, num_seeds=num_seeds, **settings)
-    bounds = (
-        scenario(flags.trace, **settings).goodput_ms
-        if flags.goodput
-        else load_curves.idle_bound(flags.trace, rate=most, **settings)
-    )
-    settings["goodput"] = bounds
-    frame = load_curves.load_curves(
-        flags.trace,
-        rates=rates or [share * most for share in loads],
-        policies=chosen,
-        num_seeds=num_seeds,
-        n_jobs=n_jobs,
-        progress=partial(show.progress, text="simulating"),
-        **settings,
-    )
+    load_curves.check(num_seeds, settings, **({"rates": rates} if rates else {"loads": loads}))
+    with show.bar("simulating") as progress:
+        how: dict[str, Any] = {**vars(running), "on_progress": progress}
+        most = load_curves.capacity(flags.trace, num_seeds=num_seeds, **how, **settings)
+        bounds = (
+            scenario(flags.trace, **settings).goodput_ms
+            if flags.goodput
+            else load_curves.idle_bound(flags.trace, rate=most, **how, **settings)
+        )
+        settings["goodput"] = bounds
+        frame = load_curves.load_curves(
+            flags.trace,
+            rates=rates or [share * most for share in loads],
+            policies=chosen,
+            num_seeds=num_seeds,
+            **how,
+            **settings,
+        )
     save(figures.figure(frame, bounds), out)
     _save_table(frame, save_table)
     frame["load"] = frame["request_rate"] / most
@@ -97,7 +99,7 @@ def gain(
     metrics: Names = ("mean_e2el_ms", "p99_e2el_ms"),
     charge: bool = False,
     num_seeds: int = 3,
-    n_jobs: Jobs = 1,
+    running: StudyRunning = RUNNING,
     out: Path = Path("gain.png"),
     save_table: Table = None,
 ) -> None:
@@ -132,19 +134,20 @@ def gain(
         if name not in load_curves.GAINS:
             raise InputError(f"metrics: {name!r} is not one of {', '.join(load_curves.GAINS)}")
     settings = _settings(flags)
-    frame = load_curves.gain_map(
-        flags.trace,
-        cases=load_curves.map_cases(flags.trace, **settings),
-        policies=policies,
-        baseline=baseline,
-        loads=loads,
-        sigmas=sigmas,
-        charge=charge,
-        num_seeds=num_seeds,
-        n_jobs=n_jobs,
-        progress=partial(show.progress, text="simulating"),
-        **settings,
-    )
+    with show.bar("simulating") as progress:
+        frame = load_curves.gain_map(
+            flags.trace,
+            cases=load_curves.map_cases(flags.trace, **settings),
+            policies=policies,
+            baseline=baseline,
+            loads=loads,
+            sigmas=sigmas,
+            charge=charge,
+            num_seeds=num_seeds,
+            **vars(running),
+            on_progress=progress,
+            **settings,
+        )
     written = []
     for k, name in enumerate(metrics):
         path = out if k == 0 else out.with_stem(f"{out.stem}_{name.removesuffix('_ms')}")
@@ -165,7 +168,7 @@ def starvation(
     agings: Numbers = ageing.AGINGS,
     sigma: float = ageing.SIGMA,
     num_seeds: int = 3,
-    n_jobs: Jobs = 1,
+    running: StudyRunning = RUNNING,
     out: Path = Path("starvation.png"),
     save_table: Table = None,
 ) -> None:
@@ -187,16 +190,17 @@ def starvation(
     from plots import starvation as figures
     from plots.style import save
 
-    frame = ageing.starvation(
-        flags.trace,
-        load=load,
-        agings=agings,
-        sigma=sigma,
-        num_seeds=num_seeds,
-        n_jobs=n_jobs,
-        progress=partial(show.progress, text="simulating"),
-        **_settings(flags),
-    )
+    with show.bar("simulating") as progress:
+        frame = ageing.starvation(
+            flags.trace,
+            load=load,
+            agings=agings,
+            sigma=sigma,
+            num_seeds=num_seeds,
+            **vars(running),
+            on_progress=progress,
+            **_settings(flags),
+        )
     save(figures.figure(frame), out)
     _save_table(frame, save_table)
     columns = ["mean_ttft_ms", "mean_e2el_ms", "p99_e2el_ms", "long_e2el_ms", "short_e2el_ms"]

@@ -32,3 +32,11 @@ class Resumable(Running):
 
     state: Path | None = None
     """Keep every run in this JSON Lines file; what was stopped goes on from there, by the same command."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class StudyRunning(Resumable):
+    """The same, in this process if nothing else is said: most studies are short."""
+
+    jobs: Jobs = 1

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from traces.errors import InputError
 
@@ -17,8 +17,6 @@ from ..results.metric_kinds import Metric
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
-
-T = TypeVar("T")
 
 PATIENCE_S = 2.0
 """How long a command may take before it shows a bar."""
@@ -157,17 +155,6 @@ def title(summary: Mapping[str, Any]) -> str:
     parts.append(f"{summary['profile']} ({summary['provenance']})")
     parts.append(f"predictor {summary['predictor']}, seed {summary['seed']}")
     return " · ".join(parts)
-
-
-def progress(items: Sequence[T], text: str) -> Iterator[T]:
-    """The items, with a progress bar on stderr where that is a terminal."""
-    if not sys.stderr.isatty():
-        yield from items
-        return
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(items, description=text, console=Console(stderr=True), transient=True)
 
 
 @contextmanager

@@ -8,7 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import re
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,8 @@ REGISTRIES = {"predictor": PREDICTORS, "router": ROUTERS}
 """Setting -> what reads its text, where a class from outside may stand in it."""
 
 KEY_DIGITS = 24
+SINGULAR = {"policies": "policy", "baseline": "policy"}
+"""Other names under which the values of a setting stand."""
 
 
 def digest_of(name: str, text: str) -> str:
@@ -62,6 +67,36 @@ def _named_in(text: str) -> list[Path]:
 def _digests(*files: Path | None) -> str:
     """SHA-256 of each file, with spaces between them; None is no file."""
     return " ".join(_file_digest(file) for file in files if file is not None)
+
+
+def texts_within(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(setting, text) of every text among the values, also of those in a list or tuple."""
+    for name, value in settings.items():
+        for each in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(each, str | Path):
+                yield SINGULAR.get(name, name), str(each)
+
+
+def plain(value: Any) -> Any:
+    """What JSON can hold in place of a value, so that another value has another; a digest where that is
+    long. Texts stay as they are, whatever they refer to.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Trace):
+        return digest_of_trace(value)
+    if isinstance(value, profiles.Profile):
+        return digest(value.to_json())
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        items = {each.name: plain(getattr(value, each.name)) for each in fields(value) if each.compare}
+        return {type(value).__qualname__: items}
+    return hashlib.sha256(pickle.dumps(value)).hexdigest()[:KEY_DIGITS]
 
 
 def digest_of_trace(trace: Trace) -> str:

@@ -7,9 +7,9 @@ that is predicted for it, in levels of so many tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,9 @@ from ..perception.predictions import perceive
 from ..perception.predictors import TUNED
 from ..scenario.scenario import Scenario, scenario, stream
 from ..scenario.settings import Keywords, check_names
-from .load_curves import capacity, check, frame_of
-from .prediction_error import Progress, check_policies, erring
+from .load_curves import check, mean_capacity
+from .prediction_error import check_policies, erring
+from .study import Study, StudyKeywords, frame_of, split
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,52 +53,71 @@ def starvation(
     agings: Sequence[float] = AGINGS,
     sigma: float = SIGMA,
     num_seeds: int = 3,
-    n_jobs: int = 1,
-    progress: Progress = iter,
-    **settings: Unpack[Keywords],
+    **settings: Unpack[StudyKeywords],
 ) -> pd.DataFrame:
     """Latency of all, of the slowest and of the long requests under continuous batching, by discipline.
 
     One row per seed and discipline: columns label, policy, aging_s (NaN where there is none), seed,
     request_rate, mean_ttft_ms, mean_e2el_ms, p99_e2el_ms, long_e2el_ms and short_e2el_ms (means over the
     tenth with the longest answers, and over the others), throughput. `load` is a share of what `continuous`
-    gets done; predictions err by `sigma` and cost nothing. `settings` as for `simulate`. InputError where all
-    answers are as long as the long ones.
+    gets done; predictions err by `sigma` and cost nothing. `settings` as for `simulate` and `Study`.
+    InputError where all answers are as long as the long ones.
     """
-    check_names(settings, starvation, Keywords)
+    check_names(settings, starvation, StudyKeywords)
+    running, rest = split(settings)
     shown = [f"{aging:g}" for aging in agings]
-    first_seed, settings = check(num_seeds, n_jobs, settings, load=(load,), sigmas=(sigma,), agings=shown)
-    chosen = policies_of(agings)
-    check_policies(*chosen.values())
-    machine: Keywords = settings | {"seed": first_seed, "predictor": "exact"}
-    _is_long(scenario(trace, **machine).trace)
-    rate = load * capacity(trace, num_seeds=num_seeds, **machine)
+    first_seed, rest = check(num_seeds, rest, load=(load,), sigmas=(sigma,), agings=shown)
+    policies = policies_of(agings)
+    check_policies(*policies.values())
+    machine: Keywords = rest | {"predictor": "exact"}
+    with Study(**running) as study:
+        _is_long(scenario(trace, **(machine | {"seed": first_seed})).trace)
+        most = mean_capacity(study, trace, "continuous", num_seeds, machine | {"seed": first_seed})
+        points = [{"rate": load * most, "seed": first_seed + k} for k in range(num_seeds)]
+        about = {
+            "trace": trace,
+            "policies": [*policies.values()],
+            "labels": [*policies],
+            "sigma": sigma,
+            **machine,
+        }
+        shared = _Disciplines(trace, policies, sigma, machine)
+        return frame_of(study.run(_rows, shared, points, about))
 
-    def run(seed: int) -> list[dict[str, Any]]:
-        shared = _levelled(scenario(trace, **(machine | {"seed": seed, "request_rate": rate})), sigma)
-        long = _is_long(shared.trace)
-        rows = []
-        for label, policy in chosen.items():
-            result = shared.run(policy)
-            e2el = np.asarray(result.columns["e2el_ms"], dtype=float)
-            names = ("mean_ttft_ms", "mean_e2el_ms", "p99_e2el_ms")
-            aging = policy.partition("aging_s=")[2]
-            rows.append(
-                {
-                    "label": label,
-                    "policy": policy,
-                    "aging_s": float(aging) if aging else np.nan,
-                    "seed": seed,
-                    "request_rate": rate,
-                    **{name: result.summary[name] for name in names},
-                    "long_e2el_ms": _mean(e2el[long]),
-                    "short_e2el_ms": _mean(e2el[~long]),
-                    "throughput": result.summary["request_throughput"],
-                }
-            )
-        return rows
 
-    return frame_of(run, [(first_seed + k,) for k in range(num_seeds)], n_jobs, progress)
+class _Disciplines(NamedTuple):
+    """What all seeds share."""
+
+    trace: Trace | str
+    policies: Mapping[str, str]
+    sigma: float
+    settings: Keywords
+
+
+def _rows(shared: _Disciplines, rate: float, seed: int) -> list[dict[str, Any]]:
+    workload = scenario(shared.trace, **(shared.settings | {"seed": seed, "request_rate": rate}))
+    workload = _levelled(workload, shared.sigma)
+    long = _is_long(workload.trace)
+    rows = []
+    for label, policy in shared.policies.items():
+        result = workload.run(policy)
+        e2el = np.asarray(result.columns["e2el_ms"], dtype=float)
+        names = ("mean_ttft_ms", "mean_e2el_ms", "p99_e2el_ms")
+        aging = policy.partition("aging_s=")[2]
+        rows.append(
+            {
+                "label": label,
+                "policy": policy,
+                "aging_s": float(aging) if aging else np.nan,
+                "seed": seed,
+                "request_rate": rate,
+                **{name: result.summary[name] for name in names},
+                "long_e2el_ms": _mean(e2el[long]),
+                "short_e2el_ms": _mean(e2el[~long]),
+                "throughput": result.summary["request_throughput"],
+            }
+        )
+    return rows
 
 
 def _is_long(trace: Trace) -> npt.NDArray[np.bool_]:
@@ -119,8 +139,8 @@ def _mean(e2el_ms: FloatArray) -> float:
 
 def _levelled(shared: Scenario, sigma: float) -> Scenario:
     """The scenario in which every request has its predicted length as priority and as class of users."""
-    made = erring(sigma, charge=False)
-    said = perceive(made, shared.trace, stream(shared.seed, "perception"))
-    levels = -(-said.predicted // LEVEL_TOKENS)
+    predictor = erring(sigma, charge=False)
+    predicted = perceive(predictor, shared.trace, stream(shared.seed, "perception")).predicted
+    levels = -(-predicted // LEVEL_TOKENS)
     users = np.array([f"level {level}" for level in levels.tolist()])
-    return replace(shared, predictor=made, trace=replace(shared.trace, priority=levels, user=users))
+    return replace(shared, predictor=predictor, trace=replace(shared.trace, priority=levels, user=users))

@@ -6,9 +6,9 @@ A load is a share of a measured capacity, so that the same loads suit any machin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack, cast
 
 import numpy as np
 
@@ -23,7 +23,8 @@ from ..results.metrics import request_latencies
 from ..results.result import Result
 from ..scenario.scenario import Scenario, scenario, stream
 from ..scenario.settings import Keywords, check_names
-from .prediction_error import Progress, check_points, check_policies, erring
+from .prediction_error import check_points, check_policies, erring
+from .study import Study, StudyKeywords, frame_of, split
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,23 +71,45 @@ def curve_keys() -> tuple[str, ...]:
 
 
 def capacity(
-    trace: Trace | str, *, policy: str = "continuous", num_seeds: int = 1, **settings: Unpack[Keywords]
+    trace: Trace | str, *, policy: str = "continuous", num_seeds: int = 1, **settings: Unpack[StudyKeywords]
 ) -> float:
     """Requests/s that a policy gets done while there is always one waiting; the mean over seeds.
 
     Everything arrives at once. The first and the last tenth of the requests to finish are left out, in which
-    batches fill up and run empty. InputError where fewer than two requests complete, or `num_seeds` is below
-    1.
+    batches fill up and run empty. `settings` as for `simulate` and `Study`. InputError where fewer than two
+    requests complete, or `num_seeds` is below 1.
     """
-    check_names(settings, capacity, Keywords)
+    check_names(settings, capacity, StudyKeywords)
+    running, rest = split(settings)
     check_points(num_seeds)
     check_policies(policy)
-    first_seed = settings.pop("seed", 0)
-    rates = []
-    for seed in range(first_seed, first_seed + num_seeds):
-        result = scenario(trace, **(settings | {"seed": seed, "request_rate": np.inf})).run(policy)
-        rates.append(_steady_rate(result, policy))
+    with Study(**running) as study:
+        return mean_capacity(study, trace, policy, num_seeds, rest)
+
+
+def mean_capacity(study: Study, trace: Trace | str, policy: str, num_seeds: int, settings: Keywords) -> float:
+    """`capacity` as a part of a study."""
+    rest = settings.copy()
+    first_seed = rest.pop("seed", 0)
+    shared = _Capacity(trace, policy, rest)
+    points = [{"seed": first_seed + k} for k in range(num_seeds)]
+    rates = study.run(_capacity_at, shared, points, {"trace": trace, "policy": policy, **rest})
     return float(np.mean(rates))
+
+
+class _Capacity(NamedTuple):
+    """What all seeds of a capacity share."""
+
+    trace: Trace | str
+    policy: str
+    settings: Keywords
+
+
+def _capacity_at(shared: _Capacity, seed: int) -> float:
+    workload: Keywords = {"seed": seed, "request_rate": np.inf}
+    return _steady_rate(
+        scenario(shared.trace, **(shared.settings | workload)).run(shared.policy), shared.policy
+    )
 
 
 def _steady_rate(result: Result, policy: str) -> float:
@@ -100,16 +123,26 @@ def _steady_rate(result: Result, policy: str) -> float:
     return float(result.summary["request_throughput"])
 
 
-def idle_bound(trace: Trace | str, *, rate: float, **settings: Unpack[Keywords]) -> dict[str, float]:
+def idle_bound(trace: Trace | str, *, rate: float, **settings: Unpack[StudyKeywords]) -> dict[str, float]:
     """A bound for a good request where none is given: 10 times the median E2EL of `continuous` on a machine
     that idles, at a hundredth of `rate` (its capacity in requests/s); `{"e2el": ms}`.
 
-    It bounds the whole answer, since a padded batch returns as one.
+    It bounds the whole answer, since a padded batch returns as one. `settings` as for `simulate` and `Study`.
     """
-    summary = scenario(trace, **(settings | {"request_rate": rate / 100})).run("continuous").summary
-    if summary["median_e2el_ms"] is None:
+    check_names(settings, idle_bound, StudyKeywords)
+    running, rest = split(settings)
+    with Study(**running) as study:
+        points = [{"rate": rate / 100}]
+        (median_e2el_ms,) = study.run(_median_e2el_ms, (trace, rest), points, {"trace": trace, **rest})
+    if median_e2el_ms is None:
         raise InputError("goodput: no request completed on an idle machine; give a bound such as e2el:30000")
-    return {"e2el": IDLE_FACTOR * summary["median_e2el_ms"]}
+    return {"e2el": IDLE_FACTOR * median_e2el_ms}
+
+
+def _median_e2el_ms(shared: tuple[Trace | str, Keywords], rate: float) -> float | None:
+    trace, settings = shared
+    summary = scenario(trace, **(settings | {"request_rate": rate})).run("continuous").summary
+    return cast("float | None", summary["median_e2el_ms"])
 
 
 def load_curves(
@@ -118,31 +151,41 @@ def load_curves(
     rates: Sequence[float],
     policies: Sequence[str] | str = POLICIES,
     num_seeds: int = 3,
-    n_jobs: int = 1,
-    progress: Progress = iter,
-    **settings: Unpack[Keywords],
+    **settings: Unpack[StudyKeywords],
 ) -> pd.DataFrame:
     """What each policy does to latency, throughput and goodput at each of `rates` (requests/s).
 
     One row per rate, seed and policy: columns policy, request_rate, seed and those of `curve_keys`. At one
-    seed all rates see the same requests and the same pattern of arrivals. `settings` as for `simulate`.
+    seed all rates see the same requests and the same pattern of arrivals. `settings` as for `simulate` and
+    `Study`.
     """
-    check_names(settings, load_curves, Keywords)
+    check_names(settings, load_curves, StudyKeywords)
+    running, rest = split(settings)
     policies = names_of(policies, "policies")
     check_policies(*policies)
-    first_seed, settings = check(num_seeds, n_jobs, settings, rates=rates)
-    points = [(rate, first_seed + k) for k in range(num_seeds) for rate in rates]
+    first_seed, rest = check(num_seeds, rest, rates=rates)
+    points = [{"rate": rate, "seed": first_seed + k} for k in range(num_seeds) for rate in rates]
+    with Study(**running) as study:
+        about = {"trace": trace, "policies": policies, **rest}
+        return frame_of(study.run(_curve_rows, _Curves(trace, policies, rest), points, about))
 
-    def run(rate: float, seed: int) -> list[dict[str, Any]]:
-        shared = scenario(trace, **(settings | {"seed": seed, "request_rate": rate}))
-        rows = []
-        for policy in policies:
-            summary = shared.run(policy).summary
-            figures = {name: summary[name] for name in curve_keys()}
-            rows.append({"policy": policy, "request_rate": rate, "seed": seed, **figures})
-        return rows
 
-    return frame_of(run, points, n_jobs, progress)
+class _Curves(NamedTuple):
+    """What all points of load curves share."""
+
+    trace: Trace | str
+    policies: Sequence[str]
+    settings: Keywords
+
+
+def _curve_rows(shared: _Curves, rate: float, seed: int) -> list[dict[str, Any]]:
+    workload = scenario(shared.trace, **(shared.settings | {"seed": seed, "request_rate": rate}))
+    rows = []
+    for policy in shared.policies:
+        summary = workload.run(policy).summary
+        figures = {name: summary[name] for name in curve_keys()}
+        rows.append({"policy": policy, "request_rate": rate, "seed": seed, **figures})
+    return rows
 
 
 def map_cases(trace: Trace | str, **settings: Unpack[Keywords]) -> tuple[Case, Case, Case]:
@@ -176,9 +219,7 @@ def gain_map(
     sigmas: Sequence[float] = MAP_SIGMAS,
     charge: bool = False,
     num_seeds: int = 3,
-    n_jobs: int = 1,
-    progress: Progress = iter,
-    **settings: Unpack[Keywords],
+    **settings: Unpack[StudyKeywords],
 ) -> pd.DataFrame:
     """How many times lower latency is under each policy than under `baseline`, by load and prediction error.
 
@@ -186,43 +227,66 @@ def gain_map(
     mean_error (tokens), seed, one per name in `GAINS` (baseline over policy: above 1 is better),
     throughput_ratio (policy over baseline), preemptions, baseline_preemptions, failed. A load is a share of
     what `baseline` gets done in that case (`capacity`). Misses grow with sigma as in `sensitivity`; with
-    `charge` the accelerator spends time on every question. `settings` as for `simulate`.
+    `charge` the accelerator spends time on every question. `settings` as for `simulate` and `Study`.
     """
-    check_names(settings, gain_map, Keywords)
+    check_names(settings, gain_map, StudyKeywords)
+    running, rest = split(settings)
     policies = names_of(policies, "policies")
     check_policies(*policies, baseline)
-    first_seed, settings = check(num_seeds, n_jobs, settings, loads=loads, sigmas=sigmas, cases=cases)
-    at: list[Keywords] = [settings | {"kv_blocks": case.kv_blocks, "predictor": "exact"} for case in cases]
-    most = [
-        capacity(trace, policy=baseline, num_seeds=num_seeds, **(machine | {"seed": first_seed}))
-        for machine in at
-    ]
-    points = [
-        (case, load, first_seed + k) for case in range(len(cases)) for k in range(num_seeds) for load in loads
-    ]
+    first_seed, rest = check(num_seeds, rest, loads=loads, sigmas=sigmas, cases=cases)
+    shared = _Map(trace, tuple(cases), policies, baseline, tuple(sigmas), charge, rest)
+    with Study(**running) as study:
+        most = [
+            mean_capacity(study, trace, baseline, num_seeds, shared.machine(case) | {"seed": first_seed})
+            for case in range(len(cases))
+        ]
+        points = [
+            {"case": case, "load": load, "rate": load * most[case], "seed": first_seed + k}
+            for case in range(len(cases))
+            for k in range(num_seeds)
+            for load in loads
+        ]
+        about = {name: value for name, value in shared._asdict().items() if name != "settings"}
+        return frame_of(study.run(_map_rows, shared, points, {**about, **rest}))
 
-    def run(case: int, load: float, seed: int) -> list[dict[str, Any]]:
-        rate = load * most[case]
-        shared = _arriving(trace, rate, cases[case].burstiness, at[case] | {"seed": seed})
-        base = shared.run(baseline).summary
-        rows = []
-        for sigma in sigmas:
-            made = erring(sigma, charge=charge)
-            said = perceive(made, shared.trace, stream(seed, "perception"))
-            where = {
-                "load": load,
-                "request_rate": rate,
-                "sigma": sigma,
-                "miss": made.miss,
-                "mean_error": error_report(said.predicted, shared.trace.perceived_truth).error,
-                "seed": seed,
-            }
-            for policy in policies:
-                summary = replace(shared, predictor=made).run(policy).summary
-                rows.append({"case": cases[case].label, "policy": policy, **where, **_gains(base, summary)})
-        return rows
 
-    return frame_of(run, points, n_jobs, progress)
+class _Map(NamedTuple):
+    """What all points of a map share."""
+
+    trace: Trace | str
+    cases: tuple[Case, ...]
+    policies: Sequence[str]
+    baseline: str
+    sigmas: tuple[float, ...]
+    charge: bool
+    settings: Keywords
+
+    def machine(self, case: int) -> Keywords:
+        """The settings of a case."""
+        return self.settings | {"kv_blocks": self.cases[case].kv_blocks, "predictor": "exact"}
+
+
+def _map_rows(shared: _Map, case: int, load: float, rate: float, seed: int) -> list[dict[str, Any]]:
+    settings = shared.machine(case) | {"seed": seed}
+    workload = _arriving(shared.trace, rate, shared.cases[case].burstiness, settings)
+    base = workload.run(shared.baseline).summary
+    rows = []
+    for sigma in shared.sigmas:
+        predictor = erring(sigma, charge=shared.charge)
+        predicted = perceive(predictor, workload.trace, stream(seed, "perception")).predicted
+        where = {
+            "load": load,
+            "request_rate": rate,
+            "sigma": sigma,
+            "miss": predictor.miss,
+            "mean_error": error_report(predicted, workload.trace.perceived_truth).error,
+            "seed": seed,
+        }
+        for policy in shared.policies:
+            summary = replace(workload, predictor=predictor).run(policy).summary
+            label = shared.cases[case].label
+            rows.append({"case": label, "policy": policy, **where, **_gains(base, summary)})
+    return rows
 
 
 def _arriving(trace: Trace | str, rate: float, burstiness: float | None, settings: Keywords) -> Scenario:
@@ -252,26 +316,11 @@ def _ratio(part: float | None, whole: float | None) -> float:
     return part / whole if part is not None and whole else float("nan")
 
 
-def check(num_seeds: int, n_jobs: int, settings: Keywords, **lists: Sequence[Any]) -> tuple[int, Keywords]:
+def check(num_seeds: int, settings: Keywords, **lists: Sequence[Any]) -> tuple[int, Keywords]:
     """The first seed and the other settings, once all these can be used; lists as for `check_points`."""
     check_points(num_seeds, **lists)
-    if n_jobs < 1 and n_jobs != -1:
-        raise InputError(f"n_jobs: {n_jobs} must be at least 1, or -1 for every core")
     if settings.get("request_rate") is not None:
         raise InputError("request_rate: an experiment about load sets it; give rates or loads instead")
     rest = settings.copy()
     rest.pop("request_rate", None)
     return rest.pop("seed", 0), rest
-
-
-def frame_of(
-    run: Callable[..., list[dict[str, Any]]], points: Sequence[Any], n_jobs: int, progress: Progress
-) -> pd.DataFrame:
-    """All rows that `run` gives for the points, in their order, over `n_jobs` processes."""
-    import joblib
-    import pandas as pd
-
-    found: Iterable[list[dict[str, Any]]] = joblib.Parallel(n_jobs=n_jobs, return_as="generator")(
-        joblib.delayed(run)(*point) for point in points
-    )
-    return pd.DataFrame([row for _, rows in zip(progress(points), found, strict=True) for row in rows])

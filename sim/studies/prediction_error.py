@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import numpy as np
 
@@ -18,14 +18,13 @@ from ..perception.predictors import TUNED, FromTrace, Noisy
 from ..scenario.policies import scheduler_maker
 from ..scenario.scenario import Scenario, scenario, stream
 from ..scenario.settings import Keywords, check_names
+from .study import Study, StudyKeywords, frame_of, split
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SIGMAS = (0.0, 0.1, 0.2, 0.3, 0.39, 0.5, 0.65, 0.85, 1.1, 1.5)
 """Errors to try, standard deviations of the log length; 0.39 is that of the paper's tuned predictor."""
-
-Progress = Callable[[Sequence[Any]], Iterable[Any]]
 
 
 def sensitivity(
@@ -35,43 +34,56 @@ def sensitivity(
     baseline: str = "vanilla",
     sigmas: Sequence[float] = SIGMAS,
     num_seeds: int = 3,
-    progress: Progress = iter,
-    **settings: Unpack[Keywords],
+    **settings: Unpack[StudyKeywords],
 ) -> pd.DataFrame:
     """Throughput of each policy over that of `baseline`, as predictions get worse.
 
     One row per policy, sigma and seed: columns policy, sigma, miss, mean_error (tokens, against the perceived
     truth), seed, throughput_ratio. Misses grow with sigma in the proportion of the tuned predictor, answers
     are multiples of 50, perception is charged. `policies`: specs, or one text with semicolons between them.
-    `settings` as for `simulate`; its predictor is replaced. InputError, before anything is simulated, where a
-    policy, an error or `num_seeds` cannot be used.
+    `settings` as for `simulate` and `Study`; the predictor is replaced. InputError, before anything is
+    simulated, where a policy, an error or `num_seeds` cannot be used.
     """
-    import pandas as pd
-
-    check_names(settings, sensitivity, Keywords)
+    check_names(settings, sensitivity, StudyKeywords)
+    running, rest = split(settings)
     policies = names_of(policies, "policies")
     check_policies(*policies, baseline)
     check_points(num_seeds, sigmas=sigmas)
-    first_seed = settings.pop("seed", 0)
-    rows = []
-    for sigma, seed in progress([(s, first_seed + k) for k in range(num_seeds) for s in sigmas]):
-        made = erring(sigma)
-        shared = scenario(trace, **(settings | {"predictor": made, "seed": seed}))
-        said = perceive(made, shared.trace, stream(seed, "perception"))
-        error = error_report(said.predicted, shared.trace.perceived_truth).error
-        base = _throughput(shared, baseline)
-        rows += [
-            {
-                "policy": policy,
-                "sigma": sigma,
-                "miss": made.miss,
-                "mean_error": error,
-                "seed": seed,
-                "throughput_ratio": _throughput(shared, policy) / base,
-            }
-            for policy in policies
-        ]
-    return pd.DataFrame(rows)
+    first_seed = rest.pop("seed", 0)
+    rest.pop("predictor", None)
+    points = [{"sigma": sigma, "seed": first_seed + k} for k in range(num_seeds) for sigma in sigmas]
+    with Study(**running) as study:
+        about = {"trace": trace, "policies": policies, "baseline": baseline, **rest}
+        shared = _Policies(trace, policies, baseline, rest)
+        return frame_of(study.run(_sensitivity_rows, shared, points, about))
+
+
+class _Policies(NamedTuple):
+    """What all errors and seeds share."""
+
+    trace: Trace | str
+    policies: Sequence[str]
+    baseline: str
+    settings: Keywords
+
+
+def _sensitivity_rows(shared: _Policies, sigma: float, seed: int) -> list[dict[str, Any]]:
+    predictor = erring(sigma)
+    workload = scenario(shared.trace, **(shared.settings | {"predictor": predictor, "seed": seed}))
+    predicted = perceive(predictor, workload.trace, stream(seed, "perception")).predicted
+    error = error_report(predicted, workload.trace.perceived_truth).error
+    base = _throughput(workload, shared.baseline)
+    return [
+        {
+            "policy": policy,
+            "sigma": sigma,
+            "miss": predictor.miss,
+            "mean_error": error,
+            "seed": seed,
+            "throughput_ratio": _throughput(workload, policy) / base,
+        }
+        for policy in shared.policies
+    ]
 
 
 def check_policies(*policies: str) -> None:
@@ -113,42 +125,57 @@ def variance(
     *,
     policy: str = "sequence",
     baseline: str = "vanilla",
-    progress: Progress = iter,
-    **settings: Unpack[Keywords],
+    **settings: Unpack[StudyKeywords],
 ) -> tuple[pd.DataFrame, Trace]:
     """What it costs to know exactly how long *another* answer to the same prompt was.
 
     A perfect predictor of each sample in turn, of the largest of them, and of the answer itself; one row each
     with effective_token_ratio, failure_ratio and throughput_ratio (over `baseline`). Returns the rows and the
-    trace that was replayed. InputError where the trace has no samples.
+    trace that was replayed. `settings` as for `simulate` and `Study`. InputError where the trace has no
+    samples.
     """
-    import pandas as pd
-
-    check_names(settings, variance, Keywords)
+    check_names(settings, variance, StudyKeywords)
+    running, rest = split(settings)
     check_policies(policy, baseline)
-    shared = scenario(trace, **(settings | {"predictor": "exact"}))
-    samples = shared.trace.samples
+    rest |= {"predictor": "exact"}
+    workload = scenario(trace, **rest)
+    samples = workload.trace.samples
     if samples is None:
         raise InputError(
-            f"{shared.trace.name}: it has no samples of the same prompt (columns L_t0.0, L_t0.3, ...)"
+            f"{workload.trace.name}: it has no samples of the same prompt (columns L_t0.0, L_t0.3, ...)"
         )
-    told: dict[str, IntArray] = {"exact": shared.trace.output_tokens}
-    told |= {name: samples[:, k] for k, name in enumerate(shared.trace.sample_names)}
-    told["largest of all"] = samples.max(axis=1)
-    base = _throughput(shared, baseline)
-    rows = []
-    for name in progress(list(told)):
-        knowing = replace(shared.trace, predicted_tokens=told[name])
-        summary = replace(shared, trace=knowing, predictor=FromTrace()).run(policy).summary
-        rows.append(
-            {
-                "predictor": name,
-                "effective_token_ratio": summary["effective_token_ratio"],
-                "failure_ratio": summary["failure_ratio"],
-                "throughput_ratio": summary["request_throughput"] / base,
-            }
-        )
-    return pd.DataFrame(rows), shared.trace
+    known_lengths: dict[str, IntArray] = {"exact": workload.trace.output_tokens}
+    known_lengths |= {name: samples[:, k] for k, name in enumerate(workload.trace.sample_names)}
+    known_lengths["largest of all"] = samples.max(axis=1)
+    with Study(**running) as study:
+        about = {"trace": trace, **rest}
+        (base,) = study.run(_throughput, workload, [{"policy": baseline}], about)
+        shared = _Knowing(workload, policy, known_lengths, base)
+        points = [{"predictor": name} for name in known_lengths]
+        rows = study.run(_variance_rows, shared, points, {**about, "policy": policy, "base": base})
+    return frame_of(rows), workload.trace
+
+
+class _Knowing(NamedTuple):
+    """What all perfect predictors share; `base` is the throughput that theirs is compared with."""
+
+    workload: Scenario
+    policy: str
+    known_lengths: Mapping[str, IntArray]
+    base: float
+
+
+def _variance_rows(shared: _Knowing, predictor: str) -> list[dict[str, Any]]:
+    trace = replace(shared.workload.trace, predicted_tokens=shared.known_lengths[predictor])
+    summary = replace(shared.workload, trace=trace, predictor=FromTrace()).run(shared.policy).summary
+    return [
+        {
+            "predictor": predictor,
+            "effective_token_ratio": summary["effective_token_ratio"],
+            "failure_ratio": summary["failure_ratio"],
+            "throughput_ratio": summary["request_throughput"] / shared.base,
+        }
+    ]
 
 
 def _throughput(shared: Scenario, policy: str) -> float:

@@ -71,11 +71,11 @@ def test_load_curves(profile: Profile) -> None:
 
 def test_the_number_of_processes_changes_nothing(profile: Profile) -> None:
     settings = {"rates": (5.0, 50.0), "policies": ("continuous",), "num_seeds": 1, "profile": profile, **FEW}
-    assert load_curves("alpaca-vicuna", **settings).equals(load_curves("alpaca-vicuna", n_jobs=2, **settings))
+    assert load_curves("alpaca-vicuna", **settings).equals(load_curves("alpaca-vicuna", jobs=2, **settings))
 
 
 def test_gain_map(profile: Profile) -> None:
-    asked: list[Any] = []
+    progress: list[tuple[int, int]] = []
     frame = gain_map(
         "alpaca-vicuna",
         cases=(Case("rich", None), Case("scarce", 200)),
@@ -83,11 +83,13 @@ def test_gain_map(profile: Profile) -> None:
         loads=(0.3, 1.5),
         sigmas=(0.0, 1.5),
         num_seeds=1,
-        progress=lambda steps: asked.extend(steps) or steps,
+        on_progress=lambda *counts: progress.append(counts),
         profile=profile,
         num_prompts=400,
     )
-    assert len(frame) == 2 * 2 * 2 * 2 and asked == [(0, 0.3, 0), (0, 1.5, 0), (1, 0.3, 0), (1, 1.5, 0)]
+    assert len(frame) == 2 * 2 * 2 * 2 and progress == [(1, 1)] * 2 + [(k, 4) for k in (1, 2, 3, 4)]
+    assert list(frame.case) == ["rich"] * 8 + ["scarce"] * 8
+    assert list(frame.load) == ([0.3] * 4 + [1.5] * 4) * 2
     same = frame[frame.policy == "continuous"]
     assert (same[list(GAINS)] == 1).all(axis=None), (
         "a policy gains nothing over itself, whatever is predicted"
@@ -120,8 +122,8 @@ def test_map_cases_hold_the_longest_request(profile: Profile) -> None:
     ("given", "said"),
     [
         ({"num_seeds": 0}, "num_seeds: 0"),
-        ({"n_jobs": 0}, "n_jobs: 0"),
-        ({"n_jobs": -2}, "n_jobs: -2"),
+        ({"jobs": 0}, "jobs: 0"),
+        ({"jobs": -2}, "jobs: -2"),
         ({"rates": ()}, "rates: at least one"),
         ({"rates": (1.0, 1.0)}, "none twice"),
         ({"rates": (-1.0,)}, "rates: -1"),
@@ -137,7 +139,7 @@ def test_refusals(given: dict[str, Any], said: str, profile: Profile) -> None:
 
 def test_what_is_checked_stays_as_it_was() -> None:
     given = {"seed": 3, "request_rate": None, "kv_blocks": 7}
-    assert check(1, 1, given, rates=(1.0,)) == (3, {"kv_blocks": 7})
+    assert check(1, given, rates=(1.0,)) == (3, {"kv_blocks": 7})
     assert given == {"seed": 3, "request_rate": None, "kv_blocks": 7}
 
 

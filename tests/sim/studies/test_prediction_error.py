@@ -10,7 +10,7 @@ from traces.errors import InputError
 
 
 def test_sensitivity(profile: Profile) -> None:
-    asked: list[object] = []
+    progress: list[tuple[int, int]] = []
     frame = sensitivity(
         "alpaca-vicuna",
         policies=("sequence", "vanilla"),
@@ -18,11 +18,13 @@ def test_sensitivity(profile: Profile) -> None:
         num_seeds=2,
         num_prompts=300,
         profile=profile,
-        progress=lambda steps: asked.extend(steps) or steps,
+        on_progress=lambda *counts: progress.append(counts),
     )
     assert list(frame.columns) == ["policy", "sigma", "miss", "mean_error", "seed", "throughput_ratio"]
     assert len(frame) == 2 * 2 * 2
-    assert asked == [(0.0, 0), (1.5, 0), (0.0, 1), (1.5, 1)]
+    assert progress == [(k, 4) for k in (1, 2, 3, 4)]
+    points = list(zip(frame.sigma, frame.seed, strict=True))[::2]
+    assert points == [(0.0, 0), (1.5, 0), (0.0, 1), (1.5, 1)]
     assert (frame[frame.policy == "vanilla"].throughput_ratio == 1).all()
     sequence = frame[frame.policy == "sequence"].set_index(["seed", "sigma"])
     for seed in (0, 1):
