@@ -3,12 +3,12 @@
     python real/calibrate.py --out my-gpu.json            (under 6 minutes on an H200)
     python real/calibrate.py --quick --out here.json      (the tiny model on this machine's processor)
 
-Measures decode iterations (batch x context), padded prefill and, on the engine cuda-graphs, both mixed; warms
-up first, visits the cells over and over in random order, and appends every row to a steps file as it is
-measured: interrupted, the same command goes on where it stopped. Writes the profile with its residuals, a
-figure of measured against fitted, and a table of decode iterations beside the memory floor (bytes of weights
-and KV read over the bandwidth of a copy; --beside FILE.steps.csv adds another engine's times). The last line
-of stdout is JSON.
+Measures decode iterations (batch x context), padded prefill and, on the engine cuda-graphs, both mixed. It
+warms up first, visits the cells repeatedly in random order, and appends every row to a steps file as it is
+measured; after an interruption the same command continues where it stopped. Writes the profile with its
+residuals, a figure of measured against fitted times, and a table of decode iterations beside the memory floor
+(bytes of weights and KV cache read, over the bandwidth of a copy; --beside FILE.steps.csv adds another
+engine's times). The last line of stdout is JSON.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MAX_SECONDS = 300.0
 
 SIZES = {"max_rows": 256, "max_context": 1024, "max_prompt": 512, "repeats": 7}
 QUICK_SIZES = {"max_rows": 64, "max_context": 128, "max_prompt": 64, "repeats": 3}
-"""What is measured where the flags do not say, by flag."""
+"""Defaults by flag."""
 
 
 def calibrate(
@@ -62,9 +62,9 @@ def calibrate(
     out
         The profile to write (JSON).
     steps
-        The CSV file that rows are appended to; default: beside --out. What it holds counts as measured.
+        The CSV file that rows are appended to; default: beside --out. Rows already in it count as measured.
     figure
-        Where to draw measured against fitted; default: beside --out, as PNG.
+        File for the figure of measured against fitted; default: beside --out, as PNG.
     name
         Name of the profile; default: the file name of --out.
     max_rows
@@ -76,12 +76,12 @@ def calibrate(
     repeats
         Visits to every cell; default 7.
     max_seconds
-        Stop after this time, once every cell was visited.
+        Stop after this time, but not before every cell has been visited once.
     beside
         A steps file of another engine (such as transformers-eager) on the same grid: its decode times beside
         these, and the ratio.
     quick
-        Small bounds and few repeats, for a look or for the processor.
+        Small bounds and few repeats, for a first look or for the processor.
     """
     from real.calibration.calibration import Calibration
     from real.calibration.cells import CellBounds
@@ -95,15 +95,15 @@ def calibrate(
     machine.check()
     others = _rows_of(beside) if beside is not None else []
     loaded = machine.load()
-    made = machine.start(loaded)
-    cells = CellBounds(rows, context, prompt, mixed=hasattr(made, "iterate")).cells(made.capacity_tokens)
-    calibration = Calibration(made, loaded, cells, steps or out.with_suffix(".steps.csv"), machine.seed)
-    took = measure(calibration, visits, max_seconds)
-    write(calibration, name or out.stem, out, figure or out.with_suffix(".png"), took, others)
+    engine = machine.start(loaded)
+    cells = CellBounds(rows, context, prompt, mixed=hasattr(engine, "iterate")).cells(engine.capacity_tokens)
+    calibration = Calibration(engine, loaded, cells, steps or out.with_suffix(".steps.csv"), machine.seed)
+    seconds = measure(calibration, visits, max_seconds)
+    write(calibration, name or out.stem, out, figure or out.with_suffix(".png"), seconds, others)
 
 
 def _sizes(quick: bool, **given: int | None) -> list[int]:
-    """The sizes that are given, by flag, else their defaults; InputError for one below 1."""
+    """The sizes that the flags state, else their defaults; InputError for one below 1."""
     sizes = []
     for flag, size in given.items():
         value = (QUICK_SIZES if quick else SIZES)[flag] if size is None else size
@@ -120,7 +120,7 @@ def _check_not_negative(**values: float) -> None:
 
 
 def measure(calibration: Calibration, repeats: int, max_seconds: float) -> float:
-    """Visit every cell `repeats` times, or once and until the time is up; the seconds that this took."""
+    """Visit every cell `repeats` times, or at least once until the time is up; returns the seconds taken."""
     begin = time.perf_counter()
     calibration.warm()
     while calibration.passes < repeats:
@@ -139,7 +139,7 @@ def write(
     took_s: float,
     beside: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """The profile, its figure, the memory floor, and what a reader should know, the last line as JSON."""
+    """Write the profile, its figure and the memory floor; print a summary whose last line is JSON."""
     from plots.calibration import report as draw
     from plots.style import save
     from real.calibration.memory_floor import at_context, markdown
@@ -154,7 +154,7 @@ def write(
     print(markdown(near))
     for label, value in report.rows():
         print(f"{label}: {value}")
-    said = {
+    summary = {
         "profile": str(out),
         "engine": profile.engine,
         "measured_on": calibration.loaded.label,
@@ -168,11 +168,11 @@ def write(
         "step_over_beside": {f.rows: round(f.of_beside, 3) for f in near if f.of_beside is not None},
         "mean_error": {regime: ways["in_sample"]["mean"] for regime, ways in report.errors.items()},
     }
-    print(json.dumps(said, allow_nan=False))
+    print(json.dumps(summary, allow_nan=False))
 
 
 def _rows_of(path: Path) -> list[dict[str, Any]]:
-    """The rows of a steps file; InputError where it is none."""
+    """The rows of a steps file; InputError for any other file."""
     from sim.hardware.steps_file import read_steps
 
     return [{str(key): value for key, value in row.items()} for row in read_steps(path).to_dict("records")]

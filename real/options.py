@@ -1,6 +1,6 @@
 """Flags that the scripts on a real model share; the sentence under each field is its help.
 
-Imports no torch before it has to.
+Imports torch only inside the methods that need it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TINY_TEXTS = (
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ModelFlags:
-    """Which model runs, and where."""
+    """The model that runs, and the device it runs on."""
 
     model: str | None = None
     """tiny, a known shape such as vicuna-7b, a path, or a name on the hub; default: vicuna-7b on CUDA, else
@@ -50,7 +50,7 @@ class ModelFlags:
     device: str | None = None
     """cuda or cpu; default: cuda where there is one."""
     threads: int | None = None
-    """Processor threads of torch; default: 1 on the processor, its own choice when calibrating."""
+    """Threads of torch on the processor; default: 1, and torch's own choice when calibrating."""
     seed: int = 0
     """Seed of everything random: weights, prompts, arrivals, predictions, the order of visits."""
 
@@ -61,7 +61,7 @@ class ModelFlags:
         return torch.cuda.is_available() if self.device is None else self.device.startswith("cuda")
 
     def use_threads(self) -> None:
-        """Tell torch how many threads to take; InputError for fewer than one."""
+        """Set the number of torch threads; InputError for fewer than one."""
         import torch
 
         if self.threads is not None and self.threads < 1:
@@ -83,29 +83,28 @@ class ModelFlags:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class EngineFlags(ModelFlags):
-    """Which model runs, where, and on which engine."""
+    """The model that runs, its device and its engine."""
 
     engine: Literal["transformers-eager", "cuda-graphs"] = "transformers-eager"
     """transformers-eager or cuda-graphs."""
     compile_layers: bool = False
     """Compile the decoder layer (cuda-graphs on CUDA only)."""
     kv_tokens: int | None = None
-    """Tokens of KV cache to allocate; default: a given profile's, else 80 % of what is free beside the
-    weights (on the processor 16,384).
+    """Tokens of KV cache to allocate; default: as many as the given profile has, else 80 % of the memory
+    that the weights leave free (on the processor 16,384).
     """
 
     def check(self, adapter: Path | None = None) -> None:
-        """InputError where no model could run so; asked before one is loaded."""
+        """InputError for settings that no model can run with; needs no loaded model."""
         if self.kv_tokens is not None and self.kv_tokens < BLOCK_SIZE:
             raise InputError(f"kv_tokens: {self.kv_tokens} must be at least {BLOCK_SIZE}, one block")
         if adapter is not None and self.compile_layers:
-            raise InputError("adapter: cannot be woken and put to sleep in compiled layers (compile_layers)")
+            raise InputError("adapter: cannot be switched on and off in compiled layers (compile_layers)")
 
     def start(self, loaded: LoadedModel, profile: Profile | None = None) -> Engine:
-        """The engine, with the KV cache that was asked for, else the profile's, else the default, in whole
-        blocks.
+        """The engine, with a KV cache of the size in `kv_tokens`, else in the profile, else the default.
 
-        Raises InputError where the device has no room for it.
+        The size is rounded down to whole blocks. Raises InputError where the device has no room for it.
         """
         from torch import OutOfMemoryError
 
@@ -118,21 +117,23 @@ class EngineFlags(ModelFlags):
             return make_engine(self.engine, loaded, tokens, compile_layers=self.compile_layers)
         except RuntimeError as error:  # on the processor it has no class of its own
             if isinstance(error, OutOfMemoryError) or "allocate memory" in str(error):
-                raise InputError(f"kv_tokens: {tokens:,} do not fit the memory of {loaded.device}") from None
+                raise InputError(
+                    f"kv_tokens: {tokens:,} do not fit in the memory of {loaded.device}"
+                ) from None
             raise
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ReplayFlags(EngineFlags):
-    """Which requests are served for real, and under which policies."""
+    """The requests that are served on the real model, and the policies they are served under."""
 
     trace: str | None = None
     """A file, a dataset or a generator; default: alpaca-vicuna on CUDA, short lengths on the processor."""
     num_prompts: int | None = None
     """Replay the first N requests; default: 512 on CUDA, 192 on the processor."""
     sample_seed: int | None = None
-    """Take them from the seeded permutation of the trace."""
+    """Take them from the permutation of the trace with this seed."""
     request_rate: float | None = None
     """Requests per second; default: the trace's own times, or all at once where it has none."""
     burstiness: float = 1.0
@@ -140,26 +141,25 @@ class ReplayFlags(EngineFlags):
     max_new_tokens: int | None = None
     """Cap on output tokens."""
     policies: str | None = None
-    """Policies with semicolons between them; default: vanilla and several of sequence."""
+    """Policies, separated by semicolons; default: vanilla and several variants of sequence."""
     predictors: str = PREDICTORS
-    """Predictors with semicolons between them; vanilla, which asks for none, runs under the first alone.
-    Beside those of the simulator, model[:way=po|pia,adapter=on|off,fallback=median|max|N] asks the model
-    itself.
+    """Predictors, separated by semicolons; vanilla, which uses none, runs under the first only. Besides
+    those of the simulator, model[:way=po|pia,adapter=on|off,fallback=median|max|N] asks the model itself.
     """
     lengths: Literal["trace", "model"] = "trace"
-    """Answers stop at the trace's lengths (trace), or where the model ends them (model)."""
+    """Answers stop at the trace's lengths (trace) or where the model ends them (model)."""
     profile: str | None = None
-    """A measured profile of this machine; default: calibrate on the spot (--quality needs none)."""
+    """A measured profile of this machine; default: calibrate first (--quality needs no profile)."""
 
     def source(self) -> str:
-        """The trace, or what stands in for it here."""
+        """The trace, or the default trace for this device."""
         return self.trace or ("alpaca-vicuna" if self.is_on_gpu() else TINY_TRACE)
 
     def settings(self) -> dict[str, Any]:
         """Keyword arguments for `sim.simulation.scenario`: which requests, when, and the seed."""
-        few = None if self.trace else 512 if self.is_on_gpu() else 192
+        default_count = None if self.trace else 512 if self.is_on_gpu() else 192
         return {
-            "num_prompts": few if self.num_prompts is None else self.num_prompts,
+            "num_prompts": default_count if self.num_prompts is None else self.num_prompts,
             "sample_seed": self.sample_seed,
             "request_rate": self.request_rate,
             "burstiness": self.burstiness,
@@ -168,33 +168,38 @@ class ReplayFlags(EngineFlags):
         }
 
     def pairs(self, policies: str) -> list[tuple[str, str]]:
-        """Every policy (by default `policies`) under every predictor; vanilla under the first alone.
+        """Every policy (by default `policies`) with every predictor; vanilla with the first only.
 
-        Raises InputError where there is none of either.
+        Raises InputError where either list is empty.
         """
-        names, told = (
+        policy_names, predictor_names = (
             [part.strip() for part in text.split(";") if part.strip()]
             for text in (policies if self.policies is None else self.policies, self.predictors)
         )
-        if not names or not told:
+        if not policy_names or not predictor_names:
             raise InputError("policies and predictors: at least one of each is needed")
-        return [(n, p) for p in told for n in names if p == told[0] or not n.startswith("vanilla")]
+        return [
+            (policy, predictor)
+            for predictor in predictor_names
+            for policy in policy_names
+            if predictor == predictor_names[0] or not policy.startswith("vanilla")
+        ]
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class TextFlags:
-    """Which requests the model is asked about, or learns from."""
+    """The requests whose lengths the model is asked for, or learns from."""
 
     trace: str | None = None
-    """A file, a dataset or a generator; default: alpaca-vicuna on CUDA, short lengths on the processor. Where
-    it has no texts, made-up ones are asked about.
+    """A file, a dataset or a generator; default: alpaca-vicuna on CUDA, short lengths on the processor. A
+    trace without texts gets made-up ones.
     """
     answers: Path | None = None
-    """In place of a trace, a file of texts with the columns instruction and output."""
+    """In place of a trace: a file of texts with the columns instruction and output."""
     num_prompts: int | None = None
-    """Take the first N requests; default: all of what is given, else as many as stated above."""
+    """Take the first N requests; default: all of a given trace, else the number stated above."""
     sample_seed: int | None = None
-    """Take them from the seeded permutation of the trace."""
+    """Take them from the permutation of the trace with this seed."""
     max_new_tokens: int | None = None
-    """Cap on output tokens, and on what is predicted."""
+    """Cap on output tokens and on predictions."""

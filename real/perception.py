@@ -1,10 +1,10 @@
-"""How long does the model itself think that its answers will be, how far off is it, and what does that cost?
+"""How long does the model expect its answers to be, how far off is it, and what does asking cost?
 
-    python real/perception.py                                       (tiny model: shows the way, knows nothing)
+    python real/perception.py                                       (tiny model: a demonstration only)
     python real/perception.py --model lmsys/vicuna-7b-v1.5 --trace prompts.csv --adapter out/adapter
 
 Asks in one of two ways (arXiv 2305.13144): `po`, the number alone, in batches of 128 with 8 tokens each, or
-`pia`, the number and then the answer in one generation. Where an answer states no length, a stand-in counts.
+`pia`, the number and then the answer in one generation. Where an answer states no length, a fallback is used.
 The last line of stdout is JSON.
 """
 
@@ -60,7 +60,7 @@ def perceive(
     batch_size: int | None = None,
     lengths: Literal["trace", "model"] = "trace",
 ) -> None:
-    """Ask the model how long its answers will be, and judge what it says by the trace.
+    """Ask the model how long its answers will be, and compare its statements with the trace.
 
     Without a trace it is asked about 1,024 requests on CUDA, about 256 on the processor.
 
@@ -71,9 +71,9 @@ def perceive(
     adapter
         A LoRA adapter (real/tune.py) to ask with.
     fallback
-        What counts where no length is stated: median (of those that were stated), max, or a number of tokens.
+        Used where no length is stated: median (of the stated ones), max, or a number of tokens.
     batch_size
-        Requests in a batch, memory permitting; default: 128 (po), 16 (pia).
+        Most requests in a batch, as far as memory allows; default: 128 (po), 16 (pia).
     lengths
         With pia, answers stop at the trace's lengths (trace), or where the model ends them (model).
     """
@@ -93,20 +93,20 @@ def perceive(
     asker = Asker(loaded, adapter, machine.seed)
     for warning in asker.warnings():
         say(warning)
-    made, prompts = read_texts(asker, texts, 1024 if machine.is_on_gpu() else 256)
+    scenario, prompts = read_texts(asker, texts, 1024 if machine.is_on_gpu() else 256)
     engine = machine.start(loaded)
     try:
-        found, read, said = _ask(asker, options, engine, made, prompts, batch_size, lengths)
+        report, readings, answers = _ask(asker, options, engine, scenario, prompts, batch_size, lengths)
     except torch.OutOfMemoryError as error:
         raise InputError(f"batch_size: out of device memory ({str(error).splitlines()[0]})") from None
     about = {
         "ran": f"{machine.engine} on {loaded.label}",
-        "trace": made.trace.name,
+        "trace": scenario.trace.name,
         "seed": machine.seed,
-        **found,
+        **report,
     }
     _show(about)
-    _save(about, read, said, made, outputs)
+    _save(about, readings, answers, scenario, outputs)
     print(json.dumps(about, allow_nan=False))
 
 
@@ -114,12 +114,12 @@ def _ask(
     asker: Asker,
     options: Any,
     engine: Engine,
-    made: Scenario,
+    scenario: Scenario,
     prompts: Any,
     batch_size: int | None,
     lengths: Literal["trace", "model"],
 ) -> tuple[dict[str, Any], ReadLengths, list[str]]:
-    """What was found, the predictions, and what the model said in each answer."""
+    """The report, the predictions, and the text of each answer."""
     from real.lengths import in_advance
     from real.lengths.asking import ASK_AT_ONCE
     from real.lengths.read_length import Fallback, read_lengths
@@ -128,26 +128,26 @@ def _ask(
     asking.collect(engine, prompts[:2])  # the first passes of a process are slow
     extra: dict[str, Any] = {}
     if options.way == "po":
-        heard = asking.collect(engine, prompts, batch_size or ASK_AT_ONCE)
-        added = heard.seconds
+        statements = asking.collect(engine, prompts, batch_size or ASK_AT_ONCE)
+        added = statements.seconds
     else:
         free = lengths == "model"
-        most = [made.max_new_tokens] * len(prompts) if free else made.trace.output_tokens.tolist()
-        found = in_advance.generate(
+        most = [scenario.max_new_tokens] * len(prompts) if free else scenario.trace.output_tokens.tolist()
+        advance = in_advance.generate(
             asking, engine, prompts, most, may_end=free, batch_size=batch_size or in_advance.BATCH
         )
-        heard, added = found.heard, found.added_seconds
+        statements, added = advance.statements, advance.added_seconds
         if free:
-            extra = against_own(heard.stated, found.answered)
-    read = read_lengths(heard.stated, made.max_new_tokens, Fallback.of(options.fallback))
-    about = asker.report(options, heard, read, made.trace)
+            extra = against_own(statements.stated, advance.answer_lengths)
+    readings = read_lengths(statements.stated, scenario.max_new_tokens, Fallback.of(options.fallback))
+    about = asker.report(options, statements, readings, scenario.trace)
     about["slowdown"] = asking.slowdown(engine, prompts)
     about["added_seconds_per_request"] = added / len(prompts)
-    return {**about, **extra}, read, [asking.text(row) for row in heard.rows]
+    return {**about, **extra}, readings, [asking.text(row) for row in statements.rows]
 
 
 def against_own(stated: list[int | None], answered: list[int | None]) -> dict[str, Any]:
-    """How far the stated lengths are off the answers that followed them in the same generation."""
+    """Errors of the stated lengths against the answers that followed them in the same generation."""
     import numpy as np
 
     from sim.perception.accuracy import error_report
@@ -155,57 +155,58 @@ def against_own(stated: list[int | None], answered: list[int | None]) -> dict[st
     pairs = [(a, b) for a, b in zip(stated, answered, strict=True) if a is not None and b is not None]
     if not pairs:
         return {"own_answers": 0}
-    judged = error_report(*(np.array(column, dtype=np.int64) for column in zip(*pairs, strict=True)))
+    errors = error_report(*(np.array(column, dtype=np.int64) for column in zip(*pairs, strict=True)))
     return {
-        "own_answers": judged.num_requests,
-        "own_error": judged.error,
-        "own_acc_50": judged.acc_50,
-        "own_acc_100": judged.acc_100,
+        "own_answers": errors.num_requests,
+        "own_error": errors.error,
+        "own_acc_50": errors.acc_50,
+        "own_acc_100": errors.acc_100,
     }
 
 
-def read_texts(asker: Asker, texts: TextFlags, few: int) -> tuple[Scenario, Any]:
-    """The requests (of the default trace `few`), as they are put to the model, and their prompts as token
-    ids.
+def read_texts(asker: Asker, texts: TextFlags, default_count: int) -> tuple[Scenario, Any]:
+    """The requests as the model gets them, and their prompts as token ids.
+
+    `default_count` requests are taken from the default trace.
     """
     from dataclasses import replace
 
     from real.lengths.training_data import read_answers
-    from sim.scenario.scenario import scenario
+    from sim.scenario.scenario import scenario as make_scenario
 
-    given: Any = texts.trace or ("alpaca-vicuna" if asker.loaded.device.type == "cuda" else TINY_TEXTS)
+    source: Any = texts.trace or ("alpaca-vicuna" if asker.loaded.device.type == "cuda" else TINY_TEXTS)
     if texts.answers is not None:
         if asker.tokenizer is None:
             raise InputError(
                 f"answers {texts.answers}: {asker.loaded.shape.name} has no tokenizer to count with"
             )
-        given = read_answers(texts.answers, asker.tokenizer)
-    made = scenario(
-        given,
+        source = read_answers(texts.answers, asker.tokenizer)
+    scenario = make_scenario(
+        source,
         seed=asker.seed,
-        num_prompts=few
+        num_prompts=default_count
         if texts.num_prompts is None and not (texts.trace or texts.answers)
         else texts.num_prompts,
         sample_seed=texts.sample_seed,
         max_new_tokens=texts.max_new_tokens,
     )
-    if made.trace.prompt is None and not asker.is_nonsense:
-        say(f"{made.trace.name} has no texts: asking about made-up ones, whose wording tells the size")
-    trace, prompts = asker.prompts_of(made.trace)
-    return replace(made, trace=trace), prompts
+    if scenario.trace.prompt is None and not asker.is_nonsense:
+        say(f"{scenario.trace.name} has no texts: using made-up ones, whose wording gives the size away")
+    trace, prompts = asker.prompts_of(scenario.trace)
+    return replace(scenario, trace=trace), prompts
 
 
 def _show(about: dict[str, Any]) -> None:
-    """For people: one fact a line."""
+    """Print one fact per line."""
     for key, value in about.items():
         print(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}")
 
 
 def _save(
     about: dict[str, Any],
-    read: ReadLengths,
-    said: list[str],
-    made: Scenario,
+    readings: ReadLengths,
+    answers: list[str],
+    scenario: Scenario,
     outputs: OutputFlags,
 ) -> None:
     from dataclasses import replace
@@ -213,11 +214,11 @@ def _save(
     from traces.files import atomic_write
     from traces.writers import write
 
-    predicted, actual = read.predicted.tolist(), made.trace.perceived_truth.tolist()
+    predicted, actual = readings.predicted.tolist(), scenario.trace.perceived_truth.tolist()
     if outputs.save_result is not None:
         rows = [
             {"predicted": p, "actual": a, "fell_back": f, "said": s}
-            for p, a, f, s in zip(predicted, actual, read.fell_back.tolist(), said, strict=True)
+            for p, a, f, s in zip(predicted, actual, readings.fell_back.tolist(), answers, strict=True)
         ]
         with atomic_write(outputs.save_result) as file:
             file.write(json.dumps({**about, "answers": rows}, indent=2, allow_nan=False) + "\n")
@@ -226,7 +227,7 @@ def _save(
             file.write("predicted,actual\n")
             file.writelines(f"{p},{a}\n" for p, a in zip(predicted, actual, strict=True))
     if outputs.save_trace is not None:
-        write(replace(made.trace, predicted_tokens=read.predicted), outputs.save_trace)
+        write(replace(scenario.trace, predicted_tokens=readings.predicted), outputs.save_trace)
         cost = f"question_tokens={about['question_tokens']},answer_tokens={about['answer_tokens']}"
         cost += f",slowdown={about['slowdown']:.3f}"
         say(f"seqsched compare --trace {outputs.save_trace} --predictor trace:charge=on,{cost}")
@@ -235,7 +236,7 @@ def _save(
         from plots.style import save
 
         title = f"{about['ran']}, {about['way']}: mean error {about['error']:.1f} tokens"
-        save(figures.report(read.predicted, made.trace.perceived_truth, title), outputs.figure)
+        save(figures.report(readings.predicted, scenario.trace.perceived_truth, title), outputs.figure)
 
 
 def say(text: str) -> None:

@@ -1,14 +1,14 @@
 """Does scheduling change the answers? Runs the same prompts under several policies and compares every token.
 
     python real/quality.py                               (tiny model on the processor, float32: must be equal)
-    python real/quality.py --dtype bfloat16              (near ties may fall otherwise in another batch)
+    python real/quality.py --dtype bfloat16              (near ties may go the other way in another batch)
     python real/quality.py --lengths model --model PATH  (a real model ends its answers itself)
 
-Decoding is greedy. The first policy (vanilla) is what the others are held against: exact matches, the first
-token that differs, and the lengths (two-sample Kolmogorov-Smirnov). In float32 all answers must be equal:
-exit status 1 otherwise. In half precision logits depend a little on the size of the batch; each first
-difference is run again with its logits recorded, and must be a near tie that rounding can turn: exit status 1
-for one that is not. The last line of stdout is JSON.
+Decoding is greedy. Every policy is compared with the first (vanilla): exact matches, the first token that
+differs, and the lengths (two-sample Kolmogorov-Smirnov). In float32 all answers must be equal, else the exit
+status is 1. In half precision logits depend slightly on the size of the batch; each first difference is run
+again with its logits recorded, and must be a near tie that rounding can turn, else the exit status is 1. The
+last line of stdout is JSON.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ def quality(
     save_result: Path | None = None,
     out: Path | None = None,
 ) -> None:
-    """Run the same prompts under several policies and say which answers changed, and why.
+    """Run the same prompts under several policies and report which answers changed, and why.
 
     Parameters
     ----------
     save_result
-        Write everything found to this JSON file.
+        Write the full comparison to this JSON file.
     out
         Write quality.md, quality.json and a figure of the margins into this folder.
     """
@@ -58,7 +58,7 @@ def quality(
     default = STEPWISE_POLICIES if replay.engine == "cuda-graphs" else POLICIES
     pairs = replay.pairs(default)
     if len(pairs) < 2:
-        raise InputError(f"policies: {replay.policies!r}: one to compare with and one more are needed")
+        raise InputError(f"policies: {replay.policies!r}: at least 2 are needed for a comparison")
     verdict = judge(replay, pairs, _say)
     text = json.dumps(verdict.to_json(), indent=2, allow_nan=False)
     print(verdict.markdown())

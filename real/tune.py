@@ -1,12 +1,12 @@
-"""Teaches the model to tell how long its answers will be, and says how much better it then is at it.
+"""Teaches the model to predict how long its answers will be, and reports how much better it gets.
 
-    python real/tune.py --out out/adapter                            (tiny model: the whole way, in a minute)
+    python real/tune.py --out out/adapter                            (tiny model: all steps, in a minute)
     python real/tune.py --out out/adapter --model lmsys/vicuna-7b-v1.5 --answers prompts.json \
         --temperatures 0 --temperatures 0.3 --temperatures 0.5 --temperatures 0.7
 
-As the paper does (arXiv 2305.13144): the largest of several sampled lengths of each prompt, rounded up to 50,
-is learnt as the answer to the question for it, by LoRA. Judged before and after on prompts that were held
-out. The last line of stdout is JSON.
+As in the paper (arXiv 2305.13144), LoRA teaches the model to answer the question for a length with the
+largest of several sampled lengths of the prompt, rounded up to 50. Errors are measured before and after, on
+held-out prompts. The last line of stdout is JSON.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class TrainingFlags:
-    """How the adapter is trained; the paper's way by default, a coarser one for the tiny model."""
+    """How the adapter is trained: the paper's settings by default, coarser ones for the tiny model."""
 
     rank: int | None = None
     """Rank of the low-rank matrices; default: the paper's 8, for the tiny model 16."""
@@ -48,7 +48,7 @@ class TrainingFlags:
     dropout: float | None = None
     """Dropout before them; default: 0.05, for the tiny model 0."""
     targets: str | None = None
-    """Linear layers that get them, with commas between; default: q_proj,v_proj, for the tiny model all."""
+    """Linear layers that get them, separated by commas; default: q_proj,v_proj, for the tiny model all."""
     learning_rate: float | None = None
     """At its peak; default: 2e-5, for the tiny model 1e-2."""
     epochs: float | None = None
@@ -59,7 +59,7 @@ class TrainingFlags:
     """Prompts in a forward pass; default: 2, for the tiny model 16."""
 
     def options(self, model: str) -> TuneOptions:
-        """What is given here, and for this model the defaults of the rest."""
+        """These settings, with the defaults for this model in place of those not given."""
         from real.engines.model import TINY
         from real.lengths.tuning import FOR_TINY, TuneOptions
 
@@ -77,21 +77,21 @@ def tune(
     held_out: float = 0.1,
     save_result: Path | None = None,
 ) -> None:
-    """Train a LoRA adapter that answers the question for a length, and judge it on prompts held out.
+    """Train a LoRA adapter that answers the question for a length, and test it on held-out prompts.
 
-    The lengths of the trace (the largest sample, where it has several) are learnt; without a trace those of
-    10,000 requests on CUDA, of 768 on the processor.
+    It learns the lengths of the trace (the largest sample where there are several), by default those of
+    10,000 requests on CUDA and of 768 on the processor.
 
     Parameters
     ----------
     out
         The folder to save the adapter in.
     temperatures
-        Learn the lengths of the model's own answers at these temperatures (0: greedy) instead.
+        Learn the lengths of the model's own answers at these temperatures instead (0: greedy).
     held_out
-        Share of the prompts that is not learnt from.
+        Share of the prompts kept out of the training, for the test.
     save_result
-        Write what was found, the loss of every step included, to this JSON file.
+        Write the report, with the loss of every step, to this JSON file.
     """
     import peft
 
@@ -105,16 +105,16 @@ def tune(
     loaded = model.load()
     options = training.options(loaded.shape.name)
     asker = _learner(loaded, model.seed)
-    made, prompts = read_texts(asker, texts, 10_000 if model.is_on_gpu() else 768)
+    scenario, prompts = read_texts(asker, texts, 10_000 if model.is_on_gpu() else 768)
     engine = make_engine("transformers-eager", loaded, default_capacity(loaded))
     if temperatures:
-        made = _sampled(asker, made, prompts, temperatures)
+        scenario = _sampled(asker, scenario, prompts, temperatures)
     about = {
         "ran": f"LoRA on {loaded.label}",
-        "trace": made.trace.name,
-        "lengths": "sampled from the model" if temperatures else _where_from(made),
+        "trace": scenario.trace.name,
+        "lengths": "sampled from the model" if temperatures else _where_from(scenario),
         "versions": {**versions(), "peft": peft.__version__},
-        **_learn(asker, engine, made, prompts, options, out, held_out),
+        **_learn(asker, engine, scenario, prompts, options, out, held_out),
     }
     losses = about.pop("losses")
     if save_result is not None:
@@ -135,7 +135,7 @@ def _check(out: Path, temperatures: tuple[float, ...], held_out: float) -> None:
 
 
 def _learner(loaded: LoadedModel, seed: int) -> Asker:
-    """What asks the model before and after it has learnt; InputError where it cannot read texts."""
+    """The asker for a model about to be trained; InputError for a model without a tokenizer."""
     from real.lengths.asker import Asker
 
     asker = Asker(loaded, seed=seed)
@@ -147,30 +147,30 @@ def _learner(loaded: LoadedModel, seed: int) -> Asker:
     return asker
 
 
-def _sampled(asker: Asker, made: Scenario, prompts: Any, temperatures: tuple[float, ...]) -> Scenario:
+def _sampled(asker: Asker, scenario: Scenario, prompts: Any, temperatures: tuple[float, ...]) -> Scenario:
     """The scenario with the lengths of the model's own answers."""
     from real.lengths.training_data import sampled_lengths, with_samples
 
     say(f"sampling {len(temperatures)} answers to each of {len(prompts)} prompts")
-    lengths = sampled_lengths(asker.loaded, prompts, temperatures, made.max_new_tokens, seed=asker.seed)
-    return replace(made, trace=with_samples(made.trace, lengths, temperatures))
+    lengths = sampled_lengths(asker.loaded, prompts, temperatures, scenario.max_new_tokens, seed=asker.seed)
+    return replace(scenario, trace=with_samples(scenario.trace, lengths, temperatures))
 
 
-def _where_from(made: Scenario) -> str:
-    samples = made.trace.sample_names
+def _where_from(scenario: Scenario) -> str:
+    samples = scenario.trace.sample_names
     return f"the largest of the trace's {', '.join(samples)}" if samples else "the trace's"
 
 
 def _learn(
     asker: Asker,
     engine: Engine,
-    made: Scenario,
+    scenario: Scenario,
     prompts: Any,
     options: TuneOptions,
     out: Path,
     held_out: float,
 ) -> dict[str, Any]:
-    """Split, judge, train, load what was saved, judge again."""
+    """Split the prompts, test, train, load the saved adapter, test again; the report."""
     import numpy as np
 
     from real.lengths.asker import Asker, ModelPredictor
@@ -180,59 +180,59 @@ def _learn(
 
     n = len(prompts)
     order = np.random.default_rng((asker.seed, 2)).permutation(n)
-    kept = max(1, round(n * held_out))
-    if kept >= n:
-        raise InputError(f"num_prompts: of {n}, {kept} are held out; none is left to learn from")
-    test, learn = order[:kept], order[kept:]
-    asking, truth = asker.asking(ModelPredictor()), made.trace.perceived_truth
+    num_held_out = max(1, round(n * held_out))
+    if num_held_out >= n:
+        raise InputError(f"num_prompts: of {n}, {num_held_out} are held out; none is left to learn from")
+    test, learn = order[:num_held_out], order[num_held_out:]
+    asking, truth = asker.asking(ModelPredictor()), scenario.trace.perceived_truth
     end = min(asker.loaded.eos_tokens)
     examples = [example(asking, prompts[i], label(int(truth[i])), end) for i in learn.tolist()]
-    before = _judge(asker, engine, made, prompts, test)
+    before = _judge(asker, engine, scenario, prompts, test)
     say(f"before: {_sentence(before)}")
-    about = {"trace": made.trace.name, "prompts": len(learn)}
-    learnt = train(asker.loaded, examples, options, out, seed=asker.seed, about=about, say=say)
-    after = _judge(Asker(asker.loaded, out, asker.seed), engine, made, prompts, test)
+    about = {"trace": scenario.trace.name, "prompts": len(learn)}
+    training = train(asker.loaded, examples, options, out, seed=asker.seed, about=about, say=say)
+    after = _judge(Asker(asker.loaded, out, asker.seed), engine, scenario, prompts, test)
     say(f"after: {_sentence(after)}")
-    usual = int(np.median([label(int(length)) for length in truth[learn]]))
-    usual = min(usual, made.max_new_tokens)
-    constant = error_report(np.full(kept, usual), truth[test])
+    median_label = int(np.median([label(int(length)) for length in truth[learn]]))
+    median_label = min(median_label, scenario.max_new_tokens)
+    constant = error_report(np.full(num_held_out, median_label), truth[test])
     return {
         "adapter": str(out),
         "learnt_from": len(learn),
-        "held_out": kept,
-        "trained_parameters": learnt.num_trained,
-        "steps": len(learnt.losses),
-        "first_loss": learnt.losses[0],
-        "last_loss": learnt.losses[-1],
-        "losses": learnt.losses,
-        "train_seconds": learnt.seconds,
+        "held_out": num_held_out,
+        "trained_parameters": training.num_trained,
+        "steps": len(training.losses),
+        "first_loss": training.losses[0],
+        "last_loss": training.losses[-1],
+        "losses": training.losses,
+        "train_seconds": training.seconds,
         "before": before,
         "after": after,
-        "always_the_median": {"tokens": usual, **constant._asdict()},
+        "always_the_median": {"tokens": median_label, **constant._asdict()},
     }
 
 
-def _judge(asker: Asker, engine: Engine, made: Scenario, prompts: Any, test: Any) -> dict[str, Any]:
-    """Ask about the prompts held out, and report."""
+def _judge(asker: Asker, engine: Engine, scenario: Scenario, prompts: Any, test: Any) -> dict[str, Any]:
+    """Ask for the lengths of the held-out prompts, and report the errors."""
     from real.lengths.asker import ModelPredictor
     from real.lengths.read_length import Fallback, read_lengths
 
     options = ModelPredictor(adapter=asker.adapter is not None)
-    heard = asker.asking(options).collect(engine, [prompts[i] for i in test.tolist()])
-    read = read_lengths(heard.stated, made.max_new_tokens, Fallback.of(options.fallback))
-    return asker.report(options, heard, read, made.trace.select(test))
+    statements = asker.asking(options).collect(engine, [prompts[i] for i in test.tolist()])
+    readings = read_lengths(statements.stated, scenario.max_new_tokens, Fallback.of(options.fallback))
+    return asker.report(options, statements, readings, scenario.trace.select(test))
 
 
 def _sentence(report: dict[str, Any]) -> str:
     return (
         f"error {report['error']:.1f} tokens, Acc-50 {report['acc_50']:.1%}, "
         f"Acc-100 {report['acc_100']:.1%}, {report['fell_back']} of {report['requests']} answers stated no "
-        f"length (then: {report['fallback_tokens']})"
+        f"length (taken as {report['fallback_tokens']})"
     )
 
 
 def _show(about: dict[str, Any]) -> None:
-    """For people: what was learnt, and the table of before and after."""
+    """Print the settings, the loss, and a table of errors before and after."""
     for key in (
         "ran",
         "trace",

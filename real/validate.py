@@ -1,11 +1,11 @@
-"""How far is the simulator off? Runs a trace on a real model, simulates the same, and compares.
+"""How far off is the simulator? Runs a trace on a real model, simulates the same trace, and compares.
 
     python real/validate.py                                    (tiny model on the processor, under 3 minutes)
     python real/validate.py --profile my-gpu.json --out out    (Vicuna-7B's shape on this machine's GPU)
 
-Every policy and predictor runs `--repeat` times, in a new order each time; the run-to-run noise stands beside
-the error. Without `--profile` the machine is calibrated on the spot. Exits 1 where, with `--tolerance`, a
-policy's throughput errs by more. The last line of stdout is JSON. `--quality` compares the
+Every policy runs with every predictor `--repeat` times, in a new order each time; the run-to-run noise is
+shown beside the error. Without `--profile` the machine is calibrated first. The exit status is 1 where a
+policy's throughput errs by more than `--tolerance`. The last line of stdout is JSON. `--quality` compares the
 answers of the policies instead: see real/quality.py.
 """
 
@@ -47,19 +47,19 @@ def validate(
     save_result: Path | None = None,
     out: Path | None = None,
 ) -> None:
-    """Run a trace for real, simulate the same, and say how far the simulator was off.
+    """Run a trace on a real model, simulate the same trace, and report how far off the simulator was.
 
     Parameters
     ----------
     clock
-        wall, or paced: the processor's time, evened out by a beat that runs alongside, for one thread on a
-        shared processor with all requests at once; default: paced where that holds, else wall.
+        wall, or paced: processor time corrected for the processor's changing speed, for one thread on a
+        shared processor with all requests arriving at once; default: paced in that case, else wall.
     adapter
-        A LoRA adapter (real/tune.py) with which the model is asked for lengths (predictor model).
+        A LoRA adapter (real/tune.py) used when the model is asked for lengths (predictor model).
     repeat
         Real runs of every policy.
     tolerance
-        Exit 1 where a policy's throughput (median of the runs) errs by more than this, in percent.
+        Exit status 1 where a policy's throughput (median of the runs) errs by more than this, in percent.
     quality
         Compare the answers of the policies instead of their times (real/quality.py).
     save_result
@@ -101,27 +101,27 @@ def _finish(
     from real.validation.report import markdown, over_tolerance
     from traces.files import atomic_write
 
-    beyond = over_tolerance(cases, tolerance / 100) if tolerance is not None else []
+    failures = over_tolerance(cases, tolerance / 100) if tolerance is not None else []
     worst = max((abs(c.figures["request_throughput"].error or 0.0) for c in cases), default=0.0)
     verdict = {
         "worst_throughput_error": worst,
         "tolerance": tolerance,
-        "over_tolerance": beyond,
+        "over_tolerance": failures,
         "equal_decisions": all(c.equal_decisions == len(c.measured) for c in cases),
     }
     result = {**about, **verdict, "cases": [case.to_json() for case in cases]}
     text = json.dumps(result, indent=2, allow_nan=False, default=dict)
-    shown = {k: v for k, v in about.items() if k not in ("fit_residuals", "versions")}
-    print(markdown(cases, shown))
+    facts = {k: v for k, v in about.items() if k not in ("fit_residuals", "versions")}
+    print(markdown(cases, facts))
     if save_result is not None:
         with atomic_write(save_result) as file:
             file.write(text + "\n")
     if out is not None:
         _write_folder(cases, about, text, out)
-    print(json.dumps({**shown, **verdict}, allow_nan=False))
-    for name in beyond:
+    print(json.dumps({**facts, **verdict}, allow_nan=False))
+    for name in failures:
         _say(f"{name}: throughput errs by more than {tolerance:g} %")
-    if beyond:
+    if failures:
         sys.exit(1)
 
 
@@ -143,14 +143,14 @@ def _write_folder(cases: Sequence[PolicyCheck], about: dict[str, Any], text: str
     for name, content in contents.items():
         with atomic_write(folder / name) as file:
             file.write(content)
-    drawn = {
+    drawings = {
         "errors.png": figures.error_figure,
         "requests.png": figures.request_figure,
         "timeline.png": figures.timeline_figure,
     }
-    for name, draw in drawn.items():
+    for name, draw in drawings.items():
         save(draw(cases), folder / name)
-    show.wrote([folder / name for name in (*contents, *drawn)])
+    show.wrote([folder / name for name in (*contents, *drawings)])
 
 
 def _say(text: str) -> None:

@@ -1,6 +1,6 @@
-"""Two sets of answers to the same prompts held against each other; knows nothing of models.
+"""Compares two sets of answers to the same prompts; knows nothing of models.
 
-An answer is a list of token ids; a set of them goes by request id.
+An answer is a list of token ids; a set of answers is a mapping by request id.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ Answers = Mapping[int, Sequence[int]]
 
 @dataclass(frozen=True)
 class AnswerDiff:
-    """How far the answers to `requests` prompts are the same, those that only one side has left out."""
+    """How far the answers to `requests` prompts agree; requests answered on one side only are left out."""
 
     requests: int
     only_one: int
     """Requests that were answered on one side only."""
     first_divergence: dict[int, int]
-    """By request id, the place of the first token that differs (or that only one answer has)."""
+    """Request id -> place of the first token that differs (or that only one answer has)."""
     same_share: float
-    """Mean share of the longer answer that comes before the first difference."""
+    """Mean share of the longer answer that precedes the first difference."""
     ks_statistic: float
     """Two-sample Kolmogorov-Smirnov statistic of the answers' lengths."""
     ks_p: float
@@ -37,7 +37,7 @@ class AnswerDiff:
 
     @property
     def is_equal(self) -> bool:
-        """Everything was answered on both sides, in the same words."""
+        """Whether all requests have the same answer on both sides."""
         return not self.first_divergence and not self.only_one
 
     def to_json(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class AnswerDiff:
 
 
 def compare(first: Answers, second: Answers) -> AnswerDiff:
-    """Hold the second set against the first."""
+    """Compare the second set with the first."""
     both = sorted(first.keys() & second.keys())
     divergence, shares = {}, []
     for i in both:
@@ -68,14 +68,14 @@ def compare(first: Answers, second: Answers) -> AnswerDiff:
             divergence[i] = place
     statistic, p = 0.0, 1.0
     if both:
-        found: Any = ks_2samp([len(first[i]) for i in both], [len(second[i]) for i in both])
-        statistic, p = float(found.statistic), float(found.pvalue)
+        test: Any = ks_2samp([len(first[i]) for i in both], [len(second[i]) for i in both])
+        statistic, p = float(test.statistic), float(test.pvalue)
     only_one = len(first.keys() ^ second.keys())
     return AnswerDiff(len(both), only_one, divergence, fmean(shares) if shares else 1.0, statistic, p)
 
 
 def first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:
-    """The first place at which they differ, or where the shorter ends; None where they are equal."""
+    """The first place where they differ, or where the shorter one ends; None if they are equal."""
     for place, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:
             return place

@@ -1,4 +1,4 @@
-"""The experiment behind `real/quality.py`: policies' answers compared, their first differences explained."""
+"""The experiment behind `real/quality.py`: compares policies' answers and explains first differences."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from sim.hardware import profile as profiles
 from sim.hardware.what_if import BLOCK_SIZE
 from sim.perception.predictors import make_predictor
 from sim.scenario.policies import make_scheduler
-from sim.scenario.scenario import Scenario, scenario
+from sim.scenario.scenario import Scenario
+from sim.scenario.scenario import scenario as make_scenario
 from sim.scenario.settings import DEFAULT_PROFILE
 
 from ..calibration.calibration import versions
@@ -30,7 +31,7 @@ from .verdict import AnswerVerdict, ExplainedDiff
 Pair = tuple[str, str]
 
 EFFECT_SIZES = (1, 2, 4, 8, 16, 32, 64)
-"""Batch sizes at which the effect on logits is measured by itself."""
+"""Batch sizes whose effect on logits is measured."""
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Bench:
     prompts: Prompts
 
     def run(self, pair: Pair, engine: Engine | None = None) -> Measured:
-        """The answers under this policy and predictor."""
+        """A run with this policy and predictor, answers included."""
         policy, predictor = pair
         run = RealRun(
             self.scenarios[predictor],
@@ -60,7 +61,7 @@ class Bench:
 
 
 def judge(replay: ReplayFlags, pairs: Sequence[Pair], say: Callable[[str], None]) -> AnswerVerdict:
-    """Run every pair, hold all against the first, and look into what differs."""
+    """Run every pair, compare all with the first, and explain the differences."""
     bench = _prepare(replay, pairs)
     answers = {}
     for pair in pairs:
@@ -84,7 +85,7 @@ def judge(replay: ReplayFlags, pairs: Sequence[Pair], say: Callable[[str], None]
         cases=cases,
         effect=_effect(bench, answers[first]),
     )
-    if not any(case.comparison.first_divergence for case in cases):
+    if not any(case.diff.first_divergence for case in cases):
         return verdict
     say("answers differ: running again with logits recorded")
     return _explained(bench, verdict, first, others, answers[first])
@@ -94,7 +95,7 @@ def _prepare(replay: ReplayFlags, pairs: Sequence[Pair]) -> Bench:
     profile = replay.profile or DEFAULT_PROFILE
     settings = replay.settings()
     # Bad settings are refused before the model is loaded.
-    checked = scenario(replay.source(), predictor=pairs[0][1], profile=profile, **settings)
+    checked = make_scenario(replay.source(), predictor=pairs[0][1], profile=profile, **settings)
     for policy, predictor in pairs:
         make_scheduler(policy, checked.limits)
         make_predictor(predictor)
@@ -106,17 +107,17 @@ def _prepare(replay: ReplayFlags, pairs: Sequence[Pair]) -> Bench:
     prompts: Prompts = ()
     for _, predictor in pairs:
         if predictor not in scenarios:
-            made = scenario(
+            scenario = make_scenario(
                 replay.source(), predictor=predictor, profile=profile, kv_blocks=kv_blocks, **settings
             )
-            rng = np.random.default_rng(made.seed)
-            trace, prompts = prompts_of(made.trace, loaded.tokenizer, loaded.shape.vocab, rng)
-            scenarios[predictor] = replace(made, trace=trace)
+            rng = np.random.default_rng(scenario.seed)
+            trace, prompts = prompts_of(scenario.trace, loaded.tokenizer, loaded.shape.vocab, rng)
+            scenarios[predictor] = replace(scenario, trace=trace)
     return Bench(loaded, engine, replay, scenarios, prompts)
 
 
 def _effect(bench: Bench, answers: dict[int, list[int]]) -> dict[int, float]:
-    """What a batch size alone does to the logits, on prompts with half their answers behind them."""
+    """The effect of the batch size alone on logits, on prompts with half their answers appended."""
     texts = [
         [*bench.prompts[i], *answers[i][: len(answers[i]) // 2]] for i in sorted(answers)[: max(EFFECT_SIZES)]
     ]
@@ -128,27 +129,27 @@ def _effect(bench: Bench, answers: dict[int, list[int]]) -> dict[int, float]:
 def _explained(
     bench: Bench, verdict: AnswerVerdict, first: Pair, others: Sequence[Pair], answers: dict[int, list[int]]
 ) -> AnswerVerdict:
-    """Run again, with the logits behind every first difference recorded on both sides."""
+    """Run again, recording the logits behind every first difference on both sides."""
     wanted: defaultdict[int, set[int]] = defaultdict(set)
     for case in verdict.cases:
-        for i, place in case.comparison.first_divergence.items():
+        for i, place in case.diff.first_divergence.items():
             wanted[i].add(place)
     base = logit_tap(bench.engine, bench.prompts, wanted)
     with base.attached():
         bench.run(first, base)
     cases = []
     for case, pair in zip(verdict.cases, others, strict=True):
-        places = case.comparison.first_divergence
+        places = case.diff.first_divergence
         tap = logit_tap(bench.engine, bench.prompts, {i: {place} for i, place in places.items()})
         if places:
             with tap.attached():
                 bench.run(pair, tap)
-        found = [
+        explanations = [
             explain(i, place, base.logits[i, place], tap.logits[i, place])
             for i, place in sorted(places.items())
             if (i, place) in base.logits and (i, place) in tap.logits
         ]
-        seen = tuple(d for d in found if d is not None)
-        cases.append(replace(case, divergences=seen, not_reproduced=len(places) - len(seen)))
+        divergences = tuple(d for d in explanations if d is not None)
+        cases.append(replace(case, divergences=divergences, not_reproduced=len(places) - len(divergences)))
     margins = tuple(m for i in sorted(answers) for m in base.margins.get(i, [])[: len(answers[i])])
     return replace(verdict, cases=tuple(cases), margins=margins)

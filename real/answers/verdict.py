@@ -1,4 +1,4 @@
-"""What came of a comparison of answers: verdict, table and figure. Takes numbers; runs nothing."""
+"""The result of a comparison of answers: verdict, table and figure. Takes numbers; runs nothing."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from .near_ties import SLACK, Divergence
 
 @dataclass(frozen=True)
 class ExplainedDiff:
-    """One policy under one predictor, held against the first."""
+    """One policy with one predictor, compared with the first."""
 
     policy: str
     predictor: str
-    comparison: AnswerDiff
+    diff: AnswerDiff
     divergences: tuple[Divergence, ...] = ()
     not_reproduced: int = 0
-    """First differences that did not come again in the run that recorded logits."""
+    """First differences that did not recur in the run that recorded logits."""
 
 
 @dataclass(frozen=True)
 class AnswerVerdict:
-    """What was compared with what, and what came of it."""
+    """All comparisons, and the verdict on them."""
 
     about: dict[str, Any]
     baseline: str
@@ -37,44 +37,44 @@ class AnswerVerdict:
     """The model runs in float32: every answer must be equal."""
     cases: tuple[ExplainedDiff, ...]
     effect: dict[int, float] = field(default_factory=dict)
-    """Batch size -> the largest |difference| of a logit that it alone makes."""
+    """Batch size -> the largest |difference| of a logit that it alone causes."""
     margins: tuple[float, ...] = ()
-    """Of every token of the first policy's answers that were looked into: the best logit less the second."""
+    """The best logit less the second, for every token of the first policy's answers that were recorded."""
 
     @property
     def noise(self) -> float:
-        """The largest effect that a batch size alone was seen to have on a logit."""
+        """The largest measured effect of a batch size alone on a logit."""
         return max(self.effect.values(), default=0.0)
 
     def beyond_rounding(self, case: ExplainedDiff) -> list[Divergence]:
-        """First differences that no near tie and no batch size account for."""
+        """First differences that neither a near tie nor the batch size explains."""
         return [d for d in case.divergences if not d.is_tie or d.difference > SLACK * self.noise]
 
     def failures(self) -> list[str]:
-        """One line for everything that must not be."""
+        """One line per failure; empty where the check passed."""
         lines = []
         for case in self.cases:
-            name, found = f"{case.policy} ({case.predictor})", case.comparison
-            if not found.requests:
-                lines.append(f"{name}: no request was answered on both sides, so there is nothing to compare")
-            if self.is_exact and not found.is_equal:
+            name, diff = f"{case.policy} ({case.predictor})", case.diff
+            if not diff.requests:
+                lines.append(f"{name}: no request was answered on both sides: nothing to compare")
+            if self.is_exact and not diff.is_equal:
                 lines.append(
-                    f"{name}: {len(found.first_divergence)} of {found.requests} answers differ from those "
-                    f"under {self.baseline}, {found.only_one} are on one side only; "
+                    f"{name}: {len(diff.first_divergence)} of {diff.requests} answers differ from those "
+                    f"under {self.baseline}, {diff.only_one} are on one side only; "
                     "in float32 all must be equal"
                 )
-            elif found.only_one:
-                lines.append(f"{name}: {found.only_one} requests were answered on one side only")
+            elif diff.only_one:
+                lines.append(f"{name}: {diff.only_one} requests were answered on one side only")
             if bad := self.beyond_rounding(case):
                 lines.append(
-                    f"{name}: {len(bad)} first differences are no near ties that rounding turns, "
+                    f"{name}: {len(bad)} first differences are not near ties that rounding turns, "
                     f"the first in request {bad[0].request} at token {bad[0].place}"
                 )
         return lines
 
     def summary(self) -> dict[str, Any]:
-        """What a script wants to know."""
-        compared = [case.comparison for case in self.cases]
+        """The main numbers, for scripts."""
+        compared = [case.diff for case in self.cases]
         return {
             **{key: value for key, value in self.about.items() if key != "versions"},
             "exact_match": min((c.exact_match for c in compared), default=1.0),
@@ -100,7 +100,7 @@ class AnswerVerdict:
                 {
                     "policy": case.policy,
                     "predictor": case.predictor,
-                    **case.comparison.to_json(),
+                    **case.diff.to_json(),
                     "not_reproduced": case.not_reproduced,
                     "divergences": [d.to_json() for d in case.divergences],
                 }
@@ -113,22 +113,22 @@ class AnswerVerdict:
         heads = ["policy", "predictor", "equal answers", "first difference (median)", "length KS", "p"]
         heads += ["margin there", "logits moved", "explained"]
         lines = [f"- {key}: {value}" for key, value in self.about.items() if key != "versions"]
-        lines += [f"- held against: {self.baseline}", ""]
+        lines += [f"- compared with: {self.baseline}", ""]
         lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
         for case in self.cases:
-            found = case.comparison
-            told = found.to_json()
-            equal = found.requests - len(found.first_divergence)
+            diff = case.diff
+            row = diff.to_json()
+            equal = diff.requests - len(diff.first_divergence)
             where = "–"
-            if found.first_divergence:
-                where = f"token {told['earliest_divergence']} ({told['median_divergence']:g})"
+            if diff.first_divergence:
+                where = f"token {row['earliest_divergence']} ({row['median_divergence']:g})"
             cells = [
                 case.policy,
                 case.predictor,
-                f"{equal} of {found.requests} ({found.exact_match:.1%})",
+                f"{equal} of {diff.requests} ({diff.exact_match:.1%})",
                 where,
             ]
-            cells += [f"{found.ks_statistic:.3f}", f"{found.ks_p:.3f}"]
+            cells += [f"{diff.ks_statistic:.3f}", f"{diff.ks_p:.3f}"]
             cells.append(_largest([d.margin for d in case.divergences]))
             cells.append(_largest([d.difference for d in case.divergences]))
             explained = len(case.divergences) - len(self.beyond_rounding(case))
@@ -137,18 +137,16 @@ class AnswerVerdict:
         lines.append("")
         if self.effect:
             sizes = ", ".join(f"{size}: {value:.3g}" for size, value in self.effect.items())
-            lines.append(
-                f"Largest |logit difference| that a batch of so many makes, teacher-forced: {sizes}."
-            )
+            lines.append(f"Largest |logit difference| caused by each batch size, teacher-forced: {sizes}.")
         if self.margins and self.noise:
             share = float(np.mean(np.asarray(self.margins) <= 2 * self.noise))
             lines.append(
-                f"Of {len(self.margins):,} tokens, {share:.2%} had a margin that such moves can turn."
+                f"Of {len(self.margins):,} tokens, {share:.2%} had a margin small enough to be turned by it."
             )
         return "\n".join(lines) + "\n"
 
     def figure(self) -> Figure:
-        """How the margins of all tokens are spread, and where those at first differences lie."""
+        """The distribution of margins over all tokens, and over the tokens at first differences."""
         fig, (ax,) = style.figure(7.0, 4.0)
         ties = [d.margin for case in self.cases for d in case.divergences]
         for values, colour, label in (

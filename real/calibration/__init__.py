@@ -1,1 +1,1 @@
-"""Measures a machine: step times, memory, and the floor below which no step can be."""
+"""Measures a machine: step times, memory, and the floor that no step can go below."""

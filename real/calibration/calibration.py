@@ -1,6 +1,6 @@
-"""A calibration under way: visits cells, keeps every row in a file as it comes, fits a profile to them.
+"""A calibration: visits cells, appends every row to a file as it is measured, fits a profile to the rows.
 
-Can be stopped and taken up again: rows that the file holds count as measured.
+It can be stopped and resumed: rows already in the file count as measured.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from .meter import Meter, order, timed
 HEADER = (*COLUMNS, "wall_ms", *Cell._fields, "engine", "measured_on")
 
 CUDA_SHARE = 0.8
-"""Of the memory that is free beside the weights, the share that becomes KV cache."""
+"""The share of the memory that the weights leave free that becomes KV cache."""
 
 
 class Calibration:
-    """Measures `cells` on an engine; `rows` are what was measured so far, in order.
+    """Measures `cells` on an engine; `rows` holds the measurements so far, in order.
 
-    path: where rows are appended as they come, and taken up from; InputError where it holds rows of another
-    engine or machine.
+    path: the file that rows are read from at the start and appended to. Raises InputError where it holds rows
+    of another engine or machine.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Calibration:
         self.rows: list[dict[str, Any]] = []
         self.host_s = 0.0
         if path is not None:
-            self._take_up(path)
+            self._resume(path)
         self.done = Counter(_cell_of(row) for row in self.rows)
         self.is_warm = False
         self.memory: MeasuredMemory | None = None
@@ -72,7 +72,7 @@ class Calibration:
         return min((self.done[cell] for cell in self.cells), default=0)
 
     def measure(self, num_visits: int) -> None:
-        """The next visits, always to cells that were visited least."""
+        """Make the next `num_visits` visits, always to one of the cells visited least."""
         self.warm()
         for _ in range(num_visits):
             passes = self.passes
@@ -90,7 +90,7 @@ class Calibration:
                     csv.DictWriter(file, HEADER, lineterminator="\n").writerow(row)
 
     def fit(self, name: str) -> tuple[Profile, FitReport]:
-        """The profile of all rows so far, saying when, on what and with which versions they were measured."""
+        """The profile fitted to all rows so far, its provenance with date, machine and versions; a report."""
         import pandas as pd
 
         steps = pd.DataFrame([{key: float(row[key]) for key in COLUMNS} for row in self.rows])
@@ -114,11 +114,11 @@ class Calibration:
             source=f"measured with real.calibrate on {self.loaded.label}",
             versions=versions(),
         )
-        grid = {**profile.provenance.grid, **self._told()}
+        grid = {**profile.provenance.grid, **self._facts()}
         return replace(profile, provenance=replace(profile.provenance, grid=grid)), report
 
     def warm(self) -> None:
-        """Once: every graph captured, every buffer allocated; then host time, memory and ceilings."""
+        """Warm up and measure memory, host time and peak rates, the first time it is called."""
         if self.is_warm:
             return
         device = self.loaded.device
@@ -130,34 +130,34 @@ class Calibration:
         self.is_warm = True
 
     def floors(self, beside: Sequence[Mapping[str, Any]] = ()) -> list[Floor]:
-        """Every measured kind of decode iteration beside its memory floor (and another engine's rows)."""
+        """Every measured kind of decode iteration, with its memory floor (and another engine's time)."""
         self.warm()
         assert self.peak_rates is not None
         return floors(self.rows, self.loaded.shape, self.peak_rates.copy_bytes_per_s, beside)
 
-    def _told(self) -> dict[str, str]:
-        """What was measured once, for the provenance."""
-        told = self.memory.to_json() if self.memory else dict(NOT_MEASURED)
+    def _facts(self) -> dict[str, str]:
+        """The measurements that are made once, for the provenance."""
+        facts = self.memory.to_json() if self.memory else dict(NOT_MEASURED)
         if self.peak_rates is None:
-            return told
-        told |= self.peak_rates.to_json()
+            return facts
+        facts |= self.peak_rates.to_json()
         near = at_context(self.floors())
         if near:
             low, high = (pick(near, key=lambda f: f.ratio).ratio for pick in (min, max))
-            told["decode_over_floor"] = (
+            facts["decode_over_floor"] = (
                 f"{low:.2f} to {high:.2f} times the memory floor for {near[0].rows} to {near[-1].rows} "
                 f"sequences at about {near[-1].context:.0f} tokens of context"
             )
-        return told
+        return facts
 
-    def _take_up(self, path: Path) -> None:
-        """Read the rows of a file that is there, a half-written last one cut off; else begin one."""
+    def _resume(self, path: Path) -> None:
+        """Read the rows of an existing file, dropping a half-written last one; else start the file."""
         header = ",".join(HEADER) + "\n"
         try:
             text = path.read_text(encoding="utf-8") if path.exists() else ""
             whole = text[: text.rfind("\n") + 1]
             if whole and not whole.startswith(header):
-                raise InputError(f"{path}: its first line is not that of a calibration; give another file")
+                raise InputError(f"{path}: its first line is not the header of a calibration")
             for number, row in enumerate(csv.DictReader(whole.splitlines()), start=1):
                 for key, mine in (("engine", self.engine.name), ("measured_on", self.loaded.label)):
                     if row[key] != mine:
@@ -172,7 +172,7 @@ class Calibration:
 def memory_of(loaded: LoadedModel, capacity_tokens: int, workspace: int | None = None) -> KvMemory:
     """The memory part of a profile with `capacity_tokens` of KV cache; on the CPU these and the weights.
 
-    workspace: bytes that were measured beside weights and KV cache; None counts all that is left.
+    workspace: bytes measured beside weights and KV cache; None: everything that is left.
     """
     total = 0
     if loaded.device.type == "cuda":
@@ -182,7 +182,7 @@ def memory_of(loaded: LoadedModel, capacity_tokens: int, workspace: int | None =
 
 
 def default_capacity(loaded: LoadedModel) -> int:
-    """KV tokens that fit a share of what is free beside the weights; on the CPU a small fixed number."""
+    """KV tokens that fit into CUDA_SHARE of the free memory; on the CPU a small fixed number."""
     if loaded.device.type != "cuda":
         return 16_384
     free, _ = torch.cuda.mem_get_info(loaded.device)
@@ -190,15 +190,15 @@ def default_capacity(loaded: LoadedModel) -> int:
 
 
 def versions() -> dict[str, str]:
-    """What a measurement depends on, for its provenance."""
-    found = {
+    """Versions of the software that a measurement depends on, for its provenance."""
+    result = {
         "torch": str(torch.__version__),
         "transformers": str(transformers.__version__),
         "python": platform.python_version(),
     }
     if torch.cuda.is_available():
-        found["cuda"] = str(torch.version.cuda)
-    return found
+        result["cuda"] = str(torch.version.cuda)
+    return result
 
 
 def _gpu(device: torch.device) -> Gpu | None:

@@ -1,4 +1,4 @@
-"""Which iterations are measured for a profile: cells of decode, of padded prefill, of both mixed.
+"""The iterations that are measured for a profile: cells of decode, of padded prefill, and of both mixed.
 
 Pure arithmetic; measures nothing.
 """
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 STEPS_PER_VISIT = 11
-"""Decode steps timed on one visit to a cell; odd, so that their middle is a whole context."""
+"""Decode steps timed on one visit to a cell; odd, so that their mean context is a whole number."""
 
 HEADROOM_TOKENS = STEPS_PER_VISIT + 2
-"""Tokens that a primed row grows by on a visit, warm-up included."""
+"""Tokens by which a row grows on a visit, warm-up included."""
 
 
 FLOOR_CONTEXT, FLOOR_ROWS = 512, 64
-"""Decode iterations are held against the memory floor at this context, for batches of up to so many rows."""
+"""Decode iterations are compared with the memory floor at this context, for batches of at most FLOOR_ROWS."""
 
 
 class Cell(NamedTuple):
@@ -56,7 +56,7 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class CellBounds:
-    """How far the measurement goes; every bound is inclusive and at least 1."""
+    """Bounds of the measurement, each inclusive and at least 1."""
 
     max_rows: int = 256
     max_context: int = 1024
@@ -64,15 +64,15 @@ class CellBounds:
     max_prefill_tokens: int = 16_384
     mixed: bool = False
     floor: bool = True
-    """Also the cells that are held against the memory floor."""
+    """Include the cells that are compared with the memory floor."""
 
     def cells(self, capacity_tokens: int) -> list[Cell]:
         """The cells that a KV cache of `capacity_tokens` can hold."""
-        made = [*self._decode(capacity_tokens), *self._prefill(), *(self._mixed() if self.mixed else ())]
-        return sorted({cell for cell in made if cell.kv_tokens <= capacity_tokens})
+        cells = [*self._decode(capacity_tokens), *self._prefill(), *(self._mixed() if self.mixed else ())]
+        return sorted({cell for cell in cells if cell.kv_tokens <= capacity_tokens})
 
     def _decode(self, capacity_tokens: int) -> Iterator[Cell]:
-        """Every batch up to the longest context that the cache can hold with so many rows."""
+        """Every batch size, up to the longest context that the cache can hold with it."""
         for rows in batch_sizes(self.max_rows):
             longest = min(self.max_context, capacity_tokens // rows - HEADROOM_TOKENS)
             for context in halvings(longest, 16, 4) if longest > 0 else ():
@@ -95,16 +95,16 @@ class CellBounds:
 
 
 def batch_sizes(largest: int) -> list[int]:
-    """Powers of two up to `largest`, from 32 on with one size between neighbours, and `largest` itself."""
+    """Powers of two up to `largest`, from 32 on with one more size between them, and `largest` itself."""
     powers = [1 << k for k in range(largest.bit_length()) if 1 << k <= largest]
     between = [3 * p // 2 for p in powers if p >= 32 and 3 * p // 2 <= largest]
     return sorted({*powers, *between, largest})
 
 
 def halvings(largest: int, smallest: int, most: int = 99) -> list[int]:
-    """Rising sizes from `smallest` (or below) to `largest`: powers of two and the largest itself.
+    """Sizes from `smallest` (or below) to `largest`, ascending: powers of two and the largest itself.
 
-    With `most`, so many of them, spread evenly, both ends kept.
+    With `most`, at most that many of them, evenly spread, including both ends.
     """
     sizes = [largest]
     size = 1 << (max(1, largest - 1).bit_length() - 1)

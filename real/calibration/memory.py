@@ -1,4 +1,4 @@
-"""What an engine's memory goes to, as far as the device can tell; knows nothing of time."""
+"""Measures what the device memory is used for; knows nothing of time."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from .meter import Meter, warm
 
 @dataclass(frozen=True)
 class MeasuredMemory:
-    """Bytes on a CUDA device while every cell was visited."""
+    """Bytes in use on a CUDA device while every cell was visited."""
 
     weights: int
     kv_cache: int
     prefill_peak: int
-    """Allocated by the largest prefill beyond what stood before it, KV cache that it appends included."""
+    """Allocated by the largest prefill, including the KV cache that it appends."""
     prefill_tokens: int
-    """How many tokens that prefill computed."""
+    """Tokens that this prefill computed."""
     workspace: int
-    """All that was held beside weights and KV cache: activations, graphs, libraries, the CUDA context."""
+    """Everything but weights and KV cache: activations, graphs, libraries, the CUDA context."""
 
     def to_json(self) -> dict[str, str]:
         """For the provenance of a profile."""
@@ -41,7 +41,7 @@ NOT_MEASURED = {"memory": "prefill peak and workspace not measured: no CUDA devi
 
 
 def warm_and_measure(meter: Meter, cells: Sequence[Cell], loaded: LoadedModel) -> MeasuredMemory | None:
-    """Visit every cell once, unrecorded, and say what memory that took; None without CUDA."""
+    """Visit every cell once, unrecorded, and measure the memory used; None without CUDA."""
     device = loaded.device
     if device.type != "cuda":
         warm(meter, cells)
@@ -69,13 +69,13 @@ def memory_part(
 ) -> KvMemory:
     """The memory part of a profile whose KV cache holds exactly `capacity_tokens`.
 
-    workspace: measured bytes; the utilization then says how much of `total` was used. None: what is left of
-    `total` counts as workspace.
+    workspace: measured bytes; the utilization is then the used share of `total`. None: the rest of `total`
+    counts as workspace.
     """
     kv = capacity_tokens * bytes_per_token
     if workspace is None or weights + workspace + kv > total:
         total = max(total, weights + kv)
         return KvMemory(total, 1.0, weights, total - weights - kv, bytes_per_token)
-    # Half a token more, so that no rounding of the share takes a whole one away.
+    # Half a token more, so that rounding the share does not lose a whole one.
     share = min(1.0, (weights + workspace + kv + bytes_per_token / 2) / total)
     return KvMemory(total, share, weights, workspace, bytes_per_token)

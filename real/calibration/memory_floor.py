@@ -1,6 +1,6 @@
 """How near a decode iteration comes to the memory floor: the bytes it must read over the bandwidth of a copy.
 
-Measures what the device can do at best, and compares measured steps with it; knows nothing of engines.
+Measures the peak rates of the device, and compares measured steps with them; knows nothing of engines.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from .cells import FLOOR_CONTEXT, FLOOR_ROWS
 
 ROUNDS = 11
 COPY_BYTES = {"cuda": 2 << 30, "cpu": 128 << 20}
-"""Of one copy: far beyond any cache."""
+"""Size of one copy: far larger than any cache."""
 PRODUCT_SIZE = {"cuda": 8192, "cpu": 768}
-"""Rows and columns of the matrices of the product."""
+"""Rows and columns of the matrices in the product."""
 
 Timer = Callable[[Callable[[], object]], float]
 
 
 @dataclass(frozen=True)
 class PeakRates:
-    """What a device does at best: bytes of a copy, read plus written, and operations of a matrix product."""
+    """Measured peak rates of a device: bytes of a copy, read plus written; operations of a matrix product."""
 
     copy_bytes_per_s: float
     product_flops_per_s: float
@@ -66,23 +66,23 @@ def _median(function: Callable[[], object], seconds_of: Timer) -> float:
 
 @dataclass(frozen=True)
 class Floor:
-    """One measured kind of decode iteration beside its floor, and beside another engine's time for it."""
+    """One measured kind of decode iteration, its floor, and another engine's time for it."""
 
     rows: int
     context: float
-    """Tokens behind each row."""
+    """Context tokens of each row."""
     step_ms: float
     floor_ms: float
     beside_ms: float | None = None
 
     @property
     def ratio(self) -> float:
-        """How many times the floor it took."""
+        """Measured time over the floor."""
         return self.step_ms / self.floor_ms
 
     @property
     def of_beside(self) -> float | None:
-        """How many times the other engine's time it took."""
+        """Measured time over the other engine's."""
         return None if self.beside_ms is None else self.step_ms / self.beside_ms
 
     def to_json(self) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class Floor:
 
 
 def floor_s(shape: ModelShape, context_tokens: float, copy_bytes_per_s: float) -> float:
-    """The least a decode iteration can take that reads all weights once and the KV of `context_tokens`."""
+    """Least time of a decode iteration: reading all weights once, and the KV cache of `context_tokens`."""
     weights = shape.read_parameters * shape.bytes_per_element
     return (weights + context_tokens * kv_bytes_per_token(shape)) / copy_bytes_per_s
 
@@ -102,7 +102,7 @@ def floors(
     copy_bytes_per_s: float,
     beside: Iterable[Mapping[str, Any]] = (),
 ) -> list[Floor]:
-    """Every decode-only kind of iteration in the rows of a steps file, median over its visits, sorted.
+    """Every kind of decode-only iteration in the rows of a steps file, median over its visits, sorted.
 
     beside: rows of another steps file, of the same kinds of iteration.
     """
@@ -120,23 +120,23 @@ def floors(
 
 
 def at_context(
-    found: Sequence[Floor], context: int = FLOOR_CONTEXT, max_rows: int = FLOOR_ROWS
+    kinds: Sequence[Floor], context: int = FLOOR_CONTEXT, max_rows: int = FLOOR_ROWS
 ) -> list[Floor]:
-    """For every batch of up to `max_rows`, the one measured nearest to `context` tokens a row."""
+    """For every batch size up to `max_rows`, the kind measured nearest to `context` tokens per row."""
     nearest: dict[int, Floor] = {}
-    for floor in found:
+    for floor in kinds:
         known = nearest.get(floor.rows)
         if known is None or abs(floor.context - context) < abs(known.context - context):
             nearest[floor.rows] = floor
     return [nearest[rows] for rows in sorted(nearest) if rows <= max_rows]
 
 
-def markdown(found: Sequence[Floor]) -> str:
-    """A table for people; the last two columns only where another engine is known."""
+def markdown(kinds: Sequence[Floor]) -> str:
+    """A table for people; the last two columns only where another engine was measured."""
     heads = ["sequences", "context each", "step ms", "floor ms", "ratio"]
-    heads += ["beside ms", "step / beside"] if any(f.beside_ms is not None for f in found) else []
+    heads += ["beside ms", "step / beside"] if any(f.beside_ms is not None for f in kinds) else []
     lines = ["| " + " | ".join(heads) + " |", "|" + "---:|" * len(heads)]
-    for f in found:
+    for f in kinds:
         cells = [f"{f.rows}", f"{f.context:.0f}", f"{f.step_ms:.3f}", f"{f.floor_ms:.3f}", f"{f.ratio:.2f}"]
         cells += [_cell(f.beside_ms, 3), _cell(f.of_beside, 2)][: len(heads) - 5]
         lines.append("| " + " | ".join(cells) + " |")

@@ -32,7 +32,7 @@ class StepTime(NamedTuple):
 def timed(
     device: torch.device, function: Callable[[], object], clock: Callable[[], float] = time.perf_counter
 ) -> StepTime:
-    """How long the call takes, by device events or, without CUDA, by `clock`; the device idles around it."""
+    """Time of a call by device events or, without CUDA, by `clock`; the device is idle before and after."""
     if device.type != "cuda":
         begin, ticked = time.perf_counter(), clock()
         function()
@@ -49,7 +49,7 @@ def timed(
 
 
 class Meter:
-    """Visits cells on one engine. `rng` draws the prompts, `clock` is that of the processor where it runs."""
+    """Times cells on one engine. `rng` draws the prompts; `clock` is used for engines on the CPU."""
 
     def __init__(
         self,
@@ -63,8 +63,8 @@ class Meter:
     def visit(self, cell: Cell) -> dict[str, float]:
         """One measurement of the cell, as a row of a steps file plus the host's clock, `wall_ms`.
 
-        The mean over a visit's steps, since a run takes the sum of its steps; the fit takes the median over
-        visits.
+        The times are means over the visit's steps, since a run takes the sum of its steps; the fit takes the
+        median over visits.
         """
         times = {"decode": self._decode, "prefill": self._prefill, "mixed": self._mixed}[cell.kind](cell)
         self.engine.release()
@@ -81,7 +81,7 @@ class Meter:
         }
 
     def host_s(self, max_rows: int) -> float:
-        """What a decode step costs beyond its time on the device, in the executor's own loop (median)."""
+        """Time of a decode step in the executor's loop beyond its time on the device (median)."""
         gaps = []
         room = self.engine.capacity_tokens // (HOST_CONTEXT + HOST_STEPS + HEADROOM_TOKENS)
         for rows in [r for r in HOST_ROWS if r <= min(max_rows, room)] * 3:
@@ -91,10 +91,10 @@ class Meter:
                 self.engine.decode()
             each = (time.perf_counter() - begin) / HOST_STEPS
             self._prime(rows, HOST_CONTEXT)
-            alone = median(self._timed(self.engine.decode).device_s for _ in range(HOST_STEPS))
-            gaps.append(each - alone)
+            device_s = median(self._timed(self.engine.decode).device_s for _ in range(HOST_STEPS))
+            gaps.append(each - device_s)
         self.engine.release()
-        # On the CPU both are the same clock, and their difference is noise around nothing.
+        # On the CPU both are the same clock, and their difference is noise around zero.
         return max(0.0, median(gaps)) if gaps and self.engine.device.type == "cuda" else 0.0
 
     def _timed(self, function: Callable[[], object]) -> StepTime:
@@ -113,7 +113,7 @@ class Meter:
         return [self._timed(lambda: self.engine.prefill(prompts, 2))]
 
     def _prompts(self, cell: Cell) -> Sequence[Sequence[int]]:
-        """Prompts of one length where padding is not computed; else, as in real batches, some are shorter."""
+        """Prompts of one length where padding is skipped; else, as in real batches, some are shorter."""
         lengths = [
             cell.chunk_tokens - (0 if self.engine.ragged_prefill else k % max(1, cell.chunk_tokens // 2))
             for k in range(cell.chunks)
@@ -129,21 +129,21 @@ class Meter:
         keys, chunk_key = engine.prime_mixed(cell.rows, cell.context, cell.history, cell.chunk_tokens)
         parts = [Part(key, self._ids(1), True) for key in keys]
         parts.append(Part(chunk_key, self._ids(cell.chunk_tokens), True))
-        took = self._timed(lambda: engine.iterate(parts))
+        step = self._timed(lambda: engine.iterate(parts))
         engine.evict(chunk_key)
-        return [took]
+        return [step]
 
 
 def warm(meter: Meter, cells: Sequence[Cell]) -> None:
-    """Visit each cell once, unrecorded, so that compilation, capture and allocation are not measured."""
-    for cell in sorted(cells, reverse=True):  # the largest first: smaller graphs then fit the pool it grew
+    """Visit each cell once, unrecorded, so that no measurement contains compilation, capture, allocation."""
+    for cell in sorted(cells, reverse=True):  # largest first: smaller graphs then fit the pool it made
         meter.visit(cell)
 
 
 def order(cells: Sequence[Cell], seed: int) -> Iterator[Cell]:
-    """All cells, over and over, each time in a random order of its own.
+    """All cells, repeatedly, each time in a new random order.
 
-    So a drift of the machine does not pose as an effect of a size.
+    That way a drift of the machine is not mistaken for an effect of a size.
     """
     rng = np.random.default_rng(seed)
     while True:

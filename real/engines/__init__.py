@@ -1,1 +1,1 @@
-"""Run token sequences on a model; know nothing of schedulers."""
+"""Engines: run token sequences on a model; know nothing of schedulers."""

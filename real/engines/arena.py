@@ -22,21 +22,23 @@ from .packing import Columns, pack
 from .regions import RegionMap
 
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 1024)
-"""Batch sizes that have a graph; others run padded with scratch rows to the next."""
+"""Batch sizes that have a graph; others are padded to the next one with scratch rows."""
 
 TOKEN_STEP, MOST_GRAPHED_TOKENS = 64, 512
-"""Packed passes of at most so many tokens run as graphs, in such steps; larger ones hide their launches."""
+"""Packed passes of up to MOST_GRAPHED_TOKENS run as graphs, padded to multiples of TOKEN_STEP; in larger ones
+the launches are hidden behind the computation.
+"""
 
 SEQUENCE_BUCKETS = (4, 16, 64, 256, 1024, 4096)
-"""Numbers of sequences that a packed pass is padded to where it runs as a graph."""
+"""Numbers of sequences to which a packed pass that runs as a graph is padded."""
 
 SCRATCH_TOKENS = 16
 
 
 class ArenaEngine:
-    """Carries out padded batches and iterations of continuous batching; see `engine.StepwiseEngine`.
+    """Runs padded batches and iterations of continuous batching; see `engine.StepwiseEngine`.
 
-    One more slot than rows is kept for scratch: what pads a bucket runs there, in arena rows behind the
+    There is one slot more than rows, for scratch: padding of a bucket runs there, in arena rows beyond the
     capacity. `compile_layers` compiles one decoder layer for all (CUDA only).
     """
 
@@ -65,7 +67,7 @@ class ArenaEngine:
         )
         self.starts[self.max_rows] = capacity_tokens
         self.counting = torch.arange(self.max_rows + 2, dtype=torch.int32, device=self.device)
-        # Without the kernel, decoding rows are gathered at the length of the longest, and on the host's word.
+        # Without the kernel, rows are gathered at the length of the longest, which the host must know.
         self.ragged_decode = has_kernel(self.arenas[0])
         self.graphs = GraphPool() if self.ragged_decode else None
         self.is_filled = False
@@ -76,7 +78,7 @@ class ArenaEngine:
         self.free_slots = list(range(self.max_rows - 1, -1, -1))
 
     def prefill(self, prompts: Sequence[Sequence[int]], token_limit: int) -> list[int]:
-        """First token of every row; only real tokens are computed. Running sequences stay where they are."""
+        """First token of every row; only real tokens are computed, and running sequences stay in place."""
         check_padded(self.name, prompts, token_limit, self.capacity_tokens)
         self._begin_batch(len(prompts), max(map(len, prompts)) + token_limit)
         return self._packed([Part(key, p, True) for key, p in zip(self.batch, prompts, strict=True)])
@@ -93,7 +95,7 @@ class ArenaEngine:
 
     @contextmanager
     def without_graphs(self) -> Iterator[None]:
-        """Inside the block every pass is launched anew: what was captured would run the model as it was."""
+        """Inside the block no graph is used: a graph runs the model as it was when captured."""
         graphs, self.graphs = self.graphs, None
         try:
             yield
@@ -101,13 +103,13 @@ class ArenaEngine:
             self.graphs = graphs
 
     def prime(self, rows: int, context_tokens: int) -> None:
-        """A batch with that many tokens behind each row."""
+        """Set up a batch with this context in each row."""
         self._prime(rows, context_tokens, self.capacity_tokens // rows)
 
     def prime_mixed(
         self, rows: int, context_tokens: int, history_tokens: int, chunk_tokens: int
     ) -> tuple[list[int], int]:
-        """A primed batch beside a sequence that has a history and waits for its chunk; the keys of both."""
+        """Set up a batch, and a sequence with a history that waits for its chunk; the keys of both."""
         spare = history_tokens + chunk_tokens
         self._prime(rows, context_tokens, (self.capacity_tokens - spare) // rows)
         key = -2 - self.max_rows  # no row of a batch has it, and no request
@@ -128,14 +130,14 @@ class ArenaEngine:
             self.length_of[key] = context_tokens
 
     def _fill_once(self) -> None:
-        """Timing on zeros would flatter; what is in the arena does not matter otherwise."""
+        """Fill the arena with random values once: timings on zeros would be too good."""
         if not self.is_filled:
             for arena in self.arenas:
                 arena.normal_()
         self.is_filled = True
 
     def admit(self, key: int, tokens: int) -> None:
-        """Give a sequence of at most `tokens` a slot and, as far as there is room, a region."""
+        """Give a sequence of at most `tokens` a slot and, as far as possible, a region of that size."""
         if not self.free_slots:
             raise SchedulingError(f"{self.name}: more than {self.max_rows} sequences at a time")
         self.slot_of[key] = self.free_slots.pop()
@@ -173,7 +175,7 @@ class ArenaEngine:
             raise
 
     def _make_room(self, more: dict[int, int]) -> None:
-        """See that each of these sequences can grow by that many tokens; lay all out anew if one cannot."""
+        """Let each of these sequences grow by that many tokens, moving regions where needed."""
         regions, lengths = self.places.regions, self.length_of
         if all(regions[key].size >= lengths[key] + count for key, count in more.items()):
             return
@@ -195,7 +197,7 @@ class ArenaEngine:
         self.starts[slots] = torch.tensor(starts, device=self.device)
 
     def _packed(self, parts: Sequence[Part]) -> list[int]:
-        """Run these parts in one forward pass, and set the device-side state of those that yield."""
+        """Run these parts in one forward pass, and update the device-side state of those that yield."""
         self._make_room({part.key: len(part.tokens) for part in parts})
         total = sum(len(part.tokens) for part in parts)
         is_graphed = self.graphs is not None and total <= MOST_GRAPHED_TOKENS
@@ -211,7 +213,7 @@ class ArenaEngine:
         )
         if is_graphed and self.graphs is not None:
             key = (packed.num_tokens, packed.num_parts)
-            given = self.graphs.run(
+            flat = self.graphs.run(
                 key,
                 packed.flat,
                 packed.flat,
@@ -219,11 +221,11 @@ class ArenaEngine:
                 lambda x: self._pass(packed.split(x), key[0], self.capacity_tokens),
             )
         else:
-            given = packed.flat.to(self.device)
+            flat = packed.flat.to(self.device)
             longest = max(len(part.tokens) for part in parts)
             most_keys = max(self.length_of[part.key] + len(part.tokens) for part in parts)
-            self._pass(packed.split(given), longest, most_keys)
-        slots = packed.split(given).slots[: packed.num_yields]
+            self._pass(packed.split(flat), longest, most_keys)
+        slots = packed.split(flat).slots[: packed.num_yields]
         tokens: list[int] = self.tokens[slots].tolist()
         for part in parts:
             self.length_of[part.key] += len(part.tokens)
@@ -245,7 +247,7 @@ class ArenaEngine:
         self._reset_scratch()
 
     def _decode_slots(self, slots: list[int]) -> list[int]:
-        """One decode iteration; all that it needs is on the device, the slots aside."""
+        """One decode iteration; apart from the slots, all its inputs are on the device."""
         count = bucket(len(slots), BUCKETS) if self.graphs is not None else len(slots)
         rows = torch.tensor(slots + [self.max_rows] * (count - len(slots)))
         if self.graphs is not None:

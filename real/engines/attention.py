@@ -14,11 +14,13 @@ from transformers import AttentionInterface
 NAME = "seqsched-arena"
 
 KERNEL_TYPES = (torch.float16, torch.bfloat16)
-"""What the ragged CUDA kernel takes; the rest is computed as on the processor, and waits for the host."""
+"""Types that the ragged CUDA kernel takes; others are computed as on the processor, synchronising with the
+host.
+"""
 
 
 def has_kernel(values: torch.Tensor) -> bool:
-    """Whether attention over such values reads each row's real keys in one kernel, and never waits."""
+    """Whether one kernel, without synchronising, reads each row's real keys among values of this type."""
     return values.is_cuda and values.dtype in KERNEL_TYPES
 
 
@@ -108,10 +110,10 @@ def _prefill_one_by_one(
             arena[start : start + count].transpose(0, 1)[None] for arena in (arena_keys, arena_values)
         )
         rows = query[first:end].transpose(0, 1)[None]
-        found = functional.scaled_dot_product_attention(
+        attended = functional.scaled_dot_product_attention(
             rows, keys, values, attn_mask=mask, scale=scale, enable_gqa=True
         )
-        out[first:end] = found[0].transpose(0, 1)
+        out[first:end] = attended[0].transpose(0, 1)
     return out
 
 
@@ -142,7 +144,7 @@ def arena_attention(
     max_keys: int,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers calls in every layer: query, key, value of shape (1, heads, T, head_dim)."""
+    """Attention as transformers calls it in every layer; query, key, value: (1, heads, T, head_dim)."""
     query, key, value = (t[0].transpose(0, 1) for t in (query, key, value))
     out = _operator(
         query,
@@ -162,5 +164,5 @@ def arena_attention(
 
 
 def register() -> None:
-    """Make `NAME` an attention implementation; without an entry for masks, the model builds none."""
+    """Register `NAME` as an attention implementation, without a mask function: the model builds no mask."""
     AttentionInterface.register(NAME, arena_attention)

@@ -1,4 +1,4 @@
-"""The engine `transformers-eager`: what a user of plain Hugging Face gets, and the paper's setting.
+"""The engine `transformers-eager`: plain Hugging Face transformers, as in the paper.
 
 Left padding, a DynamicCache that grows by concatenation, the stock forward pass. Padded batches only.
 """
@@ -17,7 +17,7 @@ from .model import LoadedModel
 
 
 class EagerEngine:
-    """Carries out padded batches with the model as it comes; see `real.engines.engine.Engine`."""
+    """Runs padded batches on the unmodified model; see `real.engines.engine.Engine`."""
 
     name = "transformers-eager"
     ragged_prefill = ragged_decode = False
@@ -60,7 +60,7 @@ class EagerEngine:
         self.mask, self.positions, self.tokens = empty, empty, empty
 
     def prime(self, rows: int, context_tokens: int) -> None:
-        """A batch with that many tokens behind it; all rows but the first have some padding."""
+        """Set up a batch with this context; all rows but the first have some padding."""
         shape = (rows, self.shape.kv_heads, context_tokens, self.shape.head_dim)
         self.cache = DynamicCache(config=self.model.config)
         for layer in range(self.shape.layers):
@@ -87,7 +87,7 @@ class EagerEngine:
         return tokens
 
     def _prove_capacity(self) -> None:
-        """Allocate the whole KV cache once, in pieces of the usual kind, and give it back."""
+        """Allocate the whole KV cache once, layer by layer, and free it: proof that it fits."""
         size = (self.capacity_tokens, self.shape.kv_heads, self.shape.head_dim)
         pieces = [
             torch.empty(size, dtype=self.dtype, device=self.device) for _ in range(2 * self.shape.layers)

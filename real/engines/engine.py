@@ -1,4 +1,4 @@
-"""What an executor asks of an engine, and the errors by which one refuses; runs nothing itself."""
+"""The protocol between executor and engine, and the errors an engine raises; runs nothing itself."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ ENGINES = ("transformers-eager", "cuda-graphs")
 
 
 class KvOvercommitted(SchedulingError):
-    """Work was asked for that the KV cache, of the capacity it was given, cannot hold."""
+    """The work needs more KV cache than the engine was built with."""
 
 
 class OutOfDeviceMemory(RuntimeError):
-    """The device ran out of memory although the KV cache held what was asked; names the work."""
+    """The device ran out of memory although the KV cache had room; names the work."""
 
 
 class Part(NamedTuple):
     """One sequence's share of an iteration: `tokens` computed behind what it has in the cache.
 
-    `key` names the sequence (a request id). Where `yields`, the last token's successor is wanted.
+    `key` names the sequence (a request id). Where `yields` is true, the token after the last is returned.
     """
 
     key: int
@@ -45,7 +45,7 @@ class Engine(Protocol):
     ragged_prefill: bool
     """A padded batch computes each row's real prompt only."""
     ragged_decode: bool
-    """Decoding, it reads each row's real context only."""
+    """Decoding reads each row's real context only."""
 
     def prefill(self, prompts: Sequence[Sequence[int]], token_limit: int) -> list[int]:
         """First token of every row; reserves rows x (longest prompt + token_limit) tokens of KV cache."""
@@ -54,10 +54,10 @@ class Engine(Protocol):
         """The next token of every row of the batch."""
 
     def release(self) -> None:
-        """Forget the batch; its memory is free."""
+        """Forget the batch and free its memory."""
 
     def prime(self, rows: int, context_tokens: int) -> None:
-        """A batch of `rows` as if it had `context_tokens` each behind it, contents random (calibration)."""
+        """Set up a batch of `rows` with `context_tokens` of random cache each (for calibration)."""
 
 
 class StepwiseEngine(Engine, Protocol):
@@ -73,11 +73,11 @@ class StepwiseEngine(Engine, Protocol):
         """One decode iteration of these sequences, from the tokens they yielded last."""
 
     def evict(self, key: int) -> None:
-        """Forget a sequence; its memory is free."""
+        """Forget a sequence and free its memory."""
 
 
 def check_padded(name: str, prompts: Sequence[Sequence[int]], token_limit: int, capacity_tokens: int) -> None:
-    """KvOvercommitted where a padded batch would take more than the capacity."""
+    """KvOvercommitted for a padded batch that needs more than the capacity."""
     if not prompts or token_limit < 1:
         raise SchedulingError(
             f"{name}: a batch of {len(prompts)} rows with token_limit {token_limit} runs nothing"

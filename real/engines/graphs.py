@@ -1,6 +1,6 @@
 """Fewer launches: CUDA graphs captured on first use in one memory pool, and compiled decoder layers.
 
-Knows nothing of what they compute.
+Knows nothing of what is computed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 WARM_UP_RUNS = 3
-"""Runs before a capture: compilation, library handles and the allocator must not fall into it."""
+"""Runs before a capture, so that compilation, library handles and allocations are not captured."""
 
 
 MAX_COMPILATIONS = 64
@@ -24,7 +24,7 @@ def bucket(count: int, sizes: Sequence[int]) -> int:
 
 
 class GraphPool:
-    """Functions of one flat tensor on the device, kept as a graph per key."""
+    """Functions of one flat tensor on the device, one captured graph per key."""
 
     def __init__(self) -> None:
         self.pool = torch.cuda.graph_pool_handle()
@@ -33,12 +33,12 @@ class GraphPool:
     def run(
         self,
         key: Hashable,
-        given: torch.Tensor,
+        values: torch.Tensor,
         harmless: torch.Tensor,
         device: torch.device,
         function: Callable[[torch.Tensor], None],
     ) -> torch.Tensor:
-        """Replay the graph of `key` on `given`, and return the tensor on the device that it read.
+        """Replay the graph of `key` on `values`, and return the tensor on the device that it read.
 
         A new key is captured first; the warm-up that this needs runs on `harmless`, of the same shape: input
         that may be computed several times.
@@ -46,7 +46,7 @@ class GraphPool:
         if key not in self.captured:
             self.captured[key] = self._capture(harmless.to(device), function)
         graph, static = self.captured[key]
-        static.copy_(given, non_blocking=True)
+        static.copy_(values, non_blocking=True)
         graph.replay()
         return static
 

@@ -1,7 +1,7 @@
-"""An engine that also tells the logits behind chosen tokens; runs and decides the same as without.
+"""A wrapper of an engine that records the logits behind chosen tokens; tokens and decisions stay the same.
 
-Knows nothing of schedulers. Logits are read off the model's output layer by a hook that copies them into one
-buffer: a copy is part of a captured graph as well, so graphs are captured anew while it is attached.
+Knows nothing of schedulers. A hook on the model's output layer copies the logits into one buffer. A captured
+graph contains the copy too, so graphs are captured again while the hook is attached.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ BUFFER_ROWS = 1024
 class LogitTap:
     """Passes padded batches on to `engine`, and keeps the logits of the tokens in `wanted`.
 
-    prompts: by request id, the very lists that will be given to `prefill`. wanted: request id -> places in
-    its answer, of its last attempt. After the run `logits[id, place]` is a float32 vector on the host, and
-    `margins[id]` has, for every token, how far the largest logit lay above the second.
+    prompts: by request id, the same list objects that `prefill` gets. wanted: request id -> places in its
+    answer, of its last attempt. After the run `logits[id, place]` is a float32 vector on the host, and
+    `margins[id]` holds, for every token, the largest logit less the second.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class LogitTap:
         self.engine, self.wanted = engine, wanted
         self.id_of = {id(prompt): i for i, prompt in enumerate(prompts)}
         self.batch: list[int] = []
-        self.told: Counter[int] = Counter()
+        self.counts: Counter[int] = Counter()
         self.logits: dict[tuple[int, int], torch.Tensor] = {}
         self.margins: dict[int, list[float]] = {}
         model: Any = getattr(engine, "model")  # noqa: B009  (the protocol has none)
@@ -46,7 +46,7 @@ class LogitTap:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """The hook is in place inside the block."""
+        """Inside the block the hook is attached."""
         graphs = getattr(self.engine, "graphs", None)
         if graphs is not None:
             setattr(self.engine, "graphs", type(graphs)())  # noqa: B010
@@ -59,22 +59,22 @@ class LogitTap:
                 setattr(self.engine, "graphs", graphs)  # noqa: B010
 
     def prefill(self, prompts: Sequence[Sequence[int]], token_limit: int) -> list[int]:
-        """As the engine's; a request that begins again forgets its earlier attempt."""
+        """Like the engine's; a request that starts again loses the records of its earlier attempt."""
         tokens = self.engine.prefill(prompts, token_limit)
         self.batch = [self.id_of.get(id(prompt), -1) for prompt in prompts]
         for i in self.batch:
-            self.told[i], self.margins[i] = 0, []
+            self.counts[i], self.margins[i] = 0, []
         self._note(self.batch)
         return tokens
 
     def decode(self) -> list[int]:
-        """As the engine's."""
+        """Like the engine's."""
         tokens = self.engine.decode()
         self._note(self.batch)
         return tokens
 
     def last_logits(self, rows: int) -> torch.Tensor:
-        """What the last pass gave for its first `rows` rows, in float32 on the host."""
+        """Logits of the last pass for its first `rows` rows, in float32 on the host."""
         return _on_host(self.buffer[:rows])
 
     def _copy(self, module: Any, inputs: Any, output: torch.Tensor) -> None:
@@ -89,34 +89,34 @@ class LogitTap:
         for row, (i, margin) in enumerate(zip(ids, (top[:, 0] - top[:, 1]).tolist(), strict=True)):
             if i < 0:
                 continue
-            place = self.told[i]
+            place = self.counts[i]
             if place in self.wanted.get(i, ()):
                 self.logits[i, place] = _on_host(rows[row])
             self.margins.setdefault(i, []).append(margin)
-            self.told[i] += 1
+            self.counts[i] += 1
 
 
 class StepwiseLogitTap(LogitTap):
-    """The same for an engine that mixes prefill and decode: its keys are request ids."""
+    """The same for an engine that mixes prefill and decode, whose keys are request ids."""
 
     def iterate(self, parts: Sequence[Part]) -> list[int]:
-        """As the engine's."""
+        """Like the engine's."""
         tokens: list[int] = getattr(self.engine, "iterate")(parts)  # noqa: B009
         self._note([part.key for part in parts if part.yields])
         return tokens
 
     def decode_all(self, keys: Sequence[int]) -> list[int]:
-        """As the engine's."""
+        """Like the engine's."""
         tokens: list[int] = getattr(self.engine, "decode_all")(keys)  # noqa: B009
         self._note(list(keys))
         return tokens
 
 
 def logit_tap(engine: Engine, prompts: Sequence[Sequence[int]], wanted: Mapping[int, set[int]]) -> LogitTap:
-    """The engine with a tap of its own kind."""
+    """The engine, wrapped in the tap for its kind."""
     return (StepwiseLogitTap if hasattr(engine, "iterate") else LogitTap)(engine, prompts, wanted)
 
 
 def _on_host(logits: torch.Tensor) -> torch.Tensor:
-    # A copy in any case: the buffer is written again by the next pass.
+    # Always a copy: the next pass overwrites the buffer.
     return logits.to("cpu", torch.float32, copy=True)

@@ -1,4 +1,4 @@
-"""The model that runs: a known shape with random weights, or a LLaMA-like model from disk or hub.
+"""Loads the model that runs: a known shape with random weights, or a LLaMA-like model from disk or hub.
 
 Knows nothing of requests, batches or time.
 """
@@ -18,20 +18,20 @@ from traces.errors import InputError
 Weights = Literal["random", "pretrained"]
 
 TINY = ModelShape("tiny", 4, 64, 128, 4, 4, 16, 512)
-"""Four layers that a laptop's processor runs in milliseconds."""
+"""Four layers, which a laptop's processor runs in milliseconds."""
 
 PUBLISHED_AT = {"vicuna-7b": "lmsys/vicuna-7b-v1.5"}
-"""Where the weights of a shape that goes by a name of ours are found."""
+"""Names on the hub of the shapes known by shorter names here."""
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 RANDOM_SPREAD = {"tiny": 0.2}
-"""Standard deviation of random weights where the usual 0.02 would make every next token alike."""
+"""Standard deviation of random weights where the usual 0.02 would make all next tokens the same."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A causal language model in memory, and what it is. `tokenizer` is None with random weights."""
+    """A causal language model in memory, with its description. `tokenizer` is None with random weights."""
 
     model: Any
     shape: ModelShape
@@ -62,7 +62,7 @@ class LoadedModel:
 
     @property
     def label(self) -> str:
-        """What ran, for every result: model, weights, type, device."""
+        """A description for results: model, weights, type, device."""
         place = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
         return (
             f"{self.shape.name} ({self.weights} weights), {str(self.dtype).removeprefix('torch.')}, {place}"
@@ -80,8 +80,8 @@ def load(
     """The model `name`: `tiny`, a shape of `sim.hardware.model_shape`, a path, or a name on the hub.
 
     Defaults: vicuna-7b in bfloat16 where there is CUDA, else tiny in float32 on the CPU; random weights for a
-    shape, pretrained ones otherwise. Random weights are made on the device, in seconds. Raises InputError for
-    what cannot be had.
+    shape, pretrained ones otherwise. Random weights are drawn on the device, in seconds. Raises InputError
+    for a model or device that is not available.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if re.fullmatch(r"cpu|cuda(:\d+)?", device) is None:
@@ -103,14 +103,14 @@ def load(
         model, tokenizer = _pretrained(PUBLISHED_AT.get(name, name), kind, place)
     else:
         model = _random(_config(known) if known is not None else _read_config(name), kind, place, name, seed)
-    # A None in one call's GenerationConfig falls back to the model's own: lengths are forced only without it.
+    # A None in a call's GenerationConfig falls back to the model's own, which would end answers early.
     model.generation_config.eos_token_id = None
     return LoadedModel(model.eval(), _shape(name, model.config, kind), weights, tokenizer)
 
 
 def _config(shape: ModelShape) -> LlamaConfig:
     if shape.qkv_bias:
-        raise InputError(f"model: {shape.name} has biases that the LLaMA architecture has not; give a path")
+        raise InputError(f"model: {shape.name} has biases, which the LLaMA architecture lacks; give a path")
     return LlamaConfig(
         vocab_size=shape.vocab,
         hidden_size=shape.hidden,
@@ -165,7 +165,7 @@ def _read_config(name: str) -> Any:
 
 
 def _shape(name: str, config: Any, dtype: torch.dtype) -> ModelShape:
-    """The numbers of the model that was really made."""
+    """The shape of the loaded model."""
     known = {**MODELS, TINY.name: TINY}.get(name)
     if known is not None:
         return replace(known, bytes_per_element=dtype.itemsize)

@@ -1,4 +1,4 @@
-"""Lays the parts of an iteration out as flat columns for one packed forward pass; computes nothing."""
+"""Arranges the parts of an iteration as flat columns for one packed forward pass; computes nothing."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .engine import Part
 
 
 class Columns(NamedTuple):
-    """What a pass over T tokens of n sequences needs, as integer tensors."""
+    """The inputs of a pass over T tokens of n sequences, as integer tensors."""
 
     ids: torch.Tensor
     """Token ids, shape (T,)."""
     positions: torch.Tensor
-    """Their places in their sequences, shape (T,)."""
+    """Their positions in their sequences, shape (T,)."""
     write_at: torch.Tensor
     """The arena rows of their keys and values, shape (T,)."""
     query_starts: torch.Tensor
@@ -27,7 +27,7 @@ class Columns(NamedTuple):
     key_counts: torch.Tensor
     """How many keys each has, shape (n,)."""
     last: torch.Tensor
-    """The tokens whose successors are wanted, shape (n,)."""
+    """The tokens whose successors are returned, shape (n,)."""
     slots: torch.Tensor
     """The slots of their sequences, shape (n,)."""
     lengths: torch.Tensor
@@ -54,7 +54,7 @@ class PackedColumns(NamedTuple):
         return self.sizes[5]
 
     def split(self, flat: torch.Tensor) -> Columns:
-        """The columns in a tensor that is laid out like `flat`."""
+        """The columns of a tensor with the layout of `flat`."""
         return Columns(*torch.split(flat, self.sizes))
 
 

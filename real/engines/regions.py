@@ -1,4 +1,4 @@
-"""Where sequences lie in a flat KV arena: contiguous regions that are laid out anew when one must grow.
+"""Places sequences in a flat KV arena: contiguous regions, rearranged when one has to grow.
 
 Pure bookkeeping: counts tokens, copies nothing.
 """
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Region(NamedTuple):
-    """`size` arena rows from `start` on; the sequence in it will never need more than `most`."""
+    """`size` arena rows from `start` on; the sequence in it never needs more than `most`."""
 
     start: int
     size: int
@@ -18,7 +18,7 @@ class Region(NamedTuple):
 
 
 class Move(NamedTuple):
-    """The sequence `key` has to be copied from one arena row to another; the two may overlap."""
+    """A copy of the sequence `key` from one arena row to another; source and target may overlap."""
 
     key: int
     source: int
@@ -38,7 +38,7 @@ class RegionMap:
         return sum(region.size for region in self.regions.values())
 
     def take(self, key: int, most: int) -> None:
-        """Give the sequence the first gap that holds `most` tokens, else the largest, though it be empty."""
+        """Give the sequence the first gap that holds `most` tokens, else the largest, even an empty one."""
         best, end = (0, 0), 0
         for region in [*sorted(self.regions.values()), Region(self.capacity, 0, 0)]:
             gap = region.start - end
@@ -50,14 +50,14 @@ class RegionMap:
         self.regions[key] = Region(*best, most)
 
     def free(self, key: int) -> None:
-        """The region is a gap from now on."""
+        """Turn the region into a gap."""
         del self.regions[key]
 
     def lay_out(self, needs: Mapping[int, int]) -> list[Move] | None:
-        """Give every sequence at least what it needs, and a fair share of what is left, in the old order.
+        """Give every sequence at least what it needs and an equal share of the rest, in the old order.
 
-        Returns the copies to make, in an order in which none overwrites what another still has to read; None,
-        and nothing changed, where the needs exceed the capacity.
+        Returns the copies to make, ordered so that none overwrites what a later one reads. Returns None and
+        changes nothing where the needs exceed the capacity.
         """
         spare = self.capacity - sum(needs.values())
         if spare < 0:

@@ -1,1 +1,1 @@
-"""Asks the model how long its answers will be, and teaches it to tell."""
+"""Asks the model how long its answers will be, and teaches it to predict that."""

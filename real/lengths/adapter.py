@@ -1,4 +1,4 @@
-"""The LoRA adapter that teaches a model to tell lengths: loaded beside the weights, awake only when asked.
+"""The LoRA adapter that teaches a model to predict lengths, switched on only while the model is asked.
 
 Knows nothing of questions or answers. Needs peft.
 """
@@ -19,14 +19,14 @@ from traces.files import atomic_write
 from ..engines.model import LoadedModel
 
 NOTE = "seqsched.json"
-"""Beside peft's files: which weights the adapter was trained on, and with which question."""
+"""A file beside peft's: the weights that the adapter was trained on, and how."""
 
 
 class Adapter:
-    """An adapter in the layers of `loaded.model`, asleep: the model computes what it did without.
+    """An adapter in the layers of `loaded.model`, switched off at first: the model computes as without it.
 
-    Raises InputError where `path` holds no adapter, or one of another shape. `warnings` say what the note
-    beside it has otherwise.
+    Raises InputError where `path` holds no adapter, or one for another shape. `warnings` say where the note
+    beside it names other weights.
     """
 
     def __init__(self, loaded: LoadedModel, path: Path | str) -> None:
@@ -50,7 +50,7 @@ class Adapter:
 
     @contextmanager
     def awake(self) -> Iterator[None]:
-        """Inside the block the adapter takes part."""
+        """Inside the block the adapter is switched on."""
         self.layers.enable_adapter_layers()
         try:
             yield
@@ -59,14 +59,14 @@ class Adapter:
 
 
 def identity(loaded: LoadedModel) -> dict[str, Any]:
-    """What tells these weights from others: their names, and a few numbers out of them."""
+    """What identifies these weights: model, kind of weights, and a few of the numbers."""
     embedding = loaded.model.get_input_embeddings().weight
     few = embedding[-1, :4].detach().to("cpu", torch.float32).tolist()
     return {"model": loaded.shape.name, "weights": loaded.weights, "few": [round(x, 6) for x in few]}
 
 
 def write_note(folder: Path, about: dict[str, Any]) -> None:
-    """Put `about` beside the adapter's files."""
+    """Write `about` beside the adapter's files."""
     with atomic_write(folder / NOTE) as file:
         file.write(json.dumps(about, indent=2, allow_nan=False) + "\n")
 
@@ -82,7 +82,7 @@ def _read_note(folder: Path) -> dict[str, Any]:
 
 
 def _differences(note: dict[str, Any], mine: dict[str, Any]) -> tuple[str, ...]:
-    """What the adapter was trained on, where that is not what it now sits on."""
+    """A warning where the adapter was trained on other weights than the loaded ones."""
     base = note.get("base")
     if not isinstance(base, dict):
         return ()

@@ -1,7 +1,7 @@
 """The model that runs as a predictor of lengths: `model[:key=value,...]` beside the simulator's predictors.
 
-It is asked in one of two ways: `po`, perception only (the number alone), and `pia`, perception in advance
-(the length first, then the answer), of which a scheduler waits for the length only (arXiv 2305.13144).
+There are two ways to ask: `po`, perception only (the number alone), and `pia`, perception in advance (the
+length first, then the answer; a scheduler waits for the length only) (arXiv 2305.13144).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .prompts import ADVANCE_QUESTION, QUESTION, Prompts, made_up_texts, prompts
 from .read_length import Fallback, ReadLengths, read_lengths
 
 MODEL = "model"
-"""The predictor of this name on the command line is the model that runs."""
+"""Name of this predictor on the command line."""
 
 Way = Literal["po", "pia"]
 QUESTIONS: dict[str, str] = {"po": QUESTION, "pia": ADVANCE_QUESTION}
@@ -42,11 +42,11 @@ class ModelPredictor:
     """Options of the predictor `model`."""
 
     way: Way = "po"
-    """Asked for the number alone (po), or for the number and then the answer (pia)."""
+    """Ask for the number alone (po), or for the number and then the answer (pia)."""
     adapter: bool = True
-    """Ask with the adapter, where one is given."""
+    """Ask with the adapter, if there is one."""
     fallback: str = "median"
-    """Where no length is stated: median of those that were, max (the most new tokens), or a number."""
+    """Where no length is stated: median (of the stated ones), max (the most new tokens), or a number."""
 
     def __post_init__(self) -> None:
         Fallback.of(self.fallback)
@@ -64,7 +64,7 @@ def model_predictor(predictor: str) -> ModelPredictor:
 
 @dataclass(frozen=True, eq=False)
 class CollectedLengths:
-    """A predictor that says what the model said of this very trace, and charges what the asking computes."""
+    """A predictor with the lengths that the model stated for this trace; asking is charged as computed."""
 
     lengths: IntArray
     question_tokens: int
@@ -73,12 +73,12 @@ class CollectedLengths:
     charge: bool = True
 
     def predict(self, trace: Trace, rng: np.random.Generator) -> IntArray:
-        """As collected."""
+        """The collected lengths."""
         return self.lengths
 
 
 class Asker:
-    """All that is needed to ask a loaded model: its tokenizer and template, its adapter where there is one.
+    """Asks a loaded model: holds its tokenizer, its chat template, and its adapter if there is one.
 
     Raises InputError where `adapter` cannot be used.
     """
@@ -94,28 +94,28 @@ class Asker:
 
     @property
     def is_nonsense(self) -> bool:
-        """Whether the weights are random and nothing was or `will_learn` to be on top of them."""
+        """Whether the weights are random, without an adapter trained or about to be (`will_learn`)."""
         return self.loaded.weights == "random" and self.adapter is None and not self.will_learn
 
     def warnings(self) -> list[str]:
-        """What a user must know of the numbers, one line each."""
-        said = list(self.adapter.warnings) if self.adapter is not None else []
+        """What a user must know about the numbers, one line each."""
+        lines = list(self.adapter.warnings) if self.adapter is not None else []
         if self.is_nonsense:
-            said.append(
-                "RANDOM WEIGHTS: the model's answers are nonsense and hold no lengths. What is measured is "
-                "the time of asking; the predictions are the fallback's."
+            lines.append(
+                "RANDOM WEIGHTS: the model's answers are nonsense and state no lengths. Only the time of "
+                "asking is measured; the predictions are the fallback's."
             )
-        return said
+        return lines
 
     def prompts_of(self, trace: Trace) -> tuple[Trace, Prompts]:
-        """The trace as it is put to the model, with made-up texts where it has none and the model reads."""
+        """The trace and the prompts as the model gets them, with made-up texts where it has none."""
         rng = np.random.default_rng(self.seed)
         if self.tokenizer is not None and not self.is_nonsense:
             trace = made_up_texts(trace, np.random.default_rng((self.seed, 1)))
         return prompts_of(trace, self.tokenizer, self.loaded.shape.vocab, rng, self.conversation)
 
     def asking(self, predictor: str | ModelPredictor) -> Asking:
-        """The way of asking that the predictor's options say."""
+        """The way of asking that the predictor's options select."""
         options = model_predictor(predictor) if isinstance(predictor, str) else predictor
         if self.tokenizer is None:
             rng = np.random.default_rng(self.seed)
@@ -126,40 +126,40 @@ class Asker:
         adapter = self.adapter if options.adapter else None
         return Asking(ids, turn, ANSWER_TOKENS, self.tokenizer, self.loaded.eos_tokens, adapter)
 
-    def informed(
+    def with_predictions(
         self,
-        made: Scenario,
+        scenario: Scenario,
         predictor: str,
         engine: Engine,
         prompts: Prompts,
         clock: Callable[[], float] = time.perf_counter,
     ) -> Scenario:
-        """The scenario with what the model says of every request as its predictions; asks it now."""
+        """The scenario with the lengths that the model states as its predictions; asks the model now."""
         options = model_predictor(predictor)
         asking = self.asking(predictor)
-        heard = asking.collect(engine, prompts, clock=clock)
-        read = read_lengths(heard.stated, made.max_new_tokens, Fallback.of(options.fallback))
+        statements = asking.collect(engine, prompts, clock=clock)
+        readings = read_lengths(statements.stated, scenario.max_new_tokens, Fallback.of(options.fallback))
         self.askings[predictor] = asking
         slowdown = asking.slowdown(engine, prompts, clock)
         self.reports[predictor] = {
-            **self.report(options, heard, read, made.trace),
+            **self.report(options, statements, readings, scenario.trace),
             "slowdown": slowdown,
         }
-        collected = CollectedLengths(read.predicted, len(asking.question), asking.answer_tokens, slowdown)
-        limits = replace(made.limits, perception_tokens=asking_tokens(collected))
-        labels = {**made.labels, "predictor": predictor}
-        return replace(made, predictor=collected, limits=limits, labels=labels)
+        collected = CollectedLengths(readings.predicted, len(asking.question), asking.answer_tokens, slowdown)
+        limits = replace(scenario.limits, perception_tokens=asking_tokens(collected))
+        labels = {**scenario.labels, "predictor": predictor}
+        return replace(scenario, predictor=collected, limits=limits, labels=labels)
 
     def question_tokens(self, predictors: Sequence[str]) -> int:
         """Tokens of the longest question that any of these predictors asks."""
         return max((len(self.asking(p).question) for p in predictors if asks_the_model(p)), default=0)
 
     def report(
-        self, options: ModelPredictor, heard: Statements, read: ReadLengths, trace: Trace
+        self, options: ModelPredictor, statements: Statements, readings: ReadLengths, trace: Trace
     ) -> dict[str, Any]:
-        """What was asked, how much of it came back readable, how far it is off, and what it cost."""
-        asking, n, truth = self.asking(options), len(heard.rows), trace.perceived_truth
-        judged, understood = error_report(read.predicted, truth), ~read.fell_back
+        """How the model was asked, how many answers were readable, their errors, and the time taken."""
+        asking, n, truth = self.asking(options), len(statements.rows), trace.perceived_truth
+        errors, understood = error_report(readings.predicted, truth), ~readings.fell_back
         any_read = bool(understood.any())
         fallback = options.fallback
         if fallback == "median" and not any_read:
@@ -169,26 +169,26 @@ class Asker:
             "adapter": None if asking.adapter is None else asking.adapter.path,
             "is_nonsense": self.loaded.weights == "random" and asking.adapter is None,
             "requests": n,
-            "fell_back": int(read.fell_back.sum()),
+            "fell_back": int(readings.fell_back.sum()),
             "fallback": fallback,
-            "fallback_tokens": read.fallback_tokens,
-            "error": judged.error,
-            "bias": judged.bias,
-            "acc_50": judged.acc_50,
-            "acc_100": judged.acc_100,
-            "error_of_those_read": error_report(read.predicted[understood], truth[understood]).error
+            "fallback_tokens": readings.fallback_tokens,
+            "error": errors.error,
+            "bias": errors.bias,
+            "acc_50": errors.acc_50,
+            "acc_100": errors.acc_100,
+            "error_of_those_read": error_report(readings.predicted[understood], truth[understood]).error
             if any_read
             else None,
             "question_tokens": len(asking.question),
             "answer_tokens": asking.answer_tokens,
-            "batches": heard.num_batches,
-            "seconds": heard.seconds,
-            "seconds_per_request": heard.seconds / n,
+            "batches": statements.num_batches,
+            "seconds": statements.seconds,
+            "seconds_per_request": statements.seconds / n,
         }
 
 
 def tokenizer_of(loaded: LoadedModel) -> Any:
-    """The model's own tokenizer, bytes for the tiny model, None where neither is there."""
+    """The model's own tokenizer, bytes for the tiny model, otherwise None."""
     if loaded.tokenizer is None and loaded.shape.name == TINY.name:
         return ByteTokenizer()
     return loaded.tokenizer

@@ -1,4 +1,4 @@
-"""Asks a model how long its answers will be, and reads what it says; knows nothing of schedulers."""
+"""Asks a model how long its answers will be, and reads the answers; knows nothing of schedulers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ASK_AT_ONCE = 128
 
 
 class Statements(NamedTuple):
-    """What came back: by request an answer's tokens and the length it states or None, and the time taken."""
+    """Answers to the question: by request, the tokens and the stated length (or None); the time taken."""
 
     rows: list[list[int]]
     stated: list[int | None]
@@ -33,7 +33,7 @@ class Statements(NamedTuple):
 
 @dataclass(frozen=True)
 class Asking:
-    """One way of asking: `question` goes into every prompt, `turn_tokens` before its end."""
+    """One way of asking: `question` is inserted into every prompt, `turn_tokens` before its end."""
 
     question: Sequence[int]
     turn_tokens: int
@@ -44,7 +44,7 @@ class Asking:
 
     @contextmanager
     def awake(self, engine: Engine) -> Iterator[None]:
-        """Inside the block the adapter takes part, on an engine whose graphs would run without it."""
+        """Inside the block the adapter is on, and the engine's graphs, captured without it, are not used."""
         if self.adapter is None:
             yield
             return
@@ -52,12 +52,12 @@ class Asking:
         with self.adapter.awake(), without_graphs():
             yield
 
-    def asked(self, prompt: Sequence[int]) -> list[int]:
+    def with_question(self, prompt: Sequence[int]) -> list[int]:
         """The prompt with the question."""
         return with_question(prompt, self.question, self.turn_tokens)
 
     def text(self, row: Sequence[int]) -> str:
-        """What these tokens say, up to an end token; empty where nothing can read them."""
+        """The text of these tokens, up to an end token; empty without a tokenizer."""
         if self.tokenizer is None:
             return ""
         end = next((k for k, token in enumerate(row) if token in self.eos_tokens), len(row))
@@ -75,9 +75,9 @@ class Asking:
         batch_size: int = ASK_AT_ONCE,
         clock: Callable[[], float] = time.perf_counter,
     ) -> Statements:
-        """Ask about all prompts, in order, in batches as large as memory allows.
+        """Ask for the lengths of all prompts, in order, in batches as large as memory allows.
 
-        A prompt too long for the whole KV cache is not asked about.
+        Prompts too long for the whole KV cache are left out.
         """
         rows: list[list[int]] = [[] for _ in prompts]
         seconds, batches = 0.0, list(self.batches(engine, prompts, batch_size))
@@ -87,7 +87,7 @@ class Asking:
                 batch = batches.pop(0)
                 begin = clock()
                 try:
-                    answers = self.answers(engine, [self.asked(prompts[i]) for i in batch])
+                    answers = self.answers(engine, [self.with_question(prompts[i]) for i in batch])
                 except torch.OutOfMemoryError:
                     engine.release()
                     if len(batch) == 1:
@@ -103,14 +103,14 @@ class Asking:
     def slowdown(
         self, engine: Engine, prompts: Prompts, clock: Callable[[], float] = time.perf_counter
     ) -> float:
-        """How much longer the passes take with the adapter awake than asleep; 1 without one.
+        """Time of the passes with the adapter on over the time with it off; 1 without an adapter.
 
-        The median over several turns of one batch, the two in alternation.
+        The median over several turns of one batch, on and off in alternation.
         """
         batch = next(self.batches(engine, prompts, ASK_AT_ONCE), None)
         if self.adapter is None or batch is None:
             return 1.0
-        asked = [self.asked(prompts[i]) for i in batch]
+        questions = [self.with_question(prompts[i]) for i in batch]
         asleep = replace(self, adapter=None)
         ratios = []
         with torch.no_grad():
@@ -119,19 +119,19 @@ class Asking:
                 for way in (self, asleep):
                     with way.awake(engine):
                         begin = clock()
-                        self.answers(engine, asked)
+                        self.answers(engine, questions)
                         times.append(clock() - begin)
                 ratios.append(times[0] / times[1])
         return median(ratios)
 
     def batches(
-        self, engine: Engine, prompts: Prompts, batch_size: int, more: Sequence[int] | None = None
+        self, engine: Engine, prompts: Prompts, batch_size: int, limits: Sequence[int] | None = None
     ) -> Iterator[list[int]]:
-        """Consecutive requests that fit the KV cache together; `more`: tokens each may generate."""
+        """Consecutive requests that fit in the KV cache together; `limits`: tokens each may generate."""
         batch: list[int] = []
         longest = most = 0
         for i, prompt in enumerate(prompts):
-            length, limit = len(prompt) + len(self.question), more[i] if more else self.answer_tokens
+            length, limit = len(prompt) + len(self.question), limits[i] if limits else self.answer_tokens
             if length + limit > engine.capacity_tokens:
                 continue
             size = (len(batch) + 1) * (max(longest, length) + max(most, limit))
@@ -143,9 +143,9 @@ class Asking:
         if batch:
             yield batch
 
-    def answers(self, engine: Engine, asked: Sequence[Sequence[int]]) -> list[list[int]]:
-        """The answers of one batch, computed as the executor computes them and the simulator charges them."""
-        steps = [engine.prefill(asked, self.answer_tokens)]
+    def answers(self, engine: Engine, questions: Sequence[Sequence[int]]) -> list[list[int]]:
+        """The answers of one batch, computed as the executor does, and as the simulator charges it."""
+        steps = [engine.prefill(questions, self.answer_tokens)]
         steps += [engine.decode() for _ in range(self.answer_tokens)]
         engine.release()
         return [list(row) for row in zip(*steps[: self.answer_tokens], strict=True)]

@@ -1,6 +1,6 @@
-"""A tokenizer of bytes, for models that have none of their own: the tiny one.
+"""A tokenizer of bytes, for the tiny model, which has none of its own.
 
-Any text becomes its UTF-8 bytes and comes back. Knows nothing of models.
+Text is encoded as its UTF-8 bytes, without loss. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ FIRST_BYTE = 3
 VOCAB_SIZE = FIRST_BYTE + 256
 
 UNREADABLE = "�"
-"""What stands for bytes that are no UTF-8, and for tokens that are no bytes."""
+"""Stands for bytes that are not UTF-8, and for tokens that are not bytes."""
 
 
 class ByteTokenizer:
-    """As much of the call surface of a Hugging Face tokenizer as the project uses."""
+    """The part of a Hugging Face tokenizer's interface that the project uses."""
 
     pad_token_id, bos_token_id, eos_token_id = PAD, BEGIN, END
     vocab_size = VOCAB_SIZE
@@ -27,10 +27,10 @@ class ByteTokenizer:
     chat_template = None
 
     def __call__(self, text: str | Sequence[str], add_special_tokens: bool = True) -> dict[str, Any]:
-        """`input_ids` of a text, or a list of them for several; a begin token first unless told otherwise."""
+        """`input_ids` of a text, or a list of them for several texts; by default with a begin token."""
         if not isinstance(text, str):
             return {"input_ids": [self(one, add_special_tokens)["input_ids"] for one in text]}
-        # A lone surrogate has no UTF-8; nobody must lose a run over one.
+        # A lone surrogate has no UTF-8; it must not end a run.
         ids = [FIRST_BYTE + byte for byte in text.encode("utf-8", errors="replace")]
         return {"input_ids": [BEGIN, *ids] if add_special_tokens else ids}
 

@@ -1,4 +1,4 @@
-"""How an instruction is put to a model that was tuned on conversations; knows nothing of tokens."""
+"""Chat templates: how an instruction is put to a model tuned on conversations; knows nothing of tokens."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _PLACE = "INSTRUCTION"
 
 @dataclass(frozen=True)
 class Conversation:
-    """Text around an instruction: what comes before it, and the turn given to the assistant after it."""
+    """The text before an instruction, and the text after it that gives the turn to the assistant."""
 
     before: str = ""
     after: str = ""
     has_begin_token: bool = False
-    """Whether `before` already spells the token that begins a text."""
+    """Whether `before` already contains the begin token."""
 
 
 PLAIN = Conversation()
@@ -29,12 +29,12 @@ VICUNA = Conversation(
 
 
 def conversation_of(tokenizer: Any, model_name: str) -> Conversation:
-    """The template that the tokenizer brings, else Vicuna's for a Vicuna, else none."""
+    """The tokenizer's own template, else Vicuna's for a Vicuna, else none."""
     if getattr(tokenizer, "chat_template", None):
         turns = [{"role": "user", "content": _PLACE}]
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        before, found, after = text.partition(_PLACE)
-        if found:
+        before, has_place, after = text.partition(_PLACE)
+        if has_place:
             begin = getattr(tokenizer, "bos_token", None)
             return Conversation(before, after, bool(begin) and before.startswith(begin))
     return VICUNA if tokenizer is not None and "vicuna" in model_name.lower() else PLAIN

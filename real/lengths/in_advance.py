@@ -1,6 +1,6 @@
 """Perception in advance: the model states a length in its first line, then answers, in one generation.
 
-Knows nothing of schedulers: they ask for the length alone, and run the answer later.
+Knows nothing of schedulers, which ask for the length alone and run the answer later.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from .prompts import Prompts
 from .read_length import read_length
 
 BATCH = 16
-"""Rows of a batch: these are whole answers (the paper's setting)."""
+"""Rows of a batch, each with a whole answer (the paper's setting)."""
 
 LINE_CHARACTERS = 100
-"""A first line that is longer is no statement; what stands at its beginning may be one."""
+"""Only so much of the first line is read: a longer line is an answer that may begin with a length."""
 
 
 class AdvanceAnswers(NamedTuple):
-    """What was heard, how long the answer behind each statement was, and what the statements cost.
+    """The statements, the length of the answer after each, and the time that the statements added.
 
-    `answered`: tokens generated after the first line, None where nothing came after one. `added_seconds`: the
-    longer prefill, and the decode steps granted to the statements.
+    `answer_lengths`: tokens generated after the first line, None where nothing followed it. `added_seconds`:
+    time of the longer prefill and of the decode steps for the statements.
     """
 
-    heard: Statements
-    answered: list[int | None]
+    statements: Statements
+    answer_lengths: list[int | None]
     added_seconds: float
 
 
@@ -46,11 +46,10 @@ def generate(
     batch_size: int = BATCH,
     clock: Callable[[], float] = time.perf_counter,
 ) -> AdvanceAnswers:
-    """State and answer, for all prompts in order.
+    """Have the model state a length and answer, for all prompts in order.
 
-    Every row gets the steps granted to a statement and, beyond, `answer_tokens` of its own: all of them, or
-    until its end token where it `may_end`. Raises torch.OutOfMemoryError where a batch does not fit the
-    device.
+    Every row gets the steps for a statement and then its `answer_tokens`: all of them, or with `may_end`
+    until its end token. Raises torch.OutOfMemoryError where a batch does not fit on the device.
     """
     limits = [asking.answer_tokens + most for most in answer_tokens]
     rows: list[list[int]] = [[] for _ in prompts]
@@ -64,7 +63,7 @@ def generate(
             plain = clock() - plain
             engine.release()
             begin = clock()
-            steps = [engine.prefill([asking.asked(prompts[i]) for i in batch], limit)]
+            steps = [engine.prefill([asking.with_question(prompts[i]) for i in batch], limit)]
             added += clock() - begin - plain
             ended = [False] * len(batch)
             while True:
@@ -80,15 +79,15 @@ def generate(
             seconds += clock() - begin
             engine.release()
             num_batches += 1
-            for i, said in zip(batch, zip(*steps, strict=True), strict=True):
-                rows[i] = list(said[: limits[i]])
+            for i, tokens in zip(batch, zip(*steps, strict=True), strict=True):
+                rows[i] = list(tokens[: limits[i]])
     parts = [split(asking, row) for row in rows]
-    heard = Statements(rows, [stated for stated, _ in parts], seconds, num_batches)
-    return AdvanceAnswers(heard, [answered for _, answered in parts], added)
+    statements = Statements(rows, [stated for stated, _ in parts], seconds, num_batches)
+    return AdvanceAnswers(statements, [answer_lengths for _, answer_lengths in parts], added)
 
 
 def split(asking: Asking, row: Sequence[int]) -> tuple[int | None, int | None]:
-    """The length that the first line states, and the tokens that came after that line; None for neither."""
+    """The length stated in the first line, and the number of tokens after that line; None if missing."""
     end = next((k for k, token in enumerate(row) if token in asking.eos_tokens), len(row))
     line, newline, _ = asking.text(row).lstrip().partition("\n")
     is_cut = not newline and end == len(row)

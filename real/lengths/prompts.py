@@ -1,4 +1,4 @@
-"""Token ids for the prompts of a trace: its texts where there are any and a tokenizer, else random."""
+"""Token ids for the prompts of a trace: its texts, given these and a tokenizer; otherwise random ids."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ ADVANCE_QUESTION = (
     "the estimated number of tokens in your response in the first line. Then change to a new line to respond "
     "to the instruction."
 )
-"""What the paper appends to have a length stated first, then the answer, in one generation."""
+"""The paper's addition to a prompt that asks for a length first and then the answer."""
 
 QUESTION = (
     "\nDon't output the response for the above instruction. Instead, you need to predict the number of "
     "tokens in your response. Output one number only."
 )
-"""What the paper appends to ask for a length."""
+"""The paper's addition to a prompt that asks for a length only."""
 
 Prompts = Sequence[Sequence[int]]
 
@@ -39,10 +39,10 @@ def random_prompts(prompt_tokens: Sequence[int], vocab: int, rng: np.random.Gene
 def prompts_of(
     trace: Trace, tokenizer: Any, vocab: int, rng: np.random.Generator, conversation: Conversation = PLAIN
 ) -> tuple[Trace, Prompts]:
-    """The prompts as token ids, put as `conversation` says, and the trace with the lengths that they have.
+    """The trace with the lengths of its prompts, and the prompts as token ids, in the chat template.
 
-    Texts are tokenised where both a text column and a tokenizer are there; else ids are drawn, and the trace
-    stays as it is.
+    Texts are tokenised given both a text column and a tokenizer; otherwise ids are drawn at random, and the
+    trace is unchanged.
     """
     if tokenizer is None or trace.prompt is None:
         return trace, random_prompts(trace.prompt_tokens.tolist(), vocab, rng)
@@ -58,19 +58,19 @@ def prompts_of(
 
 
 def turn_of(tokenizer: Any, conversation: Conversation) -> list[int]:
-    """The ids that give the turn to the assistant, the last of every prompt."""
+    """The ids at the end of every prompt that give the turn to the assistant."""
     ids: list[int] = tokenizer(conversation.after, add_special_tokens=False)["input_ids"]
     return ids
 
 
 def with_question(prompt: Sequence[int], question: Sequence[int], turn_tokens: int = 0) -> list[int]:
-    """The prompt with the question behind its instruction, before the turn is given to the assistant."""
+    """The prompt with the question after its instruction, before the assistant's turn."""
     end = len(prompt) - turn_tokens
     return [*prompt[:end], *question, *prompt[end:]]
 
 
 def question(tokenizer: Any, num_tokens: int, vocab: int, rng: np.random.Generator) -> list[int]:
-    """The question for a length, always `num_tokens` ids, so that it costs what the simulator charges."""
+    """The question for a length as exactly `num_tokens` ids, so that it costs what the simulator charges."""
     ids = [] if tokenizer is None else tokenizer(QUESTION, add_special_tokens=False)["input_ids"]
     filler = rng.integers(FIRST_ORDINARY_TOKEN, vocab, num_tokens).tolist()
     return [*ids[:num_tokens], *filler[len(ids) :]]
@@ -92,10 +92,10 @@ SUBJECTS = (
 
 
 def made_up_texts(trace: Trace, rng: np.random.Generator) -> Trace:
-    """The trace with instructions whose wording tells the size of the answer, where it has no texts.
+    """The trace with made-up instructions, where it has no texts; their wording gives the answer's size away.
 
-    For models to be asked for lengths, and to learn them, where a trace holds numbers alone: an exercise, not
-    anybody's traffic.
+    With them a model can be asked for lengths, and trained, on a trace of numbers alone: an exercise, not
+    real traffic.
     """
     if trace.prompt is not None:
         return trace
@@ -104,5 +104,5 @@ def made_up_texts(trace: Trace, rng: np.random.Generator) -> Trace:
         f"Tell a {next((size for bound, size in SIZES if length <= bound), 'endless')} tale of {SUBJECTS[k]}."
         for length, k in zip(trace.perceived_truth.tolist(), subjects.tolist(), strict=True)
     ]
-    note = "prompt: made up; its wording tells the size of the answer"
+    note = "prompt: made up; its wording gives the size of the answer away"
     return replace(trace, prompt=np.array(texts, dtype=object), notes=(*trace.notes, note))

@@ -1,9 +1,9 @@
-"""Reads a length out of what a model answered when it was asked for one; knows nothing of models.
+"""Reads the length that a model states in its answer; knows nothing of models.
 
 Numbers as people write them: `150`, `about 120 tokens`, `1,200`, `1.2k`, `100-150` (its middle, as the
-paper's code takes it), `one hundred and twenty`. What is no count of tokens is left alone: negative numbers,
-numbers of other things (`3 sentences`), numbers inside words (`GPT4`), marks of a list (`1. First`), and
-answers of unreadable characters. Of several numbers the one that says `tokens` counts, else the first.
+paper's code takes it), `one hundred and twenty`. Ignored are negative numbers, counts of other things
+(`3 sentences`), numbers inside words (`GPT4`), list marks (`1. First`), and answers with unreadable
+characters. Of several numbers the one followed by `tokens` counts, else the first.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from traces.trace import IntArray
 
 MOST_TOKENS = 100_000
-"""A length above is no answer, but nonsense."""
+"""A larger number is not taken for a length."""
 
 _NUMBER = r"(?>\d{1,3}(?:[,'_ \u2019]\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:\s?[kK]\b)?"
 _LENGTH = re.compile(
@@ -51,13 +51,13 @@ _IN_WORDS = re.compile(
     re.IGNORECASE,
 )
 _ALONE_FROM = 20
-"""A smaller number in words counts only where `tokens` follows: `one` is seldom a length."""
+"""A smaller number in words counts only if `tokens` follows: `one` is seldom a length."""
 
 
 def read_length(text: str, is_cut: bool = False) -> int | None:
     """The length that an answer states, in tokens from 1 to `MOST_TOKENS`; None where it states none.
 
-    `is_cut`: the answer ended because its tokens were used up, so a number at its very end may lack digits.
+    `is_cut`: the answer was cut off, so a number at its very end may lack digits.
     """
     text = unicodedata.normalize("NFKC", text)
     if any(unicodedata.category(char) in ("Cc", "Cn", "Co", "Cs") and char not in "\n\r\t" for char in text):
@@ -66,10 +66,10 @@ def read_length(text: str, is_cut: bool = False) -> int | None:
         return None
     text = re.sub("[\u2010-\u2015\u2212]", "-", text)
     text = _in_digits(_LIST_MARK.sub("", text))
-    found = [match for match in _LENGTH.finditer(text) if not (is_cut and match["cut"] is not None)]
-    found = [m for m in found if m["minus"] is None and not _OTHER_THINGS.match(m["after"] or "")]
-    found.sort(key=lambda match: _TOKENS.match(match["after"] or "") is None)
-    for match in found:
+    matches = [match for match in _LENGTH.finditer(text) if not (is_cut and match["cut"] is not None)]
+    matches = [m for m in matches if m["minus"] is None and not _OTHER_THINGS.match(m["after"] or "")]
+    matches.sort(key=lambda match: _TOKENS.match(match["after"] or "") is None)
+    for match in matches:
         low = _value(match["low"])
         length = low if match["high"] is None else (low + _value(match["high"])) / 2
         if 1 <= length <= MOST_TOKENS:
@@ -104,11 +104,11 @@ def _in_digits(text: str) -> str:
 
 @dataclass(frozen=True)
 class Fallback:
-    """What counts as predicted where an answer states no length."""
+    """The prediction where an answer states no length."""
 
     rule: Literal["median", "max"] | int = "median"
-    """The median of the lengths that were read, the most tokens that an answer may have (also where not one
-    was read), or a number of tokens.
+    """The median of the lengths that were read, the most tokens that an answer may have (also if none was
+    read), or a number of tokens.
     """
 
     def __post_init__(self) -> None:
@@ -125,14 +125,14 @@ class Fallback:
         return cls(int(text))
 
     def tokens(self, lengths: list[int], max_new_tokens: int) -> int:
-        """The stand-in, given all the lengths that were read."""
+        """The fallback, given all the lengths that were read."""
         if isinstance(self.rule, int):
             return min(self.rule, max_new_tokens)
         return median_high(lengths) if self.rule == "median" and lengths else max_new_tokens
 
 
 class ReadLengths(NamedTuple):
-    """What was made of the answers: predicted lengths, shape (n,), and which of them stand for no answer."""
+    """Predicted lengths, shape (n,), and which of them are the fallback."""
 
     predicted: IntArray
     fell_back: npt.NDArray[np.bool_]
@@ -140,7 +140,7 @@ class ReadLengths(NamedTuple):
 
 
 def read_lengths(stated: list[int | None], max_new_tokens: int, fallback: Fallback) -> ReadLengths:
-    """Lengths for everyone: as stated but at most `max_new_tokens`, else by the fallback."""
+    """A length per answer: as stated, at most `max_new_tokens`; else the fallback."""
     lengths = [min(length, max_new_tokens) for length in stated if length is not None]
     instead = fallback.tokens(lengths, max_new_tokens)
     predicted = [instead if length is None else min(length, max_new_tokens) for length in stated]

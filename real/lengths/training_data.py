@@ -1,4 +1,4 @@
-"""What a model learns lengths from: texts, and how long their answers are; trains nothing."""
+"""Training data for lengths: texts and the lengths of their answers; trains nothing."""
 
 from __future__ import annotations
 
@@ -23,42 +23,42 @@ ROUND_UP_TO = 50
 
 
 def label(length: int) -> int:
-    """The number that is learnt for a length."""
+    """The number that the model learns for a length."""
     return -(-length // ROUND_UP_TO) * ROUND_UP_TO
 
 
 def read_answers(path: str | Path, tokenizer: Any, max_new_tokens: int | None = None) -> Trace:
     """A trace from a table of texts with the columns `instruction` and `output`, counted by the tokenizer.
 
-    An answer ends with an end token, which counts. Rows without an answer are left out. Raises InputError
-    naming the file and the column.
+    The end token of an answer counts. Rows without an answer are left out. Raises InputError naming the file
+    and the column.
     """
     columns = ("instruction", "output")
     table = open_table(path, lambda name: name in columns)
     for column in columns:
         if column not in table.columns:
             raise InputError(f"{path}: column {column} is missing; instruction and output are needed")
-    asked, answers = (checks.texts(table, column).tolist() for column in columns)
+    instructions, answers = (checks.texts(table, column).tolist() for column in columns)
     keep = np.array([bool(answer.strip()) for answer in answers])
     if not keep.any():
         raise InputError(f"{path}, output: 0 rows have an answer, at least 1 is needed")
     counts = [
         [len(tokenizer(text, add_special_tokens=special)["input_ids"]) for text in texts]
-        for texts, special in ((asked, True), (answers, False))
+        for texts, special in ((instructions, True), (answers, False))
     ]
     prompt, output = (np.array(column, dtype=np.int64) for column in counts)
     note = (
         f"lengths counted with the tokenizer; {len(keep) - int(keep.sum())} rows without an answer left out"
     )
-    made = Trace(
+    trace = Trace(
         name=Path(path).stem,
         request_id=np.arange(len(keep)),
         prompt_tokens=prompt,
         output_tokens=output + 1,
-        prompt=np.array(asked, dtype=object),
+        prompt=np.array(instructions, dtype=object),
         notes=(note,),
     ).select(np.flatnonzero(keep))
-    return made if max_new_tokens is None else made.with_output_cap(max_new_tokens)
+    return trace if max_new_tokens is None else trace.with_output_cap(max_new_tokens)
 
 
 def sampled_lengths(
@@ -70,9 +70,9 @@ def sampled_lengths(
     batch_size: int = 16,
     seed: int = 0,
 ) -> IntArray:
-    """How long the model's own answers are, one column per temperature, shape (n, k); 0 is greedy.
+    """Lengths of the model's own answers, one column per temperature, shape (n, k); 0 is greedy.
 
-    The end token counts; what has none by `max_new_tokens` counts as that.
+    The end token counts; an answer without one is `max_new_tokens` long.
     """
     from transformers import GenerationConfig
 
@@ -104,7 +104,7 @@ def sampled_lengths(
 
 
 def with_samples(trace: Trace, lengths: IntArray, temperatures: Sequence[float]) -> Trace:
-    """The trace with sampled lengths in place of its own; a predictor is judged by the largest."""
+    """The trace with sampled lengths in place of its own; predictions are compared with the largest."""
     names = tuple(f"t{temperature:g}" for temperature in temperatures)
     note = "samples: lengths of the model's own answers at these temperatures"
     return replace(

@@ -1,4 +1,4 @@
-"""Teaches a model to tell how long its answers will be: LoRA on prompt and question -> number.
+"""Trains a LoRA adapter to predict the length of answers: prompt and question -> number.
 
 The paper's instruction tuning (arXiv 2305.13144) with today's peft and Trainer. Knows nothing of traces.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 IGNORED = -100
-"""Label of a token whose prediction costs nothing: the prompt's."""
+"""Label of a token that the loss leaves out, such as the prompt's."""
 
 LINEAR_LAYERS = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
 
@@ -40,9 +40,9 @@ class TuneOptions:
     dropout: float = 0.05
     """Dropout before them."""
     targets: str = "q_proj,v_proj"
-    """Names of the linear layers that get them, with commas between."""
+    """Names of the linear layers that get them, separated by commas."""
     learning_rate: float = 2e-5
-    """At its peak: 3 % of the steps lead up to it, a cosine down from it."""
+    """At its peak, after a warm-up of 3 % of the steps and before a cosine decay."""
     epochs: float = 3.0
     """Passes over the training prompts."""
     batch_size: int = 32
@@ -66,7 +66,7 @@ class TuneOptions:
 
 
 FOR_TINY = TuneOptions(16, 32, 0.0, LINEAR_LAYERS, 1e-2, 3.0, 16, 16)
-"""Random weights have nothing to build on: the adapter must be larger and learn faster."""
+"""On random weights the adapter must be larger and learn faster."""
 
 
 class TrainingResult(NamedTuple):
@@ -78,10 +78,10 @@ class TrainingResult(NamedTuple):
 
 
 def example(asking: Asking, prompt: Sequence[int], number: int, end: int) -> dict[str, list[int]]:
-    """One prompt with the question, and the number that is learnt as the answer to it, ended."""
-    asked = asking.asked(prompt)
+    """A training example: the prompt with the question, and the number as its answer, with an end token."""
+    question = asking.with_question(prompt)
     answer = [*asking.tokenizer(str(number), add_special_tokens=False)["input_ids"], end]
-    return {"input_ids": [*asked, *answer], "labels": [IGNORED] * len(asked) + answer}
+    return {"input_ids": [*question, *answer], "labels": [IGNORED] * len(question) + answer}
 
 
 def train(
@@ -94,9 +94,9 @@ def train(
     about: dict[str, Any] | None = None,
     say: Callable[[str], None] = print,
 ) -> TrainingResult:
-    """Train an adapter and save it to the folder `out`; the model is afterwards what it was.
+    """Train an adapter and save it to the folder `out`; the model itself is unchanged afterwards.
 
-    Raises InputError where the layers that `options` names are not there, or nothing can be written.
+    Raises InputError where the model lacks a layer that `options` names, or nothing can be written.
     """
     from transformers import PrinterCallback, Trainer
 
@@ -126,7 +126,7 @@ def train(
 
 
 def _with_new_adapter(loaded: LoadedModel, options: TuneOptions) -> Any:
-    """The model with an untrained adapter in its layers; InputError where these layers are not there."""
+    """The model with an untrained adapter; InputError where it lacks a layer that `options` names."""
     from peft import LoraConfig, get_peft_model
 
     lora = LoraConfig(
@@ -146,7 +146,7 @@ def _with_new_adapter(loaded: LoadedModel, options: TuneOptions) -> Any:
 def _arguments(
     options: TuneOptions, folder: str, num_examples: int, device: torch.device, seed: int
 ) -> TrainingArguments:
-    """The options in the words of transformers; nothing is saved on the way, nor reported anywhere."""
+    """The options as arguments of transformers; nothing is saved or reported during training."""
     from transformers import TrainingArguments
 
     steps = math.ceil(num_examples / options.batch_size) * options.epochs
@@ -170,7 +170,7 @@ def _arguments(
 
 
 def padded(examples: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-    """A batch of tensors, filled up on the right."""
+    """A batch of tensors, padded on the right."""
     longest = max(len(one["input_ids"]) for one in examples)
 
     def column(key: str, fill: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A validation from its settings to its cases: load, calibrate where needed, run, simulate."""
+"""A validation from its settings to its results: load, calibrate where needed, run, simulate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import torch
 from sim.hardware import profile as profiles
 from sim.perception.predictors import ANSWER_TOKENS, QUESTION_TOKENS, make_predictor
 from sim.scenario.policies import make_scheduler
-from sim.scenario.scenario import Scenario, scenario
+from sim.scenario.scenario import Scenario
+from sim.scenario.scenario import scenario as make_scenario
 from sim.work import Limits
 from traces.errors import InputError
 
@@ -29,7 +30,7 @@ from .report import PolicyCheck
 from .validation import STAND_IN, Validation, put
 
 PASSES = 6
-"""How often every kind of iteration is measured again between the runs, where calibration is on the spot."""
+"""How often every kind of iteration is measured again between the runs where no profile is given."""
 
 
 def experiment(
@@ -41,14 +42,14 @@ def experiment(
     adapter: Path | None = None,
     say: Callable[[str], None],
 ) -> tuple[list[PolicyCheck], dict[str, Any]]:
-    """Load, calibrate where needed, run, simulate; the cases, and what ran."""
+    """Load, calibrate where needed, run, simulate; returns the checks and a description of the experiment."""
     source, settings, seed = replay.source(), replay.settings(), replay.seed
-    given = profiles.load(replay.profile) if replay.profile is not None else None
-    if given is not None and given.engine != replay.engine:
-        raise InputError(f"profile {replay.profile}: its engine is {given.engine}, not {replay.engine}")
+    profile = profiles.load(replay.profile) if replay.profile is not None else None
+    if profile is not None and profile.engine != replay.engine:
+        raise InputError(f"profile {replay.profile}: its engine is {profile.engine}, not {replay.engine}")
     # Bad settings are refused before the model is loaded; any profile serves for that.
     first = pairs[0][1]
-    checked = scenario(source, predictor=STAND_IN if asks_the_model(first) else first, **settings)
+    checked = make_scenario(source, predictor=STAND_IN if asks_the_model(first) else first, **settings)
     for policy, predictor in pairs:
         _check(policy, predictor, checked.limits)
     replay.check(adapter)
@@ -57,25 +58,25 @@ def experiment(
     checked = replace(checked, trace=put(checked.trace, loaded, asker, seed)[0])
     on_gpu = loaded.device.type == "cuda"
     at_once = not np.any(checked.trace.arrival_s)
-    # A machine that is calibrated on the spot and waits for nothing can be measured against its own pace.
+    # Without waits, and with a calibration on the same clock, a processor can be timed at an even pace.
     is_paced = clock == "paced" or (
-        clock is None and not on_gpu and at_once and given is None and torch.get_num_threads() == 1
+        clock is None and not on_gpu and at_once and profile is None and torch.get_num_threads() == 1
     )
     ticks = PacedClock() if is_paced else time.perf_counter
-    made = replay.start(loaded, given)
+    engine = replay.start(loaded, profile)
     calibration = None
-    if given is None:
-        asked = asker.question_tokens([predictor for _, predictor in pairs]) if asker is not None else 0
-        cells = _grid(checked, made, max(asked, QUESTION_TOKENS)).cells(made.capacity_tokens)
-        calibration = Calibration(made, loaded, cells, seed=seed, clock=ticks)
+    if profile is None:
+        longest = asker.question_tokens([predictor for _, predictor in pairs]) if asker is not None else 0
+        cells = _bounds(checked, engine, max(longest, QUESTION_TOKENS)).cells(engine.capacity_tokens)
+        calibration = Calibration(engine, loaded, cells, seed=seed, clock=ticks)
     validation = Validation(
-        loaded, made, source, settings, given, calibration, replay.lengths, say, ticks, asker
+        loaded, engine, source, settings, profile, calibration, replay.lengths, say, ticks, asker
     )
     validation.prepare(pairs)
     validation.measure(pairs, repeat, warm_ups=int(on_gpu), passes=0 if on_gpu else PASSES)
     cases = validation.cases(pairs)
     assert validation.profile is not None
-    profile = validation.profile.provenance
+    provenance = validation.profile.provenance
     about = {
         "ran": f"{replay.engine} on {loaded.label}",
         "trace": checked.trace.name,
@@ -85,9 +86,9 @@ def experiment(
         "lengths": replay.lengths,
         "repeats": repeat,
         "seed": seed,
-        "kv_tokens": made.capacity_tokens,
-        "profile": f"{validation.profile.name} ({profile.kind}, {profile.date})",
-        "fit_residuals": profile.residuals,
+        "kv_tokens": engine.capacity_tokens,
+        "profile": f"{validation.profile.name} ({provenance.kind}, {provenance.date})",
+        "fit_residuals": provenance.residuals,
         "versions": versions(),
     }
     return cases, about | ({} if asker is None else {"perception": asker.reports})
@@ -100,9 +101,9 @@ def _asker(
     seed: int,
     say: Callable[[str], None],
 ) -> Asker | None:
-    """What asks the model, its warnings reported; None where no predictor does.
+    """The asker, its warnings reported; None where no predictor asks the model.
 
-    Raises InputError for an adapter that nothing would ask with.
+    Raises InputError for an adapter that no predictor would use.
     """
     if not any(asks_the_model(predictor) for _, predictor in pairs):
         if adapter is not None:
@@ -115,7 +116,7 @@ def _asker(
 
 
 def _clock_label(ticks: Any) -> str:
-    """Which clock the times come from, and how uneven the processor was by it."""
+    """The clock that the times come from, and how uneven the processor was."""
     spread = getattr(ticks, "spread", None)
     if spread is None:
         return "wall"
@@ -123,8 +124,8 @@ def _clock_label(ticks: Any) -> str:
     return f"processor time at an even pace (meanwhile a fixed beat took {low:.2f} to {high:.2f} ms)"
 
 
-def _grid(checked: Scenario, engine: Engine, question_tokens: int) -> CellBounds:
-    """As far as the trace can take the engine: padded batches of at most 256 rows."""
+def _bounds(checked: Scenario, engine: Engine, question_tokens: int) -> CellBounds:
+    """Bounds that cover what the trace can ask of the engine: padded batches of at most 256 rows."""
     prompt = int(checked.trace.prompt_tokens.max())
     rows = min(256, len(checked.trace))
     return CellBounds(

@@ -1,4 +1,4 @@
-"""Pictures of a validation: errors per figure, requests one by one, batches on one axis. Takes cases."""
+"""Figures of a validation: errors per metric, single requests, batches over time. Takes checks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PANELS_PER_ROW = 3
 
 
 def errors(cases: Sequence[PolicyCheck], key: str, ax: Axes) -> None:
-    """The error of one figure, a bar per case; whiskers are the largest distance of a run from the median."""
+    """The error of one metric, a bar per check; whiskers: the largest distance of a run from the median."""
     judged = [case.figures[key] for case in cases]
     place = np.arange(len(cases))
     error = np.array([np.nan if j.error is None else 100 * j.error for j in judged])
@@ -36,7 +36,7 @@ def errors(cases: Sequence[PolicyCheck], key: str, ax: Axes) -> None:
 
 
 def error_figure(cases: Sequence[PolicyCheck]) -> Figure:
-    """`errors` of the most telling figures beside each other."""
+    """`errors` of the main metrics, side by side."""
     fig, axes = style.figure(3.4 + 2.1 * len(SHOWN), 1.4 + 0.45 * len(cases), cols=len(SHOWN))
     for ax, key in zip(axes, SHOWN, strict=True):
         errors(cases, key, ax)
@@ -60,7 +60,7 @@ def requests(case: PolicyCheck, ax: Axes) -> None:
 
 
 def request_figure(cases: Sequence[PolicyCheck]) -> Figure:
-    """`requests` of every case."""
+    """`requests` of every check."""
     columns = min(PANELS_PER_ROW, len(cases))
     rows = -(-len(cases) // columns)
     fig, axes = style.figure(3.4 * columns, 3.3 * rows, rows, columns)
@@ -72,7 +72,7 @@ def request_figure(cases: Sequence[PolicyCheck]) -> Figure:
 
 
 def timeline(case: PolicyCheck, ax: Axes) -> None:
-    """Batches over time, as high as they have rows: simulated ones above the axis, real ones below."""
+    """Batches over time, their height the number of rows: simulated above the axis, real below."""
     for result, sign, colour in ((case.predicted, 1, style.COLOURS[2]), (case.typical, -1, style.COLOURS[1])):
         _batches(result, sign, colour, ax)
     ax.axhline(0, color="black", linewidth=0.8)
@@ -84,7 +84,7 @@ def timeline(case: PolicyCheck, ax: Axes) -> None:
 
 
 def timeline_figure(cases: Sequence[PolicyCheck]) -> Figure:
-    """`timeline` of every case, one under the other."""
+    """`timeline` of every check, one below the other."""
     fig, axes = style.figure(10, 0.8 + 1.5 * len(cases), rows=len(cases))
     for ax, case in zip(axes, cases, strict=True):
         timeline(case, ax)

@@ -1,4 +1,4 @@
-"""Predicted against measured: errors per figure and per policy, with the measurement's own noise beside them.
+"""Predicted against measured: errors per metric and policy, with the noise of the measurement.
 
 Takes Results; runs nothing.
 """
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from sim.results.metrics import metric, request_latencies
 from sim.results.result import Result
 
-JUDGED = (
+COMPARED = (
     "request_throughput",
     *(
         latency.metric(statistic).key
@@ -28,10 +28,10 @@ JUDGED = (
 
 
 class MetricError(NamedTuple):
-    """One figure: what the simulator said, the median of the real runs, and the fractions by which both err.
+    """One metric: the simulator's value, the median of the real runs, and the errors of both as fractions.
 
     `error` is predicted / measured - 1, `noise` the largest distance of a run from the median of the runs.
-    Both are None where the figure is undefined.
+    Both are None where the metric is undefined.
     """
 
     predicted: float | None
@@ -42,7 +42,7 @@ class MetricError(NamedTuple):
 
 @dataclass(frozen=True)
 class PolicyCheck:
-    """One policy under one predictor: the simulated run, and the real ones of the same requests."""
+    """One policy with one predictor: the simulated run, and the real runs of the same requests."""
 
     policy: str
     predictor: str
@@ -57,14 +57,15 @@ class PolicyCheck:
 
     @property
     def figures(self) -> dict[str, MetricError]:
-        """Every one of `JUDGED`."""
+        """The errors of all metrics in `COMPARED`."""
         return {
-            key: judge(self.predicted.summary[key], [m.summary[key] for m in self.measured]) for key in JUDGED
+            key: judge(self.predicted.summary[key], [m.summary[key] for m in self.measured])
+            for key in COMPARED
         }
 
     @property
     def equal_decisions(self) -> int:
-        """How many of the real runs decided exactly as the simulation did."""
+        """Number of real runs whose decisions equal the simulation's."""
         return sum(m.decisions == self.predicted.decisions for m in self.measured)
 
     @property
@@ -88,7 +89,7 @@ class PolicyCheck:
 
 
 def judge(predicted: float | None, runs: Sequence[float | None]) -> MetricError:
-    """One figure against its real runs."""
+    """One metric of the simulation against the real runs."""
     values = [value for value in runs if value is not None]
     if predicted is None or not values:
         return MetricError(predicted, median(values) if values else None, None, None)
@@ -101,13 +102,13 @@ def judge(predicted: float | None, runs: Sequence[float | None]) -> MetricError:
 
 
 def over_tolerance(cases: Sequence[PolicyCheck], tolerance: float) -> list[str]:
-    """Names of the cases whose throughput errs by more than the fraction `tolerance`, or is undefined."""
+    """Names of the checks whose throughput errs by more than the fraction `tolerance`, or is undefined."""
     errors = {case.name: case.figures["request_throughput"].error for case in cases}
     return [name for name, error in errors.items() if error is None or abs(error) > tolerance]
 
 
 def table(cases: Sequence[PolicyCheck]) -> list[dict[str, Any]]:
-    """One flat row per case and figure, for a CSV file."""
+    """One flat row per check and metric, for a CSV file."""
     return [
         {"policy": case.policy, "predictor": case.predictor, "metric": key, **judged._asdict()}
         for case in cases
@@ -123,7 +124,7 @@ def percent(fraction: float | None, signed: bool = True) -> str:
 
 
 def markdown(cases: Sequence[PolicyCheck], about: Mapping[str, Any]) -> str:
-    """A page for people: what ran, then a table of errors with the noise of the measurement in brackets."""
+    """A page for people: the setup, then a table of errors with the noise of the measurement in brackets."""
     shown = ("request_throughput", "median_e2el_ms", "p99_e2el_ms", "mean_ttft_ms", "mean_tpot_ms")
     lines = [f"- {key}: {value}" for key, value in about.items()]
     heads = [

@@ -1,4 +1,4 @@
-"""Runs a trace for real and simulates the same: the experiment behind `real/validate.py`."""
+"""Runs a trace on a real model and simulates the same trace: the experiment behind `real/validate.py`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 
 from sim.hardware.profile import Profile
 from sim.hardware.what_if import BLOCK_SIZE
-from sim.scenario.scenario import Scenario, scenario
+from sim.scenario.scenario import Scenario
+from sim.scenario.scenario import scenario as make_scenario
 from traces.trace import Trace
 
 from ..calibration.calibration import Calibration
@@ -24,14 +25,14 @@ from ..lengths.prompts import Prompts, prompts_of
 from .report import PolicyCheck
 
 FIRST_PASSES = 2
-"""Visits to every cell before the first run; the schedulers' limits come from these."""
+"""Visits to every cell before the first run; they give the schedulers their limits."""
 
 STAND_IN = "oracle"
-"""Read in place of the predictor `model` until the model has been asked."""
+"""Stands in for the predictor `model` until the model has been asked."""
 
 
 def put(trace: Trace, loaded: LoadedModel, asker: Asker | None, seed: int) -> tuple[Trace, Prompts]:
-    """The prompts as the model gets them, and the trace with their lengths; texts where it is to be asked."""
+    """The trace with the lengths of its prompts, and the prompts as the model gets them."""
     if asker is not None:
         return asker.prompts_of(trace)
     conversation = conversation_of(loaded.tokenizer, loaded.shape.name)
@@ -41,10 +42,10 @@ def put(trace: Trace, loaded: LoadedModel, asker: Asker | None, seed: int) -> tu
 
 @dataclass
 class Validation:
-    """The real runs of several policies, and a calibration that goes on between them where there is one.
+    """The real runs of several policies, with a calibration that continues between them where there is one.
 
-    A machine whose speed drifts, such as a shared processor, is so calibrated as it was while it ran.
-    `settings` are those of `sim.simulation.scenario`, predictor and profile aside.
+    That way a machine whose speed drifts, such as a shared processor, is calibrated as it was during the
+    runs. `settings` are those of `sim.simulation.scenario`, except predictor and profile.
     """
 
     loaded: LoadedModel
@@ -62,7 +63,7 @@ class Validation:
     runs: dict[tuple[str, str], list[Measured]] = field(default_factory=dict)
 
     def prepare(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """Calibrate where no profile is given, and read the scenario of every predictor in `pairs`."""
+        """Calibrate where no profile is given, and prepare the scenario of every predictor in `pairs`."""
         if self.calibration is not None:
             self.say(f"calibrating: {len(self.calibration.cells)} kinds of iteration")
             while self.calibration.passes < FIRST_PASSES:
@@ -73,25 +74,27 @@ class Validation:
         for _, predictor in pairs:
             if predictor not in self.scenarios:
                 asks = self.asker is not None and asks_the_model(predictor)
-                made = scenario(
+                scenario = make_scenario(
                     self.trace,
                     predictor=STAND_IN if asks else predictor,
                     profile=self.profile,
                     kv_blocks=blocks,
                     **self.settings,
                 )
-                given, self.prompts = put(made.trace, self.loaded, self.asker, made.seed)
-                made = replace(made, trace=given)
+                trace, self.prompts = put(scenario.trace, self.loaded, self.asker, scenario.seed)
+                scenario = replace(scenario, trace=trace)
                 if self.asker is not None and asks:
-                    made = self.asker.informed(made, predictor, self.engine, self.prompts, self.clock)
+                    scenario = self.asker.with_predictions(
+                        scenario, predictor, self.engine, self.prompts, self.clock
+                    )
                     self.say(f"asked for all lengths: {predictor}")
-                self.scenarios[predictor] = made
+                self.scenarios[predictor] = scenario
 
     def measure(self, pairs: Sequence[tuple[str, str]], repeats: int, warm_ups: int, passes: int) -> None:
         """Run every (policy, predictor) `repeats` times.
 
-        `warm_ups` further rounds come first and are forgotten. `passes`: how often every cell is visited
-        again, in all, a little after each Work.
+        `warm_ups` more rounds come first and are discarded. `passes`: how often every cell is visited again,
+        in total, some visits after each Work.
         """
         rng = np.random.default_rng(0)
         to_visit = passes * len(self.calibration.cells) if self.calibration is not None else 0
@@ -121,11 +124,11 @@ class Validation:
     def _in_turns(
         self, started: Mapping[tuple[str, str], RealRun], rng: np.random.Generator
     ) -> Iterator[int]:
-        """Drive all runs to their end; wherever the engine is empty, yield how many Works went before.
+        """Drive all runs to their end; whenever the engine is empty, yield the number of Works since then.
 
-        Where all requests are there from the start and every Work leaves the engine empty, the runs take
-        turns, each on its own stopwatch, so that a drift of the machine falls on all alike. Otherwise one run
-        follows another, in random order.
+        Where all requests arrive at the start and every Work leaves the engine empty, the runs take turns,
+        each on its own stopwatch, so that a drift of the machine affects all alike. Otherwise one run follows
+        another, in random order.
         """
         runs = list(started.values())
         at_once = not any(np.any(run.scenario.trace.arrival_s) for run in runs)
@@ -142,11 +145,11 @@ class Validation:
                 del runs[k]
 
     def cases(self, pairs: Sequence[tuple[str, str]]) -> list[PolicyCheck]:
-        """Simulate the same with all that the calibration knows by now, and set it against the runs."""
+        """Simulate the same requests with the latest calibration, and pair each result with its runs."""
         if self.calibration is not None:
             self.profile, _ = self.calibration.fit("calibrated-on-the-spot")
         assert self.profile is not None
-        made = []
+        checks = []
         for policy, predictor in pairs:
             runs = self.runs[policy, predictor]
             # The scheduler keeps the limits that it had in the real runs.
@@ -154,5 +157,6 @@ class Validation:
             output_tokens = runs[0].output_tokens if self.lengths == "model" else None
             predicted = same.run(policy, output_tokens=output_tokens, log=True)
             incidents = tuple(line for measured in runs for line in measured.incidents)
-            made.append(PolicyCheck(policy, predictor, predicted, tuple(m.result for m in runs), incidents))
-        return made
+            results = tuple(measured.result for measured in runs)
+            checks.append(PolicyCheck(policy, predictor, predicted, results, incidents))
+        return checks

@@ -193,14 +193,14 @@ def test_in_advance_every_row_gets_its_statement_and_its_answer(loaded, make_eng
     given, most = [[5] * n for n in (3, 8, 5, 2)], [4, 9, 1, 6]
     engine = make_engine("transformers-eager", 2048)
     found = in_advance.generate(way, engine, given, most, may_end=False, batch_size=2)
-    assert [len(row) for row in found.heard.rows] == [8 + n for n in most]
-    assert found.heard.num_batches == 2
-    assert found.heard.seconds > 0
+    assert [len(row) for row in found.statements.rows] == [8 + n for n in most]
+    assert found.statements.num_batches == 2
+    assert found.statements.seconds > 0
     free = in_advance.generate(
         replace(way, eos_tokens=frozenset(range(512))), engine, given, most, may_end=True, batch_size=4
     )
-    assert [row[0] for row in free.heard.rows] == [row[0] for row in found.heard.rows]
-    assert {len(row) for row in free.heard.rows} == {1}
+    assert [row[0] for row in free.statements.rows] == [row[0] for row in found.statements.rows]
+    assert {len(row) for row in free.statements.rows} == {1}
 
 
 @pytest.mark.parametrize("engine", ["transformers-eager", "cuda-graphs"])
@@ -214,7 +214,7 @@ def test_simulator_and_executor_decide_alike_on_what_the_model_said(
     trace, ids = asker.prompts_of(made.trace)
     runs_on = make_engine(engine, made.limits.kv_tokens)
     name = f"model:way={way},fallback=7"
-    made = asker.informed(replace(made, trace=trace), name, runs_on, ids)
+    made = asker.with_predictions(replace(made, trace=trace), name, runs_on, ids)
     policy = "sequence:vbs=memory,bin_width=4,group_size=16"
     measured = run(made, policy, runs_on, loaded, ids, asking=asker.askings[name])
     predicted = made.run(policy, log=True)
@@ -245,7 +245,7 @@ def test_an_answer_that_changes_with_its_batch_is_told(loaded, make_engine, monk
     asker = Asker(loaded)
     trace, ids = asker.prompts_of(made.trace)
     engine = make_engine("transformers-eager", made.limits.kv_tokens)
-    made = asker.informed(replace(made, trace=trace), "model", engine, ids)
+    made = asker.with_predictions(replace(made, trace=trace), "model", engine, ids)
     monkeypatch.setattr(Asking, "read", lambda self, row: 3)
     measured = run(made, "sequence", engine, loaded, ids, asking=asker.askings["model"])
     assert measured.result.decisions == made.run("sequence", log=True).decisions
@@ -313,7 +313,7 @@ def test_in_advance_with_answers_that_the_model_ends(capsys):
         (["--batch-size", "0"], "batch_size: 0"),
         (["--num-prompts", "0"], "num_prompts: 0"),
         (["--adapter", "nowhere"], "adapter nowhere: no LoRA adapter there"),
-        (["--adapter", "nowhere", "--compile-layers"], "adapter: cannot be woken and put to sleep"),
+        (["--adapter", "nowhere", "--compile-layers"], "adapter: cannot be switched on and off"),
         (["--engine", "vllm"], "vllm"),
         (["--trace", "nosuch.csv"], "nosuch.csv"),
         (["--answers", "nosuch.json"], "nosuch.json"),

@@ -112,7 +112,7 @@ def test_the_adapter_sleeps_while_requests_are_answered(engine, tuned):
     made = replace(made, trace=trace)
     expected = run(made, "vanilla", make_engine(engine, plain, made.limits.kv_tokens), plain, prompts)
     runs_on = make_engine(engine, loaded, made.limits.kv_tokens)
-    made = asker.informed(made, "model", runs_on, prompts)
+    made = asker.with_predictions(made, "model", runs_on, prompts)
     measured = run(made, "sequence:fcr=off", runs_on, loaded, prompts, asking=asker.askings["model"])
     assert measured.answers == expected.answers
     assert measured.result.decisions == made.run("sequence:fcr=off", log=True).decisions

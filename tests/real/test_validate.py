@@ -63,7 +63,7 @@ def test_the_whole_command_on_a_small_trace(tmp_path, capsys, brief):
     for case in saved["cases"]:
         assert case["completed"] == [8, 8]
         assert case["runs_with_equal_decisions"] == 2
-        assert set(case["metrics"]) == set(report.JUDGED)
+        assert set(case["metrics"]) == set(report.COMPARED)
         for key in ("iterations", "average_length", "kv_peak_fraction"):
             assert case["metrics"][key]["error"] == 0
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
@@ -134,7 +134,7 @@ def test_an_error_beyond_the_tolerance_is_exit_status_1(capsys, tmp_path, make_e
         (["--num-prompts", "0"], "num_prompts: 0"),
         (["--threads", "0"], "threads: 0"),
         (["--kv-tokens", "0"], "kv_tokens: 0"),
-        (["--kv-tokens", str(10**12)], "do not fit the memory of cpu"),
+        (["--kv-tokens", str(10**12)], "do not fit in the memory of cpu"),
         (["--profile", "h200-vicuna-7b"], "its engine is"),
     ],
 )
@@ -196,7 +196,7 @@ def test_a_case_knows_how_far_the_simulator_was_off(cases):
     text = report.markdown(cases, {"ran": "a model"})
     assert "- ran: a model" in text
     assert "+25.0 % (±4.2 %)" in text
-    assert len(report.table(cases)) == 2 * len(report.JUDGED)
+    assert len(report.table(cases)) == 2 * len(report.COMPARED)
 
 
 def test_the_figures_show_every_case(cases):
