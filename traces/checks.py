@@ -1,7 +1,7 @@
 """Turns raw columns into checked arrays, or raises one InputError naming file, row, column, value and bound.
 
-A check is one pass over an array; rows are looked at one by one only to name the culprit, after the check has
-failed. Knows nothing of file formats: it sees a `Table` and column names.
+A check is one pass over an array; single rows are examined only after it has failed, to name the first bad
+one. Knows nothing of file formats: it sees a `Table` and column names.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 _SHOWN_CHARACTERS = 40
 
 
-def shown(value: object) -> str:
+def display(value: object) -> str:
     """The value as an error message shows it: at most 40 characters, control characters escaped."""
     if value is None:
         return "a missing value"
@@ -61,7 +61,7 @@ def priorities(table: Table, column: str) -> IntArray:
 def times(table: Table, column: str, per_second: float = 1.0, unless: BoolArray | None = None) -> FloatArray:
     """Times since any epoch, not negative, in units of 1/`per_second` s, shape (n,).
 
-    Rows where `unless`, shape (n,), holds are not looked at: they may have anything, and get 0.
+    Rows where `unless`, shape (n,), holds are not checked, and get 0.
     """
     return _numbers(table, column, 0, round(MAX_TIME_S * per_second), whole=False, unless=unless)
 
@@ -72,12 +72,12 @@ def instants(table: Table, column: str) -> FloatArray:
 
     raw = pd.Series(table.raw(column), dtype=object)
     text = raw.where(raw.map(lambda value: isinstance(value, str)), "")
-    looks_right = text.str.match(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d").to_numpy(dtype=bool)
-    when = pd.to_datetime(text.where(looks_right), format="ISO8601", utc=True, errors="coerce")
+    is_date = text.str.match(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d").to_numpy(dtype=bool)
+    when = pd.to_datetime(text.where(is_date), format="ISO8601", utc=True, errors="coerce")
     bad = when.isna().to_numpy(dtype=bool)
     if bad.any():
         index = int(bad.argmax())
-        what = f"{shown(raw.iloc[index])} is not a date and time such as 2023-11-16 18:15:46.68"
+        what = f"{display(raw.iloc[index])} is not a date and time such as 2023-11-16 18:15:46.68"
         raise fault(table, index, column, what)
     return np.asarray((when - when.min()).dt.total_seconds(), dtype=np.float64)
 
@@ -89,7 +89,7 @@ def identifiers(table: Table, column: str) -> npt.NDArray[Any]:
         first: dict[str, int] = {}
         for index, value in enumerate(ids):
             if value in first:
-                what = f"{shown(value)} is already the id of {table.label(first[value])}; ids must differ"
+                what = f"{display(value)} is already the id of {table.label(first[value])}; ids must differ"
                 raise fault(table, index, column, what)
             first[value] = index
     try:
@@ -131,15 +131,15 @@ def _numbers(
         return values
     kind = "a whole number" if whole else "a number"
     raw = table.raw(column)
-    looked_at = range(len(raw)) if unless is None else np.flatnonzero(~unless).tolist()
-    for index in looked_at:
+    indices = range(len(raw)) if unless is None else np.flatnonzero(~unless).tolist()
+    for index in indices:
         what = _number_fault(raw[index], low, high, kind, text_is_number=table.text_is_number)
         if what is not None:
             raise fault(table, index, column, what)
     if unless is not None:
-        kept = np.zeros(len(raw))
-        kept[~unless] = [float(raw[index]) for index in looked_at]
-        return kept
+        values = np.zeros(len(raw))
+        values[~unless] = [float(raw[index]) for index in indices]
+        return values
     raise InputError(f"{table.path}, {column}: holds a value that is not {kind} from {low} to {high}")
 
 
@@ -157,15 +157,15 @@ def _number_fault(value: object, low: int, high: int, kind: str, *, text_is_numb
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         number = value
     else:
-        return f"{shown(value)} is not a number {needed}"
+        return f"{display(value)} is not a number {needed}"
     if not -math.inf < number < math.inf:
-        return f"{shown(value)} is not finite {needed}"
+        return f"{display(value)} is not finite {needed}"
     if number < low:
-        return f"{shown(value)} is below {low}"
+        return f"{display(value)} is below {low}"
     if number > high:
-        return f"{shown(value)} is above {high}"
+        return f"{display(value)} is above {high}"
     if kind == "a whole number" and number != math.floor(number):
-        return f"{shown(value)} is not a whole number {needed}"
+        return f"{display(value)} is not a whole number {needed}"
     return None
 
 
@@ -173,13 +173,15 @@ def _text(table: Table, column: str, kind: str, *, blank: bool) -> list[str]:
     raw = table.raw(column)
     if not set(map(type, raw)) <= {str, int}:
         index = next(i for i, value in enumerate(raw) if type(value) not in (str, int))
-        raise fault(table, index, column, f"{shown(raw[index])} is not {kind} (text or an integer is needed)")
+        raise fault(
+            table, index, column, f"{display(raw[index])} is not {kind} (text or an integer is needed)"
+        )
     try:
         values = [str(value) for value in raw]
         "".join(values).encode()
     except ValueError:
         index = next(i for i, value in enumerate(raw) if not _encodes(value))
-        raise fault(table, index, column, f"{shown(raw[index])} cannot be written as UTF-8") from None
+        raise fault(table, index, column, f"{display(raw[index])} cannot be written as UTF-8") from None
     if not blank and not all(map(str.strip, values)):
         index = next(i for i, value in enumerate(values) if not value.strip())
         raise fault(table, index, column, "empty (an id of at least 1 character is needed)")

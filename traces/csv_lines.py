@@ -1,4 +1,4 @@
-"""Counts the fields in each line of a CSV (parsers pad short rows in silence); knows nothing of values."""
+"""Counts the fields in each line of a CSV, since parsers pad short rows silently; knows nothing of values."""
 
 from __future__ import annotations
 

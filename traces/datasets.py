@@ -1,4 +1,4 @@
-"""Fetches the public traces by name, pinned to a commit and a SHA-256; knows nothing of what is in them."""
+"""Fetches the public traces by name, pinned to a commit and a SHA-256; knows nothing of their contents."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CACHE_VARIABLE = "SEQSCHED_DATA"
 
 @dataclass(frozen=True)
 class Dataset:
-    """One public file: where it is, what it must hash to, under which licence, and its name in the cache."""
+    """One public file: its place, its hash, its licence, and its name in the cache."""
 
     name: str
     repository: str
@@ -118,12 +118,12 @@ def fetch(name: str) -> Path:
     if not path.exists():
         _download(dataset, path)
     try:
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    if found != dataset.sha256:
+    if digest != dataset.sha256:
         raise InputError(
-            f"{path}: SHA-256 is {found}, expected {dataset.sha256}; remove the file to fetch it again"
+            f"{path}: SHA-256 is {digest}, expected {dataset.sha256}; remove the file to fetch it again"
         )
     return path
 
@@ -131,7 +131,7 @@ def fetch(name: str) -> Path:
 def _download(dataset: Dataset, path: Path) -> None:
     import pooch
 
-    # The caller reports failure in one line; pooch's own log lines would stand beside it.
+    # The caller reports a failure in one line; pooch would log more.
     pooch.get_logger().setLevel("WARNING")
     try:
         pooch.retrieve(

@@ -32,13 +32,13 @@ def raised_outside(what: str, error: BaseException) -> InputError:
 
 def _place(traceback: TracebackType | None) -> str:
     """` (FILE, line N)`: the innermost line of somebody's own code, neither ours nor a library's."""
-    found = ""
+    place = ""
     while traceback is not None:
         path = traceback.tb_frame.f_code.co_filename
         if not path.startswith(("<", *_not_outside())):
-            found = f" ({Path(path).name}, line {traceback.tb_lineno})"
+            place = f" ({Path(path).name}, line {traceback.tb_lineno})"
         traceback = traceback.tb_next
-    return found
+    return place
 
 
 def _not_outside() -> list[str]:

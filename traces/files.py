@@ -15,10 +15,10 @@ from .errors import InputError
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str], mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
-    """An open file that becomes `path` when the block ends well, and leaves no trace when it does not.
+    """An open file that becomes `path` when the block succeeds, and leaves nothing behind when it fails.
 
-    It is a temporary file in the same folder, moved over `path` at the end. Text is UTF-8, its lines end in
-    LF. What is no regular file (a pipe, /dev/null) is written directly.
+    It is a temporary file in the same folder, moved over `path` at the end. Text is UTF-8, with LF line ends.
+    What is not a regular file (a pipe, /dev/null) is written directly.
     Raises InputError, naming `path`, where the folder is missing or the file cannot be written.
     """
     try:

@@ -1,4 +1,4 @@
-"""Fits the model of the `alpaca-vicuna` generator to measured response lengths, and says how well it fits.
+"""Fits the model of the `alpaca-vicuna` generator to measured response lengths, and reports the fit.
 
 Which few numbers make synthetic answers as alike, and as unlike, as the measured ones?
 
@@ -96,7 +96,7 @@ def _simulate(
 
 
 def _moments(samples: FloatArray | IntArray) -> FloatArray:
-    """What the fit compares, each statistic in units of the deviation that would be tolerable."""
+    """The statistics that the fit compares, each in units of its tolerable deviation."""
     greedy, longest, logs = samples[:, 0], samples.max(axis=1), np.log(samples)
     pairs = np.triu_indices(samples.shape[1], 1)
     equal = samples[:, 1:] == samples[:, :1]
@@ -164,8 +164,8 @@ def fit(samples: IntArray, *, rows: int = 20_000, rounds: int = 12, seed: int = 
         at = residuals(x)
         return np.stack([(residuals(x + _STEP * e) - at) / _STEP for e in np.eye(len(x))], axis=1)
 
-    found = least_squares(residuals, _START, jac=jacobian, max_nfev=rounds, x_scale=0.3).x
-    dependence = _dependence(np.round(found, 4))
+    solution = least_squares(residuals, _START, jac=jacobian, max_nfev=rounds, x_scale=0.3).x
+    dependence = _dependence(np.round(solution, 4))
     # Thresholds far out in a tail rest on few rows, so they get many more than the search needs.
     many = np.random.default_rng(seed + 1).standard_normal((THRESHOLD_ROWS, NORMALS_PER_ROW))
     _, thresholds = _simulate(dependence, samples, many)

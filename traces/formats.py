@@ -60,10 +60,10 @@ def read_named(named: Named, reading: Reading) -> Trace:
     uses_all = not (form.required or form.optional)
     table = open_table(form.file, wanted=lambda column: uses_all or form.uses(column))
     if not form.matches(table.columns):
-        name, shown = named.label.removeprefix("trace "), checks.shown(", ".join(table.columns))
+        name, names = named.label.removeprefix("trace "), checks.display(", ".join(table.columns))
         if excluded := [column for column in form.excluded if column in table.columns]:
             raise InputError(f"{table.path}: column {excluded[0]} does not belong to format {name}")
-        raise _missing(table.path, _Known(name, type(form)), table.columns, f" among {shown}")
+        raise _missing(table.path, _Known(name, type(form)), table.columns, f" among {names}")
     trace = named.call(form, "read", table, reading, returns=Trace)
     return _finished(trace, table, None if uses_all else form, reading)
 
@@ -94,11 +94,11 @@ def _detect(table: Table) -> _Known:
     if not isinstance(table, Records) or table.uniform:
         return _match(table.path, table.columns)
     first = _match(table.where(0), tuple(table.records[0]))
-    seen: set[frozenset[str]] = set()
+    known_keys: set[frozenset[str]] = set()
     for index, record in enumerate(table.records):
         keys = frozenset(record)
-        if keys not in seen:
-            seen.add(keys)
+        if keys not in known_keys:
+            known_keys.add(keys)
             known = _match(table.where(index), tuple(record), expected=first)
             if known != first:
                 wanted = f"that of {table.label(0)}, {first.name}, is needed"
@@ -108,12 +108,12 @@ def _detect(table: Table) -> _Known:
 
 def _match(where: str, columns: tuple[str, ...], expected: _Known | None = None) -> _Known:
     known = _known()
-    found = [each for each in known if each.form.matches(columns)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = " and ".join(each.name for each in found)
-        raise InputError(f"{where}: the columns fit {len(found)} formats, {names}; exactly 1 is allowed")
+    matches = [each for each in known if each.form.matches(columns)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        names = " and ".join(each.name for each in matches)
+        raise InputError(f"{where}: the columns fit {len(matches)} formats, {names}; exactly 1 is allowed")
 
     def missing(each: _Known) -> int:
         return sum(column not in columns for column in each.form.required)
@@ -123,8 +123,8 @@ def _match(where: str, columns: tuple[str, ...], expected: _Known | None = None)
         nearest = expected
     elif missing(nearest) in (0, len(nearest.form.required)):
         known_columns = "; ".join(f"{each.name}: {', '.join(each.form.required)}" for each in known)
-        shown = checks.shown(", ".join(columns))
-        raise InputError(f"{where}: columns {shown} are those of no known format ({known_columns})")
+        names = checks.display(", ".join(columns))
+        raise InputError(f"{where}: columns {names} are those of no known format ({known_columns})")
     raise _missing(where, nearest, columns)
 
 

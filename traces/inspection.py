@@ -1,4 +1,4 @@
-"""What a trace looks like: distributions, arrival rate and burstiness as numbers; draws no figures."""
+"""Statistics of a trace: distributions, arrival rate and burstiness as numbers; draws no figures."""
 
 from __future__ import annotations
 

@@ -318,12 +318,12 @@ def _first_exchange(table: Table, index: int, conversation: object) -> tuple[str
     first: dict[str, str] = {}
     if not isinstance(conversation, list):
         raise checks.fault(
-            table, index, "conversations", f"{checks.shown(conversation)} is not a list of turns"
+            table, index, "conversations", f"{checks.display(conversation)} is not a list of turns"
         )
     for turn in conversation:
         speaker, text = (turn.get("from"), turn.get("value")) if isinstance(turn, dict) else (None, None)
         if not isinstance(speaker, str) or not isinstance(text, str):
-            what = f"{checks.shown(turn)} is not a turn with text under from and value"
+            what = f"{checks.display(turn)} is not a turn with text under from and value"
             raise checks.fault(table, index, "conversations", what)
         first.setdefault(speaker, text)
     return first.get("human", ""), first.get("gpt", "")

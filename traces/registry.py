@@ -154,14 +154,14 @@ class Registry:
 
     def _class(self, spec: str, module: ModuleType, name: str) -> Callable[..., Any]:
         try:
-            found = getattr(module, name)
+            member = getattr(module, name)
         except AttributeError as error:
             known = [key for key, value in vars(module).items() if inspect.isclass(value)]
             raise InputError(f"{self.kind} {spec!r}: {error}{nearest(name, known)}") from None
-        if not callable(found):
+        if not callable(member):
             raise InputError(f"{self.kind} {spec!r}: {name} is not a class")
-        made: Callable[..., Any] = found
-        return made
+        factory: Callable[..., Any] = member
+        return factory
 
 
 def _call(

@@ -18,7 +18,7 @@ def scale_lengths(trace: Trace, prompt_scale: float = 1.0, output_scale: float =
 
     `output_scale` takes the predicted lengths, the samples and the cap on outputs along, so that a predictor
     is as good or bad as before in proportion. Texts of prompts are dropped where `prompt_scale` is not 1,
-    since their lengths would no longer be theirs. Raises InputError where a factor is not above 0 and finite,
+    since they would no longer have these lengths. Raises InputError where a factor is not above 0 and finite,
     and where a length would exceed 10,000,000 tokens.
     """
     for name, factor in (("prompt_scale", prompt_scale), ("output_scale", output_scale)):

@@ -1,7 +1,7 @@
-"""Opens a file of rows, whatever holds them (CSV, JSON, JSONL, Parquet: told apart by content), as a `Table`.
+"""Opens a file of rows (CSV, JSON, JSONL or Parquet, recognised by content) as a `Table`.
 
-Refuses what is not a clean table: not UTF-8, ragged rows, broken JSON, no rows. Knows nothing of what columns
-mean.
+Refuses everything but a clean table: not UTF-8, ragged rows, broken JSON, no rows. Knows nothing of the
+meaning of columns.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ class Table(Protocol):
     text_is_number: bool
 
     def label(self, index: int) -> str:
-        """How a person finds the row that counts `index` from 0, for example `row 3` or `line 7`."""
+        """The name of the row with this index (from 0) for people, such as `row 3` or `line 7`."""
 
     def where(self, index: int) -> str:
         """The file and the row."""
 
     def numbers(self, column: str) -> FloatArray | None:
-        """The column as floats, shape (num_rows,); None where some value is no number."""
+        """The column as floats, shape (num_rows,); None if some value is not a number."""
 
     def raw(self, column: str) -> list[Any]:
-        """The column's values as they stand in the file, None where missing."""
+        """The column's values as in the file, None where missing."""
 
 
 class _Rows:
@@ -82,7 +82,7 @@ class Records(_Rows):
         return f"row {index + 1}" if self._lines is None else f"line {self._lines[index]}"
 
     def numbers(self, column: str) -> FloatArray | None:
-        """The column as floats, None where some value is no JSON number."""
+        """The column as floats, None if some value is not a JSON number."""
         values = self.raw(column)
         if not set(map(type, values)) <= {int, float}:
             return None

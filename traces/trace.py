@@ -28,8 +28,8 @@ class Trace:
     tokens. `samples` holds, per request, the response lengths of several generations of the same prompt,
     shape (n, k), with `sample_names` naming the k columns (the paper's file: temperatures 0.0, 0.3, 0.5,
     0.7). `max_new_tokens` is the cap under which the outputs were generated, None where the source states
-    none. `notes` say what was assumed or drawn rather than read; `inspect` shows them. Raises InputError
-    where one of these does not hold.
+    none. `notes` state what was assumed or drawn instead of read; `inspect` shows them. Raises InputError
+    where one of these conditions is violated.
     """
 
     name: str
@@ -92,7 +92,7 @@ class Trace:
 
     @property
     def perceived_truth(self) -> IntArray:
-        """What a predictor is judged by, shape (n,): the largest of the samples, else the output length."""
+        """The lengths that predictions are compared with, shape (n,): the largest sample, else the output."""
         return self.output_tokens if self.samples is None else self.samples.max(axis=1)
 
     @property
@@ -120,7 +120,7 @@ class Trace:
         """The first `num_prompts` rows, of the file or of its seeded permutation, in that order.
 
         The permutation is `numpy.random.RandomState(sample_seed).permutation(n)`, the paper's choice; its
-        order is then the order of arrival, so the sorted arrival times are handed out anew along it.
+        order is then the order of arrival, so the sorted arrival times are reassigned along it.
         Raises InputError where `num_prompts` is below 1 or above the length of the trace.
         """
         n = len(self)

@@ -20,7 +20,7 @@ def write(trace: Trace, path: str | Path) -> None:
     """Writes `trace` to `path`; the suffix picks the format: .csv, .jsonl or .parquet.
 
     Reading it back gives equal columns, arrival times to the last bit (ids that all look like integers come
-    back as integers). The file appears whole or not at all.
+    back as integers). The file is written completely or not at all.
     Raises InputError for another suffix, a path that cannot be written, text that is not valid Unicode, a NUL
     character in a CSV, and where Parquet is asked for without pyarrow.
     """

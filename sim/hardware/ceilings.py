@@ -18,10 +18,10 @@ from sim.hardware.model_shape import ModelShape
 from sim.hardware.step_cost import PiecewiseLinear, StepCost
 
 KNOTS_PER_OCTAVE = 16
-"""Between the two bends the carried base is no line but a hyperbola; with so many knots it is 0.05 % off."""
+"""Between the two bends the carried base is a hyperbola; with so many knots it is off by at most 0.05 %."""
 
 NEAR_THE_BEND = 0.5
-"""Where one ceiling is at least this share of the other, either may be what bounds an iteration."""
+"""Where one ceiling is at least this share of the other, either may bound an iteration."""
 
 EFFICIENCIES = (0.7, 0.8, 0.9)
 """The share of a ceiling that kernels reach, lowest to highest: an assumption, that of the roofline estimate.
@@ -32,12 +32,12 @@ Other kernels on another chip may be anywhere in it, so their time is uncertain 
 CONTEXT_TOKENS = 512
 BATCHES = (1, 16, 64, 256)
 PREFILL_TOKENS = 512
-"""Where the uncertainty is looked at: decode of these batches at that context each, and that prefill."""
+"""Points at which the uncertainty is computed: decode of these batches at that context, and that prefill."""
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Seconds below which no engine gets one iteration of a model on `num_gpus` GPUs, by the datasheet."""
+    """Datasheet limits in seconds that no iteration of a model on `num_gpus` GPUs can be below."""
 
     read_s: float
     """Reading the weights once."""
@@ -76,7 +76,7 @@ class Ceilings:
         return self.base_s(tokens) + context_tokens * self.context_s + attention * self.attention_s
 
     def parts_s(self, tokens: int, context_tokens: int, attention: int) -> tuple[float, float]:
-        """What the iteration reads, and what it computes, in seconds each."""
+        """Seconds for reading, and for computing, in the iteration."""
         read = self.read_s + context_tokens * self.context_s
         return read, tokens * self.token_s + attention * self.attention_s
 
@@ -147,9 +147,9 @@ def spread(
         old, new = before.parts_s(*load), after.parts_s(*load)
         readings += [before_s * new[i] / old[i] for i in (0, 1) if old[i] >= NEAR_THE_BEND * old[1 - i]]
         lowest, middle, highest = EFFICIENCIES
-        doubted = _changed_part(plain, carried, before, after, *load)
-        least = min(readings) - doubted * (1 - middle / highest)
-        most = max(readings) + doubted * (middle / lowest - 1) + most_s(load[0])
+        uncertain = _changed_part(plain, carried, before, after, *load)
+        least = min(readings) - uncertain * (1 - middle / highest)
+        most = max(readings) + uncertain * (middle / lowest - 1) + most_s(load[0])
         low = max(least, min(carried, ceiling_after)) + measured.host_s
         high = most + measured.host_s
         points[name] = [round(low / estimate_s - 1, 4) + 0.0, round(high / estimate_s - 1, 4) + 0.0]
@@ -166,7 +166,7 @@ def _points() -> Iterator[tuple[str, int, int, int]]:
 def _changed_part(
     cost: StepCost, total_s: float, before: Ceilings, after: Ceilings, tokens: int, _: int, attention: int
 ) -> float:
-    """Of `total_s`, the base and the rest, each where its ceiling is another."""
+    """The part of `total_s` whose ceiling changed: the base, the rest, both or neither."""
     base_s = (cost.mixed_base if attention else cost.decode_base)(tokens)
     base_changed = (before.read_s, before.token_s) != (after.read_s, after.token_s)
     context_changed, attention_changed = (

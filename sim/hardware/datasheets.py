@@ -36,17 +36,17 @@ class Gpu:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, taken: Fields) -> Gpu:
+    def from_json(cls, fields: Fields) -> Gpu:
         """The accelerator that `to_json` wrote; `InputError` naming place, key, value and bound otherwise."""
-        name = taken.text("name")
-        memory = taken.integer("memory_bytes", 1)
-        bandwidth = taken.number("bandwidth_bytes_per_s")
-        peak = taken.number("peak_flops")
-        taken.end()
+        name = fields.text("name")
+        memory = fields.integer("memory_bytes", 1)
+        bandwidth = fields.number("bandwidth_bytes_per_s")
+        peak = fields.number("peak_flops")
+        fields.end()
         try:
             return cls(name, memory, bandwidth, peak)
         except InputError as error:
-            raise InputError(f"{taken.where}: {error}") from None
+            raise InputError(f"{fields.where}: {error}") from None
 
 
 GPUS = {
@@ -67,7 +67,7 @@ L40S is the exception: its error correction takes 6 % more.
 
 
 def known_gpu(name: str) -> Gpu:
-    """The accelerator called `name`, whatever its case; `InputError` listing the known names otherwise."""
+    """The accelerator called `name`, in any case; `InputError` listing the known names otherwise."""
     for known, gpu in GPUS.items():
         if known.lower().replace(" ", "") == name.lower().replace(" ", "").replace("-4090", "4090"):
             return gpu
@@ -109,7 +109,7 @@ request 2).
 """
 
 LATENCY_RANGE = 3.0
-"""The latency may be so many times longer: NCCL's ring in place of a one-shot kernel."""
+"""The latency may be so many times longer, with NCCL's ring in place of a one-shot kernel."""
 
 LINKS = {
     "A100-80GB": Link("NVLink 3", 300e9, NVLINK_LATENCY_S),
@@ -124,9 +124,9 @@ and 64 GB/s of PCIe.
 
 
 def link_of(gpu: str, bytes_per_s: float | None = None, latency_s: float | None = None) -> Link:
-    """The link of the GPU called `gpu`, with what is given in place of the table's numbers.
+    """The link of the GPU called `gpu`, with the numbers given in place of the table's.
 
-    Raises `InputError` for a GPU whose link is not known, where not both numbers are given.
+    Raises `InputError` for a GPU whose link is unknown, unless both numbers are given.
     """
     known = LINKS.get(gpu)
     if known is None and (bytes_per_s is None or latency_s is None):

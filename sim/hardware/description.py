@@ -1,4 +1,4 @@
-"""A profile in rows for people, where its numbers come from first; knows nothing of files or tables."""
+"""A profile as rows for people, beginning with its provenance; knows nothing of files or tables."""
 
 from __future__ import annotations
 
@@ -69,15 +69,15 @@ def describe(profile: Profile) -> list[tuple[str, str]]:
 
 
 def _residual_rows(residuals: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """One row per regime and way of judging; anything of another shape as it stands."""
+    """One row per regime and kind of error; residuals of another structure as they are."""
     rows: list[tuple[str, str]] = []
     for regime, ways in residuals.items():
         if not isinstance(ways, Mapping):
             rows.append((f"residuals, {regime}", _plain(ways)))
             continue
         for way, errors in ways.items():
-            shown = _errors(errors) if isinstance(errors, Mapping) else _plain(errors)
-            rows.append((f"error, {regime}, {way}".replace("_", " "), shown))
+            text = _errors(errors) if isinstance(errors, Mapping) else _plain(errors)
+            rows.append((f"error, {regime}, {way}".replace("_", " "), text))
     return rows
 
 

@@ -1,7 +1,6 @@
-"""Turns measured iterations into a profile, and says how far to trust it; knows nothing of how they were
-measured.
+"""Fits a profile to measured iterations and estimates its errors; knows nothing of how they were measured.
 
-Both regimes of `StepCost` are fitted apart. Which further terms the mixed regime gets is decided by the error
+The two regimes of `StepCost` are fitted separately. Further terms of the mixed regime are chosen by the error
 on grid cells that the fit did not see.
 """
 
@@ -60,7 +59,7 @@ class FitReport:
     tried: dict[str, float]
     """Cross-validated mean error of every set of mixed terms that was tried."""
     notes: tuple[str, ...]
-    """What these measurements cannot tell."""
+    """What these measurements cannot show."""
 
     def rows(self) -> list[tuple[str, str]]:
         """(label, value) rows for people."""
@@ -132,7 +131,7 @@ def fit(
 def _fit_regimes(
     cells: pd.DataFrame, mixed_rows: npt.NDArray[np.bool_]
 ) -> tuple[RegimeFit, RegimeFit, FitReport]:
-    """The fits of decode-only and of mixed iterations, and how far to trust them."""
+    """The fits of decode-only and of mixed iterations, and the report on both."""
     decode, mixed = _decode_cells(cells.loc[~mixed_rows]), _mixed_cells(cells.loc[mixed_rows])
     decode_fit = fit_regime(decode, ["decode_per_context_s"])
     terms = list(ALWAYS)
@@ -191,7 +190,7 @@ def _column(rows: pd.DataFrame, name: str) -> FloatArray:
 
 
 def _judge(cells: Cells, fitted: RegimeFit) -> dict[str, dict[str, float]]:
-    """Errors of the fit on what it saw and of its like on what they did not see."""
+    """Errors of the fit on its own cells, and of similar fits on cells and sizes left out."""
     terms = list(fitted.coefficients)
     ways = {"in_sample": summarise(fitted.predict(cells) / cells.seconds - 1)}
     for way, folds in (

@@ -10,15 +10,15 @@ from traces.errors import InputError
 
 
 class Fields:
-    """One JSON object whose keys are taken one by one, each checked as it is taken.
+    """One JSON object whose keys are read one by one, each checked as it is read.
 
     `where` names the object in errors, for example `machine.json: memory`. Every method raises `InputError`
-    with one line that names the place, the key, the value and the bound. `end` refuses the keys nobody took.
+    with one line that names the place, the key, the value and the bound. `end` refuses unread keys.
     """
 
     def __init__(self, data: object, where: str) -> None:
         if not isinstance(data, Mapping):
-            raise InputError(f"{where}: {_shown(data)} is not a JSON object")
+            raise InputError(f"{where}: {_text(data)} is not a JSON object")
         self._data = data
         self._taken: set[str] = set()
         self.where = where
@@ -40,7 +40,7 @@ class Fields:
         """A list of finite numbers of at least `minimum`."""
         values = self._take(key)
         if not isinstance(values, list):
-            raise InputError(f"{self.where}, {key}: {_shown(values)} is not a list of numbers")
+            raise InputError(f"{self.where}, {key}: {_text(values)} is not a list of numbers")
         return tuple(checked_number(v, f"{self.where}, {key}[{i}]", minimum) for i, v in enumerate(values))
 
     def integer(self, key: str, minimum: int = 0) -> int:
@@ -70,7 +70,7 @@ class Fields:
             return ()
         values = self._take(key)
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-            raise InputError(f"{self.where}, {key}: {_shown(values)} is not a list of strings")
+            raise InputError(f"{self.where}, {key}: {_text(values)} is not a list of strings")
         return tuple(values)
 
     def text(self, key: str, default: str | None = None) -> str:
@@ -79,7 +79,7 @@ class Fields:
             return default
         value = self._take(key)
         if not isinstance(value, str):
-            raise InputError(f"{self.where}, {key}: {_shown(value)} is not a string")
+            raise InputError(f"{self.where}, {key}: {_text(value)} is not a string")
         return value
 
     def flag(self, key: str, default: bool = False) -> bool:
@@ -88,7 +88,7 @@ class Fields:
             return default
         value = self._take(key)
         if not isinstance(value, bool):
-            raise InputError(f"{self.where}, {key}: {_shown(value)} is not true or false")
+            raise InputError(f"{self.where}, {key}: {_text(value)} is not true or false")
         return value
 
     def section(self, key: str) -> Fields:
@@ -108,11 +108,11 @@ class Fields:
             return {}
         value = self._take(key)
         if not isinstance(value, dict):
-            raise InputError(f"{self.where}, {key}: {_shown(value)} is not a JSON object")
+            raise InputError(f"{self.where}, {key}: {_text(value)} is not a JSON object")
         return dict(value)
 
     def end(self) -> None:
-        """Refuses keys that nobody took."""
+        """Refuse keys that were not read."""
         unknown = sorted(set(map(str, self._data)) - self._taken)
         if unknown:
             known = ", ".join(sorted(self._taken))
@@ -122,18 +122,18 @@ class Fields:
 def checked_number(value: object, where: str, minimum: float = 0.0) -> float:
     """`value` as a finite float of at least `minimum`; `InputError` naming `where`, value and bound."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{where}: {_shown(value)} is not a number")
+        raise InputError(f"{where}: {_text(value)} is not a number")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise InputError(f"{where}: {_shown(value)} is not finite")
+        raise InputError(f"{where}: {_text(value)} is not finite")
     if number < minimum:
-        raise InputError(f"{where}: {_shown(value)} is below {minimum:g}")
+        raise InputError(f"{where}: {_text(value)} is below {minimum:g}")
     return number
 
 
-def _shown(value: object) -> str:
+def _text(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,4 +1,4 @@
-"""How many tokens of KV cache an accelerator holds; knows nothing of blocks being handed out or of time."""
+"""How many tokens of KV cache an accelerator holds; knows nothing of block allocation or of time."""
 
 from __future__ import annotations
 
@@ -79,17 +79,17 @@ class KvMemory:
         }
 
     @classmethod
-    def from_json(cls, taken: Fields) -> KvMemory:
+    def from_json(cls, fields: Fields) -> KvMemory:
         """The memory that `to_json` wrote; `InputError` naming place, key, value and bound otherwise."""
         values = {
-            "gpu_bytes": taken.integer("gpu_bytes", 1),
-            "weight_bytes": taken.integer("weight_bytes"),
-            "workspace_bytes": taken.integer("workspace_bytes"),
-            "bytes_per_token": taken.integer("kv_bytes_per_token", 1),
+            "gpu_bytes": fields.integer("gpu_bytes", 1),
+            "weight_bytes": fields.integer("weight_bytes"),
+            "workspace_bytes": fields.integer("workspace_bytes"),
+            "bytes_per_token": fields.integer("kv_bytes_per_token", 1),
         }
-        utilization = taken.number("utilization")
-        taken.end()
+        utilization = fields.number("utilization")
+        fields.end()
         try:
             return cls(utilization=utilization, **values)
         except InputError as error:
-            raise InputError(f"{taken.where}, {error}") from None
+            raise InputError(f"{fields.where}, {error}") from None

@@ -91,13 +91,13 @@ class ModelShape:
         return {key: value for key, value in asdict(self).items() if key not in _BITS or value is not None}
 
     @classmethod
-    def from_json(cls, taken: Fields) -> ModelShape:
+    def from_json(cls, fields: Fields) -> ModelShape:
         """The shape that `to_json` wrote; `InputError` naming place, key, value and bound otherwise."""
-        name = taken.text("name")
-        counts = {key: taken.integer(key, 1) for key in _COUNTS}
-        tied_embeddings, qkv_bias = taken.flag("tied_embeddings"), taken.flag("qkv_bias")
-        weight_bits, kv_bits = (taken.integer_or_none(key, 1) for key in _BITS)
-        taken.end()
+        name = fields.text("name")
+        counts = {key: fields.integer(key, 1) for key in _COUNTS}
+        tied_embeddings, qkv_bias = fields.flag("tied_embeddings"), fields.flag("qkv_bias")
+        weight_bits, kv_bits = (fields.integer_or_none(key, 1) for key in _BITS)
+        fields.end()
         try:
             return cls(
                 name,
@@ -108,7 +108,7 @@ class ModelShape:
                 kv_bits=kv_bits,
             )
         except InputError as error:
-            raise InputError(f"{taken.where}: {error}") from None
+            raise InputError(f"{fields.where}: {error}") from None
 
     def _bytes(self, numbers: int, bits: int | None) -> int:
         return numbers * self.bytes_per_element if bits is None else -(-numbers * bits // 8)

@@ -1,8 +1,8 @@
 """`--set key=value`: what-ifs and profile fields by name, applied to a profile; knows nothing of commands.
 
 A key is a what-if (`gpu`, `weight_bits`, …) or any field of the profile's JSON, dotted
-(`memory.utilization`). What decides the times is applied first, whatever the order given: model, GPU, bits,
-then division among GPUs; then scale, fields as they are set, and the KV budget.
+(`memory.utilization`). Whatever the order given, the changes that decide the times come first: model, GPU,
+bits, then division among GPUs; after them scale, the fields, and the KV cache.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sim.hardware.datasheets import GPUS, Gpu, known_gpu
 from sim.hardware.json_fields import Fields, checked_number
 from sim.hardware.model_shape import ModelShape, known_model
 from sim.hardware.profile import Profile
-from sim.hardware.transfer import changed, memory_in_proportion
+from sim.hardware.transfer import memory_in_proportion, modify
 from traces.errors import InputError
 
 
@@ -26,9 +26,9 @@ class WhatIf:
     """A key of `--set`."""
 
     value: str
-    """A value as an example, or what stands for one."""
+    """An example of a value, or a placeholder."""
     help: str
-    """What the key does, in half a sentence: help and documentation show it."""
+    """What the key does, as help and documentation show it."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ WHAT_IFS: dict[str, WhatIf] = {
         after_fields=True,
     ),
 }
-"""Every key but the fields of a profile. A key added here is known to `--set`, its help and the errors."""
+"""All keys except the fields of a profile; `--set`, its help and its errors follow this table."""
 
 LINK = ("link_bytes_per_s", "all_reduce_us")
 _FIXED = ("provenance", "num_gpus", "price_per_hour", "async_scheduling")
@@ -143,28 +143,28 @@ Overrides: TypeAlias = Mapping[str, Any] | Iterable[str] | str | None
 
 
 def apply(profile: Profile, settings: Overrides) -> Profile:
-    """The profile with `settings`, a mapping or texts `key=value`; without any it is the profile itself.
+    """The profile with `settings`, a mapping or texts `key=value`; the profile itself without any.
 
     Raises `InputError` for an unknown key, with the known ones, a key given twice, and a value that the
     profile could not have.
     """
-    given = parse(settings)
+    values = parse(settings)
     known = [*WHAT_IFS, *field_names(profile)]
-    for key in given:
+    for key in values:
         if key not in known:
             section = key.partition(".")[0]
             if "." in key and getattr(profile, section, "") is None:
                 raise InputError(f"set {key}: profile {profile.name} has no {section} part")
             raise InputError(f"set: unknown key {key!r}; the known keys are {', '.join(known)}")
-    if not given:
+    if not values:
         return profile
-    # Memory comes last: what does not fit on the way may fit in the end.
-    made = _with_machine(replace(profile, memory=None), given)
-    made = _with_changes(made, given, after_fields=False)
-    fields = {k: v for k, v in given.items() if "." in k and not k.startswith(("model.", "gpu."))}
-    fields |= {key: given[key] for key in ("name", "engine") if key in given}
-    made = _with_fields(made, _memory(profile, made), fields)
-    return _with_changes(made, given, after_fields=True)
+    # Memory comes last: a model that does not fit after one change may fit after all of them.
+    result = _with_machine(replace(profile, memory=None), values)
+    result = _with_changes(result, values, after_fields=False)
+    fields = {k: v for k, v in values.items() if "." in k and not k.startswith(("model.", "gpu."))}
+    fields |= {key: values[key] for key in ("name", "engine") if key in values}
+    result = _with_fields(result, _memory(profile, result), fields)
+    return _with_changes(result, values, after_fields=True)
 
 
 def markdown() -> str:
@@ -191,18 +191,18 @@ def parse(settings: Overrides) -> dict[str, Any]:
             if not equals or not name.strip():
                 raise InputError(f"set: {text!r} is not key=value, as in weight_bits=8")
             pairs.append((name.strip(), _read(value.strip())))
-    given: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in pairs:
         what = WHAT_IFS.get(key)
         full = what.field if isinstance(what, ShortKey) else key
-        if full in given:
+        if full in values:
             raise InputError(f"set: {full} is set twice")
-        given[full] = value
-    return given
+        values[full] = value
+    return values
 
 
 def field_names(profile: Profile) -> list[str]:
-    """Every field of the profile that can be set, dotted; the what-ifs keep its provenance themselves."""
+    """Every field of the profile that can be set, dotted; provenance cannot be."""
     names: list[str] = []
 
     def walk(value: Any, path: str) -> None:
@@ -218,42 +218,42 @@ def field_names(profile: Profile) -> list[str]:
     return [*names, *(name for name in bits if name not in names)]
 
 
-def _with_machine(profile: Profile, given: Mapping[str, Any]) -> Profile:
-    """All changes of model and GPUs at once, with the link that several GPUs need."""
+def _with_machine(profile: Profile, values: Mapping[str, Any]) -> Profile:
+    """The profile with all changes of model and GPUs at once."""
     changes: dict[str, Any] = {}
     for key, what in WHAT_IFS.items():
-        if key in given and isinstance(what, MachineKey):
-            changes |= what.arguments(key, given[key])
+        if key in values and isinstance(what, MachineKey):
+            changes |= what.arguments(key, values[key])
     for section, read in (("model", ModelShape.from_json), ("gpu", Gpu.from_json)):
-        fields = {k.partition(".")[2]: v for k, v in given.items() if k.startswith(f"{section}.")}
+        fields = {k.partition(".")[2]: v for k, v in values.items() if k.startswith(f"{section}.")}
         base = changes.get(section) or getattr(profile, section)
         if fields and base is not None:
-            shown = [f"{section}={base.name}"] * (section in changes)
-            shown += [f"{section}.{key}={_shown(value)}" for key, value in fields.items()]
+            texts = [f"{section}={base.name}"] * (section in changes)
+            texts += [f"{section}.{key}={_text(value)}" for key, value in fields.items()]
             changes[section] = read(Fields({**base.to_json(), **fields}, f"set {section}"))
-            changes[f"{section}_change"] = " ".join(shown)
-    if given.keys() & set(LINK) and "tensor_parallel" not in given:
+            changes[f"{section}_change"] = " ".join(texts)
+    if values.keys() & set(LINK) and "tensor_parallel" not in values:
         raise InputError(f"set {'/'.join(LINK)}: a link has an effect with tensor_parallel alone")
     return what_if.elsewhere(profile, **changes) if changes else profile
 
 
-def _with_changes(profile: Profile, given: Mapping[str, Any], *, after_fields: bool) -> Profile:
-    """The changes of their own that come after the fields that are set, or those that come before them."""
+def _with_changes(profile: Profile, values: Mapping[str, Any], *, after_fields: bool) -> Profile:
+    """The profile with the changes that come before, or after, the fields that are set."""
     for key, what in WHAT_IFS.items():
-        if key in given and isinstance(what, ProfileKey) and what.after_fields == after_fields:
-            profile = what.change(profile, key, given[key])
+        if key in values and isinstance(what, ProfileKey) and what.after_fields == after_fields:
+            profile = what.change(profile, key, values[key])
     return profile
 
 
-def _memory(profile: Profile, made: Profile) -> dict[str, Any] | None:
-    """The JSON of the memory part that `profile` has as `made`."""
-    if made.model is None or made.gpu is None:
+def _memory(profile: Profile, result: Profile) -> dict[str, Any] | None:
+    """JSON of the memory part of `profile`, scaled to the model and GPUs of `result`."""
+    if result.model is None or result.gpu is None:
         return profile.memory.to_json() if profile.memory else None
-    return memory_in_proportion(profile, made.model, made.gpu, made.num_gpus)
+    return memory_in_proportion(profile, result.model, result.gpu, result.num_gpus)
 
 
 def _with_fields(profile: Profile, memory: dict[str, Any] | None, fields: Mapping[str, Any]) -> Profile:
-    """The profile with that memory part, fields of its JSON replaced, and all of it checked again."""
+    """The profile with this memory part and with fields of its JSON replaced, checked again."""
     data = {**profile.to_json(), "memory": memory}
     before = json.dumps(data)
     for path, value in fields.items():
@@ -262,11 +262,11 @@ def _with_fields(profile: Profile, memory: dict[str, Any] | None, fields: Mappin
         for section in sections:
             place = place[section]
         place[key] = value
-    made = Profile.from_json(data, "set")
+    result = Profile.from_json(data, "set")
     if json.dumps(data) == before:
-        return made
-    changes = [f"{path}={_shown(value)}" for path, value in fields.items()]
-    return changed(made, changes, "set by the user")
+        return result
+    changes = [f"{path}={_text(value)}" for path, value in fields.items()]
+    return modify(result, changes, "set by the user")
 
 
 def _read(text: str) -> Any:
@@ -276,6 +276,6 @@ def _read(text: str) -> Any:
         return text
 
 
-def _shown(value: Any) -> str:
+def _text(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 40 else f"{text[:37]}..."

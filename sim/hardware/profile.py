@@ -61,20 +61,20 @@ class Provenance:
         }
 
     @classmethod
-    def from_json(cls, taken: Fields) -> Provenance:
+    def from_json(cls, fields: Fields) -> Provenance:
         """The provenance that `to_json` wrote; `InputError` naming place, key and value for anything else."""
-        kind = taken.text("kind")
-        date, description = taken.text("date"), taken.text("description")
-        source = taken.text("source", "")
-        versions, grid, residuals = (taken.plain(key) for key in ("versions", "grid", "residuals"))
-        changes, uncertainty = taken.texts("changes"), taken.plain("uncertainty")
-        taken.end()
+        kind = fields.text("kind")
+        date, description = fields.text("date"), fields.text("description")
+        source = fields.text("source", "")
+        versions, grid, residuals = (fields.plain(key) for key in ("versions", "grid", "residuals"))
+        changes, uncertainty = fields.texts("changes"), fields.plain("uncertainty")
+        fields.end()
         try:
             return cls(
                 cast(Kind, kind), date, description, source, versions, grid, residuals, changes, uncertainty
             )
         except InputError as error:
-            raise InputError(f"{taken.where}, {error}") from None
+            raise InputError(f"{fields.where}, {error}") from None
 
 
 @dataclass(frozen=True)
@@ -156,21 +156,21 @@ class Profile:
 
         Raises `InputError` naming `where` (a file), key, value and bound; unknown keys are refused.
         """
-        taken = Fields(data, where)
-        model, gpu, memory = (taken.section_or_none(key) for key in ("model", "gpu", "memory"))
+        fields = Fields(data, where)
+        model, gpu, memory = (fields.section_or_none(key) for key in ("model", "gpu", "memory"))
         profile = cls(
-            name=taken.text("name"),
+            name=fields.text("name"),
             model=ModelShape.from_json(model) if model else None,
             gpu=Gpu.from_json(gpu) if gpu else None,
-            engine=taken.text("engine"),
-            step_cost=StepCost.from_json(taken.section("step_cost")),
+            engine=fields.text("engine"),
+            step_cost=StepCost.from_json(fields.section("step_cost")),
             memory=KvMemory.from_json(memory) if memory else None,
-            provenance=Provenance.from_json(taken.section("provenance")),
-            num_gpus=taken.integer_or_none("num_gpus", 1) or 1,
-            price_per_hour=taken.number_or_none("price_per_hour"),
-            async_scheduling=taken.flag("async_scheduling"),
+            provenance=Provenance.from_json(fields.section("provenance")),
+            num_gpus=fields.integer_or_none("num_gpus", 1) or 1,
+            price_per_hour=fields.number_or_none("price_per_hour"),
+            async_scheduling=fields.flag("async_scheduling"),
         )
-        taken.end()
+        fields.end()
         return profile
 
     def save(self, path: str | Path) -> None:
@@ -196,29 +196,29 @@ def load(name_or_path: str | Path) -> Profile:
     shipped = names()
     if str(name_or_path) in shipped:
         path = SHIPPED / f"{name_or_path}.json"
-        shown = path.name
+        label = path.name
     else:
         path = Path(name_or_path)
-        shown = str(name_or_path)
+        label = str(name_or_path)
         if not _exists(path):
             raise InputError(
-                f"profile: {shown!r} is neither a file nor a shipped profile ({', '.join(shipped)})"
+                f"profile: {label!r} is neither a file nor a shipped profile ({', '.join(shipped)})"
             )
     try:
         data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except IsADirectoryError:
-        raise InputError(f"{shown}: it is a directory, not a JSON file") from None
+        raise InputError(f"{label}: it is a directory, not a JSON file") from None
     except OSError as error:
-        raise InputError(f"{shown}: {error.strerror}") from None
+        raise InputError(f"{label}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{shown}: byte {error.start} is not UTF-8") from None
+        raise InputError(f"{label}: byte {error.start} is not UTF-8") from None
     except json.JSONDecodeError as error:
-        raise InputError(f"{shown}, line {error.lineno}: not JSON ({error.msg})") from None
+        raise InputError(f"{label}, line {error.lineno}: not JSON ({error.msg})") from None
     except InputError as error:
-        raise InputError(f"{shown}: {error}") from None
+        raise InputError(f"{label}: {error}") from None
     except (RecursionError, ValueError):
-        raise InputError(f"{shown}: not JSON that a profile could be in") from None
-    return Profile.from_json(data, shown)
+        raise InputError(f"{label}: not JSON that a profile could be in") from None
+    return Profile.from_json(data, label)
 
 
 def _exists(path: Path) -> bool:

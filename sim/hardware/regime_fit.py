@@ -103,8 +103,8 @@ def cross_validate(cells: Cells, terms: Sequence[str], folds: IntArray) -> Float
         train = _take(cells, ~test)
         knots = choose_knots(train.sizes)
         weights = _solve(_design(train, knots, terms), train.seconds)
-        held = _take(cells, test)
-        errors[test] = (_design(held, knots, terms) @ weights) / held.seconds - 1
+        unseen = _take(cells, test)
+        errors[test] = (_design(unseen, knots, terms) @ weights) / unseen.seconds - 1
     return errors
 
 
@@ -128,10 +128,10 @@ def choose_knots(sizes: FloatArray) -> FloatArray:
     distinct = np.unique(sizes)
     if len(distinct) <= MAX_KNOTS:
         return distinct
-    wanted = np.geomspace(max(distinct[0], 1.0), distinct[-1], MAX_KNOTS)
-    places = np.clip(np.searchsorted(distinct, wanted), 0, len(distinct) - 1)
-    kept = np.union1d(places, [0, len(distinct) - 1])
-    return np.asarray(distinct[kept], dtype=np.float64)
+    targets = np.geomspace(max(distinct[0], 1.0), distinct[-1], MAX_KNOTS)
+    places = np.clip(np.searchsorted(distinct, targets), 0, len(distinct) - 1)
+    positions = np.union1d(places, [0, len(distinct) - 1])
+    return np.asarray(distinct[positions], dtype=np.float64)
 
 
 def _take(cells: Cells, mask: npt.NDArray[np.bool_]) -> Cells:

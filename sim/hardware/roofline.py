@@ -1,4 +1,4 @@
-"""Estimates a machine that nobody measured from datasheet numbers; knows nothing of engines or kernels.
+"""Estimates an unmeasured machine from datasheet numbers; knows nothing of engines or kernels.
 
 An iteration reads the weights once and multiplies them with every token, and takes the longer of the two. On
 top of that, attention reads the KV cache (decode) or computes scores (prefill).
@@ -26,7 +26,7 @@ the estimate honest about how little it knows; a measured profile replaces it.
 """
 
 WORKSPACE_BYTES = 2 * GIB
-"""What an estimate sets aside for activations, library workspaces and the CUDA context."""
+"""Memory that an estimate reserves for activations, library workspaces and the CUDA context."""
 
 
 def roofline_cost(model: ModelShape, gpu: Gpu, efficiency: float = EFFICIENCY) -> StepCost:

@@ -84,14 +84,14 @@ class PiecewiseLinear:
         return {"sizes": list(self.sizes), "seconds": list(self.seconds)}
 
     @classmethod
-    def from_json(cls, taken: Fields) -> PiecewiseLinear:
+    def from_json(cls, fields: Fields) -> PiecewiseLinear:
         """The function that `to_json` wrote; `InputError` naming the place for anything else."""
-        sizes, seconds = taken.numbers("sizes"), taken.numbers("seconds")
-        taken.end()
+        sizes, seconds = fields.numbers("sizes"), fields.numbers("seconds")
+        fields.end()
         try:
             return cls(sizes, seconds)
         except InputError as error:
-            raise InputError(f"{taken.where}, {error}") from None
+            raise InputError(f"{fields.where}, {error}") from None
 
 
 def tail_start(sizes: tuple[float, ...]) -> int:
@@ -129,7 +129,7 @@ class StepCost:
     ragged_prefill: bool = False
     """A padded batch computes each row's real prompt only; else every row counts at the padded length."""
     ragged_decode: bool = False
-    """Decoding, it reads each row's real context only; else every row's is as long as the longest."""
+    """Decoding reads each row's real context only; else every row counts as long as the longest."""
     _decode_cache: dict[int, float] = field(
         default_factory=dict, init=False, repr=False, compare=False, hash=False
     )
@@ -259,15 +259,15 @@ class StepCost:
     @classmethod
     def from_json(cls, data: Mapping[str, Any] | Fields, where: str = "step_cost") -> StepCost:
         """The cost that `to_json` wrote; `InputError` naming `where`, key, value and bound otherwise."""
-        taken = data if isinstance(data, Fields) else Fields(data, where)
-        decode_base = PiecewiseLinear.from_json(taken.section("decode_base"))
-        mixed_base = PiecewiseLinear.from_json(taken.section("mixed_base"))
+        fields = data if isinstance(data, Fields) else Fields(data, where)
+        decode_base = PiecewiseLinear.from_json(fields.section("decode_base"))
+        mixed_base = PiecewiseLinear.from_json(fields.section("mixed_base"))
         numbers = {
-            name: taken.number(name, default=0.0 if name in _OPTIONAL else None) for name in _COEFFICIENTS
+            name: fields.number(name, default=0.0 if name in _OPTIONAL else None) for name in _COEFFICIENTS
         }
-        host_ms = taken.number("host_ms", default=0.0)
-        ragged_prefill, ragged_decode = (taken.flag(name) for name in _FLAGS)
-        taken.end()
+        host_ms = fields.number("host_ms", default=0.0)
+        ragged_prefill, ragged_decode = (fields.flag(name) for name in _FLAGS)
+        fields.end()
         try:
             return cls(
                 decode_base=decode_base,
@@ -278,10 +278,10 @@ class StepCost:
                 **numbers,
             )
         except InputError as error:
-            raise InputError(f"{taken.where}, {error}") from None
+            raise InputError(f"{fields.where}, {error}") from None
 
     def _decode_base_s(self, num_seqs: int) -> float:
-        """The base with host time, kept: the inner loop asks for the same few sizes."""
+        """The base with host time, cached: the inner loop asks for the same few sizes."""
         base = self.decode_base(num_seqs) + self.host_s
         if num_seqs <= _LARGEST_CACHED:
             self._decode_cache[num_seqs] = base

@@ -1,4 +1,4 @@
-"""Reads a file of measured iterations and refuses what cannot be one; knows nothing of fitting."""
+"""Reads a file of measured iterations and refuses impossible rows; knows nothing of fitting."""
 
 from __future__ import annotations
 
@@ -35,49 +35,47 @@ def read_steps(path: str | Path) -> pd.DataFrame:
     """
     import pandas as pd
 
-    shown = str(path)
-    rows = _rows(path, shown)
+    file = str(path)
+    rows = _rows(path, file)
     header = [name.strip() for name in rows[0]]
     missing = [name for name in COLUMNS if name not in header]
     if missing:
-        raise InputError(
-            f"{shown}: the column {missing[0]} is missing; a steps file has {', '.join(COLUMNS)}"
-        )
+        raise InputError(f"{file}: the column {missing[0]} is missing; a steps file has {', '.join(COLUMNS)}")
     repeated = [name for name in COLUMNS if header.count(name) > 1]
     if repeated:
-        raise InputError(f"{shown}: the column {repeated[0]} appears {header.count(repeated[0])} times")
+        raise InputError(f"{file}: the column {repeated[0]} appears {header.count(repeated[0])} times")
     for number, row in enumerate(rows[1:], start=1):
         if len(row) != len(header):
-            raise InputError(f"{shown}, row {number}: {len(row)} values for {len(header)} columns")
+            raise InputError(f"{file}, row {number}: {len(row)} values for {len(header)} columns")
     if len(rows) == 1:
-        raise InputError(f"{shown}: has 0 rows, at least 1 is needed")
+        raise InputError(f"{file}: has 0 rows, at least 1 is needed")
     places = {name: header.index(name) for name in COLUMNS}
-    columns = {name: _column(rows[1:], places[name], name, shown) for name in COLUMNS}
-    _check_rows(columns, shown)
+    columns = {name: _column(rows[1:], places[name], name, file) for name in COLUMNS}
+    _check_rows(columns, file)
     return pd.DataFrame(columns)
 
 
-def _rows(path: str | Path, shown: str) -> list[list[str]]:
+def _rows(path: str | Path, file: str) -> list[list[str]]:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise InputError(f"{shown}: no such file") from None
+        raise InputError(f"{file}: no such file") from None
     except IsADirectoryError:
-        raise InputError(f"{shown}: it is a directory, not a CSV file") from None
+        raise InputError(f"{file}: it is a directory, not a CSV file") from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{shown}: byte {error.start} is not UTF-8") from None
+        raise InputError(f"{file}: byte {error.start} is not UTF-8") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{shown}: {error}") from None
+        raise InputError(f"{file}: {error}") from None
     try:
         rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
     except csv.Error as error:
-        raise InputError(f"{shown}: not CSV ({error})") from None
+        raise InputError(f"{file}: not CSV ({error})") from None
     if not rows:
-        raise InputError(f"{shown}: it is empty")
+        raise InputError(f"{file}: it is empty")
     return rows
 
 
-def _column(rows: list[list[str]], place: int, name: str, shown: str) -> npt.NDArray[np.float64]:
+def _column(rows: list[list[str]], place: int, name: str, file: str) -> npt.NDArray[np.float64]:
     values = np.empty(len(rows))
     for i, row in enumerate(rows):
         cell = row[place].strip()
@@ -85,22 +83,22 @@ def _column(rows: list[list[str]], place: int, name: str, shown: str) -> npt.NDA
             value = float(cell)
         except ValueError:
             what = f"{cell[:40]!r} is not a number" if cell else "empty"
-            raise InputError(f"{shown}, row {i + 1}, {name}: {what} (a number is needed)") from None
+            raise InputError(f"{file}, row {i + 1}, {name}: {what} (a number is needed)") from None
         if not math.isfinite(value):
-            raise InputError(f"{shown}, row {i + 1}, {name}: {cell} is not finite")
+            raise InputError(f"{file}, row {i + 1}, {name}: {cell} is not finite")
         if value < 0:
-            raise InputError(f"{shown}, row {i + 1}, {name}: {cell} is below 0")
+            raise InputError(f"{file}, row {i + 1}, {name}: {cell} is below 0")
         values[i] = value
     return values
 
 
-def _check_rows(columns: dict[str, npt.NDArray[np.float64]], shown: str) -> None:
-    """What must hold between the columns of a row, and that both regimes are there."""
+def _check_rows(columns: dict[str, npt.NDArray[np.float64]], file: str) -> None:
+    """Check the columns of a row against each other, and that both regimes are measured."""
 
     def refuse(bad: npt.NDArray[np.bool_], column: str, bound: str) -> None:
         if bad.any():
             i = int(bad.argmax())
-            raise InputError(f"{shown}, row {i + 1}, {column}: {columns[column][i]:g} {bound}")
+            raise InputError(f"{file}, row {i + 1}, {column}: {columns[column][i]:g} {bound}")
 
     decode, prefill = columns["num_decode"], columns["num_prefill"]
     for name in ("num_decode", "num_prefill"):
@@ -116,8 +114,6 @@ def _check_rows(columns: dict[str, npt.NDArray[np.float64]], shown: str) -> None
     for name in ("prefill_tokens", "prefill_attention"):
         refuse((prefill == 0) & (columns[name] > 0), name, "is above 0 in a row without prefill")
     if not (prefill == 0).any():
-        raise InputError(f"{shown}: no decode-only rows (num_prefill 0); both regimes must be measured")
+        raise InputError(f"{file}: no decode-only rows (num_prefill 0); both regimes must be measured")
     if not (prefill > 0).any():
-        raise InputError(
-            f"{shown}: no rows with prefill (num_prefill above 0); both regimes must be measured"
-        )
+        raise InputError(f"{file}: no rows with prefill (num_prefill above 0); both regimes must be measured")

@@ -1,8 +1,8 @@
-"""Carries a profile to another model, GPU or number of GPUs, and marks it as what it then is.
+"""Carries a profile to another model, GPU or number of GPUs, and sets its provenance.
 
-Times go by the ratio of the rooflines (`ceilings`), memory by datasheet and shape. A profile that was
-carried is a roofline estimate with its uncertainty; one in which numbers were only replaced is a what-if.
-Knows nothing of the names that users give to changes.
+Times scale by the ratio of the rooflines (`ceilings`), memory by datasheet and shape. A transferred profile
+is a roofline estimate with its uncertainty; one in which numbers were only replaced is a what-if. Knows
+nothing of the keys under which users ask for changes.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ ALL_REDUCES_PER_LAYER = 2
 ACTIVATION_BYTES = 2
 
 
-def measured_on(profile: Profile, change: str) -> tuple[ModelShape, Gpu]:
-    """Model and GPU of the profile's times; `InputError` naming the change where it does not say which."""
+def model_and_gpu(profile: Profile, change: str) -> tuple[ModelShape, Gpu]:
+    """Model and GPU of the profile's times; `InputError` naming the change where one is not stated."""
     for what, part in (("model", profile.model), ("gpu", profile.gpu)):
         if part is None:
             raise InputError(
@@ -39,7 +39,7 @@ def measured_on(profile: Profile, change: str) -> tuple[ModelShape, Gpu]:
     return profile.model, profile.gpu
 
 
-def transferred(
+def transfer(
     profile: Profile,
     changes: Sequence[str],
     why: str,
@@ -56,14 +56,14 @@ def transferred(
     is multiplied. What changes nothing returns the profile as it is. Raises `InputError` where the profile
     does not say what it was measured on or is of several GPUs already, and where the model does not fit.
     """
-    shown = " ".join(changes)
-    old_model, old_gpu = measured_on(profile, shown)
+    label = " ".join(changes)
+    old_model, old_gpu = model_and_gpu(profile, label)
     model, gpu = model or old_model, gpu or old_gpu
     if (model, gpu, num_gpus) == (old_model, old_gpu, 1):
         return profile
     if profile.num_gpus > 1:  # its times hold communication, which follows no ceiling
         raise InputError(
-            f"{shown}: profile {profile.name} is of {profile.num_gpus} GPUs together; change the profile of "
+            f"{label}: profile {profile.name} is of {profile.num_gpus} GPUs together; change the profile of "
             "one, then divide it by tensor_parallel"
         )
     before, after = Ceilings.of(old_model, old_gpu), Ceilings.of(model, gpu, num_gpus)
@@ -71,15 +71,15 @@ def transferred(
     uncertainty: dict[str, list[float]] = {}
     if num_gpus > 1:
         link = link or link_of(gpu.name)
-        slow = replace(link, latency_s=LATENCY_RANGE * link.latency_s)
+        slow_link = replace(link, latency_s=LATENCY_RANGE * link.latency_s)
         cost = _with_line(cost, partial(all_reduces_s, model, num_gpus, link))
-        longest = partial(all_reduces_s, model, num_gpus, slow)
+        longest = partial(all_reduces_s, model, num_gpus, slow_link)
         uncertainty = spread(profile.step_cost, cost, before, after, longest)
     elif before != after:
         uncertainty = spread(profile.step_cost, cost, before, after)
     memory = memory_in_proportion(profile, model, gpu, num_gpus)
     price = profile.price_per_hour
-    return changed(
+    return modify(
         profile,
         changes,
         why,
@@ -89,7 +89,7 @@ def transferred(
         gpu=gpu,
         num_gpus=num_gpus,
         step_cost=cost,
-        memory=None if memory is None else KvMemory.from_json(Fields(memory, shown)),
+        memory=None if memory is None else KvMemory.from_json(Fields(memory, label)),
         price_per_hour=None if price is None else price * num_gpus,
     )
 
@@ -103,7 +103,7 @@ def all_reduces_s(model: ModelShape, num_gpus: int, link: Link, tokens: float) -
 def memory_in_proportion(
     profile: Profile, model: ModelShape, gpu: Gpu, num_gpus: int
 ) -> dict[str, Any] | None:
-    """The JSON of the profile's memory part with `model` on `num_gpus` of `gpu`, not checked whether it fits.
+    """JSON of the profile's memory part for `model` on `num_gpus` of `gpu`; may not fit.
 
     Every amount follows the datasheet or the shape it comes from; each GPU has a workspace of its own. None
     where the profile has no memory part.
@@ -113,10 +113,10 @@ def memory_in_proportion(
         return None
     if old_model is None or old_gpu is None:
         return memory.to_json()
-    more, was = num_gpus // profile.num_gpus, profile.num_gpus
+    more, old_num = num_gpus // profile.num_gpus, profile.num_gpus
     per_token = (model.kv_bytes_per_token, old_model.kv_bytes_per_token)
     # A KV head is not divided: with more GPUs than heads, several hold the same one.
-    copies = max(1, num_gpus // model.kv_heads) // max(1, was // old_model.kv_heads)
+    copies = max(1, num_gpus // model.kv_heads) // max(1, old_num // old_model.kv_heads)
     return {
         **memory.to_json(),
         "gpu_bytes": more * _in_ratio(memory.gpu_bytes, gpu.memory_bytes, old_gpu.memory_bytes),
@@ -126,7 +126,7 @@ def memory_in_proportion(
     }
 
 
-def changed(
+def modify(
     profile: Profile,
     changes: Sequence[str],
     why: str,
@@ -135,7 +135,7 @@ def changed(
     uncertainty: Mapping[str, list[float]] | None = None,
     **parts: Any,
 ) -> Profile:
-    """The profile with other `parts`, its name and provenance saying so.
+    """The profile with other `parts`, and with the changes in its name and provenance.
 
     `estimated`: times were carried to other ceilings. An estimate stays one whatever is changed in it.
     """
@@ -150,18 +150,18 @@ def changed(
             description=f"{' '.join(changes)}: {why}. Before that ({old.kind}): {old.description}",
             residuals=old.residuals if old.changes else _as_before(old.residuals),
             changes=(*old.changes, *changes),
-            uncertainty=_compounded(old.uncertainty, uncertainty or {}),
+            uncertainty=_compound(old.uncertainty, uncertainty or {}),
         ),
         **parts,
     )
 
 
 def _as_before(residuals: Mapping[str, Any]) -> dict[str, Any]:
-    """Errors of the fit, named as those of the times before they were changed."""
+    """Errors of the fit, labelled as errors before the changes."""
     return {f"{regime}, before the changes": errors for regime, errors in residuals.items()}
 
 
-def _compounded(old: Mapping[str, Any], new: Mapping[str, list[float]]) -> dict[str, list[float]]:
+def _compound(old: Mapping[str, Any], new: Mapping[str, list[float]]) -> dict[str, list[float]]:
     """One uncertainty on top of another: both ends multiply."""
     both = {key: value for key, value in old.items() if isinstance(value, list) and len(value) == 2}
     for key, (low, high) in new.items():
@@ -178,9 +178,9 @@ def _in_ratio(amount: int, new: int, old: int) -> int:
 def _with_line(cost: StepCost, line: Callable[[float], float]) -> StepCost:
     """The cost with `line`, an affine function of the tokens of an iteration, on both bases."""
 
-    def added(base: PiecewiseLinear) -> PiecewiseLinear:
+    def plus_line(base: PiecewiseLinear) -> PiecewiseLinear:
         # One point alone has no slope for the tokens beyond it.
         sizes = base.sizes if len(base.sizes) > 1 else (base.sizes[0], 2 * max(base.sizes[0], 1.0))
         return PiecewiseLinear(sizes, tuple(base(size) + line(size) for size in sizes))
 
-    return replace(cost, decode_base=added(cost.decode_base), mixed_base=added(cost.mixed_base))
+    return replace(cost, decode_base=plus_line(cost.decode_base), mixed_base=plus_line(cost.mixed_base))

@@ -1,8 +1,8 @@
-"""What a profile would be on another GPU, on several, with other weights or memory: Profile → Profile.
+"""Changes a profile: another GPU, several of them, other weights or memory (Profile → Profile).
 
-Every function returns a new profile whose name and provenance say what was changed; a change that changes
-nothing returns the profile as it is. `elsewhere` makes several changes of model and GPUs as one, so that
-their uncertainty is counted once. Knows nothing of traces and schedulers.
+Every function returns a new profile whose name and provenance state the change; a change without effect
+returns the profile itself. `elsewhere` makes several changes of model and GPUs as one, so that their
+uncertainty counts once. Knows nothing of traces and schedulers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sim.hardware.json_fields import checked_number
 from sim.hardware.kv_memory import KvMemory
 from sim.hardware.model_shape import ModelShape
 from sim.hardware.profile import Profile
-from sim.hardware.transfer import ALL_REDUCES_PER_LAYER, changed, measured_on, transferred
+from sim.hardware.transfer import ALL_REDUCES_PER_LAYER, model_and_gpu, modify, transfer
 from traces.errors import InputError
 
 TENSOR_PARALLEL = (1, 2, 4, 8)
@@ -29,7 +29,7 @@ _BITS = (
 
 
 class _Change(NamedTuple):
-    """What a change is called, as in `gpu=H100`, and what it takes for granted."""
+    """The name of a change, as in `gpu=H100`, and the assumptions behind it."""
 
     name: str
     why: str
@@ -48,7 +48,7 @@ def elsewhere(
     model_change: str | None = None,
     gpu_change: str | None = None,
 ) -> Profile:
-    """The profile with these changes of model and GPUs as one; what is None stays as it is.
+    """The profile with these changes of model and GPUs as one; None leaves a part as it is.
 
     On another GPU the decode base goes by bandwidth up to the bend and by operations beyond it, context by
     bandwidth, attention by operations; host time stays. Fewer bits are fewer bytes in memory and to read, at
@@ -62,7 +62,7 @@ def elsewhere(
     texts = [f"{key}={value}" for key, value in bits.items() if value is not None]
     texts += [f"tensor_parallel={num_gpus}"] * (num_gpus != 1)
     first = model_change or gpu_change or (f"gpu={gpu.name}" if gpu else None) or " ".join(texts) or "what-if"
-    old_model, old_gpu = measured_on(profile, first)
+    old_model, old_gpu = model_and_gpu(profile, first)
     shape, device, link = model or old_model, gpu or old_gpu, None
     changes: list[_Change] = []
     if shape != old_model:
@@ -89,7 +89,7 @@ def elsewhere(
         link = link_of(device.name, link_bytes_per_s, all_reduce_s)
         changes.append(_division(shape, device, num_gpus, link))
     names, whys = [change.name for change in changes], "; ".join(change.why for change in changes)
-    return transferred(profile, names, whys, model=shape, gpu=device, num_gpus=num_gpus, link=link)
+    return transfer(profile, names, whys, model=shape, gpu=device, num_gpus=num_gpus, link=link)
 
 
 def _division(shape: ModelShape, gpu: Gpu, num_gpus: int, link: Link) -> _Change:
@@ -106,7 +106,7 @@ def _division(shape: ModelShape, gpu: Gpu, num_gpus: int, link: Link) -> _Change
 
 
 def with_kv_blocks(profile: Profile, kv_blocks: int) -> Profile:
-    """The profile with as much memory as `kv_blocks` blocks of 16 tokens take; times are unchanged."""
+    """The profile with memory for `kv_blocks` blocks of 16 tokens; times are unchanged."""
     change = f"kv_blocks={kv_blocks}"
     if not 1 <= kv_blocks <= MAX_KV_BLOCKS:
         raise InputError(f"{change}: it is not between 1 and {MAX_KV_BLOCKS:,}")
@@ -120,7 +120,7 @@ def with_kv_blocks(profile: Profile, kv_blocks: int) -> Profile:
         while int(total * memory.utilization) < need:  # what the division rounded off
             total += 1
         memory = replace(memory, gpu_bytes=total)
-    return changed(profile, [change], f"room for {kv_blocks:,} KV blocks supposed", memory=memory)
+    return modify(profile, [change], f"room for {kv_blocks:,} KV blocks supposed", memory=memory)
 
 
 def with_scale(profile: Profile, factor: float) -> Profile:
@@ -128,13 +128,13 @@ def with_scale(profile: Profile, factor: float) -> Profile:
     if factor == 1:
         return profile
     cost = profile.step_cost.scaled(factor)
-    return changed(profile, [f"scale={factor:g}"], f"every time multiplied by {factor:g}", step_cost=cost)
+    return modify(profile, [f"scale={factor:g}"], f"every time multiplied by {factor:g}", step_cost=cost)
 
 
 def with_price(profile: Profile, price_per_gpu_hour: float) -> Profile:
     """The price of one GPU for an hour, multiplied by the profile's number of GPUs.
 
-    It is the user's assumption. Times and memory are unchanged, and so are name and kind of provenance.
+    The price is the user's assumption. Times, memory, name and kind of provenance are unchanged.
     """
     price = checked_number(price_per_gpu_hour, "set price_per_hour")
     return replace(profile, price_per_hour=price * profile.num_gpus)
