@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -12,6 +12,10 @@ from ..hardware import describe, overrides, roofline
 from ..hardware import profile as profiles
 from . import show
 from .options import SetFlag, Several
+
+if TYPE_CHECKING:
+    from ..hardware.fitting import FitReport
+    from ..hardware.profile import Profile
 
 
 def list_profiles() -> None:
@@ -153,11 +157,6 @@ def calibrate(
     figure
         Where to draw measured against fitted; default: beside --out, as PNG.
     """
-    from rich.table import Table
-
-    from plots import calibration
-    from plots.style import save
-
     from ..hardware.datasheets import known_gpu
     from ..hardware.fitting import fit, read_steps
     from ..hardware.model_shape import known_model
@@ -174,12 +173,22 @@ def calibrate(
     )
     fitted.save(out)
     picture = figure or out.with_suffix(".png")
-    title = f"{fitted.name}: {len(report.measured_s)} distinct steps of {steps.name}"
+    _report_fit(fitted, report, steps.name, picture)
+    show.wrote([out, picture])
+
+
+def _report_fit(profile: Profile, report: FitReport, source: str, picture: Path) -> None:
+    """Draw measured against fitted, and print the errors of the fit."""
+    from rich.table import Table
+
+    from plots import calibration
+    from plots.style import save
+
+    title = f"{profile.name}: {len(report.measured_s)} distinct steps of {source}"
     save(calibration.report(report.measured_s * 1e3, report.fitted_s * 1e3, ~report.is_mixed, title), picture)
     table = Table(
-        title=f"profile {fitted.name} ({fitted.provenance.kind})", title_justify="left", show_header=False
+        title=f"profile {profile.name} ({profile.provenance.kind})", title_justify="left", show_header=False
     )
     for label, value in report.rows():
         table.add_row(label, value)
     show.console().print(table)
-    show.wrote([out, picture])

@@ -58,7 +58,8 @@ def simulate(
         would be too much.
     """
     window = _window(perfetto, perfetto_window)
-    for path in (save_result, save_requests, save_replicas, save_decisions, perfetto):
+    files = (save_result, save_requests, save_replicas, save_decisions)
+    for path in (*files, perfetto):
         show.check_file(path)
     with show.bar(policy) as told:
         result = simulation.simulate(
@@ -69,17 +70,7 @@ def simulate(
             on_progress=told,
             **keywords(flags),
         )
-    if save_result is not None:
-        result.to_json(save_result)
-    if save_requests is not None:
-        result.save_requests(save_requests)
-    if save_replicas is not None:
-        result.save_replicas(save_replicas)
-    if save_decisions is not None:
-        from traces.files import atomic_write
-
-        with atomic_write(save_decisions) as file:
-            file.writelines(json.dumps(decision) + "\n" for decision in result.decisions)
+    _save(result, *files)
     if perfetto is not None:
         _write_timeline(result, perfetto, window)
     if json_:
@@ -87,6 +78,23 @@ def simulate(
     else:
         show.summary_table(result.summary)
         show.replica_table(result.replicas, result.summary["duration"])
+
+
+def _save(
+    result: Result, summary: Path | None, requests: Path | None, replicas: Path | None, decisions: Path | None
+) -> None:
+    """Write the files that have a name."""
+    if summary is not None:
+        result.to_json(summary)
+    if requests is not None:
+        result.save_requests(requests)
+    if replicas is not None:
+        result.save_replicas(replicas)
+    if decisions is not None:
+        from traces.files import atomic_write
+
+        with atomic_write(decisions) as file:
+            file.writelines(json.dumps(decision) + "\n" for decision in result.decisions)
 
 
 def _window(path: Path | None, text: str | None) -> tuple[float, float]:

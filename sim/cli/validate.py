@@ -16,6 +16,8 @@ from . import show
 from .options import flags, keywords
 
 if TYPE_CHECKING:
+    from ..studies.server_log import Against
+
     Flags = Settings
 else:
     Flags = flags(Settings, without=("trace",))
@@ -51,8 +53,6 @@ def validate(
     save_result
         Write that object to this file.
     """
-    from rich.table import Table
-
     from ..studies.server_log import against as compare_with_log
 
     if tolerance is not None and not tolerance > 0:
@@ -67,20 +67,23 @@ def validate(
     if json_:
         print(text)
     else:
-        table = Table(title=show.title(comparison.result.summary), title_justify="left")
-        for heading in ("figure", "measured", "predicted", "error"):
-            table.add_column(heading, justify="left" if heading == "figure" else "right")
-        for key, measured in comparison.measured.items():
-            table.add_row(
-                key,
-                show.figure(measured),
-                show.figure(comparison.predicted[key]),
-                f"{comparison.errors[key]:+.1%}",
-            )
-        show.console().print(table)
+        _print_table(comparison)
     for note in comparison.notes:
         print(f"seqsched: note: {against}: {note}", file=sys.stderr)
     error = abs(comparison.errors["output_throughput"])
     if tolerance is not None and error > tolerance / 100:
         print(f"seqsched: output_throughput errs by {error:.1%}, more than {tolerance:g} %", file=sys.stderr)
         sys.exit(1)
+
+
+def _print_table(comparison: Against) -> None:
+    """A row per metric: measured, predicted, error."""
+    from rich.table import Table
+
+    table = Table(title=show.title(comparison.result.summary), title_justify="left")
+    for heading in ("figure", "measured", "predicted", "error"):
+        table.add_column(heading, justify="left" if heading == "figure" else "right")
+    for key, measured in comparison.measured.items():
+        predicted, error = comparison.predicted[key], comparison.errors[key]
+        table.add_row(key, show.figure(measured), show.figure(predicted), f"{error:+.1%}")
+    show.console().print(table)
