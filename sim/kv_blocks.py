@@ -62,38 +62,3 @@ def iterations_within(takers: list[int], iteration: int, free_blocks: int) -> in
     taken = list(accumulate(takers[first:] + takers[:first]))
     rounds, rest = divmod(free_blocks, taken[-1])
     return rounds * size + bisect_right(taken, rest)
-
-
-class EvictedPrefixes:
-    """How much of an evicted request's KV is still in memory when it comes back.
-
-    Free blocks form a queue: new ones are taken from its head, freed ones join its tail, the last block of a
-    request first (vLLM's order). What is freed keeps its content until it is taken, so a request that comes
-    back in time finds the first of its blocks intact. Counting is enough: block number k to be taken since
-    the start is block number k.
-    """
-
-    def __init__(self) -> None:
-        self.taken = 0  # blocks ever taken from the head of the queue
-        self.parts: dict[int, tuple[int, int, int]] = {}  # id -> first of its numbers, blocks, full blocks
-
-    def evicted(self, request_id: int, free_before: int, blocks: int, full_blocks: int) -> None:
-        """`blocks` of a request join a queue of `free_before`; `full_blocks` of them can be found again."""
-        self.parts[request_id] = (self.taken + free_before, blocks, full_blocks)
-
-    def intact(self, request_id: int, taken_since: int) -> int:
-        """Blocks of the request to be used again, when `taken_since` more will have been taken by then."""
-        part = self.parts.get(request_id)
-        if part is None:
-            return 0
-        first, blocks, full_blocks = part
-        return max(0, min(first + blocks - self.taken - taken_since, blocks, full_blocks))
-
-    def reuse(self, request_id: int, blocks: int) -> None:
-        """The request is back and takes its intact blocks out of the queue; what was freed later moves up."""
-        part = self.parts.pop(request_id, None)
-        if part is None or not blocks:
-            return
-        for other, (first, count, full_blocks) in self.parts.items():
-            if first > part[0]:
-                self.parts[other] = (first - blocks, count, full_blocks)

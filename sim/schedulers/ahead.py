@@ -26,6 +26,9 @@ class AheadScheduler(ContinuousScheduler):
 
     def __init__(self, limits: Limits, **options: Any) -> None:
         super().__init__(limits, **options)
+
+    def _clear(self) -> None:
+        super()._clear()
         self.ahead: Work | None = None
         self.over: set[int] = set()  # ids that finished in the iteration recorded last
         self.finished: list[Request] = []  # of these, what is still believed to run
@@ -63,7 +66,6 @@ class AheadScheduler(ContinuousScheduler):
         self._forget(evicted)
         following = self.ahead
         if not isinstance(following, Iterations):
-            self.first_need = 0
             super().record(work, Outcome(0, self.finished), now)
             self.finished = []
         elif not following.chunks and self.running.keys() <= self.over:

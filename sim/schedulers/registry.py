@@ -29,11 +29,13 @@ class Family:
 
 
 def _sequence(limits: Limits, **options: Any) -> Scheduler:
+    """Batches of similar predicted lengths; what is cut off is recomputed later (arXiv 2305.13144)."""
     is_open = SequenceOptions(**options).max_wait_s > 0
     return (OpenSequenceScheduler if is_open else SequenceScheduler)(limits, **options)
 
 
 def _continuous(limits: Limits, **options: Any) -> Scheduler:
+    """Continuous batching over paged KV memory, by the rules of vLLM v1."""
     chosen = ContinuousOptions(**options).async_scheduling
     is_ahead = limits.async_scheduling if chosen is None else chosen
     return (AheadScheduler if is_ahead else ContinuousScheduler)(limits, **options)

@@ -229,10 +229,10 @@ def test_what_always_holds_for_continuous_batching(
     kept = Kept(policy)
     result = scenario(trace, profile=profile, **how).run(kept, log=True)
     check_continuous(result, profile.kv_tokens(how["kv_blocks"]))
-    scheduler = kept.scheduler
-    assert scheduler.free == scheduler.num_blocks
-    assert (sum(scheduler.takers), scheduler.running, scheduler.generated) == (0, {}, {})
-    assert scheduler.kv_peak_tokens <= scheduler.num_blocks * scheduler.block
+    scheduler, kv = kept.scheduler, kept.scheduler.kv
+    assert kv.free == kv.num_blocks
+    assert (sum(kv.takers), scheduler.running, scheduler.generated) == (0, {}, {})
+    assert scheduler.kv_peak_tokens <= kv.num_blocks * kv.block_size
 
 
 @settings(max_examples=80)
@@ -392,8 +392,8 @@ def check_fleet(result: Result, shared: Scenario, schedulers: Sequence[Any]) -> 
     # Nothing is left behind: neither requests nor memory.
     for scheduler in schedulers:
         assert scheduler.drain(end) == []
-        if hasattr(scheduler, "takers"):
-            assert scheduler.free == scheduler.num_blocks and not any(scheduler.takers)
+        if hasattr(scheduler, "kv"):
+            assert scheduler.kv.free == scheduler.kv.num_blocks and not any(scheduler.kv.takers)
 
 
 @settings(max_examples=500)

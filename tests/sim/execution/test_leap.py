@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sim.hardware.profile import Profile
 from sim.results.result import Result
 from sim.scenario.scenario import scenario
-from sim.schedulers.continuous import FAR
+from sim.schedulers.kv_cache import FAR
 from tests.sim.flat_machine import flat_machine
 from traces.trace import Trace
 

@@ -173,7 +173,7 @@ def test_drained_at_any_moment_it_gives_back_all_that_has_not_ended(
     given_back = [request.id for request in scheduler.drain(99.0)]
     assert sorted(given_back) == sorted(i for i in left if left[i] > 0 and i not in dropped)
     assert scheduler.next_work(99.0) is None
-    assert scheduler.free == scheduler.num_blocks
+    assert scheduler.kv.free == scheduler.kv.num_blocks
 
 
 def test_it_goes_iteration_by_iteration() -> None:

@@ -118,9 +118,9 @@ class Desk:
             assert isinstance(work, Iterations)
             outcome, self.now = self.iterate(work), self.now + 1
         scheduler.record(work, outcome, self.now)
-        assert scheduler.free == len(self.pool.free)
-        assert sum(scheduler.takers) == len(scheduler.births)
-        assert scheduler.free == self.blocks - sum(blocks_for(n, 16) for n in self.tokens.values())
+        assert scheduler.kv.free == len(self.pool.free)
+        assert sum(scheduler.kv.takers) == len(scheduler.kv.births)
+        assert scheduler.kv.free == self.blocks - sum(blocks_for(n, 16) for n in self.tokens.values())
         return True
 
     def iterate(self, work: Iterations) -> Outcome:
@@ -130,7 +130,7 @@ class Desk:
         before = dict(self.tokens)
         requests = {c.request.id: c.request for c in work.chunks}
         self.begun |= requests.keys()
-        incomplete = self.scheduler.computed
+        incomplete = self.scheduler.kv.partial
         decoding = [i for i in self.tokens if i not in requests and i not in incomplete]
         for i in decoding:
             self.tokens[i] += 1
@@ -181,7 +181,7 @@ class Desk:
     def run(self, most_steps: int = 20_000) -> list[Line]:
         for _ in range(most_steps):
             if not self.step():
-                assert self.scheduler.free == self.blocks
+                assert self.scheduler.kv.free == self.blocks
                 return self.lines
         raise AssertionError(f"still at work after {most_steps} steps")
 
@@ -264,7 +264,7 @@ def test_a_block_holds_16_tokens(prompt: int, used: list[int], requests: Request
     held = []
     for _ in range(3):
         desk.step()
-        held.append(desk.blocks - desk.scheduler.free)
+        held.append(desk.blocks - desk.scheduler.kv.free)
     assert held == used
 
 
@@ -496,7 +496,7 @@ def test_drained_at_any_moment_it_gives_every_request_back_once(
             desk.dropped |= {r.id: work.reason for r in work.requests}
     left = [r.id for r in desk.scheduler.drain(desk.now)]
     assert sorted([*left, *desk.finished, *desk.dropped, *(r.id for r in desk.pending)]) == list(range(n))
-    assert desk.scheduler.free == blocks
+    assert desk.scheduler.kv.free == blocks
     assert desk.scheduler.next_work(desk.now) is None
     # It is as good as new.
     again = [r for r in asked if r.id in left]

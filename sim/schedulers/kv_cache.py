@@ -1,0 +1,203 @@
+"""The paged KV memory of one accelerator as its scheduler counts it: blocks, not their contents.
+
+Counts in closed form over many iterations. Knows nothing of queues, budgets, clocks or predictions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ..kv_blocks import blocks_ahead, blocks_for, iterations_within
+from ..request import Request
+from ..work import Chunk
+
+FAR = 64
+"""Iterations that a leap seldom reaches: where memory lasts longer, its end is computed to a round only."""
+
+
+class KvCache:
+    """Blocks that running sequences hold, take and free.
+
+    A sequence holds the KV of its tokens in whole blocks. While its prompt is incomplete it stands in
+    `partial`, with its tokens in memory. Then it decodes, one token an iteration, and stands in `births`:
+    tokens in memory minus the number of the iteration, which stays the same. `takers` counts, by iteration
+    modulo the block size, how many decoding sequences take a block then (see `blocks_ahead`). `need`: blocks
+    that the next iteration takes, of the `free` ones. `least_free`: the fewest that were ever free.
+    """
+
+    __slots__ = (
+        "births",
+        "block_size",
+        "free",
+        "iteration",
+        "least_free",
+        "need",
+        "num_blocks",
+        "partial",
+        "prefixes",
+        "reused",
+        "reuses_prefixes",
+        "takers",
+    )  # fmt: skip
+
+    def __init__(self, num_blocks: int, block_size: int, *, prefix_caching: bool = True) -> None:
+        self.num_blocks, self.block_size, self.reuses_prefixes = num_blocks, block_size, prefix_caching
+        self.least_free = num_blocks
+        self.clear()
+
+    def clear(self) -> None:
+        """Empty the memory; `least_free` stays."""
+        self.free = self.num_blocks
+        self.iteration = 0
+        self.need = self.reused = 0  # blocks that the next iteration takes; those of them used again
+        self.partial: dict[int, int] = {}
+        self.births: dict[int, int] = {}
+        self.takers = [0] * self.block_size
+        self.prefixes = EvictedPrefixes()
+
+    @property
+    def peak_tokens(self) -> int:
+        """The most memory ever held, in tokens of whole blocks."""
+        return (self.num_blocks - self.least_free) * self.block_size
+
+    @property
+    def free_tokens(self) -> int:
+        """Tokens that the free blocks hold."""
+        return self.free * self.block_size
+
+    def held(self, id: int) -> int:
+        """Tokens of a running sequence in memory."""
+        return self.partial[id] if id in self.partial else self.births[id] + self.iteration
+
+    def decode_need(self) -> int:
+        """Blocks that the decoding sequences take in the next iteration."""
+        return self.takers[self.iteration % self.block_size]
+
+    def iterations_that_fit(self) -> int:
+        """How many iterations memory lasts for, the next included, while all decode and nobody comes or
+        leaves; beyond `FAR` perhaps fewer.
+        """
+        left = self.free - self.need
+        # Every sequence takes a block a round.
+        iterations = 1 + left // len(self.births) * self.block_size
+        if iterations < FAR:
+            return 1 + iterations_within(self.takers, self.iteration + 1, left)
+        return iterations
+
+    def cached_tokens(self, id: int) -> int:
+        """First tokens of a sequence that need not be computed when it is admitted to the next iteration."""
+        return self.prefixes.intact(id, self.need - self.reused) * self.block_size
+
+    def can_admit(self, tokens: int) -> bool:
+        """Whether memory suffices for the next iteration with so many tokens of one more sequence."""
+        return self.need + blocks_for(tokens, self.block_size) <= self.free
+
+    def admit(self, id: int, tokens: int, cached: int, is_last: bool) -> bool:
+        """Bring a sequence in with the next iteration, with `tokens` in memory after it, the first `cached`
+        of them used again; it decodes from then on where `is_last`. False, and nothing done, where memory is
+        short.
+        """
+        size = self.block_size
+        need = self.need - -tokens // size
+        if need > self.free:
+            return False
+        self.need = need
+        if self.prefixes.parts:
+            reused = cached // size
+            self.prefixes.reuse(id, reused)
+            self.reused += reused
+        if is_last:
+            self.births[id] = birth = tokens - self.iteration - 1
+            self.takers[-birth % size] += 1
+        else:
+            self.partial[id] = tokens
+        return True
+
+    def can_extend(self, chunks: Iterable[Chunk]) -> bool:
+        """Whether memory suffices for the next iteration with these chunks of incomplete prompts."""
+        size, need = self.block_size, self.need
+        for chunk in chunks:
+            tokens = self.partial[chunk.request.id]
+            need += -tokens // size - -(tokens + chunk.num_tokens) // size
+        return need <= self.free
+
+    def extend(self, chunk: Chunk) -> None:
+        """Compute a further chunk of an incomplete prompt in the next iteration."""
+        id, size = chunk.request.id, self.block_size
+        before = self.partial[id]
+        after = before + chunk.num_tokens
+        self.need += -before // size - -after // size
+        if chunk.last:
+            del self.partial[id]
+            self.births[id] = birth = after - self.iteration - 1
+            self.takers[-birth % size] += 1
+        else:
+            self.partial[id] = after
+
+    def evict(self, id: int) -> None:
+        """Free the blocks of a running sequence before the next iteration is put together."""
+        tokens = self.held(id)
+        blocks = blocks_for(tokens, self.block_size)
+        if self.reuses_prefixes:
+            self.prefixes.evicted(id, self.free, blocks, tokens // self.block_size)
+        self.free += blocks
+        if self.partial.pop(id, None) is None:
+            self.takers[-self.births.pop(id) % self.block_size] -= 1
+        self.need = self.decode_need()
+
+    def advance(self, iterations: int, finished: Sequence[Request]) -> None:
+        """Take the blocks of so many iterations, then free those of the sequences that have finished."""
+        takers, size = self.takers, self.block_size
+        need = self.need if iterations else 0
+        if iterations > 1:
+            need += blocks_ahead(takers, self.iteration + 1, iterations - 1)
+        if self.prefixes.parts or self.reused:
+            self.prefixes.taken += need - self.reused
+            self.reused = 0
+        free = self.free - need
+        if free < self.least_free:
+            self.least_free = free
+        self.iteration = iteration = self.iteration + iterations
+        if finished:
+            births = self.births
+            for request in finished:
+                birth = births.pop(request.id)
+                takers[-birth % size] -= 1
+                free -= -(birth + iteration) // size
+        self.free = free
+        self.need = takers[iteration % size]
+
+
+class EvictedPrefixes:
+    """How much of an evicted request's KV is still in memory when it comes back.
+
+    Free blocks form a queue: new ones are taken from its head, freed ones join its tail, the last block of a
+    request first (vLLM's order). What is freed keeps its content until it is taken, so a request that comes
+    back in time finds the first of its blocks intact. Counting is enough: block number k to be taken since
+    the start is block number k.
+    """
+
+    def __init__(self) -> None:
+        self.taken = 0  # blocks ever taken from the head of the queue
+        self.parts: dict[int, tuple[int, int, int]] = {}  # id -> first of its numbers, blocks, full blocks
+
+    def evicted(self, request_id: int, free_before: int, blocks: int, full_blocks: int) -> None:
+        """`blocks` of a request join a queue of `free_before`; `full_blocks` of them can be found again."""
+        self.parts[request_id] = (self.taken + free_before, blocks, full_blocks)
+
+    def intact(self, request_id: int, taken_since: int) -> int:
+        """Blocks of the request to be used again, when `taken_since` more will have been taken by then."""
+        part = self.parts.get(request_id)
+        if part is None:
+            return 0
+        first, blocks, full_blocks = part
+        return max(0, min(first + blocks - self.taken - taken_since, blocks, full_blocks))
+
+    def reuse(self, request_id: int, blocks: int) -> None:
+        """The request is back and takes its intact blocks out of the queue; what was freed later moves up."""
+        part = self.parts.pop(request_id, None)
+        if part is None or not blocks:
+            return
+        for other, (first, count, full_blocks) in self.parts.items():
+            if first > part[0]:
+                self.parts[other] = (first - blocks, count, full_blocks)
