@@ -111,18 +111,18 @@ def token_grids(results: Mapping[str, Result], group: int = 0, group_size: int =
     columns = min(len(results), PANELS_PER_ROW)
     lines = ceil(len(results) / columns)
     fig, axes = style.figure(max(1.0 + 2.9 * columns, 5.5), 0.7 + 5.0 * lines, lines, columns)
-    drawn: list[Axes] = []
+    filled: list[Axes] = []
     for k, (ax, (name, result)) in enumerate(zip(axes, results.items(), strict=False)):
         try:
             token_grid(result, ax, group, group_size, name)
-            drawn.append(ax)
+            filled.append(ax)
         except ValueError as reason:
             style.say(ax, f"{style.label(name, 30, 3)}\n{reason}")
         if k % columns:
             ax.set_ylabel("")
-    widest = max((ax.get_xlim()[1] for ax in drawn), default=1.0)
-    longest = max((ax.get_ylim()[0] for ax in drawn), default=1.0)
-    for ax in drawn:
+    widest = max((ax.get_xlim()[1] for ax in filled), default=1.0)
+    longest = max((ax.get_ylim()[0] for ax in filled), default=1.0)
+    for ax in filled:
         ax.set_xlim(0, widest)
         ax.set_ylim(longest, 0)
     for ax in axes[len(results) :]:
@@ -138,10 +138,12 @@ def batch_timeline(result: Result, ax: Axes, until_s: float | None = None) -> No
     """
     outputs = np.asarray(result.columns["output_tokens"])
     origin = float(np.min(result.columns["arrival_s"]))
-    shown = [b for b in result.batches if b.iterations and (until_s is None or b.start_s - origin < until_s)]
-    done = [_num_finished(b, outputs) for b in shown]
+    batches = [
+        b for b in result.batches if b.iterations and (until_s is None or b.start_s - origin < until_s)
+    ]
+    done = [_num_finished(b, outputs) for b in batches]
     parts: list[list[Box]] = [[], [], []]
-    for b, finished in zip(shown, done, strict=True):
+    for b, finished in zip(batches, done, strict=True):
         start, span, rows = b.start_s - origin, b.end_s - b.start_s, len(b.request_ids)
         if b.is_question:
             parts[2].append((start, 0.0, span, rows))
@@ -151,11 +153,11 @@ def batch_timeline(result: Result, ax: Axes, until_s: float | None = None) -> No
     for boxes, (part, colour, hatch) in zip(parts, TIMELINE_PARTS, strict=True):
         _boxes(ax, boxes, part, colour, hatch)
     style.tidy(ax, "y")
-    highest = max((len(b.request_ids) for b in shown), default=1)
-    end = max((b.end_s - origin for b in shown), default=1.0) if until_s is None else until_s
-    edges = [b.end_s - origin for b in shown]
-    if len(shown) <= 400:  # more would paint the picture white
-        ax.vlines(edges, 0, [len(b.request_ids) for b in shown], colors="white", linewidth=0.5)
+    highest = max((len(b.request_ids) for b in batches), default=1)
+    end = max((b.end_s - origin for b in batches), default=1.0) if until_s is None else until_s
+    edges = [b.end_s - origin for b in batches]
+    if len(batches) <= 400:  # more would paint the picture white
+        ax.vlines(edges, 0, [len(b.request_ids) for b in batches], colors="white", linewidth=0.5)
     ax.set_xlim(0, end or 1.0)
     ax.set_ylim(0, highest * 1.05)
     ax.set_xlabel("Time since the first arrival (s)")

@@ -29,11 +29,11 @@ def curves(frame: pd.DataFrame, ax: Axes, column: str) -> None:
     `frame`: columns policy, request_rate, seed and `column`, the key of a metric. Lines are means over seeds,
     bands the smallest to the largest.
     """
-    shown = metric(column)
-    drawn = _lines(frame.assign(**{column: frame[column].astype(float) * shown.scale}), ax, column)
-    style.log_scale(ax, "y", *_ends(drawn, 1.3))
+    latency = metric(column)
+    values = _lines(frame.assign(**{column: frame[column].astype(float) * latency.scale}), ax, column)
+    style.log_scale(ax, "y", *_ends(values, 1.3))
     _rate_axis(frame, ax)
-    ax.set_ylabel(shown.axis)
+    ax.set_ylabel(latency.axis)
 
 
 def goodput(frame: pd.DataFrame, ax: Axes, bounds_ms: Mapping[str, float]) -> None:
@@ -43,11 +43,11 @@ def goodput(frame: pd.DataFrame, ax: Axes, bounds_ms: Mapping[str, float]) -> No
     """
     rates = np.sort(frame["request_rate"].unique())
     ax.plot(rates, rates, color=style.EDGE, linewidth=0.8, zorder=1)
-    drawn = _lines(frame, ax, "request_goodput")
+    values = _lines(frame, ax, "request_goodput")
     _rate_axis(frame, ax)
     # Where next to nothing is good, how little it is does not matter.
-    top = float(np.max(drawn, initial=float(rates.max()) if not len(drawn) else 0.0))
-    style.log_scale(ax, "y", max(_ends(drawn, 1.3)[0], top / 500), top * 1.3)
+    top = float(np.max(values, initial=float(rates.max()) if not len(values) else 0.0))
+    style.log_scale(ax, "y", max(_ends(values, 1.3)[0], top / 500), top * 1.3)
     bounds = ", ".join(f"{LATENCIES[key].symbol} ≤ {value / 1e3:.3g} s" for key, value in bounds_ms.items())
     ax.set_ylabel(f"{metric('request_goodput').axis}\nwithin {bounds}")
 
@@ -58,13 +58,13 @@ def throughput_latency(frame: pd.DataFrame, ax: Axes, column: str = "mean_e2el_m
     `frame`: columns policy, request_rate, seed, output_throughput and `column`; points are means over seeds.
     """
     throughput, latency = metric("output_throughput"), metric(column)
-    drawn: list[float] = []
+    values: list[float] = []
     for place, (_, part) in enumerate(frame.groupby("policy", sort=False)):
         points = part.groupby("request_rate")[[throughput.key, column]].mean().astype(float)
         y = points[column].to_numpy() * latency.scale
-        drawn += y[np.isfinite(y) & (y > 0)].tolist()
+        values += y[np.isfinite(y) & (y > 0)].tolist()
         ax.plot(points[throughput.key].to_numpy(), y, **_look(place))
-    style.log_scale(ax, "y", *_ends(np.array(drawn), 1.3))
+    style.log_scale(ax, "y", *_ends(np.array(values), 1.3))
     ax.set_xlim(left=0)
     ax.set_xlabel(throughput.axis)
     ax.set_ylabel(latency.axis)
@@ -99,7 +99,7 @@ def figure(frame: pd.DataFrame, bounds_ms: Mapping[str, float]) -> Figure:
 
 def _lines(frame: pd.DataFrame, ax: Axes, column: str) -> Any:
     """A line and a band per policy; returns every value drawn above 0."""
-    drawn: list[float] = []
+    heights: list[float] = []
     for place, (_, part) in enumerate(frame.groupby("policy", sort=False)):
         values = part.assign(**{column: part[column].astype(float)}).groupby("request_rate")[column]
         points = values.agg(["mean", "min", "max"])
@@ -108,8 +108,8 @@ def _lines(frame: pd.DataFrame, ax: Axes, column: str) -> Any:
         look = _look(place)
         ax.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0)
         ax.plot(x, mean, **look)
-        drawn += [v for v in (*low, *high) if np.isfinite(v) and v > 0]
-    return np.array(drawn)
+        heights += [v for v in (*low, *high) if np.isfinite(v) and v > 0]
+    return np.array(heights)
 
 
 def _look(place: int) -> dict[str, Any]:

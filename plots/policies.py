@@ -86,13 +86,13 @@ def latency_cdf(results: Mapping[str, Result], ax: Axes, latency: str = "e2el") 
     known = request_latencies()
     if latency not in known:
         raise ValueError(f"latency ({latency}) must be one of {', '.join(known)}")
-    shown = known[latency]
+    entry = known[latency]
     longest = 0.0
     for k, (name, result) in enumerate(zip(style.labels(results, 26), results.values(), strict=True)):
-        values = np.asarray(result.columns[shown.column], dtype=float)
+        values = np.asarray(result.columns[entry.column], dtype=float)
         # A completed request without a value (the TPOT of a single token) is not part of the distribution.
         undefined = np.isnan(values) & ~np.isnan(np.asarray(result.columns["finish_s"], dtype=float))
-        times = values[~np.isnan(values)] * shown.scale
+        times = values[~np.isnan(values)] * entry.scale
         x, share = style.cumulative(times, len(values) - int(undefined.sum()))
         ax.plot(
             x,
@@ -104,7 +104,7 @@ def latency_cdf(results: Mapping[str, Result], ax: Axes, latency: str = "e2el") 
             label=name,
         )
         longest = max(longest, float(times.max(initial=0.0)))
-    ax.set_xlabel(shown.axis)
+    ax.set_xlabel(entry.axis)
     ax.set_ylabel("Share of requests (%)")
     ax.set_ylim(0, 102)
     ax.set_xlim(0, longest * 1.02 or 1.0)

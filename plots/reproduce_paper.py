@@ -103,14 +103,16 @@ def main(trace: str = "alpaca-vicuna-val", *, num_seeds: int = 20, out: Path | N
         Write the figures as JSON to this file.
     """
     seeds = range(num_seeds)
-    found: dict[str, dict[str, list[float]]] = {}
+    simulated: dict[str, dict[str, list[float]]] = {}
     for name, (policy, predictor) in POLICIES.items():
         runs = seeds if predictor == "tuned" else range(1)
-        found[name] = figures([paper_scenario(trace, predictor, s).run(policy).summary for s in runs])
+        simulated[name] = figures([paper_scenario(trace, predictor, s).run(policy).summary for s in runs])
         if name == TUNED:
-            found["… the same, with the published mix-up"] = figures([emulated(trace, s) for s in seeds])
-    print(table(found))
-    means = {row: {name: float(np.mean(values)) for name, values in f.items()} for row, f in found.items()}
+            simulated["… the same, with the published mix-up"] = figures([emulated(trace, s) for s in seeds])
+    print(table(simulated))
+    means = {
+        row: {name: float(np.mean(values)) for name, values in f.items()} for row, f in simulated.items()
+    }
     text = json.dumps({"published": PUBLISHED, "simulated": means, "num_seeds": num_seeds})
     if out is not None:
         from traces.files import atomic_write
@@ -120,9 +122,9 @@ def main(trace: str = "alpaca-vicuna-val", *, num_seeds: int = 20, out: Path | N
     print(text)
 
 
-def table(found: dict[str, dict[str, list[float]]]) -> str:
+def table(simulated: dict[str, dict[str, list[float]]]) -> str:
     """Markdown: simulated figures, the published ones in brackets, ± one standard deviation over seeds."""
-    vanilla = float(np.mean(found["vanilla"]["throughput"]))
+    vanilla = float(np.mean(simulated["vanilla"]["throughput"]))
     heads = [
         "run",
         "requests/s",
@@ -133,27 +135,27 @@ def table(found: dict[str, dict[str, list[float]]]) -> str:
         "all attempts",
     ]
     lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
-    for row, values in found.items():
-        told = PUBLISHED.get(row, PUBLISHED[TUNED])
+    for row, values in simulated.items():
+        published = PUBLISHED.get(row, PUBLISHED[TUNED])
         ratio = [v / vanilla for v in values["throughput"]]
         cells = [
-            cell(values["throughput"], "{:.2f}", told["throughput"]),
-            cell(ratio, "{:.2f}", told["throughput"] / PUBLISHED["vanilla"]["throughput"]),
-            cell(values["length"], "{:.1f}", told["length"]),
-            cell(values["effective"], "{:.1%}", told["effective"]),
-            cell(values["failed"], "{:.1%}", told.get("failed")),
+            cell(values["throughput"], "{:.2f}", published["throughput"]),
+            cell(ratio, "{:.2f}", published["throughput"] / PUBLISHED["vanilla"]["throughput"]),
+            cell(values["length"], "{:.1f}", published["length"]),
+            cell(values["effective"], "{:.1%}", published["effective"]),
+            cell(values["failed"], "{:.1%}", published.get("failed")),
             cell(values["all_attempts"], "{:.1f}", None),
         ]
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def cell(values: list[float], form: str, told: float | None) -> str:
+def cell(values: list[float], form: str, published: float | None) -> str:
     """`mean ± deviation (published)`."""
     text = form.format(np.mean(values))
     if len(values) > 1:
         text += " ± " + form.format(np.std(values))
-    return text if told is None else f"{text} ({form.format(told)})"
+    return text if published is None else f"{text} ({form.format(published)})"
 
 
 if __name__ == "__main__":

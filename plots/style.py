@@ -104,13 +104,13 @@ def label(policy: str, width: int = 18, max_lines: int = 4) -> str:
 
 def labels(policies: Iterable[str], width: int = 18, max_lines: int = 4) -> list[str]:
     """A label per policy, in order; where shortening made two of them equal, they are numbered."""
-    made: list[str] = []
+    texts: list[str] = []
     seen: dict[str, int] = {}
     for policy in policies:
         text = label(policy, width, max_lines)
         seen[text] = seen.get(text, 0) + 1
-        made.append(text if seen[text] == 1 else f"{text} #{seen[text]}")
-    return made
+        texts.append(text if seen[text] == 1 else f"{text} #{seen[text]}")
+    return texts
 
 
 def colour(index: int) -> str:

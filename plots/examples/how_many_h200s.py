@@ -65,12 +65,12 @@ def main(options: Options = DEFAULT) -> None:
     print("| traffic | requests/s | replicas | USD/hour | gives way first | one replica less |")
     print("|---|---:|---:|---:|---|---|")
     rows = {}
-    for name, made in plans.items():
-        (answer,) = made.answers
+    for name, capacity_plan in plans.items():
+        (answer,) = capacity_plan.answers
         cost = "–" if answer.cost_per_hour is None else f"{answer.cost_per_hour:.2f}"
         size = answer.replicas or f"none: {answer.reason}"
         print(
-            f"| {name} | {made.question.request_rate:.3g} | {size} | {cost} | {answer.binding} "
+            f"| {name} | {capacity_plan.question.request_rate:.3g} | {size} | {cost} | {answer.binding} "
             f"| {point_text(answer.one_less)} |"
         )
         rows[name] = answer.row()

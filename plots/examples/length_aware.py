@@ -58,7 +58,7 @@ DEFAULT = Options()
 
 def main(options: Options = DEFAULT) -> None:
     """The highest rate within an SLO under several policies, and whether they differ."""
-    made = plan(
+    comparison = plan(
         options.trace,
         slo=options.slo,
         request_rate=options.start_rate,
@@ -73,14 +73,14 @@ def main(options: Options = DEFAULT) -> None:
         seed=options.seed,
         jobs=options.jobs,
     )
-    today, *others = made.answers
+    today, *others = comparison.answers
     print(
-        f"| policy | requests/s within {made.question.bounds} | shown to be kept | shown to be broken "
+        f"| policy | requests/s within {comparison.question.bounds} | shown to be kept | shown to be broken "
         "| gain |"
     )
     print("|---|---:|---:|---:|---|")
     rows = {}
-    for answer in made.answers:
+    for answer in comparison.answers:
         verdict = "" if answer is today else gain(today, answer)
         low, high = (answer.rates.low, answer.rates.high) if answer.rates else (None, None)
         print(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from ..fleet.routers import DEFAULT_ROUTER
+from ..results.metrics import request_latencies
 from ..scenario.settings import DEFAULT_PREDICTOR, MachineSettings, sentences
 from . import show
 from .options import SetFlag, Several
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from ..planning.answer import Answer, Plan
 
 
+SLO_HELP = (
+    f"Bounds METRIC_STATISTIC:MS of {', '.join(request_latencies())}, such as ttft_p99:2000 tpot_p99:100 "
+    "e2el_mean:30000; attainment:0.99 is the share of requests within the --goodput bounds."
+)
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Question:
@@ -28,10 +35,7 @@ class Question:
 
     trace: str = "alpaca-vicuna"
     """A file, a dataset (`seqsched trace fetch`) or a generator NAME[:key=value,...]."""
-    slo: Several = ()
-    """Bounds METRIC_STATISTIC:MS of ttft, tpot, e2el or wait, such as ttft_p99:2000 tpot_p99:100
-    e2el_mean:30000; attainment:0.99 is the share of requests within the --goodput bounds.
-    """
+    slo: Annotated[Several, Parameter(help=SLO_HELP)] = ()
     goodput: Several = ()
     """What a good request meets, METRIC:MS, such as ttft:2000 tpot:100; for --slo attainment."""
     request_rate: str | None = None

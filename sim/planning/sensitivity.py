@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from .answer import Sensitivity, Swing
 from .rate_search import RateRange, highest_rate
@@ -21,47 +22,42 @@ SETTLED = 2
 Runner = Callable[[Sequence[tuple[World, Run]]], Sequence[Observation]]
 
 
-def changes(world: World) -> list[tuple[str, tuple[str, World], tuple[str, World]]]:
-    """(input, (label, world with less of it), (label, world with more of it))."""
+class Change(NamedTuple):
+    """One input with less of it and with more, each named."""
+
+    what: str
+    less_label: str
+    less: World
+    more_label: str
+    more: World
+
+
+def changes(world: World) -> list[Change]:
+    """Every input that is changed, one at a time."""
     machine = world.profile
     blocks = machine.kv_tokens(world.kv_blocks) // 16
-    made = [
-        (
-            "Output length",
-            ("÷ 1.25", replace(world, length_scale=world.length_scale / 1.25)),
-            ("× 1.25", replace(world, length_scale=world.length_scale * 1.25)),
-        ),
-        (
-            "Step time",
-            ("−10 %", replace(world, profile=machine.with_scale(0.9))),
-            ("+10 %", replace(world, profile=machine.with_scale(1.1))),
-        ),
-        (
-            "KV capacity",
-            ("−20 %", replace(world, kv_blocks=max(1, round(0.8 * blocks)))),
-            ("+20 %", replace(world, kv_blocks=round(1.2 * blocks))),
-        ),
-        (
-            "Length prediction",
-            ("exact", replace(world, predictor="exact")),
-            ("error, σ 0.4", replace(world, predictor="noisy:sigma=0.4,charge=off")),
+    length = world.length_scale
+    shorter, longer = (replace(world, length_scale=scale) for scale in (length / 1.25, length * 1.25))
+    faster, slower = (replace(world, profile=machine.with_scale(by)) for by in (0.9, 1.1))
+    smaller, larger = (replace(world, kv_blocks=max(1, round(by * blocks))) for by in (0.8, 1.2))
+    exact, noisy = (replace(world, predictor=text) for text in ("exact", "noisy:sigma=0.4,charge=off"))
+    steady_label, steady, bursty_label, bursty = "Poisson", 1.0, "gamma, burstiness 0.5", 0.5
+    if world.burstiness is not None:
+        steady, bursty = 2 * world.burstiness, world.burstiness / 2
+        steady_label, bursty_label = f"{steady:g} (steadier)", f"{bursty:g} (burstier)"
+    return [
+        Change("Output length", "÷ 1.25", shorter, "× 1.25", longer),
+        Change("Step time", "−10 %", faster, "+10 %", slower),
+        Change("KV capacity", "−20 %", smaller, "+20 %", larger),
+        Change("Length prediction", "exact", exact, "error, σ 0.4", noisy),
+        Change(
+            "Burstiness",
+            steady_label,
+            replace(world, burstiness=steady),
+            bursty_label,
+            replace(world, burstiness=bursty),
         ),
     ]
-    if world.burstiness is None:
-        bursts = ("Poisson", 1.0), ("gamma, burstiness 0.5", 0.5)
-    else:
-        bursts = (
-            (f"{2 * world.burstiness:g} (steadier)", 2 * world.burstiness),
-            (
-                f"{world.burstiness / 2:g} (burstier)",
-                world.burstiness / 2,
-            ),
-        )
-    (steady, b1), (bursty, b2) = bursts
-    made.append(
-        ("Burstiness", (steady, replace(world, burstiness=b1)), (bursty, replace(world, burstiness=b2)))
-    )
-    return made
 
 
 def sensitivity(world: World, slo: Slo, answer: FleetPoint, effort: Effort, runs: Runner) -> Sensitivity:
@@ -71,7 +67,7 @@ def sensitivity(world: World, slo: Slo, answer: FleetPoint, effort: Effort, runs
     length = min(max(need, effort.num_requests), effort.max_requests)
     brief = replace(effort.at_a_glance(), num_requests=length, max_requests=length)
     varied = changes(world)
-    worlds = [world, *(w for _, less, more in varied for w in (less[1], more[1]))]
+    worlds = [world, *(w for change in varied for w in (change.less, change.more))]
     ranges: list[RateRange] = run_searches(
         [
             (w, highest_rate(slo, replicas, brief, start=rate, tolerance=TOLERANCE, step=1.1, bracket=False))
@@ -81,8 +77,8 @@ def sensitivity(world: World, slo: Slo, answer: FleetPoint, effort: Effort, runs
     )
     base, *others = (found.rate for found in ranges)
     swings = [
-        Swing(name, less[0], more[0], low, high)
-        for (name, less, more), low, high in zip(varied, others[::2], others[1::2], strict=True)
+        Swing(change.what, change.less_label, change.more_label, low, high)
+        for change, low, high in zip(varied, others[::2], others[1::2], strict=True)
     ]
     least = (base or 0.0) * TOLERANCE
     moved = [s for s in swings if any(abs((end or 0.0) - (base or 0.0)) > least for end in (s.low, s.high))]
