@@ -111,7 +111,7 @@ class World:
     def name_of(self, run: Run) -> str:
         """Names a run in an error."""
         return (
-            f"{self.policy} on {self.profile.name}, {run.replicas} replicas at {run.rate:.6g} requests/s, "
+            f"{self.policy} on {run.replicas} × {self.profile.name} at {run.rate:.6g} requests/s, "
             f"seed {run.seed}, {run.num_requests} requests"
         )
 

@@ -156,7 +156,7 @@ def test_a_run_that_fails_is_named_and_the_others_are_kept(
     with pytest.raises(InputError) as found:
         observe_all([(broken, Run(3, 2.5, 7, 60)), *well], state, jobs=2)
     assert "Fragile" in str(found.value) and error in str(found.value) and "\n" not in str(found.value)
-    assert "on tiny, 3 replicas at 2.5 requests/s, seed 7, 60 requests: " in str(found.value)
+    assert "on 3 × tiny at 2.5 requests/s, seed 7, 60 requests: " in str(found.value)
     assert observe_all(well, state)[1] == 0
 
 

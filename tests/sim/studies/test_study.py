@@ -145,9 +145,10 @@ def test_rows_stand_in_the_order_of_the_parts() -> None:
 def deadly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A policy from outside that ends its process whenever it is used."""
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "deadly", raising=False)
-    (tmp_path / "deadly.py").write_text(DEADLY)
-    return "deadly:Deadly"
+    monkeypatch.setitem(sys.modules, "mortal", None)
+    del sys.modules["mortal"]
+    (tmp_path / "mortal.py").write_text(DEADLY)
+    return "mortal:Deadly"
 
 
 def test_a_study_survives_a_process_that_dies_and_names_a_part_that_always_does(

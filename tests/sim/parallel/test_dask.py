@@ -1,4 +1,4 @@
-"""The same sweep on a real Dask scheduler with two workers, all of them processes of their own."""
+"""Sweeps, plans and studies on a real Dask scheduler with two workers, all of them processes of their own."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 import sim
-from sim import sweep
-from sim.parallel.tasks import DIED
+from sim import Plan, plan, sweep
+from sim.parallel.runner import Runner, Workers
+from sim.parallel.tasks import DIED, Shared, Task
+from sim.studies.load_curves import load_curves
 from traces.errors import InputError
 
 pytest.importorskip("distributed", reason="Dask is not installed (the extra cluster)")
@@ -42,6 +44,20 @@ class Deadly(MicrobatchScheduler):
         with open(os.environ["RAN_BY"], "a") as file:
             file.write(f"{os.getpid()}\\n")
         super().submit(request, now)
+
+
+class Counted:
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        with open(os.path.join(self.folder, "arrived.txt"), "a") as file:
+            file.write(f"{os.getpid()}\\n")
+
+
+def returned(counted, number):
+    return number
 """
 
 
@@ -103,10 +119,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
 
 
 @pytest.fixture
-def settings(cluster: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A grid of good points, one that raises and one that kills its process."""
+def here(cluster: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module of the workers is known in this process too."""
     monkeypatch.syspath_prepend(cluster[1])
     monkeypatch.setenv("RAN_BY", str(cluster[1] / "ran_here.txt"))
+
+
+@pytest.fixture
+def settings(here: None) -> dict[str, Any]:
+    """A grid of good points, one that raises and one that kills its process."""
     policies = [f"deadly:Deadly:end={end}" for end in ("well", "badly", "dead")]
     return {
         "trace": "alpaca-vicuna",
@@ -152,6 +173,55 @@ def test_what_a_cluster_was_not_asked_for_it_does_not_run(
     found = sweep(well, out=out, backend="dask", address=cluster[0])
     assert found.reused == 4 and [row["seed"] for row in found.rows] == list(range(12))
     assert found.rows[:8] == half.rows
+
+
+def plan_of(end: str, **running: Any) -> Plan:
+    return plan(
+        "lognormal:output_median=40",
+        slo="ttft_p90:800",
+        request_rate=30,
+        policies=f"deadly:Deadly:end={end}",
+        profiles="h200-vicuna-7b",
+        num_requests=100,
+        max_requests=200,
+        max_seeds=3,
+        **running,
+    )
+
+
+@pytest.mark.usefixtures("here")
+def test_a_plan_on_a_cluster_is_the_same_and_names_a_run_that_kills_its_worker(
+    cluster: tuple[str, Path], tmp_path: Path
+) -> None:
+    there = {"backend": "dask", "address": cluster[0]}
+    answer = plan_of("well", **there, state=tmp_path / "there.jsonl")
+    assert answer.to_json() == plan_of("well", jobs=1, state=tmp_path / "here.jsonl").to_json()
+    lines = [sorted((tmp_path / f"{name}.jsonl").read_text().splitlines()) for name in ("there", "here")]
+    assert lines[0] == lines[1]
+    with pytest.raises(InputError, match=r"deadly:Deadly:end=dead on 1 × h200-vicuna-7b at 30 .*died"):
+        plan_of("dead", **there)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_study_on_a_cluster_has_the_same_rows(cluster: tuple[str, Path]) -> None:
+    settings: dict[str, Any] = {"rates": (1.0, 20.0), "policies": "vanilla;deadly:Deadly", "num_seeds": 1}
+    settings |= {"num_prompts": 40, "predictor": "tuned"}
+    there = load_curves("alpaca-vicuna", **settings, backend="dask", address=cluster[0])
+    assert there.equals(load_curves("alpaca-vicuna", **settings))
+
+
+@pytest.mark.usefixtures("here")
+def test_what_many_tasks_share_is_sent_once(cluster: tuple[str, Path]) -> None:
+    import deadly  # type: ignore[import-not-found]
+
+    shared = Shared(deadly.Counted(str(cluster[1])))
+    with Runner(Workers(backend="dask", address=cluster[0])) as runner:
+        for batch in range(2):
+            tasks = [Task(f"{batch} {k}", (shared, k)) for k in range(6)]
+            ended = list(runner.run(deadly.returned, tasks))
+            assert sorted(each.value for each in ended) == list(range(6))
+    arrived = (cluster[1] / "arrived.txt").read_text().split()
+    assert len(arrived) <= 2 * len(set(arrived)) < 12
 
 
 def test_nobody_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
