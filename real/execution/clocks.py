@@ -1,12 +1,13 @@
-"""Clocks for executors: one that stops and goes, and one for a processor that is shared with others."""
+"""Measured time: a stopwatch, a clock for a processor shared with others, and steps as a ramp."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
 
+import numpy as np
 import torch
 
 BEAT_EVERY_S = 0.05
@@ -17,7 +18,7 @@ Clock = Callable[[], float]
 
 
 class Stopwatch:
-    """A clock in seconds that goes only while it is told to."""
+    """A stopwatch: counts seconds only inside `running()`."""
 
     def __init__(self, clock: Clock = time.perf_counter) -> None:
         self.clock = clock
@@ -25,12 +26,12 @@ class Stopwatch:
         self.since_s: float | None = None
 
     def __call__(self) -> float:
-        """Seconds it has gone."""
+        """Seconds counted so far."""
         return self.before_s + (0.0 if self.since_s is None else self.clock() - self.since_s)
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """It goes inside the block."""
+        """Inside the block it counts."""
         self.since_s = self.clock()
         try:
             yield
@@ -41,10 +42,10 @@ class Stopwatch:
 class PacedClock:
     """Seconds as a processor of even speed would count them.
 
-    A processor shared with others is fast and slow by turns, by a factor of two within seconds, whether or
-    not they are seen on this machine. So this clock counts the process's own time, each stretch multiplied by
-    the pace at its beginning: how fast a fixed beat of small tensor operations ran then, relative to the
-    median of the beats at the start. The beats' own time is left out. For one thread that never waits.
+    The speed of a shared processor changes by a factor of two within seconds, whether or not the others are
+    visible on this machine. So this clock counts the process's own time, each stretch multiplied by the pace
+    at its beginning: the speed of a fixed beat of small tensor operations, relative to the median of the
+    beats at the start. The time of the beats is left out. For one thread that never waits.
     """
 
     def __init__(self, beat: Callable[[], None] | None = None, clock: Clock = time.process_time) -> None:
@@ -57,7 +58,7 @@ class PacedClock:
         self._sound()
 
     def __call__(self) -> float:
-        """Seconds since it was made."""
+        """Seconds since the clock was created."""
         passed = self.clock() - self.since_s
         counted = self.counted_s + passed * self.pace
         if passed >= BEAT_EVERY_S:
@@ -67,7 +68,7 @@ class PacedClock:
 
     @property
     def spread(self) -> tuple[float, float]:
-        """The beats' 5th and 95th percentile, in seconds: how uneven the processor was."""
+        """5th and 95th percentile of the beats in seconds: how uneven the processor was."""
         ordered = sorted(self.beats_s)
         return ordered[len(ordered) // 20], ordered[-1 - len(ordered) // 20]
 
@@ -92,3 +93,14 @@ def _tensor_beat() -> Callable[[], None]:
             values = torch.nn.functional.silu(values @ weights).clamp(-1, 1)
 
     return beat
+
+
+def ramp(seconds: Sequence[float]) -> tuple[float, float]:
+    """(first, slope) of the line through measured steps: least squares, never falling, of equal sum."""
+    steps = np.asarray(seconds, dtype=np.float64)
+    count = len(steps)
+    if not count:
+        return 0.0, 0.0
+    place = np.arange(count) - (count - 1) / 2
+    slope = max(0.0, float(place @ steps / (place @ place))) if count > 1 else 0.0
+    return float(steps.mean()) - slope * (count - 1) / 2, slope

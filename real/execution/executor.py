@@ -33,9 +33,9 @@ from sim.work import (
 from ..engines.engine import Engine, OutOfDeviceMemory, StepwiseEngine
 from ..lengths.prompts import with_question
 from .arrivals import WallArrivals
+from .clocks import ramp
 from .iterations import Sequences
 from .job import Job
-from .ramp import ramp
 
 
 class Executor:

@@ -17,7 +17,7 @@ from sim.results.ledger import Ledger
 from sim.work import Iterations, Outcome, SchedulingError
 
 from ..engines.engine import OutOfDeviceMemory, Part, StepwiseEngine
-from .ramp import ramp
+from .clocks import ramp
 
 
 class Sequences:
