@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sysconfig
 from pathlib import Path
 from types import TracebackType
 
@@ -43,6 +42,8 @@ def _place(traceback: TracebackType | None) -> str:
 
 def _not_outside() -> list[str]:
     """Beginnings of the paths of our own code and of libraries."""
+    import sysconfig
+
     house = Path(__file__).parents[1]
     folders = [str(house / room) for room in ("traces", "sim", "real", "plots")]
     folders += [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]

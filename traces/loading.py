@@ -51,6 +51,19 @@ def load(
     return trace if path == text else replace(trace, name=text)
 
 
+def sources_help() -> str:
+    """What a flag that takes a source says in its `--help`."""
+    from .readers import FORMATS
+    from .synthetic import GENERATORS
+
+    return (
+        "A file, a dataset (`seqsched trace fetch`), a generator NAME[:key=value,...] "
+        f"({', '.join(GENERATORS.names)}), a file in a named format, NAME:file=PATH "
+        f"({', '.join(FORMATS.names)}), or some.module:Class[:key=value,...]; "
+        "`seqsched list generators formats` describes them."
+    )
+
+
 def file_of(source: str | os.PathLike[str]) -> str | None:
     """The file behind a source, a dataset's fetched where it is missing; None for a generator.
 

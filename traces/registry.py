@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from .errors import InputError, raised_outside
-from .spec import coerce, nearest, parse
+from .spec import coerce, nearest, parse, sentences
 
 T = TypeVar("T")
 
@@ -114,10 +114,13 @@ class Registry:
         paragraph = " ".join((inspect.getdoc(documented) or "").partition("\n\n")[0].split())
         return paragraph.partition(". ")[0].removesuffix(".")
 
-    def options_of(self, name: str) -> dict[str, Any]:
-        """Option -> default of an entry of the table; `dataclasses.MISSING` where it has to be given."""
+    def options_of(self, name: str) -> dict[str, tuple[Any, str]]:
+        """Option -> default (`dataclasses.MISSING`: must be given) and sentence, of an entry of the table."""
         options = self._options_class(self.table[name])
-        return {} if options is None else {f.name: f.default for f in fields(options) if f.init}
+        if options is None:
+            return {}
+        about = sentences(options)
+        return {f.name: (f.default, about.get(f.name, "")) for f in fields(options) if f.init}
 
     def help(self, listing: str) -> str:
         """What a flag takes, for its `--help`; `listing` is what `seqsched list` calls this kind."""

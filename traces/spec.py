@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from .errors import InputError
@@ -32,6 +36,21 @@ def parse(spec: str, what: str) -> tuple[str, dict[str, str]]:
             raise InputError(f"{what} {spec!r}: {key} is given twice")
         options[key] = value
     return name, options
+
+
+def sentences(kind: type) -> dict[str, str]:
+    """Field name -> the sentence under it, of a dataclass and of those that it inherits from."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        if not is_dataclass(base):
+            continue
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(definition, ast.ClassDef)
+        for field, text in pairwise(definition.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                assert isinstance(field.target, ast.Name) and isinstance(text.value, ast.Constant)
+                found[field.target.id] = " ".join(str(text.value.value).split())
+    return found
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -29,6 +29,10 @@ COMMANDS = {
         "validate:validate",
         "Compare the simulation with a log (--against), or with a real model here.",
     ),
+    "list": (
+        "listing:list_names",
+        "What flags take by name: policies, predictors, routers, traces.",
+    ),
     "calibrate": (
         "machine:calibrate",
         "Fit a profile to measured step times (--steps), or measure a --device.",

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from ..fleet.routers import DEFAULT_ROUTER
 from ..results.metrics import request_latencies
-from ..scenario.settings import DEFAULT_PREDICTOR, MachineSettings, sentences
+from ..scenario.settings import DEFAULT_PREDICTOR, DEFAULT_TRACE, MachineSettings, WorkloadSettings, sentences
 from . import show
 from .options import SetFlag, Several
 from .running import Resumable
@@ -33,8 +33,7 @@ SLO_HELP = (
 class Question:
     """What is asked of the plan."""
 
-    trace: str = "alpaca-vicuna"
-    """A file, a dataset (`seqsched trace fetch`) or a generator NAME[:key=value,...]."""
+    trace: Annotated[str, Parameter(help=sentences(WorkloadSettings)["trace"])] = DEFAULT_TRACE
     slo: Annotated[Several, Parameter(help=SLO_HELP)] = ()
     goodput: Several = ()
     """What a good request meets, METRIC:MS, such as ttft:2000 tpot:100; for --slo attainment."""
@@ -47,7 +46,7 @@ class Question:
     spare: int = 0
     """Replicas that may have failed while the rest still meets the SLO (N+1: 1)."""
     policies: str = "continuous"
-    """Policies with semicolons between them."""
+    """Policies (`seqsched list policies`) with semicolons between them."""
     profiles: str | None = None
     """Profiles with semicolons between them; default: all that are shipped."""
     predictor: Annotated[str, Parameter(help=sentences(MachineSettings)["predictor"])] = DEFAULT_PREDICTOR

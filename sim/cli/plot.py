@@ -30,7 +30,8 @@ def sensitivity(
     Parameters
     ----------
     policies
-        Policies with semicolons between them; --predictor is replaced by errors of growing size.
+        Policies (`seqsched list policies`) with semicolons between them; --predictor is replaced by errors of
+        growing size.
     num_seeds
         Runs per point, each with its own predictions.
     out

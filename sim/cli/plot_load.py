@@ -45,7 +45,7 @@ def load(
     Parameters
     ----------
     policies
-        Policies with semicolons between them.
+        Policies (`seqsched list policies`) with semicolons between them.
     loads
         Request rates as shares of what `continuous` gets done here while there is always a queue.
     rates

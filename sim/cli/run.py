@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from traces.errors import InputError
 
 from .. import simulation
-from ..scenario.policies import DEFAULT_POLICY
+from ..scenario.policies import DEFAULT_POLICY, POLICIES
 from . import show
 from .options import DEFAULT, Flags, keywords
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def simulate(
     flags: Flags = DEFAULT,
     *,
-    policy: str = DEFAULT_POLICY,
+    policy: Annotated[str, Parameter(help=POLICIES.help("policies"))] = DEFAULT_POLICY,
     leap: bool = True,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
     save_result: Path | None = None,
@@ -37,8 +37,6 @@ def simulate(
 
     Parameters
     ----------
-    policy
-        NAME[:key=value,...]: vanilla, sequence, continuous, or some.module:Class[:key=value,...].
     leap
         Run many iterations as one event; --no-leap goes one by one, to the same end.
     json_
@@ -132,7 +130,7 @@ def compare(
     Parameters
     ----------
     policies
-        Policies with semicolons between them; ratios are to the first.
+        Policies (`seqsched list policies`) with semicolons between them; ratios are to the first.
     out
         Write summary.json, requests.csv and the figures into this folder.
     json_

@@ -11,9 +11,16 @@ from cyclopts import Parameter
 
 import traces
 from traces import arrivals, datasets, inspection
+from traces.loading import sources_help
+from traces.synthetic import GENERATORS
+from traces.synthetic import generate as draw
 
 from ..scenario.scenario import stream
+from ..scenario.settings import DEFAULT_TRACE
 from . import show
+
+SourceArgument = Annotated[str, Parameter(help=sources_help())]
+GeneratorArgument = Annotated[str, Parameter(help=f"Generator {GENERATORS.help('generators')}")]
 
 
 def fetch(*names: str) -> None:
@@ -39,7 +46,7 @@ def fetch(*names: str) -> None:
 
 
 def inspect(
-    source: str,
+    source: SourceArgument,
     /,
     *,
     seed: int = 0,
@@ -51,8 +58,6 @@ def inspect(
 
     Parameters
     ----------
-    source
-        A file, a dataset or a generator NAME[:key=value,...].
     seed
         Seed of what is drawn rather than read.
     num_prompts
@@ -92,7 +97,7 @@ def inspect(
 
 
 def generate(
-    spec: str = "alpaca-vicuna",
+    spec: GeneratorArgument = DEFAULT_TRACE,
     /,
     *,
     out: Path,
@@ -105,8 +110,6 @@ def generate(
 
     Parameters
     ----------
-    spec
-        Generator NAME[:key=value,...]: alpaca-vicuna, lognormal, fixed.
     out
         File to write: .csv, .jsonl or .parquet.
     num_prompts
@@ -118,9 +121,7 @@ def generate(
     burstiness
         Shape of the gamma distribution of gaps; 1 is Poisson.
     """
-    from traces import synthetic
-
-    trace = synthetic.generate(spec, num_prompts, seed)
+    trace = draw(spec, num_prompts, seed)
     if request_rate is not None:
         trace = arrivals.assign(
             trace, request_rate=request_rate, burstiness=burstiness, rng=stream(seed, "arrivals")
@@ -130,7 +131,7 @@ def generate(
 
 
 def convert(
-    source: str,
+    source: SourceArgument,
     out: Path,
     /,
     *,
@@ -142,8 +143,6 @@ def convert(
 
     Parameters
     ----------
-    source
-        A file, a dataset or a generator NAME[:key=value,...].
     out
         File to write: .csv, .jsonl or .parquet.
     seed

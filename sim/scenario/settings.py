@@ -6,17 +6,16 @@ the Python calls; where it takes effect is another module. Reads no files and bu
 
 from __future__ import annotations
 
-import ast
 import difflib
 import inspect
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from itertools import pairwise
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypedDict
 
+from traces import spec
 from traces.errors import InputError
+from traces.loading import sources_help
 from traces.trace import Trace
 
 from ..fleet.routers import DEFAULT_ROUTER, ROUTERS, RouterSpec
@@ -33,6 +32,7 @@ TABLES = {
     "what_ifs": overrides.HELP,
     "routers": ROUTERS.help("routers"),
     "predictors": PREDICTORS.help("predictors"),
+    "sources": sources_help(),
 }
 """What the sentences of fields may hold in braces, from the tables that know it."""
 
@@ -72,7 +72,7 @@ class WorkloadSettings:
     """Which requests are replayed, when they arrive, and what makes one good."""
 
     trace: str | Trace = DEFAULT_TRACE
-    """A file, a dataset (`seqsched trace fetch`) or a generator NAME[:key=value,...]."""
+    """{sources}"""
     num_prompts: int | None = None
     """Replay the first N requests of the trace."""
     sample_seed: int | None = None
@@ -158,15 +158,5 @@ def check_names(given: Iterable[str], known: Iterable[str] | Callable[..., Any],
 
 
 def sentences(kind: type) -> dict[str, str]:
-    """Field name -> the sentence under it, of a dataclass and of those that it inherits from."""
-    found: dict[str, str] = {}
-    for base in reversed(kind.__mro__):
-        if not is_dataclass(base):
-            continue
-        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-        assert isinstance(definition, ast.ClassDef)
-        for field, text in pairwise(definition.body):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-                assert isinstance(field.target, ast.Name) and isinstance(text.value, ast.Constant)
-                found[field.target.id] = " ".join(str(text.value.value).format_map(TABLES).split())
-    return found
+    """Field name -> the sentence under it, the tables filled in, of a dataclass and of its bases."""
+    return {name: text.format_map(TABLES) for name, text in spec.sentences(kind).items()}

@@ -63,6 +63,9 @@ class Lengths:
     """Options."""
 
     length: int
+    """How long it is,
+    in its unit.
+    """
     unit: str = "m"
 
 
@@ -111,7 +114,10 @@ def test_names_of_the_table() -> None:
 def test_what_is_said_of_them_comes_from_their_docstrings_and_options() -> None:
     assert TOOLS.describe("ruler") == "Measures lengths"
     assert TOOLS.describe("gauge") == "Measures anything"
-    assert TOOLS.options_of("ruler") == {"length": MISSING, "unit": "m"}
+    assert TOOLS.options_of("ruler") == {
+        "length": (MISSING, "How long it is, in its unit."),
+        "unit": ("m", ""),
+    }
     assert TOOLS.options_of("gauge") == {}
     assert "NAME[:key=value,...]: ruler, gauge, or some.module:Class" in TOOLS.help("tools")
 
