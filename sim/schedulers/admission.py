@@ -29,6 +29,15 @@ def rejection(request: Request, limits: Limits, *, question: bool = False) -> Dr
     )
 
 
+def unsplit_rejection(request: Request, max_num_batched_tokens: int) -> Drop | None:
+    """A Drop where one iteration cannot hold the whole prompt, and what is recomputed after an eviction."""
+    need = request.prompt_tokens + request.max_new_tokens
+    if need <= max_num_batched_tokens:
+        return None
+    bound = f"max_num_batched_tokens ({max_num_batched_tokens})"
+    return Drop((request,), f"rejected: prompt + max_new_tokens ({need}) exceeds {bound}, chunked=off")
+
+
 def expiry(waiting: Iterable[Request], now: float) -> Drop | None:
     """A Drop of those whose deadline has passed while they waited."""
     late = tuple(r for r in waiting if r.deadline_s is not None and r.deadline_s < now)

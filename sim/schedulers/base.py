@@ -19,7 +19,7 @@ class BaseScheduler:
     kv_peak_tokens: int = 0
 
     def wants(self, request: Request) -> bool | None:
-        """No opinion."""
+        """None: no opinion."""
         return None
 
 

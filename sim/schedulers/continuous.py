@@ -19,12 +19,11 @@ from typing import Any, TypeAlias
 from ..kv_blocks import blocks_for, split_to_fit
 from ..request import Request
 from ..work import Chunk, Drop, Iterations, Limits, Outcome, Perceive, Work
-from .admission import EXPIRED, rejection
-from .binning import expected_tokens
+from .admission import EXPIRED, rejection, unsplit_rejection
 from .continuous_options import ContinuousOptions
 from .kv_cache import KvCache
 from .order import PREDICTED_ORDERS, discipline
-from .planned_memory import PlannedMemory
+from .planned_memory import PlannedMemory, planned_tokens
 
 Entry: TypeAlias = tuple[float, int, Request]
 """A request with its rank and the order of its submission: its place in the queue, also when evicted."""
@@ -34,12 +33,12 @@ class ContinuousScheduler:
     """Iteration-level scheduling over paged KV memory, as vLLM v1 does it."""
 
     Options = ContinuousOptions
-    # So many attributes are found sooner in slots than in a dict.
+    # Attribute access is faster with slots than with a dict.
     __slots__ = (
-        "begun", "deadlines", "drops", "fits_surely", "generated", "gone", "is_fcfs", "is_stuck", "kv",
+        "admitted_in_time", "deadlines", "drops", "generated", "has_end_hooks", "is_fcfs", "is_stuck", "kv",
         "limits", "max_num_batched_tokens", "max_num_seqs", "num_queued", "on_admission", "on_end",
-        "options", "perceives", "plans", "rank", "refused", "running", "tells_ends", "unknown",
-        "unknown_since", "upper_quantile", "waiting", "wake_at",
+        "options", "perceives", "plans", "rank", "refused", "running", "surely_fits_tokens", "unperceived",
+        "unperceived_since_s", "upper_quantile", "waiting", "wake_at", "withdrawn",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, **options: Any) -> None:
@@ -48,10 +47,10 @@ class ContinuousScheduler:
         self.limits = replace(limits, kv_tokens=num_blocks * limits.block_size)
         self.kv = KvCache(num_blocks, limits.block_size, prefix_caching=o.prefix_caching)
         self.max_num_seqs, self.max_num_batched_tokens = o.max_num_seqs, o.max_num_batched_tokens
-        # What needs no more than this is turned away for no reason.
-        self.fits_surely = self.limits.kv_tokens - self.limits.perception_tokens
+        # A request that needs no more than this is never rejected.
+        self.surely_fits_tokens = self.limits.kv_tokens - self.limits.perception_tokens
         if not o.chunked:
-            self.fits_surely = min(self.fits_surely, o.max_num_batched_tokens)
+            self.surely_fits_tokens = min(self.surely_fits_tokens, o.max_num_batched_tokens)
         self.upper_quantile = o.margin if 0.0 < o.margin < 1.0 else None
         self.perceives = o.order in PREDICTED_ORDERS or o.admission == "predicted"
         self.is_fcfs = o.order == "fcfs" and not self.perceives
@@ -66,19 +65,19 @@ class ContinuousScheduler:
         self.on_end = getattr(self.rank, "ended", None)
         self.waiting: list[Entry] = []  # heap
         self.num_queued = 0
-        self.unknown: list[Request] = []  # arrived, length not yet perceived
-        self.unknown_since = inf
+        self.unperceived: list[Request] = []  # arrived, length not yet perceived
+        self.unperceived_since_s = inf
         self.drops: deque[Drop] = deque()
         self.running: dict[int, Entry] = {}  # by request id
         self.generated: dict[int, int] = {}  # id -> tokens kept over its evictions
         is_planned = self.options.admission == "predicted"
         self.plans = PlannedMemory(self.kv.block_size) if is_planned else None
-        self.tells_ends = is_planned or self.on_end is not None
+        self.has_end_hooks = is_planned or self.on_end is not None
         self.refused: int | None = None  # by plan; it may ask again when somebody has left
         self.is_stuck = False  # nobody who waits can start before somebody leaves, or more is known
         self.deadlines: list[tuple[float, int, Request]] = []  # heap of what may expire while it waits
-        self.begun: set[int] = set()  # ids with a deadline that were admitted in time
-        self.gone: set[int] = set()  # ids that expired but still stand in the queue
+        self.admitted_in_time: set[int] = set()  # ids with a deadline
+        self.withdrawn: set[int] = set()  # ids that still stand in the queue though they have ended
 
     @property
     def kv_peak_tokens(self) -> int:
@@ -88,22 +87,24 @@ class ContinuousScheduler:
     @property
     def has_place(self) -> bool:
         """Whether one more request would start with the next iteration, memory aside, or be asked about."""
-        return not self.waiting and len(self.running) + len(self.unknown) < self.max_num_seqs
+        return not self.waiting and len(self.running) + len(self.unperceived) < self.max_num_seqs
 
     # Submit
 
     def submit(self, request: Request, now: float) -> None:
         """Queue the request, or turn it away where it could never run."""
-        if request.prompt_tokens + request.max_new_tokens > self.fits_surely:
-            drop = rejection(request, self.limits, question=self.perceives) or self._too_long(request)
+        if request.prompt_tokens + request.max_new_tokens > self.surely_fits_tokens:
+            drop = rejection(request, self.limits, question=self.perceives)
+            if drop is None and not self.options.chunked:
+                drop = unsplit_rejection(request, self.max_num_batched_tokens)
             if drop is not None:
                 self.drops.append(drop)
                 return
         if request.deadline_s is not None:
             heappush(self.deadlines, (request.deadline_s, request.id, request))
         if self.perceives and request.predicted_tokens is None:
-            self.unknown.append(request)
-            self.unknown_since = min(self.unknown_since, request.arrival_s)
+            self.unperceived.append(request)
+            self.unperceived_since_s = min(self.unperceived_since_s, request.arrival_s)
         else:
             # The commonest discipline, without a call.
             rank = request.arrival_s if self.is_fcfs else self.rank(request, 0)
@@ -112,22 +113,12 @@ class ContinuousScheduler:
 
     def wants(self, request: Request) -> bool:
         """Whether a place and the memory for its prompt are there, beside all that waits here already."""
-        waiting = [r for *_, r in self.waiting if r.id not in self.gone] + self.unknown
+        waiting = [r for *_, r in self.waiting if r.id not in self.withdrawn] + self.unperceived
         if self.is_stuck or len(self.running) + len(waiting) >= self.max_num_seqs:
             return False
         need = self.kv.decode_need()
         need += sum(blocks_for(self._length(r), self.kv.block_size) for r in (*waiting, request))
         return need <= self.kv.free or not (self.running or waiting)
-
-    def _too_long(self, request: Request) -> Drop | None:
-        """Without chunks one iteration must hold a prompt, and what is recomputed after an eviction."""
-        if self.options.chunked:
-            return None
-        need, bound = request.prompt_tokens + request.max_new_tokens, self.options.max_num_batched_tokens
-        if need <= bound:
-            return None
-        reason = f"prompt + max_new_tokens ({need}) exceeds max_num_batched_tokens ({bound}), chunked=off"
-        return Drop((request,), f"rejected: {reason}")
 
     def _length(self, request: Request) -> int:
         """Tokens to compute before its next token: the prompt, and what it generated before evictions."""
@@ -140,7 +131,7 @@ class ContinuousScheduler:
         change.
         """
         is_unusual = False
-        if self.drops or self.deadlines or self.unknown:
+        if self.drops or self.deadlines or self.unperceived:
             is_unusual = True
             work = self._turn_away_or_ask(now)
             if work is not None:
@@ -150,7 +141,7 @@ class ContinuousScheduler:
         evict: Sequence[Request] = ()
         budget = self.max_num_batched_tokens - len(kv.births)
         if kv.need > kv.free or kv.partial:
-            chunks, evict, budget = self._go_on()
+            chunks, evict, budget = self._continue_running()
         is_settled = not evict
         self.is_stuck = False
         if is_settled and self.waiting and len(running) < self.max_num_seqs:
@@ -159,69 +150,72 @@ class ContinuousScheduler:
         if not running:
             return None
         at_most = kv.iterations_that_fit() if is_settled and not kv.partial else 1
-        until_s = self._until(now) if is_unusual else inf
+        until_s = self._until_s(now) if is_unusual else inf
         # Under fcfs an arrival stands behind those that wait already.
         stop = len(running) < self.max_num_seqs and not (self.is_fcfs and self.waiting)
         return Iterations(chunks, evict, at_most, stop, until_s)
 
     def _turn_away_or_ask(self, now: float) -> Work | None:
-        """What goes before all iterations."""
+        """A Drop or a Perceive that goes before all iterations, if any."""
         if self.deadlines:
             self._expire(now)
         if self.drops:
             return self.drops.popleft()
-        return self._perceive() if self.unknown and self._ask_now(now) else None
+        return self._perceive() if self.unperceived and self._ask_now(now) else None
 
     def _expire(self, now: float) -> None:
         """Give up what has waited beyond its deadline; forget the deadlines of what was admitted in time."""
         late = []
-        while self.deadlines and (self.deadlines[0][0] < now or self.deadlines[0][1] in self.begun):
+        while self.deadlines and (
+            self.deadlines[0][0] < now or self.deadlines[0][1] in self.admitted_in_time
+        ):
             _, id, request = heappop(self.deadlines)
-            if id in self.begun:
-                self.begun.remove(id)
+            if id in self.admitted_in_time:
+                self.admitted_in_time.remove(id)
             else:
                 late.append(request)
-                self.gone.add(id)
+                self.withdrawn.add(id)
         if late:
             if self.on_end is not None:
                 for request in late:
                     self.on_end(request)
-            unknown = [r for r in self.unknown if r.id not in self.gone]
-            self.gone -= {r.id for r in self.unknown}
-            self.unknown = unknown
+            unperceived = [r for r in self.unperceived if r.id not in self.withdrawn]
+            self.withdrawn -= {r.id for r in self.unperceived}
+            self.unperceived = unperceived
             self.drops.append(Drop(tuple(late), EXPIRED))
 
     def _ask_now(self, now: float) -> bool:
-        """Whether to ask now: a batch is full, nobody runs, or the first has waited enough."""
+        """Whether to ask now: a batch is full, nothing runs, or the first has waited long enough."""
         if len(self.running) >= self.max_num_seqs:
             return False
-        is_full = len(self.unknown) >= self.options.perceive_batch
-        return is_full or not self.running or now >= self.unknown_since + self.options.perceive_wait_s
+        is_full = len(self.unperceived) >= self.options.perceive_batch
+        return is_full or not self.running or now >= self.unperceived_since_s + self.options.perceive_wait_s
 
     def _perceive(self) -> Work | None:
         """Ask for lengths, as many at a time as the options and the free memory allow."""
         free_tokens, extra = self.kv.free_tokens, self.limits.perception_tokens
-        batch = next(split_to_fit(self.unknown[: self.options.perceive_batch], extra, free_tokens))
+        batch = next(split_to_fit(self.unperceived[: self.options.perceive_batch], extra, free_tokens))
         fits = len(batch) * (max(r.prompt_tokens for r in batch) + extra) <= free_tokens
         return Perceive(tuple(batch)) if fits else None
 
-    def _until(self, now: float) -> float:
-        """When a deadline passes, or a question has waited long enough (s)."""
-        while self.deadlines and self.deadlines[0][1] in self.begun:
-            self.begun.remove(heappop(self.deadlines)[1])
+    def _until_s(self, now: float) -> float:
+        """The time (s) of the next deadline, or at which a question has waited long enough."""
+        while self.deadlines and self.deadlines[0][1] in self.admitted_in_time:
+            self.admitted_in_time.remove(heappop(self.deadlines)[1])
         until_s = self.deadlines[0][0] if self.deadlines else inf
-        ask_s = self.unknown_since + self.options.perceive_wait_s
+        ask_s = self.unperceived_since_s + self.options.perceive_wait_s
         if now < ask_s and len(self.running) < self.max_num_seqs:
             until_s = min(until_s, ask_s)
         return until_s
 
     def _admit(self, chunks: list[Chunk], budget: int) -> bool:
-        """Admit from the queue, adding to `chunks` what memory and the token `budget` allow beside those that
-        run. Whether the queue has to wait for somebody to leave (so that the next iteration could admit no
-        more).
+        """Admit from the queue, appending to `chunks`, as far as memory and the token `budget` allow.
+
+        Returns whether those still queued have to wait for somebody to leave, so that the next iteration
+        could admit no more.
         """
         waiting, running, kv = self.waiting, self.running, self.kv
-        kept, gone = self.generated, self.gone
+        kept, withdrawn = self.generated, self.withdrawn
         places = self.max_num_seqs - len(running)
         is_planned, on_admission = self.plans is not None, self.on_admission
         prefixes = kv.prefixes.parts
@@ -229,8 +223,8 @@ class ContinuousScheduler:
             entry = waiting[0]
             request = entry[2]
             id, length = request.id, request.prompt_tokens
-            if gone and id in gone:
-                gone.remove(id)
+            if withdrawn and id in withdrawn:
+                withdrawn.remove(id)
                 heappop(waiting)
                 continue
             if kept and id in kept:
@@ -253,7 +247,7 @@ class ContinuousScheduler:
             if is_planned:
                 self._plan(request, length)
             if request.deadline_s is not None:
-                self.begun.add(id)
+                self.admitted_in_time.add(id)
             if on_admission is not None:
                 on_admission(request)
         return True
@@ -274,7 +268,9 @@ class ContinuousScheduler:
             return True
         if request.id != self.refused:
             birth = length - kv.iteration - 1
-            peak = self.plans.peak_blocks(kv.iteration, max(self._planned(request), length), birth)
+            peak = self.plans.peak_blocks(
+                kv.iteration, max(planned_tokens(request, self.options.margin), length), birth
+            )
             self.refused = request.id if peak > kv.num_blocks else None
         return request.id != self.refused
 
@@ -282,19 +278,14 @@ class ContinuousScheduler:
         """Set memory aside for a request that computes `length` tokens before its next one."""
         assert self.plans is not None
         birth = length - self.kv.iteration - 1
-        self.plans.put(request.id, max(self._planned(request), length), birth)
-
-    def _planned(self, request: Request) -> int:
-        """Tokens that the request will have in memory in the end, as predicted."""
-        return request.prompt_tokens + min(
-            expected_tokens(request, self.options.margin), request.max_new_tokens
-        )
+        self.plans.put(request.id, max(planned_tokens(request, self.options.margin), length), birth)
 
     # Preempt
 
-    def _go_on(self) -> tuple[list[Chunk], list[Request], int]:
-        """Go on with those that run, some with incomplete prompts or short of memory: the next chunks, who
-        has to leave for that, and the token budget that is left.
+    def _continue_running(self) -> tuple[list[Chunk], list[Request], int]:
+        """Continue what runs where prompts are incomplete or memory is short.
+
+        Returns the next chunks, the requests evicted for them, and the token budget that is left.
         """
         evict: list[Request] = []
         chunks = self._next_chunks()
@@ -341,7 +332,7 @@ class ContinuousScheduler:
         return request
 
     def _unplan(self, id: int) -> None:
-        """The sequence has left the memory; who was refused for want of it may ask again."""
+        """Forget the plan of a sequence that left the memory; a request refused before may now fit."""
         assert self.plans is not None
         self.plans.leave(id)
         self.refused = None
@@ -349,7 +340,7 @@ class ContinuousScheduler:
     # Record
 
     def record(self, work: Work, outcome: Outcome, now: float) -> None:
-        """Count the memory that was filled, free what has finished; queue those whose length is known now."""
+        """Count the memory taken, free that of finished requests; queue those whose length is known now."""
         if not isinstance(work, Iterations):
             self._learn(work, outcome)
             return
@@ -360,22 +351,22 @@ class ContinuousScheduler:
             for request in finished:
                 del running[request.id]
             self.is_stuck = False
-            if self.generated or self.tells_ends:
+            if self.generated or self.has_end_hooks:
                 self._forget(finished)
 
     def _learn(self, work: Work, outcome: Outcome) -> None:
-        """Queue those whose lengths are known now."""
+        """Queue the requests whose lengths are known now."""
         self.is_stuck = False
         if isinstance(work, Perceive):
             for request, prediction in zip(work.requests, outcome.predictions, strict=True):
                 request.predicted_tokens, request.predicted_upper_tokens = prediction
                 heappush(self.waiting, (self.rank(request, 0), self.num_queued, request))
                 self.num_queued += 1
-            del self.unknown[: len(work.requests)]
-            self.unknown_since = self.unknown[0].arrival_s if self.unknown else inf
+            del self.unperceived[: len(work.requests)]
+            self.unperceived_since_s = self.unperceived[0].arrival_s if self.unperceived else inf
 
     def _forget(self, requests: Sequence[Request]) -> None:
-        """What was kept of these beside their memory is of no use any more."""
+        """Discard what was kept of ended requests beside their memory."""
         for request in requests:
             self.generated.pop(request.id, None)
             if self.plans is not None:
@@ -384,9 +375,9 @@ class ContinuousScheduler:
                 self.on_end(request)
 
     def drain(self, now: float) -> list[Request]:
-        """All that was running, waited or was to be turned away."""
+        """Everything submitted that has not ended; the scheduler is empty afterwards."""
         running = [request for *_, request in self.running.values()]
-        waiting = [request for *_, request in sorted(self.waiting) if request.id not in self.gone]
-        left = [*running, *waiting, *self.unknown, *(r for drop in self.drops for r in drop.requests)]
+        waiting = [request for *_, request in sorted(self.waiting) if request.id not in self.withdrawn]
+        left = [*running, *waiting, *self.unperceived, *(r for drop in self.drops for r in drop.requests)]
         self._clear()
         return left

@@ -89,7 +89,7 @@ class KvCache:
         return self.prefixes.intact(id, self.need - self.reused) * self.block_size
 
     def can_admit(self, tokens: int) -> bool:
-        """Whether memory suffices for the next iteration with so many tokens of one more sequence."""
+        """Whether the next iteration can also hold `tokens` tokens of one more sequence."""
         return self.need + blocks_for(tokens, self.block_size) <= self.free
 
     def admit(self, id: int, tokens: int, cached: int, is_last: bool) -> bool:
@@ -146,7 +146,7 @@ class KvCache:
         self.need = self.decode_need()
 
     def advance(self, iterations: int, finished: Sequence[Request]) -> None:
-        """Take the blocks of so many iterations, then free those of the sequences that have finished."""
+        """Take the blocks of `iterations` iterations, then free those of finished sequences."""
         takers, size = self.takers, self.block_size
         need = self.need if iterations else 0
         if iterations > 1:

@@ -8,6 +8,14 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable
 from itertools import chain
 
+from ..request import Request
+from .binning import expected_tokens
+
+
+def planned_tokens(request: Request, margin: float) -> int:
+    """Tokens that a request is predicted to have in memory in the end; `margin` as in `expected_tokens`."""
+    return request.prompt_tokens + min(expected_tokens(request, margin), request.max_new_tokens)
+
 
 class PlannedMemory:
     """The peak of what is still to come, if everyone ends as planned and nobody else is let in.
@@ -24,13 +32,13 @@ class PlannedMemory:
         self.entry: dict[int, tuple[int, int, int]] = {}  # the same by id
 
     def put(self, id: int, planned_tokens: int, birth: int) -> None:
-        """A sequence is in memory, or has another birth than was thought."""
+        """Add a sequence, or replace its entry where its birth has changed."""
         self.leave(id)
         self.entry[id] = entry = (birth - planned_tokens, birth, id)
         insort(self.entries, entry)
 
     def leave(self, id: int) -> None:
-        """It has left the memory."""
+        """Remove a sequence that has left the memory, if it is there."""
         entry = self.entry.pop(id, None)
         if entry is not None:
             del self.entries[bisect_left(self.entries, entry)]

@@ -111,14 +111,14 @@ def test_everybody_ends_and_a_decision_less_is_an_iteration_more(
     shapes: list[tuple[int, int, float, int]], options: str, blocks: int, predictor: str
 ) -> None:
     """With a place and memory for all, nobody starts more than two iterations after who need not wait."""
-    prompt, output, arrival, told = (np.array(values) for values in zip(*shapes, strict=True))
+    prompt, output, arrival, predicted_tokens = (np.array(values) for values in zip(*shapes, strict=True))
     trace = Trace(
         "made up",
         np.arange(len(shapes)),
         prompt,
         output,
         arrival_s=np.sort(arrival) - arrival.min(),
-        predicted_tokens=told,
+        predicted_tokens=predicted_tokens,
     )
     shared = scenario(
         trace, profile=seconds(blocks), predictor=predictor, max_new_tokens=50, kv_blocks=blocks
@@ -145,8 +145,8 @@ def test_drained_at_any_moment_it_gives_back_all_that_has_not_ended(
     left = {i: output for i, (_, output, *_) in enumerate(shapes)}
     decoding: dict[int, Request] = {}
     dropped: set[int] = set()
-    for i, (prompt, _, _, told) in enumerate(shapes):
-        predicted = told if i % 2 else None
+    for i, (prompt, _, _, predicted_tokens) in enumerate(shapes):
+        predicted = predicted_tokens if i % 2 else None
         scheduler.submit(Request(i, 0.0, prompt, 60, 0, None, None, predicted), 0.0)
     for now in range(steps):
         work = scheduler.next_work(float(now))

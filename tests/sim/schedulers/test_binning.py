@@ -59,14 +59,14 @@ def second_opinion(predicted: Sequence[int], fcr: bool, max_new_tokens: int) -> 
 def plan(limits: Limits, requests: Requests, run_scheduler: Callable[..., Any]) -> Callable[..., Plan]:
     """(predictions, **options) -> the batches of their group when every answer is as short as can be."""
 
-    def made(predicted: Sequence[int], kv_tokens: int = 1_000_000, **options: Any) -> Plan:
+    def plan(predicted: Sequence[int], kv_tokens: int = 1_000_000, **options: Any) -> Plan:
         prompts = options.pop("prompt_tokens", 10)
         asked = requests(predicted, max_new_tokens=options.pop("max_new_tokens", 512), prompt_tokens=prompts)
         scheduler = SequenceScheduler(Limits(kv_tokens), **{"group_size": 1000, **options})
         batches: Plan = run_scheduler(scheduler, asked, dict.fromkeys(range(len(predicted)), 1)).batches
         return batches
 
-    return made
+    return plan
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ class Pool:
 class Desk:
     """Carries out a scheduler's work, an iteration a second, and keeps an account of the memory of its own.
 
-    `lengths` maps ids to true lengths; `told` to what a Perceive answers, the true length where it is not
+    `lengths` maps ids to true lengths; `answers` to what a Perceive answers, the true length where it is not
     there.
     """
 
@@ -76,7 +76,7 @@ class Desk:
         self,
         requests: Sequence[Request],
         lengths: Sequence[int],
-        told: Mapping[int, Prediction] | None = None,
+        answers: Mapping[int, Prediction] | None = None,
         *,
         blocks: int = 10_000,
         perception_tokens: int = 0,
@@ -85,11 +85,11 @@ class Desk:
         limits = Limits(16 * blocks, perception_tokens=perception_tokens)
         self.scheduler, self.blocks = ContinuousScheduler(limits, **options), blocks
         self.pending = sorted(requests, key=lambda r: r.arrival_s)
-        self.lengths, self.told = lengths, dict(told or {})
+        self.lengths, self.answers = lengths, dict(answers or {})
         self.now = 0.0
         self.tokens: dict[int, int] = {}  # id -> tokens in memory
         self.pool = Pool(blocks)
-        self.made: dict[int, int] = {}  # id -> tokens generated
+        self.generated: dict[int, int] = {}  # id -> tokens generated
         self.begun: set[int] = set()  # ids that ever had a chunk
         self.lines: list[Line] = []
         self.asked: list[list[int]] = []
@@ -110,8 +110,8 @@ class Desk:
             return True
         if isinstance(work, Perceive):
             self.asked.append([r.id for r in work.requests])
-            told = [self.told.get(r.id, Prediction(self.lengths[r.id])) for r in work.requests]
-            outcome, self.now = Outcome(predictions=told), self.now + 1
+            answers = [self.answers.get(r.id, Prediction(self.lengths[r.id])) for r in work.requests]
+            outcome, self.now = Outcome(predictions=answers), self.now + 1
         elif isinstance(work, Drop):
             self.dropped |= {r.id: work.reason for r in work.requests}
         else:
@@ -141,7 +141,7 @@ class Desk:
                 assert chunk.cached == 16 * self.pool.reuse(i)
             done = self.tokens.get(i, 0) + chunk.cached + chunk.num_tokens
             self.pool.hold(i, done)
-            assert chunk.last == (done == chunk.request.prompt_tokens + self.made.get(i, 0))
+            assert chunk.last == (done == chunk.request.prompt_tokens + self.generated.get(i, 0))
             self.tokens[i] = done
         assert work.at_most >= 1
         assert work.chunks or decoding
@@ -159,8 +159,8 @@ class Desk:
         known = {i: request for i, (_, _, request) in self.scheduler.running.items()}
         finished = []
         for i in [*decoding, *came]:
-            self.made[i] = self.made.get(i, 0) + 1
-            if self.made[i] == self.lengths[i]:
+            self.generated[i] = self.generated.get(i, 0) + 1
+            if self.generated[i] == self.lengths[i]:
                 finished.append(known[i])
                 self.pool.release(i, self.tokens.pop(i))
         self.finished += [r.id for r in finished]
@@ -169,7 +169,9 @@ class Desk:
     def assert_first_in_queue_has_no_room(self, budget: int) -> None:
         """What an eviction left in memory, and what was predicted, is left out of account."""
         o, scheduler = self.scheduler.options, self.scheduler
-        waiting = [request for *_, request in sorted(scheduler.waiting) if request.id not in scheduler.gone]
+        waiting = [
+            request for *_, request in sorted(scheduler.waiting) if request.id not in scheduler.withdrawn
+        ]
         if not waiting or waiting[0].id in self.begun or o.admission == "predicted" or not budget:
             return
         length = waiting[0].prompt_tokens
@@ -281,7 +283,7 @@ def test_the_lowest_ranked_makes_room_and_recomputes_what_it_had(requests: Reque
         Line([], [(1, 17)], []),
         Line([], [], [1]),
     ]
-    assert desk.made == {0: 3, 1: 3}
+    assert desk.generated == {0: 3, 1: 3}
 
 
 def test_no_more_leave_than_must(requests: Requests) -> None:
@@ -500,7 +502,7 @@ def test_drained_at_any_moment_it_gives_every_request_back_once(
     assert desk.scheduler.next_work(desk.now) is None
     # It is as good as new.
     again = [r for r in asked if r.id in left]
-    desk.tokens, desk.made, desk.pending, desk.pool = {}, {}, again, Pool(blocks)
+    desk.tokens, desk.generated, desk.pending, desk.pool = {}, {}, again, Pool(blocks)
     desk.run()
     assert sorted(desk.finished + list(desk.dropped)) == sorted(
         r.id for r in asked if r.id in left or r.id in desk.finished or r.id in desk.dropped

@@ -39,8 +39,8 @@ def test_the_peak_is_reached_as_iterations_pass(
         for k in range(max(left for _, left in present) + 1)
     ]
     held, left = sequences[last]
-    told = kept.peak_blocks(iteration, held + left, held - iteration)
-    assert max(exact) <= told <= max(exact) + len(present)
+    planned = kept.peak_blocks(iteration, held + left, held - iteration)
+    assert max(exact) <= planned <= max(exact) + len(present)
 
 
 @st.composite

@@ -167,8 +167,8 @@ def test_margin_in_tokens(limits: Limits, requests: Requests, run_scheduler: Run
 def test_margin_as_a_quantile(limits: Limits, requests: Requests, run_scheduler: Run) -> None:
     scheduler = SequenceScheduler(limits, margin=0.9, vbs="off", batch_size=1)
     assert scheduler.upper_quantile == 0.9
-    told = {0: Prediction(40, 130), 1: Prediction(60, 70)}
-    log = run_scheduler(scheduler, requests([None, None]), {0: 1, 1: 1}, told)
+    answers = {0: Prediction(40, 130), 1: Prediction(60, 70)}
+    log = run_scheduler(scheduler, requests([None, None]), {0: 1, 1: 1}, answers)
     assert log.batches == [([1], 70), ([0], 130)]
     assert SequenceScheduler(limits, margin=20).upper_quantile is None
 
