@@ -24,7 +24,7 @@ class WallArrivals:
         self.requests = sorted(requests, key=lambda r: r.arrival_s)
         self.ledger, self.submit = ledger, submit
         self.room = len(requests) if max_concurrency is None else max_concurrency
-        self.next = 0
+        self.next = self.num_open = 0  # submitted; of these, not ended
         self.freed_s = 0.0
 
     @property
@@ -33,6 +33,11 @@ class WallArrivals:
         if self.room <= 0 or self.next == len(self.requests):
             return None
         return self.requests[self.next].arrival_s
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every request has ended."""
+        return self.next == len(self.requests) and not self.num_open
 
     def is_due(self, now: float) -> bool:
         """Whether a request would be submitted now."""
@@ -45,6 +50,7 @@ class WallArrivals:
             request.arrival_s = max(request.arrival_s, self.freed_s)
             self.ledger.arrival_s[request.id] = request.arrival_s
             self.next += 1
+            self.num_open += 1
             self.room -= 1
             self.submit(request)
 
@@ -53,3 +59,4 @@ class WallArrivals:
         if self.room == 0:
             self.freed_s = now
         self.room += num_requests
+        self.num_open -= num_requests

@@ -7,13 +7,16 @@ model says, or, where the model may decide, at its end token. It knows nothing o
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import cast
+from typing import assert_never, cast
 
 import torch
 
+from sim.execution.blame import blame
+from sim.execution.progress import Progress
 from sim.request import Request
 from sim.results.batch_record import BatchRecord
 from sim.results.ledger import Ledger
@@ -64,6 +67,7 @@ class Executor:
         self.incidents: list[str] = []
         self.arrivals = WallArrivals(job.requests, ledger, job.max_concurrency, self._submit)
         self.start: float | None = None
+        self.progress = Progress(scheduler)
         self.sequences = None
         if hasattr(engine, "iterate"):
             self.sequences = Sequences(
@@ -81,6 +85,10 @@ class Executor:
 
     def step(self) -> bool:
         """Carry out one Work, or wait for one; False where there is nothing left to do."""
+        with blame(lambda: [self.scheduler]):
+            return self._step()
+
+    def _step(self) -> bool:
         if self.start is None:
             self.start = self.clock()
         now = self.now()
@@ -88,6 +96,7 @@ class Executor:
         work = self.scheduler.next_work(now)
         if work is not None:
             outcome = self._carry_out(work)
+            self._watch(work, outcome)
             self.scheduler.record(work, outcome, self.now())
             return True
         if self._wait():
@@ -100,15 +109,44 @@ class Executor:
             )
         return False
 
+    def _watch(self, work: Work, outcome: Outcome) -> None:
+        """Notice a scheduler that makes no progress."""
+        state, num_requests = self._state(), self.arrivals.num_open
+        match work:
+            case PaddedBatch():
+                self.progress.ran(work, outcome, state, num_requests)
+            case Perceive():
+                self.progress.perceived(work, state, num_requests)
+            case Drop():
+                self.progress.dropped(len(work.requests), state, num_requests)
+            case Iterations():
+                assert self.sequences is not None
+                if outcome.finished or self.sequences.running:
+                    self.progress.happened()
+                else:
+                    self.progress.prefilled(work.chunks, self.sequences.computed, state, num_requests)
+            case _:
+                assert_never(work)
+
+    def _state(self) -> object:
+        """Differs where a request has arrived or ended."""
+        return self.arrivals.next, self.arrivals.num_open
+
     def _submit(self, request: Request) -> None:
         self.scheduler.submit(request, self.now())
 
     def _wait(self) -> bool:
         """Sleep until an arrival or until the scheduler wants to be asked; False where neither will come."""
-        times = [t for t in (self.arrivals.next_s, self.scheduler.wake_at) if t is not None]
-        if not times:
-            return False
-        self.sleep(max(0.0, min(times) - self.now()))
+        next_s, wake_at = self.arrivals.next_s, self.scheduler.wake_at
+        if wake_at is None or self.arrivals.is_done:
+            if next_s is None:
+                return False
+            wake_at = math.inf
+        due_s = math.inf if next_s is None else next_s
+        wait_s = max(0.0, min(due_s, wake_at) - self.now())
+        if wake_at < due_s:
+            self.progress.woke(wait_s, next_s is not None, self._state(), self.arrivals.num_open)
+        self.sleep(wait_s)
         return True
 
     def _carry_out(self, work: Work) -> Outcome:

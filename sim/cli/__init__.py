@@ -86,7 +86,8 @@ def build_app(config: Path | None = None, tokens: Sequence[str] = ()) -> App:
     app = App(
         name="seqsched",
         help="What would another scheduling policy, GPU or fleet do to LLM throughput, latency and cost?",
-        help_epilogue=f"Settings may stand in {CONFIG_FILE} (or --config FILE), one [section] a command.",
+        help_epilogue=f"Settings may stand in {CONFIG_FILE} (or --config FILE), one [section] a command. "
+        "--debug shows the traceback of an error.",
         version=__version__,
         config=[*sources, _whole_numbers],
     )
@@ -107,32 +108,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit with its status."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     sys.path.append("")  # so that --policy module:Class finds a module in the working directory
-    _run(lambda: build_app(_take_config(tokens), tokens), tokens)
+    debug = _take_debug(tokens)
+    _run(lambda: build_app(_take_config(tokens), tokens), tokens, debug)
 
 
 def run_script(function: Callable[..., object], arguments: Sequence[str] | None = None) -> None:
     """Run a script's main function with flags made of its parameters; errors and exit status as in `main`."""
     app = App(help=function.__doc__, version=__version__, config=[_whole_numbers])
     app.default(function)
-    _run(lambda: app, list(sys.argv[1:] if arguments is None else arguments))
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    _run(lambda: app, tokens, _take_debug(tokens))
 
 
-def _run(make_app: Callable[[], App], tokens: list[str]) -> None:
+def _run(make_app: Callable[[], App], tokens: list[str], debug: bool) -> None:
     try:
         make_app()(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except (InputError, CycloptsError) as error:
-        sys.exit(_report(str(error), 2))
+        sys.exit(_report(error, debug))
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone: nothing more can be said
         sys.exit(1)
     except KeyboardInterrupt:
-        sys.exit(_report("interrupted", 130))
+        print("seqsched: interrupted", file=sys.stderr)
+        sys.exit(130)
     except RuntimeError as error:
         from ..work import SchedulingError
 
         if not isinstance(error, SchedulingError):
             raise
-        sys.exit(_report(str(error), 1))
+        sys.exit(_report(error, debug))
 
 
 def _on_a_device(command: str, tokens: Sequence[str]) -> bool:
@@ -143,6 +147,13 @@ def _on_a_device(command: str, tokens: Sequence[str]) -> bool:
     return (command == "validate" and "--against" not in flags) or (
         command == "calibrate" and "--device" in flags
     )
+
+
+def _take_debug(tokens: list[str]) -> bool:
+    """Remove `--debug` from the command line, wherever it stands; whether it was there."""
+    debug = "--debug" in tokens
+    tokens[:] = [token for token in tokens if token != "--debug"]
+    return debug
 
 
 def _take_config(tokens: list[str]) -> Path | None:
@@ -191,6 +202,11 @@ def _whole_numbers(app: App, commands: Sequence[str], arguments: ArgumentCollect
                 raise InputError(f"{name}: {token.value} is not a whole number")
 
 
-def _report(message: str, status: int) -> int:
-    print("seqsched: " + " ".join(message.split()), file=sys.stderr)
-    return status
+def _report(error: Exception, debug: bool) -> int:
+    """Print bad input as one line, with `debug` below the traceback of its error; the exit status."""
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    print("seqsched: " + " ".join(str(error).split()), file=sys.stderr)
+    return 2

@@ -66,6 +66,11 @@ class Arrivals:
         self.room = room - taken
         return taken
 
+    @property
+    def is_done(self) -> bool:
+        """Whether no request is left."""
+        return self.head is _NOBODY
+
     def ended(self, replica: object, requests: Sequence[Request], now: float) -> None:
         """Requests have ended, wherever: their places are free from now on."""
         if self.is_bounded:

@@ -31,9 +31,11 @@ from ..work import (
     unknown_work,
 )
 from .arrivals import SimProcess
+from .blame import blame
 from .environment import Environment
 from .iterations import Leap, RunningRequests
 from .padded_batch import FREE, PerceptionCost, batch_record, cut_off, perceive_record
+from .progress import Progress
 
 FAILURE = "failure"
 """The cause of an interrupt by which the accelerator fails; an arrival interrupts without one."""
@@ -52,6 +54,18 @@ class Source(Protocol):
 
     def ended(self, replica: Replica, requests: Sequence[Request], now: float) -> None:
         """These requests have finished, or were given up."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing will come any more to a replica that has no request."""
+
+    def is_busy(self) -> bool:
+        """Whether any of many replicas is at work."""
+
+    def outlook(self) -> tuple[float, object]:
+        """(when the next request arrives, wherever, if that is known, else infinity; what differs whenever
+        one has arrived or, at another replica, ended).
+        """
 
 
 class Replica:
@@ -87,6 +101,7 @@ class Replica:
         self.batch: tuple[PaddedBatch | Perceive, BatchRecord] | None = None  # in progress
         self.iterations: tuple[Iterations, Leap, float] | None = None  # in progress, and since when
         self.repaired: simpy.Event | None = None  # while it is down
+        self.progress = Progress(scheduler, source.is_busy)
         self.process = env.process(self.run())
 
     def submit(self, request: Request, now: float) -> None:
@@ -118,6 +133,10 @@ class Replica:
 
     def run(self) -> SimProcess:
         """Work, and after a failure wait for the repair, for ever."""
+        with blame(lambda: [self.scheduler], is_sole_cause=True):
+            yield from self._run()
+
+    def _run(self) -> SimProcess:
         env, scheduler, source, running = self.env, self.scheduler, self.source, self.running
         ledger, use = self.ledger, self.use
         while True:
@@ -162,6 +181,8 @@ class Replica:
                     if finished:
                         self.num_requests -= len(finished)
                         source.ended(self, finished, now)
+                    elif not running.heap:
+                        self._prefilled(work, iterations)
                     scheduler.record(work, Outcome(iterations, finished), now)
             except simpy.Interrupt:
                 assert self.repaired is not None
@@ -181,10 +202,12 @@ class Replica:
                 record = yield from self._run_batch(work, record)
                 outcome = self.ledger.record_padded(work, record, self.output_tokens)
                 self._ended(outcome.finished)
+                self.progress.ran(work, outcome, self._state(), self.num_requests)
                 return outcome
             case Perceive():
                 record = perceive_record(work, self.cost, self.perception, self.env.now)
                 record = yield from self._run_batch(work, record)
+                self.progress.perceived(work, self._state(), self.num_requests)
                 return self.ledger.record_perceive(record, [self._answer(r) for r in work.requests])
             case Drop():
                 return self._drop(work)
@@ -193,18 +216,35 @@ class Replica:
 
     def _wait(self, wake_at: float | None) -> SimProcess:
         """Until a request comes, or until the scheduler wants to be asked again."""
-        env, until_s = self.env, self.source.due_s
+        env, due_s, start_s = self.env, self.source.due_s, self.env.now
         if wake_at is not None:
-            if wake_at <= env.now:
-                raise SchedulingError(f"wake_at ({wake_at}) must be later than now ({env.now})")
-            until_s = min(until_s, wake_at)
+            if not wake_at > start_s:
+                raise SchedulingError(f"wake_at ({wake_at}) must be later than now ({start_s})")
+            if not self.num_requests and self.source.is_done:
+                wake_at = None
+        until_s = due_s if wake_at is None or due_s < wake_at else wake_at
         self.is_listening = True
         try:
-            yield env.event() if until_s == math.inf else env.timeout(until_s - env.now)
+            yield env.event() if until_s == math.inf else env.timeout(until_s - start_s)
+            if until_s < due_s:
+                next_s, _ = self.source.outlook()
+                self.progress.woke(until_s - start_s, next_s < math.inf, self._state(), self.num_requests)
+            else:
+                self.progress.happened()
         except simpy.Interrupt as signal:
             if signal.cause is not None:
                 raise
+            self.progress.happened()
         self.is_listening = False
+
+    def _state(self) -> object:
+        """Differs where a request has arrived, ended or got a token."""
+        return self.use.iterations - self.progress.tokenless, self.num_requests, self.source.outlook()[1]
+
+    def _prefilled(self, work: Iterations, iterations: int) -> None:
+        """Iterations were run that gave nobody a token."""
+        self.progress.tokenless += iterations
+        self.progress.prefilled(work.chunks, self.running.computed, self._state(), self.num_requests)
 
     def _run_batch(
         self, work: PaddedBatch | Perceive, record: BatchRecord
@@ -253,6 +293,7 @@ class Replica:
         waiting = self.num_requests - len(work.requests)
         outcome = self.ledger.record_drop(work, self.env.now, replica=self.number, num_waiting=waiting)
         self._ended(work.requests)
+        self.progress.dropped(len(work.requests), self._state(), self.num_requests)
         return outcome
 
     def _ended(self, requests: Sequence[Request]) -> None:
@@ -277,6 +318,7 @@ class Replica:
         left = self.scheduler.drain(now)
         self.ledger.record_lost(left, lost)
         self.num_requests, self.batch, self.iterations = 0, None, None
+        self.progress.happened()
         self.is_listening = self.is_leaping = False
         self.use.failures += 1
         self.repaired = self.env.event()

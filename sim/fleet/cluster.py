@@ -16,6 +16,7 @@ import simpy
 from traces.errors import InputError
 
 from ..execution.arrivals import Arrivals, SimProcess
+from ..execution.blame import blame
 from ..execution.replica import Replica
 from ..request import Request
 from .outages import Schedules
@@ -32,6 +33,14 @@ class Sole(Arrivals):
         """Submit what is due."""
         if self.due_s <= now:
             replica.num_requests += self.take(now, replica.scheduler.submit)
+
+    def is_busy(self) -> bool:
+        """There is no other."""
+        return False
+
+    def outlook(self) -> tuple[float, object]:
+        """When the next request comes, and which it is."""
+        return self.due_s, self.head.id
 
 
 class Fleet:
@@ -126,9 +135,26 @@ class Fleet:
         if not self.num_left:
             self.all_ended.succeed()
 
+    @property
+    def is_done(self) -> bool:
+        """Whether every request has ended."""
+        return not self.num_left
+
+    def is_busy(self) -> bool:
+        """Whether any replica is at work."""
+        return any(r.batch is not None or r.iterations is not None for r in self.replicas)
+
+    def outlook(self) -> tuple[float, object]:
+        """When the next request arrives; and which one that is, and how many have not ended."""
+        return self.arrivals.due_s, (self.arrivals.head.id, self.num_left)
+
+    def _blame(self) -> blame:
+        return blame(lambda: [replica.scheduler for replica in self.replicas])
+
     def _receive_all(self) -> SimProcess:
         self.is_open = True
-        yield from self.arrivals.run(self.env, self._receive)
+        with self._blame():
+            yield from self.arrivals.run(self.env, self._receive)
 
     def _receive(self, request: Request, now: float) -> None:
         """A request has arrived."""
@@ -218,6 +244,10 @@ class Fleet:
 
     def _fail(self, replica: Replica, spans: Iterator[tuple[float, float]]) -> SimProcess:
         """The replica is down in these spans of time (from, until)."""
+        with self._blame():
+            yield from self._take_down(replica, spans)
+
+    def _take_down(self, replica: Replica, spans: Iterator[tuple[float, float]]) -> SimProcess:
         env, number = self.env, replica.number
         for down_s, up_s in spans:
             if down_s > env.now or replica.use.failures:

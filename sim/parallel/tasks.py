@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from traces.errors import InputError
 
 from ..version import RESULTS_VERSION, __version__
+from ..work import SchedulingError
 
 MOST_ERROR_CHARACTERS = 500
 
@@ -39,8 +40,8 @@ class Task(NamedTuple):
 class Ended(NamedTuple):
     """How a task ended: its value, or its error in one line.
 
-    `bad_input`: the error is an InputError, which names what is wrong by itself. `traceback`: where the error
-    was raised; empty where no call raised it.
+    `bad_input`: the error is an InputError or a SchedulingError, which names what is wrong by itself.
+    `traceback`: where the error was raised; empty where no call raised it.
     """
 
     key: str
@@ -80,6 +81,8 @@ def attempt(function: Function, versions: Versions, key: str, *arguments: Any) -
     except InputError as error:
         plain = type(error) is InputError
         return Ended(key, None, one_line(str(error)), plain, traceback.format_exc())
+    except SchedulingError as error:
+        return Ended(key, None, one_line(str(error)), True, traceback.format_exc())
     except (Exception, SystemExit) as error:  # a policy from outside may raise anything
         line = f"{type(error).__name__}: {error} ({_place(error)})"
         return Ended(key, None, one_line(line), False, traceback.format_exc())

@@ -11,7 +11,9 @@ from real.engines.arena import ArenaEngine  # noqa: E402
 from real.engines.eager import EagerEngine  # noqa: E402
 from real.engines.engine import KvOvercommitted, OutOfDeviceMemory  # noqa: E402
 from real.execution.clocks import PacedClock, Stopwatch  # noqa: E402
-from sim.work import SchedulingError  # noqa: E402
+from sim.schedulers.base import BaseScheduler  # noqa: E402
+from sim.work import Drop, PaddedBatch, Perceive, SchedulingError  # noqa: E402
+from traces.errors import InputError  # noqa: E402
 
 SEQUENCE = [
     f"sequence:vbs={vbs},fcr={fcr},bin_width=8,group_size=128"
@@ -109,6 +111,44 @@ def test_a_scheduler_that_loses_requests_is_told_apart_from_one_that_waits(bound
 
     with pytest.raises(SchedulingError, match="requests unserved"):
         serve(make_scenario(3, max_concurrency=bound), Losing)
+
+
+@pytest.mark.parametrize("work", ["drop", "ask", "short", "wake", "wake at once"])
+def test_a_scheduler_that_makes_no_progress_is_named(work, make_scenario, serve):
+    class Stuck(BaseScheduler):
+        def __init__(self, limits):
+            self.waiting = []
+
+        def submit(self, request, now):
+            self.waiting.append(request)
+
+        def next_work(self, now):
+            rows = tuple(self.waiting[:2])
+            self.wake_at = {"wake": now + 1e-9, "wake at once": now}.get(work)
+            works = {"drop": Drop((), "rejected: x"), "ask": Perceive(rows), "short": PaddedBatch(rows, 1)}
+            return works.get(work)
+
+        def record(self, work, outcome, now):
+            pass
+
+    scenario = make_scenario(2, predictor="oracle" if work != "ask" else "exact:charge=off")
+    scenario.trace.output_tokens[:] = 20
+    with pytest.raises(SchedulingError, match=r"^Stuck makes no progress: in [0-9]+ decisions"):
+        serve(scenario, Stuck)
+
+
+def test_an_error_of_a_policy_names_method_and_line(make_scenario, serve):
+    class Raises(BaseScheduler):
+        def __init__(self, limits):
+            pass
+
+        def submit(self, request, now):
+            raise SystemExit(0)
+
+    with pytest.raises(
+        InputError, match=r"^policy Raises.submit raised SystemExit: 0 \(test_executor.py, line"
+    ):
+        serve(make_scenario(2), Raises)
 
 
 def test_what_can_never_fit_is_rejected_and_nothing_is_lost(make_scenario, serve):
