@@ -21,7 +21,7 @@ from ..calibration.calibration import versions
 from ..engines.engine import Engine
 from ..engines.logit_tap import logit_tap
 from ..engines.model import LoadedModel
-from ..execution.run import Measured, RealRun
+from ..execution.run import RealResult, RealRun
 from ..lengths.prompts import Prompts, prompts_of
 from ..options import ReplayFlags
 from .compare import compare
@@ -44,7 +44,7 @@ class Bench:
     scenarios: dict[str, Scenario]
     prompts: Prompts
 
-    def run(self, pair: Pair, engine: Engine | None = None) -> Measured:
+    def run(self, pair: Pair, engine: Engine | None = None) -> RealResult:
         """A run with this policy and predictor, answers included."""
         policy, predictor = pair
         run = RealRun(

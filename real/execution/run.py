@@ -31,8 +31,8 @@ from .executor import Executor
 from .job import Job
 
 
-class Measured(NamedTuple):
-    """A real run: its result, the answers by request id, their lengths, and what went wrong on the way."""
+class RealResult(NamedTuple):
+    """The outcome of a real run: the result, answers by request id, their lengths, and incidents."""
 
     result: Result
     answers: dict[int, list[int]]
@@ -116,7 +116,7 @@ class RealRun:
         with self.stopwatch.running():
             return self.executor.step()
 
-    def measured(self) -> Measured:
+    def measured(self) -> RealResult:
         """What came of it, once it is over."""
         scenario, trace, executor = self.scenario, self.scenario.trace, self.executor
         result = make_result(
@@ -143,7 +143,7 @@ class RealRun:
                 f"{others} of {len(executor.heard)} requests: asked in another batch, the model stated "
                 "another length than the one that was kept for all runs"
             )
-        return Measured(result, executor.answers, executor.output_tokens, incidents)
+        return RealResult(result, executor.answers, executor.output_tokens, incidents)
 
     def _said_otherwise(self) -> int:
         """How many answers heard in this run state another length than those collected before it."""
@@ -162,7 +162,7 @@ def run(
     *,
     lengths: Literal["trace", "model"] = "trace",
     asking: Asking | None = None,
-) -> Measured:
+) -> RealResult:
     """One real run from beginning to end; see `RealRun`."""
     under_way = RealRun(scenario, policy, engine, loaded, prompts, lengths, asking=asking)
     while under_way.step():

@@ -18,7 +18,7 @@ from traces.trace import Trace
 from ..calibration.calibration import Calibration
 from ..engines.engine import Engine
 from ..engines.model import LoadedModel
-from ..execution.run import Measured, RealRun
+from ..execution.run import RealResult, RealRun
 from ..lengths.asker import Asker, asks_the_model
 from ..lengths.conversation import conversation_of
 from ..lengths.prompts import Prompts, prompts_of
@@ -60,7 +60,7 @@ class Validation:
     asker: Asker | None = None
     prompts: Prompts = ()
     scenarios: dict[str, Scenario] = field(default_factory=dict)
-    runs: dict[tuple[str, str], list[Measured]] = field(default_factory=dict)
+    runs: dict[tuple[str, str], list[RealResult]] = field(default_factory=dict)
 
     def prepare(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Calibrate where no profile is given, and prepare the scenario of every predictor in `pairs`."""
