@@ -34,6 +34,7 @@ def load(
     `max_new_tokens` caps the outputs, `tokenizer(text)` counts tokens where a file holds text. `num_prompts`
     is the number of requests to generate (None: the generator's default); files and datasets come whole,
     `Trace.sample` takes a part.
+    The trace's name is the source as it was given; for a path it is the name of the file.
     Raises InputError for a source that is none of these, and for bad input of any kind.
     """
     from . import formats, synthetic
@@ -45,7 +46,7 @@ def load(
         return trace if max_new_tokens is None else trace.with_output_cap(max_new_tokens)
     named = _named_format(source)
     if named is not None:
-        return formats.read_named(named, Reading(seed, max_new_tokens, tokenizer))
+        return replace(formats.read_named(named, Reading(seed, max_new_tokens, tokenizer)), name=text)
     path = _path(source)
     trace = formats.read(path, seed=seed, max_new_tokens=max_new_tokens, tokenizer=tokenizer)
     return trace if path == text else replace(trace, name=text)

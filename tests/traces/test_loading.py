@@ -92,7 +92,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_a_format_from_outside(mine: Path) -> None:
     trace = load("my_traces:Chats:file=chats.csv")
-    assert (trace.name, trace.prompt_tokens.tolist()) == ("chats", [4, 6])
+    assert (trace.name, trace.prompt_tokens.tolist()) == ("my_traces:Chats:file=chats.csv", [4, 6])
     assert trace.arrival_s is not None and trace.arrival_s.tolist() == [0.0, 120.0]
     assert trace.notes == ("columns ignored: mood",)
     capped = load("my_traces:Chats:file=chats.csv,seconds=1", max_new_tokens=6)

@@ -111,7 +111,7 @@ class Chats(Format):
             "my_own:Always:tokens=80",
         ),
         (["--num-prompts", "8", "--replicas", "2", "--router", "my_own:First"], 0, "my_own:First"),
-        (["--trace", "my_own:Chats:file=chats.csv"], 0, '"trace": "chats"'),
+        (["--trace", "my_own:Chats:file=chats.csv"], 0, '"trace": "my_own:Chats:file=chats.csv"'),
         (["--replicas", "2", "--router", "my_own:Nowhere"], 2, "choose returned 2; replicas are 0 to 1"),
         (["--predictor", "my_own:Always:tokens=x"], 2, "tokens: 'x' is not a whole number"),
         (["--predictor", "my_own:Alway"], 2, "did you mean Always?"),
