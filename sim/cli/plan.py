@@ -7,15 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, cast
 
 from cyclopts import Parameter
 
-from ..fleet.routers import DEFAULT_ROUTER
 from ..results.metrics import request_latencies
-from ..scenario.settings import DEFAULT_PREDICTOR, DEFAULT_TRACE, MachineSettings, WorkloadSettings, sentences
+from ..scenario.settings import PlanKeywords, Settings
 from . import show
-from .options import SetFlag, Several
+from .options import Several, flags, keywords
 from .running import Resumable
 
 if TYPE_CHECKING:
@@ -26,6 +25,28 @@ SLO_HELP = (
     f"Bounds METRIC_STATISTIC:MS of {', '.join(request_latencies())}, such as ttft_p99:2000 tpot_p99:100 "
     "e2el_mean:30000; attainment:0.99 is the share of requests within the --goodput bounds."
 )
+PLAN_HELP = {
+    "goodput": "What a good request meets, METRIC:MS, such as ttft:2000 tpot:100; for --slo attainment.",
+    "seed": "First of the seeds.",
+    "fleet": "A mix of profiles, `NAME*COUNT;NAME*COUNT`, in place of --profiles; a replica is then one copy "
+    "of the whole mix.",
+    "mtbf_s": "Mean seconds between failures of a machine (exponential), the same ones in fleets of every "
+    "size; needs --mttr-s.",
+    "failures": "Outages by schedule, from the start of every run: a table with the columns replica, down_s, "
+    "up_s; rows of replicas that a fleet tried does not have are left out.",
+    "num_prompts": "Plan with the first N requests of the trace alone; of a generator, draw N of them once.",
+    "time_scale": "Multiply the trace's own arrival times, and so divide its own rate, which --request-rate "
+    "may multiply; 0.1 is ten times the traffic.",
+    "max_concurrency": "Most requests in the fleet at a time; others wait in front of it, which counts.",
+}
+"""Sentences of the settings that mean something else, or something more, in a plan."""
+
+if TYPE_CHECKING:
+    Flags = Settings
+else:
+    Flags = flags(
+        Settings, without=("profile", "replicas", "request_rate", "burstiness"), help_texts=PLAN_HELP
+    )
 
 
 @Parameter(name="*")
@@ -33,37 +54,25 @@ SLO_HELP = (
 class Question:
     """What is asked of the plan."""
 
-    trace: Annotated[str, Parameter(help=sentences(WorkloadSettings)["trace"])] = DEFAULT_TRACE
     slo: Annotated[Several, Parameter(help=SLO_HELP)] = ()
-    goodput: Several = ()
-    """What a good request meets, METRIC:MS, such as ttft:2000 tpot:100; for --slo attainment."""
     request_rate: str | None = None
     """Requests per second, or a multiple of the trace's own mean rate such as 10x; default: its own."""
     max_rate: bool = False
     """Ask for the highest rate that --replicas carry."""
     replicas: int | None = None
-    """Accelerators, with --max-rate; default: 1."""
+    """Accelerators, with --max-rate, or copies of the --fleet; default: 1."""
     spare: int = 0
     """Replicas that may have failed while the rest still meets the SLO (N+1: 1)."""
     policies: str = "continuous"
     """Policies (`seqsched list policies`) with semicolons between them."""
     profiles: str | None = None
     """Profiles with semicolons between them; default: all that are shipped."""
-    predictor: Annotated[str, Parameter(help=sentences(MachineSettings)["predictor"])] = DEFAULT_PREDICTOR
-    router: Annotated[str, Parameter(help=sentences(MachineSettings)["router"])] = DEFAULT_ROUTER
-    set: SetFlag = ()
-    price: Several = ()
+    prices: Annotated[Several, Parameter(name="--price")] = ()
     """USD per hour of a replica, NAME:USD by profile or GPU, such as H200:3.50; else the profile's own."""
     burstiness: float | None = None
     """Draw the gaps between arrivals: 1 is Poisson, below 1 burstier; default: the trace's own gaps, scaled;
     Poisson where it has none.
     """
-    kv_blocks: int | None = None
-    """KV cache in blocks of 16 tokens, in place of the profiles' capacity."""
-    max_new_tokens: int | None = None
-    """Cap on output tokens; default: the trace's, else 512 or its longest output."""
-    seed: int = 0
-    """First of the seeds."""
     num_seeds: int = 3
     """Replications of every point, to begin with."""
     num_requests: int = 1000
@@ -79,18 +88,15 @@ class Question:
     tolerance: float = 0.02
     """Relative width to which --max-rate is narrowed down."""
 
-    def settings(self) -> dict[str, Any]:
-        """Keyword arguments for `plan`, the trace aside."""
-        given = {name: value for name, value in vars(self).items() if name not in ("trace", "price")}
-        return {**given, "prices": self.price}
-
 
 DEFAULT = Question()
+DEFAULT_FLAGS = Flags()
 RUNNING = Resumable()
 
 
 def plan(
     question: Question = DEFAULT,
+    flags: Flags = DEFAULT_FLAGS,
     *,
     running: Resumable = RUNNING,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -114,8 +120,9 @@ def plan(
         show.check_file(path)
     with _counting() as count:
         made = planning.plan(
-            question.trace,
-            **question.settings(),
+            flags.trace,
+            **cast(PlanKeywords, keywords(flags)),
+            **vars(question),
             curves=report is not None,
             sensitivity=report is not None,
             on_run=count,

@@ -25,14 +25,16 @@ class Outages:
 
     Exponential with means `mtbf_s` (up time) and `mttr_s` (repair), each replica on its own; or read from the
     file `failures`, a table with the columns replica (from 0), down_s, up_s. A replica that was repaired
-    takes `startup_s` seconds to load its weights before it serves. InputError for both at once, for one mean
-    without the other, and for times that cannot be.
+    takes `startup_s` seconds to load its weights before it serves. A schedule names replicas of the fleet
+    alone, unless `is_partial`: then the rows of others are left out. InputError for both kinds at once, for
+    one mean without the other, and for times that cannot be.
     """
 
     mtbf_s: float | None = None
     mttr_s: float | None = None
     failures: str | Path | None = None
     startup_s: float = 0.0
+    is_partial: bool = False
 
     def __post_init__(self) -> None:
         if self.failures is not None and (self.mtbf_s is not None or self.mttr_s is not None):
@@ -81,12 +83,12 @@ class Outages:
             checks.tokens(table, "replica", 0),
             *(checks.times(table, c) for c in ("down_s", "up_s")),
         )
-        checks.refuse(
-            table, "replica", replica >= num_replicas, lambda k: f"{replica[k]} is not below {num_replicas}"
-        )
+        absent = replica >= num_replicas
+        if not self.is_partial:
+            checks.refuse(table, "replica", absent, lambda k: f"{replica[k]} is not below {num_replicas}")
         checks.refuse(table, "up_s", up <= down, lambda k: f"{up[k]:g} is not after down_s ({down[k]:g})")
         found: Schedules = {}
-        for k in np.unique(replica).tolist():
+        for k in np.unique(replica[~absent]).tolist():
             order = np.flatnonzero(replica == k)
             order = order[np.argsort(down[order], kind="stable")]
             spans = [(float(down[i]), float(up[i]) + self.startup_s) for i in order]

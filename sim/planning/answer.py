@@ -61,7 +61,7 @@ class Assumption:
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer for one policy on one machine.
+    """The answer for one policy on one machine, or on one mix of them: a replica is then one copy of it.
 
     `replicas`, spares included, is None where no fleet is shown to meet the SLO; `reason` then says why, and
     `outcome` whether that is out of reach or undecided; `likely` is the smallest fleet, spares included, that
@@ -248,7 +248,8 @@ class Plan:
                 return f"Undecided: whether a fleet meets {q.bounds} stayed open. {place}: {worst.reason}."
             return f"Unreachable: no fleet meets {q.bounds}. {place}: {worst.reason}."
         assert best.point is not None and best.measured is not None
-        machines = f"{best.replicas} × {best.profile} ({best.provenance})"
+        profile = f"({best.profile})" if ";" in best.profile else best.profile
+        machines = f"{best.replicas} × {profile} ({best.provenance})"
         level = f"{q.confidence * 100:g} % interval"
         at = best.measured
         where = f"{at.name} is {value_text(at, at.mean)} ({level} {interval_text(at)})"

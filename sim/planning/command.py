@@ -7,10 +7,15 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..hardware.overrides import Overrides
-from ..hardware.overrides import parse as parse_settings
-from ..hardware.profile import Profile
+from ..hardware.overrides import parse as parse_overrides
+from ..scenario.machines import fleet_text
+from ..scenario.settings import PlanKeywords, Settings
 from .slo import Slo
+
+OWN_FORM = ("fleet", "set", "goodput")
+"""Settings whose flags are not just their values."""
+OF_THE_QUESTION = ("spare", "burstiness")
+"""Arguments of `plan` that stand before the settings; those about the effort stand behind them."""
 
 
 def command_of(
@@ -21,14 +26,14 @@ def command_of(
     request_rate: float | str | None,
     replicas: int | None,
     policies: Sequence[str],
-    profiles: Sequence[str | Profile],
-    changes: Overrides,
+    profiles: Sequence[str],
+    settings: Settings,
     prices: Mapping[str, float],
     others: Mapping[str, Any],
 ) -> str:
     """`seqsched plan` with what was asked; `replicas` where the highest rate was, `others` by their flags.
 
-    A Profile that was given as such stands there by its name.
+    `profiles`: as they were named. What was given as an object stands there by its name.
     """
     words = ["seqsched", "plan", "--trace", trace, "--slo", *_slo_texts(slo)]
     if goodput:
@@ -38,14 +43,30 @@ def command_of(
     if replicas is not None:
         words += ["--max-rate", "--replicas", str(replicas)]
     words += ["--policies", ";".join(policies)]
-    words += ["--profiles", ";".join(p.name if isinstance(p, Profile) else str(p) for p in profiles)]
-    if changes:
-        words += ["--set", *(f"{key}={_json(value)}" for key, value in parse_settings(changes).items())]
-    for name, value in others.items():
-        words += [f"--{name.replace('_', '-')}", value if isinstance(value, str) else _number(value)]
+    if settings.fleet is None:
+        words += ["--profiles", ";".join(profiles)]
+    else:
+        words += ["--fleet", fleet_text(settings.fleet)]
+    if changes := parse_overrides(settings.set):
+        words += ["--set", *(f"{key}={_json(value)}" for key, value in changes.items())]
+    question = {name: others[name] for name in OF_THE_QUESTION if name in others}
+    for name, value in {**question, **_not_default(settings), **others}.items():
+        words += [
+            f"--{name.replace('_', '-')}",
+            _number(value) if isinstance(value, int | float) else str(value),
+        ]
     if prices:
         words += ["--price", *_pairs(prices)]
     return shlex.join(words)
+
+
+def _not_default(settings: Settings) -> dict[str, Any]:
+    """The settings of a plan that are not what they are where nothing is said, but those with a form of their
+    own.
+    """
+    default = Settings()
+    given = {name: getattr(settings, name) for name in PlanKeywords.__annotations__ if name not in OWN_FORM}
+    return {name: value for name, value in given.items() if value != getattr(default, name)}
 
 
 def _slo_texts(slo: Slo | Iterable[str] | str) -> list[str]:
@@ -66,6 +87,6 @@ def _number(value: float) -> str:
 
 def _json(value: Any) -> str:
     """As `--set` reads it back."""
-    if isinstance(value, str) and parse_settings([f"key={value}"]) == {"key": value}:
+    if isinstance(value, str) and parse_overrides([f"key={value}"]) == {"key": value}:
         return value
     return json.dumps(value)

@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Unpack
+
+import numpy as np
 
 from traces.errors import InputError
 from traces.trace import Trace
 
-from ..fleet.routers import DEFAULT_ROUTER
-from ..hardware import overrides as changed
-from ..hardware.overrides import Overrides
+from ..fleet.routers import router_maker, router_name
 from ..hardware.profile import Profile
 from ..parallel.runner import Backend, Workers
 from ..perception.predictors import make_predictor
+from ..scenario.machines import outages_of, provenance_of
 from ..scenario.policies import limits_of, make_scheduler
 from ..scenario.requests import goodput_bounds
+from ..scenario.settings import PlanKeywords, Settings, check_names, read_settings
 from ..version import __version__
 from . import sensitivity as sensitivities
 from .answer import Answer, Plan, Question
 from .command import command_of
-from .question import assumptions_of, named_profiles, prices_of, profiles_of, rate_of, split, workload_of
+from .question import assumptions_of, check_time_scale, rate_of, workload_of
 from .rate_search import RateRange, at_rates, highest_rate
-from .runs import Runs, World, run_searches
+from .runs import Runs, run_searches
 from .search import Effort, Search, SearchOutcome, SmallestFleet, decide, fewest_replicas
 from .slo import Slo, parse_slo
+from .units import Unit, prices_of, split, units_of
 from .verdict import FleetPoint
+from .world import World
 
 DEFAULT_POLICIES = "continuous"
 DEFAULT_TOLERANCE = 0.02
 HEADROOM_TOLERANCE = 0.05
+IN_THE_COMMAND = (
+    "spare", "burstiness", "num_seeds", "num_requests", "max_seeds", "max_requests", "max_replicas",
+    "confidence", "tolerance",
+)  # fmt: skip
+"""Arguments of `plan` that the command that asks again says as they are."""
 CURVE = (0.4, 0.6, 0.75, 0.85, 0.95, 1.0, 1.05, 1.15, 1.3)
 """Rates of a curve, as shares of the rate asked for."""
 
@@ -43,17 +54,10 @@ def plan(
     max_rate: bool = False,
     policies: Sequence[str] | str = DEFAULT_POLICIES,
     profiles: Sequence[str | Profile] | str | Profile | None = None,
-    predictor: str = "oracle",
-    router: str = DEFAULT_ROUTER,
-    goodput: Mapping[str, float] | Iterable[str] | None = None,
     replicas: int | None = None,
     spare: int = 0,
-    set: Overrides = None,
     prices: Mapping[str, float] | Iterable[str] = (),
     burstiness: float | None = None,
-    kv_blocks: int | None = None,
-    max_new_tokens: int | None = None,
-    seed: int = 0,
     num_seeds: int = 3,
     num_requests: int = 1000,
     max_seeds: int = 8,
@@ -68,6 +72,7 @@ def plan(
     backend: Backend = "joblib",
     address: str | None = None,
     on_run: Callable[[int], None] | None = None,
+    **settings: Unpack[PlanKeywords],
 ) -> Plan:
     """The fewest replicas that meet an SLO at a rate, or with `max_rate` the highest rate of `replicas` (1).
 
@@ -76,8 +81,13 @@ def plan(
     own. A trace's own gaps between arrivals are scaled to the rate; with `burstiness`, or where the trace has
     no times, gaps are drawn (1: Poisson). `policies`, `profiles`: one answer for each pair; a text holds them
     with semicolons between them; no profiles: all that are shipped. `spare`: replicas that may fail while the
-    rest still meets the SLO. `set`: what-ifs for every profile, as for `simulate`. `prices`: USD per hour and
-    replica by profile or GPU, or texts `NAME:USD`.
+    rest still meets the SLO. `prices`: USD per hour and replica by profile or GPU, or texts `NAME:USD`.
+
+    `settings`: those of `simulate` that `PlanKeywords` names; `seed` is the first of the seeds. With a
+    `fleet`, in place of profiles, a replica is one copy of the whole mix. Random outages are, machine by
+    machine, the same in fleets of every size; rows of a schedule of `failures` about replicas that a fleet
+    tried does not have are left out. Under a bound on concurrency others wait in front of the fleet, and
+    their wait counts. `time_scale` changes the trace's own rate.
 
     Every point is simulated with `num_seeds` seeds of `num_requests` requests, and longer, up to `max_seeds`
     of `max_requests`, while its interval at `confidence` straddles a bound; the answer itself at full length.
@@ -88,66 +98,29 @@ def plan(
 
     Raises InputError for anything that cannot be used. The same arguments give the same plan, byte for byte.
     """
+    own = {name: value for name, value in locals().items() if name in IN_THE_COMMAND}
+    check_names(settings, plan, PlanKeywords)
+    given = read_settings(trace, settings)
     slo = slo if isinstance(slo, str | Slo) else list(slo)
-    bounds = goodput_bounds(goodput)
-    wanted = parse_slo(slo, bounds)
+    wanted = parse_slo(slo, goodput_bounds(given.goodput))
     names = split(policies)
-    named = named_profiles(profiles)
-    bases = profiles_of(named)
-    machines = [changed.apply(base, set) for base in bases]
-    if not names or len(dict.fromkeys(names)) < len(names):
-        raise InputError(f"policies: {';'.join(names)!r} must name at least one policy, and none twice")
-    if replicas is not None and not max_rate:
-        raise InputError(f"replicas: {replicas} needs --max-rate; without it their number is the answer")
+    units = units_of(profiles, given)
+    _check(names, replicas, max_rate, spare, max_replicas, tolerance)
     replicas = 1 if replicas is None else replicas
-    for value, what, least in (
-        (replicas, "replicas", 1),
-        (spare, "spare", 0),
-        (max_replicas, "max_replicas", 1),
-    ):
-        if value < least:
-            raise InputError(f"{what}: {value} must be at least {least}")
-    if not 0.001 <= tolerance <= 0.5:
-        raise InputError(f"tolerance: {tolerance:g} is not between 0.001 and 0.5")
-    effort = Effort(num_requests, num_seeds, max_requests, max_seeds, seed, confidence)
-    workload = workload_of(trace, seed, num_requests, max_new_tokens, burstiness)
-    make_predictor(predictor)
+    effort = Effort(num_requests, num_seeds, max_requests, max_seeds, given.seed, confidence)
+    workload = workload_of(trace, given, num_requests, burstiness)
+    make_predictor(given.predictor)
+    router_maker(given.router)
+    check_time_scale(given.time_scale, request_rate, max_rate)
     rate = None if max_rate and request_rate is None else rate_of(request_rate, workload)
-    price = prices_of(prices, [*machines, *bases])
-    worlds = [
-        World(
-            source=workload.source,
-            policy=policy,
-            profile=machine,
-            predictor=predictor,
-            router=router,
-            burstiness=workload.burstiness,
-            kv_blocks=kv_blocks,
-            max_new_tokens=max_new_tokens,
-        )
-        for policy in names
-        for machine in machines
-    ]
-    base_names = {machine.name: base.name for machine, base in zip(machines, bases, strict=True)}
-    for world in worlds:
-        make_scheduler(world.policy, limits_of(world.profile, kv_blocks))
-    others: dict[str, object] = {
-        "predictor": predictor,
-        "router": router,
-        "spare": spare,
-        "burstiness": burstiness,
-        "kv_blocks": kv_blocks,
-        "max_new_tokens": max_new_tokens,
-        "seed": seed,
-        "num_seeds": num_seeds,
-        "num_requests": num_requests,
-        "max_seeds": max_seeds,
-        "max_requests": max_requests,
-        "max_replicas": max_replicas,
-        "confidence": confidence,
-        "tolerance": tolerance,
-    }
-    defaults = plan.__kwdefaults__ or {}
+    price = prices_of(prices, [m for unit in units for m in (*unit.machines, *unit.bases)])
+    pairs = [(policy, unit) for policy in names for unit in units]
+    worlds = [World(workload.source, p, unit.machines, given, workload.burstiness) for p, unit in pairs]
+    _check_outages(given)
+    for policy, unit in pairs:
+        for machine in unit.kinds:
+            make_scheduler(policy, limits_of(machine, given.kv_blocks))
+    defaults = {name: parameter.default for name, parameter in inspect.signature(plan).parameters.items()}
     command = command_of(
         trace=trace if isinstance(trace, str) else workload.name,
         slo=slo,
@@ -155,24 +128,25 @@ def plan(
         request_rate=request_rate,
         replicas=replicas if max_rate else None,
         policies=names,
-        profiles=named,
-        changes=set,
+        profiles=[unit.name for unit in units],
+        settings=given,
         prices=price,
-        others={name: value for name, value in others.items() if value != defaults[name]},
+        others={name: value for name, value in own.items() if value != defaults[name]},
     )
+    predictor = given.predictor
     question = Question(
         trace=workload.name,
         request_rate=None if max_rate else rate,
         slo=tuple(map(str, wanted.bounds)),
         goodput=tuple(f"{name} ≤ {limit:g} ms" for name, limit in wanted.goodput_ms),
         policies=tuple(names),
-        profiles=tuple(machine.name for machine in machines),
-        predictor=predictor,
-        router=router,
+        profiles=tuple(unit.label for unit in units),
+        predictor=predictor if isinstance(predictor, str) else repr(predictor),
+        router=router_name(given.router),
         arrivals=workload.arrivals,
         replicas=replicas,
         spare=spare,
-        seed=seed,
+        seed=given.seed,
         num_seeds=num_seeds,
         num_requests=num_requests,
         max_seeds=max_seeds,
@@ -192,18 +166,47 @@ def plan(
     with Runs(wanted, state, Workers(jobs, backend, address), on_run) as runs:
         results = run_searches(list(zip(worlds, searches, strict=True)), runs)
         answers = tuple(
-            _answer(world, parts, price, base_names[world.profile.name], spare)
-            for world, parts in zip(worlds, results, strict=True)
+            _answer(policy, unit, parts, unit.price(price), spare)
+            for (policy, unit), parts in zip(pairs, results, strict=True)
         )
-        made = Plan(question, answers, assumptions_of(workload, question, machines, answers, predictor))
-        if sensitivity and made.best is not None:
-            best = made.best
-            world = worlds[made.answers.index(best)]
+        answer = Plan(question, answers, assumptions_of(workload, given, units, answers))
+        best = answer.best
+        if sensitivity and best is not None:
+            world = worlds[answers.index(best)]
             assert best.point is not None
-            made = replace(
-                made, sensitivity=sensitivities.sensitivity(world, wanted, best.point, effort, runs)
-            )
-    return made
+            moved = sensitivities.sensitivity(world, wanted, best.point, effort, runs)
+            answer = replace(answer, sensitivity=moved)
+    return answer
+
+
+def _check(
+    policies: Sequence[str],
+    replicas: int | None,
+    max_rate: bool,
+    spare: int,
+    max_replicas: int,
+    tolerance: float,
+) -> None:
+    """InputError for policies and counts that cannot be used."""
+    if not policies or len(dict.fromkeys(policies)) < len(policies):
+        raise InputError(f"policies: {';'.join(policies)!r} must name at least one policy, and none twice")
+    if replicas is not None and not max_rate:
+        raise InputError(f"replicas: {replicas} needs --max-rate; without it their number is the answer")
+    for value, what, least in (
+        (1 if replicas is None else replicas, "replicas", 1),
+        (spare, "spare", 0),
+        (max_replicas, "max_replicas", 1),
+    ):
+        if value < least:
+            raise InputError(f"{what}: {value} must be at least {least}")
+    if not 0.001 <= tolerance <= 0.5:
+        raise InputError(f"tolerance: {tolerance:g} is not between 0.001 and 0.5")
+
+
+def _check_outages(settings: Settings) -> None:
+    """InputError for outages that cannot be, before anything runs."""
+    outages = outages_of(settings)
+    replace(outages, is_partial=True).schedules(1, np.random.default_rng(0))
 
 
 @dataclass(frozen=True)
@@ -277,10 +280,7 @@ def _ask_rate(
     return _Parts(replicas, rates.rate, "", at, rates, rates.points, "met", None, None, less, more, curve)
 
 
-def _answer(world: World, parts: _Parts, prices: Mapping[str, float], base: str, spare: int) -> Answer:
-    machine = world.profile
-    gpu = machine.gpu.name if machine.gpu else ""
-    own = machine.price_per_hour
+def _answer(policy: str, unit: Unit, parts: _Parts, price_per_hour: float | None, spare: int) -> Answer:
     binding = ""
     if parts.point is not None:
         less = parts.one_less
@@ -291,10 +291,10 @@ def _answer(world: World, parts: _Parts, prices: Mapping[str, float], base: str,
         binding = parts.fleet.points[-1].binding.name
     likely = parts.fleet.likely if parts.fleet else None
     return Answer(
-        policy=world.policy,
-        profile=machine.name,
-        gpu=gpu,
-        provenance=machine.provenance.kind,
+        policy=policy,
+        profile=unit.label,
+        gpu=unit.gpu,
+        provenance=provenance_of(unit.machines),
         replicas=None if parts.replicas is None else parts.replicas + spare,
         spare=spare,
         rate=parts.rate,
@@ -309,7 +309,7 @@ def _answer(world: World, parts: _Parts, prices: Mapping[str, float], base: str,
         one_more=parts.one_more,
         alone=parts.fleet.alone if parts.fleet else None,
         rates=parts.rates,
-        price_per_hour=next((prices[n] for n in (machine.name, base, gpu) if n in prices), own),
+        price_per_hour=price_per_hour,
         points=parts.points,
         curve=parts.curve,
     )

@@ -1,25 +1,24 @@
-"""What a plan is asked for, read and checked: workload, rate, machines, prices; and what it assumes.
+"""What a plan is asked for, read and checked: workload and rate; and what it assumes.
 
 Knows nothing of searches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from traces.errors import InputError
-from traces.trace import DEFAULT_MAX_NEW_TOKENS, Trace
+from traces.trace import Trace
 
-from ..hardware.datasheets import GPUS
-from ..hardware.profile import Profile
-from ..hardware.profile import load as load_profile
-from ..hardware.profile import names as profile_names
-from .answer import Answer, Assumption, Kind, Question
+from ..scenario.requests import arriving, check_concurrency, requests_of
+from ..scenario.settings import Settings
+from .answer import Answer, Assumption, Kind
 from .slo import RULE
+from .units import Unit
 
 PROVENANCE: Mapping[str, Kind] = {
     "measured": "measured",
@@ -27,52 +26,6 @@ PROVENANCE: Mapping[str, Kind] = {
     "roofline estimate": "estimated",
     "what-if": "what-if",
 }
-
-
-def split(texts: Sequence[Any] | str) -> list[Any]:
-    """The parts of a text with semicolons between them; what is a list already, as it is."""
-    if isinstance(texts, str):
-        return [part.strip() for part in texts.split(";") if part.strip()]
-    return list(texts)
-
-
-def named_profiles(given: Sequence[str | Profile] | str | Profile | None) -> list[str | Profile]:
-    """The profiles given, each as it was named; all that are shipped where none is."""
-    return [given] if isinstance(given, Profile) else split(profile_names() if given is None else given)
-
-
-def profiles_of(named: Sequence[str | Profile]) -> list[Profile]:
-    """The profiles by name, file or as they are."""
-    machines = [part if isinstance(part, Profile) else load_profile(part) for part in named]
-    names = [machine.name for machine in machines]
-    if not names or len(set(names)) < len(names):
-        raise InputError(f"profiles: {';'.join(names)!r} must name at least one profile, and none twice")
-    return machines
-
-
-def prices_of(given: Mapping[str, float] | Iterable[str], machines: Sequence[Profile]) -> dict[str, float]:
-    """USD per hour by profile or GPU name; InputError for a name that is neither known nor in `machines`."""
-    known = {*GPUS, *profile_names(), *(m.name for m in machines), *(m.gpu.name for m in machines if m.gpu)}
-    pairs: list[tuple[str, Any]] = []
-    if isinstance(given, Mapping):
-        pairs = list(given.items())
-    else:
-        for text in given:
-            name, colon, value = str(text).rpartition(":")
-            if not colon or not name:
-                raise InputError(f"price: {text!r} is not NAME:USD, as in H200:3.50")
-            pairs.append((name, value))
-    prices: dict[str, float] = {}
-    for name, value in pairs:
-        if name not in known:
-            raise InputError(f"price: {name!r} is no profile or GPU known here ({', '.join(sorted(known))})")
-        try:
-            prices[name] = float(value)
-        except (TypeError, ValueError):
-            raise InputError(f"price: {name}:{value} is not a number of USD per hour") from None
-        if not 0 <= prices[name] < 1e9:
-            raise InputError(f"price: {name}:{value} is not between 0 and 1e9 USD per hour")
-    return prices
 
 
 @dataclass(frozen=True)
@@ -96,22 +49,29 @@ class Workload:
 
 
 def workload_of(
-    trace: Trace | str, seed: int, num_requests: int, max_new_tokens: int | None, burstiness: float | None
+    trace: Trace | str, settings: Settings, num_requests: int, burstiness: float | None
 ) -> Workload:
-    """The workload of a Trace, or of what `traces.load` takes; a generator draws for every seed anew."""
-    from traces import load
+    """The workload of a Trace, or of what `traces.load` takes.
+
+    A generator draws for every seed anew, unless the settings choose among its requests: then it draws once.
+    Of other traces the requests are chosen and scaled here, once for all runs.
+    """
     from traces.loading import is_generator
 
     if burstiness is not None and not 0 < burstiness < 1e6:
         raise InputError(f"burstiness: {burstiness:g} is not above 0 and finite")
+    if not 0 < settings.time_scale < math.inf:
+        raise InputError(f"time_scale: {settings.time_scale:g} is not above 0 and finite")
+    check_concurrency(settings)
     name = trace if isinstance(trace, str) else trace.name
-    if isinstance(trace, str) and is_generator(trace):
-        example = load(trace, seed=seed, num_prompts=num_requests, max_new_tokens=max_new_tokens)
+    is_chosen = settings.num_prompts is not None or settings.sample_seed is not None
+    if isinstance(trace, str) and is_generator(trace) and not is_chosen:
+        drawn = replace(settings, trace=trace, num_prompts=num_requests)
+        example = requests_of(drawn, settings.seed)
         return Workload(name, trace, example, 1.0 if burstiness is None else burstiness, None, None)
-    whole = load(trace, seed=seed, max_new_tokens=max_new_tokens) if isinstance(trace, str) else trace
-    cap = max_new_tokens or whole.max_new_tokens
-    cap = cap or max(DEFAULT_MAX_NEW_TOKENS, int(whole.output_tokens.max()))
-    whole = whole.with_output_cap(cap)
+    whole = requests_of(replace(settings, trace=trace), settings.seed)
+    if whole.arrival_s is not None:
+        whole = arriving(whole, replace(settings, request_rate=None), np.random.default_rng(0))
     times, own_rate = whole.arrival_s, whole.mean_rate
     if times is None or own_rate is None:
         return Workload(
@@ -124,6 +84,16 @@ def workload_of(
         )
     counts = np.histogram(times, bins=10)[0]
     return Workload(whole.name, whole, whole, burstiness, own_rate, float(counts.max() / counts.mean()))
+
+
+def check_time_scale(time_scale: float, request_rate: float | str | None, max_rate: bool) -> None:
+    """InputError for a time scale where it has no effect: it scales the trace's own rate."""
+    is_multiple = request_rate is None or str(request_rate).strip().endswith("x")
+    if time_scale != 1 and (max_rate or not is_multiple):
+        asked = "max_rate replaces" if max_rate else f"request_rate {request_rate} replaces"
+        raise InputError(
+            f"time_scale: {time_scale:g} scales the trace's own rate, which {asked}; only 1 is allowed here"
+        )
 
 
 def rate_of(given: float | str | None, workload: Workload) -> float:
@@ -149,13 +119,22 @@ def rate_of(given: float | str | None, workload: Workload) -> float:
 
 
 def assumptions_of(
-    workload: Workload,
-    question: Question,
-    machines: Sequence[Profile],
-    answers: Sequence[Answer],
-    predictor: str,
+    workload: Workload, settings: Settings, units: Sequence[Unit], answers: Sequence[Answer]
 ) -> tuple[Assumption, ...]:
     """What the answers rest on, and where each of it comes from."""
+    predictor = settings.predictor
+    return (
+        *_about_requests(workload),
+        *_about_machines(units),
+        Assumption("Length predictor", predictor if isinstance(predictor, str) else repr(predictor), "given"),
+        *_about_the_fleet(settings, units),
+        *_about_prices(answers),
+        Assumption("What is counted", RULE, "given"),
+        *(Assumption("Note on the trace", note, "given") for note in workload.example.notes),
+    )
+
+
+def _about_requests(workload: Workload) -> list[Assumption]:
     trace = workload.example
     prompt, output = trace.prompt_tokens.mean(), trace.output_tokens.mean()
     drawn = isinstance(workload.source, str)
@@ -163,34 +142,57 @@ def assumptions_of(
         f"{len(trace):,} requests of {workload.name}, mean prompt {prompt:,.0f} and mean output "
         f"{output:,.0f} tokens"
     )
-    made = [Assumption("Requests", lengths, "drawn" if drawn else "given")]
     arrivals = workload.arrivals
     if workload.peak is not None and workload.own_rate is not None:
         arrivals += (
             f"; the trace's own mean is {workload.own_rate:.3g}/s, and its busiest tenth runs at "
             f"{workload.peak:.2f} times that, which has to be part of the rate asked for"
         )
-    made.append(Assumption("Arrivals", arrivals, "drawn" if workload.burstiness is not None else "given"))
+    about = [
+        Assumption("Requests", lengths, "drawn" if drawn else "given"),
+        Assumption("Arrivals", arrivals, "drawn" if workload.burstiness is not None else "given"),
+    ]
     if not drawn:
-        made.append(
-            Assumption(
-                "Replications",
-                "each seed replays another window of the trace from a start of its own, going round at its "
-                "end, scaled to the rate; long windows of many seeds overlap, so the intervals speak of this "
-                "trace",
-                "given",
-            )
+        text = (
+            "each seed replays another window of the trace from a start of its own, going round at its end, "
+            "scaled to the rate; long windows of many seeds overlap, so the intervals speak of this trace"
         )
-    for machine in machines:
-        said = machine.provenance
-        text = f"{machine.name}: {said.description}" + (f" ({said.source})" if said.source else "")
-        made.append(Assumption("Step times and memory", text, PROVENANCE[said.kind]))
-    made.append(Assumption("Length predictor", predictor, "given"))
-    made.append(Assumption("Routing", f"{question.router}, identical replicas", "given"))
-    for answer in {a.profile: a for a in answers}.values():
+        about.append(Assumption("Replications", text, "given"))
+    return about
+
+
+def _about_machines(units: Sequence[Unit]) -> Iterator[Assumption]:
+    for machine in {machine.name: machine for unit in units for machine in unit.machines}.values():
+        provenance = machine.provenance
+        source = f" ({provenance.source})" if provenance.source else ""
+        text = f"{machine.name}: {provenance.description}{source}"
+        yield Assumption("Step times and memory", text, PROVENANCE[provenance.kind])
+
+
+def _about_the_fleet(settings: Settings, units: Sequence[Unit]) -> Iterator[Assumption]:
+    mixed = next((unit for unit in units if len(unit.machines) > 1), None)
+    alike = "identical replicas" if mixed is None else f"every replica a copy of the mix {mixed.label}"
+    yield Assumption("Routing", f"{settings.router}, {alike}", "given")
+    startup = f", then {settings.startup_s:g} s to load the weights" if settings.startup_s else ""
+    if settings.failures is not None:
+        text = (
+            f"by the schedule {settings.failures}{startup}, counted from the start of every run; its rows "
+            "about replicas that a fleet tried does not have are left out"
+        )
+        yield Assumption("Outages", text, "given")
+    elif settings.mtbf_s is not None:
+        text = (
+            f"each machine fails after {settings.mtbf_s:g} s and is repaired in {settings.mttr_s:g} s, on "
+            f"average{startup}; a machine fails at the same times in fleets of every size"
+        )
+        yield Assumption("Outages", text, "drawn")
+    if settings.max_concurrency is not None:
+        text = f"at most {settings.max_concurrency} in the fleet; others wait in front of it, which counts"
+        yield Assumption("Concurrency", text, "given")
+
+
+def _about_prices(answers: Sequence[Answer]) -> Iterator[Assumption]:
+    for answer in {answer.profile: answer for answer in answers}.values():
         price = answer.price_per_hour
         text = "not known" if price is None else f"{price:,.2f} USD per replica and hour"
-        made.append(Assumption("Price", f"{answer.profile}: {text}", "given"))
-    made.append(Assumption("What is counted", RULE, "given"))
-    made += [Assumption("Note on the trace", note, "given") for note in trace.notes]
-    return tuple(made)
+        yield Assumption("Price", f"{answer.profile}: {text}", "given")

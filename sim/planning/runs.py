@@ -1,119 +1,25 @@
 """Carries out the runs that searches need, in parallel, and keeps what they observed in a file.
 
-A World is everything of a run but the fleet's size, the rate, the seed and the length. Knows nothing of
-searches or verdicts.
+Knows nothing of what is searched for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from traces.arrivals import at_rate, window
 from traces.errors import InputError
-from traces.scaling import scale_lengths
-from traces.trace import Trace
 
-from ..fleet.routers import DEFAULT_ROUTER
-from ..hardware.profile import Profile
 from ..parallel.runner import HERE, Runner, Workers
 from ..parallel.state_file import StateFile
 from ..parallel.tasks import Shared, Task
-from ..results.result import Result
-from ..scenario.inputs import digest, digest_of, digest_of_trace
+from ..scenario.inputs import digest
 from ..version import RESULTS_VERSION, __version__
 from .search import Search
 from .slo import RULE, Observation, Slo, observe
 from .verdict import Run
-
-
-@dataclass(frozen=True)
-class World:
-    """Workload, policy and machine; `run` supplies the rest.
-
-    `source`: a Trace, or a generator's spec, which gives every seed requests of its own. `burstiness`: shape
-    of the gamma distributed gaps between arrivals (1: Poisson); None: the trace's own gaps, scaled.
-    `length_scale` multiplies output lengths, their cap, and what is predicted of them.
-    """
-
-    source: Trace | str
-    policy: str
-    profile: Profile
-    predictor: str
-    router: str = DEFAULT_ROUTER
-    burstiness: float | None = None
-    kv_blocks: int | None = None
-    max_new_tokens: int | None = None
-    length_scale: float = 1.0
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    def run(self, run: Run) -> Result:
-        """One simulation."""
-        from ..simulation import simulate
-
-        trace = self._requests(run)
-        fleet: dict[str, Any] = {"replicas": run.replicas, "router": self.router}
-        return simulate(
-            trace,
-            policy=self.policy,
-            predictor=self.predictor,
-            profile=self.profile,
-            seed=run.seed,
-            request_rate=None if self.burstiness is None else run.rate,
-            burstiness=1.0 if self.burstiness is None else self.burstiness,
-            kv_blocks=self.kv_blocks,
-            max_new_tokens=trace.max_new_tokens,
-            **fleet,
-            **self.settings,
-        )
-
-    def _requests(self, run: Run) -> Trace:
-        if isinstance(self.source, str):
-            from traces import load
-
-            trace = load(
-                self.source, seed=run.seed, num_prompts=run.num_requests, max_new_tokens=self.max_new_tokens
-            )
-        else:
-            trace = window(self.source, run.seed, run.num_requests)
-        if self.burstiness is None:
-            trace = at_rate(trace, run.rate)
-        return scale_lengths(trace, output_scale=self.length_scale)
-
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """What tells this world from another, in plain values; what they refer to by digests of content."""
-        return {
-            "trace": self.source if isinstance(self.source, str) else digest_of_trace(self.source),
-            "policy": self.policy,
-            "profile": digest(self.profile.to_json()),
-            "predictor": self.predictor,
-            "router": self.router,
-            "burstiness": self.burstiness,
-            "kv_blocks": self.kv_blocks,
-            "max_new_tokens": self.max_new_tokens,
-            "length_scale": self.length_scale,
-            "settings": {key: repr(value) for key, value in sorted(self.settings.items())},
-            "inputs": self.inputs(),
-        }
-
-    def inputs(self) -> dict[str, str]:
-        """Digests of the files that its texts refer to, as they are now."""
-        texts = {"policy": self.policy, "predictor": self.predictor, "router": self.router}
-        texts |= {key: value for key, value in self.settings.items() if isinstance(value, str)}
-        if isinstance(self.source, str):
-            texts["trace"] = self.source
-        return {key: digest_of(key, text) for key, text in texts.items()}
-
-    def name_of(self, run: Run) -> str:
-        """Names a run in an error."""
-        return (
-            f"{self.policy} on {run.replicas} × {self.profile.name} at {run.rate:.6g} requests/s, "
-            f"seed {run.seed}, {run.num_requests} requests"
-        )
+from .world import World
 
 
 class Runs:
@@ -157,7 +63,7 @@ class Runs:
         return [self.state.known[key] for key in keys]
 
     def _keep(self, key: str, run: Run, observation: Observation) -> None:
-        self.state.append(key, observation, {"run": run._asdict(), "observation": observation.to_json()})
+        self.state.append(key, observation, {"run": _shown(run), "observation": observation.to_json()})
         self.num_simulated += 1
         if self.on_run is not None:
             self.on_run(self.num_simulated)
@@ -167,7 +73,7 @@ class Runs:
         return digest(
             {
                 "world": world.identity,
-                "run": [run.replicas, run.rate.hex(), run.seed, run.num_requests],
+                "run": [run.replicas, run.rate.hex(), run.seed, run.num_requests, run.outages],
                 "bounds": [bound.name for bound in self.slo.bounds],
                 "goodput": list(self.slo.goodput_ms),
                 "rule": RULE,
@@ -190,6 +96,11 @@ class Runs:
 
 def _observation(line: Mapping[str, Any]) -> Observation:
     return Observation.from_json(line["observation"])
+
+
+def _shown(run: Run) -> dict[str, Any]:
+    """A run as a line of the file shows it; its key tells apart what is left out."""
+    return {name: value for name, value in run._asdict().items() if name != "outages"}
 
 
 def carry_out(slo: Slo, world: World, run: Run) -> Observation:

@@ -78,7 +78,7 @@ class Effort:
 
 
 def decide(
-    slo: Slo, replicas: int, rate: float, effort: Effort, *, patient: bool = False
+    slo: Slo, replicas: int, rate: float, effort: Effort, *, patient: bool = False, outages: bool = True
 ) -> Search[FleetPoint]:
     """One point, simulated longer and with more seeds until it is decided, or named undecided.
 
@@ -89,7 +89,7 @@ def decide(
     most = effort.max_requests
     n, seeds = min(most, max(effort.num_requests, REQUESTS_PER_REPLICA * replicas)), effort.num_seeds
     while True:
-        runs = [Run(replicas, rate, effort.first_seed + k, n) for k in range(seeds)]
+        runs = [Run(replicas, rate, effort.first_seed + k, n, outages) for k in range(seeds)]
         point = judge(slo, runs, (yield runs), effort.confidence)
         if point.verdict != "undecided" or (n >= most and seeds >= effort.max_seeds):
             return point
@@ -124,12 +124,12 @@ def _too_short(slo: Slo, rate: float, mean_e2el_s: float, effort: Effort) -> boo
 
 
 def idle_point(slo: Slo, mean_e2el_s: float, effort: Effort) -> Search[FleetPoint]:
-    """One replica with one request at a time: what no number of replicas betters.
+    """One replica that never fails, with one request at a time: what no number of replicas betters.
 
     `mean_e2el_s`: how long a request lasts at most; the rate leaves many times that between two of them.
     """
     rate = IDLE_BACKLOG / max(mean_e2el_s, 1e-9)
-    return (yield from decide(slo, 1, rate, effort))
+    return (yield from decide(slo, 1, rate, effort, outages=False))
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from ..hardware.what_if import with_kv_blocks
 from .answer import Sensitivity, Swing
 from .rate_search import RateRange, highest_rate
-from .runs import World, run_searches
+from .runs import run_searches
 from .search import Effort
 from .slo import Observation, Slo
 from .verdict import FleetPoint, Run, to_settle
+from .world import World
 
 TOLERANCE = 0.03
 """Relative width of a rate; what moves the answer by less is said to have no effect."""
@@ -34,13 +36,11 @@ class Change(NamedTuple):
 
 def changes(world: World) -> list[Change]:
     """Every input that is changed, one at a time."""
-    machine = world.profile
-    blocks = machine.kv_tokens(world.kv_blocks) // 16
     length = world.length_scale
     shorter, longer = (replace(world, length_scale=scale) for scale in (length / 1.25, length * 1.25))
-    faster, slower = (replace(world, profile=machine.with_scale(by)) for by in (0.9, 1.1))
-    smaller, larger = (replace(world, kv_blocks=max(1, round(by * blocks))) for by in (0.8, 1.2))
-    exact, noisy = (replace(world, predictor=text) for text in ("exact", "noisy:sigma=0.4,charge=off"))
+    faster, slower = (_with_times(world, factor) for factor in (0.9, 1.1))
+    smaller, larger = (_with_capacity(world, factor) for factor in (0.8, 1.2))
+    exact, noisy = (_with(world, predictor=text) for text in ("exact", "noisy:sigma=0.4,charge=off"))
     steady_label, steady, bursty_label, bursty = "Poisson", 1.0, "gamma, burstiness 0.5", 0.5
     if world.burstiness is not None:
         steady, bursty = 2 * world.burstiness, world.burstiness / 2
@@ -58,6 +58,23 @@ def changes(world: World) -> list[Change]:
             replace(world, burstiness=bursty),
         ),
     ]
+
+
+def _with(world: World, **settings: Any) -> World:
+    return replace(world, settings=replace(world.settings, **settings))
+
+
+def _with_times(world: World, factor: float) -> World:
+    return replace(world, machines=tuple(machine.with_scale(factor) for machine in world.machines))
+
+
+def _with_capacity(world: World, factor: float) -> World:
+    """The world with so many times the KV cache, of every machine its own."""
+    blocks = [max(1, round(factor * (m.kv_tokens(world.settings.kv_blocks) // 16))) for m in world.machines]
+    if len(dict.fromkeys(blocks)) == 1:
+        return _with(world, kv_blocks=blocks[0])
+    machines = tuple(with_kv_blocks(m, b) for m, b in zip(world.machines, blocks, strict=True))
+    return _with(replace(world, machines=machines), kv_blocks=None)
 
 
 def sensitivity(world: World, slo: Slo, answer: FleetPoint, effort: Effort, runs: Runner) -> Sensitivity:
@@ -84,7 +101,7 @@ def sensitivity(world: World, slo: Slo, answer: FleetPoint, effort: Effort, runs
     moved = [s for s in swings if any(abs((end or 0.0) - (base or 0.0)) > least for end in (s.low, s.high))]
     return Sensitivity(
         policy=world.policy,
-        profile=world.profile.name,
+        profile=world.name,
         replicas=replicas,
         rate=base or 0.0,
         swings=tuple(sorted(moved, key=lambda s: -s.width)),

@@ -21,12 +21,13 @@ TAIL_REQUESTS = 10
 
 
 class Run(NamedTuple):
-    """One simulation that a search asks for."""
+    """One simulation that a search asks for; `outages`: whether replicas fail as the question says."""
 
     replicas: int
     rate: float
     seed: int
     num_requests: int
+    outages: bool = True
 
 
 @dataclass(frozen=True)

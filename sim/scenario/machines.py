@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from traces.errors import InputError
 
+from ..fleet.outages import Outages
 from ..hardware import overrides, profile
 from ..hardware.profile import Profile
 from ..work import Limits
@@ -48,6 +49,11 @@ def accelerators_of(settings: MachineSettings, perception_tokens: int) -> tuple[
             limits = limits_of(changed, settings.kv_blocks, perception_tokens=perception_tokens)
             built[id(given)] = Accelerator(changed, limits)
     return tuple(built[id(given)] for given in profiles)
+
+
+def outages_of(settings: MachineSettings) -> Outages:
+    """When the replicas are down."""
+    return Outages(settings.mtbf_s, settings.mttr_s, settings.failures, settings.startup_s)
 
 
 def profiles_of_fleet(fleet: str | Sequence[Profile]) -> list[Profile]:

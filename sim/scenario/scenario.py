@@ -33,7 +33,7 @@ from ..results.ledger import Ledger, ReplicaUse, column
 from ..results.result import Result, make_result
 from ..version import __version__
 from ..work import Limits, Prediction, SchedulingError
-from .machines import Accelerator, accelerators_of, fleet_text, provenance_of
+from .machines import Accelerator, accelerators_of, fleet_text, outages_of, provenance_of
 from .policies import Policy, policy_name, scheduler_maker
 from .requests import arriving, check_concurrency, goodput_bounds, requests_of
 from .settings import DEFAULT_TRACE, Keywords, Settings, read_settings
@@ -239,7 +239,7 @@ def scenario_of(settings: Settings) -> Scenario:
         replicas=len(accelerators),
         router=settings.router,
         fleet=() if fleet is None else accelerators,
-        outages=Outages(settings.mtbf_s, settings.mttr_s, settings.failures, settings.startup_s),
+        outages=outages_of(settings),
     )
 
 

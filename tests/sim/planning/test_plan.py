@@ -20,16 +20,19 @@ from sim.hardware.kv_memory import KvMemory
 from sim.hardware.profile import Profile, Provenance
 from sim.hardware.profile import load as load_profile
 from sim.hardware.step_cost import PiecewiseLinear, StepCost
-from sim.planning.runs import Runs, World
+from sim.planning.runs import Runs
 from sim.planning.search import Effort, fewest_replicas
 from sim.planning.slo import observe, parse_slo
 from sim.planning.verdict import Run
+from sim.planning.world import World
+from sim.scenario.settings import Settings
 from tests.sim.planning.test_search import between, carry_out
 from traces.errors import InputError
 from traces.trace import Trace
 
 ONE_AT_A_TIME = "continuous:max_num_seqs=1,max_num_batched_tokens=100000"
 TOKENS = 100
+SHARED_QUEUE = Settings(router="shared-queue")
 QUICK: dict[str, Any] = {"num_requests": 100, "max_requests": 200, "max_seeds": 3, "jobs": 1}
 
 
@@ -68,7 +71,7 @@ TRACE = geometric(40_000)
 def test_simulated_replicas_with_a_shared_queue_are_as_many_as_erlang_c_says(
     servers: int, rate: float, service_s: float
 ) -> None:
-    world = World(TRACE, ONE_AT_A_TIME, machine(service_s / TOKENS), "oracle", "shared-queue", 1.0)
+    world = World(TRACE, ONE_AT_A_TIME, (machine(service_s / TOKENS),), SHARED_QUEUE, 1.0)
     slo = parse_slo(f"wait_mean:{between(servers, rate, service_s)}")
     search = fewest_replicas(slo, rate, Effort(num_requests=800, max_requests=2400))
     found = carry_out(search, slo, lambda run: dict(world.run(run).columns))
@@ -85,7 +88,7 @@ def test_simulated_replicas_with_a_shared_queue_are_as_many_as_erlang_c_says(
 def test_more_replicas_never_lower_goodput_with_a_shared_queue(
     rate: float, replicas: int, limit: float, seed: int
 ) -> None:
-    world = World(TRACE, ONE_AT_A_TIME, machine(1 / TOKENS), "oracle", "shared-queue", 1.0)
+    world = World(TRACE, ONE_AT_A_TIME, (machine(1 / TOKENS),), SHARED_QUEUE, 1.0)
     slo = parse_slo("attainment:0.9", {"e2el": limit})
     shares = [
         observe(slo, result.columns, result.summary).values[0]
@@ -218,7 +221,7 @@ def test_a_trace_with_times_is_scaled_to_multiples_of_its_own_rate() -> None:
         ({"profiles": "nonesuch"}, "nonesuch"),
         ({"predictor": "nonesuch"}, "predictor"),
         ({"set": "nonesuch=1"}, "unknown key 'nonesuch'"),
-        ({"router": "nonesuch"}, "router: 'nonesuch'"),
+        ({"router": "nonesuch"}, "router 'nonesuch'"),
         ({"request_rate": "10x"}, "no arrival times"),
         ({"request_rate": "fast"}, "'fast' is neither"),
         ({"request_rate": -1}, "not above 0"),

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from sim.hardware.profile import Profile
 from sim.parallel.runner import Workers
-from sim.planning.runs import Runs, World, run_searches
+from sim.planning.runs import Runs, run_searches
 from sim.planning.search import Search
 from sim.planning.slo import Observation, parse_slo
 from sim.planning.verdict import Run
+from sim.planning.world import OF_THE_RUN, World
+from sim.scenario.settings import PlanKeywords, Settings
 from traces.errors import InputError
 from traces.scaling import scale_lengths
 from traces.trace import Trace
@@ -61,7 +64,11 @@ def trace(n: int, timed: bool = True) -> Trace:
 
 @pytest.fixture
 def world(profile: Profile) -> World:
-    return World(trace(300), "continuous", profile, "oracle")
+    return World(trace(300), "continuous", (profile,))
+
+
+def with_settings(world: World, **settings: Any) -> World:
+    return replace(world, settings=replace(world.settings, **settings))
 
 
 def test_longer_answers_are_those_of_a_trace_that_was_scaled(world: World) -> None:
@@ -71,7 +78,7 @@ def test_longer_answers_are_those_of_a_trace_that_was_scaled(world: World) -> No
 
 
 def test_a_generator_gives_every_seed_its_own_requests(profile: Profile) -> None:
-    made = World("lognormal", "continuous", profile, "oracle", burstiness=1.0)
+    made = World("lognormal", "continuous", (profile,), burstiness=1.0)
     one, two = (made.run(Run(2, 5.0, seed, 40)) for seed in (0, 1))
     assert (one.columns["output_tokens"] != two.columns["output_tokens"]).any()
     assert set(one.columns["replica"]) == {0, 1}
@@ -163,7 +170,7 @@ def test_a_run_that_fails_is_named_and_the_others_are_kept(
 def test_a_file_that_is_another_where_the_run_is_carried_out_is_named(world: World, tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.csv"
     pairs.write_text("predicted,actual\n10,12\n")
-    made, run = replace(world, predictor=f"empirical:file={pairs}"), Run(1, 3.0, 0, 60)
+    made, run = with_settings(world, predictor=f"empirical:file={pairs}"), Run(1, 3.0, 0, 60)
     with Runs(SLO) as runs:
         runs.key(made, run)
         pairs.write_text("predicted,actual\n11,12\n")
@@ -171,17 +178,38 @@ def test_a_file_that_is_another_where_the_run_is_carried_out_is_named(world: Wor
             runs([(made, run)])
 
 
+def test_every_setting_of_a_plan_makes_another_key(world: World, tmp_path: Path) -> None:
+    failures = tmp_path / "failures.csv"
+    failures.write_text("replica,down_s,up_s\n0,1,2\n")
+    others: dict[str, Any] = {
+        "predictor": "exact", "router": "round-robin", "failures": failures, "mtbf_s": 9.0, "mttr_s": 2.0,
+        "kv_blocks": 99, "sample_seed": 3, "num_prompts": 7, "max_concurrency": 5, "max_new_tokens": 30,
+        "startup_s": 1.0, "time_scale": 0.5, "prompt_scale": 2.0, "output_scale": 2.0,
+    }  # fmt: skip
+    assert set(others) == set(PlanKeywords.__annotations__) - {*OF_THE_RUN}
+    run, runs = Run(2, 3.0, 0, 60), Runs(SLO)
+    keys = {runs.key(with_settings(world, **{name: value}), run) for name, value in others.items()}
+    assert len(keys | {runs.key(world, run)}) == len(others) + 1
+    before = runs.key(with_settings(world, failures=failures), run)
+    failures.write_text("replica,down_s,up_s\n0,1,3\n")
+    assert runs.key(with_settings(world, failures=failures), run) != before
+
+
+def test_settings_of_a_run_are_kept_apart_by_the_run_itself(world: World) -> None:
+    run = Run(2, 3.0, 0, 60)
+    assert Runs(SLO).key(world, run) != Runs(SLO).key(world, run._replace(outages=False))
+    assert set(OF_THE_RUN) <= {field.name for field in fields(Settings)}
+
+
 def test_anything_that_matters_makes_another_key(world: World, profile: Profile) -> None:
     run = Run(2, 3.0, 0, 60)
     worlds = [
         world,
         replace(world, policy="vanilla"),
-        replace(world, predictor="exact"),
-        replace(world, router="round-robin"),
         replace(world, burstiness=1.0),
-        replace(world, kv_blocks=99),
         replace(world, length_scale=1.25),
-        replace(world, profile=profile.with_scale(1.1)),
+        replace(world, machines=(profile.with_scale(1.1),)),
+        replace(world, machines=(profile, profile)),
         replace(world, source=scale_lengths(trace(300), output_scale=1.1)),
         replace(world, source="lognormal"),
     ]
@@ -203,7 +231,7 @@ def test_runs_are_not_found_again_where_a_file_that_they_depend_on_has_changed(
     pairs, module = tmp_path / "pairs.csv", tmp_path / "outside_policy.py"
     pairs.write_text("predicted,actual\n10,12\n")
     module.write_text("from sim.schedulers import MicrobatchScheduler as Mine\n")
-    made = replace(world, predictor="empirical:file=pairs.csv", policy="outside_policy:Mine")
+    made = replace(with_settings(world, predictor="empirical:file=pairs.csv"), policy="outside_policy:Mine")
     run, runs = Run(1, 3.0, 0, 60), Runs(SLO)
     keys = [runs.key(made, run)]
     pairs.write_text("predicted,actual\n11,12\n")

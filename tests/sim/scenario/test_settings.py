@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from sim import compare, simulate, sweep
+from sim import compare, plan, simulate, sweep
 from sim.cli.options import Flags
 from sim.scenario.scenario import scenario
 from sim.scenario.settings import Keywords, PlanKeywords, Settings, check_names, sentences
@@ -39,6 +39,7 @@ CALLS: list[Callable[..., Any]] = [
     simulate,
     scenario,
     lambda trace, **given: compare(trace, policies="vanilla", **given),
+    lambda trace, **given: plan(trace, slo="ttft_p90:800", **given),
     lambda trace, **given: sweep({"trace": trace, "grid": {"seeds": [0]}, **given}),
     capacity,
     sensitivity,
@@ -64,11 +65,13 @@ def test_an_unknown_setting_is_named_with_the_nearest_known(call: Callable[..., 
 def test_the_nearest_known_may_be_an_argument_of_the_function_itself() -> None:
     with pytest.raises(InputError, match=r"unknown setting polcy; policy\?"):
         simulate("fixed", polcy="vanilla")  # type: ignore[call-arg]
+    with pytest.raises(InputError, match=r"unknown setting num_seed; num_seeds\?"):
+        plan("fixed", slo="ttft_p90:800", num_seed=4)  # type: ignore[call-arg]
     check_names(["leap", "seed"], simulate, Keywords)
 
 
 def test_no_public_call_takes_settings_of_any_name() -> None:
-    for call in (simulate, compare, capacity, sensitivity, variance, starvation, load_curves, against):
+    for call in (simulate, compare, plan, capacity, sensitivity, variance, starvation, load_curves, against):
         (rest,) = (p for p in inspect.signature(call).parameters.values() if p.kind == p.VAR_KEYWORD)
         assert str(rest.annotation) in ("Unpack[Keywords]", "Unpack[PlanKeywords]")
 
@@ -76,10 +79,12 @@ def test_no_public_call_takes_settings_of_any_name() -> None:
 def test_a_type_checker_catches_a_misspelt_setting_in_code_of_others(tmp_path: Path) -> None:
     script = tmp_path / "mine.py"
     script.write_text(
-        "from sim import compare, simulate\n"
+        "from sim import compare, plan, simulate\n"
         "simulate('fixed', num_prompts=5, fleet='a100-80gb-vicuna-7b-transformers*2')\n"
+        "plan('fixed', slo='ttft_p90:800', mtbf_s=100.0, mttr_s=3.0)\n"
         "simulate('fixed', num_prompt=5)\n"
         "compare('fixed', policies='vanilla', seed='zero')\n"
+        "plan('fixed', slo='ttft_p90:800', time_scal=2.0)\n"
     )
     mypy = [
         sys.executable,
@@ -93,4 +98,4 @@ def test_a_type_checker_catches_a_misspelt_setting_in_code_of_others(tmp_path: P
     ]
     found = subprocess.run(mypy, capture_output=True, text=True, check=False).stdout
     lines = {int(line.split(":")[1]) for line in found.splitlines() if ": error:" in line}
-    assert lines == {3, 4}, found
+    assert lines == {4, 5, 6}, found
