@@ -22,10 +22,10 @@ PATIENCE_S = 2.0
 """How long a command may take before it shows a bar."""
 
 WIDTH = 150
-"""Columns of a table that no terminal will see."""
+"""Width of a table that is not printed to a terminal."""
 
 MOST_ROWS = 20
-"""Replicas that get a row each."""
+"""Replicas up to which each has a row of its own."""
 
 REPLICA_COLUMNS = ("replica", "profile", "completed", "preemptions", "failures", "down_s")
 HEADLINES = (
@@ -82,7 +82,7 @@ def summary_table(summary: Mapping[str, Any]) -> None:
 
 
 def replica_table(replicas: pd.DataFrame, duration_s: float | None) -> None:
-    """Print one row per replica; of more than MOST_ROWS the least, median and most; of one alone nothing."""
+    """Print a row per replica; of more than MOST_ROWS the least, median and most; of a single one nothing."""
     from rich.table import Table
 
     if len(replicas) < 2:
@@ -159,7 +159,7 @@ def title(summary: Mapping[str, Any]) -> str:
 
 @contextmanager
 def bar(text: str) -> Iterator[Callable[[int, int], None]]:
-    """A function `told(done, total)` that draws a bar on stderr, if that is a terminal, after two seconds."""
+    """A function of (done, total) that draws a bar on stderr, where that is a terminal, after PATIENCE_S."""
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
@@ -168,16 +168,16 @@ def bar(text: str) -> Iterator[Callable[[int, int], None]]:
 
     start = time.monotonic()
     with ExitStack() as stack:
-        drawn: list[Progress] = []
+        bars: list[Progress] = []
 
-        def told(done: int, total: int) -> None:
-            if not drawn and time.monotonic() - start > PATIENCE_S:
-                drawn.append(stack.enter_context(Progress(console=Console(stderr=True), transient=True)))
-                drawn[0].add_task(text, total=total)
-            if drawn:
-                drawn[0].update(drawn[0].task_ids[0], completed=done, total=total)
+        def update(done: int, total: int) -> None:
+            if not bars and time.monotonic() - start > PATIENCE_S:
+                bars.append(stack.enter_context(Progress(console=Console(stderr=True), transient=True)))
+                bars[0].add_task(text, total=total)
+            if bars:
+                bars[0].update(bars[0].task_ids[0], completed=done, total=total)
 
-        yield told
+        yield update
 
 
 def check_folder(path: Path) -> None:
