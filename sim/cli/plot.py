@@ -102,10 +102,10 @@ def perception(flags: Flags = DEFAULT, *, out: Path = Path("perception.png")) ->
     from plots.style import save
 
     shared = scenario(flags.trace, **keywords(flags))
-    said = perceive(shared.predictor, shared.trace, stream(shared.seed, "perception"))
+    perception = perceive(shared.predictor, shared.trace, stream(shared.seed, "perception"))
     truth = shared.trace.perceived_truth
-    report = error_report(said.predicted, truth)
+    report = error_report(perception.predicted, truth)
     title = f"{flags.predictor} on {shared.trace.name}: mean error {report.error:.1f} tokens"
-    save(figures.report(said.predicted, truth, title), out)
+    save(figures.report(perception.predicted, truth, title), out)
     print(json.dumps(report._asdict(), indent=2))
     show.wrote([out])

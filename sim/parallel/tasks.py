@@ -38,25 +38,18 @@ class Task(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """How a task ended: its value, or its error in one line.
-
-    `bad_input`: the error is an InputError or a SchedulingError, which names what is wrong by itself.
-    `traceback`: where the error was raised; empty where no call raised it.
-    """
+    """How a task ended: its value, or its error in one line and the traceback to where it was raised."""
 
     key: str
     value: Any
     error: str | None
-    bad_input: bool = False
     traceback: str = ""
 
     def value_or_raise(self, name: str) -> Any:
-        """The value; InputError where the task failed, which starts with `name` if the error does not say by
-        itself what is wrong.
-        """
+        """The value; InputError, which starts with `name`, where the task failed."""
         if self.error is None:
             return self.value
-        failure = InputError(self.error if self.bad_input else f"{name}: {self.error}")
+        failure = InputError(f"{name}: {self.error}")
         if self.traceback:
             failure.add_note(self.traceback)
         raise failure
@@ -78,14 +71,11 @@ def attempt(function: Function, versions: Versions, key: str, *arguments: Any) -
             raise InputError(f"results version {RESULTS_VERSION} runs here, not {versions.results}")
         values = [each.value if isinstance(each, Shared) else each for each in arguments]
         return Ended(key, function(*values), None)
-    except InputError as error:
-        plain = type(error) is InputError
-        return Ended(key, None, one_line(str(error)), plain, traceback.format_exc())
-    except SchedulingError as error:
-        return Ended(key, None, one_line(str(error)), True, traceback.format_exc())
+    except (InputError, SchedulingError) as error:
+        return Ended(key, None, one_line(str(error)), traceback.format_exc())
     except (Exception, SystemExit) as error:  # a policy from outside may raise anything
         line = f"{type(error).__name__}: {error} ({_place(error)})"
-        return Ended(key, None, one_line(line), False, traceback.format_exc())
+        return Ended(key, None, one_line(line), traceback.format_exc())
 
 
 def one_line(text: str) -> str:

@@ -16,7 +16,7 @@ from .verdict import FleetPoint, Run, to_settle
 from .world import World
 
 TOLERANCE = 0.03
-"""Relative width of a rate; what moves the answer by less is said to have no effect."""
+"""Relative width of a rate; an input that moves the answer by less counts as without effect."""
 
 SETTLED = 2
 """How many times as long as it takes to settle these runs are: a dozen searches are to be cheap."""

@@ -39,7 +39,7 @@ INCOMPARABLE = {
 }
 """Settings under which measured and simulated figures would not speak of the same requests, and why."""
 ODD = 0.1
-"""Share by which the parts of a latency may miss the whole, in the median row, before that is said."""
+"""Share by which the parts of a latency may miss the whole, in the median row, before a note says so."""
 LOGGED = tuple(LATENCIES[key].column for key in ("ttft", "tpot", "e2el"))
 """The latencies that a log has, as columns."""
 COMPARED = tuple(statistic for statistic in STATISTICS if statistic != "std")
@@ -129,8 +129,8 @@ def against(path: str | Path, *, policy: str = "continuous", **settings: Unpack[
     for name in LOGGED:
         values = latency[name][several] if name == "tpot_ms" else latency[name]
         if len(values):
-            found = statistics(values)
-            measured |= {f"{s}_{name}": value for s in COMPARED if (value := found[s]) is not None}
+            figures = statistics(values)
+            measured |= {f"{s}_{name}": value for s in COMPARED if (value := figures[s]) is not None}
     measured = {key: value for key, value in measured.items() if value > 0}
     predicted = {key: summary[key] for key in measured}
     return Against(measured, predicted, result, _notes(trace.output_tokens, latency))
@@ -165,9 +165,9 @@ def _notes(output_tokens: IntArray, latency: Mapping[str, FloatArray]) -> tuple[
     several = output_tokens > 1
     if not several.any():
         return ()
-    told = (latency["ttft_ms"] + latency["tpot_ms"] * (output_tokens - 1))[several]
+    sum_of_parts = (latency["ttft_ms"] + latency["tpot_ms"] * (output_tokens - 1))[several]
     e2el = latency["e2el_ms"][several]
-    if np.median(np.abs(told - e2el) / np.maximum(e2el, 1e-9)) <= ODD:
+    if np.median(np.abs(sum_of_parts - e2el) / np.maximum(e2el, 1e-9)) <= ODD:
         return ()
     return (
         "ttft_ms + tpot_ms x (output_tokens - 1) is not near e2el_ms in most rows: "

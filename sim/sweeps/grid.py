@@ -51,7 +51,7 @@ KINDS: dict[Any, type] = {int: int, float: float, str: str, bool: bool, Mapping:
 
 @dataclass(frozen=True)
 class Setting:
-    """A keyword argument of `simulate`: what it may be, and what it is where nothing is said."""
+    """A keyword argument of `simulate`: the types it may have, and its default."""
 
     name: str
     kinds: frozenset[type]
@@ -134,13 +134,13 @@ class Grid:
         """Every point; InputError for a trace, profile or value that no point can be set up with."""
         self._check_values()
         digests: dict[tuple[str, str], str] = {}
-        found = []
+        points = []
         for index, settings in enumerate(self.settings()):
             inputs = inputs_of(settings, digests)
             full = {name: settings.get(name, s.default) for name, s in known_settings().items()}
             text = json.dumps([full, inputs, __version__, RESULTS_VERSION], sort_keys=True)
-            found.append(Point(index, hashlib.sha256(text.encode()).hexdigest()[:16], settings, inputs))
-        return found
+            points.append(Point(index, hashlib.sha256(text.encode()).hexdigest()[:16], settings, inputs))
+        return points
 
     def _check_values(self) -> None:
         """InputError for a value with which no point can be set up (of the first few that hold it)."""
@@ -205,7 +205,7 @@ def inputs_of(settings: Mapping[str, Any], digests: dict[tuple[str, str], str]) 
 
     `digests` keeps what was read before, by setting and value. Raises InputError for what is not there.
     """
-    found = {}
+    inputs = {}
     for name in known_settings():
         value = settings.get(name, known_settings()[name].default)
         texts = [value] if isinstance(value, str) else value if isinstance(value, list) else []
@@ -213,8 +213,8 @@ def inputs_of(settings: Mapping[str, Any], digests: dict[tuple[str, str], str]) 
             if (name, text) not in digests:
                 digests[name, text] = digest_of(name, text)
             if digests[name, text]:
-                found[f"{name} {text}"] = digests[name, text]
-    return found
+                inputs[f"{name} {text}"] = digests[name, text]
+    return inputs
 
 
 def running_order(points: Iterable[Point]) -> list[Point]:

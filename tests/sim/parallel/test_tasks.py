@@ -24,7 +24,7 @@ def test_a_value_is_what_the_function_returns() -> None:
 @pytest.mark.parametrize(
     ("error", "line", "raised"),
     [
-        (InputError("rate: 0 is not\nabove 0"), "rate: 0 is not above 0", "rate: 0 is not above 0"),
+        (InputError("rate: 0 is not\nabove 0"), "rate: 0 is not above 0", "run 7: rate: 0 is not above 0"),
         (
             ValueError("no\ngood"),
             "ValueError: no good (test_tasks.py, line 16)",

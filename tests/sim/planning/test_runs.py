@@ -174,7 +174,10 @@ def test_a_file_that_is_another_where_the_run_is_carried_out_is_named(world: Wor
     with Runs(SLO) as runs:
         runs.key(made, run)
         pairs.write_text("predicted,actual\n11,12\n")
-        with pytest.raises(InputError, match=r"^predictor: the content of its file here is not what it was"):
+        with pytest.raises(
+            InputError,
+            match="60 requests: predictor: the content of its file here is not what",
+        ):
             runs([(made, run)])
 
 
