@@ -40,7 +40,7 @@ def parse(spec: str, what: str) -> tuple[str, dict[str, str]]:
 
 def sentences(kind: type) -> dict[str, str]:
     """Field name -> the sentence under it, of a dataclass and of those that it inherits from."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         if not is_dataclass(base):
             continue
@@ -49,8 +49,8 @@ def sentences(kind: type) -> dict[str, str]:
         for field, text in pairwise(definition.body):
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
                 assert isinstance(field.target, ast.Name) and isinstance(text.value, ast.Constant)
-                found[field.target.id] = " ".join(str(text.value.value).split())
-    return found
+                texts[field.target.id] = " ".join(str(text.value.value).split())
+    return texts
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

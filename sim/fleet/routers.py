@@ -151,7 +151,7 @@ class PowerOfTwo(BaseRouter):
 
 
 def shared_queue(context: RouterContext) -> None:
-    """None ahead of time: replicas take from one queue as they find places for requests."""
+    """No replica on arrival: requests wait in one queue, and a replica with a place takes the first."""
 
 
 def uniform(rng: np.random.Generator, at_a_time: int = 4096) -> Iterator[float]:
@@ -193,8 +193,8 @@ def router_maker(router: RouterSpec) -> Callable[[RouterContext], Router | None]
         make, label, is_outside = router, f"router {router_name(router)}", True
 
     def build(context: RouterContext) -> Router | None:
-        made = make(context)
-        return made if made is None or not is_outside else CheckedRouter(made, label, context.num_replicas)
+        built = make(context)
+        return built if built is None or not is_outside else CheckedRouter(built, label, context.num_replicas)
 
     return build
 

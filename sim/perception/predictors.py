@@ -264,11 +264,11 @@ def make_predictor(predictor: str | Predictor) -> Predictor:
     Raises InputError for an unknown name, a class that cannot be imported, options it does not take, and for
     what has no method `predict`.
     """
-    made = PREDICTORS.resolve(predictor).build() if isinstance(predictor, str) else predictor
-    if not callable(getattr(made, "predict", None)):
+    built = PREDICTORS.resolve(predictor).build() if isinstance(predictor, str) else predictor
+    if not callable(getattr(built, "predict", None)):
         what = f"predictor {predictor!r}" if isinstance(predictor, str) else f"predictor {name_of(predictor)}"
         raise InputError(f"{what}: has no method predict(trace, rng)")
-    return cast(Predictor, made)
+    return cast(Predictor, built)
 
 
 def name_of(predictor: object) -> str:
