@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -17,33 +17,24 @@ from ..fleet.routers import router_maker, router_name
 from ..hardware.profile import Profile
 from ..parallel.runner import Backend, Workers
 from ..perception.predictors import make_predictor
-from ..scenario.machines import outages_of, provenance_of
+from ..scenario.machines import outages_of
 from ..scenario.policies import limits_of, make_scheduler
 from ..scenario.requests import goodput_bounds
 from ..scenario.settings import PlanKeywords, Settings, check_names, read_settings
 from ..version import __version__
 from . import sensitivity as sensitivities
-from .answer import Answer, Plan, Question
+from .answer import Plan, Question
+from .answer_search import Parts, answer_of, ask_rate, ask_replicas
 from .command import command_of
-from .question import assumptions_of, check_time_scale, rate_of, workload_of
-from .rate_search import RateRange, at_rates, highest_rate
+from .question import Workload, assumptions_of, check_time_scale, rate_of, workload_of
 from .runs import Runs, run_searches
-from .search import Effort, Search, SearchOutcome, SmallestFleet, decide, fewest_replicas
+from .search import Effort, Search
 from .slo import Slo, parse_slo
 from .units import Unit, prices_of, split, units_of
-from .verdict import FleetPoint
 from .world import World
 
 DEFAULT_POLICIES = "continuous"
 DEFAULT_TOLERANCE = 0.02
-HEADROOM_TOLERANCE = 0.05
-IN_THE_COMMAND = (
-    "spare", "burstiness", "num_seeds", "num_requests", "max_seeds", "max_requests", "max_replicas",
-    "confidence", "tolerance",
-)  # fmt: skip
-"""Arguments of `plan` that the command that asks again says as they are."""
-CURVE = (0.4, 0.6, 0.75, 0.85, 0.95, 1.0, 1.05, 1.15, 1.3)
-"""Rates of a curve, as shares of the rate asked for."""
 
 
 def plan(
@@ -98,29 +89,31 @@ def plan(
 
     Raises InputError for anything that cannot be used. The same arguments give the same plan, byte for byte.
     """
-    own = {name: value for name, value in locals().items() if name in IN_THE_COMMAND}
     check_names(settings, plan, PlanKeywords)
     given = read_settings(trace, settings)
     slo = slo if isinstance(slo, str | Slo) else list(slo)
     wanted = parse_slo(slo, goodput_bounds(given.goodput))
-    names = split(policies)
-    units = units_of(profiles, given)
-    _check(names, replicas, max_rate, spare, max_replicas, tolerance)
+    names, units = split(policies), units_of(profiles, given)
+    _check_counts(names, replicas, max_rate, spare, max_replicas, tolerance)
     replicas = 1 if replicas is None else replicas
     effort = Effort(num_requests, num_seeds, max_requests, max_seeds, given.seed, confidence)
     workload = workload_of(trace, given, num_requests, burstiness)
-    make_predictor(given.predictor)
-    router_maker(given.router)
     check_time_scale(given.time_scale, request_rate, max_rate)
     rate = None if max_rate and request_rate is None else rate_of(request_rate, workload)
     price = prices_of(prices, [m for unit in units for m in (*unit.machines, *unit.bases)])
     pairs = [(policy, unit) for policy in names for unit in units]
+    _check_settings(pairs, given)
     worlds = [World(workload.source, p, unit.machines, given, workload.burstiness) for p, unit in pairs]
-    _check_outages(given)
-    for policy, unit in pairs:
-        for machine in unit.kinds:
-            make_scheduler(policy, limits_of(machine, given.kv_blocks))
-    defaults = {name: parameter.default for name, parameter in inspect.signature(plan).parameters.items()}
+    limits = {
+        "spare": spare,
+        "num_seeds": num_seeds,
+        "num_requests": num_requests,
+        "max_seeds": max_seeds,
+        "max_requests": max_requests,
+        "max_replicas": max_replicas,
+        "confidence": confidence,
+        "tolerance": tolerance,
+    }
     command = command_of(
         trace=trace if isinstance(trace, str) else workload.name,
         slo=slo,
@@ -131,55 +124,60 @@ def plan(
         profiles=[unit.name for unit in units],
         settings=given,
         prices=price,
-        others={name: value for name, value in own.items() if value != defaults[name]},
+        others=_not_default({**limits, "burstiness": burstiness}),
     )
-    predictor = given.predictor
-    question = Question(
-        trace=workload.name,
-        request_rate=None if max_rate else rate,
-        slo=tuple(map(str, wanted.bounds)),
-        goodput=tuple(f"{name} ≤ {limit:g} ms" for name, limit in wanted.goodput_ms),
-        policies=tuple(names),
-        profiles=tuple(unit.label for unit in units),
-        predictor=predictor if isinstance(predictor, str) else repr(predictor),
-        router=router_name(given.router),
-        arrivals=workload.arrivals,
-        replicas=replicas,
-        spare=spare,
-        seed=given.seed,
-        num_seeds=num_seeds,
-        num_requests=num_requests,
-        max_seeds=max_seeds,
-        max_requests=max_requests,
-        max_replicas=max_replicas,
-        confidence=confidence,
-        tolerance=tolerance,
-        version=__version__,
-        command=command,
+    asked_rate = None if max_rate else rate
+    question = _question(
+        wanted, workload, pairs, given, request_rate=asked_rate, replicas=replicas, command=command, **limits
     )
-    searches: list[Search[_Parts]]
-    if max_rate:
-        searches = [_ask_rate(wanted, replicas, rate or 1.0, effort, tolerance, curves) for _ in worlds]
-    else:
-        assert rate is not None
-        searches = [_ask_replicas(wanted, rate, spare, effort, max_replicas, curves) for _ in worlds]
     with Runs(wanted, state, Workers(jobs, backend, address), on_run) as runs:
+        searches: list[Search[Parts]] = [
+            ask_replicas(wanted, asked_rate, spare, effort, max_replicas, curves)
+            if asked_rate is not None
+            else ask_rate(wanted, replicas, rate or 1.0, effort, tolerance, curves)
+            for _ in worlds
+        ]
         results = run_searches(list(zip(worlds, searches, strict=True)), runs)
         answers = tuple(
-            _answer(policy, unit, parts, unit.price(price), spare)
+            answer_of(policy, unit, parts, unit.price(price), spare)
             for (policy, unit), parts in zip(pairs, results, strict=True)
         )
         answer = Plan(question, answers, assumptions_of(workload, given, units, answers))
         best = answer.best
-        if sensitivity and best is not None:
+        if sensitivity and best is not None and best.point is not None:
             world = worlds[answers.index(best)]
-            assert best.point is not None
-            moved = sensitivities.sensitivity(world, wanted, best.point, effort, runs)
-            answer = replace(answer, sensitivity=moved)
+            swings = sensitivities.sensitivity(world, wanted, best.point, effort, runs)
+            answer = replace(answer, sensitivity=swings)
     return answer
 
 
-def _check(
+def _question(
+    slo: Slo, workload: Workload, pairs: Sequence[tuple[str, Unit]], settings: Settings, **others: Any
+) -> Question:
+    """What was asked, in plain values; `others`: those that are none of these."""
+    predictor = settings.predictor
+    return Question(
+        trace=workload.name,
+        slo=tuple(map(str, slo.bounds)),
+        goodput=tuple(f"{name} ≤ {limit:g} ms" for name, limit in slo.goodput_ms),
+        policies=tuple(dict.fromkeys(policy for policy, _ in pairs)),
+        profiles=tuple(dict.fromkeys(unit.label for _, unit in pairs)),
+        predictor=predictor if isinstance(predictor, str) else repr(predictor),
+        router=router_name(settings.router),
+        arrivals=workload.arrivals,
+        seed=settings.seed,
+        version=__version__,
+        **others,
+    )
+
+
+def _not_default(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `plan` that are not what they are where nothing is said."""
+    parameters = inspect.signature(plan).parameters
+    return {name: value for name, value in given.items() if value != parameters[name].default}
+
+
+def _check_counts(
     policies: Sequence[str],
     replicas: int | None,
     max_rate: bool,
@@ -203,113 +201,11 @@ def _check(
         raise InputError(f"tolerance: {tolerance:g} is not between 0.001 and 0.5")
 
 
-def _check_outages(settings: Settings) -> None:
-    """InputError for outages that cannot be, before anything runs."""
-    outages = outages_of(settings)
-    replace(outages, is_partial=True).schedules(1, np.random.default_rng(0))
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """What the searches for one policy and profile found."""
-
-    replicas: int | None
-    rate: float | None
-    reason: str
-    point: FleetPoint | None
-    rates: RateRange | None
-    points: tuple[FleetPoint, ...]
-    outcome: SearchOutcome
-    fleet: SmallestFleet | None = None
-    normal: FleetPoint | None = None
-    one_less: FleetPoint | None = None
-    one_more: FleetPoint | None = None
-    curve: tuple[FleetPoint, ...] = ()
-
-
-def _ask_replicas(
-    slo: Slo, rate: float, spare: int, effort: Effort, max_replicas: int, curves: bool
-) -> Search[_Parts]:
-    fleet = yield from fewest_replicas(slo, rate, effort, max_replicas)
-    k = fleet.replicas
-    if k is None:
-        reason = fleet.reason
-        if fleet.likely is not None:
-            spares = f", {spare} of them spare" if spare else ""
-            reason += f"; the smallest fleet that may do has {fleet.likely + spare} replicas{spares}"
-        return _Parts(None, None, reason, None, None, fleet.points, fleet.outcome, fleet)
-    point, glance = fleet.at(k), effort.at_a_glance()
-    assert point is not None
-    # As many runs as the answer itself had, so that the sizes compare.
-    alike = replace(
-        glance, num_seeds=point.num_seeds, max_seeds=point.num_seeds, num_requests=point.num_requests
-    )
-    more = fleet.at(k + 1) or (yield from decide(slo, k + 1, rate, alike))
-    normal = None
-    if spare:
-        normal = fleet.at(k + spare) or (yield from decide(slo, k + spare, rate, alike))
-    rates = yield from highest_rate(
-        slo,
-        k,
-        replace(glance, num_requests=effort.max_requests),
-        start=rate,
-        tolerance=HEADROOM_TOLERANCE,
-        step=1.02 * k / (k - 1) if k > 1 else 2.0,
-        bracket=False,
-    )
-    curve: tuple[FleetPoint, ...] = ()
-    if curves:
-        curve = yield from at_rates(slo, k, [share * rate for share in CURVE], glance)
-    less, points = fleet.at(k - 1), fleet.points
-    return _Parts(k, rate, "", fleet.at(k), rates, points, "met", fleet, normal, less, more, curve)
-
-
-def _ask_rate(
-    slo: Slo, replicas: int, start: float, effort: Effort, tolerance: float, curves: bool
-) -> Search[_Parts]:
-    rates = yield from highest_rate(slo, replicas, effort, start=start, tolerance=tolerance)
-    if rates.rate is None:
-        return _Parts(None, None, rates.reason, None, rates, rates.points, rates.outcome)
-    at = next(p for p in rates.points if p.rate == rates.rate)
-    glance = effort.at_a_glance()
-    less = (yield from decide(slo, replicas - 1, rates.rate, glance)) if replicas > 1 else None
-    more = yield from decide(slo, replicas + 1, rates.rate, glance)
-    curve: tuple[FleetPoint, ...] = ()
-    if curves:
-        curve = yield from at_rates(slo, replicas, [share * rates.rate for share in CURVE], glance)
-    return _Parts(replicas, rates.rate, "", at, rates, rates.points, "met", None, None, less, more, curve)
-
-
-def _answer(policy: str, unit: Unit, parts: _Parts, price_per_hour: float | None, spare: int) -> Answer:
-    binding = ""
-    if parts.point is not None:
-        less = parts.one_less
-        binding = parts.point.binding.name if less is None else less.binding.name
-        if less is not None and less.verdict == "unstable":
-            binding = "throughput"
-    elif parts.fleet is not None:
-        binding = parts.fleet.points[-1].binding.name
-    likely = parts.fleet.likely if parts.fleet else None
-    return Answer(
-        policy=policy,
-        profile=unit.label,
-        gpu=unit.gpu,
-        provenance=provenance_of(unit.machines),
-        replicas=None if parts.replicas is None else parts.replicas + spare,
-        spare=spare,
-        rate=parts.rate,
-        outcome=parts.outcome,
-        likely=None if likely is None else likely + spare,
-        reason=parts.reason,
-        binding=binding,
-        undecided=tuple(k + spare for k in parts.fleet.undecided) if parts.fleet else (),
-        point=parts.point,
-        normal=parts.normal,
-        one_less=parts.one_less,
-        one_more=parts.one_more,
-        alone=parts.fleet.alone if parts.fleet else None,
-        rates=parts.rates,
-        price_per_hour=price_per_hour,
-        points=parts.points,
-        curve=parts.curve,
-    )
+def _check_settings(pairs: Sequence[tuple[str, Unit]], settings: Settings) -> None:
+    """InputError for settings that no run could be set up with, before anything runs."""
+    make_predictor(settings.predictor)
+    router_maker(settings.router)
+    replace(outages_of(settings), is_partial=True).schedules(1, np.random.default_rng(0))
+    for policy, unit in pairs:
+        for machine in unit.kinds:
+            make_scheduler(policy, limits_of(machine, settings.kv_blocks))
