@@ -21,10 +21,13 @@ from ..execution.arrivals import Arrivals, Progress
 from ..execution.environment import Environment
 from ..execution.padded_batch import FREE, PerceptionCost
 from ..execution.replica import Replica, Source
-from ..fleet.cluster import Fleet, Sole
+from ..fleet.fleet import Fleet
 from ..fleet.outages import NONE, Outages
+from ..fleet.routed import RoutedFleet
 from ..fleet.routers import DEFAULT_ROUTER, RouterSpec, router_maker, router_name
 from ..fleet.routing import Router, RouterContext
+from ..fleet.shared_queue import SharedQueueFleet
+from ..fleet.sole import Sole
 from ..hardware.profile import Profile
 from ..perception.predictions import Perception, asking_tokens, perceive
 from ..perception.predictors import Predictor, make_predictor
@@ -111,7 +114,7 @@ class Scenario:
         env = Environment()
         coming = (self.requests(perception), ledger, self.max_concurrency, on_progress)
         alone = len(machines) == 1 and not self.outages.any
-        fleet = None if alone else Fleet(env, Arrivals(*coming), self._router(machines))
+        fleet = None if alone else self._fleet(env, Arrivals(*coming))
         source: Source = fleet or Sole(*coming)
         predictions = predictions_of(perception) if perception.charged else ()
         cost = PerceptionCost(*perception.cost) if perception.charged else FREE
@@ -179,6 +182,10 @@ class Scenario:
             return map(Request, rows.tolist(), *values)
 
         return chain.from_iterable(map(block, range(0, n, REQUESTS_AT_A_TIME)))
+
+    def _fleet(self, env: Environment, arrivals: Arrivals) -> Fleet:
+        router = self._router(self.machines)
+        return SharedQueueFleet(env, arrivals) if router is None else RoutedFleet(env, arrivals, router)
 
     def _router(self, machines: Sequence[Accelerator]) -> Router | None:
         """The rule that sends requests to these machines."""

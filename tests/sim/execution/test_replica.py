@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sim.execution.environment import Environment
 from sim.execution.padded_batch import PerceptionCost
 from sim.execution.replica import Replica
-from sim.fleet.cluster import Sole
+from sim.fleet.sole import Sole
 from sim.hardware.step_cost import StepCost
 from sim.request import Request
 from sim.results.ledger import Ledger, ReplicaUse

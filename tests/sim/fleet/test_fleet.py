@@ -169,7 +169,7 @@ def test_an_error_of_a_policy_is_not_taken_for_the_end_of_all_events(replicas: i
             raise NotImplementedError("no batch yet")
 
     message = (
-        r"policy Unfinished\.next_work raised NotImplementedError: no batch yet \(test_cluster\.py, line"
+        r"policy Unfinished\.next_work raised NotImplementedError: no batch yet \(test_fleet\.py, line"
     )
     with pytest.raises(InputError, match=message):
         simulate(made([4]), policy=Unfinished, profile=flat_machine(), replicas=replicas)

@@ -1,0 +1,104 @@
+"""A fleet before one queue, from which its replicas take."""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+
+import simpy
+
+from ..execution.arrivals import Arrivals
+from ..execution.replica import Replica
+from ..request import Request
+from .fleet import Fleet
+
+
+class SharedQueueFleet(Fleet):
+    """An arrival goes to the replica with the fewest requests of those that idle or iterate with a place left
+    and nobody waiting, else it waits; a replica about to decide takes, first come, first served, what its
+    scheduler `wants`. Where memories differ, a replica passes over what it cannot hold and another can.
+    """
+
+    def __init__(self, env: simpy.Environment, arrivals: Arrivals) -> None:
+        super().__init__(env, arrivals)
+        # Requests at each replica as of its last decision, until it is sent one; heap of (these, replica).
+        self.loads: dict[int, int] = {}
+        self.hungry: list[tuple[int, int]] = []
+        # Prompt tokens of what each replica left in the queue at its last decision; the same by KV capacity,
+        # heaps of (minus these, replica).
+        self.declined: dict[int, int] = {}
+        self.decliners: dict[int, list[tuple[int, int]]] = {}
+
+    def release(self, replica: Replica, now: float) -> None:
+        """The replica, about to decide, takes from the queue what its scheduler wants."""
+        if self.is_open and self.arrivals.due_s <= now:  # as in every fleet, without a call for each decision
+            self.arrivals.take(now, self._receive)
+        number, capacity, has_taken = replica.number, replica.use.kv_capacity_tokens, False
+        while (request := self._first_for(capacity)) is not None and replica.wants(request):
+            self.queue.remove(request)
+            replica.submit(request, now)
+            has_taken = True
+        most = 64 + 4 * len(self.replicas)  # entries of replicas that have moved on since would pile up
+        if self.loads.get(number) != replica.num_requests:
+            self.loads[number] = replica.num_requests
+            heappush(self.hungry, (replica.num_requests, number))
+            if len(self.hungry) > most:
+                self.hungry = [(k, n) for n, k in self.loads.items()]
+                heapify(self.hungry)
+        self.declined.pop(number, None)
+        if request is not None:
+            self.declined[number] = request.prompt_tokens
+            decliners = self.decliners.setdefault(capacity, [])
+            heappush(decliners, (-request.prompt_tokens, number))
+            if len(decliners) > most:
+                decliners[:] = [(k, n) for k, n in set(decliners) if self.declined.get(n) == -k]
+                heapify(decliners)
+        if has_taken and self.queue:
+            self._offer()
+
+    def _open(self) -> None:
+        self.loads = {replica.number: 0 for replica in self.replicas}
+        self.hungry = [(0, number) for number in self.loads]
+
+    def _went_down(self, replica: Replica) -> None:
+        pass
+
+    def _came_up(self, replica: Replica) -> None:
+        pass
+
+    def _pass_on(self, now: float) -> None:
+        """Give from the shared queue to replicas with a place, the one with the fewest requests first."""
+        passed: list[tuple[int, int]] = []
+        while self.queue and self.hungry:
+            count, number = entry = heappop(self.hungry)
+            replica = self.replicas[number]
+            if self.loads.get(number) != count:
+                continue  # it has moved on since
+            if count == replica.num_requests and replica.has_place:
+                request = self._first_for(replica.use.kv_capacity_tokens)
+                if request is None:
+                    passed.append(entry)
+                    continue
+                self.queue.remove(request)
+                replica.submit(request, now)
+                replica.notice()
+            del self.loads[number]
+        for entry in passed:
+            heappush(self.hungry, entry)
+
+    def _offer(self) -> None:
+        """The first in the shared queue is another now: who had no memory for a longer one decides anew, with
+        the end of its iteration.
+        """
+        for capacity, decliners in self.decliners.items():
+            first = self._first_for(capacity)
+            while decliners and first is not None and -decliners[0][0] > first.prompt_tokens:
+                self.replicas[heappop(decliners)[1]].notice()
+
+    def _first_for(self, capacity: int) -> Request | None:
+        """The first in the shared queue that a replica of so many KV tokens can hold, or that none can."""
+        if not self.is_mixed:
+            return self.queue[0] if self.queue else None
+        for request in self.queue:
+            if not capacity < request.prompt_tokens + request.max_new_tokens <= self.largest:
+                return request
+        return None

@@ -1,0 +1,23 @@
+"""The source of an accelerator that stands alone; knows nothing of how it decides."""
+
+from __future__ import annotations
+
+from ..execution.arrivals import Arrivals
+from ..execution.replica import Replica
+
+
+class Sole(Arrivals):
+    """The source of an accelerator that stands alone: it knows beforehand when the next request comes."""
+
+    def release(self, replica: Replica, now: float) -> None:
+        """Submit what is due."""
+        if self.due_s <= now:
+            replica.num_requests += self.take(now, replica.scheduler.submit)
+
+    def is_busy(self) -> bool:
+        """There is no other."""
+        return False
+
+    def outlook(self) -> tuple[float, object]:
+        """When the next request comes, and which it is."""
+        return self.due_s, self.head.id
