@@ -133,61 +133,58 @@ class Replica:
 
     def run(self) -> SimProcess:
         """Work, and after a failure wait for the repair, for ever."""
-        with blame(lambda: [self.scheduler], is_sole_cause=True):
-            yield from self._run()
-
-    def _run(self) -> SimProcess:
         env, scheduler, source, running = self.env, self.scheduler, self.source, self.running
         ledger, use = self.ledger, self.use
-        while True:
-            now = env.now
-            try:
-                while True:
-                    source.release(self, now)
-                    work = scheduler.next_work(now)
-                    if not isinstance(work, Iterations):
-                        outcome = yield from self._carry_out(work)
-                        now = env.now
-                        if work is not None and outcome is not None:
-                            scheduler.record(work, outcome, now)
-                        continue
-                    until_s, listens = work.until_s, work.stop_on_arrival or source.is_bounded
-                    if listens and source.due_s < until_s:
-                        until_s = source.due_s
-                    leap = running.begin(work if self.leap else replace(work, at_most=1), now, until_s)
-                    iterations, start_s = leap.iterations, now
-                    seconds = leap.head_s if iterations == 1 else leap.seconds(iterations)
-                    if env.skip(seconds):
-                        now += seconds
-                    else:
-                        self.iterations = (work, leap, start_s)
-                        self.is_leaping, self.is_listening = iterations > 1, iterations > 1 and listens
-                        try:
-                            yield env.timeout(seconds)
-                            now += seconds
-                        except simpy.Interrupt as signal:
-                            if signal.cause is not None:
-                                raise
-                            iterations = leap.iterations_begun(env.now - start_s)
-                            yield env.timeout(max(0.0, start_s + leap.seconds(iterations) - env.now))
+        with blame(lambda: [self.scheduler], is_sole_cause=True):
+            while True:
+                now = env.now
+                try:
+                    while True:
+                        source.release(self, now)
+                        work = scheduler.next_work(now)
+                        if not isinstance(work, Iterations):
+                            outcome = yield from self._carry_out(work)
                             now = env.now
-                        self.is_listening = self.is_leaping = False
-                        self.iterations = None
-                    finished = running.advance(leap, iterations, start_s, now)
-                    if running.peak_tokens > use.kv_capacity_tokens:
-                        raise self._overcommitted()
-                    if ledger.log:
-                        self._note(work, leap, iterations, start_s, len(finished))
-                    if finished:
-                        self.num_requests -= len(finished)
-                        source.ended(self, finished, now)
-                    elif not running.heap:
-                        self._prefilled(work, iterations)
-                    scheduler.record(work, Outcome(iterations, finished), now)
-            except simpy.Interrupt:
-                assert self.repaired is not None
-                yield self.repaired
-                self.repaired = None
+                            if work is not None and outcome is not None:
+                                scheduler.record(work, outcome, now)
+                            continue
+                        until_s, listens = work.until_s, work.stop_on_arrival or source.is_bounded
+                        if listens and source.due_s < until_s:
+                            until_s = source.due_s
+                        leap = running.begin(work if self.leap else replace(work, at_most=1), now, until_s)
+                        iterations, start_s = leap.iterations, now
+                        seconds = leap.head_s if iterations == 1 else leap.seconds(iterations)
+                        if env.skip(seconds):
+                            now += seconds
+                        else:
+                            self.iterations = (work, leap, start_s)
+                            self.is_leaping, self.is_listening = iterations > 1, iterations > 1 and listens
+                            try:
+                                yield env.timeout(seconds)
+                                now += seconds
+                            except simpy.Interrupt as signal:
+                                if signal.cause is not None:
+                                    raise
+                                iterations = leap.iterations_begun(env.now - start_s)
+                                yield env.timeout(max(0.0, start_s + leap.seconds(iterations) - env.now))
+                                now = env.now
+                            self.is_listening = self.is_leaping = False
+                            self.iterations = None
+                        finished = running.advance(leap, iterations, start_s, now)
+                        if running.peak_tokens > use.kv_capacity_tokens:
+                            raise self._overcommitted()
+                        if ledger.log:
+                            self._note(work, leap, iterations, start_s, len(finished))
+                        if finished:
+                            self.num_requests -= len(finished)
+                            source.ended(self, finished, now)
+                        elif not running.heap:
+                            self._prefilled(work, iterations)
+                        scheduler.record(work, Outcome(iterations, finished), now)
+                except simpy.Interrupt:
+                    assert self.repaired is not None
+                    yield self.repaired
+                    self.repaired = None
 
     def _carry_out(
         self, work: PaddedBatch | Perceive | Drop | None
