@@ -142,7 +142,12 @@ def test_a_cluster_gives_what_this_machine_gives_and_survives_deaths(
     address, folder = cluster
     there = sweep(settings, out=tmp_path / "there.csv", backend="dask", address=address)
     errors = [row["error"] for row in there.rows]
-    assert errors == [None] * 6 + ["ValueError: no good (deadly.py, line 18)"] * 2 + [DIED] * 2
+    assert (
+        errors
+        == [None] * 6
+        + ["policy Deadly.submit raised ValueError: no good (deadly.py, line 18)"] * 2
+        + [DIED] * 2
+    )
     local = sweep(settings, out=tmp_path / "local.csv", jobs=2)
     assert (tmp_path / "there.csv").read_bytes() == (tmp_path / "local.csv").read_bytes()
     assert there.to_json() == local.to_json()

@@ -197,7 +197,10 @@ def test_a_point_that_raises_is_recorded_and_can_be_tried_again(folder: Path) ->
     settings = slow(["well", "badly", "well"])
     found = sweep(settings, out="a.csv", jobs=1)
     (row,) = found.failed
-    assert row["error"] == "ValueError: no good (slowly.py, line 25)" and row == found.rows[1]
+    assert (
+        row["error"] == "policy Slow.submit raised ValueError: no good (slowly.py, line 25)"
+        and row == found.rows[1]
+    )
     assert sweep(settings, out="a.csv", jobs=1).to_json() == found.to_json()
     assert runs() == Counter("012")
     (folder / "alive").touch()
@@ -290,7 +293,10 @@ def test_the_command_prints_a_table_or_json_and_names_failures(
     assert command("s.toml", "--jobs", "1") == 1
     out, err = capsys.readouterr()
     assert "2 points, 0 of them at hand" in out and "vanilla" in out and "wrote s.csv" in err
-    assert "1 of 2 points failed, the first with: ValueError: no good" in err and "Traceback" not in err
+    assert (
+        "1 of 2 points failed, the first with: policy Slow.submit raised ValueError: no good" in err
+        and "Traceback" not in err
+    )
     assert command("s.toml", "--jobs", "1", "--json") == 1
     found = json.loads(capsys.readouterr().out)
     assert found["points"] == 2 and found["failed"] == 1 and len(found["rows"]) == 2
