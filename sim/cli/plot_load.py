@@ -13,7 +13,7 @@ from traces.spec import names_of
 
 from ..scenario.scenario import scenario
 from ..scenario.settings import Keywords
-from ..studies import ageing, load_curves
+from ..studies import ageing, capacity, gain_map, load_curves
 from ..studies.prediction_error import check_policies
 from . import show
 from .options import DEFAULT, Flags, keywords
@@ -61,14 +61,14 @@ def load(
     settings = _settings(flags)
     chosen = names_of(policies, "policies")
     check_policies(*chosen)
-    load_curves.check(num_seeds, settings, **({"rates": rates} if rates else {"loads": loads}))
+    capacity.check(num_seeds, settings, **({"rates": rates} if rates else {"loads": loads}))
     with show.bar("simulating") as progress:
         how: dict[str, Any] = {**vars(running), "on_progress": progress}
-        most = load_curves.capacity(flags.trace, num_seeds=num_seeds, **how, **settings)
+        most = capacity.capacity(flags.trace, num_seeds=num_seeds, **how, **settings)
         bounds = (
             scenario(flags.trace, **settings).goodput_ms
             if flags.goodput
-            else load_curves.idle_bound(flags.trace, rate=most, **how, **settings)
+            else capacity.idle_bound(flags.trace, rate=most, **how, **settings)
         )
         settings["goodput"] = bounds
         frame = load_curves.load_curves(
@@ -92,10 +92,10 @@ def load(
 def gain(
     flags: Flags = DEFAULT,
     *,
-    policies: str = ";".join(load_curves.LENGTH_AWARE),
+    policies: str = ";".join(gain_map.LENGTH_AWARE),
     baseline: str = "continuous",
-    loads: Numbers = load_curves.MAP_LOADS,
-    sigmas: Numbers = load_curves.MAP_SIGMAS,
+    loads: Numbers = gain_map.MAP_LOADS,
+    sigmas: Numbers = gain_map.MAP_SIGMAS,
     metrics: Names = ("mean_e2el_ms", "p99_e2el_ms"),
     charge: bool = False,
     num_seeds: int = 3,
@@ -127,17 +127,12 @@ def gain(
     out
         Picture to draw (PNG or SVG); those of further metrics get the metric into their name.
     """
-    from plots import gain_map as figures
-    from plots.style import save
-
-    for name in names_of(metrics, "metrics"):
-        if name not in load_curves.GAINS:
-            raise InputError(f"metrics: {name!r} is not one of {', '.join(load_curves.GAINS)}")
+    _check_metrics(metrics)
     settings = _settings(flags)
     with show.bar("simulating") as progress:
-        frame = load_curves.gain_map(
+        frame = gain_map.gain_map(
             flags.trace,
-            cases=load_curves.map_cases(flags.trace, **settings),
+            cases=gain_map.map_cases(flags.trace, **settings),
             policies=policies,
             baseline=baseline,
             loads=loads,
@@ -148,17 +143,13 @@ def gain(
             on_progress=progress,
             **settings,
         )
-    written = []
-    for k, name in enumerate(metrics):
-        path = out if k == 0 else out.with_stem(f"{out.stem}_{name.removesuffix('_ms')}")
-        save(figures.figure(frame, name, baseline), path)
-        written.append(path)
+    pictures = _draw_maps(frame, metrics, baseline, out)
     _save_table(frame, save_table)
     rows = ["case", "policy", "sigma"]
     table = frame.pivot_table(index=rows, columns="load", values=metrics[0], sort=False).reset_index()
     show.frame_table(f"{metrics[0]} of {baseline} over that of each policy, by sigma and load", table)
     _warn(frame)
-    show.wrote([*written, *([save_table] if save_table else [])])
+    show.wrote([*pictures, *([save_table] if save_table else [])])
 
 
 def starvation(
@@ -207,6 +198,23 @@ def starvation(
     mean = frame.groupby("label", sort=False)[[*columns, "throughput"]].mean()
     show.frame_table(f"{frame['request_rate'].iloc[0]:.2f} requests/s", mean.reset_index())
     show.wrote([out, *([save_table] if save_table else [])])
+
+
+def _draw_maps(frame: pd.DataFrame, metrics: tuple[str, ...], baseline: str, out: Path) -> list[Path]:
+    """Draw one picture for each metric; those after the first get the metric into their name."""
+    from plots import gain_map as figures
+    from plots.style import save
+
+    paths = [out, *(out.with_stem(f"{out.stem}_{name.removesuffix('_ms')}") for name in metrics[1:])]
+    for name, path in zip(metrics, paths, strict=True):
+        save(figures.figure(frame, name, baseline), path)
+    return paths
+
+
+def _check_metrics(metrics: tuple[str, ...]) -> None:
+    for name in names_of(metrics, "metrics"):
+        if name not in gain_map.GAINS:
+            raise InputError(f"metrics: {name!r} is not one of {', '.join(gain_map.GAINS)}")
 
 
 def _settings(flags: Flags) -> Keywords:

@@ -21,7 +21,7 @@ from ..perception.predictions import perceive
 from ..perception.predictors import TUNED
 from ..scenario.scenario import Scenario, scenario, stream
 from ..scenario.settings import Keywords, check_names
-from .load_curves import check, mean_capacity
+from .capacity import check, mean_capacity
 from .prediction_error import check_policies, erring
 from .study import Study, StudyKeywords, frame_of, split
 

@@ -17,7 +17,9 @@ from sim.cli.options import Flags
 from sim.scenario.scenario import scenario
 from sim.scenario.settings import Keywords, PlanKeywords, Settings, check_names, sentences
 from sim.studies.ageing import starvation
-from sim.studies.load_curves import capacity, gain_map, idle_bound, load_curves, map_cases
+from sim.studies.capacity import capacity, idle_bound
+from sim.studies.gain_map import gain_map, map_cases
+from sim.studies.load_curves import load_curves
 from sim.studies.prediction_error import sensitivity, variance
 from sim.studies.server_log import against
 from traces.errors import InputError
@@ -73,7 +75,7 @@ def test_the_nearest_known_may_be_an_argument_of_the_function_itself() -> None:
 def test_no_public_call_takes_settings_of_any_name() -> None:
     for call in (simulate, compare, plan, capacity, sensitivity, variance, starvation, load_curves, against):
         (rest,) = (p for p in inspect.signature(call).parameters.values() if p.kind == p.VAR_KEYWORD)
-        assert str(rest.annotation) in ("Unpack[Keywords]", "Unpack[PlanKeywords]")
+        assert str(rest.annotation) in ("Unpack[Keywords]", "Unpack[PlanKeywords]", "Unpack[StudyKeywords]")
 
 
 def test_a_type_checker_catches_a_misspelt_setting_in_code_of_others(tmp_path: Path) -> None:
