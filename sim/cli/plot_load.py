@@ -145,9 +145,7 @@ def gain(
         )
     pictures = _draw_maps(frame, metrics, baseline, out)
     _save_table(frame, save_table)
-    rows = ["case", "policy", "sigma"]
-    table = frame.pivot_table(index=rows, columns="load", values=metrics[0], sort=False).reset_index()
-    show.frame_table(f"{metrics[0]} of {baseline} over that of each policy, by sigma and load", table)
+    _show_map(frame, metrics[0], baseline)
     _warn(frame)
     show.wrote([*pictures, *([save_table] if save_table else [])])
 
@@ -198,6 +196,12 @@ def starvation(
     mean = frame.groupby("label", sort=False)[[*columns, "throughput"]].mean()
     show.frame_table(f"{frame['request_rate'].iloc[0]:.2f} requests/s", mean.reset_index())
     show.wrote([out, *([save_table] if save_table else [])])
+
+
+def _show_map(frame: pd.DataFrame, metric: str, baseline: str) -> None:
+    rows = ["case", "policy", "sigma"]
+    table = frame.pivot_table(index=rows, columns="load", values=metric, sort=False).reset_index()
+    show.frame_table(f"{metric} of {baseline} over that of each policy, by sigma and load", table)
 
 
 def _draw_maps(frame: pd.DataFrame, metrics: tuple[str, ...], baseline: str, out: Path) -> list[Path]:
