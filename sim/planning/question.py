@@ -14,7 +14,7 @@ import numpy as np
 from traces.errors import InputError
 from traces.trace import Trace
 
-from ..scenario.requests import arriving, check_concurrency, requests_of
+from ..scenario.requests import check_concurrency, requests_of
 from ..scenario.settings import Settings
 from .answer import Answer, Assumption, Kind
 from .slo import RULE
@@ -70,10 +70,8 @@ def workload_of(
         example = requests_of(drawn, settings.seed)
         return Workload(name, trace, example, 1.0 if burstiness is None else burstiness, None, None)
     whole = requests_of(replace(settings, trace=trace), settings.seed)
-    if whole.arrival_s is not None:
-        whole = arriving(whole, replace(settings, request_rate=None), np.random.default_rng(0))
-    times, own_rate = whole.arrival_s, whole.mean_rate
-    if times is None or own_rate is None:
+    times, mean_rate = whole.arrival_s, whole.mean_rate
+    if times is None or mean_rate is None:
         return Workload(
             whole.name,
             replace(whole, arrival_s=None),
@@ -83,6 +81,7 @@ def workload_of(
             None,
         )
     counts = np.histogram(times, bins=10)[0]
+    own_rate = mean_rate / settings.time_scale
     return Workload(whole.name, whole, whole, burstiness, own_rate, float(counts.max() / counts.mean()))
 
 

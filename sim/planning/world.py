@@ -18,23 +18,20 @@ from ..results.result import Result
 from ..scenario.inputs import digest, digest_of, digest_of_trace
 from ..scenario.machines import fleet_text
 from ..scenario.requests import requests_of
-from ..scenario.scenario import scenario_of
+from ..scenario.scenario import scenario_on
 from ..scenario.settings import Settings
 from .verdict import Run
 
 OF_THE_RUN = ("trace", "profile", "fleet", "set", "seed", "replicas", "request_rate", "burstiness", "goodput")
 """Settings that a world or a run says in its own way."""
-OF_THE_TRACE = ("num_prompts", "sample_seed", "time_scale", "prompt_scale", "output_scale")
-"""Settings that have been applied to the requests before a scenario gets them."""
 FROM_ARRIVAL = ("wait_ms", "ttft_ms", "e2el_ms")
-DEFAULTS = Settings()
 
 
 @dataclass(frozen=True)
 class World:
     """Workload, policy and machines; `run` supplies the rest.
 
-    `source`: a Trace, to which `OF_THE_TRACE` has been applied, or a generator's spec, which gives every seed
+    `source`: a Trace of the requests that the settings choose, or a generator's spec, which gives every seed
     requests of its own. `machines`: the profiles of one copy of the fleet, of which a run has as many as it
     says replicas. `burstiness`: shape of the gamma distributed gaps between arrivals (1: Poisson); None: the
     trace's own gaps, scaled. `length_scale` multiplies output lengths, their cap, and what is predicted of
@@ -57,7 +54,6 @@ class World:
         is_mixed = len(self.machines) > 1
         settings = replace(
             self.settings,
-            trace=trace,
             profile=self.machines[0],
             fleet=self.machines * run.replicas if is_mixed else None,
             set=None,
@@ -65,11 +61,10 @@ class World:
             seed=run.seed,
             request_rate=None if self.burstiness is None else run.rate,
             burstiness=1.0 if self.burstiness is None else self.burstiness,
+            time_scale=1.0,
             goodput=None,
-            max_new_tokens=trace.max_new_tokens,
-            **{name: getattr(DEFAULTS, name) for name in OF_THE_TRACE},
         )
-        shared = scenario_of(settings)
+        shared = scenario_on(trace, settings)
         outages = replace(shared.outages, is_partial=True) if run.outages else NONE
         result = replace(shared, outages=outages).run(self.policy)
         if self.settings.max_concurrency is None or shared.trace.arrival_s is None:

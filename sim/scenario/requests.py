@@ -30,7 +30,7 @@ def requests_of(settings: WorkloadSettings, seed: int) -> Trace:
         trace = traces.load(trace, seed=seed, num_prompts=settings.num_prompts, max_new_tokens=first_cap)
     trace = trace.sample(settings.num_prompts, settings.sample_seed)
     trace = scaling.scale_lengths(trace, settings.prompt_scale, settings.output_scale)
-    return trace.with_output_cap(_output_cap(trace, cap))
+    return trace.with_output_cap(output_cap(trace, cap))
 
 
 def arriving(trace: Trace, settings: WorkloadSettings, rng: np.random.Generator) -> Trace:
@@ -52,7 +52,7 @@ def check_concurrency(settings: WorkloadSettings) -> None:
         raise InputError(f"max_concurrency: {settings.max_concurrency} must be at least 1")
 
 
-def _output_cap(trace: Trace, max_new_tokens: int | None) -> int:
+def output_cap(trace: Trace, max_new_tokens: int | None = None) -> int:
     """The given cap; else that of the trace's source; else the longest output, at least the usual 512."""
     if max_new_tokens is not None:
         if not 1 <= max_new_tokens <= MAX_OUTPUT_CAP:

@@ -38,7 +38,7 @@ from ..version import __version__
 from ..work import Limits, Prediction, SchedulingError
 from .machines import Accelerator, accelerators_of, fleet_text, outages_of, provenance_of
 from .policies import Policy, policy_name, scheduler_maker
-from .requests import arriving, check_concurrency, goodput_bounds, requests_of
+from .requests import arriving, check_concurrency, goodput_bounds, output_cap, requests_of
 from .settings import DEFAULT_TRACE, Keywords, Settings, read_settings
 
 STREAMS = ("arrivals", "lengths", "perception", "routing", "failures")
@@ -215,9 +215,16 @@ def scenario(trace: Trace | str = DEFAULT_TRACE, **settings: Unpack[Keywords]) -
 
 def scenario_of(settings: Settings) -> Scenario:
     """Read and check everything that a run with these settings needs."""
-    rng = stream(settings.seed, "arrivals")
-    trace = arriving(requests_of(settings, settings.seed), settings, rng)
-    assert trace.max_new_tokens is not None
+    stream(settings.seed, "lengths")  # a bad seed is refused before anything is drawn with it
+    return scenario_on(requests_of(settings, settings.seed), settings)
+
+
+def scenario_on(requests: Trace, settings: Settings) -> Scenario:
+    """The same, of requests in place of those that the settings choose."""
+    if requests.max_new_tokens is None:
+        requests = requests.with_output_cap(output_cap(requests))
+    assert requests.max_new_tokens is not None
+    trace = arriving(requests, settings, stream(settings.seed, "arrivals"))
     check_concurrency(settings)
     router_maker(settings.router)
     given = settings.predictor
@@ -229,7 +236,7 @@ def scenario_of(settings: Settings) -> Scenario:
         profile=first.profile,
         predictor=length_predictor,
         limits=first.limits,
-        max_new_tokens=trace.max_new_tokens,
+        max_new_tokens=requests.max_new_tokens,
         seed=settings.seed,
         max_concurrency=settings.max_concurrency,
         goodput_ms=goodput_bounds(settings.goodput),

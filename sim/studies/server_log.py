@@ -7,7 +7,7 @@ output_tokens, ttft_ms, tpot_ms and e2el_ms; tpot_ms of a request with one outpu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -23,12 +23,15 @@ from ..results.metric_kinds import STATISTICS, statistics
 from ..results.metrics import LATENCIES
 from ..results.result import Result
 from ..scenario.scenario import scenario_of
-from ..scenario.settings import Keywords, Settings, check_names, read_settings
+from ..scenario.settings import Keywords, Settings, WorkloadSettings, check_names, read_settings
 
+COMPARABLE = ("trace", "max_concurrency", "max_new_tokens", "goodput")
+"""Settings of a workload under which the requests of a log stay what they were when they were measured."""
 OTHER_LOAD = "the requests of the log were measured side by side, so that a part of them met another load"
 OTHER_TIMES = "the requests of the log arrived when it says, and others' latencies were not measured"
 OTHER_LENGTHS = "the latencies of the log were measured at its own lengths"
-INCOMPARABLE = {
+OTHER_REQUESTS = "others than those of the log were not measured"
+REASONS = {
     "num_prompts": OTHER_LOAD,
     "sample_seed": OTHER_LOAD,
     "request_rate": OTHER_TIMES,
@@ -37,7 +40,7 @@ INCOMPARABLE = {
     "prompt_scale": OTHER_LENGTHS,
     "output_scale": OTHER_LENGTHS,
 }
-"""Settings under which measured and simulated figures would not speak of the same requests, and why."""
+"""Why the other settings of a workload are refused."""
 ODD = 0.1
 """Share by which the parts of a latency may miss the whole, in the median row, before a note says so."""
 LOGGED = tuple(LATENCIES[key].column for key in ("ttft", "tpot", "e2el"))
@@ -138,10 +141,10 @@ def against(path: str | Path, *, policy: str = "continuous", **settings: Unpack[
 
 def _check_comparable(path: str | Path, given: Settings, trace: Trace) -> None:
     """InputError for a setting under which other requests would be simulated than were measured."""
-    unchanged = Settings()
-    for name, reason in INCOMPARABLE.items():
-        value = getattr(given, name)
-        if value != getattr(unchanged, name):
+    for setting in fields(WorkloadSettings):
+        name, value = setting.name, getattr(given, setting.name)
+        if name not in COMPARABLE and value != setting.default:
+            reason = REASONS.get(name, OTHER_REQUESTS)
             raise InputError(f"{name}: {value} would change the workload, which is the log's own: {reason}")
     longest = int(trace.output_tokens.max())
     if given.max_new_tokens is not None and given.max_new_tokens < longest:
