@@ -23,7 +23,7 @@ def predicted_against_actual(predicted: IntArray, truth: IntArray, ax: Axes) -> 
 
     `predicted`, `truth`: shape (n,), tokens. Where predictions are multiples, cells are centred on them.
     """
-    end = float(max(predicted.max(), truth.max(), 1))
+    end = float(max(int(predicted.max()), int(truth.max()), 1))
     step = int(np.gcd.reduce(predicted))
     height = float(step) if end / 60 <= step <= end / 8 else end / 40
     width = end / 40
