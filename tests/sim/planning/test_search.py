@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sim.planning.rate_search import highest_rate
@@ -202,18 +202,21 @@ QUICK = {"num_requests": 200, "max_requests": 400, "max_seeds": 4}
 
 
 @settings(max_examples=40)
+@example((1.5, 1.5, 346), 20.0, 2.0)  # so few requests leave 5 replicas undecided for the looser one
 @given(WORLDS, st.floats(20, 5000), st.floats(1.0, 4.0))
 def test_a_looser_slo_never_needs_more_replicas(
     world: tuple[float, float, int], limit: float, looser: float
 ) -> None:
     rate, service_s, seed = world
     queue = partial(m_m_k, service_s=service_s)
-    sizes = []
+    answers = []
     for bound in (limit, limit * looser):
         slo = parse_slo(f"wait_p90:{bound}")
         search = fewest_replicas(slo, rate, Effort(**QUICK, first_seed=seed), max_replicas=64)
-        sizes.append(carry_out(search, slo, queue).replicas or math.inf)
-    assert sizes[1] <= sizes[0]
+        answers.append(carry_out(search, slo, queue))
+    strict, loose = answers
+    # A size that so few requests cannot decide is not said to be too small.
+    assert min(loose.replicas or math.inf, *loose.undecided, math.inf) <= (strict.replicas or math.inf)
 
 
 @settings(max_examples=40)
