@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +22,8 @@ from sim.results.result import Result
 from sim.scenario.machines import Accelerator
 from sim.scenario.policies import limits_of, make_scheduler
 from sim.scenario.scenario import Scenario, scenario, stream
+from sim.testing import check_predictor, check_router, check_scheduler
+from sim.testing.invariants import check_run, check_work_conserving
 from sim.work import Limits, Scheduler
 from traces.trace import Trace
 
@@ -103,42 +105,13 @@ SETTINGS = st.fixed_dictionaries(
 )
 
 
-def in_system(result: Result) -> float:
-    """The integral over time of the number of completed requests between arrival and finish, by a sweep."""
-    t = result.requests[result.requests.status == "completed"]
-    events = sorted([(a, 1) for a in t.arrival_s] + [(f, -1) for f in t.finish_s])
-    area, level, before = 0.0, 0, 0.0
-    for now, step in events:
-        area, level, before = area + level * (now - before), level + step, now
-    assert level == 0
-    return area
-
-
 def check_any(result: Result, kv_tokens: int | Sequence[int]) -> None:
     """What holds for any run; `kv_tokens`: the capacity, of all replicas or of each."""
     s, t = result.summary, result.requests
-    # Conservation: one end each, and a reason for every end but completion.
-    assert set(t.status) <= {"completed", "rejected", "expired"}
-    assert (s["completed"], s["failed"]) == ((t.status == "completed").sum(), (t.status != "completed").sum())
-    assert ((t.status == "completed") == (t.reason == "")).all()
+    check_run(result, [kv_tokens] * len(result.replicas) if isinstance(kv_tokens, int) else kv_tokens)
     assert all(reason.startswith(status) for status, reason in zip(t.status, t.reason, strict=True) if reason)
-    given_up = Counter(i for b in result.batches if b.kind == "Drop" for i in b.request_ids)
-    assert given_up == Counter(t.index[t.status != "completed"])
-    # Order.
     done = t[t.status == "completed"]
-    assert (done.arrival_s <= done.scheduled_s).all()
     assert (done.scheduled_s < done.first_token_s).all()
-    assert (done.first_token_s <= done.finish_s).all()
-    ends: dict[int, float] = defaultdict(float)
-    for batch in result.batches:
-        assert ends[batch.replica] <= batch.start_s <= batch.prefill_end_s <= batch.end_s * (1 + 1e-15)
-        ends[batch.replica] = batch.end_s
-    # Memory.
-    assert 0 <= s["kv_peak_fraction"] <= 1
-    for batch in result.batches:
-        assert batch.kv_tokens <= (kv_tokens if isinstance(kv_tokens, int) else kv_tokens[batch.replica])
-    # Little's law: mean concurrency x duration = the sum of what each spent.
-    assert in_system(result) == pytest.approx((done.finish_s - done.arrival_s).sum(), rel=1e-9)
     # Shares are shares.
     for key in ("gpu_busy_fraction", "effective_token_ratio", "failure_ratio"):
         assert s[key] is None or 0 <= s[key] <= 1 + 1e-9
@@ -164,6 +137,21 @@ def check(result: Result, kv_tokens: int) -> None:
     attempts = Counter(i for b in result.batches if b.kind == "PaddedBatch" for i in b.request_ids)
     assert [attempts[i] for i in t.index] == t.attempts.tolist()
     assert t.attempts.max() <= 2
+
+
+@pytest.mark.parametrize("policy", [*POLICIES, *CONTINUOUS])
+def test_every_scheduler_of_ours_passes_the_check_for_all(policy: str) -> None:
+    check_scheduler(policy, num_worlds=12, is_work_conserving="max_wait_s" not in policy)
+
+
+@pytest.mark.parametrize("predictor", PREDICTORS)
+def test_every_predictor_of_ours_passes_the_check_for_all(predictor: str) -> None:
+    check_predictor(predictor, num_worlds=12)
+
+
+@pytest.mark.parametrize("router", ROUTERS.names)
+def test_every_router_of_ours_passes_the_check_for_all(router: str) -> None:
+    check_router(router, num_worlds=12)
 
 
 @settings(deadline=None, max_examples=250)
@@ -248,14 +236,7 @@ def test_continuous_batching_never_idles(
     """Between two works no time passes while a request is there: one alone always has room."""
     shared = scenario(trace, profile=profile, predictor=predictor, kv_blocks=kv_blocks)
     result = shared.run(policy, log=True)
-    t = result.requests
-    dropped = {i: b.end_s for b in result.batches if b.kind == "Drop" for i in b.request_ids}
-    ended = {i: dropped.get(i, t.finish_s[i]) for i in t.index}
-    works = [b for b in result.batches if b.is_busy]
-    for before, after in itertools.pairwise(works):
-        if after.start_s > before.end_s:
-            began = after.start_s * (1 - 1e-12)
-            assert [i for i in t.index if t.arrival_s[i] < began and ended[i] > before.end_s] == []
+    check_work_conserving(result)
 
 
 @settings(max_examples=80)
@@ -304,16 +285,7 @@ def test_same_inputs_same_bytes(
 def test_never_idle_while_a_request_waits(
     trace: Trace, policy: str, predictor: str, profile: Profile
 ) -> None:
-    result = simulate(trace, policy=policy, predictor=predictor, profile=profile)
-    t = result.requests
-    works = [b for b in result.batches if b.is_busy]
-    ended = {i: b.end_s for b in result.batches for i in b.request_ids}
-    for before, after in itertools.pairwise(works):
-        if after.start_s > before.end_s:
-            # SimPy adds delays up, which costs a last bit now and then.
-            began = after.start_s * (1 - 1e-12)
-            waiting = [i for i in t.index if t.arrival_s[i] < began and ended[i] > before.end_s]
-            assert waiting == []
+    check_work_conserving(simulate(trace, policy=policy, predictor=predictor, profile=profile))
 
 
 @pytest.mark.parametrize("policy", POLICIES)

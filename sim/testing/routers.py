@@ -1,0 +1,144 @@
+"""`check_router`: what must hold of a router."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..fleet.routers import RouterSpec, router_maker, router_name
+from ..fleet.routing import Router, RouterContext
+from ..request import Request
+from . import invariants
+from .worlds import random_world, reported, require
+
+STEPS, PROBES = 120, 60
+
+Make = Callable[[RouterContext], Router | None]
+
+
+def check_router(router: RouterSpec, *, num_worlds: int = 30, seed: int = 0) -> None:
+    """What must hold of a router, in worlds `seed`, `seed` + 1, ...
+
+    `router` is a class or another callable of `RouterContext`, or a text `NAME` or `module:Class`,
+    `[:key=value,...]` behind it. It chooses only among replicas that are up, whoever comes, goes and fails;
+    the same with the same random numbers; when all has ended it spreads requests as a new one does, so that
+    no load is left behind; and every request of a simulated fleet ends. Raises AssertionError with one line,
+    which names the world, for the first that fails.
+    """
+    make, name = router_maker(router), router_name(router)
+    for k in range(seed, seed + num_worlds):
+        rng = np.random.default_rng(np.random.SeedSequence(k, spawn_key=(2,)))
+        num_replicas, world = int(rng.integers(1, 7)), random_world(k)
+        with reported("check_router", name, k, f"{num_replicas} replicas, {world}"):
+            first, second = (_Fleet(make, num_replicas, k) for _ in range(2))
+            if first.router is not None:
+                first.live(k)
+                second.live(k)
+                require(first.chosen == second.chosen, "chooses otherwise with the same random numbers")
+                _check_forgets(make, first)
+            how = ({}, {"mtbf_s": 4.0, "mttr_s": 0.5})[k % 2]
+            shared = world.fleet(rng, router=router, predictor="trace", **how)
+            result = shared.run("continuous:max_num_seqs=4", log=True)
+            invariants.check_run(result, [machine.limits.kv_tokens for machine in shared.machines])
+
+
+@dataclass
+class _Fleet:
+    """A router and the replicas as they are: what runs where."""
+
+    make: Make
+    num_replicas: int
+    seed: int
+    chosen: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        rng = np.random.default_rng(self.seed)
+        weigh = lambda request, replica: request.prompt_tokens * 1e-4 * (1 + replica % 2)  # noqa: E731
+        self.router = self.make(RouterContext(self.num_replicas, rng, weigh))
+        self.up = set(range(self.num_replicas))
+        self.at: dict[int, dict[int, Request]] = {k: {} for k in self.up}
+        self.num_requests = 0
+
+    def live(self, seed: int) -> None:
+        """Requests come and go, replicas fail and come back; at the end all are up and idle."""
+        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3,)))
+        for action in rng.random(STEPS):
+            busy = [k for k in sorted(self.up) if self.at[k]]
+            if action < 0.55:
+                prompt, predicted = int(rng.integers(1, 500)), int(rng.integers(1, 500))
+                self.send(Request(0, 0.0, prompt, 512, predicted_tokens=predicted))
+            elif action < 0.85 and busy:
+                here = self.at[int(rng.choice(busy))]
+                self.end(here[int(rng.choice(list(here)))])
+            elif action < 0.92 and len(self.up) > 1:
+                self.fail(int(rng.choice(sorted(self.up))))
+            elif len(self.up) < self.num_replicas:
+                self.repair(int(rng.choice(sorted(set(self.at) - self.up))))
+        for k in sorted(set(self.at) - self.up):
+            self.repair(k)
+        for here in self.at.values():
+            for request in list(here.values()):
+                self.end(request)
+
+    def send(self, request: Request) -> int:
+        """A request arrives; where it goes."""
+        assert self.router is not None
+        request.id, self.num_requests = self.num_requests, self.num_requests + 1
+        replica = self.router.choose(request)
+        require(replica in self.up, f"chose {replica}; up are {sorted(self.up)}")
+        self.router.sent(request, replica)
+        self.at[replica][request.id] = request
+        self.chosen.append(replica)
+        return replica
+
+    def request_at(self, replica: int) -> Request:
+        """The only request there."""
+        (request,) = self.at[replica].values()
+        return request
+
+    def end(self, request: Request) -> None:
+        """A request has ended."""
+        assert self.router is not None
+        replica = next(k for k, here in self.at.items() if request.id in here)
+        del self.at[replica][request.id]
+        self.router.ended(request, replica)
+
+    def fail(self, replica: int) -> None:
+        """A replica goes, and what it had is sent elsewhere."""
+        assert self.router is not None
+        lost, self.at[replica] = list(self.at[replica].values()), {}
+        self.up.remove(replica)
+        self.router.down(replica)
+        for request in lost:
+            self.send(request)
+
+    def repair(self, replica: int) -> None:
+        """It is back, empty."""
+        assert self.router is not None
+        self.up.add(replica)
+        self.router.up(replica)
+
+
+def _check_forgets(make: Make, used: _Fleet) -> None:
+    """A request that has ended leaves no load: neither one, nor all that came and went."""
+    places = []
+    for fleet in (used, _Fleet(make, used.num_replicas, used.seed)):
+        start = len(fleet.chosen)
+        for k in range(PROBES * fleet.num_replicas):
+            fleet.end(fleet.request_at(fleet.send(_probe(k))))
+        places.append(fleet.chosen[start:])
+    untouched = _Fleet(make, used.num_replicas, used.seed)
+    assert untouched.router is not None
+    chosen = [untouched.router.choose(_probe(k)) for k in range(PROBES * used.num_replicas)]
+    require(places[1] == chosen, "a request that ends at once leaves a load behind")
+    before, after = (sorted(set(choices)) for choices in places[::-1])
+    require(
+        before == after,
+        f"when all has ended it sends to {after}, a new one to {before}: a load is left behind",
+    )
+
+
+def _probe(number: int) -> Request:
+    return Request(number, 0.0, 50, 512, predicted_tokens=50)

@@ -1,0 +1,334 @@
+"""The checks for other people's classes: each thing that they check can fail, and is told in one line."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sim.fleet.routers import LeastRequests
+from sim.fleet.routing import BaseRouter, RouterContext
+from sim.request import Request
+from sim.schedulers import MicrobatchScheduler
+from sim.schedulers.base import BaseScheduler
+from sim.testing import check_predictor, check_router, check_scheduler
+from sim.testing.worlds import random_world
+from sim.work import Drop, Limits, Outcome, PaddedBatch, Work
+from traces.trace import Trace
+
+
+class OneAtATime(BaseScheduler):
+    """One request at a time, in order of arrival; what can never fit is turned away."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.waiting: list[Request] = []
+        self.running: list[Request] = []
+
+    def submit(self, request: Request, now: float) -> None:
+        self.waiting.append(request)
+
+    def next_work(self, now: float) -> Work | None:
+        if not self.waiting:
+            return None
+        request = self.waiting.pop(0)
+        if request.prompt_tokens + request.max_new_tokens > self.limits.kv_tokens:
+            return Drop((request,), "rejected: does not fit")
+        self.running = [request]
+        return PaddedBatch((request,), request.max_new_tokens)
+
+    def record(self, work: Work, outcome: Outcome, now: float) -> None:
+        self.running = []
+
+    def drain(self, now: float) -> list[Request]:
+        left, self.waiting, self.running = [*self.running, *self.waiting], [], []
+        return left
+
+
+def test_a_small_scheduler_passes() -> None:
+    check_scheduler(OneAtATime, is_work_conserving=True)
+    check_scheduler("vanilla:batch_size=4", num_worlds=3, seed=5, is_work_conserving=True)
+
+
+class Loses(OneAtATime):
+    def submit(self, request: Request, now: float) -> None:
+        if request.id != 3:
+            super().submit(request, now)
+
+
+class Overcommits(MicrobatchScheduler):
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(Limits(10**9))
+
+
+class Waits(OneAtATime):
+    """Idles for a tenth of a second before every request."""
+
+    since: float | None = None
+
+    def next_work(self, now: float) -> Work | None:
+        if self.waiting and self.since is None:
+            self.since = self.wake_at = now + 0.1
+        if self.since is None or now < self.since:
+            return None
+        self.since = self.wake_at = None
+        return super().next_work(now)
+
+
+class Rolls(OneAtATime):
+    """Goes by a die that nobody gave it."""
+
+    def next_work(self, now: float) -> Work | None:
+        random.shuffle(self.waiting)
+        return super().next_work(now)
+
+
+class Forgets(OneAtATime):
+    """Does not give back what is in flight."""
+
+    def drain(self, now: float) -> list[Request]:
+        self.running = []
+        return super().drain(now)
+
+
+class Leaks(OneAtATime):
+    """Takes memory for ever."""
+
+    used = 0
+
+    def next_work(self, now: float) -> Work | None:
+        work = super().next_work(now)
+        if isinstance(work, PaddedBatch):
+            if self.used:
+                return Drop(work.requests, "rejected: no memory left")
+            self.used = 1
+        return work
+
+
+class Keeps(OneAtATime):
+    """Gives back what has ended long ago."""
+
+    def record(self, work: Work, outcome: Outcome, now: float) -> None:
+        pass
+
+
+class DrainsTwice(OneAtATime):
+    def drain(self, now: float) -> list[Request]:
+        return [*self.running, *self.waiting]
+
+
+class Stuck(OneAtATime):
+    def next_work(self, now: float) -> Work | None:
+        return Drop((), "rejected: nobody") if self.waiting else None
+
+
+class Raises(OneAtATime):
+    def next_work(self, now: float) -> Work | None:
+        if self.waiting and self.waiting[0].deadline_s is not None:
+            raise ZeroDivisionError("boom")
+        return super().next_work(now)
+
+
+class Reads(OneAtATime):
+    def next_work(self, now: float) -> Work | None:
+        self.waiting.sort(key=lambda r: getattr(r, "id", 0) or r.output_tokens)  # type: ignore[attr-defined]
+        return super().next_work(now)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "message"),
+    [
+        (Loses, "drain before it decides gives back [0, 1, 2, 4] of 5 requests"),
+        (Overcommits, "KV tokens, the capacity is"),
+        (Waits, "idles from"),
+        (Rolls, "a second run decides otherwise"),
+        (Forgets, "drain with a PaddedBatch in flight gives back [1, 2, 3, 4] of 5 requests"),
+        (Leaks, "a new one with"),
+        (Keeps, "which have ended"),
+        (DrainsTwice, "back twice"),
+        (Stuck, "Stuck makes no progress"),
+        (Raises, "policy Raises.next_work raised ZeroDivisionError: boom (test_testing.py, line"),
+        (Reads, "reads output_tokens (line"),
+    ],
+)
+def test_a_scheduler_that_breaks_a_rule_is_caught(scheduler: Any, message: str) -> None:
+    with pytest.raises(AssertionError) as caught:
+        check_scheduler(scheduler, is_work_conserving=True)
+    line = str(caught.value)
+    assert message in line and "\n" not in line
+    assert line.startswith(f"{scheduler.__name__}: ") and "[world " in line
+
+
+def test_a_scheduler_that_knows_the_true_lengths_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sim.scenario.scenario import Scenario
+
+    lengths: list[list[int]] = []
+    run = Scenario.run
+
+    def spied(self: Scenario, *given: Any, **more: Any) -> Any:
+        lengths.append(self.trace.output_tokens.tolist())
+        return run(self, *given, **more)
+
+    class Cheats(OneAtATime):
+        def next_work(self, now: float) -> Work | None:
+            if lengths and all(r.id < len(lengths[-1]) for r in self.waiting):
+                self.waiting.sort(key=lambda r: lengths[-1][r.id])
+            return super().next_work(now)
+
+    monkeypatch.setattr(Scenario, "run", spied)
+    with pytest.raises(AssertionError, match="decides by the true lengths"):
+        check_scheduler(Cheats)
+
+
+def test_the_line_says_how_to_run_the_world_again() -> None:
+    with pytest.raises(AssertionError) as caught:
+        check_scheduler(Raises, num_worlds=50)
+    world = str(caught.value).partition("[world ")[2].partition(":")[0]
+    with pytest.raises(AssertionError) as again:
+        check_scheduler(Raises, seed=int(world), num_worlds=1)
+    assert str(again.value) == str(caught.value)
+    assert f"check_scheduler(..., seed={world}, num_worlds=1) runs it again" in str(again.value)
+
+
+def test_worlds_are_those_of_their_seeds() -> None:
+    first, second = random_world(7), random_world(7)
+    assert first.settings == second.settings and str(first) == str(second)
+    assert (first.trace.prompt_tokens == second.trace.prompt_tokens).all()
+    assert len({str(random_world(k)) for k in range(40)}) > 30
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """The same for all."""
+
+    answer: Callable[[Trace, np.random.Generator], Any]
+    charge: bool = False
+
+    def predict(self, trace: Trace, rng: np.random.Generator) -> Any:
+        return self.answer(trace, rng)
+
+
+def tens(trace: Trace, rng: np.random.Generator) -> Any:
+    return np.full(len(trace), 10)
+
+
+def too_many(trace: Trace, rng: np.random.Generator) -> Any:
+    return np.full(len(trace) + 1, 10)
+
+
+def texts(trace: Trace, rng: np.random.Generator) -> Any:
+    return ["ten"] * len(trace)
+
+
+def infinite(trace: Trace, rng: np.random.Generator) -> Any:
+    return np.full(len(trace), np.inf)
+
+
+def negative(trace: Trace, rng: np.random.Generator) -> Any:
+    return np.full(len(trace), -1)
+
+
+def by_the_shared_die(trace: Trace, rng: np.random.Generator) -> Any:
+    return np.random.randint(0, 100, len(trace))
+
+
+def writes(trace: Trace, rng: np.random.Generator) -> Any:
+    values = np.array(trace.output_tokens)
+    object.__setattr__(trace, "prompt_tokens", trace.prompt_tokens + 1)
+    return values
+
+
+def fails(trace: Trace, rng: np.random.Generator) -> Any:
+    raise ZeroDivisionError("boom")
+
+
+class Counting:
+    """Draws one number more each time."""
+
+    charge, count = False, 0
+
+    def predict(self, trace: Trace, rng: np.random.Generator) -> Any:
+        self.count += 1
+        rng.random(self.count)
+        return np.full(len(trace), 10)
+
+
+@pytest.mark.parametrize(
+    ("predictor", "message"),
+    [
+        (Fixed(too_many), "predict"),
+        (Fixed(texts), "predict"),
+        (Fixed(infinite), "predict"),
+        (Fixed(negative), "predict"),
+        (Fixed(by_the_shared_die), "says something else with the same generator"),
+        (Fixed(writes), "predict changed the trace: prompt_tokens"),
+        (Fixed(fails), "raised ZeroDivisionError: boom (test_testing.py, line"),
+        (Fixed(lambda trace, rng: np.full(len(trace), 10)), "cannot be pickled for parallel runs"),
+        (Counting(), "draws another number of random numbers"),
+    ],
+)
+def test_a_predictor_that_breaks_a_rule_is_caught(predictor: Any, message: str) -> None:
+    check_predictor(Fixed(tens))
+    with pytest.raises(AssertionError) as caught:
+        check_predictor(predictor)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+class Whatever(BaseRouter):
+    """Also those that are down."""
+
+    def choose(self, request: Request) -> int:
+        return request.id % self.context.num_replicas
+
+
+class ByDie(BaseRouter):
+    def choose(self, request: Request) -> int:
+        return random.choice(self.members)
+
+
+class NeverEnds(LeastRequests):
+    def ended(self, request: Request, replica: int) -> None:
+        pass
+
+
+class ForgetsFailures(LeastRequests):
+    """What was on a replica that failed counts for ever."""
+
+    def down(self, replica: int) -> None:
+        self.lost = getattr(self, "lost", {}) | {replica: self.loads[replica]}
+        super().down(replica)
+
+    def up(self, replica: int) -> None:
+        super().up(replica)
+        self._set(replica, self.lost[replica])
+
+
+class Fails(BaseRouter):
+    def choose(self, request: Request) -> int:
+        raise ZeroDivisionError("boom")
+
+
+class First(BaseRouter):
+    def choose(self, request: Request) -> int:
+        return min(self.members)
+
+
+@pytest.mark.parametrize(
+    ("router", "message"),
+    [
+        (Whatever, "it is down"),
+        (ByDie, "chooses otherwise with the same random numbers"),
+        (NeverEnds, "a request that ends at once leaves a load behind"),
+        (ForgetsFailures, "when all has ended it sends to"),
+        (Fails, "choose raised ZeroDivisionError: boom (test_testing.py, line"),
+    ],
+)
+def test_a_router_that_breaks_a_rule_is_caught(router: Callable[[RouterContext], Any], message: str) -> None:
+    check_router(First)
+    with pytest.raises(AssertionError) as caught:
+        check_router(router)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
