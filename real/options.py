@@ -5,13 +5,15 @@ Imports torch only inside the methods that need it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import Parameter
 
+from sim.cli.options import flags
 from sim.hardware.what_if import BLOCK_SIZE
+from sim.scenario.settings import WorkloadSettings
 from traces.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
 
     from .engines.engine import Engine
     from .engines.model import LoadedModel
+
+if TYPE_CHECKING:
+    WorkloadFlags = WorkloadSettings
+else:
+    WorkloadFlags = flags(WorkloadSettings, without=("trace", "num_prompts"))
 
 PREDICTORS = "oracle;tuned"
 TINY_TRACE = (
@@ -125,21 +132,13 @@ class EngineFlags(ModelFlags):
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class ReplayFlags(EngineFlags):
+class ReplayFlags(WorkloadFlags, EngineFlags):
     """The requests that are served on the real model, and the policies they are served under."""
 
-    trace: str | None = None
+    trace: str | None = None  # type: ignore[assignment]  # its default depends on the device
     """A file, a dataset or a generator; default: alpaca-vicuna on CUDA, short lengths on the processor."""
     num_prompts: int | None = None
     """Replay the first N requests; default: 512 on CUDA, 192 on the processor."""
-    sample_seed: int | None = None
-    """Take them from the permutation of the trace with this seed."""
-    request_rate: float | None = None
-    """Requests per second; default: the trace's own times, or all at once where it has none."""
-    burstiness: float = 1.0
-    """Shape of the gaps between arrivals: 1 is Poisson."""
-    max_new_tokens: int | None = None
-    """Cap on output tokens."""
     policies: str | None = None
     """Policies, separated by semicolons; default: vanilla and several variants of sequence."""
     predictors: str = PREDICTORS
@@ -158,12 +157,10 @@ class ReplayFlags(EngineFlags):
     def settings(self) -> dict[str, Any]:
         """Keyword arguments for `sim.simulation.scenario`: which requests, when, and the seed."""
         default_count = None if self.trace else 512 if self.is_on_gpu() else 192
+        names = [each.name for each in fields(WorkloadSettings) if each.name not in ("trace", "num_prompts")]
         return {
+            **{name: getattr(self, name) for name in names},
             "num_prompts": default_count if self.num_prompts is None else self.num_prompts,
-            "sample_seed": self.sample_seed,
-            "request_rate": self.request_rate,
-            "burstiness": self.burstiness,
-            "max_new_tokens": self.max_new_tokens,
             "seed": self.seed,
         }
 
