@@ -51,8 +51,8 @@ else:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Question:
-    """What is asked of the plan."""
+class QuestionFlags:
+    """What the plan is to answer."""
 
     slo: Annotated[Several, Parameter(help=SLO_HELP)] = ()
     request_rate: str | None = None
@@ -89,13 +89,13 @@ class Question:
     """Relative width to which --max-rate is narrowed down."""
 
 
-DEFAULT = Question()
+DEFAULT = QuestionFlags()
 DEFAULT_FLAGS = Flags()
 RUNNING = Resumable()
 
 
 def plan(
-    question: Question = DEFAULT,
+    question: QuestionFlags = DEFAULT,
     flags: Flags = DEFAULT_FLAGS,
     *,
     running: Resumable = RUNNING,
@@ -119,7 +119,7 @@ def plan(
     for path in (save_result, report, running.state):
         show.check_file(path)
     with _counting() as count:
-        made = planning.plan(
+        result = planning.plan(
             flags.trace,
             **cast(PlanKeywords, keywords(flags)),
             **vars(question),
@@ -129,32 +129,32 @@ def plan(
             **vars(running),
         )
     if save_result is not None:
-        made.to_json(save_result)
+        result.to_json(save_result)
     if report is not None:
         from plots.report import write
 
-        write(made, report)
+        write(result, report)
     if json_:
-        print(made.to_json())
+        print(result.to_json())
     else:
-        print(made.headline)
-        if made.reached:
-            _table(made)
-        for answer in made.answers:
-            if answer.reason and answer is not made.headline_answer:
+        print(result.headline)
+        if result.reached:
+            _table(result)
+        for answer in result.answers:
+            if answer.reason and answer is not result.headline_answer:
                 print(f"{answer.policy} on {answer.profile}: {answer.reason}")
     if save_result is not None or report is not None:
         show.wrote(path for path in (save_result, report) if path is not None)
-    if not made.reached:
+    if not result.reached:
         sys.exit(1)
 
 
-def _table(made: Plan) -> None:
+def _table(result: Plan) -> None:
     from rich.table import Table
 
     from ..planning.answer import point_text
 
-    q = made.question
+    q = result.question
     arrivals = f"{q.trace}, {q.arrivals} · predictor {q.predictor} · router {q.router}"
     title = f"{arrivals} · seeds from {q.seed}, {q.confidence * 100:g} % intervals"
     table = Table(title=title, title_justify="left")
@@ -172,11 +172,11 @@ def _table(made: Plan) -> None:
     table.add_column("what gives way first", overflow="fold")
     table.add_column("one replica less", overflow="fold")
     table.add_column("one more", overflow="fold")
-    for answer in made.answers:
+    for answer in result.answers:
         table.add_row(*_cells(answer), point_text(answer.one_less), point_text(answer.one_more))
     show.console().print(table)
-    for answer in made.answers:
-        if answer.undecided and answer is not made.best:
+    for answer in result.answers:
+        if answer.undecided and answer is not result.best:
             sizes = ", ".join(map(str, answer.undecided))
             print(f"{answer.policy} on {answer.profile}: whether {sizes} would do stayed undecided")
 

@@ -59,13 +59,13 @@ def simulate(
     files = (save_result, save_requests, save_replicas, save_decisions)
     for path in (*files, perfetto):
         show.check_file(path)
-    with show.bar(policy) as told:
+    with show.bar(policy) as progress:
         result = simulation.simulate(
             flags.trace,
             policy=policy,
             leap=leap,
             log=save_decisions is not None or perfetto is not None,
-            on_progress=told,
+            on_progress=progress,
             **keywords(flags),
         )
     _save(result, *files)
@@ -138,17 +138,19 @@ def compare(
     """
     if out is not None:
         show.check_folder(out)
-    with show.bar("simulating") as told:
-        compared = simulation.compare(flags.trace, policies=policies, on_progress=told, **keywords(flags))
+    with show.bar("simulating") as progress:
+        comparison = simulation.compare(
+            flags.trace, policies=policies, on_progress=progress, **keywords(flags)
+        )
     if json_:
-        print(json.dumps(compared.summaries, indent=2, allow_nan=False))
+        print(json.dumps(comparison.summaries, indent=2, allow_nan=False))
     else:
-        show.comparison_table(compared.summaries, compared.ratios())
+        show.comparison_table(comparison.summaries, comparison.ratios())
     if out is not None:
-        show.wrote(_write(compared, show.made_folder(out)))
+        show.wrote(_write(comparison, show.made_folder(out)))
 
 
-def _write(compared: simulation.Comparison, out: Path) -> list[Path]:
+def _write(comparison: simulation.Comparison, out: Path) -> list[Path]:
     """Everything about a comparison, into one folder."""
     import pandas as pd
 
@@ -158,11 +160,11 @@ def _write(compared: simulation.Comparison, out: Path) -> list[Path]:
 
     written = [out / "summary.json", out / "requests.csv"]
     with atomic_write(written[0]) as file:
-        file.write(json.dumps(compared.summaries, indent=2, allow_nan=False) + "\n")
-    tables = [result.requests.assign(policy=name) for name, result in compared.results.items()]
+        file.write(json.dumps(comparison.summaries, indent=2, allow_nan=False) + "\n")
+    tables = [result.requests.assign(policy=name) for name, result in comparison.results.items()]
     with atomic_write(written[1]) as file:
         pd.concat(tables).to_csv(file, index=False, lineterminator="\n")
-    for name, figure in figures.figures(compared.results).items():
+    for name, figure in figures.figures(comparison.results).items():
         written.append(out / f"{name}.png")
         save(figure, written[-1])
     return written

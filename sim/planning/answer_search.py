@@ -19,7 +19,7 @@ CURVE = (0.4, 0.6, 0.75, 0.85, 0.95, 1.0, 1.05, 1.15, 1.3)
 
 @dataclass(frozen=True)
 class Parts:
-    """What the searches for one policy and unit found."""
+    """The results of the searches for one policy and unit."""
 
     replicas: int | None
     rate: float | None

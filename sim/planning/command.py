@@ -61,9 +61,7 @@ def command_of(
 
 
 def _not_default(settings: Settings) -> dict[str, Any]:
-    """The settings of a plan that are not what they are where nothing is said, but those with a form of their
-    own.
-    """
+    """The settings of a plan that differ from their defaults, but for those of `OWN_FORM`."""
     default = Settings()
     given = {name: getattr(settings, name) for name in PlanKeywords.__annotations__ if name not in OWN_FORM}
     return {name: value for name, value in given.items() if value != getattr(default, name)}

@@ -154,7 +154,7 @@ def plan(
 def _question(
     slo: Slo, workload: Workload, pairs: Sequence[tuple[str, Unit]], settings: Settings, **others: Any
 ) -> Question:
-    """What was asked, in plain values; `others`: those that are none of these."""
+    """The question in plain values; `others`: its other fields."""
     predictor = settings.predictor
     return Question(
         trace=workload.name,
@@ -172,7 +172,7 @@ def _question(
 
 
 def _not_default(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `plan` that are not what they are where nothing is said."""
+    """The arguments of `plan` that differ from their defaults."""
     parameters = inspect.signature(plan).parameters
     return {name: value for name, value in given.items() if value != parameters[name].default}
 

@@ -30,7 +30,7 @@ PROVENANCE: Mapping[str, Kind] = {
 
 @dataclass(frozen=True)
 class Workload:
-    """The requests and how they arrive, with what has to be said of them."""
+    """The requests and how they arrive, and figures for the assumptions."""
 
     name: str
     source: Trace | str
@@ -89,9 +89,10 @@ def check_time_scale(time_scale: float, request_rate: float | str | None, max_ra
     """InputError for a time scale where it has no effect: it scales the trace's own rate."""
     is_multiple = request_rate is None or str(request_rate).strip().endswith("x")
     if time_scale != 1 and (max_rate or not is_multiple):
-        asked = "max_rate replaces" if max_rate else f"request_rate {request_rate} replaces"
+        rate = "max_rate" if max_rate else f"request_rate {request_rate}"
         raise InputError(
-            f"time_scale: {time_scale:g} scales the trace's own rate, which {asked}; only 1 is allowed here"
+            f"time_scale: {time_scale:g} scales the trace's own rate, which {rate} replaces; "
+            "only 1 is allowed with it"
         )
 
 

@@ -11,7 +11,8 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypedDict
+from types import UnionType
+from typing import Any, TypedDict, Union, get_args, get_origin
 
 from traces import spec
 from traces.errors import InputError
@@ -39,7 +40,7 @@ TABLES = {
 
 @dataclass(frozen=True, kw_only=True)
 class MachineSettings:
-    """What serves, and what it is told of response lengths."""
+    """What serves, and what is predicted of response lengths."""
 
     profile: str | Profile = DEFAULT_PROFILE
     """A shipped profile (`seqsched profile list`) or a JSON file."""
@@ -155,6 +156,12 @@ def check_names(given: Iterable[str], known: Iterable[str] | Callable[..., Any],
             near = difflib.get_close_matches(str(name), names, n=1)
             hint = f"{near[0]}?" if near else f"the settings are {', '.join(names)}"
             raise InputError(f"unknown setting {name}; {hint}")
+
+
+def kinds_of(hint: Any) -> list[Any]:
+    """The types that a field may hold, without their parameters: `Mapping` for `Mapping[str, float]`."""
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return [get_origin(member) or member for member in members]
 
 
 def sentences(kind: type) -> dict[str, str]:

@@ -14,15 +14,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from types import MappingProxyType
+from typing import Any, get_type_hints
 
 from traces.errors import InputError
 
 from ..scenario.inputs import digest_of
 from ..scenario.policies import DEFAULT_POLICY, make_scheduler
 from ..scenario.scenario import scenario
-from ..scenario.settings import Settings, check_names
+from ..scenario.settings import Settings, check_names, kinds_of
 from ..version import RESULTS_VERSION, __version__
 
 MAX_POINTS = 1_000_000
@@ -88,9 +88,7 @@ def known_settings() -> Mapping[str, Setting]:
     hints = get_type_hints(Settings)
     known = {"policy": Setting("policy", frozenset({str}), DEFAULT_POLICY)}
     for field_ in fields(Settings):
-        hint = hints[field_.name]
-        members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        kinds = {KINDS[kind] for member in members if (kind := get_origin(member) or member) in KINDS}
+        kinds = {KINDS[kind] for kind in kinds_of(hints[field_.name]) if kind in KINDS}
         known[field_.name] = Setting(field_.name, frozenset(kinds), field_.default)
     return MappingProxyType(known)
 
