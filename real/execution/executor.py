@@ -250,16 +250,16 @@ class Executor:
     def _perceive(self, work: Perceive) -> Outcome:
         """Prefill the prompts with the question, then decode the answer.
 
-        What is told comes from the job, which holds one answer of the model for all runs; `heard` keeps this
-        one.
+        The predictions come from the job, which holds one answer of the model for all runs; `heard` keeps
+        this one.
         """
         answer = self.job.perception.answer_tokens
         ids = tuple([r.id for r in work.requests])
-        told = [self.job.predictions[i] for i in ids]
+        predictions = [self.job.predictions[i] for i in ids]
         start_s = self.now()
         if not answer and not self.job.perception.question_tokens:
             record = BatchRecord(Perceive.kind, ids, 0, 0, start_s, start_s, start_s)
-            return self.ledger.record_perceive(record, told)
+            return self.ledger.record_perceive(record, predictions)
         question, turn = self.job.question, self.job.turn_tokens
         prompts = [with_question(self.job.prompts[i], question, turn) for i in ids]
         longest = max(map(len, prompts))
@@ -284,7 +284,7 @@ class Executor:
             longest,
             kv_tokens=len(ids) * (longest + answer),
         )
-        return self.ledger.record_perceive(record, told)
+        return self.ledger.record_perceive(record, predictions)
 
     def _perceive_halves(self, work: Perceive, error: torch.OutOfMemoryError) -> Outcome:
         rows, middle = work.requests, len(work.requests) // 2

@@ -82,8 +82,8 @@ class RealRun:
         self.ran = f"{engine.name} on {loaded.label}"
         scheduler = make_scheduler(policy, scenario.limits)
         quantile = scheduler.upper_quantile
-        said = perceive(scenario.predictor, trace, stream(scenario.seed, "perception"), quantile)
-        requests = list(scenario.requests(said))
+        perception = perceive(scenario.predictor, trace, stream(scenario.seed, "perception"), quantile)
+        requests = list(scenario.requests(perception))
         free = lengths == "model"
         self.asking = asking
         rng = np.random.default_rng(scenario.seed)
@@ -91,11 +91,11 @@ class RealRun:
             requests=requests,
             prompts=prompts,
             output_tokens=[r.max_new_tokens for r in requests] if free else trace.output_tokens.tolist(),
-            predictions=predictions_of(said),
+            predictions=predictions_of(perception),
             question=asking.question
             if asking
-            else question(loaded.tokenizer, said.cost[0] or QUESTION_TOKENS, loaded.shape.vocab, rng),
-            perception=PerceptionCost(*said.cost) if said.charged else PerceptionCost(),
+            else question(loaded.tokenizer, perception.cost[0] or QUESTION_TOKENS, loaded.shape.vocab, rng),
+            perception=PerceptionCost(*perception.cost) if perception.charged else PerceptionCost(),
             eos_tokens=loaded.eos_tokens if free else frozenset(),
             max_concurrency=scenario.max_concurrency,
             turn_tokens=asking.turn_tokens if asking else 0,
@@ -107,8 +107,8 @@ class RealRun:
             log=True,
             replicas=[ReplicaUse(self.ran, capacity)],
         )
-        if not said.charged:
-            self.ledger.predicted = column(said.predicted.astype(np.int64))
+        if not perception.charged:
+            self.ledger.predicted = column(perception.predicted.astype(np.int64))
         self.executor = Executor(engine, scheduler, job, self.ledger, clock=self.stopwatch)
 
     def step(self) -> bool:
@@ -138,19 +138,19 @@ class RealRun:
             incidents += executor.sequences.incidents
             if again := executor.sequences.recomputed_tokens:
                 incidents.append(f"{again} tokens computed again that the scheduler counted as cached")
-        if self.asking is not None and (others := self._said_otherwise()):
+        if self.asking is not None and (others := self._num_other_answers()):
             incidents.append(
                 f"{others} of {len(executor.heard)} requests: asked in another batch, the model stated "
                 "another length than the one that was kept for all runs"
             )
         return RealResult(result, executor.answers, executor.output_tokens, incidents)
 
-    def _said_otherwise(self) -> int:
+    def _num_other_answers(self) -> int:
         """How many answers heard in this run state another length than those collected before it."""
         assert self.asking is not None
-        told, most = self.executor.job.predictions, self.scenario.max_new_tokens
+        predictions, most = self.executor.job.predictions, self.scenario.max_new_tokens
         stated = {i: self.asking.read(row) for i, row in self.executor.heard.items()}
-        return sum(n is not None and min(n, most) != told[i].tokens for i, n in stated.items())
+        return sum(n is not None and min(n, most) != predictions[i].tokens for i, n in stated.items())
 
 
 def run(

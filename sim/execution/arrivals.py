@@ -1,4 +1,4 @@
-"""Requests that come when they are due; knows nothing of what becomes of them."""
+"""Submits requests when they are due; knows nothing of what becomes of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..results.ledger import Ledger
 SimProcess = Generator[simpy.Event, Any, None]
 
 Progress = Callable[[int, int], None]
-"""Told now and then how many requests have ended, and how many there are."""
+"""Progress callback: (requests ended, total)."""
 
 Submit = Callable[[Request, float], None]
 """Takes a request that has arrived, and the time."""
@@ -49,7 +49,7 @@ class Arrivals:
         self.freed_s = -math.inf
         self.freed: simpy.Event | None = None
         self.num_ended, self.on_progress = 0, on_progress
-        self.told_at = self.step = max(1, ledger.num_requests // 200)
+        self.report_at = self.step = max(1, ledger.num_requests // 200)
 
     def take(self, now: float, submit: Submit) -> int:
         """Submit every request due by now, as far as there is room; how many these were."""
@@ -77,8 +77,8 @@ class Arrivals:
             self._free_places(len(requests), now)
         if self.on_progress is not None:
             self.num_ended += len(requests)
-            if self.num_ended >= self.told_at:
-                self.told_at += self.step
+            if self.num_ended >= self.report_at:
+                self.report_at += self.step
                 self.on_progress(self.num_ended, self.ledger.num_requests)
 
     def _free_places(self, number: int, now: float) -> None:

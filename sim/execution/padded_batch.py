@@ -1,4 +1,4 @@
-"""What a padded batch takes and does, in closed form; knows nothing of SimPy, queues or schedulers."""
+"""Duration and effects of a padded batch, in closed form; knows nothing of SimPy, queues or schedulers."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def perceive_record(
 ) -> BatchRecord:
     """Prefill of prompts with the question, then one decode step per token of the answer; or no time at all.
 
-    SchedulingError for a question that is put to nobody.
+    SchedulingError for a question without requests.
     """
     question, answer = perception.question_tokens, perception.answer_tokens
     rows, ids = len(work.requests), tuple([r.id for r in work.requests])

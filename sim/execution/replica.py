@@ -42,7 +42,7 @@ FAILURE = "failure"
 
 
 class Source(Protocol):
-    """Where a replica's requests come from, and who is told what became of them."""
+    """Where a replica's requests come from; it is informed when they end."""
 
     due_s: float
     """When the next request comes to the replica, as far as that is known beforehand; else infinity."""
@@ -72,7 +72,7 @@ class Replica:
     """One accelerator: asks its scheduler for work, lets the time pass that the work takes, reports the
     outcome.
 
-    `output_tokens` and `predictions` (of what is asked, not known for nothing) are indexed by request id;
+    `output_tokens` and `predictions` (of what the model is asked, not free ones) are indexed by request id;
     `ledger` is filled as the run goes, with `number` as the replica's.
     """
 
@@ -281,7 +281,7 @@ class Replica:
         )
 
     def _answer(self, request: Request) -> Prediction:
-        """What the model says; what was known for nothing is said again."""
+        """The model's answer; a free prediction is repeated."""
         if request.predicted_tokens is not None:
             return Prediction(request.predicted_tokens, request.predicted_upper_tokens)
         return self.predictions[request.id]

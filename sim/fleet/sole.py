@@ -1,4 +1,4 @@
-"""The source of an accelerator that stands alone; knows nothing of how it decides."""
+"""The source of requests for a single accelerator; knows nothing of how it decides."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ..execution.replica import Replica
 
 
 class Sole(Arrivals):
-    """The source of an accelerator that stands alone: it knows beforehand when the next request comes."""
+    """The source for a single accelerator: it knows in advance when the next request arrives."""
 
     def release(self, replica: Replica, now: float) -> None:
         """Submit what is due."""

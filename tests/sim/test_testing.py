@@ -332,3 +332,8 @@ def test_a_router_that_breaks_a_rule_is_caught(router: Callable[[RouterContext],
     with pytest.raises(AssertionError) as caught:
         check_router(router)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_who_is_turned_away_on_arrival_has_not_waited() -> None:
+    """In this world three requests that can never fit arrive while the machine is idle."""
+    check_scheduler("vanilla", seed=1004, num_worlds=1, is_work_conserving=True)
