@@ -78,6 +78,7 @@ def test_no_public_call_takes_settings_of_any_name() -> None:
         assert str(rest.annotation) in ("Unpack[Keywords]", "Unpack[PlanKeywords]", "Unpack[StudyKeywords]")
 
 
+@pytest.mark.slow
 def test_a_type_checker_catches_a_misspelt_setting_in_code_of_others(tmp_path: Path) -> None:
     script = tmp_path / "mine.py"
     script.write_text(
