@@ -96,24 +96,27 @@ class Ledger:
         Their first token is the end of the batch's prefill, and they finish as it returns. The iterations of
         the other rows are lost. SchedulingError where a row had ended before.
         """
-        self.check_not_ended(work.requests, "run again")
         iterations, batch = record.iterations, len(self.batches)
-        self.batches.append(record)
+        start_s, first_s, end_s = record.start_s, record.prefill_end_s, record.end_s
+        scheduled_s, finish_s, reason = self.scheduled_s, self.finish_s, self.reason
         finished: list[Request] = []
         unfinished: list[Request] = []
         for request in work.requests:
             i = request.id
-            if self.scheduled_s[i] != self.scheduled_s[i]:
-                self.scheduled_s[i] = record.start_s
+            if finish_s[i] == finish_s[i] or i in reason:
+                raise SchedulingError(f"request {i} was run again after it had ended")
+            if scheduled_s[i] != scheduled_s[i]:
+                scheduled_s[i] = start_s
             self.attempts[i] += 1
             if output_tokens[i] <= iterations:
                 finished.append(request)
-                self.first_token_s[i], self.finish_s[i] = record.prefill_end_s, record.end_s
+                self.first_token_s[i], finish_s[i] = first_s, end_s
                 self.row_length[i], self.final_batch[i] = iterations, batch
                 self.replica[i] = record.replica
             else:
                 unfinished.append(request)
                 self.failed_tokens[i] += iterations
+        self.batches.append(record)
         return Outcome(iterations, finished, unfinished)
 
     def record_perceive(self, record: BatchRecord, predictions: Sequence[Prediction]) -> Outcome:
