@@ -73,6 +73,10 @@ class RunningRequests:
     ) -> None:
         self.cost, self.output_tokens, self.ledger, self.replica = cost, output_tokens, ledger, replica
         self.use = use or ledger.replicas[replica]
+        self._clear()
+
+    def _clear(self) -> None:
+        """Nothing is in memory."""
         # The first iteration in progress gives a token to so many that have decoded before, and to those that
         # are back from an eviction (ids).
         self.num_head = 0
@@ -207,7 +211,7 @@ class RunningRequests:
         """The accelerator has failed and its memory is lost: id -> tokens that were lost with it."""
         lost = dict(self.generated) | dict.fromkeys(self.computed, 0)
         lost |= {i: self.output_tokens[i] - (end - self.use.iterations) for end, i, _ in self.heap}
-        self.__init__(self.cost, self.output_tokens, self.ledger, self.use, self.replica)  # type: ignore[misc]
+        self._clear()
         return lost
 
     def _evict(self, request: Request) -> None:
