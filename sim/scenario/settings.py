@@ -6,7 +6,6 @@ the Python calls; where it takes effect is another module. Reads no files and bu
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -153,9 +152,8 @@ def check_names(given: Iterable[str], known: Iterable[str] | Callable[..., Any],
     names = list(known)
     for name in given:
         if name not in names:
-            near = difflib.get_close_matches(str(name), names, n=1)
-            hint = f"{near[0]}?" if near else f"the settings are {', '.join(names)}"
-            raise InputError(f"unknown setting {name}; {hint}")
+            hint = spec.nearest(str(name), names) or f"; the settings are {', '.join(names)}"
+            raise InputError(f"unknown setting {name}{hint}")
 
 
 def kinds_of(hint: Any) -> list[Any]:

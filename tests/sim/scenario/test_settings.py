@@ -57,7 +57,7 @@ CALLS: list[Callable[..., Any]] = [
 
 @pytest.mark.parametrize("call", CALLS)
 def test_an_unknown_setting_is_named_with_the_nearest_known(call: Callable[..., Any]) -> None:
-    with pytest.raises(InputError, match=r"unknown setting max_concurency; max_concurrency\?$"):
+    with pytest.raises(InputError, match=r"unknown setting max_concurency; did you mean max_concurrency\?$"):
         call("fixed", max_concurency=5)
     with pytest.raises(InputError, match=r"unknown setting colour; the settings are .*router, ") as refused:
         call("fixed", colour="red")
@@ -65,9 +65,9 @@ def test_an_unknown_setting_is_named_with_the_nearest_known(call: Callable[..., 
 
 
 def test_the_nearest_known_may_be_an_argument_of_the_function_itself() -> None:
-    with pytest.raises(InputError, match=r"unknown setting polcy; policy\?"):
+    with pytest.raises(InputError, match=r"unknown setting polcy; did you mean policy\?"):
         simulate("fixed", polcy="vanilla")  # type: ignore[call-arg]
-    with pytest.raises(InputError, match=r"unknown setting num_seed; num_seeds\?"):
+    with pytest.raises(InputError, match=r"unknown setting num_seed; did you mean num_seeds\?"):
         plan("fixed", slo="ttft_p90:800", num_seed=4)  # type: ignore[call-arg]
     check_names(["leap", "seed"], simulate, Keywords)
 

@@ -127,7 +127,10 @@ def test_neighbours_in_the_order_of_running_share_trace_and_seed() -> None:
             "colour = 'red'\n[grid]\nseeds = [0]",
             "toml, colour: unknown setting colour; the settings are ",
         ),
-        ("num_prompt = 5\n[grid]\nseeds = [0]", "num_prompt: unknown setting num_prompt; num_prompts?"),
+        (
+            "num_prompt = 5\n[grid]\nseeds = [0]",
+            "num_prompt: unknown setting num_prompt; did you mean num_prompts?",
+        ),
         ("[grid]\nseeds = []", "grid.seeds: the list is empty; it must hold at least 1"),
         ("[grid]\nseeds = 3", "grid.seeds: 3 is not a list"),
         ("[grid]\nseeds = [1, 2, 1]", "grid.seeds: 1 is there 2 times"),
