@@ -5,16 +5,14 @@ Knows nothing of what is searched for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-from traces.errors import InputError
 
 from ..parallel.runner import HERE, Runner, Workers
 from ..parallel.state_file import StateFile
 from ..parallel.tasks import Shared, Task
-from ..scenario.inputs import digest
+from ..scenario.inputs import check_unchanged, digest
 from ..version import RESULTS_VERSION, __version__
 from .search import Search
 from .slo import RULE, Observation, Slo, observe
@@ -94,10 +92,6 @@ class Runs:
         self.close()
 
 
-def _observation(line: Mapping[str, Any]) -> Observation:
-    return Observation.from_json(line["observation"])
-
-
 def _shown(run: Run) -> dict[str, Any]:
     """A run as a line of the file shows it; its key tells apart what is left out."""
     return {name: value for name, value in run._asdict().items() if name != "outages"}
@@ -105,9 +99,8 @@ def _shown(run: Run) -> dict[str, Any]:
 
 def carry_out(slo: Slo, world: World, run: Run) -> Observation:
     """One run, simulated and observed; InputError where a file is not the one that the plan began with."""
-    for name, content in world.inputs().items():
-        if name != "policy" and content != world.identity["inputs"][name]:
-            raise InputError(f"{name}: the content of its file here is not what it was when the plan began")
+    began = world.identity["inputs"]
+    check_unchanged([(name, text, began[name]) for name, text in world.texts().items()], "plan")
     result = world.run(run)
     return observe(slo, result.columns, result.summary)
 

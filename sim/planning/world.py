@@ -103,14 +103,13 @@ class World:
             "burstiness": self.burstiness,
             "length_scale": self.length_scale,
             "settings": {name: repr(value) for name, value in self._given().items()},
-            "inputs": self.inputs(),
+            "inputs": {name: digest_of(name, text) for name, text in self.texts().items()},
         }
 
-    def inputs(self) -> dict[str, str]:
-        """Digests of the files that its texts refer to, as they are now."""
+    def texts(self) -> dict[str, str]:
+        """Setting -> text, of every setting that a text gives and that may refer to a file."""
         given = {"policy": self.policy, "trace": self.source, **self._given()}
-        texts = {name: str(value) for name, value in given.items() if isinstance(value, str | Path)}
-        return {name: digest_of(name, text) for name, text in texts.items()}
+        return {name: str(value) for name, value in given.items() if isinstance(value, str | Path)}
 
     def _given(self) -> dict[str, Any]:
         """The settings that a run takes as they are."""

@@ -10,10 +10,10 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from .policies import POLICIES
 
 REGISTRIES = {"predictor": PREDICTORS, "router": ROUTERS}
 """Setting -> what reads its text, where a class from outside may stand in it."""
+
+Input: TypeAlias = tuple[str, str, str]
+"""(setting, text, digest of what the text refers to)."""
 
 KEY_DIGITS = 24
 SINGULAR = {"policies": "policy", "baseline": "policy"}
@@ -53,6 +56,16 @@ def digest_of(name: str, text: str) -> str:
         return _digests(POLICIES.module_file(text))
     module = REGISTRIES[name].module_file(text) if name in REGISTRIES else None
     return _digests(module, *_named_in(text))
+
+
+def check_unchanged(inputs: Iterable[Input], what: str) -> None:
+    """InputError where what a text refers to is not what it was when `what` ("sweep") began.
+
+    Policies aside: whoever builds the scheduler reads them.
+    """
+    for name, text, content in inputs:
+        if name != "policy" and digest_of(name, text) != content:
+            raise InputError(f"{name} {text}: its content here is not what it was when the {what} began")
 
 
 def _named_in(text: str) -> list[Path]:

@@ -6,20 +6,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from traces.errors import InputError
-
 from ..parallel.runner import Backend, Runner, Workers
 from ..parallel.state_file import StateFile
 from ..parallel.tasks import Shared, Task
-from ..scenario.inputs import digest, digest_of, plain, texts_within
+from ..scenario.inputs import Input, check_unchanged, digest, digest_of, plain, texts_within
 from ..scenario.settings import Keywords
 from ..version import RESULTS_VERSION, __version__
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Inputs = list[tuple[str, str, str]]
-"""(setting, text, digest of what the text refers to)."""
 
 
 class Running(TypedDict, total=False):
@@ -102,11 +97,11 @@ class Study:
         self.close()
 
 
-def run_part(function: Callable[..., Any], inputs: Inputs, shared: Any, point: Mapping[str, Any]) -> Any:
+def run_part(
+    function: Callable[..., Any], inputs: Sequence[Input], shared: Any, point: Mapping[str, Any]
+) -> Any:
     """One part of a study; InputError where a file is not the one that the study began with."""
-    for name, text, content in inputs:
-        if name != "policy" and digest_of(name, text) != content:
-            raise InputError(f"{name} {text}: its content here is not what it was when the study began")
+    check_unchanged(inputs, "study")
     return function(shared, **point)
 
 

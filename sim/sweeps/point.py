@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from traces.errors import InputError
 from traces.loading import file_of
 from traces.trace import Trace
 
+from ..scenario.inputs import check_unchanged
 from ..scenario.policies import DEFAULT_POLICY
 from ..scenario.scenario import Scenario, scenario
-from .grid import inputs_of, known_settings
+from .grid import known_settings
 
 
 def run_point(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
@@ -38,10 +38,8 @@ class _Frozen(dict[str, Any]):
 @lru_cache(maxsize=2)
 def _scenario(given: _Frozen, inputs: _Frozen) -> Scenario:
     """All of a point but its policy, set up; InputError where a file is not the one that is meant."""
-    here = inputs_of(given, {})
-    for name, digest in inputs.items():
-        if not name.startswith("policy ") and here.get(name) != digest:
-            raise InputError(f"{name}: its content here is not what it was when the sweep began")
+    named = ((key.partition(" "), digest) for key, digest in inputs.items())
+    check_unchanged(((name, text, digest) for (name, _, text), digest in named), "sweep")
     settings = {name: setting.default for name, setting in known_settings().items()} | given
     source = settings["trace"]
     # What scales lengths comes before the cap, so that the cap must wait for it.

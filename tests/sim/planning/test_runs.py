@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
@@ -174,10 +175,8 @@ def test_a_file_that_is_another_where_the_run_is_carried_out_is_named(world: Wor
     with Runs(SLO) as runs:
         runs.key(made, run)
         pairs.write_text("predicted,actual\n11,12\n")
-        with pytest.raises(
-            InputError,
-            match="60 requests: predictor: the content of its file here is not what",
-        ):
+        what = f"predictor empirical:file={re.escape(str(pairs))}: its content here is not what it was when"
+        with pytest.raises(InputError, match=f"60 requests: {what} the plan began"):
             runs([(made, run)])
 
 

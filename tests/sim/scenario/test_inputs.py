@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sim.scenario.inputs import digest_of
+from sim.scenario.inputs import check_unchanged, digest_of
+from traces.errors import InputError
 
 OUTSIDE = """
 from traces.readers import Format
@@ -52,3 +53,12 @@ def test_a_trace_from_outside_counts_with_its_module_and_its_file(mine: Path) ->
     assert [a == b for a, b in zip(first, second, strict=True)] == [False, False, True]
     mine.write_text(OUTSIDE + "\n", encoding="utf-8")
     assert not any(a == b for a, b in zip(second, digests(), strict=True))
+
+
+def test_a_file_that_has_changed_is_named_and_a_policy_may_change(mine: Path) -> None:
+    source, policy = "my_sources:Chats:file=chats.csv", "my_sources:Policy"
+    inputs = [("trace", source, digest_of("trace", source)), ("policy", policy, "as it was")]
+    check_unchanged(inputs, "study")
+    Path("chats.csv").write_text("2", encoding="utf-8")
+    with pytest.raises(InputError, match=f"^trace {source}: .* not what it was when the study began$"):
+        check_unchanged(inputs, "study")
