@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from .engine import check_padded
+from .engine import check_padded, left_padded
 from .model import LoadedModel
 
 
@@ -35,16 +35,10 @@ class EagerEngine:
     def prefill(self, prompts: Sequence[Sequence[int]], token_limit: int) -> list[int]:
         """First token of every row."""
         check_padded(self.name, prompts, token_limit, self.capacity_tokens)
-        longest = max(map(len, prompts))
-        ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, longest - len(prompt) :] = torch.as_tensor(prompt)
-            mask[row, longest - len(prompt) :] = 1
-        self.mask = mask.to(self.device)
+        ids, self.mask = left_padded(prompts, self.device)
         self.positions = self.mask.sum(-1, keepdim=True)
         self.cache = DynamicCache(config=self.model.config)
-        return self._forward(ids.to(self.device), (self.mask.cumsum(-1) - 1).clamp(min=0))
+        return self._forward(ids, (self.mask.cumsum(-1) - 1).clamp(min=0))
 
     def decode(self) -> list[int]:
         """The next token of every row."""

@@ -88,3 +88,14 @@ def check_padded(name: str, prompts: Sequence[Sequence[int]], token_limit: int, 
             f"{name}: a padded batch of {len(prompts)} rows reserves {need} KV tokens, "
             f"the capacity is {capacity_tokens}"
         )
+
+
+def left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids, zeros before those of shorter prompts, and a mask with ones at tokens: (rows, longest)."""
+    longest = max(map(len, prompts))
+    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = torch.as_tensor(prompt)
+        mask[row, longest - len(prompt) :] = 1
+    return ids.to(device), mask.to(device)

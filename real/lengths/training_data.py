@@ -15,6 +15,7 @@ from traces.errors import InputError
 from traces.tables import open_table
 from traces.trace import IntArray, Trace
 
+from ..engines.engine import left_padded
 from ..engines.model import LoadedModel
 from .prompts import Prompts
 
@@ -95,7 +96,7 @@ def sampled_lengths(
             )
             for begin in range(0, len(prompts), batch_size):
                 rows = prompts[begin : begin + batch_size]
-                ids, mask = _left_padded(rows, loaded.device)
+                ids, mask = left_padded(rows, loaded.device)
                 out = loaded.model.generate(ids, attention_mask=mask, generation_config=config)
                 for k, row in enumerate(out[:, ids.shape[1] :].tolist()):
                     ended = next((i for i, token in enumerate(row, start=1) if token in eos), len(row))
@@ -114,13 +115,3 @@ def with_samples(trace: Trace, lengths: IntArray, temperatures: Sequence[float])
         output_tokens=lengths[:, 0].copy(),
         notes=(*trace.notes, note),
     )
-
-
-def _left_padded(rows: Prompts, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    longest = max(map(len, rows))
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for k, row in enumerate(rows):
-        ids[k, longest - len(row) :] = torch.as_tensor(row)
-        mask[k, longest - len(row) :] = 1
-    return ids.to(device), mask.to(device)

@@ -7,7 +7,7 @@ from sim.work import SchedulingError
 pytest.importorskip("torch", reason="the real extra is not installed")
 
 from real.engines.arena import ArenaEngine
-from real.engines.engine import KvOvercommitted, Part
+from real.engines.engine import KvOvercommitted, Part, left_padded
 
 BOTH = ("transformers-eager", "cuda-graphs")
 
@@ -188,3 +188,11 @@ def test_what_the_kernel_does_not_take_runs_without_graphs_and_says_so(make_engi
     assert engine.graphs is None
     assert (engine.ragged_prefill, engine.ragged_decode) == (True, False)
     assert not has_kernel(torch.zeros(1, dtype=torch.bfloat16))
+
+
+def test_rows_are_padded_on_the_left():
+    import torch
+
+    ids, mask = left_padded([[5, 6, 7], [8]], torch.device("cpu"))
+    assert ids.tolist() == [[5, 6, 7], [0, 0, 8]]
+    assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
