@@ -93,16 +93,7 @@ def latency_cdf(results: Mapping[str, Result], ax: Axes, latency: str = "e2el") 
         # A completed request without a value (the TPOT of a single token) is not part of the distribution.
         undefined = np.isnan(values) & ~np.isnan(np.asarray(result.columns["finish_s"], dtype=float))
         times = values[~np.isnan(values)] * entry.scale
-        x, share = style.cumulative(times, len(values) - int(undefined.sum()))
-        ax.plot(
-            x,
-            share,
-            drawstyle="steps-post",
-            color=style.colour(k),
-            linestyle=style.dash(k),
-            linewidth=1.8,
-            label=name,
-        )
+        style.plot_cumulative(ax, times, k, name, whole=len(values) - int(undefined.sum()))
         longest = max(longest, float(times.max(initial=0.0)))
     ax.set_xlabel(entry.axis)
     ax.set_ylabel("Share of requests (%)")

@@ -100,16 +100,8 @@ def _distances(samples: IntArray, sample_names: Sequence[str], output: IntArray,
         off = np.abs(np.minimum(samples[:, k], cap) - output).astype(float)
         if not off.any():
             continue
-        x, share = style.cumulative(off)
-        ax.plot(
-            x,
-            share,
-            drawstyle="steps-post",
-            color=style.colour(place),
-            linestyle=style.dash(place),
-            linewidth=1.8,
-            label=f"{style.plain(name)}: median {np.median(off):.0f}, mean {off.mean():.0f} tokens",
-        )
+        label = f"{style.plain(name)}: median {np.median(off):.0f}, mean {off.mean():.0f} tokens"
+        style.plot_cumulative(ax, off, place, label)
         place, far = place + 1, max(far, float(np.quantile(off, 0.995)))
     ax.set_xlim(0, far)
     ax.set_ylim(0, 102)

@@ -176,3 +176,19 @@ def cumulative(
         kept = np.unique(np.linspace(0, len(ordered) - 1, max_points).round().astype(np.int64))
         ordered, share = ordered[kept], share[kept]
     return np.concatenate([ordered[:1], ordered]), np.concatenate([[0.0], share])
+
+
+def plot_cumulative(
+    ax: Axes, values: npt.NDArray[np.float64], number: int, label: str, whole: int | None = None
+) -> None:
+    """Draw the cumulative distribution as series `number`; `whole` as in `cumulative`."""
+    x, share = cumulative(values, whole)
+    ax.plot(
+        x,
+        share,
+        drawstyle="steps-post",
+        color=colour(number),
+        linestyle=dash(number),
+        linewidth=1.8,
+        label=label,
+    )
