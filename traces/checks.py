@@ -48,9 +48,12 @@ def fault(table: Table, index: int, column: str, what: str) -> InputError:
     return InputError(f"{table.where(index)}, {column}: {what}")
 
 
-def tokens(table: Table, column: str, low: int = 1) -> IntArray:
-    """Token counts between `low` and MAX_TOKENS, shape (n,)."""
-    return _whole(table, column, low, MAX_TOKENS)
+def tokens(table: Table, column: str, low: int = 1, unless: BoolArray | None = None) -> IntArray:
+    """Token counts between `low` and MAX_TOKENS, shape (n,).
+
+    Rows where `unless`, shape (n,), holds are not checked, and get 0.
+    """
+    return _whole(table, column, low, MAX_TOKENS, unless)
 
 
 def priorities(table: Table, column: str) -> IntArray:
@@ -66,11 +69,18 @@ def times(table: Table, column: str, per_second: float = 1.0, unless: BoolArray 
     return _numbers(table, column, 0, round(MAX_TIME_S * per_second), whole=False, unless=unless)
 
 
-def instants(table: Table, column: str) -> FloatArray:
-    """ISO 8601 dates with a time of day (UTC where no zone is given), in s from the earliest, shape (n,)."""
+def instants(table: Table, column: str, unless: BoolArray | None = None) -> FloatArray:
+    """ISO 8601 dates with a time of day (UTC where no zone is given), in s from the earliest, shape (n,).
+
+    Rows where `unless`, shape (n,), holds are not checked, and get 0.
+    """
     import pandas as pd
 
-    raw = pd.Series(table.raw(column), dtype=object)
+    values, kept = table.raw(column), None
+    if unless is not None:
+        kept = np.flatnonzero(~unless)
+        values = [values[i] for i in kept.tolist()]
+    raw = pd.Series(values, dtype=object)
     text = raw.where(raw.map(lambda value: isinstance(value, str)), "")
     is_date = text.str.match(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d").to_numpy(dtype=bool)
     when = pd.to_datetime(text.where(is_date), format="ISO8601", utc=True, errors="coerce")
@@ -78,8 +88,13 @@ def instants(table: Table, column: str) -> FloatArray:
     if bad.any():
         index = int(bad.argmax())
         what = f"{display(raw.iloc[index])} is not a date and time such as 2023-11-16 18:15:46.68"
-        raise fault(table, index, column, what)
-    return np.asarray((when - when.min()).dt.total_seconds(), dtype=np.float64)
+        raise fault(table, index if kept is None else int(kept[index]), column, what)
+    elapsed = np.asarray((when - when.min()).dt.total_seconds(), dtype=np.float64)
+    if kept is None:
+        return elapsed
+    seconds = np.zeros(table.num_rows)
+    seconds[kept] = elapsed
+    return seconds
 
 
 def identifiers(table: Table, column: str) -> npt.NDArray[Any]:
@@ -113,8 +128,8 @@ def refuse(table: Table, column: str, bad: BoolArray, what: Callable[[int], str]
         raise fault(table, index, column, what(index))
 
 
-def _whole(table: Table, column: str, low: int, high: int) -> IntArray:
-    return _numbers(table, column, low, high, whole=True).astype(np.int64)
+def _whole(table: Table, column: str, low: int, high: int, unless: BoolArray | None = None) -> IntArray:
+    return _numbers(table, column, low, high, whole=True, unless=unless).astype(np.int64)
 
 
 def _numbers(

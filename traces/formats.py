@@ -1,22 +1,36 @@
 """Reads a request trace: of any known format, told apart by column names, or of one that is named.
 
 Knows nothing of containers (CSV, JSON lines and Parquet look the same from here) and nothing of where a file
-came from. The formats themselves are in `readers`.
+came from. The formats themselves are in `known_formats`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, cast
 
 from . import checks
 from .errors import InputError
-from .readers import FORMATS, Format, Reading, Tokenizer
+from .known_formats import FORMATS
+from .readers import Format, Reading, Tokenizer
 from .registry import Named
 from .tables import Records, Table, open_table
 from .trace import Trace
+from .units import rate_text, span_text, without_unit
+
+LOG = logging.getLogger("traces")
+"""Told in one line what was assumed in reading a file."""
+MOST_NAMES = 12
+"""Unused columns that are named."""
+TELLING = {
+    *("time", "timestamp", "date", "latency", "duration", "delay", "ttft", "tpot", "e2el", "itl", "arrival"),
+    *("tokens", "token", "length", "len", "lens", "toks", "isl", "osl", "size", "count"),
+    *("session", "chat", "conversation", "turn", "parent", "user"),
+}
+"""Words in the name of a column that may be a time, a length or a session."""
 
 
 class _Known(NamedTuple):
@@ -32,20 +46,26 @@ def read(
     seed: int = 0,
     max_new_tokens: int | None = None,
     tokenizer: Tokenizer | None = None,
+    time_unit: str | None = None,
+    also_used: Collection[str] = (),
 ) -> Trace:
     """The trace in a file of any known format, detected from its content.
 
     `seed` feeds what the file does not state and the reader draws (said in the trace's notes).
     `max_new_tokens` caps the output lengths (None: as they are; the paper's length files: 512).
-    `tokenizer(text)` counts tokens, needed for ShareGPT, which holds text. Rows come in order of arrival,
-    times in seconds from the first.
+    `tokenizer(text)` counts tokens, needed for ShareGPT, which holds text. `time_unit` (s, ms, us, ns) is
+    that of the times where it is not clear. `also_used` are columns that the caller reads. Rows come in order
+    of arrival, times in seconds from the first. What was assumed is logged in one line, to logger `traces`.
     Raises InputError, one line naming file, row, column, value and bound, for a file that is not wholly
     sound.
     """
-    reading = _checked(Reading(seed, max_new_tokens, tokenizer))
+    reading = _checked(Reading(seed, max_new_tokens, tokenizer, time_unit))
     table = open_table(path, wanted=lambda column: any(known.form.uses(column) for known in _known()))
-    form = _detect(table).form(str(path))
-    return _finished(form.read(table, reading), table, form, reading)
+    known = _detect(table)
+    form = known.form(str(path))
+    trace = _with_unused(form.read(table, reading), form, table, also_used)
+    name = known.name if trace.arrival_s is not None else f"{known.name}, without arrival times"
+    return _finished(trace, name, table.path, reading)
 
 
 def read_named(named: Named, reading: Reading) -> Trace:
@@ -65,7 +85,9 @@ def read_named(named: Named, reading: Reading) -> Trace:
             raise InputError(f"{table.path}: column {excluded[0]} does not belong to format {name}")
         raise _missing(table.path, _Known(name, type(form)), table.columns, f" among {names}")
     trace = named.call(form, "read", table, reading, returns=Trace)
-    return _finished(trace, table, None if uses_all else form, reading)
+    if not uses_all:
+        trace = _with_unused(trace, form, table)
+    return _finished(trace, named.label.removeprefix("trace "), table.path, reading)
 
 
 def _checked(reading: Reading) -> Reading:
@@ -77,11 +99,33 @@ def _checked(reading: Reading) -> Reading:
     return reading
 
 
-def _finished(trace: Trace, table: Table, form: Format | None, reading: Reading) -> Trace:
-    """The trace with a note on the columns that its format ignores, and capped."""
-    ignored = [column for column in table.columns if form is not None and not form.uses(column)]
-    if ignored:
-        trace = replace(trace, notes=(*trace.notes, f"columns ignored: {', '.join(ignored)}"))
+def _with_unused(trace: Trace, form: Format, table: Table, also_used: Collection[str] = ()) -> Trace:
+    """The trace with a note on the columns that its format does not use, the telling ones first."""
+    unused = {column: said for column, said in form.unused(table).items() if column not in also_used}
+    if not unused:
+        return trace
+    names = sorted(unused, key=lambda column: (not unused[column], not _is_telling(column)))
+    shown = [f"{name} ({unused[name]})" if unused[name] else name for name in names[:MOST_NAMES]]
+    more = [f"and {len(names) - MOST_NAMES} more"] if len(names) > MOST_NAMES else []
+    return replace(trace, notes=(*trace.notes, f"columns not used: {', '.join([*shown, *more])}"))
+
+
+def _is_telling(column: str) -> bool:
+    """Whether a column looks like a time, a length or a session."""
+    words = set(without_unit(column).split("_")) | {without_unit(column)}
+    return column != without_unit(column) or bool(words & TELLING)
+
+
+def _finished(trace: Trace, form: str, path: str, reading: Reading) -> Trace:
+    """The trace, capped, after one line on how it was read, where there is more to say than its format."""
+    said = [form]
+    if trace.read_as and trace.arrival_s is not None:
+        about = f"span {span_text(float(trace.arrival_s[-1]))}"
+        rate = trace.mean_rate
+        said.append(f"{trace.read_as} ({about}{'' if rate is None else f', {rate_text(rate)}'})")
+    said += trace.notes
+    if len(said) > 1:
+        LOG.info("%s: %s", path, "; ".join(said))
     return trace if reading.max_new_tokens is None else trace.with_output_cap(reading.max_new_tokens)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ def load(
     max_new_tokens: int | None = None,
     tokenizer: Tokenizer | None = None,
     num_prompts: int | None = None,
+    time_unit: str | None = None,
 ) -> Trace:
     """The trace that `source` names: a file, a public dataset, a generator, or a file of a named format.
 
@@ -33,7 +35,7 @@ def load(
     or a suffix (`./fixed` or `fixed.csv`, not `fixed`). `seed` feeds whatever is drawn rather than read,
     `max_new_tokens` caps the outputs, `tokenizer(text)` counts tokens where a file holds text. `num_prompts`
     is the number of requests to generate (None: the generator's default); files and datasets come whole,
-    `Trace.sample` takes a part.
+    `Trace.sample` takes a part. `time_unit` (s, ms, us, ns) is that of a file's times where it is not clear.
     The trace's name is the source as it was given; for a path it is the name of the file.
     Raises InputError for a source that is none of these, and for bad input of any kind.
     """
@@ -42,19 +44,33 @@ def load(
 
     text = os.fspath(source)
     if is_generator(source):
+        if time_unit is not None:
+            raise InputError(f"time_unit: {time_unit} is of no use for {text}, which is drawn")
         trace = synthetic.generate(text, num_prompts, seed)
         return trace if max_new_tokens is None else trace.with_output_cap(max_new_tokens)
     named = _named_format(source)
     if named is not None:
-        return replace(formats.read_named(named, Reading(seed, max_new_tokens, tokenizer)), name=text)
+        reading = Reading(seed, max_new_tokens, tokenizer, time_unit)
+        return replace(formats.read_named(named, reading), name=text)
     path = _path(source)
-    trace = formats.read(path, seed=seed, max_new_tokens=max_new_tokens, tokenizer=tokenizer)
+    trace = formats.read(
+        path, seed=seed, max_new_tokens=max_new_tokens, tokenizer=tokenizer, time_unit=time_unit
+    )
     return trace if path == text else replace(trace, name=text)
+
+
+def announce(source: str, time_unit: str | None) -> None:
+    """Log here how a file is read that only other processes will read; one that cannot be read is theirs to
+    name.
+    """
+    with suppress(InputError):
+        if not is_generator(source):
+            load(source, time_unit=time_unit)
 
 
 def sources_help() -> str:
     """What a flag that takes a source says in its `--help`."""
-    from .readers import FORMATS
+    from .known_formats import FORMATS
     from .synthetic import GENERATORS
 
     return (
@@ -90,7 +106,7 @@ def is_generator(source: str | os.PathLike[str]) -> bool:
 
 def module_file_of(source: str) -> Path | None:
     """The file of the module of a format or generator from outside; None for any other source."""
-    from .readers import FORMATS
+    from .known_formats import FORMATS
 
     return FORMATS.module_file(source) if not _is_file(source) and _is_outside(source) else None
 
@@ -104,14 +120,14 @@ def _is_file(source: str | os.PathLike[str]) -> bool:
 
 def _is_outside(text: str) -> bool:
     """Whether it is `some.module:Class[:...]`, and no file that happens to be called so."""
-    from .readers import FORMATS
+    from .known_formats import FORMATS
     from .synthetic import GENERATORS
 
     return FORMATS.is_outside(text) and GENERATORS.is_outside(text) and not os.path.lexists(text)
 
 
 def _named_format(source: str | os.PathLike[str]) -> Named | None:
-    from .readers import FORMATS
+    from .known_formats import FORMATS
 
     text = os.fspath(source)
     name, colon, _ = text.partition(":")

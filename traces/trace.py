@@ -28,8 +28,10 @@ class Trace:
     tokens. `samples` holds, per request, the response lengths of several generations of the same prompt,
     shape (n, k), with `sample_names` naming the k columns (the paper's file: temperatures 0.0, 0.3, 0.5,
     0.7). `max_new_tokens` is the cap under which the outputs were generated, None where the source states
-    none. `notes` state what was assumed or drawn instead of read; `inspect` shows them. Raises InputError
-    where one of these conditions is violated.
+    none. `notes` state what was assumed or drawn instead of read; `inspect` shows them. `read_as` says in
+    which unit the times of a file were read, empty where there are none. `source_rows` are the rows of the
+    source that these are, from 0, where it has rows. Raises InputError where one of these conditions is
+    violated.
     """
 
     name: str
@@ -46,6 +48,8 @@ class Trace:
     sample_names: tuple[str, ...] = ()
     max_new_tokens: int | None = None
     notes: tuple[str, ...] = field(default=())
+    read_as: str = ""
+    source_rows: IntArray | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         n = len(self.request_id)
@@ -113,7 +117,8 @@ class Trace:
         return replace(self, **self._at(np.asarray(rows, dtype=np.int64)))
 
     def _at(self, index: IntArray) -> dict[str, Any]:
-        names = (*self.columns(), *(["samples"] if self.samples is not None else []))
+        others = [name for name in ("samples", "source_rows") if getattr(self, name) is not None]
+        names = (*self.columns(), *others)
         return {name: getattr(self, name)[index] for name in names}
 
     def sample(self, num_prompts: int | None = None, sample_seed: int | None = None) -> Trace:

@@ -17,6 +17,7 @@ from cyclopts.config import Env, Toml
 from traces.errors import InputError
 
 from ..version import __version__
+from .told import assumptions
 
 CONFIG_FILE = "seqsched.toml"
 
@@ -122,7 +123,13 @@ def run_script(function: Callable[..., object], arguments: Sequence[str] | None 
 
 def _run(make_app: Callable[[], App], tokens: list[str], debug: bool) -> None:
     try:
-        make_app()(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        with assumptions() as assumed:
+            try:
+                make_app()(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+            except SystemExit:  # it ran, and a check failed
+                assumed.print()
+                raise
+            assumed.print()
     except (InputError, CycloptsError) as error:
         sys.exit(_report(error, debug))
     except BrokenPipeError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import MISSING
 from typing import Any, Literal, get_args
 
-from traces.readers import FORMATS
+from traces.known_formats import FORMATS
 from traces.registry import Registry
 from traces.synthetic import GENERATORS
 

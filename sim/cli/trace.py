@@ -50,6 +50,7 @@ def inspect(
     /,
     *,
     seed: int = 0,
+    time_unit: str | None = None,
     num_prompts: int | None = None,
     out: Path | None = None,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -60,6 +61,8 @@ def inspect(
     ----------
     seed
         Seed of what is drawn rather than read.
+    time_unit
+        Unit of the arrival times: s, ms, us or ns; default: told by the name of the column or by its values.
     num_prompts
         Look at the first N requests alone.
     out
@@ -69,7 +72,7 @@ def inspect(
     """
     from rich.table import Table
 
-    trace = traces.load(source, seed=seed, num_prompts=num_prompts).sample(num_prompts)
+    trace = traces.load(source, seed=seed, num_prompts=num_prompts, time_unit=time_unit).sample(num_prompts)
     facts, frame = inspection.facts(trace), inspection.describe(trace)
     if out is not None:
         from plots import lengths
@@ -136,6 +139,7 @@ def convert(
     /,
     *,
     seed: int = 0,
+    time_unit: str | None = None,
     max_new_tokens: int | None = None,
     tokenizer: str | None = None,
 ) -> None:
@@ -147,15 +151,22 @@ def convert(
         File to write: .csv, .jsonl or .parquet.
     seed
         Seed of what is drawn rather than read.
+    time_unit
+        Unit of the arrival times: s, ms, us or ns; default: told by the name of the column or by its values.
     max_new_tokens
         Cap on output tokens.
     tokenizer
         Hugging Face tokenizer, a name or a folder, that counts the tokens of a text trace (needs
         seqsched[real]).
     """
-    traces.write(
-        traces.load(source, seed=seed, max_new_tokens=max_new_tokens, tokenizer=_counter(tokenizer)), out
+    trace = traces.load(
+        source,
+        seed=seed,
+        max_new_tokens=max_new_tokens,
+        tokenizer=_counter(tokenizer),
+        time_unit=time_unit,
     )
+    traces.write(trace, out)
     show.wrote([out])
 
 

@@ -38,6 +38,11 @@ class Workers:
                 f"address: {self.address} with backend {self.backend}; dask needs one, and joblib takes none"
             )
 
+    @property
+    def are_elsewhere(self) -> bool:
+        """Whether tasks run in other processes than this one."""
+        return self.backend == "dask" or self.jobs != 1
+
 
 HERE = Workers()
 """Every core of this machine."""

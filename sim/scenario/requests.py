@@ -27,7 +27,13 @@ def requests_of(settings: WorkloadSettings, seed: int) -> Trace:
     trace, cap = settings.trace, settings.max_new_tokens
     if isinstance(trace, str):
         first_cap = cap if settings.output_scale == 1 else None  # the cap is one on the scaled lengths
-        trace = traces.load(trace, seed=seed, num_prompts=settings.num_prompts, max_new_tokens=first_cap)
+        trace = traces.load(
+            trace,
+            seed=seed,
+            num_prompts=settings.num_prompts,
+            max_new_tokens=first_cap,
+            time_unit=settings.time_unit,
+        )
     trace = trace.sample(settings.num_prompts, settings.sample_seed)
     trace = scaling.scale_lengths(trace, settings.prompt_scale, settings.output_scale)
     return trace.with_output_cap(output_cap(trace, cap))

@@ -73,6 +73,10 @@ class WorkloadSettings:
 
     trace: str | Trace = DEFAULT_TRACE
     """{sources}"""
+    time_unit: str | None = None
+    """Unit of the arrival times in a file: s, ms, us or ns; default: that in the column's name, else the one
+    that is plausible.
+    """
     num_prompts: int | None = None
     """Replay the first N requests of the trace."""
     sample_seed: int | None = None
@@ -115,6 +119,7 @@ class PlanKeywords(TypedDict, total=False):
     mttr_s: float | None
     failures: str | Path | None
     startup_s: float
+    time_unit: str | None
     num_prompts: int | None
     sample_seed: int | None
     time_scale: float

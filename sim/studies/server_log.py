@@ -75,21 +75,29 @@ class Against:
         }
 
 
-def read_log(path: str | Path) -> tuple[Trace, dict[str, FloatArray]]:
+def read_log(path: str | Path, time_unit: str | None = None) -> tuple[Trace, dict[str, FloatArray]]:
     """The requests of a log as a trace, and the latencies measured, in ms, each of shape (n,) in trace order.
 
-    Raises InputError naming file, row, column, value and bound.
+    Requests that failed, by a column of states or errors or with no output, are left out. `time_unit`: as for
+    `traces.load`. Raises InputError naming file, row, column, value and bound.
     """
-    table = open_table(path, lambda name: name in (*LOGGED, "arrival_s"))
-    for column in (*LOGGED, "arrival_s"):
+    table = open_table(path, lambda name: name in LOGGED)
+    for column in LOGGED:
         if column not in table.columns:
             raise InputError(f"{path}: column {column} is missing; a log has arrival_s, {', '.join(LOGGED)}")
-    trace = formats.read(path)
-    order = np.argsort(checks.times(table, "arrival_s"), kind="stable")
-    single = np.empty(len(trace), dtype=np.bool_)
-    single[order] = trace.output_tokens == 1
-    unless = {"tpot_ms": single}
-    latency = {column: checks.times(table, column, unless=unless.get(column)) for column in LOGGED}
+    trace = formats.read(path, time_unit=time_unit, also_used=LOGGED)
+    if trace.arrival_s is None:
+        raise InputError(f"{path}: column arrival_s is missing; a log has arrival_s, {', '.join(LOGGED)}")
+    rows = trace.source_rows
+    assert rows is not None
+    left_out = np.ones(table.num_rows, dtype=np.bool_)
+    left_out[rows] = False
+    single = left_out.copy()
+    single[rows] = trace.output_tokens == 1
+    latency = {
+        column: checks.times(table, column, unless=single if column == "tpot_ms" else left_out)
+        for column in LOGGED
+    }
     first, last = latency["ttft_ms"], latency["e2el_ms"]
     checks.refuse(
         table,
@@ -97,7 +105,7 @@ def read_log(path: str | Path) -> tuple[Trace, dict[str, FloatArray]]:
         last < 0.99 * first - 1,  # logs are rounded
         lambda i: f"{last[i]:g} is below ttft_ms, {first[i]:g}; are both from the arrival on, in ms?",
     )
-    return trace, {column: values[order] for column, values in latency.items()}
+    return trace, {column: values[rows] for column, values in latency.items()}
 
 
 def against(path: str | Path, *, policy: str = "continuous", **settings: Unpack[Keywords]) -> Against:
@@ -109,7 +117,7 @@ def against(path: str | Path, *, policy: str = "continuous", **settings: Unpack[
     log, and where the simulation does not complete every request.
     """
     check_names(settings, against, Keywords)
-    trace, latency = read_log(path)
+    trace, latency = read_log(path, settings.get("time_unit"))
     given = read_settings(trace, settings)
     _check_comparable(path, given, trace)
     result = scenario_of(given).run(_of_a_server(policy))

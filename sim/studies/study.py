@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
+from traces.loading import announce
+
 from ..parallel.runner import Backend, Runner, Workers
 from ..parallel.state_file import StateFile
 from ..parallel.tasks import Shared, Task
@@ -76,6 +78,9 @@ class Study:
         about = [function.__qualname__, plain(settings), inputs, __version__, RESULTS_VERSION]
         keys = [digest([about, plain(point)]) for point in points]
         parts = {key: point for key, point in zip(keys, points, strict=True) if key not in known}
+        trace = settings.get("trace")
+        if parts and isinstance(trace, str) and self.runner.workers.are_elsewhere:
+            announce(trace, settings.get("time_unit"))
         tasks = [Task(key, (function, inputs, Shared(shared), point)) for key, point in parts.items()]
         for number, ended in enumerate(self.runner.run(run_part, tasks), 1):
             point = parts[ended.key]

@@ -106,6 +106,10 @@ class Point:
     settings: Mapping[str, Any] = field(hash=False)
     inputs: Mapping[str, str] = field(hash=False)
 
+    def value(self, name: str) -> Any:
+        """What a setting is, by default where the sweep does not name it."""
+        return self.settings.get(name, known_settings()[name].default)
+
     @property
     def cells(self) -> dict[str, Any]:
         """The settings as a table of results shows them: numbers, or one text each."""
@@ -255,6 +259,7 @@ def _setting(where: str, name: str) -> Setting:
 
 def _set_up(settings: Mapping[str, Any]) -> None:
     """Set up a point on a small trace of its own, so that only its other values count."""
-    given = {k: v for k, v in settings.items() if k not in ("policy", "trace", "num_prompts", "sample_seed")}
+    of_the_trace = ("policy", "trace", "time_unit", "num_prompts", "sample_seed")
+    given = {k: v for k, v in settings.items() if k not in of_the_trace}
     policy = settings.get("policy", DEFAULT_POLICY)
     make_scheduler(policy, scenario("fixed", num_prompts=1, **given).limits)

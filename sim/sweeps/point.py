@@ -45,20 +45,25 @@ def _scenario(given: _Frozen, inputs: _Frozen) -> Scenario:
     # What scales lengths comes before the cap, so that the cap must wait for it.
     cap = settings["max_new_tokens"] if settings.get("output_scale", 1) == 1 else None
     digest = inputs.get(f"trace {source}", "")
-    trace = _load(source, digest, settings["seed"], cap, settings["num_prompts"])
+    unit = settings["time_unit"]
+    trace = _load(source, digest, settings["seed"], cap, settings["num_prompts"], unit)
     return scenario(trace, **{name: value for name, value in given.items() if name != "trace"})
 
 
-def _load(source: str, digest: str, seed: int, cap: int | None, num_prompts: int | None) -> Trace:
+def _load(
+    source: str, digest: str, seed: int, cap: int | None, num_prompts: int | None, unit: str | None
+) -> Trace:
     """A trace, loaded once for all points that share it; its notes say whether the seed has a part in it."""
     if file_of(source) is None:
-        return _load_once(source, digest, seed, cap, num_prompts)
-    trace = _load_once(source, digest, 0, cap, None)
-    return _load_once(source, digest, seed, cap, None) if trace.notes else trace
+        return _load_once(source, digest, seed, cap, num_prompts, unit)
+    trace = _load_once(source, digest, 0, cap, None, unit)
+    return _load_once(source, digest, seed, cap, None, unit) if trace.notes else trace
 
 
 @lru_cache(maxsize=4)
-def _load_once(source: str, digest: str, seed: int, cap: int | None, num_prompts: int | None) -> Trace:
+def _load_once(
+    source: str, digest: str, seed: int, cap: int | None, num_prompts: int | None, unit: str | None
+) -> Trace:
     import traces
 
-    return traces.load(source, seed=seed, max_new_tokens=cap, num_prompts=num_prompts)
+    return traces.load(source, seed=seed, max_new_tokens=cap, num_prompts=num_prompts, time_unit=unit)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from traces.errors import InputError
+from traces.loading import announce
 
 from ..parallel.row_file import Row, RowFile
 from ..parallel.runner import Backend, Runner, Workers
@@ -106,6 +107,9 @@ def sweep(
             rows = {key: row for key, row in rows.items() if row.get(ERROR) is None}
         reused = len(rows)
         left = running_order(point for point in points if point.key not in rows)
+        if workers.are_elsewhere:
+            for trace, unit in dict.fromkeys((p.value("trace"), p.value("time_unit")) for p in left):
+                announce(trace, unit)
         with Runner(workers) as runner:
             for row in _new_rows(left, runner):
                 rows[row[KEY]] = row

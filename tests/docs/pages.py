@@ -4,6 +4,7 @@ A fenced block or a table after a comment is held by what the comment says:
 
 - `<!-- output: COMMAND -->`: what the command prints (`seqsched …` or `python SCRIPT`);
 - `<!-- output with data: COMMAND -->`: the same, where SEQSCHED_DATA names a folder with the public data;
+- `<!-- on stderr: COMMAND -->`, `<!-- on stderr with data: COMMAND -->`: what it says there;
 - `<!-- file: NAME -->`: a file in the folder that the page's commands and code run in;
 - `<!-- not run: REASON -->`: code that no test runs.
 
@@ -28,11 +29,12 @@ PYTHON = re.compile(
 
 @dataclass(frozen=True)
 class Output:
-    """Text that a command is said to print."""
+    """Text that a command is said to print, on standard output or on standard error."""
 
     command: str
     needs_data: bool
     shown: str
+    is_on_stderr: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,14 @@ class Page:
     def outputs(self) -> list[Output]:
         """The outputs that are held, in order."""
         found = re.findall(
-            r"<!-- output( with data)?: (.+?) -->\n+(```\n.*?\n```|.*?)(?=\n\n|\Z)", self.text, re.DOTALL
+            r"<!-- (output|on stderr)( with data)?: (.+?) -->\n+(```\n.*?\n```|.*?)(?=\n\n|\Z)",
+            self.text,
+            re.DOTALL,
         )
-        return [Output(command, bool(data), shown) for data, command, shown in found]
+        return [
+            Output(command, bool(data), shown, stream == "on stderr")
+            for stream, data, command, shown in found
+        ]
 
     @cached_property
     def code(self) -> list[Code]:

@@ -55,8 +55,9 @@ def test_a_command_prints_what_the_page_shows(
         try:
             main(arguments)
         except SystemExit as ended:
-            assert ended.code == 1  # it ran, and a check failed
-        printed = lines(capsys.readouterr().out)
+            assert ended.code == 1 or output.is_on_stderr  # it ran, and a check failed
+        out, err = capsys.readouterr()
+        printed = lines(err if output.is_on_stderr else out)
     else:
         assert program == "python"
         monkeypatch.setattr(sys, "argv", arguments)

@@ -51,8 +51,8 @@ OWN = [
 ]
 OWN_PARTS: dict[str, Any] = {
     "required": ("prompt_tokens", "output_tokens"),
-    "tokens": ("prompt_tokens", "output_tokens", "L_a"),
-    "zero_allowed": ("predicted_tokens",),
+    "tokens": ("prompt_tokens", "L_a"),
+    "zero_allowed": ("output_tokens", "predicted_tokens"),
     "times": ("arrival_s", "deadline_s"),
 }
 LENGTH_COLUMNS = ("L_t0.0", "L_t0.3", "L_t0.5", "L_t0.7")
@@ -69,7 +69,8 @@ SAMPLES = {
             for i in range(2)
         ],
         required=("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
-        tokens=("ContextTokens", "GeneratedTokens"),
+        tokens=("ContextTokens",),
+        zero_allowed=("GeneratedTokens",),
     ),
     "burstgpt": Sample(
         "csv",
@@ -83,14 +84,16 @@ SAMPLES = {
         "jsonl",
         [{"timestamp": i * 3000, "input_length": 5, "output_length": 6, "hash_ids": [1]} for i in range(2)],
         required=("timestamp", "input_length", "output_length"),
-        tokens=("input_length", "output_length"),
+        tokens=("input_length",),
+        zero_allowed=("output_length",),
         times=("timestamp",),
     ),
     "vidur": Sample(
         "csv",
         [{"arrived_at": i / 4, "num_prefill_tokens": 3, "num_decode_tokens": 4} for i in range(2)],
         required=("num_prefill_tokens", "num_decode_tokens"),
-        tokens=("num_prefill_tokens", "num_decode_tokens"),
+        tokens=("num_prefill_tokens",),
+        zero_allowed=("num_decode_tokens",),
         times=("arrived_at",),
     ),
     "length-file": Sample(

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from traces import InputError, load
 from traces.formats import read
-from traces.readers import FORMATS, Format, Reading
+from traces.known_formats import FORMATS
+from traces.readers import Format, Reading
 from traces.registry import Registry
 from traces.tables import Table
 from traces.trace import Trace
@@ -52,7 +53,7 @@ def test_own_csv_with_every_column(put: Put) -> None:
     assert trace.user is not None and trace.user.tolist() == ["u", "v"]
     assert trace.samples is not None and trace.samples.tolist() == [[8, 9], [1, 1]]
     assert trace.sample_names == ("a", "b")
-    assert trace.notes == ("columns ignored: ttft_ms",)
+    assert trace.notes == ("columns not used: ttft_ms",)
 
 
 def test_own_jsonl_may_lack_line_ends_and_have_blank_lines(put: Put) -> None:
@@ -122,7 +123,10 @@ def test_burstgpt_leaves_out_failures_and_says_how_many(put: Put, extra: bool) -
     assert trace.request_id.tolist() == [1, 3]
     assert trace.arrival_s is not None and trace.arrival_s.tolist() == [0.0, 100.0]
     assert (trace.prompt_tokens.tolist(), trace.output_tokens.tolist()) == ([100, 3], [7, 8])
-    assert any(note.startswith("2 of 4 requests have 0 response tokens") for note in trace.notes)
+    assert any(
+        note.startswith("2 of 4 requests have 0 output tokens (Response tokens, first in row 1)")
+        for note in trace.notes
+    )
 
 
 def test_mooncake_is_in_milliseconds(put: Put) -> None:
@@ -209,7 +213,7 @@ def test_a_length_file_that_was_converted_keeps_its_samples(put: Put) -> None:
     header = "request_id,prompt_tokens,output_tokens,L_gt,L_t0.0,L_t0.3,L_t0.5,L_t0.7"
     trace = read(put(f"{header}\n9,40,512,3,514,2,3,4\n"))
     assert trace.sample_names == ("t0.0", "t0.3", "t0.5", "t0.7")
-    assert any(note.startswith("L_gt is ignored") for note in trace.notes)
+    assert any(note.startswith("L_gt is not used") for note in trace.notes)
 
 
 def test_unsorted_times_are_sorted_stably_with_a_note(put: Put) -> None:

@@ -94,7 +94,7 @@ def test_a_format_from_outside(mine: Path) -> None:
     trace = load("my_traces:Chats:file=chats.csv")
     assert (trace.name, trace.prompt_tokens.tolist()) == ("my_traces:Chats:file=chats.csv", [4, 6])
     assert trace.arrival_s is not None and trace.arrival_s.tolist() == [0.0, 120.0]
-    assert trace.notes == ("columns ignored: mood",)
+    assert trace.notes == ("columns not used: mood",)
     capped = load("my_traces:Chats:file=chats.csv,seconds=1", max_new_tokens=6)
     assert capped.arrival_s is not None and capped.arrival_s.tolist() == [0.0, 2.0]
     assert capped.output_tokens.tolist() == [5, 6]

@@ -11,7 +11,7 @@ from sim.cli.listing import KINDS, Kind
 from sim.fleet.routers import ROUTERS
 from sim.perception.predictors import PREDICTORS
 from sim.scenario.policies import POLICIES
-from traces.readers import FORMATS
+from traces.known_formats import FORMATS
 from traces.registry import Registry
 from traces.synthetic import GENERATORS
 

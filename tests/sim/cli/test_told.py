@@ -1,0 +1,70 @@
+"""Every command that reads a trace says on stderr what was assumed, in one line, and nothing on stdout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sim.cli import main
+
+LINE = (
+    "seqsched: t.jsonl: Mooncake; timestamp read as seconds (span 8.5 s, 0.35 requests/s); "
+    "columns not used: turn\n"
+)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    rows = ({"timestamp": t, "input_length": 9, "output_length": 5, "turn": 1} for t in (0, 1.5, 3, 8.5))
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (tmp_path / "grid.toml").write_text('trace = "t.jsonl"\n[grid]\nseed = [0, 1]\n', encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str) -> int:
+    try:
+        main(list(arguments))
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("simulate", "--trace", "t.jsonl", "--json"),
+        ("compare", "--trace", "t.jsonl", "--policies", "vanilla;sequence", "--json"),
+        ("trace", "inspect", "t.jsonl", "--json"),
+        ("sweep", "grid.toml", "--jobs", "1", "--json"),
+        ("sweep", "grid.toml", "--jobs", "2", "--json"),
+        ("plot", "perception", "--trace", "t.jsonl"),
+    ],
+)
+def test_the_line_is_on_stderr_once_and_json_is_alone_on_stdout(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*command) == 0
+    out, err = capsys.readouterr()
+    assert err.count(LINE) == 1 and err.count("Mooncake") == 1
+    assert "Mooncake" not in out
+    if "--json" in command:
+        json.loads(out)
+
+
+def test_a_refusal_is_alone_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("simulate", "--trace", "t.jsonl", "--policy", "nonsense") == 2
+    assert "Mooncake" not in capsys.readouterr().err
+
+
+def test_the_unit_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("trace", "inspect", "t.jsonl", "--time-unit", "ms", "--json") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["span_s"] == 0.0085
+    assert "timestamp read as milliseconds, as asked (span 0.0085 s" in err
+    assert run("simulate", "--trace", "t.jsonl", "--time-unit", "ms", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["completed"] == 4
+    assert run("simulate", "--trace", "t.jsonl", "--time-unit", "h") == 2
+    assert "time_unit: 'h' is not one of s, ms, us, ns" in capsys.readouterr().err

@@ -1,0 +1,205 @@
+"""The unit of a column of times: read from its name, its format or its values, or refused; never guessed."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from traces import InputError, load
+from traces.formats import read
+from traces.units import PER_SECOND, Unit, arrival_column, unit_in_name, without_unit
+
+Put = Callable[..., Path]
+FOUR = (0.0, 20.5, 41.0, 61.1)
+EPOCH_S = 1_760_000_000
+
+
+def own(column: str, *times: object) -> str:
+    return "".join([f"prompt_tokens,output_tokens,{column}\n", *(f"9,5,{t}\n" for t in times)])
+
+
+def mooncake(*times: float, **more: object) -> str:
+    rows = ({"timestamp": t, "input_length": 9, "output_length": 5, **more} for t in times)
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def span(path: Path, time_unit: str | None = None) -> float:
+    """Seconds from the first arrival to the last."""
+    trace = read(path, time_unit=time_unit)
+    assert trace.arrival_s is not None
+    return float(trace.arrival_s[-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "rest"),
+    [
+        ("arrival_s", "s", "arrival"),
+        ("arrival_ms", "ms", "arrival"),
+        ("Arrival (us)", "us", "arrival"),
+        ("arrival_time_ns", "ns", "arrival_time"),
+        ("timestamp_seconds", "s", "timestamp"),
+        ("startTimeMs", "ms", "start_time"),
+        ("timestamp", None, "timestamp"),
+        ("requests", None, "requests"),
+        ("ts", None, "ts"),
+        ("hash_ids", None, "hash_ids"),
+    ],
+)
+def test_a_name_may_end_with_a_unit(name: str, unit: str | None, rest: str) -> None:
+    assert (unit_in_name(name), without_unit(name)) == (unit, rest)
+
+
+def test_one_column_holds_the_arrivals() -> None:
+    assert arrival_column(("timestamp", "arrival_ms", "prompt_tokens")) == "arrival_ms"
+    assert arrival_column(("arrival_time", "arrival_s")) == "arrival_s"
+    assert arrival_column(("prompt_tokens", "end_time", "ttft_ms")) is None
+
+
+@pytest.mark.parametrize("unit", PER_SECOND)
+def test_a_unit_in_the_name_is_taken(put: Put, unit: Unit) -> None:
+    ticks = [round(second * PER_SECOND[unit]) for second in (3, 5, 9)]
+    assert span(put(own(f"arrival_{unit}", *ticks))) == 6.0
+
+
+@pytest.mark.parametrize("unit", PER_SECOND)
+def test_dates_in_disguise_give_their_unit_away(put: Put, unit: Unit) -> None:
+    ticks = [int((EPOCH_S + second) * PER_SECOND[unit]) for second in (0, 5, 9)]
+    assert span(put(own("timestamp", *ticks))) == pytest.approx(9, abs=1e-6)
+    assert span(put(mooncake(*ticks))) == pytest.approx(9, abs=1e-6)
+    path = put(own("arrival_s", *ticks))
+    if unit == "s":
+        assert span(path) == 9
+    else:
+        with pytest.raises(InputError, match=rf"row 1, arrival_s: \d+ is a date .*--time-unit {unit} reads"):
+            read(path)
+        assert span(path, unit) == pytest.approx(9, abs=1e-6)
+
+
+def test_dates_are_read_under_a_name_that_does_not_ask_for_seconds(put: Put) -> None:
+    dates = ("2024-11-03T01:59:59-04:00", "2024-11-03T01:00:01-05:00", "2024-11-03 06:00:04.5")
+    assert span(put(own("timestamp", *dates))) == 5.5
+    with pytest.raises(InputError, match=r"row 1, arrival_s: '2024.* is not a number, but a date and time"):
+        read(put(own("arrival_s", *dates)))
+    with pytest.raises(InputError, match=r"time_unit: ms is of no use for timestamp of .*, which holds"):
+        read(put(own("timestamp", *dates)), time_unit="ms")
+
+
+def test_mooncakes_columns_are_in_seconds_beside_those_of_a_conversation(put: Put) -> None:
+    assert span(put(mooncake(*FOUR, chat_id=1, parent_chat_id=-1, turn=1, hash_ids=[1]))) == pytest.approx(
+        61.1
+    )
+    assert span(put(mooncake(0, 20, 40, 61, turn=1))) == 61
+
+
+def test_mooncakes_columns_are_in_milliseconds_where_the_hashes_say_so(put: Put) -> None:
+    assert span(put(mooncake(0, 20, 40, 61, hash_ids=[1]))) == pytest.approx(0.061)
+    assert span(put(mooncake(0, 1500, 3000))) == 3
+
+
+@pytest.mark.parametrize("times", [FOUR, (0, 20, 40, 61)])
+def test_mooncakes_columns_alone_may_be_in_either_and_are_refused(put: Put, times: tuple[float, ...]) -> None:
+    path = put(mooncake(*times))
+    said = (
+        r"timestamp: the unit of its times is not clear \(.*seconds: 0\.049 requests/s.*--time-unit .* says"
+    )
+    with pytest.raises(InputError, match=said):
+        read(path)
+    assert span(path, "s") == pytest.approx(times[-1])
+    assert span(path, "ms") == pytest.approx(times[-1] / 1e3)
+
+
+def test_fractions_at_an_ordinary_rate_are_seconds(put: Put) -> None:
+    assert span(put(mooncake(0.0, 0.4, 1.3, 2.5))) == 2.5
+
+
+def test_a_habit_that_makes_an_absurd_rate_is_not_followed(put: Put) -> None:
+    rows = "".join(f"{9000 * i},4,3\n" for i in range(40))
+    path = put("arrived_at,num_prefill_tokens,num_decode_tokens\n" + rows)
+    with pytest.raises(InputError, match=r"arrived_at: the unit .* \(seconds: 0\.00011 .*--time-unit"):
+        read(path)
+    assert span(path, "ms") == pytest.approx(9 * 39)
+
+
+def test_a_name_is_believed_and_an_odd_rate_said(put: Put, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "traces")
+    assert span(put(own("arrival_s", *range(0, 2_000_000, 1000)))) == 1_999_000
+    assert "arrival_s read as seconds by its name, where milliseconds would make 1 requests/s" in caplog.text
+
+
+def test_what_was_assumed_is_logged_in_one_line(put: Put, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "traces")
+    path = put(mooncake(*FOUR, chat_id=1, session=2, colour="red", hash_ids=[1]))
+    read(path)
+    assert caplog.messages == [
+        f"{path}: Mooncake; timestamp read as seconds (span 61.1 s, 0.049 requests/s); columns not used: "
+        "hash_ids (75 % of the prompt tokens could be found again), chat_id, session, colour"
+    ]
+    assert read(path).read_as == "timestamp read as seconds"
+
+
+def test_other_columns_of_times_are_said_not_to_be_used(put: Put) -> None:
+    trace = read(put("prompt_tokens,output_tokens,arrival_s,timestamp\n9,5,0,100\n9,5,1,101\n"))
+    assert trace.notes == ("columns not used: timestamp",)
+
+
+@pytest.mark.parametrize("unit", ["sec", "", "m"])
+def test_an_unknown_unit_is_refused(put: Put, unit: str) -> None:
+    with pytest.raises(InputError, match=f"time_unit: '{unit}' is not one of s, ms, us, ns"):
+        read(put(own("arrival_s", 0, 1)), time_unit=unit)
+
+
+def test_a_unit_where_there_are_no_times_is_refused(put: Put) -> None:
+    with pytest.raises(InputError, match=r"time_unit: ms is of no use: .* has no column of times"):
+        read(put("prompt_tokens,output_tokens\n9,5\n"), time_unit="ms")
+    with pytest.raises(InputError, match="time_unit: ms is of no use for fixed, which is drawn"):
+        load("fixed", time_unit="ms")
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
+)
+@given(
+    gaps_s=st.lists(st.floats(0.05, 5), min_size=3, max_size=30),
+    unit=st.sampled_from([*PER_SECOND]),
+    start_s=st.sampled_from([0.0, 17.0, 353399.0, float(EPOCH_S)]),
+    is_named=st.booleans(),
+    is_whole=st.booleans(),
+    of_mooncake=st.booleans(),
+)
+def test_times_are_read_right_or_refused(
+    put: Put,
+    gaps_s: list[float],
+    unit: Unit,
+    start_s: float,
+    is_named: bool,
+    is_whole: bool,
+    of_mooncake: bool,
+) -> None:
+    """Never off by a power of ten, at ordinary rates, whatever the unit and the clock."""
+    ticks, at = [start_s], start_s
+    for gap in gaps_s:
+        at += gap
+        ticks.append(at)
+    values = [t * PER_SECOND[unit] for t in ticks]
+    if is_whole:
+        values = [float(round(value)) for value in values]
+    meant = (values[-1] - values[0]) / PER_SECOND[unit]
+    column = f"arrival_{unit}" if is_named else "timestamp"
+    text = mooncake(*values) if of_mooncake else own(column, *map(repr, values))
+    try:
+        found = span(put(text))
+    except InputError as error:
+        assert not is_named or of_mooncake
+        assert "--time-unit" in str(error)
+        assert span(put(text), unit) == pytest.approx(meant, rel=1e-6)
+    else:
+        assert found == pytest.approx(meant, rel=1e-6)

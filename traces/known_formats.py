@@ -1,0 +1,287 @@
+"""The trace formats by name. One more is a class over `Format` here, and a line in `FORMATS`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from . import checks
+from .errors import InputError
+from .prefixes import share_seen_before
+from .readers import Format, Lengths, Reading, Requests, make_trace
+from .registry import Registry
+from .tables import Table
+from .trace import DEFAULT_MAX_NEW_TOKENS, IntArray, Trace
+from .units import Times, arrival_column, read_times
+
+
+class Seqsched(Requests):
+    """Our own columns; every one but the two lengths is optional, `L_<name>` columns are samples.
+
+    The arrival times may have another name, such as timestamp or arrival_ms.
+    """
+
+    required = ("prompt_tokens", "output_tokens")
+    optional = (
+        "request_id",
+        "arrival_s",
+        "predicted_tokens",
+        "priority",
+        "prompt",
+        "user",
+        "deadline_s",
+        "L_*",
+    )
+
+    @classmethod
+    def uses(cls, column: str) -> bool:
+        """Whether the reader may look at this column: whatever may hold the arrival times too."""
+        return super().uses(column) or arrival_column((column,)) is not None
+
+    def unused(self, table: Table) -> dict[str, str]:
+        """Columns that the reader did not look at, other columns of times among them."""
+        chosen = arrival_column(table.columns)
+        others = {c: "" for c in table.columns if c != chosen and arrival_column((c,)) is not None}
+        return super().unused(table) | others
+
+    def read(self, table: Table, reading: Reading) -> Trace:
+        """Every value checked."""
+        has = set(table.columns)
+        lengths = self.lengths(table, "prompt_tokens", "output_tokens")
+        times = _arrivals(table, arrival_column(table.columns), reading, lengths)
+        deadline = checks.times(table, "deadline_s", unless=lengths.left_out) if "deadline_s" in has else None
+        if times is not None and deadline is not None:
+            arrival = times.seconds
+            late = deadline < arrival if lengths.keep is None else (deadline < arrival) & lengths.keep
+            checks.refuse(
+                table,
+                "deadline_s",
+                late,
+                lambda i: f"{deadline[i]:.10g} is below {arrival[i]:.10g}, the {times.column}",
+            )
+        # L_gt, where a length file was converted by hand, is a person's answer and no sample of the model.
+        sampled = tuple(column for column in table.columns if column.startswith("L_") and column != "L_gt")
+        return make_trace(
+            table,
+            lengths.prompt,
+            lengths.output,
+            arrival=times,
+            keep=lengths.keep,
+            deadline_s=deadline,
+            predicted_tokens=checks.tokens(table, "predicted_tokens", 0, lengths.left_out)
+            if "predicted_tokens" in has
+            else None,
+            priority=checks.priorities(table, "priority") if "priority" in has else None,
+            prompt=checks.texts(table, "prompt") if "prompt" in has else None,
+            user=checks.texts(table, "user") if "user" in has else None,
+            samples=_samples(table, sampled) if sampled else None,
+            sample_names=tuple(column.removeprefix("L_") for column in sampled),
+            notes=(
+                *lengths.notes,
+                *(("L_gt is not used: it is no sample of the model",) if "L_gt" in has else ()),
+            ),
+            request_id=checks.identifiers(table, "request_id") if "request_id" in has else None,
+        )
+
+
+def _samples(table: Table, columns: tuple[str, ...]) -> IntArray:
+    return np.column_stack([checks.tokens(table, column) for column in columns])
+
+
+def _arrivals(
+    table: Table, column: str | None, reading: Reading, lengths: Lengths, **kind: Any
+) -> Times | None:
+    """The arrival times in a column, of any kind that `read_times` takes; None where there is no column."""
+    if column is None:
+        if reading.time_unit is not None:
+            raise InputError(
+                f"time_unit: {reading.time_unit} is of no use: {table.path} has no column of times"
+            )
+        return None
+    return read_times(table, column, time_unit=reading.time_unit, unless=lengths.left_out, **kind)
+
+
+class Azure(Requests):
+    """Azure's public LLM inference traces: dates, context and generated tokens."""
+
+    required = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+
+    def read(self, table: Table, reading: Reading) -> Trace:
+        """Every value checked."""
+        lengths = self.lengths(table, "ContextTokens", "GeneratedTokens")
+        times = _arrivals(table, "TIMESTAMP", reading, lengths, is_date=True)
+        return make_trace(
+            table, lengths.prompt, lengths.output, arrival=times, keep=lengths.keep, notes=lengths.notes
+        )
+
+
+class BurstGPT(Requests):
+    """BurstGPT: times in seconds; a request without response tokens failed and is left out."""
+
+    required = ("Timestamp", "Request tokens", "Response tokens")
+
+    def read(self, table: Table, reading: Reading) -> Trace:
+        """Every value checked."""
+        lengths = self.lengths(table, "Request tokens", "Response tokens")
+        times = _arrivals(table, "Timestamp", reading, lengths, habit="s", is_certain=True)
+        return make_trace(
+            table, lengths.prompt, lengths.output, arrival=times, keep=lengths.keep, notes=lengths.notes
+        )
+
+
+class Mooncake(Requests):
+    """Mooncake: times in milliseconds (in seconds beside chat_id, as in Qwen-Bailian); shared prefixes are
+    not used.
+    """
+
+    required = ("timestamp", "input_length", "output_length")
+    optional = ("hash_ids",)
+
+    def read(self, table: Table, reading: Reading) -> Trace:
+        """Every value checked."""
+        lengths = self.lengths(table, "input_length", "output_length")
+        in_seconds = bool({"chat_id", "parent_chat_id", "turn"} & set(table.columns))
+        times = _arrivals(
+            table,
+            "timestamp",
+            reading,
+            lengths,
+            habit="s" if in_seconds else "ms",
+            is_certain=in_seconds or "hash_ids" in table.columns,
+        )
+        return make_trace(
+            table, lengths.prompt, lengths.output, arrival=times, keep=lengths.keep, notes=lengths.notes
+        )
+
+    def unused(self, table: Table) -> dict[str, str]:
+        """The shared prefixes too, with the share of the prompt tokens that they cover."""
+        unused = super().unused(table)
+        if "hash_ids" not in table.columns:
+            return unused
+        share = share_seen_before(table, "hash_ids", table.raw("input_length"))
+        said = "" if share is None else f"{100 * share:.0f} % of the prompt tokens could be found again"
+        return {"hash_ids": said, **unused}
+
+
+class Vidur(Requests):
+    """Vidur: prefill and decode tokens, times in seconds where there are any."""
+
+    required = ("num_prefill_tokens", "num_decode_tokens")
+    optional = ("arrived_at",)
+
+    def read(self, table: Table, reading: Reading) -> Trace:
+        """Every value checked."""
+        lengths = self.lengths(table, "num_prefill_tokens", "num_decode_tokens")
+        column = "arrived_at" if "arrived_at" in table.columns else None
+        times = _arrivals(table, column, reading, lengths, habit="s", is_certain=True)
+        return make_trace(
+            table, lengths.prompt, lengths.output, arrival=times, keep=lengths.keep, notes=lengths.notes
+        )
+
+
+class LengthFile(Format):
+    """The paper's response lengths: the one at temperature 0 is the output, all four are samples."""
+
+    required = ("L_t0.0", "L_t0.3", "L_t0.5", "L_t0.7")
+    optional = ("id",)
+    excluded = ("prompt_tokens", "output_tokens")
+
+    def read(self, table: Table, reading: Reading) -> Trace:
+        """Every value checked."""
+        from .synthetic import ALPACA_PROMPT_NOTE, alpaca_prompt_tokens
+
+        samples = _samples(table, self.required)
+        cap = reading.max_new_tokens or DEFAULT_MAX_NEW_TOKENS
+        return make_trace(
+            table,
+            alpaca_prompt_tokens(table.num_rows, np.random.default_rng(reading.seed)),
+            samples[:, 0],
+            samples=samples,
+            sample_names=tuple(column.removeprefix("L_") for column in self.required),
+            notes=(
+                f"output_tokens is L_t0.0 clipped to {cap}; the samples are not clipped",
+                f"{ALPACA_PROMPT_NOTE}; seed {reading.seed}",
+            ),
+            request_id=checks.identifiers(table, "id") if "id" in table.columns else None,
+        ).with_output_cap(cap)
+
+
+class ShareGPT(Format):
+    """ShareGPT conversations, one request each; the texts are counted by the tokenizer."""
+
+    required = ("conversations",)
+    optional = ("id",)
+
+    def read(self, table: Table, reading: Reading) -> Trace:
+        """Every value checked."""
+        if reading.tokenizer is None:
+            raise InputError(
+                f"{table.path}: ShareGPT holds text, so its lengths need a tokenizer "
+                "(a function from text to a number of tokens, passed as tokenizer=)"
+            )
+        count = reading.tokenizer
+        prompts: list[str] = []
+        lengths = np.zeros((table.num_rows, 2), dtype=np.int64)
+        for index, conversation in enumerate(table.raw("conversations")):
+            prompt, answer = _first_exchange(table, index, conversation)
+            prompts.append(prompt)
+            if prompt and answer:
+                lengths[index] = count(prompt), count(answer)
+        whole = (lengths[:, 0] > 0) & (lengths[:, 1] > 0)
+        partial = table.num_rows - int(whole.sum())
+        if partial == table.num_rows:
+            raise InputError(
+                f"{table.path}, conversations: 0 have both a human and a gpt turn, at least 1 is needed"
+            )
+        over = lengths.max(axis=1) > checks.MAX_TOKENS
+        checks.refuse(
+            table,
+            "conversations",
+            over,
+            lambda i: f"a turn of {lengths[i].max()} tokens is above {checks.MAX_TOKENS}",
+        )
+        left_out = f"{partial} of {table.num_rows} conversations lack a human or a gpt turn and are left out"
+        return make_trace(
+            table,
+            lengths[:, 0],
+            lengths[:, 1],
+            prompt=np.array(prompts, dtype=object),
+            keep=whole if partial else None,
+            notes=(
+                "one request per conversation: its first human and its first gpt turn",
+                *([left_out] if partial else []),
+            ),
+            request_id=checks.identifiers(table, "id") if "id" in table.columns else None,
+        )
+
+
+def _first_exchange(table: Table, index: int, conversation: object) -> tuple[str, str]:
+    first: dict[str, str] = {}
+    if not isinstance(conversation, list):
+        raise checks.fault(
+            table, index, "conversations", f"{checks.display(conversation)} is not a list of turns"
+        )
+    for turn in conversation:
+        speaker, text = (turn.get("from"), turn.get("value")) if isinstance(turn, dict) else (None, None)
+        if not isinstance(speaker, str) or not isinstance(text, str):
+            what = f"{checks.display(turn)} is not a turn with text under from and value"
+            raise checks.fault(table, index, "conversations", what)
+        first.setdefault(speaker, text)
+    return first.get("human", ""), first.get("gpt", "")
+
+
+FORMATS = Registry(
+    "trace",
+    {
+        "seqsched": Seqsched,
+        "Azure": Azure,
+        "BurstGPT": BurstGPT,
+        "Mooncake": Mooncake,
+        "Vidur": Vidur,
+        "ShareGPT": ShareGPT,
+        "length-file": LengthFile,
+    },
+    fields_are_options=True,
+)
+"""Called as `Class(**options)`, where the fields of the dataclass are the options."""

@@ -1,0 +1,253 @@
+"""Decides which unit a column of times is in, from its name, its format's habit, and what is plausible.
+
+Two readings that are both plausible are refused, never guessed. Knows nothing of the formats themselves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+import numpy as np
+
+from . import checks
+from .checks import BoolArray
+from .errors import InputError
+from .tables import Table
+from .trace import FloatArray
+
+Unit = Literal["s", "ms", "us", "ns"]
+
+PER_SECOND: dict[Unit, float] = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
+WORDS: dict[Unit, str] = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+LEAST_RATE, MOST_RATE = 0.01, 300.0
+"""Requests per second between which a trace is plausible where nothing else tells its unit."""
+MOST_HABITUAL_RATE = 1000.0
+"""The same where the format tells it."""
+EPOCH_S = (9.5e8, 4.2e9)
+"""Seconds since 1970 of the years 2000 to 2103: times there are dates in disguise, whatever they are in."""
+EPOCH_SPREAD = 0.05
+"""What dates in disguise may differ by, as a share of the first."""
+
+SUFFIX = re.compile(
+    r"(?:^|[_\s.(\[-])(?:"
+    r"(?P<s>s|secs?|seconds?)|(?P<ms>ms|msecs?|millis|milliseconds?)|"
+    r"(?P<us>us|µs|usecs?|micros|microseconds?)|(?P<ns>ns|nsecs?|nanos|nanoseconds?)"
+    r")[)\]]?$",
+    re.IGNORECASE,
+)
+
+
+def checked_unit(text: str | None) -> Unit | None:
+    """The unit that a user names; InputError for another text."""
+    if text is not None and text not in get_args(Unit):
+        raise InputError(f"time_unit: {text!r} is not one of {', '.join(get_args(Unit))}")
+    return cast("Unit | None", text)
+
+
+def unit_in_name(column: str) -> Unit | None:
+    """The unit that a column's name ends with, as in `arrival_ms` or `Arrival (us)`."""
+    found = SUFFIX.search(_words(column))
+    return None if found is None else cast(Unit, found.lastgroup)
+
+
+def without_unit(column: str) -> str:
+    """The column's name in lower case, without the unit at its end, with underscores for all else."""
+    return re.sub(r"[^a-z0-9]+", "_", SUFFIX.sub("", _words(column)).lower()).strip("_")
+
+
+def _words(column: str) -> str:
+    """The name with an underscore before each capital that follows a small letter: startTime, start_Time."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", column)
+
+
+@dataclass(frozen=True)
+class Times:
+    """A column of times: values since any epoch in units of 1/`per_second` s, shape (n,), and how read."""
+
+    column: str
+    values: FloatArray
+    per_second: float
+    read_as: str
+
+    @property
+    def seconds(self) -> FloatArray:
+        """The same in seconds, shape (n,)."""
+        return self.values / self.per_second
+
+
+def read_times(
+    table: Table,
+    column: str,
+    *,
+    habit: Unit | None = None,
+    is_certain: bool = False,
+    is_date: bool = False,
+    time_unit: str | None = None,
+    unless: BoolArray | None = None,
+) -> Times:
+    """A column of times, numbers or dates, with its unit; rows where `unless` holds are not looked at.
+
+    `habit` is the unit that files of the format have, `is_certain` that the file is surely of that format,
+    `is_date` that the format has dates. `time_unit`, the user's word, settles it. Raises InputError for a
+    value that is no time, and where two units are plausible.
+    """
+    unit = checked_unit(time_unit)
+    named = unit_in_name(column)
+    values = table.numbers(column)
+    if values is None and (is_date or _holds_dates(table, column, unless)):
+        return _dates(table, column, unit, named, unless)
+    top = checks.MAX_TIME_S * PER_SECOND["ns"]
+    if values is None or not ((values >= 0) & (values <= top)).all():
+        values = checks.times(table, column, PER_SECOND[unit or named or habit or "s"], unless)
+    looked_at = values if unless is None else values[~unless]
+    decided, why = _decide(table, column, looked_at, unit, named, habit, is_certain)
+    per_second = PER_SECOND[decided]
+    values = checks.times(table, column, per_second, unless)
+    return Times(column, values, per_second, f"{column} read as {WORDS[decided]}{why}")
+
+
+def _decide(
+    table: Table,
+    column: str,
+    values: FloatArray,
+    given: Unit | None,
+    named: Unit | None,
+    habit: Unit | None,
+    is_certain: bool,
+) -> tuple[Unit, str]:
+    """The unit of these times, and what is to be added where that is said."""
+    if given is not None:
+        return given, ", as asked"
+    epoch = _epoch_unit(values)
+    if epoch is not None:
+        if named is not None and named != epoch:
+            raise InputError(
+                f"{table.where(0)}, {column}: {values[0]:.0f} is a date since 1970 in {WORDS[epoch]}, where "
+                f"{WORDS[named]} are needed by the column's name; --time-unit {epoch} reads it so"
+            )
+        return epoch, " since 1970"
+    rates = _rates(values)
+    if named is not None:
+        return named, _doubt(rates, named)
+    if not rates:  # all at once, whatever they are in
+        return habit or "s", ""
+    fractional = bool((values != np.floor(values)).any())
+    if habit == "s" and fractional:
+        return habit, ""
+    if is_certain and habit is not None and not fractional and _is_within(rates[habit], MOST_HABITUAL_RATE):
+        return habit, ""
+    possible = _possible(rates, fractional)
+    if possible == [habit] or (possible == ["s"] and fractional) or (len(possible) == 1 and habit is None):
+        return possible[0], ""
+    if not possible and habit is not None:
+        return habit, ""
+    raise InputError(f"{table.path}, {column}: {_ambiguity(rates, possible, habit)}")
+
+
+def _possible(rates: dict[Unit, float], fractional: bool) -> list[Unit]:
+    """The units of an ordinary rate. Fractions speak for seconds, so that these stay possible beside them."""
+    if not fractional:
+        return [unit for unit, rate in rates.items() if _is_within(rate, MOST_RATE)]
+    return (
+        ["s"] if _is_within(rates["s"], MOST_RATE) and not _is_within(rates["ms"], MOST_RATE) else ["s", "ms"]
+    )
+
+
+def _is_within(rate: float, most: float) -> bool:
+    return LEAST_RATE <= rate <= most
+
+
+def _rates(values: FloatArray) -> dict[Unit, float]:
+    """Requests per second by the unit that these times may be in; empty where they do not differ."""
+    span = float(np.ptp(values)) if len(values) else 0.0
+    return {u: (len(values) - 1) * per / span for u, per in PER_SECOND.items()} if span > 0 else {}
+
+
+def _ambiguity(rates: dict[Unit, float], possible: list[Unit], habit: Unit | None) -> str:
+    units = [habit] if habit is not None and habit not in possible else []
+    units += possible or list(rates)
+    readings = "; ".join(f"{WORDS[unit]}: {rate_text(rates[unit])}" for unit in units)
+    flags = " or ".join(units)
+    return f"the unit of its times is not clear ({readings}); --time-unit {flags} says which"
+
+
+def _doubt(rates: dict[Unit, float], named: Unit) -> str:
+    """What is added where the unit in a name makes an odd rate and another an ordinary one."""
+    if not rates or LEAST_RATE <= rates[named] <= MOST_HABITUAL_RATE:
+        return ""
+    others = [unit for unit in rates if 0.1 <= rates[unit] <= 100]
+    if not others:
+        return ""
+    return f" by its name, where {WORDS[others[0]]} would make {rate_text(rates[others[0]])}"
+
+
+def _epoch_unit(values: FloatArray) -> Unit | None:
+    """The unit in which all of these are dates of this century, close together."""
+    if not len(values):
+        return None
+    low, high = float(values.min()), float(values.max())
+    for unit, per_second in PER_SECOND.items():
+        if EPOCH_S[0] * per_second <= low <= EPOCH_S[1] * per_second and high - low <= EPOCH_SPREAD * low:
+            return unit
+    return None
+
+
+def _holds_dates(table: Table, column: str, unless: BoolArray | None) -> bool:
+    raw = table.raw(column)
+    first = next((v for i, v in enumerate(raw) if unless is None or not unless[i]), None)
+    return isinstance(first, str) and re.match(r"\s*\d{4}-\d\d-\d\d", first) is not None
+
+
+def _dates(
+    table: Table, column: str, unit: Unit | None, named: Unit | None, unless: BoolArray | None
+) -> Times:
+    if unit is not None:
+        raise InputError(f"time_unit: {unit} is of no use for {column} of {table.path}, which holds dates")
+    if named is not None:
+        shown = checks.display(table.raw(column)[0])
+        raise InputError(
+            f"{table.where(0)}, {column}: {shown} is not a number, but a date and time; the column's name "
+            f"asks for {WORDS[named]} (call it timestamp to have dates read)"
+        )
+    return Times(column, checks.instants(table, column, unless), 1.0, f"{column} read as dates")
+
+
+def span_text(span_s: float) -> str:
+    """A span of time for people, such as `61.1 s`."""
+    return f"{span_s:,.1f} s" if span_s >= 10 else f"{span_s:.3g} s"
+
+
+def rate_text(rate: float) -> str:
+    """A rate for people, such as `0.049 requests/s`."""
+    return f"{rate:,.0f} requests/s" if rate >= 100 else f"{rate:.2g} requests/s"
+
+
+ARRIVALS = (
+    "arrival",
+    "arrival_time",
+    "arrived_at",
+    "arrival_timestamp",
+    "timestamp",
+    "time",
+    "ts",
+    "request_start",
+    "request_start_time",
+    "start_time",
+    "starttime",
+    "created_at",
+    "submit_time",
+    "sent_at",
+)
+"""What a column of arrival times is called, without its unit, the surest name first."""
+
+
+def arrival_column(columns: tuple[str, ...]) -> str | None:
+    """The column that holds the arrival times, by its name; `arrival_s` before any other."""
+    if "arrival_s" in columns:
+        return "arrival_s"
+    by_name: Callable[[str], int] = lambda column: ARRIVALS.index(without_unit(column))  # noqa: E731
+    found = [column for column in columns if without_unit(column) in ARRIVALS]
+    return min(found, key=by_name, default=None)
