@@ -111,7 +111,7 @@ class Executor:
 
     def _watch(self, work: Work, outcome: Outcome) -> None:
         """Notice a scheduler that makes no progress."""
-        state, num_requests = self._state(), self.arrivals.num_open
+        state, num_requests = self._state, self.arrivals.num_open
         match work:
             case PaddedBatch():
                 self.progress.ran(work, outcome, state, num_requests)
@@ -145,7 +145,7 @@ class Executor:
         due_s = math.inf if next_s is None else next_s
         wait_s = max(0.0, min(due_s, wake_at) - self.now())
         if wake_at < due_s:
-            self.progress.woke(wait_s, next_s is not None, self._state(), self.arrivals.num_open)
+            self.progress.woke(wait_s, next_s is not None, self._state, self.arrivals.num_open)
         self.sleep(wait_s)
         return True
 

@@ -43,8 +43,8 @@ class Progress:
         """There was an event."""
         self.decisions, self.weight = 0, 0.0
 
-    def perceived(self, work: Perceive, state: object, num_requests: int) -> None:
-        """These were asked about; `state` differs wherever a request has arrived, ended or got a token
+    def perceived(self, work: Perceive, state: Callable[[], object], num_requests: int) -> None:
+        """These were asked about; `state()` differs wherever a request has arrived, ended or got a token
         since the last decision, `num_requests` are here.
         """
         before, rows = len(self.asked), len(work.requests)
@@ -54,7 +54,9 @@ class Progress:
         else:
             self._count(max(1, rows), state, num_requests, f"a Perceive of {rows} requests")
 
-    def ran(self, work: PaddedBatch, outcome: Outcome, state: object, num_requests: int) -> None:
+    def ran(
+        self, work: PaddedBatch, outcome: Outcome, state: Callable[[], object], num_requests: int
+    ) -> None:
         """A padded batch has run."""
         if outcome.finished:
             self.happened()
@@ -70,7 +72,7 @@ class Progress:
             what = f"a PaddedBatch of {rows} requests whose limit of {work.token_limit} tokens none reaches"
             self._count(rows, state, num_requests, what)
 
-    def dropped(self, num_dropped: int, state: object, num_requests: int) -> None:
+    def dropped(self, num_dropped: int, state: Callable[[], object], num_requests: int) -> None:
         """So many were given up."""
         if num_dropped:
             self.happened()
@@ -78,7 +80,11 @@ class Progress:
             self._count(1, state, num_requests, "a Drop of 0 requests")
 
     def prefilled(
-        self, chunks: Sequence[Chunk], computed: Mapping[int, int], state: object, num_requests: int
+        self,
+        chunks: Sequence[Chunk],
+        computed: Mapping[int, int],
+        state: Callable[[], object],
+        num_requests: int,
     ) -> None:
         """Iterations of continuous batching gave nobody a token; `computed`: prompt tokens by id."""
         further = False
@@ -91,7 +97,9 @@ class Progress:
         else:
             self._count(1, state, num_requests, "Iterations that compute nothing new")
 
-    def woke(self, waited_s: float, is_expecting: bool, state: object, num_requests: int) -> None:
+    def woke(
+        self, waited_s: float, is_expecting: bool, state: Callable[[], object], num_requests: int
+    ) -> None:
         """A wait was over because the scheduler wanted to be asked; `is_expecting`: when the next request
         arrives is known.
         """
@@ -100,9 +108,9 @@ class Progress:
         elif not is_expecting and not (self._is_due(1 / WAITS, num_requests) and self.is_busy_elsewhere()):
             self._count(1 / WAITS, state, num_requests, f"a wait of {waited_s:g} s")
 
-    def _count(self, weight: float, state: object, num_requests: int, what: str) -> None:
-        if state != self.state:
-            self.state = state
+    def _count(self, weight: float, state: Callable[[], object], num_requests: int, what: str) -> None:
+        if (now := state()) != self.state:
+            self.state = now
             self.happened()
         self.decisions += 1
         self.weight += weight

@@ -199,12 +199,12 @@ class Replica:
                 record = yield from self._run_batch(work, record)
                 outcome = self.ledger.record_padded(work, record, self.output_tokens)
                 self._ended(outcome.finished)
-                self.progress.ran(work, outcome, self._state(), self.num_requests)
+                self.progress.ran(work, outcome, self._state, self.num_requests)
                 return outcome
             case Perceive():
                 record = perceive_record(work, self.cost, self.perception, self.env.now)
                 record = yield from self._run_batch(work, record)
-                self.progress.perceived(work, self._state(), self.num_requests)
+                self.progress.perceived(work, self._state, self.num_requests)
                 return self.ledger.record_perceive(record, [self._answer(r) for r in work.requests])
             case Drop():
                 return self._drop(work)
@@ -225,7 +225,7 @@ class Replica:
             yield env.event() if until_s == math.inf else env.timeout(until_s - start_s)
             if until_s < due_s:
                 next_s, _ = self.source.outlook()
-                self.progress.woke(until_s - start_s, next_s < math.inf, self._state(), self.num_requests)
+                self.progress.woke(until_s - start_s, next_s < math.inf, self._state, self.num_requests)
             else:
                 self.progress.happened()
         except simpy.Interrupt as signal:
@@ -241,7 +241,7 @@ class Replica:
     def _prefilled(self, work: Iterations, iterations: int) -> None:
         """Iterations were run that gave nobody a token."""
         self.progress.tokenless += iterations
-        self.progress.prefilled(work.chunks, self.running.computed, self._state(), self.num_requests)
+        self.progress.prefilled(work.chunks, self.running.computed, self._state, self.num_requests)
 
     def _run_batch(
         self, work: PaddedBatch | Perceive, record: BatchRecord
@@ -290,7 +290,7 @@ class Replica:
         waiting = self.num_requests - len(work.requests)
         outcome = self.ledger.record_drop(work, self.env.now, replica=self.number, num_waiting=waiting)
         self._ended(work.requests)
-        self.progress.dropped(len(work.requests), self._state(), self.num_requests)
+        self.progress.dropped(len(work.requests), self._state, self.num_requests)
         return outcome
 
     def _ended(self, requests: Sequence[Request]) -> None:
