@@ -1,23 +1,37 @@
-"""Counts the fields in each line of a CSV, since parsers pad short rows silently; knows nothing of values."""
+"""Tells the separator of a CSV, and counts the fields in each line, since parsers pad short rows silently.
+
+Knows nothing of values.
+"""
 
 from __future__ import annotations
+
+import re
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import InputError
 
+SEPARATORS = b",;\t|"
 
-def fields_per_line(path: str, data: bytes) -> npt.NDArray[np.int64]:
+
+def separator_of(data: bytes) -> str:
+    """The separator that the first line that is not blank has most of outside quotes; a comma for none."""
+    header = re.sub(rb'"[^"]*"', b"", data.lstrip(b"\r\n").partition(b"\n")[0].partition(b"\r")[0])
+    counts = [header.count(bytes([separator])) for separator in SEPARATORS]
+    return chr(SEPARATORS[counts.index(max(counts))])
+
+
+def fields_per_line(path: str, data: bytes, separator: str) -> npt.NDArray[np.int64]:
     """Fields in each line that is not blank, the header first; a quoted line break ends no line."""
     buffer = np.frombuffer(data, dtype=np.uint8)
     following = np.append(buffer[1:], np.uint8(0))
-    comma = buffer == ord(",")
+    comma = buffer == ord(separator)
     ends = (buffer == ord("\n")) | ((buffer == ord("\r")) & (following != ord("\n")))
     quote = buffer == ord('"')
     if quote.any():
         inside = np.bitwise_xor.accumulate(quote.view(np.uint8)).view(np.bool_)
-        _check_quotes(path, buffer, following, quote, inside)
+        _check_quotes(path, buffer, following, quote, inside, separator)
         comma &= ~inside
         ends &= ~inside
     last = np.flatnonzero(ends)
@@ -34,12 +48,13 @@ def _check_quotes(
     following: npt.NDArray[np.uint8],
     quote: npt.NDArray[np.bool_],
     inside: npt.NDArray[np.bool_],
+    separator: str,
 ) -> None:
     """Quotes must enclose whole fields, so that this count and the parser's split agree."""
     if inside[-1]:
         raise InputError(f"{path}: a quoted field is not closed")
     previous = np.append(np.uint8(10), buffer[:-1])
-    borders = np.frombuffer(b',\n\r"', dtype=np.uint8)
+    borders = np.frombuffer(separator.encode() + b'\n\r"', dtype=np.uint8)
     misplaced = (quote & inside & ~np.isin(previous, borders)) | (
         quote & ~inside & ~np.isin(following, borders)
     )

@@ -14,6 +14,8 @@ from typing import NamedTuple, cast
 
 from . import checks
 from .errors import InputError
+from .hints import OWN, near_misses
+from .json_rows import no_rows
 from .known_formats import FORMATS
 from .readers import Format, Reading, Tokenizer
 from .registry import Named
@@ -100,7 +102,10 @@ def _checked(reading: Reading) -> Reading:
 
 
 def _with_unused(trace: Trace, form: Format, table: Table, also_used: Collection[str] = ()) -> Trace:
-    """The trace with a note on the columns that its format does not use, the telling ones first."""
+    """The trace with the notes of its table, and one on the columns that its format does not use, the telling
+    ones first.
+    """
+    trace = replace(trace, notes=(*table.notes, *trace.notes))
     unused = {column: said for column, said in form.unused(table).items() if column not in also_used}
     if not unused:
         return trace
@@ -135,6 +140,10 @@ def _known() -> list[_Known]:
 
 
 def _detect(table: Table) -> _Known:
+    if isinstance(table, Records) and table.is_one_object:
+        matches = [each for each in _known() if each.form.matches(table.columns)]
+        if not matches and not near_misses(table.columns, OWN):
+            raise no_rows(table.path, table.records[0])
     if not isinstance(table, Records) or table.uniform:
         return _match(table.path, table.columns)
     first = _match(table.where(0), tuple(table.records[0]))
@@ -168,7 +177,8 @@ def _match(where: str, columns: tuple[str, ...], expected: _Known | None = None)
     elif missing(nearest) in (0, len(nearest.form.required)):
         known_columns = "; ".join(f"{each.name}: {', '.join(each.form.required)}" for each in known)
         names = checks.display(", ".join(columns))
-        raise InputError(f"{where}: columns {names} are those of no known format ({known_columns})")
+        hints = near_misses(columns, OWN)
+        raise InputError(f"{where}: columns {names} are those of no known format{hints} ({known_columns})")
     raise _missing(where, nearest, columns)
 
 
@@ -176,4 +186,5 @@ def _missing(where: str, known: _Known, columns: Sequence[str], among: str = "")
     absent = [column for column in known.form.required if column not in columns]
     what = f"column {absent[0]} is" if len(absent) == 1 else f"columns {', '.join(absent)} are"
     needed = ", ".join(known.form.required)
-    return InputError(f"{where}: {what} missing{among} (format {known.name} needs {needed})")
+    hints = near_misses(columns, absent)
+    return InputError(f"{where}: {what} missing{among}{hints} (format {known.name} needs {needed})")

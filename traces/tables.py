@@ -1,4 +1,4 @@
-"""Opens a file of rows (CSV, JSON, JSONL or Parquet, recognised by content) as a `Table`.
+"""Opens a file of rows (CSV, JSON, JSONL or Parquet, packed or not, recognised by content) as a `Table`.
 
 Refuses everything but a clean table: not UTF-8, ragged rows, broken JSON, no rows. Knows nothing of the
 meaning of columns.
@@ -7,18 +7,23 @@ meaning of columns.
 from __future__ import annotations
 
 import io
-import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from .csv_lines import fields_per_line
+from . import known_files
+from .csv_lines import fields_per_line, separator_of
 from .errors import InputError
+from .json_rows import Rows, rows_of
 from .trace import FloatArray
+from .unpacking import PARQUET_EXTRA, read_unpacked
 
-PARQUET_EXTRA = 'pip install "seqsched[parquet]"'
+DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*(,\d+)?([eE][+-]?\d+)?\s*")
+THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2},\d{3}\s*")
+ANY_DECIMAL_COMMA = re.compile(rb"[;\t|\n][+-]?\d+,\d+[;\t|\r\n]")
 
 Wanted = Callable[[str], bool]
 
@@ -34,6 +39,8 @@ class Table(Protocol):
     columns: tuple[str, ...]
     num_rows: int
     text_is_number: bool
+    notes: tuple[str, ...]
+    """What was assumed in opening it."""
 
     def label(self, index: int) -> str:
         """The name of the row with this index (from 0) for people, such as `row 3` or `line 7`."""
@@ -50,6 +57,7 @@ class Table(Protocol):
 
 class _Rows:
     text_is_number = False
+    notes: tuple[str, ...] = ()
 
     def __init__(self, path: str, columns: tuple[str, ...], num_rows: int) -> None:
         if num_rows == 0:
@@ -68,13 +76,14 @@ class _Rows:
 class Records(_Rows):
     """Objects of a JSON list or of JSON lines; `lines` holds their line numbers, None for a list."""
 
-    def __init__(self, path: str, records: list[dict[str, Any]], lines: Sequence[int] | None) -> None:
+    def __init__(self, path: str, records: Rows, lines: Sequence[int] | None) -> None:
         keys = dict.fromkeys(records[0]) if records else {}
         self.uniform = all(record.keys() == keys.keys() for record in records)
         if not self.uniform:
             keys = {key: None for record in records for key in record}
         super().__init__(path, tuple(keys), len(records))
         self.records = records
+        self.is_one_object = len(records) == 1 and (lines is None or lines == [1])
         self._lines = lines
 
     def label(self, index: int) -> str:
@@ -102,7 +111,11 @@ class _Csv(_Rows):
     def __init__(self, path: str, data: bytes, wanted: Wanted) -> None:
         self.path = path
         self._data = data if data.endswith((b"\n", b"\r")) else data + b"\n"
-        fields = fields_per_line(path, self._data)
+        self._separator = separator_of(data)
+        self._has_decimal_commas = self._separator != "," and ANY_DECIMAL_COMMA.search(data) is not None
+        if self._has_decimal_commas:
+            self.notes = ("decimal commas read",)
+        fields = fields_per_line(path, self._data, self._separator)
         header = tuple(str(name).strip() for name in self._parse(header=None, nrows=1, dtype=str).iloc[0])
         super().__init__(path, header, len(fields) - 1)
         ragged = np.flatnonzero(fields != len(header))
@@ -125,6 +138,7 @@ class _Csv(_Rows):
             return pd.read_csv(
                 io.BytesIO(self._data),
                 encoding="utf-8",
+                sep=self._separator,
                 na_filter=False,
                 low_memory=False,
                 index_col=False,
@@ -149,10 +163,25 @@ class _Csv(_Rows):
 
     def numbers(self, column: str) -> FloatArray | None:
         values = self._column(column)
-        if values.dtype.kind not in "iuf":
+        if values.dtype.kind in "iuf":
+            floats: FloatArray = values.to_numpy(dtype=np.float64)
+            if self._has_decimal_commas and values.dtype.kind == "f":
+                self._refuse_points(column)
+            return floats
+        if not self._has_decimal_commas:
             return None
-        floats: FloatArray = values.to_numpy(dtype=np.float64)
-        return floats
+        texts = self.raw(column)
+        try:
+            return np.array([float(text) for text in texts]) if all(map(_is_plain, texts)) else None
+        except ValueError:
+            return None
+
+    def _refuse_points(self, column: str) -> None:
+        """A file with decimal commas may have points between thousands."""
+        for index, text in enumerate(self.raw(column)):
+            if "." in text:
+                what = f"{text.strip()!r} has a point, where other numbers of the file have decimal commas"
+                raise InputError(f"{self.where(index)}, {column}: {what}")
 
     def raw(self, column: str) -> list[Any]:
         values = self._column(column)
@@ -160,7 +189,18 @@ class _Csv(_Rows):
             # What pandas took for a number may have been 007 or 1e999: read again as it was written.
             values = self._read([column], dtype=str)[self._position[column]]
         texts: list[Any] = [str(value) for value in values.tolist()]
-        return texts
+        return _with_points(texts) if self._has_decimal_commas else texts
+
+
+def _with_points(texts: list[Any]) -> list[Any]:
+    """Numbers with decimal commas, written with points; all else, and what may be thousands, as it is."""
+    commas = [text for text in texts if "," in text]
+    is_decimal = all(map(DECIMAL_COMMA.fullmatch, texts)) and not all(map(THOUSANDS.fullmatch, commas))
+    return [text.replace(",", ".") for text in texts] if commas and is_decimal else texts
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and "_" not in text
 
 
 class _Parquet(_Rows):
@@ -189,8 +229,12 @@ class _Parquet(_Rows):
         return floats
 
     def raw(self, column: str) -> list[Any]:
+        from pyarrow import types
+
         try:
             values: list[Any] = self._table.column(column).to_pylist()
+            if types.is_timestamp(self._table.column(column).type):
+                return [value if value is None else value.isoformat(sep=" ") for value in values]
         except Exception as error:  # pyarrow finds some damage only when it decodes a value
             raise InputError(f"{self.path}, {column}: not readable ({error})") from error
         return values
@@ -203,7 +247,7 @@ def open_table(path: str | Path, wanted: Wanted) -> Table:
     one row.
     """
     name = str(path)
-    data = _read_bytes(name)
+    data = read_unpacked(name)
     if data.startswith(b"PAR1"):
         return _Parquet(name, data)
     data = data.removeprefix(b"\xef\xbb\xbf")
@@ -220,58 +264,7 @@ def open_table(path: str | Path, wanted: Wanted) -> Table:
     start = text.lstrip()[:1]
     if not start:
         raise InputError(f"{name}: is empty, at least 1 row is needed")
-    if start == "[":
-        return _json_list(name, text)
-    if start == "{":
-        return _json_lines(name, text)
+    if start in "[{":
+        return Records(name, *rows_of(name, text))
+    known_files.check_text(name, text)
     return _Csv(name, data, wanted)
-
-
-def _read_bytes(name: str) -> bytes:
-    try:
-        return Path(name).read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{name}: no such file") from None
-    except IsADirectoryError:
-        raise InputError(f"{name}: is a directory, a file is needed") from None
-    except OSError as error:
-        raise InputError(f"{name}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise InputError(f"{name!r}: is not a path ({error})") from error
-
-
-def _json_list(path: str, text: str) -> Records:
-    try:
-        items = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}, line {error.lineno}, column {error.colno}: broken JSON ({error.msg})"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: broken JSON ({error})") from error
-    for index, item in enumerate(items):
-        if not isinstance(item, dict):
-            _not_an_object(f"{path}, row {index + 1}", item)
-    return Records(path, items, None)
-
-
-def _json_lines(path: str, text: str) -> Records:
-    records: list[dict[str, Any]] = []
-    numbers: list[int] = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}, line {number}: broken JSON ({error})") from None
-        if not isinstance(record, dict):
-            _not_an_object(f"{path}, line {number}", record)
-        records.append(record)
-        numbers.append(number)
-    return Records(path, records, numbers)
-
-
-def _not_an_object(where: str, value: object) -> NoReturn:
-    kind = "a list" if isinstance(value, list) else type(value).__name__
-    raise InputError(f"{where}: is {kind}, a JSON object is needed")

@@ -12,8 +12,8 @@ from typing import Any
 
 from .errors import InputError
 from .files import atomic_write
-from .tables import PARQUET_EXTRA
 from .trace import Trace
+from .unpacking import PARQUET_EXTRA
 
 
 def write(trace: Trace, path: str | Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from traces.errors import InputError
 from traces.files import atomic_write
-from traces.tables import PARQUET_EXTRA
+from traces.unpacking import PARQUET_EXTRA
 
 from .locked import close_locked, open_locked
 

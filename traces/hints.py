@@ -1,0 +1,42 @@
+"""Guesses which column a missing one may be, for errors alone: nothing is read by these names."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from .units import without_unit
+
+OWN = ("prompt_tokens", "output_tokens")
+"""The columns that seqsched's own format needs."""
+
+OTHERWISE = {
+    "prompt_tokens": (
+        *("input_tokens", "input_toks", "input_length", "input_len", "prompt_length", "prompt_len", "isl"),
+        *("num_prompt_tokens", "num_input_tokens", "context_tokens", "request_tokens", "prefill_tokens"),
+        *("input_sequence_length", "num_prefill_tokens", "tokens_in", "prompt_toks"),
+    ),
+    "output_tokens": (
+        *("completion_tokens", "generated_tokens", "response_tokens", "answer_tokens", "decode_tokens"),
+        *("osl", "output_length", "output_len", "output_toks", "response_length", "num_output_tokens"),
+        *("num_completion_tokens", "num_generated_tokens", "num_decode_tokens", "output_sequence_length"),
+        *("tokens_out", "gen_tokens"),
+    ),
+    "ttft_ms": ("ttft", "time_to_first_token", "first_token", "ttfts"),
+    "tpot_ms": ("tpot", "time_per_output_token", "itl", "inter_token_latency", "tbt"),
+    "e2el_ms": ("e2el", "e2e", "e2e_latency", "latency", "request_latency", "total_latency", "duration"),
+    "arrival_s": ("arrival", "arrival_time", "timestamp", "start_time", "time", "arrived_at"),
+}
+"""A column -> what others call it, in lower case and without a unit."""
+
+
+def near_misses(columns: Sequence[str], missing: Sequence[str]) -> str:
+    """`; X: is that Y?` for each missing column that another may be; empty for none."""
+    hints = []
+    for wanted in missing:
+        by_name = {without_unit(column): column for column in columns}
+        names = [name for name in OTHERWISE.get(wanted, ()) if name in by_name]
+        names += difflib.get_close_matches(without_unit(wanted), by_name, n=1, cutoff=0.85)
+        if names and by_name[names[0]] != wanted:
+            hints.append(f"; {by_name[names[0]]}: is that {wanted}?")
+    return "".join(hints)

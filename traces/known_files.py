@@ -1,0 +1,72 @@
+"""Names well-known files that hold no requests, so that they are refused as what they are.
+
+Knows nothing of files that hold requests.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import InputError
+
+TEXTS = {
+    r"# (HELP|TYPE) \S+": "metrics in Prometheus' text format: totals, not requests",
+    r"[a-zA-Z_:][\w:]*(\{[^\n]*\})? [-+]?(\d[\d.eE+-]*|\+?Inf|NaN)( \d+)?\r?(\n|$)": (
+        "metrics in Prometheus' text format: totals, not requests"
+    ),
+    r"version https://git-lfs": "a Git LFS pointer; `git lfs pull` fetches the file that it stands for",
+    r"(?i)<!doctype|<html|<\?xml": "a web page or XML, perhaps downloaded in place of the file that it shows",
+    r"Metric,(avg|Unit|min)\b": (
+        "a summary of AIPerf or genai-perf: figures, not requests; those are in profile_export.jsonl"
+    ),
+}
+"""How a text begins -> what it is."""
+
+OBJECTS: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("resourceSpans",), "spans of OpenTelemetry (OTLP), not requests"),
+    (("resourceMetrics",), "metrics of OpenTelemetry (OTLP), not requests"),
+    (("resourceLogs",), "a log of OpenTelemetry (OTLP), not requests"),
+    (("traceEvents",), "a timeline for Perfetto or Chrome, not requests"),
+    (("data", "status"), "an answer of the Prometheus API: series of figures, not requests"),
+    (
+        ("policy", "predictor", "profile"),
+        "a summary of `seqsched`; --save-requests writes the requests",
+    ),
+    (
+        ("experiments", "service_kind"),
+        "a profile export of genai-perf, which holds texts and no numbers of tokens; AIPerf's "
+        "profile_export.jsonl has them",
+    ),
+    (
+        ("request_throughput", "time_to_first_token"),
+        "a summary of AIPerf or genai-perf: figures, not requests; those are in profile_export.jsonl",
+    ),
+    (
+        ("request_throughput", "mean_ttft_ms"),
+        "a summary of `vllm bench serve`: figures, not requests; --save-detailed keeps those",
+    ),
+    (
+        ("load_summary", "successes"),
+        "a summary of inference-perf; its requests are in per_request_lifecycle_metrics.json",
+    ),
+    (("sub_requests",), "sessions of LLMServingSim, whose turns wait for each other: these are not modelled"),
+    (("custom_id", "body"), "requests for OpenAI's batch API, which hold texts and no numbers of tokens"),
+)
+"""Keys of a JSON object, or of the first of many -> what it is."""
+
+
+def check_text(path: str, text: str) -> None:
+    """InputError for a text that is known to hold no requests."""
+    start = text.lstrip()[:2000]
+    for pattern, what in TEXTS.items():
+        if re.match(pattern, start):
+            raise InputError(f"{path}: is {what}")
+
+
+def check_object(path: str, value: Mapping[str, Any]) -> None:
+    """InputError for a JSON object that is known to hold no requests, or to be one of such."""
+    for keys, what in OBJECTS:
+        if value.keys() >= set(keys):
+            raise InputError(f"{path}: is {what}")
