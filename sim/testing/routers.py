@@ -13,7 +13,11 @@ from ..request import Request
 from . import invariants
 from .worlds import random_world, reported, require
 
-STEPS, PROBES = 120, 60
+STEPS = 120
+FAVOURED, SPREAD = 600, 100
+"""Requests that all go to one replica at first; short ones, per replica, that show the loads it left."""
+CHANCE = 45
+"""A router that draws lots may give a replica so many of `SPREAD` more or fewer; five standard deviations."""
 
 Make = Callable[[RouterContext], Router | None]
 
@@ -23,9 +27,9 @@ def check_router(router: RouterSpec, *, num_worlds: int = 30, seed: int = 0) -> 
 
     `router` is a class or another callable of `RouterContext`, or a text `NAME` or `module:Class`,
     `[:key=value,...]` behind it. It chooses only among replicas that are up, whoever comes, goes and fails;
-    the same with the same random numbers; when all has ended it spreads requests as a new one does, so that
-    no load is left behind; and every request of a simulated fleet ends. Raises AssertionError with one line,
-    which names the world, for the first that fails.
+    the same with the same random numbers; when all has ended it spreads requests as evenly as a new one, so
+    that no load is left behind; and every request of a simulated fleet ends. Raises AssertionError with one
+    line, which names the world, for the first that fails.
     """
     make, name = router_maker(router), router_name(router)
     for k in range(seed, seed + num_worlds):
@@ -36,7 +40,7 @@ def check_router(router: RouterSpec, *, num_worlds: int = 30, seed: int = 0) -> 
             if first.router is not None:
                 first.live(k)
                 second.live(k)
-                require(first.chosen == second.chosen, "chooses otherwise with the same random numbers")
+                require(first.chosen == second.chosen, "chooses otherwise with the same context.rng")
                 _check_forgets(make, first)
             how = ({}, {"mtbf_s": 4.0, "mttr_s": 0.5})[k % 2]
             shared = world.fleet(rng, router=router, predictor="trace", **how)
@@ -78,9 +82,7 @@ class _Fleet:
                 self.repair(int(rng.choice(sorted(set(self.at) - self.up))))
         for k in sorted(set(self.at) - self.up):
             self.repair(k)
-        for here in self.at.values():
-            for request in list(here.values()):
-                self.end(request)
+        self.end_all()
 
     def send(self, request: Request) -> int:
         """A request arrives; where it goes."""
@@ -92,11 +94,6 @@ class _Fleet:
         self.at[replica][request.id] = request
         self.chosen.append(replica)
         return replica
-
-    def request_at(self, replica: int) -> Request:
-        """The only request there."""
-        (request,) = self.at[replica].values()
-        return request
 
     def end(self, request: Request) -> None:
         """A request has ended."""
@@ -120,25 +117,48 @@ class _Fleet:
         self.up.add(replica)
         self.router.up(replica)
 
+    def favour_one(self) -> None:
+        """All goes to one replica; half of it ends there, the rest elsewhere after a failure."""
+        favourite, others = 0, range(1, self.num_replicas)
+        for k in others:
+            self.fail(k)
+        for _ in range(FAVOURED):
+            self.send(Request(0, 0.0, 50, 512, predicted_tokens=50))
+        for request in list(self.at[favourite].values())[::2]:
+            self.end(request)
+        for k in others:
+            self.repair(k)
+        if others:
+            self.fail(favourite)
+            self.repair(favourite)
+        self.end_all()
+
+    def end_all(self) -> None:
+        """Whatever runs ends."""
+        for here in self.at.values():
+            for request in list(here.values()):
+                self.end(request)
+
+    def spread(self) -> list[int]:
+        """How many of many short requests each replica gets while none ends, the most first."""
+        for _ in range(SPREAD * self.num_replicas):
+            self.send(Request(0, 0.0, 1, 1, predicted_tokens=1))
+        return sorted((len(here) for here in self.at.values()), reverse=True)
+
 
 def _check_forgets(make: Make, used: _Fleet) -> None:
-    """A request that has ended leaves no load: neither one, nor all that came and went."""
-    places = []
-    for fleet in (used, _Fleet(make, used.num_replicas, used.seed)):
-        start = len(fleet.chosen)
-        for k in range(PROBES * fleet.num_replicas):
-            fleet.end(fleet.request_at(fleet.send(_probe(k))))
-        places.append(fleet.chosen[start:])
-    untouched = _Fleet(make, used.num_replicas, used.seed)
-    assert untouched.router is not None
-    chosen = [untouched.router.choose(_probe(k)) for k in range(PROBES * used.num_replicas)]
-    require(places[1] == chosen, "a request that ends at once leaves a load behind")
-    before, after = (sorted(set(choices)) for choices in places[::-1])
-    require(
-        before == after,
-        f"when all has ended it sends to {after}, a new one to {before}: a load is left behind",
-    )
+    """What has ended leaves no load behind: new requests are spread as by a router that has seen nothing.
 
-
-def _probe(number: int) -> Request:
-    return Request(number, 0.0, 50, 512, predicted_tokens=50)
+    Compared is how many each replica gets, whichever it is, so that a rule may remember what it likes (whose
+    turn it is, where a user was sent) as long as that is no load.
+    """
+    like_new = _Fleet(make, used.num_replicas, used.seed).spread()
+    biased = _Fleet(make, used.num_replicas, used.seed)
+    biased.favour_one()
+    for fleet in (used, biased):
+        counts = fleet.spread()
+        require(
+            all(abs(count - new) <= CHANCE for count, new in zip(counts, like_new, strict=True)),
+            f"when all has ended, its replicas get {counts} of {sum(counts)} requests, those of a new one "
+            f"{like_new}: a load is left behind",
+        )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sim.fleet.routers import LeastRequests
+from sim.fleet.routers import LeastRequests, PowerOfTwo
 from sim.fleet.routing import BaseRouter, RouterContext
 from sim.request import Request
 from sim.schedulers import MicrobatchScheduler
@@ -307,6 +307,45 @@ class ForgetsFailures(LeastRequests):
         self._set(replica, self.lost[replica])
 
 
+class EndsHalf(LeastRequests):
+    """Every other request that ends counts for ever."""
+
+    def ended(self, request: Request, replica: int) -> None:
+        if request.id % 2:
+            super().ended(request, replica)
+
+
+class Sticky(PowerOfTwo):
+    """Fewer requests of two drawn; of two alike that which was used last."""
+
+    last = 0
+
+    def choose(self, request: Request) -> int:
+        first, second = (self.members[int(next(self.draws) * len(self.members))] for _ in range(2))
+        return min((first, second), key=lambda k: (self.requests[k], k != self.last))
+
+    def sent(self, request: Request, replica: int) -> None:
+        super().sent(request, replica)
+        self.last = replica
+
+
+class Stays(BaseRouter):
+    """All to the replica that was used last, for as long as it is up."""
+
+    last = 0
+
+    def choose(self, request: Request) -> int:
+        return self.last if self.last in self.place else self.members[0]
+
+    def sent(self, request: Request, replica: int) -> None:
+        self.last = replica
+
+
+@pytest.mark.parametrize("router", [Sticky, Stays])
+def test_a_router_may_remember_what_is_no_load(router: Callable[[RouterContext], Any]) -> None:
+    check_router(router)
+
+
 class Fails(BaseRouter):
     def choose(self, request: Request) -> int:
         raise ZeroDivisionError("boom")
@@ -321,9 +360,10 @@ class First(BaseRouter):
     ("router", "message"),
     [
         (Whatever, "it is down"),
-        (ByDie, "chooses otherwise with the same random numbers"),
-        (NeverEnds, "a request that ends at once leaves a load behind"),
-        (ForgetsFailures, "when all has ended it sends to"),
+        (ByDie, "chooses otherwise with the same context.rng"),
+        (NeverEnds, "a load is left behind"),
+        (ForgetsFailures, "a load is left behind"),
+        (EndsHalf, "a load is left behind"),
         (Fails, "choose raised ZeroDivisionError: boom (test_testing.py, line"),
     ],
 )
