@@ -7,10 +7,11 @@ import inspect
 import textwrap
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
+from ..execution.blame import blame
 from ..fleet.routers import ROUTERS
 from ..request import Request
 from ..scenario.policies import Policy, policy_name, scheduler_maker
@@ -41,13 +42,15 @@ def check_scheduler(
     never idles while a request is there. Raises AssertionError with one line, which names the world, for the
     first of these that fails.
     """
-    make, name = scheduler_maker(factory), policy_name(factory)
-    with reported("check_scheduler", name, seed, "any"):
+    made = list[CompleteScheduler]()
+    make, name = _keeping(scheduler_maker(factory), made), policy_name(factory)
+    with reported("check_scheduler", name, seed, "any"), blame(lambda: made):
         _check_source(make(ROOM))
         _check_drain(make)
     for k in range(seed, seed + num_worlds):
         world = random_world(k)
-        with reported("check_scheduler", name, k, world):
+        made.clear()
+        with reported("check_scheduler", name, k, world), blame(lambda: made):
             _check_alone(make, world, is_work_conserving)
             _check_fleet(make, world)
             _check_sees_no_lengths(make, world)
@@ -73,7 +76,7 @@ def _check_drain(make: Callable[[Limits], CompleteScheduler]) -> None:
         ]
         for request in given:
             scheduler.submit(request, 0.0)
-        work = scheduler.next_work(0.0) if is_in_flight else None
+        work = _asked(scheduler) if is_in_flight else None
         left = sorted(request.id for request in scheduler.drain(0.0))
         when = f"with a {type(work).__name__} in flight" if work is not None else "before it decides"
         require(
@@ -81,7 +84,15 @@ def _check_drain(make: Callable[[Limits], CompleteScheduler]) -> None:
         )
         again = scheduler.drain(0.0)
         require(not again, f"drain gives {[r.id for r in again]} back twice")
-        require(scheduler.next_work(0.0) is None, "finds work after drain gave everything back")
+        require(_asked(scheduler) is None, "finds work after drain gave everything back")
+
+
+def _asked(scheduler: CompleteScheduler) -> Work | None:
+    """Its next Work at time 0."""
+    work = scheduler.next_work(0.0)
+    is_work = work is None or isinstance(work, get_args(Work))
+    require(is_work, f"next_work returned {work!r}, which is no kind of Work")
+    return work
 
 
 def _check_alone(make: Callable[[Limits], CompleteScheduler], world: World, is_work_conserving: bool) -> None:

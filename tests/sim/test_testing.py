@@ -133,6 +133,26 @@ class Raises(OneAtATime):
         return super().next_work(now)
 
 
+class RaisesAtOnce(OneAtATime):
+    """Before any accelerator is there to run it."""
+
+    def next_work(self, now: float) -> Work | None:
+        raise ZeroDivisionError("boom")
+
+
+class HasNoDrain:
+    def __init__(self, limits: Limits) -> None:
+        pass
+
+    def submit(self, request: Request, now: float) -> None:
+        pass
+
+
+class Speaks(OneAtATime):
+    def next_work(self, now: float) -> Any:
+        return "go"
+
+
 class Reads(OneAtATime):
     def next_work(self, now: float) -> Work | None:
         self.waiting.sort(key=lambda r: getattr(r, "id", 0) or r.output_tokens)  # type: ignore[attr-defined]
@@ -152,6 +172,9 @@ class Reads(OneAtATime):
         (DrainsTwice, "back twice"),
         (Stuck, "Stuck makes no progress"),
         (Raises, "policy Raises.next_work raised ZeroDivisionError: boom (test_testing.py, line"),
+        (RaisesAtOnce, "policy RaisesAtOnce.next_work raised ZeroDivisionError: boom (test_testing.py, line"),
+        (HasNoDrain, "policy HasNoDrain raised AttributeError: 'HasNoDrain' object has no attribute 'drain'"),
+        (Speaks, "next_work returned 'go', which is no kind of Work"),
         (Reads, "reads output_tokens (line"),
     ],
 )
