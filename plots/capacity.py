@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sim.planning.answer import Answer, Plan, Sensitivity
-from sim.planning.verdict import FleetPoint, Measured
+from sim.planning.verdict import FleetPoint, Measured, failures_of
 from sim.results.metrics import LATENCIES
 
 from . import style
@@ -31,16 +31,19 @@ def axis_label(bound: str) -> str:
 def rate_curve(answers: Sequence[Answer], bound: str, ax: Axes, asked: float | None = None) -> None:
     """One bound against the rate, one line per answer, with intervals; the bound as a line across.
 
-    `asked`: the rate asked for, marked. Rates at which the backlog grows have no value: they are marked at
-    the upper edge.
+    `asked`: the rate asked for, marked. Rates at which the backlog grows or requests fail have no
+    value: they are marked at the upper edge.
     """
     share = bound == "attainment"
     scale = 100.0 if share else 1.0
     limit = scale * next(_named(p, bound).limit for a in answers for p in a.curve)
     values = [limit]
     unstable: list[tuple[int, float]] = []
+    failing: list[tuple[int, float]] = []
     for k, answer in enumerate(answers):
         unstable += [(k, p.rate) for p in answer.curve if p.verdict == "unstable"]
+        stable = [p for p in answer.curve if p.verdict != "unstable"]
+        failing += [(k, p.rate) for p in stable if math.isinf(_named(p, bound).mean)]
         values += _draw_curve(answer, bound, scale, k, ax)
     _draw_limit(limit, ax)
     if share:
@@ -48,24 +51,30 @@ def rate_curve(answers: Sequence[Answer], bound: str, ax: Axes, asked: float | N
     else:
         positive = [value for value in values if value > 0]
         style.log_scale(ax, "y", min(positive) / 2, max(positive) * 4)
-    for place, (k, rate) in enumerate(unstable):
-        ax.plot(
-            [rate],
-            [0.97],
-            transform=ax.get_xaxis_transform(),
-            marker="x",
-            color=style.colour(k),
-            markersize=7,
-            markeredgewidth=1.8,
-            linestyle="none",
-            clip_on=False,
-            label=None if place else "× backlog grows: no latency",
-        )
+    _mark_above(unstable, "x", "× backlog grows: no latency", ax)
+    _mark_above(failing, "v", "▼ requests fail: no latency", ax)
     if asked is not None:
         ax.axvline(asked, color=style.EDGE, linewidth=0.9, linestyle=(0, (1, 2)), label="rate asked for")
     ax.set_xlim(left=0)
     ax.set_xlabel("Request rate (requests/s)")
     ax.set_ylabel(axis_label(bound))
+
+
+def _mark_above(points: Sequence[tuple[int, float]], marker: str, label: str, ax: Axes) -> None:
+    """A mark at the upper edge for each (answer, rate) that has no value."""
+    for place, (k, rate) in enumerate(points):
+        ax.plot(
+            [rate],
+            [0.97],
+            transform=ax.get_xaxis_transform(),
+            marker=marker,
+            color=style.colour(k),
+            markersize=7,
+            markeredgewidth=1.8,
+            linestyle="none",
+            clip_on=False,
+            label=None if place else label,
+        )
 
 
 def _draw_curve(answer: Answer, bound: str, scale: float, k: int, ax: Axes) -> list[float]:
@@ -127,8 +136,8 @@ def pareto(answers: Sequence[Answer], ax: Axes) -> None:
     """Cost or replicas against the first bound's value, each fleet that was simulated a point.
 
     Filled: it meets the SLO; hollow: that was not shown. The line joins the fleets that no other beats in
-    both. Fleets that cannot keep up have no latency and are left out. Prices are used where every answer has
-    one.
+    both. Fleets that cannot keep up, or in which requests fail, have no latency and are left out, which is
+    said. Prices are used where every answer has one.
     """
     priced = all(a.price_per_hour is not None for a in answers)
     first = next(p.measured[0].name for a in answers for p in a.points)
@@ -172,7 +181,7 @@ def pareto(answers: Sequence[Answer], ax: Axes) -> None:
         if first != "attainment":
             style.log_scale(ax, "y", min(y for _, y in every) / 1.6, max(y for _, y in every) * 1.6)
     else:
-        style.say(ax, "No fleet that was simulated keeps up.")
+        style.say(ax, "No fleet that was simulated keeps up and serves every request.")
     ax.set_xlabel("Cost of the fleet (USD/hour)" if priced else "Replicas")
     ax.set_ylabel(axis_label(first))
 
@@ -184,6 +193,11 @@ def pareto_figure(plan: Plan) -> Figure | None:
     fig, (ax,) = style.figure(WIDTH, 3.1 + 0.4 * len(plan.answers))
     pareto(plan.answers, ax)
     _legend_below(fig, [ax])
+    failing = [p for a in plan.answers for p in a.points if p.failed]
+    if failing:
+        worst = max(failing, key=lambda p: p.failed)
+        text = f"Where requests fail there is no latency; {worst.replicas} replicas: {failures_of(worst)}"
+        fig.suptitle(style.plain(text), fontsize=style.FONT_SIZE - 1, wrap=True)
     return fig
 
 

@@ -120,6 +120,7 @@ def figure(frame: pd.DataFrame, metric: str = "mean_e2el_ms", baseline: str = "c
             ax.set_ylabel("")
         if k < len(axes) - len(policies):
             ax.set_xlabel("")
+    style.note_left_out(fig, frame.to_dict("records"))
     _scale(fig, axes, f"{name} of {style.shorten(baseline, 40)} ÷ {name} of the policy (ratio)")
     return fig
 

@@ -94,6 +94,7 @@ def figure(frame: pd.DataFrame, bounds_ms: Mapping[str, float]) -> Figure:
         title="mean, band: all seeds",
         title_fontsize=style.FONT_SIZE,
     )
+    style.note_left_out(fig, frame.to_dict("records"))
     return fig
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sim.results.failures import failed_share, share_text
 from sim.results.metrics import metric, request_latencies
 from sim.results.result import Result
 
@@ -116,6 +117,12 @@ def figures(results: Mapping[str, Result]) -> dict[str, Figure]:
     """
     if not results:
         raise ValueError("results: 0 policies, at least 1 is needed")
+    summaries = [result.summary for result in results.values()]
+    names = zip(results, (failed_share(r.summary) for r in results.values()), strict=True)
+    results = {
+        f"{name}, {share_text(lost)} failed" if lost else name: result
+        for (name, lost), result in zip(names, results.values(), strict=True)
+    }
     height = 1.3 + 0.62 * len(results)
     bars, (ax,) = style.figure(8.5, height)
     throughput(results, ax)
@@ -126,6 +133,8 @@ def figures(results: Mapping[str, Result]) -> dict[str, Figure]:
     axes[0].get_legend().remove()  # type: ignore[union-attr]
     latency_cdf(results, axes[1], "e2el")
     axes[1].set_ylabel("")
+    for fig in (bars, stacked, cdfs):
+        style.note_left_out(fig, summaries)
     return {
         "throughput": bars,
         "tokens": stacked,

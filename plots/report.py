@@ -13,8 +13,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from sim.planning.answer import point_text
-from sim.planning.verdict import standing_text, value_text
+from sim.planning.answer import headroom_text, point_text
+from sim.planning.verdict import point_standing, value_text
 from sim.results.metric_kinds import Latency
 from sim.results.metrics import LATENCIES
 from traces.files import atomic_write
@@ -81,15 +81,19 @@ def _row(answer: Answer, plan: Plan) -> dict[str, Any]:
         "best": answer is plan.best,
         "cells": [
             ("Replicas", size + (f" ({answer.spare} spare)" if answer.spare else "")),
+            ("GPUs", text(answer.gpus, "{}")),
             ("Highest rate" if rate_is_the_answer else "Rate", text(answer.rate, "{:.4g} /s")),
             ("Busy", text(answer.utilisation, "{:.0%}")),
             ("Left of the tightest bound", text(answer.headroom, "{:.0%}")),
-            ("Room for more traffic", text(answer.headroom_rate, "{:.0%}")),
+            ("Room for more traffic", headroom_text(answer.headroom_rate)),
             ("Cost per hour", text(answer.cost_per_hour, "{:,.2f} USD")),
             ("Per million output tokens", text(answer.cost_per_million_output_tokens, "{:,.3g} USD")),
             ("Gives way first", answer.binding or "–"),
         ],
-        "stands": [standing_text(m) + f"; bound {value_text(m, m.limit)}" for m in answer.point.measured]
+        "stands": [
+            f"{point_standing(answer.point, m)}; bound {value_text(m, m.limit)}"
+            for m in answer.point.measured
+        ]
         if answer.point
         else [],
         "less": point_text(answer.one_less),
@@ -106,5 +110,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(standing_text=standing_text, point_text=point_text)
+    environment.globals.update(point_standing=point_standing, point_text=point_text)
     return environment

@@ -75,6 +75,7 @@ def gain_figure(frame: pd.DataFrame) -> Figure:
     lines = frame["policy"].nunique() * (frame["miss"].nunique() if _misses_apart(frame) else 1)
     fig, (ax,) = style.figure(9.5, max(4.6, 1.2 + 0.58 * lines))
     gain(frame, ax)
+    style.note_left_out(fig, frame.to_dict("records"))
     return fig
 
 
@@ -145,4 +146,5 @@ def variance_figure(
     """`variance` as a figure."""
     fig = Figure(figsize=(13.0, 1.6 + max(2.8, 0.45 * len(frame))), layout="constrained")
     variance(samples, sample_names, output, frame, fig)
+    style.note_left_out(fig, frame.to_dict("records"))
     return fig

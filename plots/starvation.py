@@ -75,4 +75,5 @@ def figure(frame: pd.DataFrame) -> Figure:
         fontsize=style.FONT_SIZE,
         handlelength=3,
     )
+    style.note_left_out(fig, frame.to_dict("records"))
     return fig

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from sim.results.failures import worst_of
 from traces.errors import InputError
 from traces.files import atomic_write
 
@@ -66,6 +67,12 @@ def save(fig: Figure, path: str | Path) -> None:
     metadata = {"Date": None} if suffix == ".svg" else {"Software": None}
     with matplotlib.rc_context({"svg.hashsalt": "seqsched"}), atomic_write(path, mode="wb") as file:
         fig.savefig(file, format=suffix[1:], dpi=DPI, metadata=metadata)
+
+
+def note_left_out(fig: Figure, rows: Iterable[Mapping[Any, Any]]) -> None:
+    """Say above a figure which requests it leaves out of its runs: rows with the columns `failures.KEYS`."""
+    if text := worst_of(rows):
+        fig.suptitle(plain(f"Left out: requests {text}"), fontsize=FONT_SIZE - 1, wrap=True)
 
 
 def plain(text: str) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
+import numpy as np
+
 from traces.spec import names_of
 from traces.trace import Trace
 
@@ -64,6 +66,12 @@ class Comparison:
             n: v / values[0] if v is not None and values[0] else None
             for n, v in zip(self.results, values, strict=True)
         }
+
+    @property
+    def alike(self) -> bool:
+        """Whether the same requests completed under all policies; else their latencies do not compare."""
+        done = [np.isfinite(result.columns["finish_s"]) for result in self.results.values()]
+        return all(np.array_equal(one, done[0]) for one in done)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per policy, one column per summary key."""

@@ -68,7 +68,9 @@ class QuestionFlags:
     profiles: str | None = None
     """Profiles with semicolons between them; default: all that are shipped."""
     prices: Annotated[Several, Parameter(name="--price")] = ()
-    """USD per hour of a replica, NAME:USD by profile or GPU, such as H200:3.50; else the profile's own."""
+    """USD per hour, NAME:USD: of one GPU by its name, such as H200:3.50, times the GPUs of a replica; of a
+    replica by the name of its profile; else the profile's own.
+    """
     burstiness: float | None = None
     """Draw the gaps between arrivals: 1 is Poisson, below 1 burstier; default: the trace's own gaps, scaled;
     Poisson where it has none.
@@ -162,6 +164,7 @@ def _table(result: Plan) -> None:
     table.add_column("profile", overflow="fold")
     for heading in (
         "replicas",
+        "GPUs",
         "requests\n/s",
         "busy",
         "headroom\nin rate",
@@ -182,7 +185,8 @@ def _table(result: Plan) -> None:
 
 
 def _cells(answer: Answer) -> list[str]:
-    from ..planning.verdict import standing_text
+    from ..planning.answer import headroom_text
+    from ..planning.verdict import point_standing
 
     def text(value: float | None, form: str) -> str:
         return "–" if value is None else form.format(value)
@@ -190,19 +194,16 @@ def _cells(answer: Answer) -> list[str]:
     size = f"{answer.replicas}" + (f" ({answer.spare} spare)" if answer.spare else "")
     first = answer.binding
     if answer.point is not None:
-        first = (
-            standing_text(answer.point.binding)
-            if first == "throughput"
-            else standing_text(answer.measured or answer.point.binding)
-        )
+        first = point_standing(answer.point, None if first == "throughput" else answer.measured)
         first = f"throughput; {first}" if answer.binding == "throughput" else first
     return [
         answer.policy,
         f"{answer.profile} ({answer.provenance})",
         size if answer.outcome == "met" else "undecided" if answer.outcome == "undecided" else "none",
+        text(answer.gpus, "{}"),
         text(answer.rate, "{:.3g}"),
         text(answer.utilisation, "{:.0%}"),
-        text(answer.headroom_rate, "{:+.0%}"),
+        headroom_text(answer.headroom_rate),
         text(answer.cost_per_hour, "{:,.2f}"),
         text(answer.cost_per_million_output_tokens, "{:,.3g}"),
         first,

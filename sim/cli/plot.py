@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..perception.accuracy import error_report
 from ..perception.predictions import perceive
+from ..results import failures
 from ..scenario.scenario import scenario, stream
 from ..studies import prediction_error
 from . import show
@@ -58,6 +59,7 @@ def sensitivity(
             frame.to_csv(file, index=False, lineterminator="\n")
     mean = frame.groupby(["policy", "sigma"], sort=False)[["mean_error", "throughput_ratio"]].mean()
     show.frame_table("gain over vanilla", mean.reset_index())
+    show.note_left_out(frame)
     show.wrote([out, *([save_table] if save_table else [])])
 
 
@@ -86,7 +88,8 @@ def variance(
         )
     assert trace.samples is not None
     save(figures.variance_figure(trace.samples, trace.sample_names, trace.output_tokens, frame), out)
-    show.frame_table(f"perfect predictors, policy {policy}", frame)
+    show.frame_table(f"perfect predictors, policy {policy}", frame.drop(columns=list(failures.KEYS)))
+    show.note_left_out(frame)
     show.wrote([out])
 
 

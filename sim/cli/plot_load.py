@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -85,7 +84,7 @@ def load(
     columns = ["load", "mean_ttft_ms", "mean_tpot_ms", "mean_e2el_ms", "p99_e2el_ms", "request_goodput"]
     mean = frame.groupby(["policy", "request_rate"], sort=False)[columns].mean()
     show.frame_table(f"capacity of continuous: {most:.2f} requests/s", mean.reset_index())
-    _warn(frame)
+    show.note_left_out(frame)
     show.wrote([out, *([save_table] if save_table else [])])
 
 
@@ -146,7 +145,7 @@ def gain(
     pictures = _draw_maps(frame, metrics, baseline, out)
     _save_table(frame, save_table)
     _show_map(frame, metrics[0], baseline)
-    _warn(frame)
+    show.note_left_out(frame)
     show.wrote([*pictures, *([save_table] if save_table else [])])
 
 
@@ -195,6 +194,7 @@ def starvation(
     columns = ["mean_ttft_ms", "mean_e2el_ms", "p99_e2el_ms", "long_e2el_ms", "short_e2el_ms"]
     mean = frame.groupby("label", sort=False)[[*columns, "throughput"]].mean()
     show.frame_table(f"{frame['request_rate'].iloc[0]:.2f} requests/s", mean.reset_index())
+    show.note_left_out(frame)
     show.wrote([out, *([save_table] if save_table else [])])
 
 
@@ -235,11 +235,3 @@ def _save_table(frame: pd.DataFrame, path: Path | None) -> None:
     if path is not None:
         with atomic_write(path) as file:
             frame.to_csv(file, index=False, lineterminator="\n")
-
-
-def _warn(frame: pd.DataFrame) -> None:
-    """Latencies are those of the requests that completed: say where some did not."""
-    if (failed := int(frame["failed"].max())) > 0:
-        print(
-            f"seqsched: up to {failed} requests of a run did not complete and are left out", file=sys.stderr
-        )

@@ -145,7 +145,7 @@ def compare(
     if json_:
         print(json.dumps(comparison.summaries, indent=2, allow_nan=False))
     else:
-        show.comparison_table(comparison.summaries, comparison.ratios())
+        show.comparison_table(comparison.summaries, comparison.ratios(), alike=comparison.alike)
     if out is not None:
         show.wrote(_write(comparison, show.made_folder(out)))
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from traces.errors import InputError
 
 from ..results import metrics
+from ..results.failures import failures_text, worst_of
 from ..results.metric_kinds import Metric
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ MOST_ROWS = 20
 """Replicas up to which each has a row of its own."""
 
 REPLICA_COLUMNS = ("replica", "profile", "completed", "preemptions", "failures", "down_s")
+LABELS = ("policy", "predictor", "profile", "provenance", "trace", "seed", "replicas", "router", "version")
+"""What a summary has for the title of a table."""
+
 HEADLINES = (
     "request_throughput",
     "output_throughput",
@@ -60,9 +64,9 @@ def number(value: Any, form: str) -> str:
     return "–" if value is None else form.format(value)
 
 
-def headlines() -> list[Metric]:
-    """The metrics of `HEADLINES`."""
-    return [metrics.metric(key) for key in HEADLINES]
+def headlines(*, with_failed: bool = False) -> list[Metric]:
+    """The metrics of `HEADLINES`; before them, where some failed, how many requests did."""
+    return [metrics.metric(key) for key in (*(["failed"] if with_failed else []), *HEADLINES)]
 
 
 def summary_table(summary: Mapping[str, Any]) -> None:
@@ -72,13 +76,26 @@ def summary_table(summary: Mapping[str, Any]) -> None:
     table = Table(title=title(summary), title_justify="left", show_header=False)
     table.add_column("figure")
     table.add_column("value", justify="right")
-    skip = ("policy", "predictor", "profile", "provenance", "trace", "seed", "replicas", "router", "version")
+    skip = (*LABELS, "failed_reason")
     for key, value in summary.items():
         if key in skip:
             continue
         text = "–" if value is None else figure(value) if isinstance(value, float) else f"{value:,}"
         table.add_row(key, text)
     console().print(table)
+    note_failures(summary)
+
+
+def note_failures(summary: Mapping[str, Any], where: str = "") -> None:
+    """Say under a table which requests its latencies leave out, and why; nothing where there are none."""
+    if text := failures_text(summary):
+        print(f"{where}{': l' if where else 'L'}atencies leave out {text}")
+
+
+def note_left_out(frame: pd.DataFrame) -> None:
+    """The same, of a table of several runs."""
+    if text := worst_of(frame.to_dict("records")):
+        print(f"Figures leave out requests {text}.")
 
 
 def replica_table(replicas: pd.DataFrame, duration_s: float | None) -> None:
@@ -114,20 +131,32 @@ def replica_table(replicas: pd.DataFrame, duration_s: float | None) -> None:
     console().print(table)
 
 
-def comparison_table(summaries: Mapping[str, Mapping[str, Any]], ratios: Mapping[str, float | None]) -> None:
-    """Print several runs side by side, one row each, with throughput as a ratio to the first."""
+def comparison_table(
+    summaries: Mapping[str, Mapping[str, Any]], ratios: Mapping[str, float | None], *, alike: bool = True
+) -> None:
+    """Print several runs side by side, one row each, with throughput as a ratio to the first.
+
+    `alike`: whether the same requests completed in all of them; latencies are marked where not.
+    """
     from rich.table import Table
 
     first = next(iter(summaries.values()))
-    table = Table(title=title({**first, "policy": None}), title_justify="left")
+    any_failed = any(summary["failed"] for summary in summaries.values())
+    columns = headlines(with_failed=any_failed)
+    table = Table(title=title({**first, "policy": None}, with_completed=not any_failed), title_justify="left")
     table.add_column("policy", overflow="fold", min_width=min(36, max(map(len, summaries))))
     table.add_column("ratio", justify="right")
-    for headline in headlines():
-        table.add_column(headline.column_heading, justify="right")
+    for column in columns:
+        table.add_column(column.column_heading, justify="right")
     for name, summary in summaries.items():
-        cells = [headline.text(summary[headline.key]) for headline in headlines()]
+        marks = ["*" if column.is_latency and not alike else "" for column in columns]
+        cells = [c.text(summary[c.key]) + mark for c, mark in zip(columns, marks, strict=True)]
         table.add_row(name, number(ratios[name], "{:.3f}×"), *cells)
     console().print(table)
+    if not alike:
+        print("* not the same requests completed under each of these, so that their latencies do not compare")
+    for name, summary in summaries.items():
+        note_failures(summary, name)
 
 
 def frame_table(heading: str, frame: pd.DataFrame) -> None:
@@ -143,15 +172,14 @@ def frame_table(heading: str, frame: pd.DataFrame) -> None:
     console().print(table)
 
 
-def title(summary: Mapping[str, Any]) -> str:
+def title(summary: Mapping[str, Any], *, with_completed: bool = True) -> str:
     """Which trace, which machine and how its numbers were got, which seed: what a reader needs to trust a
     figure.
     """
     parts = [f"{summary['policy']}"] if summary.get("policy") else []
-    parts.append(
-        f"{summary['completed']:,} of {sum(summary[k] for k in ('completed', 'failed')):,} requests "
-        f"of {summary['trace']}"
-    )
+    completed = f"{summary['completed']:,} of " if with_completed else ""
+    total = summary["completed"] + summary["failed"]
+    parts.append(f"{completed}{total:,} requests of {summary['trace']}")
     parts.append(f"{summary['profile']} ({summary['provenance']})")
     parts.append(f"predictor {summary['predictor']}, seed {summary['seed']}")
     return " · ".join(parts)

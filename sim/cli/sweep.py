@@ -8,6 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from ..results.failures import worst_of
 from ..sweeps import sweep as sweeping
 from . import show
 from .running import Running
@@ -84,9 +85,13 @@ def _print(result: sweeping.SweepResult) -> None:
     table = Table(title=title, title_justify="left", caption=f"and {more} more" if more > 0 else None)
     for name in result.axes:
         table.add_column(name, overflow="fold")
-    for headline in show.headlines():
+    any_failed = any(row.get("failed") for row in result.rows)
+    headlines = show.headlines(with_failed=any_failed)
+    for headline in headlines:
         table.add_column(headline.column_heading, justify="right")
     for row in result.rows[:MOST_ROWS]:
-        figures = [headline.text(row.get(headline.key)) for headline in show.headlines()]
+        figures = [headline.text(row.get(headline.key)) for headline in headlines]
         table.add_row(*(f"{row[name]}" for name in result.axes), *figures)
     show.console().print(table)
+    if text := worst_of(result.rows):
+        print(f"Latencies leave out requests {text}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .rate_search import RateRange
 from .search import SearchOutcome
-from .verdict import FleetPoint, Measured, interval_text, json_value, standing_text, value_text
+from .verdict import (
+    FleetPoint,
+    Measured,
+    failures_of,
+    interval_text,
+    json_value,
+    point_standing,
+    value_text,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,11 +72,13 @@ class Assumption:
 class Answer:
     """The answer for one policy on one machine, or on one mix of them: a replica is then one copy of it.
 
+    `num_gpus`: the GPUs of one replica; `price_per_hour`: USD, of all of them.
     `replicas`, spares included, is None where no fleet is shown to meet the SLO; `reason` then says why, and
     `outcome` whether that is out of reach or undecided; `likely` is the smallest fleet, spares included, that
     nothing speaks against where it is undecided. `point` is the fleet without its spares at the rate asked
     for, `normal` the whole fleet; `one_less` and `one_more` are the next sizes down and up. `rates` is the
-    range of the highest rate of the fleet without its spares; where that was the question, `replicas` is what
+    range of the highest rate of the fleet without its spares. Where requests fit no replica, `point` is one
+    replica, where that shows how many. Where the rate was the question, `replicas` is what
     was asked about and `rate` the answer. `undecided`: smaller fleets, spares included, that may do.
     `binding`: the bound that gives way first; `throughput` where one replica less cannot keep up at all.
     """
@@ -75,6 +86,7 @@ class Answer:
     policy: str
     profile: str
     gpu: str
+    num_gpus: int
     provenance: str
     replicas: int | None
     spare: int
@@ -105,7 +117,9 @@ class Answer:
     @property
     def headroom(self) -> float | None:
         """The share of the tightest bound that is left."""
-        return None if self.point is None else 1 - self.point.binding.pressure
+        if self.point is None or math.isinf(self.point.binding.pressure):
+            return None
+        return 1 - self.point.binding.pressure
 
     @property
     def headroom_rate(self) -> float | None:
@@ -119,6 +133,11 @@ class Answer:
         """Share of the time that the accelerators are busy, all of them up."""
         at = self.normal or self.point
         return None if at is None else at.utilisation
+
+    @property
+    def gpus(self) -> int | None:
+        """GPUs of the whole fleet."""
+        return None if self.replicas is None else self.replicas * self.num_gpus
 
     @property
     def cost_per_hour(self) -> float | None:
@@ -140,6 +159,7 @@ class Answer:
             "utilisation",
             "headroom",
             "headroom_rate",
+            "gpus",
             "cost_per_hour",
             "cost_per_million_output_tokens",
         )
@@ -154,6 +174,7 @@ class Answer:
             "provenance": self.provenance,
             "replicas": self.replicas,
             "spare": self.spare,
+            "gpus": self.gpus,
             "rate": self.rate,
             "outcome": self.outcome,
             "likely": self.likely,
@@ -256,15 +277,16 @@ class Plan:
         fleet = f"{machines}, of which {best.spare} spare," if best.spare else machines
         rest = f" with the other {best.point.replicas}" if best.spare else ""
         if q.request_rate is None:
+            lost = f"; {failures_of(best.point)}" if best.point.failed else ""
             low = rate_text(best.rates.low if best.rates else None, "no rate was shown to meet it")
             high = rate_text(best.rates.high if best.rates else None, "none was shown to break it")
             return (
                 f"{fleet} under {best.policy} can carry {best.rate:.3g} requests/s{rest} within {q.bounds} "
-                f"(shown to meet it: {low}; to break it: {high}); there {where}."
+                f"(shown to meet it: {low}; to break it: {high}); there {where}{lost}."
             )
-        doubt = ""
+        doubt = f" There {failures_of(best.point)}." if best.point.failed else ""
         if best.undecided:
-            doubt = f" Whether {', '.join(map(str, best.undecided))} would do stayed undecided."
+            doubt += f" Whether {', '.join(map(str, best.undecided))} would do stayed undecided."
         return (
             f"{fleet} under {best.policy} carry {q.request_rate:.4g} requests/s{rest} within {q.bounds}: "
             f"{where}.{doubt}"
@@ -307,4 +329,11 @@ def point_text(point: FleetPoint | None) -> str:
         return "–"
     if point.verdict == "unstable":
         return f"unstable: backlog +{point.drift.mean:.2f} per arrival"
-    return f"{point.verdict}: {standing_text(point.binding)}"
+    return f"{point.verdict}: {point_standing(point)}"
+
+
+def headroom_text(share: float | None) -> str:
+    """Room for more traffic for people; beyond ten times the rate how much no longer matters."""
+    if share is None:
+        return "–"
+    return "> 10 ×" if share > 9 else f"{share:+.0%}"

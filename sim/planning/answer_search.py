@@ -107,6 +107,7 @@ def answer_of(policy: str, unit: Unit, parts: Parts, price_per_hour: float | Non
         policy=policy,
         profile=unit.label,
         gpu=unit.gpu,
+        num_gpus=unit.num_gpus,
         provenance=provenance_of(unit.machines),
         replicas=None if parts.replicas is None else parts.replicas + spare,
         spare=spare,

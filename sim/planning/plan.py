@@ -31,6 +31,7 @@ from .runs import Runs, run_searches
 from .search import Effort, Search
 from .slo import Slo, parse_slo
 from .units import Unit, prices_of, split, units_of
+from .unservable import Unservable, ask_nothing, unservable
 from .world import World
 
 DEFAULT_POLICIES = "continuous"
@@ -72,7 +73,8 @@ def plan(
     own. A trace's own gaps between arrivals are scaled to the rate; with `burstiness`, or where the trace has
     no times, gaps are drawn (1: Poisson). `policies`, `profiles`: one answer for each pair; a text holds them
     with semicolons between them; no profiles: all that are shipped. `spare`: replicas that may fail while the
-    rest still meets the SLO. `prices`: USD per hour and replica by profile or GPU, or texts `NAME:USD`.
+    rest still meets the SLO. `prices`: USD per hour, of a replica by the name of its profile or of one
+    GPU by its own, or texts `NAME:USD`.
 
     `settings`: those of `simulate` that `PlanKeywords` names; `seed` is the first of the seeds. With a
     `fleet`, in place of profiles, a replica is one copy of the whole mix. Random outages are, machine by
@@ -130,13 +132,17 @@ def plan(
     question = _question(
         wanted, workload, pairs, given, request_rate=asked_rate, replicas=replicas, command=command, **limits
     )
+    never = [unservable(workload.example, policy, unit.machines, given) for policy, unit in pairs]
+
+    def search_of(lost: Unservable | None) -> Search[Parts]:
+        if lost is not None and any(bound.metric != "attainment" for bound in wanted.bounds):
+            return ask_nothing(wanted, rate or 1.0, effort, lost)
+        if asked_rate is not None:
+            return ask_replicas(wanted, asked_rate, spare, effort, max_replicas, curves)
+        return ask_rate(wanted, replicas, rate or 1.0, effort, tolerance, curves)
+
     with Runs(wanted, state, Workers(jobs, backend, address), on_run) as runs:
-        searches: list[Search[Parts]] = [
-            ask_replicas(wanted, asked_rate, spare, effort, max_replicas, curves)
-            if asked_rate is not None
-            else ask_rate(wanted, replicas, rate or 1.0, effort, tolerance, curves)
-            for _ in worlds
-        ]
+        searches = [search_of(lost) for lost in never]
         results = run_searches(list(zip(worlds, searches, strict=True)), runs)
         answers = tuple(
             answer_of(policy, unit, parts, unit.price(price), spare)

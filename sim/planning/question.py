@@ -193,6 +193,8 @@ def _about_the_fleet(settings: Settings, units: Sequence[Unit]) -> Iterator[Assu
 
 def _about_prices(answers: Sequence[Answer]) -> Iterator[Assumption]:
     for answer in {answer.profile: answer for answer in answers}.values():
-        price = answer.price_per_hour
+        price, gpus = answer.price_per_hour, answer.num_gpus
         text = "not known" if price is None else f"{price:,.2f} USD per replica and hour"
+        if price is not None and gpus > 1:
+            text += f", a replica being {gpus} GPUs"
         yield Assumption("Price", f"{answer.profile}: {text}", "given")

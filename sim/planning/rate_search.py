@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .search import IDLE_BACKLOG, Effort, Search, SearchOutcome, decide, left_open
 from .slo import Slo
-from .verdict import BROKEN, FleetPoint, SloVerdict, standing_text, value_text
+from .verdict import BROKEN, FleetPoint, SloVerdict, point_standing, value_text
 
 WIDEN, WIDENINGS = 1.1, 12
 """Factor per step, and most steps, from an undecided rate to a decided one."""
@@ -107,7 +107,7 @@ class _RateSearch:
         else:
             bound = point.binding
             reason = (
-                f"even at {lowest:.3g} requests/s, one request at a time, {standing_text(bound)} is beyond "
+                f"even at {lowest:.3g} requests/s, one request at a time, {point_standing(point)}, beyond "
                 f"the bound of {value_text(bound, bound.limit)}"
             )
         return RateRange(None, None, _lowest_broken(self.points), reason, _by_rate(self.points), outcome)

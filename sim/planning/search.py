@@ -18,9 +18,10 @@ from .verdict import (
     BROKEN,
     FleetPoint,
     Run,
+    failures_of,
     judge,
     long_enough,
-    standing_text,
+    point_standing,
     to_settle,
     value_text,
 )
@@ -234,10 +235,12 @@ def _sorted(points: dict[int, FleetPoint]) -> tuple[FleetPoint, ...]:
 
 def _no_replica_helps(idle: FleetPoint, tried: FleetPoint) -> str:
     bound = idle.binding
+    if idle.failed and math.isinf(bound.mean):
+        return f"{failures_of(idle)}, be a replica ever so idle, and {bound.name} counts every request"
     return (
-        f"{standing_text(bound)} for one request alone on an idle replica, beyond the bound of "
+        f"{point_standing(idle)} for one request alone on an idle replica, beyond the bound of "
         f"{value_text(bound, bound.limit)}; more replicas only spread the load ({tried.replicas} of them at "
-        f"{tried.rate:.4g} requests/s: {standing_text(tried.binding)})"
+        f"{tried.rate:.4g} requests/s: {point_standing(tried)})"
     )
 
 
@@ -250,7 +253,7 @@ def _not_enough(point: FleetPoint) -> str:
         )
     bound = point.binding
     return (
-        f"at {point.rate:.4g} requests/s {most} replicas reach {standing_text(bound)}, and the bound is "
+        f"at {point.rate:.4g} requests/s {most} replicas reach {point_standing(point)}, and the bound is "
         f"{value_text(bound, bound.limit)}; max_replicas is {most}"
     )
 
@@ -269,8 +272,9 @@ def left_open(slo: Slo, rate: float, point: FleetPoint, effort: Effort) -> str:
     if across:
         bound = across[0]
         return (
-            f"at {rate:.4g} requests/s {point.replicas} replicas reach {standing_text(bound)}, across the "
-            f"bound of {value_text(bound, bound.limit)}, with {seeds} seeds of {longest:,} requests"
+            f"at {rate:.4g} requests/s {point.replicas} replicas reach {point_standing(point, bound)}, "
+            f"across the bound of {value_text(bound, bound.limit)}, with {seeds} seeds of {longest:,} "
+            "requests"
         )
     return (
         f"at {rate:.4g} requests/s the backlog of {point.replicas} replicas seems to grow, but not beyond "

@@ -32,7 +32,8 @@ WARM_UP_E2EL = 1.5
 RULE = (
     f"Of every run the first {WARM_UP:.0%} and the last {COOL_DOWN:.0%} of the requests, in order of "
     "arrival, are simulated and not counted; no SLO is called met before the warm-up lasts "
-    f"{WARM_UP_E2EL:g} times as long as the mean request, nor while the backlog seems to grow."
+    f"{WARM_UP_E2EL:g} times as long as the mean request, nor while the backlog seems to grow. A mean or a "
+    "percentile is met only where every request that counts completes; attainment may leave a share of them."
 )
 
 
@@ -133,7 +134,8 @@ def _bound(text: str) -> Bound:
 class Observation:
     """What one run says, in plain numbers.
 
-    `values`: per bound, in the order of the SLO; inf where a request that decides it never completed.
+    `values`: per bound, in the order of the SLO; those of latencies are inf where a request did not complete.
+    `failed_reason`: why the first of these did not.
     `drift`: by how many requests the backlog grew per arrival over the second half of the run; `growth`: how
     many times as large it was at the end of that half as at its beginning.
     """
@@ -148,6 +150,7 @@ class Observation:
     output_tokens: float
     utilisation: float
     kv_peak: float
+    failed_reason: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain values; infinity, which JSON lacks, as null."""
@@ -165,8 +168,7 @@ def observe(slo: Slo, columns: Mapping[str, np.ndarray[Any, Any]], summary: Mapp
     """One run as the SLO sees it, warm-up and cool-down cut off.
 
     `columns`: arrival_s, finish_s, output_tokens and the latencies that are bounded (`ttft_ms`, …), in any
-    order. A request that did not complete is infinitely late for a percentile, is not good, and has no part
-    in a mean.
+    order. A request that did not complete is not good, and leaves no mean and no percentile within a bound.
     """
     order = np.argsort(columns["arrival_s"], kind="stable")
     n = len(order)
@@ -186,6 +188,7 @@ def observe(slo: Slo, columns: Mapping[str, np.ndarray[Any, Any]], summary: Mapp
         output_tokens=float(np.where(done, columns["output_tokens"][counted], 0).mean()),
         utilisation=float(summary.get("gpu_busy_fraction") or 0.0),
         kv_peak=float(summary.get("kv_peak_fraction") or 0.0),
+        failed_reason=(summary.get("failed_reason") or "") if not done.all() else "",
     )
 
 
@@ -199,18 +202,15 @@ def _value(
     if bound.metric == "attainment":
         bounded = {f"{name}_ms": columns[f"{name}_ms"][counted] for name, _ in goodput_ms}
         return float(good_requests(bounded, done, goodput_ms).mean())
+    if not done.all():
+        return math.inf
     values = np.asarray(columns[f"{bound.metric}_ms"][counted], dtype=float)
-    if bound.statistic == "mean":
-        finite = values[done & ~np.isnan(values)]
-        return float(finite.mean()) if len(finite) else (0.0 if done.any() else math.inf)
-    values = np.where(done, values, math.inf)
-    values = np.sort(values[~np.isnan(values)])
+    values = values[~np.isnan(values)]
     if not len(values):
         return 0.0
-    place = float(bound.statistic[1:]) / 100 * (len(values) - 1)
-    low, high = float(values[math.floor(place)]), float(values[math.ceil(place)])
-    # Interpolated as numpy does, which would make nan of two infinities.
-    return high if math.isinf(high) else low + (high - low) * (place - math.floor(place))
+    if bound.statistic == "mean":
+        return float(values.mean())
+    return float(np.percentile(values, float(bound.statistic[1:])))
 
 
 def _backlog(arrival: FloatArray, finish: FloatArray) -> tuple[float, float, float]:

@@ -41,12 +41,24 @@ class Unit(NamedTuple):
         """The names of its GPUs; empty where they are not known."""
         return ", ".join(dict.fromkeys(m.gpu.name for m in self.machines if m.gpu))
 
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of all its machines."""
+        return sum(machine.num_gpus for machine in self.machines)
+
     def price(self, prices: Mapping[str, float]) -> float | None:
-        """USD per hour of one, by profile or GPU, else the profiles' own; None where one is not known."""
+        """USD per hour of one; None where one of its machines has no price.
+
+        A price by the name of a profile is that of a machine, one by the name of a GPU is multiplied by the
+        machine's GPUs; without either the profile's own counts.
+        """
         total = 0.0
         for base, machine in zip(self.bases, self.machines, strict=True):
-            names = (machine.name, base.name, machine.gpu.name if machine.gpu else "")
-            price = next((prices[name] for name in names if name in prices), machine.price_per_hour)
+            price = next((prices[name] for name in (machine.name, base.name) if name in prices), None)
+            if price is None and machine.gpu is not None and machine.gpu.name in prices:
+                price = prices[machine.gpu.name] * machine.num_gpus
+            if price is None:
+                price = machine.price_per_hour
             if price is None:
                 return None
             total += price
@@ -82,7 +94,7 @@ def _unit(name: str, bases: Sequence[Profile], settings: Settings) -> Unit:
 
 
 def prices_of(given: Mapping[str, float] | Iterable[str], machines: Sequence[Profile]) -> dict[str, float]:
-    """USD per hour by profile or GPU name; InputError for a name that is neither known nor in `machines`."""
+    """USD per hour by name, of a profile or of one GPU; InputError for one not known, nor in `machines`."""
     known = {*GPUS, *profile_names(), *(m.name for m in machines), *(m.gpu.name for m in machines if m.gpu)}
     pairs: list[tuple[str, Any]] = []
     if isinstance(given, Mapping):

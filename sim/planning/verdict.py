@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from ..results.failures import share_text
 from .slo import WARM_UP, WARM_UP_E2EL, Bound, Interval, Observation, Slo, interval
 
 SloVerdict = Literal["meets", "fails", "unstable", "undecided"]
@@ -44,7 +45,9 @@ class Measured:
 
 @dataclass(frozen=True)
 class FleetPoint:
-    """One fleet at one rate, over several seeds; `failed` is a share of the requests counted.
+    """One fleet at one rate, over several seeds.
+
+    `failed`: the share of the requests counted that did not complete; `failed_reason`: why the first did not.
 
     `drift`: growth of the backlog per arrival. Where the verdict is `unstable` the measured values describe
     the length of the run and nothing else.
@@ -64,6 +67,7 @@ class FleetPoint:
     kv_peak: float
     output_tokens: float
     failed: float
+    failed_reason: str = ""
 
     @property
     def binding(self) -> Measured:
@@ -102,7 +106,9 @@ def judge(
     for k, bound in enumerate(slo.bounds):
         at = interval([o.values[k] for o in observations], confidence)
         measured.append(_measured(bound, at))
-        ends = (bound.holds(at.low), bound.holds(at.high))
+        # One seed in which requests fail breaks a latency bound, however the others went.
+        low = math.inf if math.isinf(at.mean) else at.low
+        ends = (bound.holds(low), bound.holds(at.high))
         fails |= not any(ends)
         straddles |= any(ends) and not all(ends)
     mean_e2el = sum(o.mean_e2el_s for o in observations) / n
@@ -127,6 +133,7 @@ def judge(
         kv_peak=max(o.kv_peak for o in observations),
         output_tokens=sum(o.output_tokens for o in observations) / n,
         failed=sum(o.failed for o in observations) / counted,
+        failed_reason=next((o.failed_reason for o in observations if o.failed_reason), ""),
     )
 
 
@@ -160,6 +167,20 @@ def value_text(bound: Measured, value: float) -> str:
 def standing_text(bound: Measured) -> str:
     """Where a fleet stands to that bound: the mean and its interval."""
     return f"{bound.name} {value_text(bound, bound.mean)} ({interval_text(bound)})"
+
+
+def failures_of(point: FleetPoint) -> str:
+    """Which share of the requests did not complete there, and why the first did not."""
+    why = f" ({point.failed_reason})" if point.failed_reason else ""
+    return f"{share_text(point.failed)} of the requests do not complete{why}"
+
+
+def point_standing(point: FleetPoint, bound: Measured | None = None) -> str:
+    """Where a fleet stands to a bound (None: the one with the least room), and what that leaves out."""
+    at = point.binding if bound is None else bound
+    if math.isinf(at.mean):
+        return f"{at.name} not kept, as {failures_of(point)}"
+    return f"{standing_text(at)}, and {failures_of(point)}" if point.failed else standing_text(at)
 
 
 def interval_text(bound: Measured) -> str:

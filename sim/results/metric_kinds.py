@@ -37,6 +37,11 @@ class Metric:
     shown_unit: Literal["s", "ms", ""] = ""
 
     @property
+    def is_latency(self) -> bool:
+        """Whether it is a statistic of a latency, of which completed requests alone have a value."""
+        return self.shown_unit != ""
+
+    @property
     def column_heading(self) -> str:
         """Over a column of a table, in two lines where it has two words."""
         heading = self.heading or self.name

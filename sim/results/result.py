@@ -98,8 +98,10 @@ def make_result(
 ) -> Result:
     """Derive the tables and the summary from a ledger.
 
-    `labels` are the summary's texts and settings (`policy predictor profile trace seed replicas version`);
-    `goodput_ms` maps latencies (of `request_latencies`) to the bound that a good request meets.
+    The summary has every metric, `failed_reason` (why the first request that did not complete did not; None
+    where all did), and the labels. `labels` are its texts and settings (`policy predictor profile trace seed
+    replicas version`); `goodput_ms` maps latencies (of `request_latencies`) to the bound that a good
+    request meets.
     """
     columns = _columns(ledger, request_id, prompt_tokens, output_tokens, priority)
     finish = columns["finish_s"]
@@ -114,8 +116,10 @@ def make_result(
         perception=sum(b.limit * len(b.request_ids) for b in batches if b.is_question),
     )
     run = RunTables(columns, replicas, batches, tokens, ledger.gaps.pooled(gaps), dict(goodput_ms or {}))
+    lost = np.flatnonzero(~done)
+    why = {"failed_reason": str(columns["reason"][lost[0]]) if len(lost) else None}
     return Result(
-        {**summarise(run), **labels},
+        {**summarise(run), **why, **labels},
         MappingProxyType(_frozen(columns)),
         tuple(batches),
         tokens,

@@ -18,6 +18,7 @@ from traces.errors import InputError
 from traces.trace import Trace
 
 from ..execution.arrivals import Arrivals, Progress
+from ..execution.blame import blame
 from ..execution.environment import Environment
 from ..execution.padded_batch import FREE, PerceptionCost
 from ..execution.replica import Replica, Source
@@ -155,6 +156,21 @@ class Scenario:
             labels={"policy": label or policy_name(policy), **self.labels},
             goodput_ms=self.goodput_ms,
         )
+
+    def turned_away(self, policy: Policy) -> dict[int, str]:
+        """Requests that no machine here can ever serve under the policy, by row: the reason of the first."""
+        make, never = scheduler_maker(policy), None
+        for machine in {id(m.limits): m for m in self.machines}.values():
+            scheduler = make(machine.limits)
+            perception = perceive(
+                self.predictor, self.trace, stream(self.seed, "perception"), scheduler.upper_quantile
+            )
+            with blame(lambda: [scheduler]):  # noqa: B023
+                for request in self.requests(perception):
+                    scheduler.submit(request, request.arrival_s)
+            refused = {r.id: drop.reason for drop in scheduler.drops for r in drop.requests}
+            never = refused if never is None else {i: why for i, why in never.items() if i in refused}
+        return never or {}
 
     def requests(self, perception: Perception) -> Iterator[Request]:
         """The requests as a scheduler sees them, by rising arrival; what costs nothing to predict is already

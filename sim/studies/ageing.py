@@ -19,6 +19,7 @@ from traces.trace import FloatArray, Trace
 
 from ..perception.predictions import perceive
 from ..perception.predictors import TUNED
+from ..results.failures import failures_of
 from ..scenario.scenario import Scenario, scenario, stream
 from ..scenario.settings import Keywords, check_names
 from .capacity import check, mean_capacity
@@ -59,9 +60,9 @@ def starvation(
 
     One row per seed and discipline: columns label, policy, aging_s (NaN where there is none), seed,
     request_rate, mean_ttft_ms, mean_e2el_ms, p99_e2el_ms, long_e2el_ms and short_e2el_ms (means over the
-    tenth with the longest answers, and over the others), throughput. `load` is a share of what `continuous`
-    gets done; predictions err by `sigma` and cost nothing. `settings` as for `simulate` and `Study`.
-    InputError where all answers are as long as the long ones.
+    tenth with the longest answers, and over the others), throughput, and what failed. `load` is a share of
+    what `continuous` gets done; predictions err by `sigma` and cost nothing. `settings` as for `simulate`
+    and `Study`. InputError where all answers are as long as the long ones.
     """
     check_names(settings, starvation, StudyKeywords)
     running, rest = split(settings)
@@ -115,6 +116,7 @@ def _rows(shared: _Disciplines, rate: float, seed: int) -> list[dict[str, Any]]:
                 "long_e2el_ms": _mean(e2el[long]),
                 "short_e2el_ms": _mean(e2el[~long]),
                 "throughput": result.summary["request_throughput"],
+                **failures_of(result.summary),
             }
         )
     return rows

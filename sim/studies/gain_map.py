@@ -16,6 +16,7 @@ from traces.trace import Trace
 from ..kv_blocks import blocks_for
 from ..perception.accuracy import error_report
 from ..perception.predictions import perceive
+from ..results.failures import failures_of
 from ..scenario.scenario import Scenario, scenario, stream
 from ..scenario.settings import Keywords, check_names
 from .capacity import check, mean_capacity
@@ -86,9 +87,10 @@ def gain_map(
 
     One row per case, load, seed, policy and sigma: columns case, policy, load, request_rate, sigma, miss,
     mean_error (tokens), seed, one per name in `GAINS` (baseline over policy: above 1 is better),
-    throughput_ratio (policy over baseline), preemptions, baseline_preemptions, failed. A load is a share of
-    what `baseline` gets done in that case (`capacity`). Misses grow with sigma as in `sensitivity`; with
-    `charge` the accelerator spends time on every question. `settings` as for `simulate` and `Study`.
+    throughput_ratio (policy over baseline), preemptions, baseline_preemptions, and what failed in the worse
+    of the two. A load is a share of what `baseline` gets done in that case (`capacity`). Misses grow with
+    sigma as in `sensitivity`; with `charge` the accelerator spends time on every question. `settings` as for
+    `simulate` and `Study`.
     """
     check_names(settings, gain_map, StudyKeywords)
     running, rest = split(settings)
@@ -169,7 +171,7 @@ def _gains(base: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
         "throughput_ratio": _ratio(summary["request_throughput"], base["request_throughput"]),
         "preemptions": summary["preemptions"],
         "baseline_preemptions": base["preemptions"],
-        "failed": max(summary["failed"], base["failed"]),
+        **failures_of(base, summary),
     }
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 from traces.spec import names_of
 from traces.trace import Trace
 
+from ..results import failures
 from ..results.metrics import request_latencies
 from ..scenario.scenario import scenario
 from ..scenario.settings import Keywords, check_names
@@ -30,10 +31,10 @@ CURVE_LOADS = (0.02, 0.04, 0.06, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 0.85, 0.95, 1.05
 
 
 def curve_keys() -> tuple[str, ...]:
-    """The metrics of `load_curves`."""
+    """The keys of a summary that `load_curves` has."""
     latencies = (latency.metric(s).key for latency in request_latencies().values() for s in ("mean", "p99"))
-    figures = ("request_throughput", "output_throughput", "request_goodput", "preemptions", "failed")
-    return (*latencies, *figures)
+    figures = ("request_throughput", "output_throughput", "request_goodput", "preemptions")
+    return (*latencies, *figures, *failures.KEYS)
 
 
 def load_curves(

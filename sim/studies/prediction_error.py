@@ -15,6 +15,7 @@ from traces.trace import IntArray, Trace
 from ..perception.accuracy import error_report
 from ..perception.predictions import perceive
 from ..perception.predictors import TUNED, FromTrace, Noisy
+from ..results.failures import failures_of
 from ..scenario.policies import scheduler_maker
 from ..scenario.scenario import Scenario, scenario, stream
 from ..scenario.settings import Keywords, check_names
@@ -39,7 +40,8 @@ def sensitivity(
     """Throughput of each policy over that of `baseline`, as predictions get worse.
 
     One row per policy, sigma and seed: columns policy, sigma, miss, mean_error (tokens, against the perceived
-    truth), seed, throughput_ratio. Misses grow with sigma in the proportion of the tuned predictor, answers
+    truth), seed, throughput_ratio, and what failed in the
+    worse of the two. Misses grow with sigma in the proportion of the tuned predictor, answers
     are multiples of 50, perception is charged. `policies`: specs, or one text with semicolons between them.
     `settings` as for `simulate` and `Study`; the predictor is replaced. InputError, before anything is
     simulated, where a policy, an error or `num_seeds` cannot be used.
@@ -72,18 +74,22 @@ def _sensitivity_rows(shared: _Policies, sigma: float, seed: int) -> list[dict[s
     workload = scenario(shared.trace, **(shared.settings | {"predictor": predictor, "seed": seed}))
     predicted = perceive(predictor, workload.trace, stream(seed, "perception")).predicted
     error = error_report(predicted, workload.trace.perceived_truth).error
-    base = _throughput(workload, shared.baseline)
-    return [
-        {
-            "policy": policy,
-            "sigma": sigma,
-            "miss": predictor.miss,
-            "mean_error": error,
-            "seed": seed,
-            "throughput_ratio": _throughput(workload, policy) / base,
-        }
-        for policy in shared.policies
-    ]
+    base = _summary(workload, shared.baseline)
+    rows = []
+    for policy in shared.policies:
+        summary = _summary(workload, policy)
+        rows.append(
+            {
+                "policy": policy,
+                "sigma": sigma,
+                "miss": predictor.miss,
+                "mean_error": error,
+                "seed": seed,
+                "throughput_ratio": summary["request_throughput"] / base["request_throughput"],
+                **failures_of(base, summary),
+            }
+        )
+    return rows
 
 
 def check_policies(*policies: str) -> None:
@@ -130,9 +136,9 @@ def variance(
     """What it costs to know exactly how long *another* answer to the same prompt was.
 
     A perfect predictor of each sample in turn, of the largest of them, and of the answer itself; one row each
-    with effective_token_ratio, failure_ratio and throughput_ratio (over `baseline`). Returns the rows and the
-    trace that was replayed. `settings` as for `simulate` and `Study`. InputError where the trace has no
-    samples.
+    with effective_token_ratio, failure_ratio, throughput_ratio (over `baseline`) and what failed. Returns the
+    rows and the trace that was replayed. `settings` as for `simulate` and `Study`. InputError where the trace
+    has no samples.
     """
     check_names(settings, variance, StudyKeywords)
     running, rest = split(settings)
@@ -149,7 +155,7 @@ def variance(
     known_lengths["largest of all"] = samples.max(axis=1)
     with Study(**running) as study:
         about = {"trace": trace, **rest}
-        (base,) = study.run(_throughput, workload, [{"policy": baseline}], about)
+        (base,) = study.run(_summary, workload, [{"policy": baseline}], about)
         shared = _Knowing(workload, policy, known_lengths, base)
         points = [{"predictor": name} for name in known_lengths]
         rows = study.run(_variance_rows, shared, points, {**about, "policy": policy, "base": base})
@@ -157,12 +163,12 @@ def variance(
 
 
 class _Knowing(NamedTuple):
-    """What all perfect predictors share; `base` is the throughput that theirs is compared with."""
+    """What all perfect predictors share; `base`: the summary that theirs is compared with."""
 
     workload: Scenario
     policy: str
     known_lengths: Mapping[str, IntArray]
-    base: float
+    base: Mapping[str, Any]
 
 
 def _variance_rows(shared: _Knowing, predictor: str) -> list[dict[str, Any]]:
@@ -173,15 +179,16 @@ def _variance_rows(shared: _Knowing, predictor: str) -> list[dict[str, Any]]:
             "predictor": predictor,
             "effective_token_ratio": summary["effective_token_ratio"],
             "failure_ratio": summary["failure_ratio"],
-            "throughput_ratio": summary["request_throughput"] / shared.base,
+            "throughput_ratio": summary["request_throughput"] / shared.base["request_throughput"],
+            **failures_of(shared.base, summary),
         }
     ]
 
 
-def _throughput(shared: Scenario, policy: str) -> float:
-    value = shared.run(policy).summary["request_throughput"]
-    if value is None:
+def _summary(shared: Scenario, policy: str) -> dict[str, Any]:
+    summary = shared.run(policy).summary
+    if summary["request_throughput"] is None:
         raise InputError(
             f"policy {policy}: no request of {shared.trace.name} completed, so there is no throughput"
         )
-    return float(value)
+    return summary

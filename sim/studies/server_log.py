@@ -19,6 +19,7 @@ from traces.spec import parse
 from traces.tables import open_table
 from traces.trace import FloatArray, IntArray, Trace
 
+from ..results.failures import failed_share, share_text
 from ..results.metric_kinds import STATISTICS, statistics
 from ..results.metrics import LATENCIES
 from ..results.result import Result
@@ -125,8 +126,9 @@ def against(path: str | Path, *, policy: str = "continuous", **settings: Unpack[
     if summary["failed"]:
         rejected = result.requests[result.requests.status != "completed"]
         raise InputError(
-            f"{path}: {summary['failed']} of {len(trace)} requests could not be served in the simulation, "
-            f"such as {rejected.request_id.iloc[0]} ({rejected.reason.iloc[0]})"
+            f"{path}: {summary['failed']} of {len(trace)} requests ({share_text(failed_share(summary))}) "
+            "could not be served in the simulation, such as "
+            f"{rejected.request_id.iloc[0]} ({rejected.reason.iloc[0]})"
         )
     assert trace.arrival_s is not None
     duration = float((trace.arrival_s + latency["e2el_ms"] / 1e3).max() - trace.arrival_s.min())

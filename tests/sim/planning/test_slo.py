@@ -76,14 +76,14 @@ def test_percentiles_are_those_of_numpy() -> None:
     assert seen.values == pytest.approx(tuple(np.percentile(counted, (97.5, 50))))
 
 
-def test_a_request_that_never_completed_is_late_and_not_good_and_in_no_mean() -> None:
+def test_a_request_that_never_completed_is_not_good_and_leaves_no_latency_bound_met() -> None:
     takes = [1.0] * 100
     for i in range(40, 60):
         takes[i] = math.nan
     slo = parse_slo("e2el_p99:1 e2el_median:1 e2el_mean:1 attainment:0.5", {"e2el": 2000.0})
-    seen = observe(slo, columns(list(range(100)), takes), {})
-    assert seen.values == pytest.approx((math.inf, 1000.0, 1000.0, 50 / 70))
-    assert seen.failed == 20
+    seen = observe(slo, columns(list(range(100)), takes), {"failed_reason": "rejected: too long"})
+    assert seen.values == pytest.approx((math.inf, math.inf, math.inf, 50 / 70))
+    assert (seen.failed, seen.failed_reason) == (20, "rejected: too long")
     assert Observation.from_json(seen.to_json()) == seen
 
 

@@ -209,7 +209,11 @@ def test_failure_ratio_is_a_share_of_all_requests(profile: Profile) -> None:
 def test_undefined_is_none(profile: Profile) -> None:
     result = simulate(trace_of([1, 1]), profile=profile)
     nothing = {k for k, v in result.summary.items() if v is None}
-    assert nothing == {"request_goodput", *(k for k in STATISTICS if "tpot" in k or "itl" in k)}
+    assert nothing == {
+        "request_goodput",
+        "failed_reason",
+        *(k for k in STATISTICS if "tpot" in k or "itl" in k),
+    }
 
 
 def test_a_run_in_which_nothing_completes(profile: Profile) -> None:

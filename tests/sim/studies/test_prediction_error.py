@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sim.hardware.profile import Profile
+from sim.results import failures
 from sim.studies.prediction_error import sensitivity, variance
 from traces.errors import InputError
 
@@ -20,7 +21,8 @@ def test_sensitivity(profile: Profile) -> None:
         profile=profile,
         on_progress=lambda *counts: progress.append(counts),
     )
-    assert list(frame.columns) == ["policy", "sigma", "miss", "mean_error", "seed", "throughput_ratio"]
+    columns = ["policy", "sigma", "miss", "mean_error", "seed", "throughput_ratio"]
+    assert list(frame.columns) == [*columns, *failures.KEYS]
     assert len(frame) == 2 * 2 * 2
     assert progress == [(k, 4) for k in (1, 2, 3, 4)]
     points = list(zip(frame.sigma, frame.seed, strict=True))[::2]
@@ -38,7 +40,7 @@ def test_variance(profile: Profile) -> None:
     assert list(frame.predictor) == ["exact", *trace.sample_names, "largest of all"]
     rows = frame.set_index("predictor")
     columns = ["effective_token_ratio", "failure_ratio", "throughput_ratio"]
-    assert list(rows.columns) == columns
+    assert list(rows.columns) == [*columns, *failures.KEYS]
     # The answer itself is the greedy sample, so to know that one is to know everything.
     assert rows.loc["exact"].equals(rows.loc[trace.sample_names[0]])
     assert (rows.failure_ratio[["exact", "largest of all"]] == 0).all()

@@ -174,7 +174,10 @@ def test_a_tolerance_is_above_nothing(tolerance: str, log: Path, capsys: pytest.
 
 
 def test_requests_that_cannot_be_served_are_no_comparison(log: Path) -> None:
-    with pytest.raises(InputError, match=r"could not be served in the simulation, such as \d+ \(rejected: "):
+    with pytest.raises(
+        InputError,
+        match=r"80 of 80 requests \(100 %\) could not be served in the simulation, such as \d+ \(rejected: ",
+    ):
         against(log, kv_blocks=2, **SETTINGS)
 
 

@@ -1,0 +1,88 @@
+"""Requests that no fleet of a plan can ever serve, however many replicas it has, and what decides that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from traces.trace import Trace
+
+from ..hardware.profile import Profile
+from ..results.failures import share_text
+from ..scenario.scenario import scenario_on
+from ..scenario.settings import Settings
+from .answer_search import Parts
+from .search import Effort, Search, decide
+from .slo import Slo
+
+
+@dataclass(frozen=True)
+class Unservable:
+    """How many requests every machine turns away; `example`: the first of them, `reason`: why it is."""
+
+    count: int
+    total: int
+    example: str
+    reason: str
+    max_new_tokens: int
+
+    def __str__(self) -> str:
+        share = share_text(self.count / self.total)
+        return (
+            f"{share} of the requests ({self.count:,} of {self.total:,}, the first: request {self.example}) "
+            f"fit no replica ({self.reason}); {self.what_decides}"
+        )
+
+    @property
+    def what_decides(self) -> str:
+        """The flags that settle whether they fit."""
+        if "max_num_batched_tokens" in self.reason:
+            return (
+                "the policy's chunked=on or a larger max_num_batched_tokens would serve them, and so might "
+                f"--max-new-tokens ({self.max_new_tokens:,} here)"
+            )
+        if "KV capacity" in self.reason:
+            return (
+                f"--max-new-tokens ({self.max_new_tokens:,} here), --kv-blocks and the machine's memory "
+                "(--set tensor_parallel=2, kv_bits=8) decide that"
+            )
+        return "the policy decides that"
+
+
+def unservable(
+    trace: Trace, policy: str, machines: Sequence[Profile], settings: Settings
+) -> Unservable | None:
+    """What the policy turns away on each of these machines as it comes; None where that is nothing.
+
+    `settings`: those of the plan. A request that only some machines of a mix can serve is not among them.
+    """
+    is_mixed = len(machines) > 1
+    of_one = replace(
+        settings,
+        profile=machines[0],
+        fleet=tuple(machines) if is_mixed else None,
+        set=None,
+        replicas=1,
+        request_rate=None,
+        burstiness=1.0,
+        time_scale=1.0,
+        goodput=None,
+    )
+    shared = scenario_on(trace, of_one)
+    refused = shared.turned_away(policy)
+    if not refused:
+        return None
+    first = min(refused)
+    example = str(np.asarray(trace.request_id)[first])
+    return Unservable(len(refused), len(trace), example, refused[first], shared.max_new_tokens)
+
+
+def ask_nothing(slo: Slo, rate: float, effort: Effort, found: Unservable) -> Search[Parts]:
+    """The end of a search before it began: one replica shows what is left out, no number of them helps."""
+    point = yield from decide(slo, 1, rate, effort.at_a_glance())
+    bound = next(bound for bound in slo.bounds if bound.metric != "attainment")
+    reason = f"{found}; {bound.name} counts every request"
+    shows = point if point.failed else None
+    return Parts(None, None, reason, shows, None, (point,), "unreachable")

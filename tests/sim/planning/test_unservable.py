@@ -1,0 +1,47 @@
+"""Requests that fail leave no mean and no percentile met, and are named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sim import plan
+from traces.trace import Trace
+
+
+def test_a_few_requests_that_fit_no_replica_leave_a_mean_and_a_percentile_unmet() -> None:
+    lengths = np.full(200, 50)
+    lengths[190] = 5000
+    trace = Trace("made up", np.arange(200), lengths, np.full(200, 10), arrival_s=np.arange(200.0))
+    asked: dict[str, Any] = {"profiles": "h200-vicuna-7b", "kv_blocks": 100, "max_new_tokens": 20, "jobs": 1}
+    asked |= {"num_requests": 40, "max_requests": 60, "max_seeds": 3, "request_rate": 2.0}
+    for slo in ("ttft_mean:9999", "ttft_p50:9999", "ttft_p99:9999 attainment:0.9"):
+        made = plan(trace, slo=slo, goodput={"ttft": 9999}, **asked)
+        assert not made.reached and made.answers[0].outcome == "unreachable"
+        assert "0.5 % of the requests (1 of 200, the first: request 190) fit no replica" in made.headline
+        assert "--max-new-tokens (20 here), --kv-blocks" in made.headline and "never" not in made.headline
+        assert made.answers[0].alone is None and made.answers[0].headroom is None
+    made = plan(trace, slo="attainment:0.9", goodput={"ttft": 9999}, **asked)
+    assert made.reached
+
+
+def test_requests_that_expire_are_named_where_the_slo_is_met_without_them() -> None:
+    deadline = np.arange(200.0) + np.where(np.arange(200) % 10 == 3, -1.0, 1e6)
+    trace = Trace(
+        "made up",
+        np.arange(200),
+        np.full(200, 50),
+        np.full(200, 10),
+        arrival_s=np.arange(200.0),
+        deadline_s=deadline,
+    )
+    asked: dict[str, Any] = {"profiles": "h200-vicuna-7b", "jobs": 1, "request_rate": 2.0}
+    asked |= {"num_requests": 100, "max_requests": 200, "max_seeds": 3, "goodput": {"ttft": 9999}}
+    made = plan(trace, slo="attainment:0.8", **asked)
+    assert made.reached and "10 % of the requests do not complete (expired: " in made.headline
+    made = plan(trace, slo="attainment:0.8", **{**asked, "request_rate": None}, max_rate=True)
+    assert "10 % of the requests do not complete (expired: " in made.headline
+    made = plan(trace, slo="e2el_p50:99999", **asked)
+    assert not made.reached and "10 % of the requests do not complete (expired: " in made.headline
+    assert "never" not in made.headline
