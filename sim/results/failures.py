@@ -22,7 +22,7 @@ def failures_text(summary: Mapping[Any, Any]) -> str | None:
     failed, total = int(failed), int(summary["completed"] + failed)
     reason = summary.get("failed_reason")
     why = f"; the first: {reason}" if isinstance(reason, str) else ""
-    return f"{failed:,} of {total:,} requests ({share_text(failed / total)}) did not complete{why}"
+    return f"{failed:,} of {total:,} requests ({share_text(failed / total)}) that did not complete{why}"
 
 
 def failures_of(*summaries: Mapping[str, Any]) -> dict[str, Any]:
