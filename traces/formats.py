@@ -66,7 +66,7 @@ def read(
     known = _detect(table)
     form = known.form(str(path))
     trace = _with_unused(form.read(table, reading), form, table, also_used)
-    name = known.name if trace.arrival_s is not None else f"{known.name}, without arrival times"
+    name = (table.source or known.name) + ("" if trace.arrival_s is not None else ", without arrival times")
     return _finished(trace, name, table.path, reading)
 
 

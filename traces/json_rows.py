@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from . import known_files
 from .errors import InputError
 
 Rows = list[dict[str, Any]]
@@ -22,13 +21,9 @@ MOST_KEYS = 6
 def rows_of(path: str, text: str) -> tuple[Rows, Sequence[int] | None]:
     """The rows, and their line numbers where they are JSON lines.
 
-    Raises InputError, naming `path`, for broken JSON and for a row that is no object, and what it is for an
-    object that is known to hold no requests.
+    Raises InputError, naming `path`, for broken JSON and for a row that is no object.
     """
-    rows, lines = _list(path, text) if text.lstrip().startswith("[") else _objects(path, text)
-    if rows:
-        known_files.check_object(path, rows[0])
-    return rows, lines
+    return _list(path, text) if text.lstrip().startswith("[") else _objects(path, text)
 
 
 def _list(path: str, text: str) -> tuple[Rows, None]:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from . import known_files
+from . import benchmark_results, known_files
 from .csv_lines import fields_per_line, separator_of
 from .errors import InputError
 from .json_rows import Rows, rows_of
@@ -41,6 +41,8 @@ class Table(Protocol):
     text_is_number: bool
     notes: tuple[str, ...]
     """What was assumed in opening it."""
+    source: str
+    """Whose result it was made of, where its columns are not those of the file."""
 
     def label(self, index: int) -> str:
         """The name of the row with this index (from 0) for people, such as `row 3` or `line 7`."""
@@ -58,6 +60,7 @@ class Table(Protocol):
 class _Rows:
     text_is_number = False
     notes: tuple[str, ...] = ()
+    source = ""
 
     def __init__(self, path: str, columns: tuple[str, ...], num_rows: int) -> None:
         if num_rows == 0:
@@ -265,6 +268,19 @@ def open_table(path: str | Path, wanted: Wanted) -> Table:
     if not start:
         raise InputError(f"{name}: is empty, at least 1 row is needed")
     if start in "[{":
-        return Records(name, *rows_of(name, text))
+        return _json(name, text)
     known_files.check_text(name, text)
     return _Csv(name, data, wanted)
+
+
+def _json(path: str, text: str) -> Records:
+    """The rows of a JSON text; those of a known result are rows of a log."""
+    rows, lines = rows_of(path, text)
+    unfolded = benchmark_results.unfold(path, rows)
+    if unfolded is None:
+        if rows:
+            known_files.check_object(path, rows[0])
+        return Records(path, rows, lines)
+    table = Records(path, unfolded.rows, lines if len(unfolded.rows) == len(rows) else None)
+    table.source, table.notes = unfolded.source, unfolded.notes
+    return table

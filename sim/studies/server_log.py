@@ -15,6 +15,7 @@ import numpy as np
 
 from traces import checks, formats
 from traces.errors import InputError
+from traces.hints import near_misses
 from traces.spec import parse
 from traces.tables import open_table
 from traces.trace import FloatArray, IntArray, Trace
@@ -85,7 +86,10 @@ def read_log(path: str | Path, time_unit: str | None = None) -> tuple[Trace, dic
     table = open_table(path, lambda name: name in LOGGED)
     for column in LOGGED:
         if column not in table.columns:
-            raise InputError(f"{path}: column {column} is missing; a log has arrival_s, {', '.join(LOGGED)}")
+            hint = near_misses(table.columns, [column])
+            raise InputError(
+                f"{path}: column {column} is missing{hint}; a log has arrival_s, {', '.join(LOGGED)}"
+            )
     trace = formats.read(path, time_unit=time_unit, also_used=LOGGED)
     if trace.arrival_s is None:
         raise InputError(f"{path}: column arrival_s is missing; a log has arrival_s, {', '.join(LOGGED)}")
