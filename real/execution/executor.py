@@ -105,7 +105,7 @@ class Executor:
         lost = [r.id for r in self.job.requests if not self.ledger.ended(r.id)]
         if lost:
             raise SchedulingError(
-                f"{type(self.scheduler).__name__} left {len(lost)} requests unserved: {lost[:5]}"
+                f"{type(self.scheduler).__name__} left {len(lost)} requests unserved, such as {lost[:5]}"
             )
         return False
 

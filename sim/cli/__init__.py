@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from cyclopts import App, ArgumentCollection, CycloptsError
+from cyclopts import App, ArgumentCollection, CycloptsError, UnusedCliTokensError
 from cyclopts.config import Env, Toml
 
 from traces.errors import InputError
@@ -32,7 +32,7 @@ COMMANDS = {
     ),
     "list": (
         "listing:list_names",
-        "What flags take by name: policies, predictors, routers, traces.",
+        "What flags take by name: policies, predictors, routers, formats, generators.",
     ),
     "calibrate": (
         "machine:calibrate",
@@ -101,7 +101,9 @@ def build_app(config: Path | None = None, tokens: Sequence[str] = ()) -> App:
         for sub, (target, sub_text) in commands.items():
             group.command(f"sim.cli.{target}", name=sub, help=sub_text)
         app.command(group)
-    app.register_install_completion_command(help="Complete commands and flags in bash, zsh or fish.")
+    app.register_install_completion_command(
+        help="Complete commands and flags in bash, zsh, fish or PowerShell."
+    )
     return app
 
 
@@ -189,7 +191,7 @@ def _check_toml(path: Path) -> None:
         raise InputError(f"{path}: not a TOML file ({error})") from None
     for name, section in found.items():
         if not isinstance(section, dict):
-            raise InputError(f"{path}: {name} stands above all sections; it belongs into that of a command")
+            raise InputError(f"{path}: {name} stands above all sections; put it under [simulate], say")
         if name not in COMMANDS and name not in GROUPS:
             raise InputError(f"{path}: [{name}] is no command ({', '.join([*COMMANDS, *GROUPS])})")
         for sub in section if name in GROUPS else ():
@@ -215,5 +217,8 @@ def _report(error: Exception, debug: bool) -> int:
         import traceback
 
         traceback.print_exception(error)
-    print("seqsched: " + " ".join(str(error).split()), file=sys.stderr)
+    text = str(error)
+    if isinstance(error, UnusedCliTokensError):
+        text = f"{' '.join(error.unused_tokens or ())!r} is too much: no flag before it takes another value"
+    print("seqsched: " + " ".join(text.split()), file=sys.stderr)
     return 2

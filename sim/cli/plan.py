@@ -180,8 +180,9 @@ def _table(result: Plan) -> None:
     show.console().print(table)
     for answer in result.answers:
         if answer.undecided and answer is not result.best:
-            sizes = ", ".join(map(str, answer.undecided))
-            print(f"{answer.policy} on {answer.profile}: whether {sizes} would do stayed undecided")
+            print(
+                f"{answer.policy} on {answer.profile}: whether {answer.undecided_text} would do is undecided"
+            )
 
 
 def _cells(answer: Answer) -> list[str]:

@@ -40,7 +40,8 @@ class Outages:
         if self.failures is not None and (self.mtbf_s is not None or self.mttr_s is not None):
             raise InputError("failures: give either a schedule or mtbf_s and mttr_s, not both")
         if (self.mtbf_s is None) != (self.mttr_s is None):
-            raise InputError(f"mtbf_s ({self.mtbf_s}) and mttr_s ({self.mttr_s}) must be given together")
+            given, missing = ("mttr_s", "mtbf_s") if self.mtbf_s is None else ("mtbf_s", "mttr_s")
+            raise InputError(f"{given}: {getattr(self, given):g} needs {missing} as well")
         for name in ("mtbf_s", "mttr_s"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):

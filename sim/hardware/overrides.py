@@ -19,6 +19,7 @@ from sim.hardware.model_shape import ModelShape, known_model
 from sim.hardware.profile import Profile
 from sim.hardware.transfer import memory_in_proportion, modify
 from traces.errors import InputError
+from traces.spec import nearest
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,8 @@ def apply(profile: Profile, settings: Overrides) -> Profile:
             section = key.partition(".")[0]
             if "." in key and getattr(profile, section, "") is None:
                 raise InputError(f"set {key}: profile {profile.name} has no {section} part")
-            raise InputError(f"set: unknown key {key!r}; the known keys are {', '.join(known)}")
+            all_known = f"the known keys are {', '.join(known)}{nearest(key, known)}"
+            raise InputError(f"set: unknown key {key!r}; {all_known}")
     if not values:
         return profile
     # Memory comes last: a model that does not fit after one change may fit after all of them.

@@ -14,6 +14,7 @@ from sim.hardware.kv_memory import KvMemory
 from sim.hardware.model_shape import ModelShape
 from sim.hardware.step_cost import StepCost
 from traces.errors import InputError
+from traces.spec import nearest
 
 SHIPPED = Path(__file__).parent / "profiles"
 """The folder of the profiles that come with the package."""
@@ -203,6 +204,7 @@ def load(name_or_path: str | Path) -> Profile:
         if not _exists(path):
             raise InputError(
                 f"profile: {label!r} is neither a file nor a shipped profile ({', '.join(shipped)})"
+                f"{nearest(label, shipped)}"
             )
     try:
         data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)

@@ -115,6 +115,12 @@ class Answer:
         return named[0] if named else self.point.binding
 
     @property
+    def undecided_text(self) -> str:
+        """`44, 45 or 46`: the smaller fleets that may do."""
+        *others, last = map(str, self.undecided)
+        return f"{', '.join(others)} or {last}" if others else last
+
+    @property
     def headroom(self) -> float | None:
         """The share of the tightest bound that is left."""
         if self.point is None or math.isinf(self.point.binding.pressure):
@@ -286,9 +292,10 @@ class Plan:
             )
         doubt = f" There {failures_of(best.point)}." if best.point.failed else ""
         if best.undecided:
-            doubt += f" Whether {', '.join(map(str, best.undecided))} would do stayed undecided."
+            doubt += f" Whether {best.undecided_text} would do is undecided."
+        carry = "carries" if best.replicas == 1 else "carry"
         return (
-            f"{fleet} under {best.policy} carry {q.request_rate:.4g} requests/s{rest} within {q.bounds}: "
+            f"{fleet} under {best.policy} {carry} {q.request_rate:.4g} requests/s{rest} within {q.bounds}: "
             f"{where}.{doubt}"
         )
 

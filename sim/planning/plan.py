@@ -20,7 +20,7 @@ from ..perception.predictors import make_predictor
 from ..scenario.machines import outages_of
 from ..scenario.policies import limits_of, make_scheduler
 from ..scenario.requests import goodput_bounds
-from ..scenario.settings import PlanKeywords, Settings, check_names, read_settings
+from ..scenario.settings import DEFAULT_TRACE, PlanKeywords, Settings, check_names, read_settings
 from ..version import __version__
 from . import sensitivity as sensitivities
 from .answer import Plan, Question
@@ -39,7 +39,7 @@ DEFAULT_TOLERANCE = 0.02
 
 
 def plan(
-    trace: Trace | str,
+    trace: Trace | str = DEFAULT_TRACE,
     *,
     slo: Slo | Iterable[str] | str,
     request_rate: float | str | None = None,

@@ -99,8 +99,11 @@ def parse_slo(slo: Slo | Iterable[str] | str, goodput_ms: Mapping[str, float] | 
     texts = slo.split() if isinstance(slo, str) else [str(text) for text in slo]
     bounds = tuple(_bound(text) for text in texts)
     names = [bound.name for bound in bounds]
-    if not bounds or len(set(names)) < len(names):
-        raise InputError(f"slo: {' '.join(texts)!r} must have at least one bound, and none twice")
+    if not bounds:
+        raise InputError("slo: at least one bound is needed, such as ttft_p99:2000 (0 given)")
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"slo: {' '.join(texts)!r} bounds {name} more than once")
     if "attainment" in names and not goodput_ms:
         raise InputError("slo: attainment needs --goodput bounds, such as --goodput ttft:2000 tpot:100")
     return Slo(bounds, tuple(sorted((goodput_ms or {}).items())))
@@ -117,10 +120,11 @@ def _bound(text: str) -> Bound:
             f"slo: {text!r} is not METRIC_STATISTIC:MS with METRIC one of {', '.join(latencies)} and "
             "STATISTIC mean, median or pNN, nor attainment:SHARE"
         )
+    example = 0.99 if name == "attainment" else 2000
     try:
         limit = float(number)
     except ValueError:
-        raise InputError(f"slo: {text!r} has no number after the colon") from None
+        raise InputError(f"slo: {text!r} needs a number behind a colon, such as {name}:{example}") from None
     if name == "attainment":
         if not 0 < limit <= 1:
             raise InputError(f"slo: attainment {limit:g} is not above 0 and at most 1")

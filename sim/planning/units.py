@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from traces.errors import InputError
+from traces.spec import nearest
 
 from ..hardware import overrides
 from ..hardware.datasheets import GPUS
@@ -108,7 +109,8 @@ def prices_of(given: Mapping[str, float] | Iterable[str], machines: Sequence[Pro
     prices: dict[str, float] = {}
     for name, value in pairs:
         if name not in known:
-            raise InputError(f"price: {name!r} is no profile or GPU known here ({', '.join(sorted(known))})")
+            here = f"({', '.join(sorted(known))}){nearest(name, known)}"
+            raise InputError(f"price: {name!r} is no profile or GPU known here {here}")
         try:
             prices[name] = float(value)
         except (TypeError, ValueError):

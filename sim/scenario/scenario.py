@@ -145,7 +145,7 @@ class Scenario:
         lost = [i for i in unfinished if i not in ledger.reason]
         if lost:
             raise SchedulingError(
-                f"{type(schedulers[0]).__name__} left {len(lost)} requests unserved: {lost[:5]}"
+                f"{type(schedulers[0]).__name__} left {len(lost)} requests unserved, such as {lost[:5]}"
             )
         return make_result(
             ledger,

@@ -550,3 +550,19 @@ def test_longer_outputs_and_prompts(capsys: pytest.CaptureFixture[str]) -> None:
     found = summary(capsys, "--output-scale", "2", "--prompt-scale", "3")
     assert (found["total_output_tokens"], found["total_input_tokens"]) == (30, 93)
     assert "output_scale: 0 is not above 0" in refused(capsys, "simulate", "--output-scale", "0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("simulate", "--set", "kv_bit=8"), "unknown key 'kv_bit'; the known keys are"),
+        (("simulate", "--set", "kv_bit=8"), "did you mean kv_bits?"),
+        (("simulate", "--profile", "h200-vicuna"), "did you mean h200-vicuna-7b?"),
+        (("plan", "--request-rate", "5", "--slo", "ttft_p99:9", "--price", "h200:3"), "did you mean H200?"),
+        (("simulate", "--router", "random", "extra"), "'extra' is too much: no flag before it takes"),
+    ],
+)
+def test_what_is_misspelt_or_too_much_is_named(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], says: str
+) -> None:
+    assert says in refused(capsys, *arguments)

@@ -39,8 +39,8 @@ def test_nothing_fails_unless_asked_to() -> None:
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ({"mtbf_s": 5.0}, "mtbf_s (5.0) and mttr_s (None) must be given together"),
-        ({"mttr_s": 5.0}, "mtbf_s (None) and mttr_s (5.0) must be given together"),
+        ({"mtbf_s": 5.0}, "mtbf_s: 5 needs mttr_s as well"),
+        ({"mttr_s": 5.0}, "mttr_s: 5 needs mtbf_s as well"),
         ({"mtbf_s": 0.0, "mttr_s": 1.0}, "mtbf_s: 0 must be a number of seconds above 0"),
         ({"mtbf_s": 1.0, "mttr_s": -2.0}, "mttr_s: -2 must be a number of seconds above 0"),
         ({"mtbf_s": math.inf, "mttr_s": 1.0}, "mtbf_s: inf must be"),

@@ -42,8 +42,8 @@ def test_bounds_are_written_as_metric_statistic_and_value() -> None:
     ("text", "says"),
     [
         ("", "at least one bound"),
-        ("ttft_p99:1 ttft_p99:2", "none twice"),
-        ("ttft_p99", "'ttft_p99' has no number"),
+        ("ttft_p99:1 ttft_p99:2", "bounds ttft_p99 more than once"),
+        ("ttft_p99", "'ttft_p99' needs a number behind a colon, such as ttft_p99:2000"),
         ("ttft:1", "'ttft:1' is not METRIC_STATISTIC:MS"),
         ("itl_p99:1", "METRIC one of ttft, tpot, e2el, wait"),
         ("ttft_p0:1", "pNN"),
