@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from traces.errors import InputError
 
+from ..results.backlog import backlog
 from ..results.metric_kinds import good_requests
 from ..results.metrics import request_latencies
 
@@ -180,12 +181,12 @@ def observe(slo: Slo, columns: Mapping[str, np.ndarray[Any, Any]], summary: Mapp
     arrival, finish = columns["arrival_s"][order], columns["finish_s"][order]
     done = ~np.isnan(columns["finish_s"][counted])
     e2el_s = (columns["finish_s"] - columns["arrival_s"])[counted][done]
-    drift, growth, backlog = _backlog(arrival, finish)
+    queue = backlog(arrival, finish)
     return Observation(
         values=tuple(_value(bound, slo.goodput_ms, columns, counted, done) for bound in slo.bounds),
-        drift=drift,
-        growth=growth,
-        backlog=backlog,
+        drift=queue.drift,
+        growth=queue.growth,
+        backlog=queue.mean,
         mean_e2el_s=float(e2el_s.mean()) if len(e2el_s) else 0.0,
         measured=len(counted),
         failed=int((~done).sum()),
@@ -215,24 +216,6 @@ def _value(
     if bound.statistic == "mean":
         return float(values.mean())
     return float(np.percentile(values, float(bound.statistic[1:])))
-
-
-def _backlog(arrival: FloatArray, finish: FloatArray) -> tuple[float, float, float]:
-    """Growth of the backlog over the second half of the run, per arrival and as a ratio, and its mean there.
-
-    The backlog is what has arrived and not finished, seen by each arrival; requests that were turned away are
-    no part of it.
-    """
-    kept = ~np.isnan(finish)
-    arrival, finish, n = arrival[kept], finish[kept], int(kept.sum())
-    if not n:
-        return 0.0, 1.0, 0.0
-    waiting = np.maximum(np.arange(n) - np.searchsorted(np.sort(finish), arrival, side="right"), 0)
-    half, tenth = n // 2, max(n // 10, 1)
-    early, late = waiting[half : half + tenth], waiting[-tenth:]
-    apart = max(n - half - tenth, 1)
-    first, last = float(early.mean()), float(late.mean())
-    return (last - first) / apart, (last + 1) / (first + 1), float(waiting[half:].mean())
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from ..results.backlog import LEAST_DRIFT, LEAST_GROWTH
 from ..results.failures import share_text
 from .slo import WARM_UP, WARM_UP_E2EL, Bound, Interval, Observation, Slo, interval
 
 SloVerdict = Literal["meets", "fails", "unstable", "undecided"]
 
 BROKEN: tuple[SloVerdict, ...] = ("fails", "unstable")
-
-LEAST_DRIFT, LEAST_GROWTH = 0.01, 1.3
-"""Least growth of a backlog that counts: requests per arrival, and the ratio over half a run."""
 
 TAIL_REQUESTS = 10
 """Requests beyond a percentile that it takes to decide on it."""

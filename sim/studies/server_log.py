@@ -20,6 +20,7 @@ from traces.spec import parse
 from traces.tables import open_table
 from traces.trace import FloatArray, IntArray, Trace
 
+from ..results.backlog import backlog
 from ..results.failures import failed_share, share_text
 from ..results.metric_kinds import STATISTICS, statistics
 from ..results.metrics import LATENCIES
@@ -52,13 +53,14 @@ COMPARED = tuple(statistic for statistic in STATISTICS if statistic != "std")
 
 @dataclass(frozen=True)
 class Against:
-    """Measured and predicted figures by summary key, the simulation that predicted them, and notes on what
-    looks odd in the log.
+    """Measured and predicted figures by summary key, the simulation that predicted them, whether the server
+    of the log was saturated (its backlog grew), and notes on what looks odd in the log.
     """
 
     measured: Mapping[str, float]
     predicted: Mapping[str, float]
     result: Result
+    is_saturated: bool
     notes: tuple[str, ...] = ()
 
     @property
@@ -150,7 +152,8 @@ def against(path: str | Path, *, policy: str = "continuous", **settings: Unpack[
             measured |= {f"{s}_{name}": value for s in COMPARED if (value := figures[s]) is not None}
     measured = {key: value for key, value in measured.items() if value > 0}
     predicted = {key: summary[key] for key in measured}
-    return Against(measured, predicted, result, _notes(trace.output_tokens, latency))
+    is_saturated = backlog(trace.arrival_s, trace.arrival_s + latency["e2el_ms"] / 1e3).grows
+    return Against(measured, predicted, result, is_saturated, _notes(trace.output_tokens, latency))
 
 
 def _check_comparable(path: str | Path, given: Settings, trace: Trace) -> None:

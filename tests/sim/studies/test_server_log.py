@@ -69,6 +69,8 @@ def test_the_command_prints_the_comparison_and_judges_it(
         "error",
         "summary",
         "notes",
+        "tolerance",
+        "is_saturated",
     }
     with pytest.raises(SystemExit) as caught:
         main([*base, "--policy", "continuous:max_num_seqs=1", "--tolerance", "1", "--json"])
