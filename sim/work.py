@@ -7,6 +7,7 @@ kind of Work says of itself what records, metrics and pictures need to know:
 - `is_busy`: whether it takes the accelerator's time;
 - `is_padded`: whether it is one batch of rows, whose record holds its time and its iterations (those of
   continuous batching are summed up per replica);
+- `is_chunked`: whether it computes chunks of prompts and may evict, which its record then holds;
 - `is_question`: whether it asks for lengths instead of computing answers.
 """
 
@@ -54,6 +55,7 @@ class Perceive:
     label: ClassVar[str] = "perceive"
     is_busy: ClassVar[bool] = True
     is_padded: ClassVar[bool] = True
+    is_chunked: ClassVar[bool] = False
     is_question: ClassVar[bool] = True
 
     requests: tuple[Request, ...]
@@ -67,6 +69,7 @@ class PaddedBatch:
     label: ClassVar[str] = "batch"
     is_busy: ClassVar[bool] = True
     is_padded: ClassVar[bool] = True
+    is_chunked: ClassVar[bool] = False
     is_question: ClassVar[bool] = False
 
     requests: tuple[Request, ...]
@@ -81,6 +84,7 @@ class Drop:
     label: ClassVar[str] = "drop"
     is_busy: ClassVar[bool] = False
     is_padded: ClassVar[bool] = False
+    is_chunked: ClassVar[bool] = False
     is_question: ClassVar[bool] = False
 
     requests: tuple[Request, ...]
@@ -115,6 +119,7 @@ class Iterations:
     label: ClassVar[str] = "iterations"
     is_busy: ClassVar[bool] = True
     is_padded: ClassVar[bool] = False
+    is_chunked: ClassVar[bool] = True
     is_question: ClassVar[bool] = False
 
     chunks: Sequence[Chunk]

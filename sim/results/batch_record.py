@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, assert_never
+from typing import Any, NamedTuple
 
 from ..work import KINDS, Kind
 
@@ -34,13 +34,8 @@ class BatchRecord(NamedTuple):
     def decision(self) -> dict[str, Any]:
         """The entry of the decision log: what was decided, and how many iterations it ran."""
         entry: dict[str, Any] = {"kind": self.kind, "requests": list(self.request_ids), "limit": self.limit}
-        match self.kind:
-            case "Iterations":
-                entry |= {"chunks": [list(chunk) for chunk in self.chunks], "evicted": list(self.evicted)}
-            case "Perceive" | "PaddedBatch" | "Drop":
-                pass
-            case unhandled:
-                assert_never(unhandled)
+        if self.is_chunked:
+            entry |= {"chunks": [list(chunk) for chunk in self.chunks], "evicted": list(self.evicted)}
         return {**entry, "iterations": self.iterations}
 
     @property
@@ -57,6 +52,11 @@ class BatchRecord(NamedTuple):
     def is_padded(self) -> bool:
         """Whether it was one batch of rows, whose time and iterations are not in `ReplicaUse`."""
         return KINDS[self.kind].is_padded
+
+    @property
+    def is_chunked(self) -> bool:
+        """Whether it computed chunks of prompts, and may have evicted."""
+        return KINDS[self.kind].is_chunked
 
     @property
     def is_question(self) -> bool:

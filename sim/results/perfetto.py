@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from math import ceil, inf
 from pathlib import Path
-from typing import IO, Any, NamedTuple, assert_never
+from typing import IO, Any, NamedTuple
 
 from traces.errors import InputError
 from traces.files import atomic_write
@@ -165,24 +165,20 @@ def _one(batch: BatchRecord) -> tuple[str, Event]:
     """Name and arguments of the slice of one Work."""
     rows, iterations = len(batch.request_ids), batch.iterations
     args: Event = {"requests": rows, "iterations": iterations, "limit": batch.limit}
-    match batch.kind:
-        case "Iterations":
-            tokens = sum(num_tokens for num_tokens, _ in batch.chunks)
-            args |= {"prefill_tokens": tokens, "evictions": len(batch.evicted), "kv_tokens": batch.kv_tokens}
-            head = f"prefill {tokens} tokens of {len(batch.chunks)}" if batch.chunks else "decode"
-            name = f"{head}, {iterations} iteration{'s' if iterations > 1 else ''}"
-            return f"{name}, {len(batch.evicted)} evicted" if batch.evicted else name, args
-        case "Drop":
-            return f"{batch.label} {rows}", args
-        case "Perceive" | "PaddedBatch":
-            args |= {
-                "prompt_tokens": batch.prompt_tokens,
-                "prefill_ms": 1e3 * (batch.prefill_end_s - batch.start_s),
-                "kv_tokens": batch.kv_tokens,
-            }
-            return f"{batch.label} {rows} × {iterations} tokens", args
-        case unhandled:
-            assert_never(unhandled)
+    if batch.is_chunked:
+        tokens = sum(num_tokens for num_tokens, _ in batch.chunks)
+        args |= {"prefill_tokens": tokens, "evictions": len(batch.evicted), "kv_tokens": batch.kv_tokens}
+        head = f"prefill {tokens} tokens of {len(batch.chunks)}" if batch.chunks else "decode"
+        name = f"{head}, {iterations} iteration{'s' if iterations > 1 else ''}"
+        return f"{name}, {len(batch.evicted)} evicted" if batch.evicted else name, args
+    if batch.is_padded:
+        args |= {
+            "prompt_tokens": batch.prompt_tokens,
+            "prefill_ms": 1e3 * (batch.prefill_end_s - batch.start_s),
+            "kv_tokens": batch.kv_tokens,
+        }
+        return f"{batch.label} {rows} × {iterations} tokens", args
+    return f"{batch.label} {rows}", args
 
 
 def _several(group: Sequence[BatchRecord]) -> tuple[str, Event]:

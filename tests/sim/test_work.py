@@ -18,19 +18,20 @@ def test_every_kind_has_a_name_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("work", "is_busy", "is_padded", "is_question"),
+    ("work", "is_busy", "is_padded", "is_chunked", "is_question"),
     [
-        (Perceive, True, True, True),
-        (PaddedBatch, True, True, False),
-        (Iterations, True, False, False),
-        (Drop, False, False, False),
+        (Perceive, True, True, False, True),
+        (PaddedBatch, True, True, False, False),
+        (Iterations, True, False, True, False),
+        (Drop, False, False, False, False),
     ],
 )
 def test_a_record_says_what_its_kind_says(
-    work: type[Work], is_busy: bool, is_padded: bool, is_question: bool
+    work: type[Work], is_busy: bool, is_padded: bool, is_chunked: bool, is_question: bool
 ) -> None:
     record = BatchRecord(work.kind, (), 0, 0, 0.0, 0.0, 0.0)
-    assert (record.is_busy, record.is_padded, record.is_question) == (is_busy, is_padded, is_question)
+    assert (record.is_busy, record.is_padded) == (is_busy, is_padded)
+    assert (record.is_chunked, record.is_question) == (is_chunked, is_question)
     assert record.label == work.label
 
 
