@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, TypeAlias, get_args
 
 from traces.errors import InputError
 
@@ -16,22 +16,37 @@ from .tasks import DIED, Ended, Function, Task
 Backend = Literal["joblib", "dask"]
 
 
+class Place(Protocol):
+    """Somewhere that tasks run."""
+
+    def run(self, function: Function, tasks: Sequence[Task]) -> Iterator[Ended]:
+        """Run each task by `attempt` and yield it as it ends, as `DIED` where its process died."""
+
+    def close(self) -> None:
+        """Let the processes go."""
+
+
+Where: TypeAlias = Backend | Place
+"""A backend by its name, or a place of one's own."""
+
+
 @dataclass(frozen=True)
 class Workers:
     """Where tasks run: `jobs` processes of this machine (-1: one per core; 1: this process), or with the
-    backend "dask" the cluster whose scheduler is at `address` (tcp://HOST:PORT).
+    backend "dask" the cluster whose scheduler is at `address` (tcp://HOST:PORT), or `backend` itself, where
+    that is a `Place`.
 
     Raises InputError for anything else.
     """
 
     jobs: int = -1
-    backend: Backend = "joblib"
+    backend: Where = "joblib"
     address: str | None = None
 
     def __post_init__(self) -> None:
         if self.jobs < 1 and self.jobs != -1:
             raise InputError(f"jobs: {self.jobs} must be at least 1, or -1 for every core")
-        if self.backend not in get_args(Backend):
+        if isinstance(self.backend, str) and self.backend not in get_args(Backend):
             raise InputError(f"backend: {self.backend!r} is not one of {', '.join(get_args(Backend))}")
         if (self.backend == "dask") != (self.address is not None):
             raise InputError(
@@ -46,16 +61,6 @@ class Workers:
 
 HERE = Workers()
 """Every core of this machine."""
-
-
-class Place(Protocol):
-    """Somewhere that tasks run."""
-
-    def run(self, function: Function, tasks: Sequence[Task]) -> Iterator[Ended]:
-        """Run the tasks and yield each as it ends, with the error `DIED` where its process died."""
-
-    def close(self) -> None:
-        """Let the processes go."""
 
 
 class Runner:
@@ -99,6 +104,8 @@ class Runner:
 
 
 def _place(workers: Workers) -> Place:
+    if not isinstance(workers.backend, str):
+        return workers.backend
     if workers.address is not None:
         from .dask import Cluster
 

@@ -15,7 +15,7 @@ from traces.trace import Trace
 
 from ..fleet.routers import router_maker, router_name
 from ..hardware.profile import Profile
-from ..parallel.runner import Backend, Workers
+from ..parallel.runner import Where, Workers
 from ..perception.predictors import make_predictor
 from ..scenario.machines import outages_of
 from ..scenario.policies import limits_of, make_scheduler
@@ -61,7 +61,7 @@ def plan(
     sensitivity: bool = False,
     state: str | Path | None = None,
     jobs: int = -1,
-    backend: Backend = "joblib",
+    backend: Where = "joblib",
     address: str | None = None,
     on_run: Callable[[int], None] | None = None,
     **settings: Unpack[PlanKeywords],
@@ -86,8 +86,8 @@ def plan(
     of `max_requests`, while its interval at `confidence` straddles a bound; the answer itself at full length.
     `curves` and `sensitivity` add what the report draws. `state`: a file in which runs are kept, so that a
     plan that was stopped goes on from there. `jobs`: processes on this machine (-1: one per core; 1: this
-    one); `backend` "dask" runs on the cluster whose scheduler is at `address`. `on_run(number)` is called
-    after every run.
+    one); `backend` "dask" runs on the cluster whose scheduler is at `address`, a `Place` of one's own where
+    that runs tasks. `on_run(number)` is called after every run.
 
     Raises InputError for anything that cannot be used. The same arguments give the same plan, byte for byte.
     """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from traces.loading import announce
 
-from ..parallel.runner import Backend, Runner, Workers
+from ..parallel.runner import Runner, Where, Workers
 from ..parallel.state_file import StateFile
 from ..parallel.tasks import Shared, Task
 from ..scenario.inputs import Input, check_unchanged, digest, digest_of, plain, texts_within
@@ -23,7 +23,7 @@ class Running(TypedDict, total=False):
     """Keyword arguments of every study that say how it runs; see `Study`."""
 
     jobs: int
-    backend: Backend
+    backend: Where
     address: str | None
     state: str | Path | None
     on_progress: Callable[[int, int], None] | None
@@ -43,8 +43,9 @@ def split(given: StudyKeywords) -> tuple[Running, Keywords]:
 
 class Study:
     """`jobs` processes of this machine (-1: one per core; 1: this one) simulate, or with the backend "dask"
-    the cluster whose scheduler is at `address`. What a part returns is kept in the JSON Lines file `state` as
-    soon as the part ends, and is not simulated again. `on_progress(ended, parts)` counts what had to be run.
+    the cluster whose scheduler is at `address`, or the `backend` itself, where that is a `Place`. What a part
+    returns is kept in the JSON Lines file `state` as soon as the part ends, and is not simulated again.
+    `on_progress(ended, parts)` counts what had to be run.
 
     Raises InputError for anything that cannot be used, and for a file that another process writes.
     """
@@ -52,7 +53,7 @@ class Study:
     def __init__(
         self,
         jobs: int = 1,
-        backend: Backend = "joblib",
+        backend: Where = "joblib",
         address: str | None = None,
         state: str | Path | None = None,
         on_progress: Callable[[int, int], None] | None = None,

@@ -17,7 +17,7 @@ from traces.errors import InputError
 from traces.loading import announce
 
 from ..parallel.row_file import Row, RowFile
-from ..parallel.runner import Backend, Runner, Workers
+from ..parallel.runner import Runner, Where, Workers
 from ..parallel.tasks import Task
 from .grid import Point, known_settings, read_grid, running_order
 from .point import run_point
@@ -77,7 +77,7 @@ def sweep(
     *,
     out: str | Path | None = None,
     jobs: int = -1,
-    backend: Backend = "joblib",
+    backend: Where = "joblib",
     address: str | None = None,
     retry_failed: bool = False,
     prune: bool = False,
@@ -92,7 +92,7 @@ def sweep(
       whose process dies, is a row with an `error`; `retry_failed` runs those again. `prune` drops rows that
       are no points of this sweep.
     - `jobs`: processes on this machine (-1: one per core; 1: this one). `backend` "dask" runs on the cluster
-      whose scheduler is at `address` (tcp://HOST:PORT).
+      whose scheduler is at `address` (tcp://HOST:PORT), a `Place` of one's own wherever that runs tasks.
     - `on_progress(ended, points)` counts what had to be run.
 
     Raises InputError for a grid that cannot be used, and for an `out` that holds anything else.

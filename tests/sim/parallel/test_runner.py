@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import pytest
 
 from sim.parallel.runner import Runner, Workers
-from sim.parallel.tasks import DIED, Ended, Function, Task
+from sim.parallel.tasks import DIED, Ended, Function, Task, Versions, attempt
+from sim.sweeps.sweep import sweep
 from traces.errors import InputError
 
 
@@ -35,9 +37,7 @@ class Fragile:
 
 
 def run(place: Fragile, known: Sequence[str] = ()) -> dict[str, Any]:
-    runner = Runner(Workers(1))
-    runner.place = place
-    with runner:
+    with Runner(Workers(backend=place)) as runner:
         ended = list(runner.run(str.upper, [Task(k, (k,)) for k in ("a", "b", "c", "b")], known))
     assert place.closed and len(ended) == len({each.key for each in ended})
     return {each.key: each.value or each.error for each in ended}
@@ -58,6 +58,22 @@ def test_what_died_runs_once_more_alone() -> None:
 def test_what_dies_alone_has_died() -> None:
     place = Fragile({"b": 9})
     assert run(place) == {"a": "A", "b": DIED, "c": "C"}
+
+
+def test_a_place_of_ones_own_runs_a_sweep() -> None:
+    class Threads:
+        def run(self, function: Function, tasks: Sequence[Task]) -> Iterator[Ended]:
+            with ThreadPoolExecutor(2) as pool:
+                calls = [pool.submit(attempt, function, Versions(), t.key, *t.arguments) for t in tasks]
+                for call in as_completed(calls):
+                    yield call.result()
+
+        def close(self) -> None:
+            pass
+
+    settings = {"trace": "fixed", "num_prompts": 9, "grid": {"seeds": [0, 1, 2]}}
+    there = sweep(settings, backend=Threads())
+    assert there.rows == sweep(settings, jobs=1).rows and len(there.rows) == 3
 
 
 def test_workers_are_held_only_while_there_is_something_to_run() -> None:
