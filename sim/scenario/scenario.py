@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain, repeat
 from typing import Any, Unpack
 
@@ -174,28 +174,28 @@ class Scenario:
 
     def requests(self, perception: Perception) -> Iterator[Request]:
         """The requests as a scheduler sees them, by rising arrival; what costs nothing to predict is already
-        on them.
+        on them. Each field has the trace's column of that name, where there is one.
         """
         trace = self.trace
         n, arrival_s = len(trace), trace.arrival_s
         order = np.arange(n) if arrival_s is None else np.argsort(arrival_s, kind="stable")
-        columns: list[tuple[np.ndarray[Any, Any] | None, float | None]] = [
-            (arrival_s, 0.0),
-            (trace.prompt_tokens, None),
-            (None, self.max_new_tokens),
-            (trace.priority, 0),
-            (trace.user, None),
-            (trace.deadline_s, None),
-            (None if perception.charged else perception.predicted, None),
-            (None if perception.charged else perception.upper, None),
-        ]
+        columns: dict[str, np.ndarray[Any, Any] | None] = {
+            **{each.name: getattr(trace, each.name, None) for each in fields(Request)},
+            "id": np.arange(n),
+            "max_new_tokens": None,
+            "predicted_tokens": None if perception.charged else perception.predicted,
+            "predicted_upper_tokens": None if perception.charged else perception.upper,
+        }
+        defaults = {each.name: each.default for each in fields(Request)}
+        defaults |= {"arrival_s": 0.0, "max_new_tokens": self.max_new_tokens}
 
         def block(start: int) -> Iterator[Request]:
             rows = order[start : start + REQUESTS_AT_A_TIME]
             values = [
-                repeat(default) if column is None else column[rows].tolist() for column, default in columns
+                repeat(defaults[name]) if column is None else column[rows].tolist()
+                for name, column in columns.items()
             ]
-            return map(Request, rows.tolist(), *values)
+            return map(Request, *values)
 
         return chain.from_iterable(map(block, range(0, n, REQUESTS_AT_A_TIME)))
 
