@@ -36,6 +36,10 @@ class ReplicaUse:
     down_s: float = 0.0
 
 
+COUNTS = ("preemptions", "failures", "down_s")
+"""What the table of replicas shows of a `ReplicaUse` as it is."""
+
+
 def column(values: npt.NDArray[Any]) -> memoryview[Any]:
     """An array's buffer: it takes single numbers sooner than the array does, or an `array.array`."""
     return values.data

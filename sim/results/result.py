@@ -19,7 +19,7 @@ import numpy.typing as npt
 from traces.trace import FloatArray, IntArray
 
 from .batch_record import BatchRecord
-from .ledger import Ledger
+from .ledger import COUNTS, Ledger
 from .metrics import request_latencies, summarise
 from .tables import RunTables, TokenUse
 from .token_gaps import Ramps
@@ -211,9 +211,7 @@ def _replicas(ledger: Ledger, finished_at: IntArray, end: float | None) -> dict[
         "perception_s": np.array(perceived_s),
         "kv_capacity_tokens": capacity,
         "kv_peak_fraction": np.array(peaks) / np.maximum(capacity, 1),
-        "preemptions": np.array([u.preemptions for u in uses]),
-        "failures": np.array([u.failures for u in uses]),
-        "down_s": np.array([u.down_s for u in uses]),
+        **{name: np.array([getattr(use, name) for use in uses]) for name in COUNTS},
     }
 
 
