@@ -61,7 +61,8 @@ class Registry:
 
     An entry of `table` is a class or a function, called as `entry(*context, **options)`. Its options are read
     from text by its `Options` dataclass, where it has one; with `fields_are_options` by its own fields, where
-    it is a dataclass itself; else they stay texts. The first sentence of its docstring describes it.
+    it is a dataclass itself (else it has none); else they stay texts. The first sentence of its docstring
+    describes it.
     """
 
     def __init__(
@@ -140,6 +141,10 @@ class Registry:
     ) -> dict[str, Any]:
         options = self._options_class(make)
         if options is None:
+            if texts and self.fields_are_options:
+                raise InputError(
+                    f"{label}: options are fields of a dataclass; this is none ({', '.join(texts)})"
+                )
             return dict(texts)
         values = coerce(options, texts, label)
         if options is not make:  # else it is checked when it is built

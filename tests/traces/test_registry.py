@@ -130,6 +130,8 @@ def test_classes_from_outside(mine: Path) -> None:
     assert TOOLS.resolve("my_tools:Untyped:size=7").build("here").options == {"size": "7"}
     shape = SHAPES.resolve("my_tools:Fields:tokens=80,charge=on").build()
     assert (shape.tokens, shape.charge) == (80, True)
+    with pytest.raises(InputError, match=r"options are fields of a dataclass; this is none \(size\)"):
+        SHAPES.resolve("my_tools:Untyped:size=7")
     assert TOOLS.module_file("my_tools:Typed") == mine
 
 
