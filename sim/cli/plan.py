@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from ..planning.answer import Answer, Plan
 
 
+FEW_OUTAGES = 3
+"""So many outages of a machine in the longest runs are enough for a plan to speak of them."""
 SLO_HELP = (
     f"Bounds METRIC_STATISTIC:MS of {', '.join(request_latencies())}, such as ttft_p99:2000 tpot_p99:100 "
     "e2el_mean:30000; attainment:0.99 is the share of requests within the --goodput bounds."
@@ -147,8 +150,23 @@ def plan(
                 print(f"{answer.policy} on {answer.profile}: {answer.reason}")
     if save_result is not None or report is not None:
         show.wrote(path for path in (save_result, report) if path is not None)
+    if flags.mtbf_s is not None:
+        _say_if_outages_are_few(result, flags.mtbf_s)
     if not result.reached:
         sys.exit(1)
+
+
+def _say_if_outages_are_few(result: Plan, mtbf_s: float) -> None:
+    """A line on stderr where not even the longest runs see every machine fail a few times."""
+    q = result.question
+    rate = q.request_rate or (result.best.rate if result.best else None)
+    longest_s = max(q.num_requests, q.max_requests) / rate if rate else math.inf
+    if longest_s < FEW_OUTAGES * mtbf_s:
+        print(
+            f"seqsched: outages: the longest runs last {longest_s:,.0f} s, in which a machine that fails "
+            f"once in {mtbf_s:,.0f} s hardly shows; give more --num-requests and --max-requests",
+            file=sys.stderr,
+        )
 
 
 def _table(result: Plan) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shlex
@@ -246,6 +247,16 @@ def test_what_cannot_be_planned_with_is_refused(
 
 COMMAND = ["plan", "--num-requests", "100", "--max-requests", "200", "--max-seeds", "3", "--jobs", "1"]
 COMMAND += ["--profiles", "h200-vicuna-7b", "--trace", "lognormal:output_median=40"]
+
+
+def test_the_command_says_when_runs_are_too_short_for_outages(capsys: pytest.CaptureFixture[str]) -> None:
+    fails = ["--request-rate", "30", "--slo", "ttft_p90:800", "--mttr-s", "1", "--mtbf-s"]
+    with contextlib.suppress(SystemExit):
+        main([*COMMAND, *fails, "600"])
+    assert "once in 600 s hardly shows; give more --num-requests" in capsys.readouterr().err
+    with contextlib.suppress(SystemExit):
+        main([*COMMAND, *fails, "2"])
+    assert "hardly shows" not in capsys.readouterr().err
 
 
 def test_the_command_says_the_answer_first(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
