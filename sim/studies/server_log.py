@@ -18,7 +18,7 @@ from traces.errors import InputError
 from traces.hints import near_misses
 from traces.spec import parse
 from traces.tables import open_table
-from traces.trace import FloatArray, IntArray, Trace
+from traces.trace import FloatArray, Trace
 
 from ..results.backlog import backlog
 from ..results.failures import failed_share, share_text
@@ -27,8 +27,9 @@ from ..results.metrics import LATENCIES
 from ..results.result import Result
 from ..scenario.scenario import scenario_of
 from ..scenario.settings import Keywords, Settings, WorkloadSettings, check_names, read_settings
+from .log_checks import check_ends, check_physics, far_off, oddities, with_our_tpot
 
-COMPARABLE = ("trace", "max_concurrency", "max_new_tokens", "goodput")
+COMPARABLE = ("trace", "time_unit", "max_concurrency", "max_new_tokens", "goodput")
 """Settings of a workload under which the requests of a log stay what they were when they were measured."""
 OTHER_LOAD = "the requests of the log were measured side by side, so that a part of them met another load"
 OTHER_TIMES = "the requests of the log arrived when it says, and others' latencies were not measured"
@@ -44,10 +45,10 @@ REASONS = {
     "output_scale": OTHER_LENGTHS,
 }
 """Why the other settings of a workload are refused."""
-ODD = 0.1
-"""Share by which the parts of a latency may miss the whole, in the median row, before a note says so."""
 LOGGED = tuple(LATENCIES[key].column for key in ("ttft", "tpot", "e2el"))
 """The latencies that a log has, as columns."""
+END = "finish_s"
+"""When a request ended, by the clock of the arrivals, where a log has it."""
 COMPARED = tuple(statistic for statistic in STATISTICS if statistic != "std")
 
 
@@ -79,20 +80,31 @@ class Against:
         }
 
 
-def read_log(path: str | Path, time_unit: str | None = None) -> tuple[Trace, dict[str, FloatArray]]:
-    """The requests of a log as a trace, and the latencies measured, in ms, each of shape (n,) in trace order.
+@dataclass(frozen=True)
+class Log:
+    """The completed requests of a log as a trace, the latencies measured, in ms, each of shape (n,) in its
+    order, and notes on what was left out or understood otherwise.
+    """
+
+    trace: Trace
+    latency: Mapping[str, FloatArray]
+    notes: tuple[str, ...]
+
+
+def read_log(path: str | Path, time_unit: str | None = None) -> Log:
+    """The log in a file; TPOT by another definition than ours is computed anew.
 
     Requests that failed, by a column of states or errors or with no output, are left out. `time_unit`: as for
     `traces.load`. Raises InputError naming file, row, column, value and bound.
     """
-    table = open_table(path, lambda name: name in LOGGED)
+    table = open_table(path, lambda name: name in (*LOGGED, END))
     for column in LOGGED:
         if column not in table.columns:
             hint = near_misses(table.columns, [column])
             raise InputError(
                 f"{path}: column {column} is missing{hint}; a log has arrival_s, {', '.join(LOGGED)}"
             )
-    trace = formats.read(path, time_unit=time_unit, also_used=LOGGED)
+    trace = formats.read(path, time_unit=time_unit, also_used=(*LOGGED, END))
     if trace.arrival_s is None:
         raise InputError(f"{path}: column arrival_s is missing; a log has arrival_s, {', '.join(LOGGED)}")
     rows = trace.source_rows
@@ -101,18 +113,26 @@ def read_log(path: str | Path, time_unit: str | None = None) -> tuple[Trace, dic
     left_out[rows] = False
     single = left_out.copy()
     single[rows] = trace.output_tokens == 1
-    latency = {
+    measured = {
         column: checks.times(table, column, unless=single if column == "tpot_ms" else left_out)
         for column in LOGGED
     }
-    first, last = latency["ttft_ms"], latency["e2el_ms"]
+    first, last = measured["ttft_ms"], measured["e2el_ms"]
     checks.refuse(
         table,
         "e2el_ms",
         last < 0.99 * first - 1,  # logs are rounded
         lambda i: f"{last[i]:g} is below ttft_ms, {first[i]:g}; are both from the arrival on, in ms?",
     )
-    return trace, {column: values[rows] for column, values in latency.items()}
+    if not last[rows].any():
+        raise InputError(f"{path}, e2el_ms: is 0 in every row, so that there is no duration to compare with")
+    latency, notes = with_our_tpot(trace, {column: values[rows] for column, values in measured.items()})
+    if END in table.columns:
+        check_ends(str(path), trace, latency["e2el_ms"], checks.times(table, END, unless=left_out)[rows])
+    if share := 1 - len(trace) / table.num_rows:
+        failed = f"{100 * share:.2g} % of the requests of the log failed"
+        notes = (f"{failed}: neither measured nor simulated, though they loaded the server", *notes)
+    return Log(trace, latency, (*notes, *oddities(trace, latency)))
 
 
 def against(path: str | Path, *, policy: str = "continuous", **settings: Unpack[Keywords]) -> Against:
@@ -124,10 +144,13 @@ def against(path: str | Path, *, policy: str = "continuous", **settings: Unpack[
     log, and where the simulation does not complete every request.
     """
     check_names(settings, against, Keywords)
-    trace, latency = read_log(path, settings.get("time_unit"))
+    log = read_log(path, settings.get("time_unit"))
+    trace, latency = log.trace, log.latency
     given = read_settings(trace, settings)
     _check_comparable(path, given, trace)
-    result = scenario_of(given).run(_of_a_server(policy))
+    scenario = scenario_of(given)
+    check_physics(str(path), trace, latency, scenario)
+    result = scenario.run(_of_a_server(policy))
     summary = result.summary
     if summary["failed"]:
         rejected = result.requests[result.requests.status != "completed"]
@@ -138,8 +161,6 @@ def against(path: str | Path, *, policy: str = "continuous", **settings: Unpack[
         )
     assert trace.arrival_s is not None
     duration = float((trace.arrival_s + latency["e2el_ms"] / 1e3).max() - trace.arrival_s.min())
-    if duration <= 0:
-        raise InputError(f"{path}, e2el_ms: is 0 in every row, so that there is no duration to compare with")
     several = trace.output_tokens > 1
     measured = {
         "request_throughput": len(trace) / duration,
@@ -153,7 +174,7 @@ def against(path: str | Path, *, policy: str = "continuous", **settings: Unpack[
     measured = {key: value for key, value in measured.items() if value > 0}
     predicted = {key: summary[key] for key in measured}
     is_saturated = backlog(trace.arrival_s, trace.arrival_s + latency["e2el_ms"] / 1e3).grows
-    return Against(measured, predicted, result, is_saturated, _notes(trace.output_tokens, latency))
+    return Against(measured, predicted, result, is_saturated, (*log.notes, *far_off(measured, predicted)))
 
 
 def _check_comparable(path: str | Path, given: Settings, trace: Trace) -> None:
@@ -178,18 +199,3 @@ def _of_a_server(policy: str) -> str:
     if "async_scheduling" in options:
         return policy
     return f"{policy}{',' if options else '' if ':' in policy else ':'}async_scheduling=on"
-
-
-def _notes(output_tokens: IntArray, latency: Mapping[str, FloatArray]) -> tuple[str, ...]:
-    """What does not fit together in most rows, so that a unit or a meaning must be another."""
-    several = output_tokens > 1
-    if not several.any():
-        return ()
-    sum_of_parts = (latency["ttft_ms"] + latency["tpot_ms"] * (output_tokens - 1))[several]
-    e2el = latency["e2el_ms"][several]
-    if np.median(np.abs(sum_of_parts - e2el) / np.maximum(e2el, 1e-9)) <= ODD:
-        return ()
-    return (
-        "ttft_ms + tpot_ms x (output_tokens - 1) is not near e2el_ms in most rows: "
-        "all three are in ms, ttft and e2el from the arrival, tpot the mean after the first token",
-    )

@@ -42,7 +42,8 @@ def test_a_server_may_decide_when_an_iteration_is_over(log: Path) -> None:
 
 
 def test_a_slower_server_shows_as_a_negative_error_of_its_latencies(log: Path) -> None:
-    trace, latency = read_log(log)
+    logged = read_log(log)
+    trace, latency = logged.trace, logged.latency
     assert len(trace) == 80 and (trace.arrival_s[1:] >= trace.arrival_s[:-1]).all()
     lines = log.read_text().splitlines()
     slow = [
@@ -107,7 +108,7 @@ def test_the_time_between_tokens_of_a_single_one_is_not_looked_at(log: Path) -> 
     for value in ("", "nan", "-", "-1"):
         rows[0][place] = value
         log.write_text("\n".join([lines[0], *(",".join(row) for row in rows)]) + "\n")
-        trace, latency = read_log(log)
+        trace, latency = read_log(log).trace, read_log(log).latency
         assert (trace.output_tokens == 1).sum() >= 2 and (latency["tpot_ms"] >= 0).all()
         assert "mean_tpot_ms" in against(log, **SETTINGS).measured
     rows[2][3], rows[2][place] = "7", ""
@@ -190,6 +191,45 @@ def changed(log: Path, factors: dict[str, float]) -> None:
     table.to_csv(log, index=False)
 
 
+def with_failure(log: Path, row: dict[str, object]) -> None:
+    """The log with a column of states and a row that is no completed request."""
+    table = pd.read_csv(log).assign(status="ok")
+    pd.concat([table, pd.DataFrame([row])]).to_csv(log, index=False)
+
+
+def test_a_request_that_failed_is_not_measured_but_said(
+    log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = against(log, **SETTINGS)
+    with_failure(log, {"request_id": 999, "arrival_s": 1.0, "e2el_ms": 600_000, "status": "timeout"})
+    after = against(log, **SETTINGS)
+    assert (after.measured, after.predicted) == (before.measured, before.predicted)
+    assert after.notes[0].startswith(
+        "1.2 % of the requests of the log failed: neither measured nor simulated"
+    )
+    main(["validate", "--against", str(log), "--profile", "h200-vicuna-7b", "--json"])
+    err = capsys.readouterr().err
+    assert "1 of 81 requests (1.2 %) failed and are left out, the first in row 81: status timeout" in err
+    assert "note: " in err
+
+
+def test_another_definition_of_tpot_is_named_and_computed_anew(log: Path) -> None:
+    ours = against(log, **SETTINGS)
+    table = pd.read_csv(log)
+    first, last, tokens = table.ttft_ms, table.e2el_ms, table.output_tokens
+    others = {
+        "e2el_ms / output_tokens": last / tokens,
+        "(e2el_ms - ttft_ms) / output_tokens": (last - first) / tokens,
+        "e2el_ms / (output_tokens - 1)": last / (tokens - 1).clip(lower=1),
+    }
+    for formula, tpot in others.items():
+        for decimals in (3, 15):
+            table.assign(tpot_ms=tpot.round(decimals)).to_csv(log, index=False)
+            theirs = against(log, **SETTINGS)
+            assert theirs.notes[0].startswith(f"tpot_ms is {formula}, another definition of TPOT")
+            assert theirs.measured == pytest.approx(ours.measured)
+
+
 def test_an_answer_that_ends_before_it_begins_is_refused(log: Path) -> None:
     changed(log, {"e2el_ms": 1e-3})
     with pytest.raises(InputError, match=r"e2el_ms: [\d.e-]+ is below ttft_ms, [\d.]+; are both"):
@@ -198,8 +238,82 @@ def test_an_answer_that_ends_before_it_begins_is_refused(log: Path) -> None:
 
 def test_latencies_that_do_not_fit_together_are_noted(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert against(log, **SETTINGS).notes == ()
-    changed(log, {"tpot_ms": 1e-3})
-    assert "is not near e2el_ms in most rows" in against(log, **SETTINGS).notes[0]
+    for column, factor, unit in (
+        ("ttft_ms", 1e-3, None),
+        ("tpot_ms", 1e3, "microseconds"),
+        ("tpot_ms", 1e-6, "seconds"),
+    ):
+        changed(log, {column: factor})
+        notes = against(log, **SETTINGS).notes
+        if unit is not None:
+            assert "is not near e2el_ms in most rows" in notes[0]
+            assert notes[0].endswith(f"of what the others make it: in {unit}?")
     main(["validate", "--against", str(log), "--profile", "h200-vicuna-7b", "--json"])
     out, err = capsys.readouterr()
     assert json.loads(out)["notes"] and "note: " in err
+
+
+def test_latencies_in_seconds_are_refused(log: Path) -> None:
+    changed(log, dict.fromkeys(COLUMNS[4:], 0.001))
+    with pytest.raises(
+        InputError, match=r"e2el_ms: 0\.003\d+ ms a token in the median row is below .*in seconds"
+    ):
+        against(log, **SETTINGS)
+
+
+def test_latencies_in_microseconds_are_noted(log: Path) -> None:
+    changed(log, dict.fromkeys(COLUMNS[4:], 1000.0))
+    assert "times the predicted ones and more: in microseconds?" in against(log, **SETTINGS).notes[-1]
+
+
+def test_arrivals_that_do_not_lead_to_the_ends_are_refused(log: Path) -> None:
+    table = pd.read_csv(log)
+    table = table.assign(finish_s=table.arrival_s + table.e2el_ms / 1e3 + 1.7e9)
+    table.to_csv(log, index=False)
+    assert against(log, **SETTINGS).notes == ()
+    changed(log, {"arrival_s": 1e3})
+    with pytest.raises(InputError, match=r"arrival_s \+ e2el_ms / 1000 is [\d.e+]+ s off finish_s"):
+        against(log, **SETTINGS)
+
+
+def test_arrivals_at_which_no_memory_would_do_are_refused(log: Path) -> None:
+    changed(log, {"arrival_s": 0.0, "prompt_tokens": 500.0})
+    table = pd.read_csv(log)
+    table.assign(ttft_ms=table.ttft_ms + 1e6, e2el_ms=table.e2el_ms + 1e6).to_csv(log, index=False)
+    with pytest.raises(
+        InputError, match=r"arrival_s: requests seem to hold [\d,]+ tokens of KV cache at once"
+    ):
+        against(log, **SETTINGS)
+
+
+def test_arrivals_at_which_no_gpu_computes_are_refused(log: Path) -> None:
+    changed(log, {"arrival_s": 0.0, "prompt_tokens": 60.0})
+    table = pd.read_csv(log)
+    table.assign(ttft_ms=4.0, e2el_ms=table.tpot_ms * (table.output_tokens - 1) + 4).to_csv(log, index=False)
+    with pytest.raises(
+        InputError, match=r"arrival_s: prompts seem computed at [\d,]+ tokens/s, where 1 x h200"
+    ):
+        against(log, **SETTINGS)
+
+
+def test_the_unit_of_arrivals_may_be_given(log: Path) -> None:
+    before = against(log, **SETTINGS).measured
+    table = pd.read_csv(log)
+    table.assign(arrival=table.arrival_s * 1e6).drop(columns="arrival_s").to_csv(log, index=False)
+    assert against(log, time_unit="us", **SETTINGS).measured == pytest.approx(before)
+
+
+def test_a_result_of_a_load_generator_is_a_log(log: Path) -> None:
+    """The same figures as the table it was made of."""
+    wanted, table = against(log, **SETTINGS).measured, pd.read_csv(log).sort_values("arrival_s")
+    gaps = [[tpot / 1e3] * (n - 1) for tpot, n in zip(table.tpot_ms, table.output_tokens, strict=True)]
+    result = {
+        "input_lens": table.prompt_tokens.tolist(),
+        "output_lens": table.output_tokens.tolist(),
+        "ttfts": (table.ttft_ms / 1e3).tolist(),
+        "itls": gaps,
+        "start_times": (table.arrival_s + 353399.5).tolist(),
+        "errors": [""] * len(table),
+    }
+    log.write_text(json.dumps(result), encoding="utf-8")
+    assert against(log, **SETTINGS).measured == pytest.approx(wanted, rel=1e-6)
