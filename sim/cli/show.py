@@ -73,7 +73,8 @@ def summary_table(summary: Mapping[str, Any]) -> None:
     """Print one run."""
     from rich.table import Table
 
-    table = Table(title=title(summary), title_justify="left", show_header=False)
+    print(title(summary))  # as a title of the narrow table it would be broken into lines as narrow
+    table = Table(show_header=False)
     table.add_column("figure")
     table.add_column("value", justify="right")
     skip = (*LABELS, "failed_reason")
@@ -173,7 +174,7 @@ def frame_table(heading: str, frame: pd.DataFrame) -> None:
 
 
 def title(summary: Mapping[str, Any], *, with_completed: bool = True) -> str:
-    """Which trace, which machine and how its numbers were got, which seed: what a reader needs to trust a
+    """Which trace, which machines and how their numbers were got, which seed: what a reader needs to trust a
     figure.
     """
     parts = [f"{summary['policy']}"] if summary.get("policy") else []
@@ -181,6 +182,8 @@ def title(summary: Mapping[str, Any], *, with_completed: bool = True) -> str:
     total = summary["completed"] + summary["failed"]
     parts.append(f"{completed}{total:,} requests of {summary['trace']}")
     parts.append(f"{summary['profile']} ({summary['provenance']})")
+    if summary.get("replicas", 1) > 1:
+        parts.append(f"{summary['replicas']:,} replicas, router {summary['router']}")
     parts.append(f"predictor {summary['predictor']}, seed {summary['seed']}")
     return " · ".join(parts)
 
