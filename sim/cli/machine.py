@@ -160,12 +160,16 @@ def calibrate(
     from ..hardware.datasheets import known_gpu
     from ..hardware.fitting import fit, read_steps
     from ..hardware.model_shape import known_model
+    from ..hardware.steps_file import check_hardware
 
+    shape, card = known_model(model) if model else None, known_gpu(gpu) if gpu else None
+    measured = read_steps(steps)
+    check_hardware(measured, str(steps), shape, card)
     fitted, report = fit(
-        read_steps(steps),
+        measured,
         name or out.stem,
-        model=known_model(model) if model else None,
-        gpu=known_gpu(gpu) if gpu else None,
+        model=shape,
+        gpu=card,
         engine=engine,
         host_s=host_ms / 1e3,
         async_scheduling=async_scheduling,

@@ -1,20 +1,29 @@
-"""Reads a file of measured iterations and refuses impossible rows; knows nothing of fitting."""
+"""Reads a file of measured iterations and refuses impossible ones; knows nothing of fitting."""
 
 from __future__ import annotations
 
 import csv
 import io
+import logging
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from traces.csv_lines import separator_of
 from traces.errors import InputError
+from traces.hints import near_misses
+
+from .datasheets import Gpu
+from .model_shape import ModelShape
 
 if TYPE_CHECKING:
     import pandas as pd
+
+LOG = logging.getLogger("traces")
 
 COUNTS = (
     "num_decode",
@@ -24,7 +33,14 @@ COUNTS = (
     "prefill_attention",
 )
 COLUMNS = (*COUNTS, "step_ms")
-"""The columns of a steps file; others are ignored."""
+"""The columns of a steps file; others are not used, which is logged."""
+ROUNDING = 0.95
+"""Share of one reading of the weights that an iteration may take: datasheets are rounded."""
+SLOWEST = 100.0
+"""How many readings of the weights the shortest iteration may take, if that is more than `LONG_MS`."""
+LONG_MS = 1000.0
+SHORT_MS = 0.05
+"""No GPU runs an iteration of a language model in less."""
 
 
 def read_steps(path: str | Path) -> pd.DataFrame:
@@ -40,7 +56,10 @@ def read_steps(path: str | Path) -> pd.DataFrame:
     header = [name.strip() for name in rows[0]]
     missing = [name for name in COLUMNS if name not in header]
     if missing:
-        raise InputError(f"{file}: the column {missing[0]} is missing; a steps file has {', '.join(COLUMNS)}")
+        hint = near_misses(header, missing[:1])
+        raise InputError(
+            f"{file}: the column {missing[0]} is missing{hint}; a steps file has {', '.join(COLUMNS)}"
+        )
     repeated = [name for name in COLUMNS if header.count(name) > 1]
     if repeated:
         raise InputError(f"{file}: the column {repeated[0]} appears {header.count(repeated[0])} times")
@@ -52,7 +71,33 @@ def read_steps(path: str | Path) -> pd.DataFrame:
     places = {name: header.index(name) for name in COLUMNS}
     columns = {name: _column(rows[1:], places[name], name, file) for name in COLUMNS}
     _check_rows(columns, file)
+    if unused := [name for name in header if name not in COLUMNS]:
+        LOG.info("%s: steps; columns not used: %s", file, ", ".join(unused))
     return pd.DataFrame(columns)
+
+
+def check_hardware(steps: pd.DataFrame, file: str, model: ModelShape | None, gpu: Gpu | None) -> None:
+    """InputError where the iterations that `read_steps` gave cannot have run on this GPU.
+
+    None may be shorter than reading the model's weights once, nor all of them a hundred times as long. Where
+    the model or the GPU is not known, only what no GPU reaches is refused.
+    """
+    row, shortest = int(steps["step_ms"].argmin()) + 1, float(steps["step_ms"].min())
+    least, what = SHORT_MS, "which no GPU reaches"
+    if model is not None and gpu is not None:
+        least = 1e3 * model.read_bytes / gpu.bandwidth_bytes_per_s
+        what = f"what reading the weights of {model.name} once takes on {gpu.name}"
+    if shortest < ROUNDING * least:
+        in_seconds = 1e3 * shortest >= ROUNDING * least
+        guess = "steps in seconds? ms are needed" if in_seconds else "is step_ms in another unit?"
+        if 10 * shortest > least and gpu is not None:
+            guess = "were the weights quantised, or split among GPUs? leave out --gpu and --model then"
+        raise InputError(f"{file}, row {row}, step_ms: {shortest:.4g} is below {least:.4g}, {what}: {guess}")
+    if gpu is not None and shortest > max(SLOWEST * least, LONG_MS):
+        raise InputError(
+            f"{file}, row {row}, step_ms: {shortest:,.4g}, the shortest, is more than {SLOWEST:g} times "
+            f"{least:.4g}, {what}: steps in microseconds? ms are needed"
+        )
 
 
 def _rows(path: str | Path, file: str) -> list[list[str]]:
@@ -67,12 +112,16 @@ def _rows(path: str | Path, file: str) -> list[list[str]]:
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: {error}") from None
     try:
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
+        rows = [row for row in _reader(text) if row]
     except csv.Error as error:
         raise InputError(f"{file}: not CSV ({error})") from None
     if not rows:
         raise InputError(f"{file}: it is empty")
     return rows
+
+
+def _reader(text: str) -> Iterator[list[str]]:
+    return csv.reader(io.StringIO(text, newline=""), delimiter=separator_of(text.encode()), strict=True)
 
 
 def _column(rows: list[list[str]], place: int, name: str, file: str) -> npt.NDArray[np.float64]:
