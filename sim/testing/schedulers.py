@@ -45,7 +45,7 @@ def check_scheduler(
     made = list[CompleteScheduler]()
     make, name = _keeping(scheduler_maker(factory), made), policy_name(factory)
     with reported("check_scheduler", name, seed, "any"), blame(lambda: made):
-        _check_source(make(ROOM))
+        _check_source(type(make(ROOM)))
         _check_drain(make)
     for k in range(seed, seed + num_worlds):
         world = random_world(k)
@@ -56,10 +56,10 @@ def check_scheduler(
             _check_sees_no_lengths(make, world)
 
 
-def _check_source(scheduler: Scheduler) -> None:
+def _check_source(kind: type[Scheduler]) -> None:
     """No name in the class's own source is that of a true length."""
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(type(scheduler))))
+        tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
     except (OSError, TypeError, SyntaxError):
         return  # no source at hand: what it does is checked all the same
     for node in ast.walk(tree):
@@ -76,7 +76,7 @@ def _check_drain(make: Callable[[Limits], CompleteScheduler]) -> None:
         ]
         for request in given:
             scheduler.submit(request, 0.0)
-        work = _asked(scheduler) if is_in_flight else None
+        work = _checked(scheduler.next_work(0.0)) if is_in_flight else None
         left = sorted(request.id for request in scheduler.drain(0.0))
         when = f"with a {type(work).__name__} in flight" if work is not None else "before it decides"
         require(
@@ -84,12 +84,12 @@ def _check_drain(make: Callable[[Limits], CompleteScheduler]) -> None:
         )
         again = scheduler.drain(0.0)
         require(not again, f"drain gives {[r.id for r in again]} back twice")
-        require(_asked(scheduler) is None, "finds work after drain gave everything back")
+        work = _checked(scheduler.next_work(0.0))
+        require(work is None, "finds work after drain gave everything back")
 
 
-def _asked(scheduler: CompleteScheduler) -> Work | None:
-    """Its next Work at time 0."""
-    work = scheduler.next_work(0.0)
+def _checked(work: Work | None) -> Work | None:
+    """What `next_work` returned, which is of one of the kinds of Work."""
     is_work = work is None or isinstance(work, get_args(Work))
     require(is_work, f"next_work returned {work!r}, which is no kind of Work")
     return work
@@ -106,11 +106,11 @@ def _check_alone(make: Callable[[Limits], CompleteScheduler], world: World, is_w
     free = world.scenario(predictor=FREE_PREDICTORS[world.seed % len(FREE_PREDICTORS)])
     invariants.check_leap(free.run(make, log=True), free.run(make, log=True, leap=False))
     end_s = max(b.end_s for b in result.batches)
-    _check_left_nothing(kept[0], make(shared.limits), shared, end_s)
+    _check_left_nothing(shared, end_s, kept[0], make(shared.limits))
 
 
 def _check_left_nothing(
-    used: CompleteScheduler, fresh: CompleteScheduler, shared: Scenario, now: float
+    shared: Scenario, now: float, used: CompleteScheduler, fresh: CompleteScheduler
 ) -> None:
     """Nothing is left of what has ended: it decides as a new one does, on a request that takes all memory."""
     left = used.drain(now)
