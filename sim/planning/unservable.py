@@ -11,6 +11,7 @@ from traces.trace import Trace
 
 from ..hardware.profile import Profile
 from ..results.failures import share_text
+from ..scenario.policies import POLICIES
 from ..scenario.scenario import scenario_on
 from ..scenario.settings import Settings
 from .answer_search import Parts
@@ -56,8 +57,11 @@ def unservable(
 ) -> Unservable | None:
     """What the policy turns away on each of these machines as it comes; None where that is nothing.
 
-    `settings`: those of the plan. A request that only some machines of a mix can serve is not among them.
+    `settings`: those of the plan. A request that only some machines of a mix can serve is not among them. A
+    policy from outside is not asked here: it may end the process, which its runs survive.
     """
+    if POLICIES.is_outside(policy):
+        return None
     is_mixed = len(machines) > 1
     of_one = replace(
         settings,
