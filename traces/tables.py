@@ -23,7 +23,7 @@ from .unpacking import PARQUET_EXTRA, read_unpacked
 
 DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*(,\d+)?([eE][+-]?\d+)?\s*")
 THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2},\d{3}\s*")
-ANY_DECIMAL_COMMA = re.compile(rb"[;\t|\n][+-]?\d+,\d+[;\t|\r\n]")
+ANY_DECIMAL_COMMA = re.compile(rb"[;\t|\n][+-]?\d+,\d+([eE][+-]?\d+)?[;\t|\r\n]")
 
 Wanted = Callable[[str], bool]
 
