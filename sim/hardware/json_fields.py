@@ -8,6 +8,11 @@ from typing import Any
 
 from traces.errors import InputError
 
+MOST = 1e30
+"""More than any field of a machine can be, and small enough that what is computed from several is finite."""
+
+MOST_COUNT = 10**15
+
 
 class Fields:
     """One JSON object whose keys are read one by one, each checked as it is read.
@@ -45,7 +50,7 @@ class Fields:
 
     def integer(self, key: str, minimum: int = 0) -> int:
         """A whole number of at least `minimum`."""
-        value = self.number(key, minimum)
+        value = checked_number(self._take(key), f"{self.where}, {key}", minimum, MOST_COUNT)
         if value != int(value):
             raise InputError(f"{self.where}, {key}: {value!r} is not a whole number")
         return int(value)
@@ -119,8 +124,8 @@ class Fields:
             raise InputError(f"{self.where}: unknown key {unknown[0]!r}; the known keys are {known}")
 
 
-def checked_number(value: object, where: str, minimum: float = 0.0) -> float:
-    """`value` as a finite float of at least `minimum`; `InputError` naming `where`, value and bound."""
+def checked_number(value: object, where: str, minimum: float = 0.0, maximum: float = MOST) -> float:
+    """`value` as a float from `minimum` to `maximum`; `InputError` naming `where`, value and bound."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"{where}: {_text(value)} is not a number")
     try:
@@ -131,6 +136,8 @@ def checked_number(value: object, where: str, minimum: float = 0.0) -> float:
         raise InputError(f"{where}: {_text(value)} is not finite")
     if number < minimum:
         raise InputError(f"{where}: {_text(value)} is below {minimum:g}")
+    if number > maximum:
+        raise InputError(f"{where}: {_text(value)} is above {maximum:g}")
     return number
 
 

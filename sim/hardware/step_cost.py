@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from sim.hardware.json_fields import Fields, checked_number
+from sim.hardware.json_fields import MOST, Fields, checked_number
 from traces.errors import InputError
 
 KNEE_GAIN = 1.25
@@ -52,7 +52,7 @@ class PiecewiseLinear:
             raise InputError(f"seconds: {len(seconds)} values for {len(sizes)} sizes")
         for name, values in (("sizes", sizes), ("seconds", seconds)):
             for i, value in enumerate(values):
-                checked_number(value, f"{name}[{i}]")
+                checked_number(value, f"{name}[{i}]", maximum=MOST_SECONDS if name == "seconds" else MOST)
         for i in range(1, len(sizes)):
             if sizes[i] <= sizes[i - 1]:
                 raise InputError(
@@ -139,7 +139,8 @@ class StepCost:
 
     def __post_init__(self) -> None:
         for name in (*_COEFFICIENTS, "host_ms"):
-            checked_number(getattr(self, name), name)
+            most = MOST_SECONDS * 1e3 if name == "host_ms" else MOST_SECONDS
+            checked_number(getattr(self, name), name, maximum=most)
         if self.decode_base.seconds[0] <= 0:
             raise InputError(f"decode_base, seconds[0]: {self.decode_base.seconds[0]!r} is not above 0")
 
@@ -293,6 +294,9 @@ class StepCost:
             self._mixed_cache[tokens] = base
         return base
 
+
+MOST_SECONDS = 1e4
+"""The longest that a part of an iteration may take, in seconds (in all, or per token)."""
 
 _COEFFICIENTS = tuple(f.name for f in fields(StepCost) if f.name.endswith("_s"))
 _OPTIONAL = ("mixed_per_decode_s", "mixed_per_longest_s", "mixed_per_key_s")

@@ -60,7 +60,7 @@ class StateFile(Generic[V]):
             try:
                 fields = json.loads(line)
                 self.known[str(fields["key"])] = self.read(fields)
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 raise InputError(f"{path}, line {number}: not a line that `{self.writer}` wrote") from None
         if len(whole) < len(content):
             if not self.known and content[:8] != b'{"key": ':

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from sim import simulate
 from sim.hardware import Profile, describe, load, names
 from sim.hardware.overrides import apply
 from sim.hardware.profile import Provenance
@@ -199,3 +200,33 @@ def test_importing_the_package_is_light() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+NUMBERS = [
+    ("step_cost", "decode_per_context_s"),
+    ("step_cost", "mixed_per_attention_s"),
+    ("step_cost", "host_ms"),
+    ("step_cost", "decode_base", "seconds"),
+    ("step_cost", "mixed_base", "sizes"),
+    ("memory", "gpu_bytes"),
+    ("memory", "kv_bytes_per_token"),
+    ("memory", "weight_bytes"),
+]
+
+
+@pytest.mark.parametrize("where", NUMBERS, ids=".".join)
+@pytest.mark.parametrize("value", [1e308, 1e150, 1e40, 1e20, 1e9, 1e-300])
+def test_absurd_numbers_are_refused_or_simulated_at_once(where: tuple[str, ...], value: float) -> None:
+    """Finite, and so far off that sums of them are not, or that time stands still beside them."""
+    data = load("h200-vicuna-7b").to_json()
+    place = data
+    for key in where[:-1]:
+        place = place[key]
+    place[where[-1]] = [*place[where[-1]][:-1], value] if isinstance(place[where[-1]], list) else value
+    try:
+        machine = Profile.from_json(data)
+        result = simulate("lognormal", num_prompts=8, profile=machine, policy="continuous", request_rate=1.0)
+    except InputError as error:
+        assert "\n" not in str(error)
+    else:
+        json.loads(result.to_json())

@@ -55,7 +55,11 @@ def test_a_line_that_was_cut_off_is_dropped_wherever_it_breaks(tmp_path: Path) -
         assert path.read_bytes() == whole
 
 
-@pytest.mark.parametrize("content", ["not a state\n", '{"key": "a"}\n', "[1]\n", "no newline at the end"])
+@pytest.mark.parametrize(
+    "content",
+    ["not a state\n", '{"key": "a"}\n', "[1]\n", "no newline at the end", 100_000 * "[" + "\n"],
+    ids=["text", "keys", "list", "line", "nested"],
+)
 def test_another_file_is_refused_and_left_alone(content: str, tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text(content)
