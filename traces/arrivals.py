@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from .checks import MAX_SPAN_S
 from .errors import InputError
 from .trace import FloatArray, Trace
 
@@ -37,7 +38,8 @@ def assign(
     With an equal state of `rng`, times at two rates are proportional, so two loads see the same pattern.
     A deadline keeps its distance from the arrival. Raises InputError where `request_rate`, `burstiness` or
     `time_scale` is not above 0 or not finite (a rate may be `inf`), where a `time_scale` other than 1 meets a
-    `request_rate`, which would leave it without effect, and where a time is too large for a float.
+    `request_rate`, which would leave it without effect, and where arrivals spread over more than
+    MAX_SPAN_S, as of a file: steps of milliseconds are lost beside times that are much larger.
     """
     if request_rate is not None and not request_rate > 0:
         raise InputError(
@@ -62,6 +64,10 @@ def assign(
     if not np.isfinite(times).all():
         cause = f"time_scale {time_scale:g}" if request_rate is None else f"request_rate {request_rate:g}"
         raise InputError(f"{trace.name}: {cause} gives arrival times that are not finite")
+    if n and times.max() - times.min() > MAX_SPAN_S:
+        cause = f"time_scale {time_scale:g}" if request_rate is None else f"request_rate {request_rate:g}"
+        span_s = times.max() - times.min()
+        raise InputError(f"{trace.name}: {cause} gives arrivals over {span_s:.3g} s; at most {MAX_SPAN_S:g}")
     deadline = trace.deadline_s
     if deadline is not None:
         deadline = deadline - (0.0 if trace.arrival_s is None else trace.arrival_s) + times

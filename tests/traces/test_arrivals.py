@@ -14,7 +14,7 @@ from traces.arrivals import assign, at_rate, window
 from traces.errors import InputError
 from traces.trace import FloatArray, Trace
 
-rates = st.floats(1e-6, 1e6)
+rates = st.floats(1.0, 1e6)
 shapes = st.floats(1e-3, 1e3)
 
 
@@ -125,6 +125,9 @@ def test_the_same_state_gives_the_same_times_and_another_seed_others() -> None:
         ({"request_rate": 5.0, "time_scale": 2.0}, "time_scale: 2 scales a trace's own times"),
         ({"request_rate": 1e-320}, "request_rate 9.99989e-321 gives arrival times that are not finite"),
         ({"time_scale": 1e308}, "time_scale 1e\\+308 gives arrival times that are not finite"),
+        ({"request_rate": 1e-300}, r"request_rate 1e-300 gives arrivals over .*e\+\d+ s; at most 1e\+09"),
+        ({"request_rate": 1e-9}, r"request_rate 1e-09 gives arrivals over .* s; at most 1e\+09"),
+        ({"time_scale": 1e12}, r"time_scale 1e\+12 gives arrivals over .* s; at most 1e\+09"),
     ],
 )
 def test_what_is_out_of_bounds_is_named_with_its_bound(options: dict[str, float], named: str) -> None:
