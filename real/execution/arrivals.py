@@ -55,7 +55,8 @@ class WallArrivals:
             self.submit(request)
 
     def ended(self, num_requests: int, now: float) -> None:
-        """Requests have ended: their places are free from now on."""
+        """Requests have ended: their places fall free; whoever has come meanwhile had one before."""
+        self.release(now)
         if self.room == 0:
             self.freed_s = now
         self.room += num_requests

@@ -10,6 +10,7 @@ import simpy
 
 from ..request import Request
 from ..results.ledger import Ledger
+from .environment import ARRIVAL, Environment
 
 SimProcess = Generator[simpy.Event, Any, None]
 
@@ -27,7 +28,8 @@ class Arrivals:
     """Hands out requests when they are due, at most `max_concurrency` of them unfinished at a time.
 
     `requests` come by rising arrival, and are taken one at a time. A request held back by that bound arrives
-    when a place falls free (vLLM's benchmark client does the same).
+    when a place falls free (vLLM's benchmark client does the same); one that arrives as another ends finds
+    that place free.
     """
 
     due_s: float
@@ -43,11 +45,11 @@ class Arrivals:
     ) -> None:
         self.coming, self.ledger = requests, ledger
         self.is_bounded = max_concurrency is not None
-        self.room = max_concurrency if max_concurrency is not None else ledger.num_requests
+        self.num_places = self.room = ledger.num_requests if max_concurrency is None else max_concurrency
         self.head = next(self.coming, _NOBODY)
         self.due_s = self.head.arrival_s
         self.freed_s = -math.inf
-        self.freed: simpy.Event | None = None
+        self.freed: tuple[Environment, simpy.Event] | None = None
         self.num_ended, self.on_progress = 0, on_progress
         self.report_at = self.step = max(1, ledger.num_requests // 200)
 
@@ -71,31 +73,33 @@ class Arrivals:
         """Whether no request is left."""
         return self.head is _NOBODY
 
-    def ended(self, replica: object, requests: Sequence[Request], now: float) -> None:
+    def ended(self, replica: Any, requests: Sequence[Request], now: float) -> None:
         """Requests have ended, wherever: their places are free from now on."""
         if self.is_bounded:
-            self._free_places(len(requests), now)
+            self._free_places(replica, len(requests), now)
         if self.on_progress is not None:
             self.num_ended += len(requests)
             if self.num_ended >= self.report_at:
                 self.report_at += self.step
                 self.on_progress(self.num_ended, self.ledger.num_requests)
 
-    def _free_places(self, number: int, now: float) -> None:
+    def _free_places(self, replica: Any, number: int, now: float) -> None:
         if self.room == 0 and number:
             self.freed_s = now
             self.due_s = max(now, self.head.arrival_s)
-            if self.freed is not None and not self.freed.triggered:
-                self.freed.succeed()
+            if self.freed is not None:
+                env, event = self.freed
+                env.trigger(event, ARRIVAL)
+                self.freed = None
         self.room += number
 
-    def run(self, env: simpy.Environment, submit: Submit) -> SimProcess:
+    def run(self, env: Environment, submit: Submit) -> SimProcess:
         """Submit each request when it is due; where there is no room, when there is."""
         while self.head is not _NOBODY:
             if self.due_s <= env.now:
                 self.take(env.now, submit)
             elif self.due_s < math.inf:
-                yield env.timeout(self.due_s - env.now)
+                yield env.at(self.due_s, ARRIVAL)
             else:
-                self.freed = env.event()
-                yield self.freed
+                self.freed = env, env.event()
+                yield self.freed[1]

@@ -33,8 +33,13 @@ class Leap:
         k = iterations - 1
         return self.head_s + k * self.first_s + self.slope_s * (k * (k - 1) / 2)
 
-    def iterations_begun(self, seconds: float) -> int:
-        """How many iterations have ended or are in progress so many seconds after its start, at least 1."""
+    def iterations_begun(self, seconds: float, after: bool = False) -> int:
+        """How many iterations have ended or are in progress so many seconds after its start, at least 1.
+
+        Where one ends at that very instant, the next has begun only `after` it.
+        """
+        if after:
+            seconds = math.nextafter(seconds, math.inf)
         rest, last = seconds - self.head_s, self.iterations - 1
         if rest <= 0 or not last:
             return 1
@@ -195,6 +200,13 @@ class RunningRequests:
                 ledger.replica[i] = self.replica
             finished.append(request)
         self.context_tokens = context
+        if (unfinished := use.unfinished) is not None:
+            if finished:
+                unfinished.clear()
+            else:
+                unfinished += (start_s, end_s)
+                if len(unfinished) >= FOLD_AT:
+                    use.join_unfinished()
         return finished
 
     def _resumed(self, id: int) -> int:

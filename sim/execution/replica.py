@@ -32,7 +32,7 @@ from ..work import (
 )
 from .arrivals import SimProcess
 from .blame import blame
-from .environment import Environment
+from .environment import DECISION, END, OUTAGE, Environment
 from .iterations import Leap, RunningRequests
 from .padded_batch import FREE, PerceptionCost, batch_record, cut_off, perceive_record
 from .progress import Progress
@@ -61,6 +61,9 @@ class Source(Protocol):
 
     def is_busy(self) -> bool:
         """Whether any of many replicas is at work."""
+
+    def has_decided(self, replica: Replica) -> bool:
+        """Whether the replica's turn to decide at this instant is over."""
 
     def outlook(self) -> tuple[float, object]:
         """(when the next request arrives, wherever, if that is known, else infinity; what differs whenever
@@ -98,6 +101,8 @@ class Replica:
         self.num_requests = 0  # submitted and not ended
         self.is_listening = False  # idle, or in iterations that an arrival ends early
         self.is_leaping = False  # in iterations that could be ended early
+        self.is_deciding = False  # its work has ended, others of the same instant have their turn before
+        self.is_late = False  # what was noticed came after its turn to decide at that instant
         self.batch: tuple[PaddedBatch | Perceive, BatchRecord] | None = None  # in progress
         self.iterations: tuple[Iterations, Leap, float] | None = None  # in progress, and since when
         self.repaired: simpy.Event | None = None  # while it is down
@@ -114,7 +119,7 @@ class Replica:
         """Whether one more request would start at once, memory aside: it idles, or iterates with a place left
         and nobody waiting (but to be asked how long the answer will be).
         """
-        if self.iterations is not None:
+        if self.iterations is not None or self.is_deciding:
             return self.scheduler.has_place
         return self.is_listening
 
@@ -129,17 +134,23 @@ class Replica:
         """
         if self.is_listening or (surely and self.is_leaping):
             self.is_listening = self.is_leaping = False
+            self.is_late = self.source.has_decided(self)
             self.process.interrupt()
 
     def run(self) -> SimProcess:
         """Work, and after a failure wait for the repair, for ever."""
         env, scheduler, source, running = self.env, self.scheduler, self.source, self.running
-        ledger, use = self.ledger, self.use
+        ledger, use, events, has_begun = self.ledger, self.use, env.queue, False
         with blame(lambda: [self.scheduler], is_sole_cause=True):
             while True:
                 now = env.now
                 try:
                     while True:
+                        if events and events[0][0] <= now and has_begun:
+                            self.is_deciding = True
+                            yield env.at(now, DECISION + self.number)
+                            self.is_deciding = False
+                        has_begun = True
                         source.release(self, now)
                         work = scheduler.next_work(now)
                         if not isinstance(work, Iterations):
@@ -160,14 +171,14 @@ class Replica:
                             self.iterations = (work, leap, start_s)
                             self.is_leaping, self.is_listening = iterations > 1, iterations > 1 and listens
                             try:
-                                yield env.timeout(seconds)
                                 now += seconds
+                                yield env.at(now, END)
                             except simpy.Interrupt as signal:
                                 if signal.cause is not None:
                                     raise
-                                iterations = leap.iterations_begun(env.now - start_s)
-                                yield env.timeout(max(0.0, start_s + leap.seconds(iterations) - env.now))
-                                now = env.now
+                                iterations = leap.iterations_begun(env.now - start_s, self.is_late)
+                                now = max(start_s + leap.seconds(iterations), env.now)
+                                yield env.at(now, END)
                             self.is_listening = self.is_leaping = False
                             self.iterations = None
                         finished = running.advance(leap, iterations, start_s, now)
@@ -316,7 +327,7 @@ class Replica:
         self.ledger.record_lost(left, lost)
         self.num_requests, self.batch, self.iterations = 0, None, None
         self.progress.happened()
-        self.is_listening = self.is_leaping = False
+        self.is_listening = self.is_leaping = self.is_deciding = False
         self.use.failures += 1
         self.repaired = self.env.event()
         self.process.interrupt(FAILURE)
@@ -325,12 +336,12 @@ class Replica:
     def repair(self) -> None:
         """It is there again, empty."""
         assert self.repaired is not None
-        self.repaired.succeed()
+        self.env.trigger(self.repaired, OUTAGE)
 
     def _cut_iterations(self, work: Iterations, leap: Leap, start_s: float, now: float) -> None:
         """Those iterations that had ended count; the one in progress is lost."""
-        # A failure at the very end takes the last iteration with it: its requests have not been handed back.
-        iterations = min(leap.iterations_ended(now - start_s), leap.iterations - 1)
+        # A failure at the very end of an iteration takes it with it: nothing of it has been handed back.
+        iterations = leap.iterations_begun(now - start_s) - 1
         begun_s = start_s
         if iterations:
             start_s += leap.seconds(iterations)
@@ -339,3 +350,5 @@ class Replica:
         if self.ledger.log:
             self._note(work, leap, iterations, begun_s, 0)
         self.use.busy_s += now - start_s
+        assert self.use.unfinished is not None
+        self.use.unfinished += (start_s, now)

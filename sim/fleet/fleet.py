@@ -17,9 +17,10 @@ from traces.errors import InputError
 
 from ..execution.arrivals import Arrivals, SimProcess
 from ..execution.blame import blame
+from ..execution.environment import OUTAGE, Environment
 from ..execution.replica import Replica
 from ..request import Request
-from .outages import Schedules
+from .outages import DrawnOutages, Schedules
 
 MOST_REROUTES = 1000
 """A request that has met more failures than this would never end."""
@@ -33,13 +34,15 @@ class Fleet(ABC):
 
     due_s = math.inf
 
-    def __init__(self, env: simpy.Environment, arrivals: Arrivals) -> None:
+    def __init__(self, env: Environment, arrivals: Arrivals) -> None:
         self.env, self.arrivals = env, arrivals
         self.is_bounded = arrivals.is_bounded
         self.is_open = False  # it opens after those that are down from the start are
         self.replicas: list[Replica] = []
         self.queue: deque[Request] = deque()
         self.down_since: dict[int, float] = {}
+        # When a replica decided last, and the greatest number of those that did so then.
+        self.decided_s, self.last_to_decide = -math.inf, 0
         self.num_left = arrivals.ledger.num_requests
         self.all_ended = env.event()
 
@@ -50,6 +53,7 @@ class Fleet(ABC):
         self.largest = max(capacities)
         self.is_mixed = min(capacities) < self.largest
         for number, spans in outages.items():
+            self.replicas[number].use.unfinished = []
             self.env.process(self._fail(self.replicas[number], spans))
         self._open()
         self.env.process(self._receive_all())
@@ -64,11 +68,11 @@ class Fleet(ABC):
         self.replicas = []  # they refer to the fleet
 
     def release(self, replica: Replica, now: float) -> None:
-        """Whoever has arrived by now is received before the replica decides, though SimPy may only come to
-        that arrival later.
-        """
-        if self.is_open and self.arrivals.due_s <= now:
-            self.arrivals.take(now, self._receive)
+        """Its turn to decide has come."""
+        if self.decided_s != now:
+            self.decided_s, self.last_to_decide = now, replica.number
+        elif self.last_to_decide < replica.number:
+            self.last_to_decide = replica.number
 
     def ended(self, replica: Replica, requests: Sequence[Request], now: float) -> None:
         """Places fall free; when nobody is left the run is over."""
@@ -76,6 +80,10 @@ class Fleet(ABC):
         self.num_left -= len(requests)
         if not self.num_left:
             self.all_ended.succeed()
+
+    def has_decided(self, replica: Replica) -> bool:
+        """Whether one of a greater number has decided at this instant: they take turns by number."""
+        return self.decided_s == self.env.now and self.last_to_decide > replica.number
 
     @property
     def is_done(self) -> bool:
@@ -133,19 +141,38 @@ class Fleet(ABC):
         with self._blame():
             yield from self._take_down(replica, spans)
 
+    def _next_outage(
+        self, replica: Replica, spans: Iterator[tuple[float, float]]
+    ) -> tuple[float, float] | None:
+        """The next span, if any. Of those that end before a request is there, all but the last one need no
+        events: they are only counted.
+        """
+        if isinstance(spans, DrawnOutages) and self._is_empty():
+            count, seconds = spans.skip(self.arrivals.due_s)
+            replica.use.failures += count
+            replica.use.down_s += seconds
+        return next(spans, None)
+
+    def _is_empty(self) -> bool:
+        """Whether every request that has arrived has ended, while others are yet to come."""
+        arrivals = self.arrivals
+        free = arrivals.num_places if self.is_bounded else self.num_left
+        return arrivals.room == free and self.env.now < arrivals.due_s < math.inf
+
     def _take_down(self, replica: Replica, spans: Iterator[tuple[float, float]]) -> SimProcess:
         env, number = self.env, replica.number
-        for down_s, up_s in spans:
+        while (span := self._next_outage(replica, spans)) is not None:
+            down_s, up_s = span
             if down_s > env.now or replica.use.failures:
                 # However soon it fails again, its process learns of the repair before.
-                yield env.timeout(max(0.0, down_s - env.now))
+                yield env.at(max(down_s, env.now), OUTAGE)
             self.down_since[number] = env.now
             self._went_down(replica)
             lost = replica.fail()
             self._check_progress(lost)
             self.queue.extendleft(reversed(lost))
             self._pass_on(env.now)
-            yield env.timeout(max(0.0, up_s - env.now))
+            yield env.at(max(up_s, env.now), OUTAGE)
             replica.use.down_s += env.now - self.down_since.pop(number)
             replica.repair()
             self._came_up(replica)

@@ -18,6 +18,12 @@ Schedules: TypeAlias = dict[int, Iterator[tuple[float, float]]]
 
 COLUMNS = ("replica", "down_s", "up_s")
 
+AT_A_TIME, MANY_AT_A_TIME = 64, 1 << 20
+"""How many outages of a replica are drawn at once, in general and while nothing is there to fail."""
+
+MOST_OUTAGES = 200_000_000
+"""A replica that fails more often than this in one run is refused: drawing them would take minutes."""
+
 
 @dataclass(frozen=True)
 class Outages:
@@ -54,23 +60,15 @@ class Outages:
         """Whether anything can fail at all."""
         return self.mtbf_s is not None or self.failures is not None
 
-    def schedules(
-        self, num_replicas: int, rng: np.random.Generator
-    ) -> dict[int, Iterator[tuple[float, float]]]:
+    def schedules(self, num_replicas: int, rng: np.random.Generator) -> Schedules:
         """Every replica's outages; without end where they are random."""
         if self.failures is not None:
             return self._read(Path(self.failures), num_replicas)
         if self.mtbf_s is None:
             return {}
-        return {k: self._drawn(stream) for k, stream in enumerate(rng.spawn(num_replicas))}
-
-    def _drawn(self, rng: np.random.Generator) -> Iterator[tuple[float, float]]:
-        assert self.mtbf_s is not None and self.mttr_s is not None
-        now = 0.0
-        while True:
-            down = now + float(rng.exponential(self.mtbf_s))
-            now = down + float(rng.exponential(self.mttr_s)) + self.startup_s
-            yield down, now
+        assert self.mttr_s is not None
+        means = (self.mtbf_s, self.mttr_s, self.startup_s)
+        return {k: DrawnOutages(stream, *means) for k, stream in enumerate(rng.spawn(num_replicas))}
 
     def _read(self, path: Path, num_replicas: int) -> Schedules:
         from traces import checks
@@ -101,6 +99,63 @@ class Outages:
                     raise checks.fault(table, int(i), "down_s", what)
             found[k] = iter(spans)
         return found
+
+
+class DrawnOutages:
+    """Outages without end, (from, until) one after the other: exponential up times and repairs."""
+
+    def __init__(self, rng: np.random.Generator, mtbf_s: float, mttr_s: float, startup_s: float) -> None:
+        self.rng, self.means = rng, np.array([mtbf_s, mttr_s])
+        self.startup_s = startup_s
+        self.times = np.zeros((0, 2))  # spans drawn ahead, shape (n, 2)
+        self.next, self.end_s, self.num_drawn = 0, 0.0, 0
+
+    def __iter__(self) -> DrawnOutages:
+        return self
+
+    def __next__(self) -> tuple[float, float]:
+        if self.next == len(self.times):
+            self._draw(AT_A_TIME)
+        down_s, up_s = self.times[self.next].tolist()
+        self.next += 1
+        return down_s, up_s
+
+    def skip(self, until_s: float) -> tuple[int, float]:
+        """Leave out all that begins before `until_s` but the last of these: (how many, their seconds).
+
+        Raises InputError where these are more than anyone can mean.
+        """
+        skipped, seconds = 0, 0.0
+        while True:
+            begins_s = self.times[self.next :, 0]
+            early = int(np.searchsorted(begins_s, until_s))
+            if early < len(begins_s):
+                leave_out = max(early - 1, 0)
+                return skipped + leave_out, seconds + self._pass_over(leave_out)
+            if early > 1:  # the last one drawn may be the last before that time
+                skipped, seconds = skipped + early - 1, seconds + self._pass_over(early - 1)
+            self._draw(AT_A_TIME if not self.num_drawn else MANY_AT_A_TIME)
+            if self.num_drawn > MOST_OUTAGES:
+                raise InputError(
+                    f"mtbf_s: {self.means[0]:g} with mttr_s {self.means[1]:g} gives a replica more than "
+                    f"{MOST_OUTAGES:,} failures by {self.end_s:.3g} s, while no request is there"
+                )
+
+    def _pass_over(self, number: int) -> float:
+        passed = self.times[self.next : self.next + number]
+        self.next += number
+        return float((passed[:, 1] - passed[:, 0]).sum())
+
+    def _draw(self, number: int) -> None:
+        """So many more; the numbers do not depend on how many are drawn at a time."""
+        steps = np.empty((number, 3))
+        steps[:, :2] = self.rng.standard_exponential((number, 2)) * self.means
+        steps[:, 2] = self.startup_s
+        steps[0, 0] += self.end_s
+        ends = np.cumsum(steps).reshape(number, 3)
+        self.times = np.concatenate([self.times[self.next :], ends[:, ::2]])
+        self.next, self.end_s = 0, float(ends[-1, 2])
+        self.num_drawn += number
 
 
 NONE = Outages()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import simpy
-
 from ..execution.arrivals import Arrivals
+from ..execution.environment import Environment
 from ..execution.replica import Replica
 from ..request import Request
 from .fleet import Fleet
@@ -20,7 +19,7 @@ class RoutedFleet(Fleet):
     all such replicas are down.
     """
 
-    def __init__(self, env: simpy.Environment, arrivals: Arrivals, router: Router) -> None:
+    def __init__(self, env: Environment, arrivals: Arrivals, router: Router) -> None:
         super().__init__(env, arrivals)
         self.router = router
         self.aside: list[Request] = []  # held back while those that could hold it are down

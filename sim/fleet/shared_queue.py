@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
 
-import simpy
-
 from ..execution.arrivals import Arrivals
+from ..execution.environment import Environment
 from ..execution.replica import Replica
 from ..request import Request
 from .fleet import Fleet
@@ -18,7 +17,7 @@ class SharedQueueFleet(Fleet):
     scheduler `wants`. Where memories differ, a replica passes over what it cannot hold and another can.
     """
 
-    def __init__(self, env: simpy.Environment, arrivals: Arrivals) -> None:
+    def __init__(self, env: Environment, arrivals: Arrivals) -> None:
         super().__init__(env, arrivals)
         # Requests at each replica as of its last decision, until it is sent one; heap of (these, replica).
         self.loads: dict[int, int] = {}
@@ -30,8 +29,10 @@ class SharedQueueFleet(Fleet):
 
     def release(self, replica: Replica, now: float) -> None:
         """The replica, about to decide, takes from the queue what its scheduler wants."""
-        if self.is_open and self.arrivals.due_s <= now:  # as in every fleet, without a call for each decision
-            self.arrivals.take(now, self._receive)
+        if self.decided_s != now:  # as in every fleet, without a call for each decision
+            self.decided_s, self.last_to_decide = now, replica.number
+        elif self.last_to_decide < replica.number:
+            self.last_to_decide = replica.number
         number, capacity, has_taken = replica.number, replica.use.kv_capacity_tokens, False
         while (request := self._first_for(capacity)) is not None and replica.wants(request):
             self.queue.remove(request)

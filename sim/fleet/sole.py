@@ -18,6 +18,14 @@ class Sole(Arrivals):
         """There is no other."""
         return False
 
+    def has_decided(self, replica: Replica) -> bool:
+        """It has no turn to wait for."""
+        return False
+
     def outlook(self) -> tuple[float, object]:
         """When the next request comes, and which it is."""
         return self.due_s, self.head.id
+
+    def _free_places(self, replica: Replica, number: int, now: float) -> None:
+        self.release(replica, now)  # whoever has come meanwhile had a place before
+        super()._free_places(replica, number, now)

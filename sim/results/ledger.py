@@ -6,7 +6,7 @@ The rules of what is written when stand here and nowhere else, so that simulated
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,9 @@ from .token_gaps import GapPool
 class ReplicaUse:
     """What one accelerator did: sums over its iterations of continuous batching, its memory, its outages.
 
-    Padded batches are not in `iterations` and `busy_s`: their records are (`Ledger.batches`).
+    Padded batches are not in `iterations` and `busy_s`: their records are (`Ledger.batches`). `unfinished`:
+    when it iterated since it last finished a request, from and until in turns; None: it need not be known,
+    since nothing that has begun is lost.
     """
 
     profile: str = ""
@@ -34,6 +36,26 @@ class ReplicaUse:
     preemptions: int = 0
     failures: int = 0
     down_s: float = 0.0
+    unfinished: list[float] | None = None
+
+    def join_unfinished(self) -> None:
+        """Join spans of `unfinished` that follow each other without a gap."""
+        joined: list[float] = []
+        for start_s, end_s in self._unfinished_spans():
+            if joined and joined[-1] >= start_s:
+                joined[-1] = end_s
+            else:
+                joined += (start_s, end_s)
+        self.unfinished = joined
+
+    def busy_until_s(self, until_s: float) -> float:
+        """Its `busy_s` as far as they passed before `until_s`, when it has finished all that it ever will."""
+        spans = self._unfinished_spans()
+        return self.busy_s - sum(end_s - max(start_s, until_s) for start_s, end_s in spans if end_s > until_s)
+
+    def _unfinished_spans(self) -> Iterator[tuple[float, float]]:
+        spans = self.unfinished or []
+        return zip(spans[::2], spans[1::2], strict=True)
 
 
 COUNTS = ("preemptions", "failures", "down_s")

@@ -86,7 +86,9 @@ def _most_at_once(run: RunTables) -> int:
 
 def _busy_fraction(run: RunTables) -> float | None:
     busy_s = run.replicas["busy_s"]
-    return _ratio(float(busy_s.sum()) / len(busy_s), run.duration_s)
+    fraction = _ratio(float(busy_s.sum()) / len(busy_s), run.duration_s)
+    # Rounding alone can bring a replica that is never idle above 1.
+    return 1.0 if fraction is not None and 1 < fraction < 1 + 1e-9 else fraction
 
 
 THROUGHPUT = (

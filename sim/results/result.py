@@ -190,7 +190,8 @@ def _endings(ledger: Ledger, done: BoolArray) -> tuple[ObjectArray, ObjectArray]
 def _replicas(ledger: Ledger, finished_at: IntArray, end: float | None) -> dict[str, np.ndarray[Any, Any]]:
     """The per-replica table; time busy after the last finish does not count."""
     uses = ledger.replicas
-    busy_s, iterations = [u.busy_s for u in uses], [u.iterations for u in uses]
+    busy_s = [u.busy_s if end is None else u.busy_until_s(end) for u in uses]
+    iterations = [u.iterations for u in uses]
     peaks, perceived_s = [u.kv_peak_tokens for u in uses], [0.0] * len(uses)
     for b in ledger.batches:
         if not b.is_padded:

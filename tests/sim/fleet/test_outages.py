@@ -14,8 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sim.fleet.outages import NONE, Outages
+from sim import simulate
+from sim.fleet.fleet import Fleet
+from sim.fleet.outages import NONE, DrawnOutages, Outages
+from tests.sim.flat_machine import flat_machine
 from traces.errors import InputError
+from traces.trace import Trace
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -126,3 +130,74 @@ def test_a_bad_schedule_is_one_line_with_file_row_column_value_and_bound(
 def test_a_schedule_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.csv"):
         Outages(failures=tmp_path / "none.csv").schedules(1, rng())
+
+
+@settings(max_examples=50)
+@given(
+    skips=st.lists(st.floats(0, 3000), max_size=5).map(sorted),
+    startup=st.sampled_from([0.0, 2.5]),
+    seed=st.integers(0, 5),
+)
+def test_skipping_is_drawing_and_leaving_out(skips: list[float], startup: float, seed: int) -> None:
+    """Of all that begins before a time only the last is left; numbers are those drawn one by one."""
+    drawn = Outages(20.0, 3.0, None, startup)
+    skipping, one_by_one = (drawn.schedules(1, rng(seed))[0] for _ in range(2))
+    assert isinstance(skipping, DrawnOutages)
+    plain, at = first(one_by_one, 600), 0
+    for until_s in skips:
+        count, seconds = skipping.skip(until_s)
+        early = max(at, sum(down < until_s for down, _ in plain) - 1)
+        assert count == early - at
+        assert seconds == pytest.approx(sum(up - down for down, up in plain[at:early]))
+        at = early + 1
+        assert next(skipping) == plain[early]
+
+
+def test_drawn_spans_are_those_of_single_draws() -> None:
+    stream = rng(3).spawn(1)[0]
+    now, expected = 0.0, []
+    for _ in range(200):
+        down = now + float(stream.exponential(20.0))
+        now = down + float(stream.exponential(3.0)) + 1.5
+        expected.append((down, now))
+    assert first(Outages(20.0, 3.0, None, 1.5).schedules(1, rng(3))[0], 200) == expected
+
+
+def idle_trace(span_s: float) -> Trace:
+    """Three requests, the second 10 s after the first, the third at the end of the span."""
+    return Trace(
+        "idle", np.arange(3), np.full(3, 10), np.full(3, 20), arrival_s=np.array([0.0, 10.0, span_s])
+    )
+
+
+def test_failures_that_meet_no_request_cost_no_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted, with their time, as if each had been an event."""
+    how: dict[str, Any] = {"policy": "continuous", "replicas": 2, "mtbf_s": 30.0, "mttr_s": 2.0, "seed": 1}
+    skipped = simulate(idle_trace(50_000.0), profile=flat_machine(0.01), **how)
+    monkeypatch.setattr(Fleet, "_is_empty", lambda fleet: False)
+    stepped = simulate(idle_trace(50_000.0), profile=flat_machine(0.01), **how)
+    assert skipped.replicas.failures.tolist() == stepped.replicas.failures.tolist()
+    assert skipped.replicas.failures.min() > 1000
+    assert skipped.replicas.down_s.tolist() == pytest.approx(stepped.replicas.down_s.tolist())
+    for key in ("finish_s", "replica", "reroutes"):
+        assert skipped.columns[key].tolist() == stepped.columns[key].tolist()
+
+
+@pytest.mark.parametrize("bound", [None, 1])
+def test_years_without_requests_pass_at_once(bound: int | None) -> None:
+    result = simulate(
+        idle_trace(3e8),
+        policy="continuous",
+        profile=flat_machine(0.01),
+        max_concurrency=bound,
+        mtbf_s=300.0,
+        mttr_s=1.0,
+    )
+    assert result.replicas.failures.sum() == pytest.approx(3e8 / 301, rel=0.01)
+    assert result.summary["completed"] == 3
+
+
+def test_absurdly_many_failures_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sim.fleet.outages.MOST_OUTAGES", 3_000_000)
+    with pytest.raises(InputError, match=r"mtbf_s: 1 with mttr_s 1 gives a replica more than 3,000,000 fail"):
+        simulate(idle_trace(1e8), policy="continuous", profile=flat_machine(0.01), mtbf_s=1.0, mttr_s=1.0)
