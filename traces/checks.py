@@ -56,9 +56,9 @@ def tokens(table: Table, column: str, low: int = 1, unless: BoolArray | None = N
     return _whole(table, column, low, MAX_TOKENS, unless)
 
 
-def priorities(table: Table, column: str) -> IntArray:
-    """Whole numbers within ±MAX_PRIORITY, shape (n,)."""
-    return _whole(table, column, -MAX_PRIORITY, MAX_PRIORITY)
+def priorities(table: Table, column: str, unless: BoolArray | None = None) -> IntArray:
+    """Whole numbers within ±MAX_PRIORITY, shape (n,); 0, unchecked, in rows where `unless` holds."""
+    return _whole(table, column, -MAX_PRIORITY, MAX_PRIORITY, unless)
 
 
 def times(table: Table, column: str, per_second: float = 1.0, unless: BoolArray | None = None) -> FloatArray:

@@ -15,7 +15,7 @@ from .checks import BoolArray
 from .errors import InputError
 from .tables import Table
 
-STATES = ("status", "state", "outcome", "request_status", "status_code", "http_status")
+STATES = ("status", "state", "outcome", "request_status", "status_code", "http_status", "finish_reason")
 """Columns that say how a request ended."""
 SUCCESSES = ("success", "successful", "succeeded", "ok", "completed", "is_success")
 """Columns that say whether it was completed."""

@@ -72,7 +72,7 @@ class Seqsched(Requests):
             predicted_tokens=checks.tokens(table, "predicted_tokens", 0, lengths.left_out)
             if "predicted_tokens" in has
             else None,
-            priority=checks.priorities(table, "priority") if "priority" in has else None,
+            priority=checks.priorities(table, "priority", lengths.left_out) if "priority" in has else None,
             prompt=checks.texts(table, "prompt") if "prompt" in has else None,
             user=checks.texts(table, "user") if "user" in has else None,
             samples=_samples(table, sampled) if sampled else None,

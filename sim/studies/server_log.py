@@ -17,8 +17,9 @@ from traces import checks, formats
 from traces.errors import InputError
 from traces.hints import near_misses
 from traces.spec import parse
-from traces.tables import open_table
+from traces.tables import Table, open_table
 from traces.trace import FloatArray, Trace
+from traces.units import PER_SECOND, WORDS, unit_in_name, without_unit
 
 from ..results.backlog import backlog
 from ..results.failures import failed_share, share_text
@@ -97,26 +98,24 @@ def read_log(path: str | Path, time_unit: str | None = None) -> Log:
     Requests that failed, by a column of states or errors or with no output, are left out. `time_unit`: as for
     `traces.load`. Raises InputError naming file, row, column, value and bound.
     """
-    table = open_table(path, lambda name: name in (*LOGGED, END))
-    for column in LOGGED:
-        if column not in table.columns:
-            hint = near_misses(table.columns, [column])
-            raise InputError(
-                f"{path}: column {column} is missing{hint}; a log has arrival_s, {', '.join(LOGGED)}"
-            )
-    trace = formats.read(path, time_unit=time_unit, also_used=(*LOGGED, END))
+    table = open_table(path, lambda name: latency_of(name) is not None or name == END)
+    columns, notes = _latency_columns(table)
+    also_used = (*columns.values(), END)
+    trace = formats.read(path, time_unit=time_unit, also_used=also_used)
     if trace.arrival_s is None:
-        raise InputError(f"{path}: column arrival_s is missing; a log has arrival_s, {', '.join(LOGGED)}")
+        why = "; ".join(table.notes) or "column arrival_s is missing"
+        raise InputError(f"{path}: {why}; a log has arrival_s, {', '.join(LOGGED)}")
     rows = trace.source_rows
     assert rows is not None
     left_out = np.ones(table.num_rows, dtype=np.bool_)
     left_out[rows] = False
     single = left_out.copy()
     single[rows] = trace.output_tokens == 1
-    measured = {
-        column: checks.times(table, column, unless=single if column == "tpot_ms" else left_out)
-        for column in LOGGED
-    }
+    measured = {}
+    for name, column in columns.items():
+        per_ms = PER_SECOND[unit_in_name(column) or "ms"] / PER_SECOND["ms"]
+        unless = single if name == "tpot_ms" else left_out
+        measured[name] = checks.times(table, column, unless=unless) / per_ms
     first, last = measured["ttft_ms"], measured["e2el_ms"]
     checks.refuse(
         table,
@@ -126,13 +125,37 @@ def read_log(path: str | Path, time_unit: str | None = None) -> Log:
     )
     if not last[rows].any():
         raise InputError(f"{path}, e2el_ms: is 0 in every row, so that there is no duration to compare with")
-    latency, notes = with_our_tpot(trace, {column: values[rows] for column, values in measured.items()})
+    latency, redefined = with_our_tpot(trace, {name: values[rows] for name, values in measured.items()})
+    notes += redefined
     if END in table.columns:
         check_ends(str(path), trace, latency["e2el_ms"], checks.times(table, END, unless=left_out)[rows])
     if share := 1 - len(trace) / table.num_rows:
         failed = f"{100 * share:.2g} % of the requests of the log failed"
         notes = (f"{failed}: neither measured nor simulated, though they loaded the server", *notes)
     return Log(trace, latency, (*notes, *oddities(trace, latency)))
+
+
+def latency_of(column: str) -> str | None:
+    """The latency in ms that a column holds by its name, in any unit: ttft_ms for ttft_s; None for none."""
+    if unit_in_name(column) is None:
+        return None
+    return next((name for name in LOGGED if without_unit(name) == without_unit(column)), None)
+
+
+def _latency_columns(table: Table) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The column of each latency, and a note on those not in ms; InputError where one is missing."""
+    found = {latency_of(column): column for column in reversed(table.columns)}
+    found |= {name: name for name in LOGGED if name in table.columns}
+    for name in LOGGED:
+        if name not in found:
+            hint = near_misses(table.columns, [name])
+            raise InputError(
+                f"{table.path}: column {name} is missing{hint}; a log has arrival_s, {', '.join(LOGGED)}"
+            )
+    columns = {name: found[name] for name in LOGGED}
+    others = [f"{column} in {WORDS[unit_in_name(column) or 'ms']}" for column in columns.values()]
+    others = [other for other, name in zip(others, columns, strict=True) if columns[name] != name]
+    return columns, (f"{', '.join(others)}, by the name",) if others else ()
 
 
 def against(path: str | Path, *, policy: str = "continuous", **settings: Unpack[Keywords]) -> Against:

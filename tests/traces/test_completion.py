@@ -23,6 +23,7 @@ HEAD = "prompt_tokens,output_tokens,arrival_s"
         ("Status", "success", "FAILED"),
         ("status_code", "200", "503"),
         ("state", "finished", "aborted by client"),
+        ("finish_reason", "length", "abort"),
         ("success", "True", "False"),
         ("ok", "1", "0"),
         ("failed", "no", "yes"),
@@ -33,7 +34,9 @@ HEAD = "prompt_tokens,output_tokens,arrival_s"
 def test_failed_rows_are_left_out_and_the_first_reason_said(
     put: Put, column: str, good: str, bad: str
 ) -> None:
-    trace = read(put(f"{HEAD},{column}\n9,5,0,{good}\n,,2,{bad}\n8,4,3,{good}\n7,3,4,{good}\n"))
+    rows = f"9,5,0,{good},1\n,,2,{bad},\n8,4,3,{good},2\n7,3,4,{good},3\n"
+    trace = read(put(f"{HEAD},{column},priority\n{rows}"))
+    assert trace.priority is not None and trace.priority.tolist() == [1, 2, 3]
     assert (trace.prompt_tokens.tolist(), trace.output_tokens.tolist()) == ([9, 8, 7], [5, 4, 3])
     assert trace.request_id.tolist() == [0, 2, 3]
     assert trace.source_rows is not None and trace.source_rows.tolist() == [0, 2, 3]

@@ -317,3 +317,24 @@ def test_a_result_of_a_load_generator_is_a_log(log: Path) -> None:
     }
     log.write_text(json.dumps(result), encoding="utf-8")
     assert against(log, **SETTINGS).measured == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize(("unit", "per_ms"), [("s", 1e-3), ("us", 1e3), ("ns", 1e6)])
+def test_latencies_are_read_in_the_unit_of_their_names(log: Path, unit: str, per_ms: float) -> None:
+    wanted = against(log, **SETTINGS).measured
+    table = pd.read_csv(log)
+    names = {name: name.replace("_ms", f"_{unit}") for name in COLUMNS[4:]}
+    changed(log, dict.fromkeys(names, per_ms))
+    pd.read_csv(log).rename(columns=names).to_csv(log, index=False)
+    found = against(log, **SETTINGS)
+    assert found.measured == pytest.approx(wanted)
+    assert found.notes[0].startswith(f"ttft_{unit} in ") and found.notes[0].endswith(", by the name")
+    table.assign(**{f"ttft_{unit}": 9}).to_csv(log, index=False)  # ttft_ms goes before it
+    assert against(log, **SETTINGS).measured == wanted
+
+
+def test_a_result_without_start_times_is_no_log(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps({"input_lens": [5], "output_lens": [2], "ttfts": [0.1], "itls": [[0.1]]}))
+    with pytest.raises(InputError, match=r"json: start_times are missing, so .* not known; a log has"):
+        read_log(path)
