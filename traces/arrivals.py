@@ -8,6 +8,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from .checks import MAX_SPAN_S
 from .errors import InputError
@@ -94,6 +95,35 @@ def window(trace: Trace, seed: int, num_requests: int) -> Trace:
     times = np.cumsum(np.concatenate([[0.0], gaps[rows[1:]]]))
     deadline = None if trace.deadline_s is None else (trace.deadline_s - own)[rows] + times
     return replace(chosen, arrival_s=times, deadline_s=deadline)
+
+
+def busiest(trace: Trace, num_requests: int) -> Trace:
+    """The `num_requests` in a row that come in the shortest time, with their own gaps; at most all."""
+    n, own = len(trace), trace.arrival_s
+    assert own is not None
+    if n <= num_requests:
+        return trace
+    start = int(np.argmin(own[num_requests - 1 :] - own[: n - num_requests + 1]))
+    rows = np.arange(start, start + num_requests)
+    chosen = trace.select(rows)
+    deadline = None if trace.deadline_s is None else trace.deadline_s[rows] - own[start]
+    return replace(chosen, arrival_s=own[rows] - own[start], deadline_s=deadline)
+
+
+def stretched(trace: Trace, factor: float) -> Trace:
+    """The trace with its own arrival times multiplied by `factor`; a deadline keeps its distance."""
+    assert trace.arrival_s is not None
+    times = trace.arrival_s * factor
+    deadline = None if trace.deadline_s is None else trace.deadline_s - trace.arrival_s + times
+    return replace(trace, arrival_s=times, deadline_s=deadline)
+
+
+def busiest_tenth(arrival_s: FloatArray) -> npt.NDArray[np.intp]:
+    """The requests, by row, that arrive in the busiest of ten equal parts of the time that a trace lasts."""
+    counts, edges = np.histogram(arrival_s, bins=10)
+    k = int(counts.argmax())
+    last = arrival_s <= edges[k + 1] if k == 9 else arrival_s < edges[k + 1]
+    return np.flatnonzero((arrival_s >= edges[k]) & last)
 
 
 def at_rate(trace: Trace, rate: float) -> Trace:

@@ -142,7 +142,8 @@ def plan(
     if json_:
         print(result.to_json())
     else:
-        print(result.headline)
+        for text in (result.headline, *result.notes):
+            print(text)
         if result.reached:
             _table(result)
         for answer in result.answers:

@@ -72,15 +72,15 @@ class Assumption:
 class Answer:
     """The answer for one policy on one machine, or on one mix of them: a replica is then one copy of it.
 
-    `num_gpus`: the GPUs of one replica; `price_per_hour`: USD, of all of them.
-    `replicas`, spares included, is None where no fleet is shown to meet the SLO; `reason` then says why, and
-    `outcome` whether that is out of reach or undecided; `likely` is the smallest fleet, spares included, that
-    nothing speaks against where it is undecided. `point` is the fleet without its spares at the rate asked
-    for, `normal` the whole fleet; `one_less` and `one_more` are the next sizes down and up. `rates` is the
-    range of the highest rate of the fleet without its spares. Where requests fit no replica, `point` is one
-    replica, where that shows how many. Where the rate was the question, `replicas` is what
-    was asked about and `rate` the answer. `undecided`: smaller fleets, spares included, that may do.
-    `binding`: the bound that gives way first; `throughput` where one replica less cannot keep up at all.
+    `num_gpus`: the GPUs of one replica; `price_per_hour`: USD, of all of them. `replicas`, spares included,
+    is None where no fleet is shown to meet the SLO; `reason` then says why, and `outcome` whether that is out
+    of reach or undecided; `likely` is the smallest fleet, spares included, that nothing speaks against where
+    it is undecided. `point` is the fleet without its spares at the rate asked for, `replay` the same on the
+    trace itself, where that was replayed, `normal` the whole fleet; `one_less` and `one_more` are the next
+    sizes down and up. `rates` is the range of the highest rate of the fleet without its spares. Where no
+    fleet is found, `point` may be one that shows why. Where the rate was the question, `replicas` is what was
+    asked about and `rate` the answer. `undecided`: smaller fleets, spares included, that may do. `binding`:
+    the bound that gives way first; `throughput` where one replica less cannot keep up at all.
     """
 
     policy: str
@@ -105,6 +105,7 @@ class Answer:
     price_per_hour: float | None
     points: tuple[FleetPoint, ...]
     curve: tuple[FleetPoint, ...] = ()
+    replay: FleetPoint | None = None
 
     @property
     def measured(self) -> Measured | None:
@@ -231,11 +232,15 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class Plan:
-    """A capacity plan: the question, an answer per policy and profile, and what they rest on."""
+    """A capacity plan: the question, an answer per policy and profile, and what they rest on.
+
+    `notes`: what a reader has to know of the traffic to read the answers rightly.
+    """
 
     question: Question
     answers: tuple[Answer, ...]
     assumptions: tuple[Assumption, ...]
+    notes: tuple[str, ...] = ()
     sensitivity: Sensitivity | None = None
 
     @property
@@ -280,6 +285,10 @@ class Plan:
         level = f"{q.confidence * 100:g} % interval"
         at = best.measured
         where = f"{at.name} is {value_text(at, at.mean)} ({level} {interval_text(at)})"
+        if best.point.is_replay:
+            where = f"{at.name} is {value_text(at, at.mean)} on the trace itself, replayed"
+        elif best.replay is not None:
+            where += f", and {value_text(at, best.replay.value(at.name))} on the trace itself, replayed"
         fleet = f"{machines}, of which {best.spare} spare," if best.spare else machines
         rest = f" with the other {best.point.replicas}" if best.spare else ""
         if q.request_rate is None:
@@ -313,6 +322,7 @@ class Plan:
             "question": asdict(self.question),
             "best": None if self.best is None else self.answers.index(self.best),
             "answers": [answer.to_json() for answer in self.answers],
+            "notes": list(self.notes),
             "assumptions": [asdict(assumption) for assumption in self.assumptions],
             "sensitivity": asdict(self.sensitivity) if self.sensitivity else None,
         }

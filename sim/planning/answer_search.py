@@ -7,7 +7,17 @@ from dataclasses import dataclass, replace
 from ..scenario.machines import provenance_of
 from .answer import Answer
 from .rate_search import RateRange, at_rates, highest_rate
-from .search import Effort, Search, SearchOutcome, SmallestFleet, decide, fewest_replicas
+from .replay import Replay, not_enough
+from .search import (
+    Effort,
+    Search,
+    SearchOutcome,
+    SmallestFleet,
+    decide,
+    fewest_replicas,
+    idle_point,
+    no_replica_helps,
+)
 from .slo import Slo
 from .units import Unit
 from .verdict import FleetPoint
@@ -29,6 +39,7 @@ class Parts:
     points: tuple[FleetPoint, ...]
     outcome: SearchOutcome
     fleet: SmallestFleet | None = None
+    replay: FleetPoint | None = None
     normal: FleetPoint | None = None
     one_less: FleetPoint | None = None
     one_more: FleetPoint | None = None
@@ -36,11 +47,23 @@ class Parts:
 
 
 def ask_replicas(
-    slo: Slo, rate: float, spare: int, effort: Effort, max_replicas: int, curves: bool
+    slo: Slo,
+    rate: float,
+    spare: int,
+    effort: Effort,
+    max_replicas: int,
+    curves: bool,
+    replay: Replay | None = None,
 ) -> Search[Parts]:
     """The fewest replicas at a rate, `spare` of them aside, and what surrounds the answer: the next sizes,
-    the highest rate, and with `curves` points at other rates.
+    the highest rate, and with `curves` points at other rates. With `replay` they meet the SLO on the trace
+    itself too, and so they do at the highest rate.
     """
+    if replay is not None and replay.is_all:
+        first = yield from replay.at(slo, 1, rate)
+        idle = yield from idle_point(slo, first.mean_e2el_s, effort)
+        unknown = SmallestFleet(None, rate, "", idle, (), "unreachable")
+        return (yield from _on_the_trace(slo, rate, spare, unknown, 1, max_replicas, curves, replay))
     fleet = yield from fewest_replicas(slo, rate, effort, max_replicas)
     k = fleet.replicas
     if k is None:
@@ -49,6 +72,8 @@ def ask_replicas(
             spares = f", {spare} of them spare" if spare else ""
             reason += f"; the smallest fleet that may do has {fleet.likely + spare} replicas{spares}"
         return Parts(None, None, reason, None, None, fleet.points, fleet.outcome, fleet)
+    if replay is not None:
+        return (yield from _on_the_trace(slo, rate, spare, fleet, k, max_replicas, curves, replay))
     point, glance = fleet.at(k), effort.at_a_glance()
     assert point is not None
     # As many runs as the answer itself had, so that the sizes compare.
@@ -72,13 +97,58 @@ def ask_replicas(
     if curves:
         curve = yield from at_rates(slo, k, [share * rate for share in CURVE], glance)
     less, points = fleet.at(k - 1), fleet.points
-    return Parts(k, rate, "", fleet.at(k), rates, points, "met", fleet, normal, less, more, curve)
+    return Parts(k, rate, "", fleet.at(k), rates, points, "met", fleet, None, normal, less, more, curve)
+
+
+def _on_the_trace(
+    slo: Slo,
+    rate: float,
+    spare: int,
+    fleet: SmallestFleet,
+    found: int,
+    max_replicas: int,
+    curves: bool,
+    replay: Replay,
+) -> Search[Parts]:
+    """What `found` replicas, the fewest by windows, or more of them do on the trace itself."""
+    tried = yield from replay.fewest_replicas(slo, found, rate, max_replicas, idle=fleet.alone)
+    meeting = [k for k, point in tried.items() if point.verdict == "meets"]
+    replays = tuple(tried[k] for k in sorted(tried))
+    points = (*fleet.points, *replays)
+    if not meeting:
+        last = replays[-1]
+        reason = f"{not_enough(last)}; max_replicas is {max_replicas}"
+        if last.replicas < max_replicas:
+            reason = no_replica_helps(fleet.alone, last)
+        return Parts(None, None, reason, last, None, points, "unreachable", fleet, last)
+    k = min(meeting)
+    more = tried.get(k + 1) or (yield from replay.at(slo, k + 1, rate))
+    normal = None
+    if spare:
+        normal = tried.get(k + spare) or (yield from replay.at(slo, k + spare, rate))
+    less = tried.get(k - 1) or (yield from replay.at(slo, k - 1, rate)) if k > 1 else None
+    rates = yield from replay.highest_rate(slo, k, rate, HEADROOM_TOLERANCE)
+    curve = (yield from replay.at_rates(slo, k, [share * rate for share in CURVE])) if curves else ()
+    # The interval over windows speaks where these find the same fleet.
+    point = fleet.at(k) or tried[k]
+    return Parts(k, rate, "", point, rates, points, "met", fleet, tried[k], normal, less, more, curve)
 
 
 def ask_rate(
-    slo: Slo, replicas: int, start: float, effort: Effort, tolerance: float, curves: bool
+    slo: Slo,
+    replicas: int,
+    start: float,
+    effort: Effort,
+    tolerance: float,
+    curves: bool,
+    replay: Replay | None = None,
 ) -> Search[Parts]:
-    """The highest rate of so many replicas, searched from `start`, and the next sizes at it."""
+    """The highest rate of so many replicas, searched from `start`, and the next sizes at it.
+
+    With `replay` it is the highest mean rate at which they meet the SLO on the trace itself.
+    """
+    if replay is not None:
+        return (yield from _rate_on_the_trace(slo, replicas, start, tolerance, curves, replay))
     rates = yield from highest_rate(slo, replicas, effort, start=start, tolerance=tolerance)
     if rates.rate is None:
         return Parts(None, None, rates.reason, None, rates, rates.points, rates.outcome)
@@ -89,7 +159,32 @@ def ask_rate(
     curve: tuple[FleetPoint, ...] = ()
     if curves:
         curve = yield from at_rates(slo, replicas, [share * rates.rate for share in CURVE], glance)
-    return Parts(replicas, rates.rate, "", at, rates, rates.points, "met", None, None, less, more, curve)
+    found = Parts(replicas, rates.rate, "", at, rates, rates.points, "met")
+    return replace(found, one_less=less, one_more=more, curve=curve)
+
+
+def _rate_on_the_trace(
+    slo: Slo, replicas: int, start: float, tolerance: float, curves: bool, replay: Replay
+) -> Search[Parts]:
+    """The highest mean rate at which they meet the SLO on the trace itself, searched from `start`."""
+    rates = yield from replay.highest_rate(slo, replicas, start, tolerance)
+    if rates.rate is None:
+        return Parts(None, None, rates.reason, rates.points[0], rates, rates.points, "unreachable")
+    at = next(point for point in rates.points if point.rate == rates.rate)
+    less = (yield from replay.at(slo, replicas - 1, rates.rate)) if replicas > 1 else None
+    more = yield from replay.at(slo, replicas + 1, rates.rate)
+    curve = (
+        (yield from replay.at_rates(slo, replicas, [share * rates.rate for share in CURVE])) if curves else ()
+    )
+    found = Parts(replicas, rates.rate, "", at, rates, rates.points, "met")
+    return replace(found, replay=at, one_less=less, one_more=more, curve=curve)
+
+
+def _undecided(parts: Parts, spare: int) -> tuple[int, ...]:
+    """Smaller fleets that may do, spares included; none where the next smaller one fails on the trace."""
+    if parts.fleet is None or (parts.replay and parts.one_less and parts.one_less.verdict == "fails"):
+        return ()
+    return tuple(k + spare for k in parts.fleet.undecided)
 
 
 def answer_of(policy: str, unit: Unit, parts: Parts, price_per_hour: float | None, spare: int) -> Answer:
@@ -116,7 +211,7 @@ def answer_of(policy: str, unit: Unit, parts: Parts, price_per_hour: float | Non
         likely=None if likely is None else likely + spare,
         reason=parts.reason,
         binding=binding,
-        undecided=tuple(k + spare for k in parts.fleet.undecided) if parts.fleet else (),
+        undecided=_undecided(parts, spare),
         point=parts.point,
         normal=parts.normal,
         one_less=parts.one_less,
@@ -126,4 +221,5 @@ def answer_of(policy: str, unit: Unit, parts: Parts, price_per_hour: float | Non
         price_per_hour=price_per_hour,
         points=parts.points,
         curve=parts.curve,
+        replay=parts.replay,
     )

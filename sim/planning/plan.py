@@ -26,6 +26,7 @@ from . import sensitivity as sensitivities
 from .answer import Plan, Question
 from .answer_search import Parts, answer_of, ask_rate, ask_replicas
 from .command import command_of
+from .notes import notes_of
 from .question import Workload, assumptions_of, check_time_scale, rate_of, workload_of
 from .runs import Runs, run_searches
 from .search import Effort, Search
@@ -70,7 +71,8 @@ def plan(
 
     `slo`: texts such as `ttft_p99:2000`, `tpot_p99:100`, `attainment:0.99` (the last with `goodput` bounds).
     `request_rate`: requests/s, or a text such as `10x`, so many times the trace's own mean rate; None: its
-    own. A trace's own gaps between arrivals are scaled to the rate; with `burstiness`, or where the trace has
+    own. A trace's own gaps between arrivals are scaled to the rate; where that is its own, or varies, the
+    answer is held against a replay of the trace itself. With `burstiness`, or where the trace has
     no times, gaps are drawn (1: Poisson). `policies`, `profiles`: one answer for each pair; a text holds them
     with semicolons between them; no profiles: all that are shipped. `spare`: replicas that may fail while the
     rest still meets the SLO. `prices`: USD per hour, of a replica by the name of its profile or of one
@@ -129,6 +131,7 @@ def plan(
         others=_not_default({**limits, "burstiness": burstiness}),
     )
     asked_rate = None if max_rate else rate
+    replay = workload.replay_at(asked_rate, given, num_seeds)
     question = _question(
         wanted, workload, pairs, given, request_rate=asked_rate, replicas=replicas, command=command, **limits
     )
@@ -138,8 +141,8 @@ def plan(
         if lost is not None and any(bound.metric != "attainment" for bound in wanted.bounds):
             return ask_nothing(wanted, rate or 1.0, effort, lost)
         if asked_rate is not None:
-            return ask_replicas(wanted, asked_rate, spare, effort, max_replicas, curves)
-        return ask_rate(wanted, replicas, rate or 1.0, effort, tolerance, curves)
+            return ask_replicas(wanted, asked_rate, spare, effort, max_replicas, curves, replay)
+        return ask_rate(wanted, replicas, rate or 1.0, effort, tolerance, curves, replay)
 
     with Runs(wanted, state, Workers(jobs, backend, address), on_run) as runs:
         searches = [search_of(lost) for lost in never]
@@ -148,7 +151,8 @@ def plan(
             answer_of(policy, unit, parts, unit.price(price), spare)
             for (policy, unit), parts in zip(pairs, results, strict=True)
         )
-        answer = Plan(question, answers, assumptions_of(workload, given, units, answers))
+        notes = notes_of(workload, asked_rate, replay, max_requests)
+        answer = Plan(question, answers, assumptions_of(workload, given, units, answers), notes)
         best = answer.best
         if sensitivity and best is not None and best.point is not None:
             world = worlds[answers.index(best)]

@@ -9,14 +9,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
+from traces.arrivals import busiest_tenth
 from traces.errors import InputError
 from traces.trace import Trace
 
+from ..fleet.routers import DEFAULT_ROUTER
 from ..scenario.requests import check_concurrency, requests_of
-from ..scenario.settings import Settings
+from ..scenario.settings import DEFAULT_PREDICTOR, Settings
 from .answer import Answer, Assumption, Kind
+from .replay import MOST_REQUESTS, VARIES, Replay
 from .slo import RULE
 from .units import Unit
 
@@ -38,6 +39,24 @@ class Workload:
     burstiness: float | None
     own_rate: float | None
     peak: float | None
+
+    @property
+    def varies(self) -> bool:
+        """Whether requests come at the trace's own times, and far faster in its busiest tenth."""
+        return self.burstiness is None and self.peak is not None and self.peak >= VARIES
+
+    def replay_at(self, rate: float | None, settings: Settings, num_seeds: int) -> Replay | None:
+        """How a plan for that rate (None: for the highest) is held against the trace itself.
+
+        It is where the rate is the trace's own, and where that varies; with several seeds where failures,
+        predictions or routes may be random.
+        """
+        if self.burstiness is None and self.own_rate is not None and (rate == self.own_rate or self.varies):
+            of_chance = settings.mtbf_s, settings.router, settings.predictor
+            is_random = of_chance != (None, DEFAULT_ROUTER, DEFAULT_PREDICTOR)
+            seeds = range(settings.seed, settings.seed + (num_seeds if is_random else 1))
+            return Replay(min(len(self.example), MOST_REQUESTS), tuple(seeds), is_all=self.varies)
+        return None
 
     @property
     def arrivals(self) -> str:
@@ -80,9 +99,9 @@ def workload_of(
             None,
             None,
         )
-    counts = np.histogram(times, bins=10)[0]
     own_rate = mean_rate / settings.time_scale
-    return Workload(whole.name, whole, whole, burstiness, own_rate, float(counts.max() / counts.mean()))
+    peak = 10 * len(busiest_tenth(times)) / len(times)
+    return Workload(whole.name, whole, whole, burstiness, own_rate, peak)
 
 
 def check_time_scale(time_scale: float, request_rate: float | str | None, max_rate: bool) -> None:
@@ -146,7 +165,7 @@ def _about_requests(workload: Workload) -> list[Assumption]:
     if workload.peak is not None and workload.own_rate is not None:
         arrivals += (
             f"; the trace's own mean is {workload.own_rate:.3g}/s, and its busiest tenth runs at "
-            f"{workload.peak:.2f} times that, which has to be part of the rate asked for"
+            f"{workload.peak:.2f} times that"
         )
     about = [
         Assumption("Requests", lengths, "drawn" if drawn else "given"),

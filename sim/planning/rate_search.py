@@ -121,6 +121,8 @@ class _RateSearch:
             if (yield from self.passes(low, self.effort.at_length())):
                 break
             high, low = low, low / (1 + tolerance)
+        else:
+            yield from self.passes(low, self.effort.at_length())
         sides: tuple[tuple[float, float, tuple[SloVerdict, ...]], ...] = (
             (low, 1 / WIDEN, ("meets",)),
             (high, WIDEN, BROKEN),

@@ -71,7 +71,7 @@ class Runs:
         return digest(
             {
                 "world": world.identity,
-                "run": [run.replicas, run.rate.hex(), run.seed, run.num_requests, run.outages],
+                "run": [run.replicas, run.rate.hex(), run.seed, run.num_requests, run.outages, run.is_replay],
                 "bounds": [bound.name for bound in self.slo.bounds],
                 "goodput": list(self.slo.goodput_ms),
                 "rule": RULE,
@@ -94,7 +94,8 @@ class Runs:
 
 def _shown(run: Run) -> dict[str, Any]:
     """A run as a line of the file shows it; its key tells apart what is left out."""
-    return {name: value for name, value in run._asdict().items() if name != "outages"}
+    hidden = ("outages",) if run.is_replay else ("outages", "is_replay")
+    return {name: value for name, value in run._asdict().items() if name not in hidden}
 
 
 def carry_out(slo: Slo, world: World, run: Run) -> Observation:
@@ -102,7 +103,7 @@ def carry_out(slo: Slo, world: World, run: Run) -> Observation:
     began = world.identity["inputs"]
     check_unchanged([(name, text, began[name]) for name, text in world.texts().items()], "plan")
     result = world.run(run)
-    return observe(slo, result.columns, result.summary)
+    return observe(slo, result.columns, result.summary, is_replay=run.is_replay)
 
 
 def run_searches(

@@ -182,7 +182,7 @@ def fewest_replicas(slo: Slo, rate: float, effort: Effort, max_replicas: int = 1
     low, high = 0, 1
     while points[high].verdict != "meets":
         if idle.verdict == "fails" and points[high].backlog < high:
-            reason = _no_replica_helps(idle, points[high])
+            reason = no_replica_helps(idle, points[high])
             return SmallestFleet(None, rate, reason, idle, _sorted(points), "unreachable")
         if high >= max_replicas or (hasty and (blind or points[high].may_meet)):
             return (yield from _none_found(slo, rate, effort, idle, points, blind))
@@ -233,7 +233,8 @@ def _sorted(points: dict[int, FleetPoint]) -> tuple[FleetPoint, ...]:
     return tuple(points[k] for k in sorted(points))
 
 
-def _no_replica_helps(idle: FleetPoint, tried: FleetPoint) -> str:
+def no_replica_helps(idle: FleetPoint, tried: FleetPoint) -> str:
+    """Why a fleet that is mostly idle cannot do better than one replica with one request at a time."""
     bound = idle.binding
     if idle.failed and math.isinf(bound.mean):
         return f"{failures_of(idle)}, be a replica ever so idle, and {bound.name} counts every request"

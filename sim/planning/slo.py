@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from traces.arrivals import busiest_tenth
 from traces.errors import InputError
 
 from ..results.backlog import backlog
@@ -29,6 +30,12 @@ empty fleet, the last one that empties. Fixed beforehand, so that two fleets are
 
 WARM_UP_E2EL = 1.5
 """How many times as long as the mean request a warm-up has to last."""
+
+TAIL_REQUESTS = 10
+"""Requests beyond a percentile that it takes to decide on it."""
+
+MANY = 100
+"""Requests that it takes for a mean over a part of a trace."""
 
 RULE = (
     f"Of every run the first {WARM_UP:.0%} and the last {COOL_DOWN:.0%} of the requests, in order of "
@@ -169,32 +176,63 @@ class Observation:
         return cls(**{**data, "values": tuple(math.inf if v is None else float(v) for v in data["values"])})
 
 
-def observe(slo: Slo, columns: Mapping[str, np.ndarray[Any, Any]], summary: Mapping[str, Any]) -> Observation:
+def observe(
+    slo: Slo,
+    columns: Mapping[str, np.ndarray[Any, Any]],
+    summary: Mapping[str, Any],
+    *,
+    is_replay: bool = False,
+) -> Observation:
     """One run as the SLO sees it, warm-up and cool-down cut off.
 
     `columns`: arrival_s, finish_s, output_tokens and the latencies that are bounded (`ttft_ms`, …), in any
     order. A request that did not complete is not good, and leaves no mean and no percentile within a bound.
+    `is_replay`: of the trace itself, of which all counts: each value is the worse of that over all requests
+    and that over the busiest tenth, where enough of them decide.
     """
     order = np.argsort(columns["arrival_s"], kind="stable")
     n = len(order)
-    counted = order[int(n * WARM_UP) : max(n - int(n * COOL_DOWN), int(n * WARM_UP) + 1)]
     arrival, finish = columns["arrival_s"][order], columns["finish_s"][order]
-    done = ~np.isnan(columns["finish_s"][counted])
-    e2el_s = (columns["finish_s"] - columns["arrival_s"])[counted][done]
+    first, end = (
+        (0, n) if is_replay else (int(n * WARM_UP), max(n - int(n * COOL_DOWN), int(n * WARM_UP) + 1))
+    )
+    counted = order[first:end]
+    parts = [counted]
+    if is_replay:
+        parts.append(order[busiest_tenth(arrival)])
+    done = ~np.isnan(columns["finish_s"])
+    e2el_s = (columns["finish_s"] - columns["arrival_s"])[counted][done[counted]]
     queue = backlog(arrival, finish)
     return Observation(
-        values=tuple(_value(bound, slo.goodput_ms, columns, counted, done) for bound in slo.bounds),
+        values=tuple(_worst(bound, slo.goodput_ms, columns, parts, done) for bound in slo.bounds),
         drift=queue.drift,
         growth=queue.growth,
         backlog=queue.mean,
         mean_e2el_s=float(e2el_s.mean()) if len(e2el_s) else 0.0,
         measured=len(counted),
-        failed=int((~done).sum()),
-        output_tokens=float(np.where(done, columns["output_tokens"][counted], 0).mean()),
+        failed=int((~done[counted]).sum()),
+        output_tokens=float(np.where(done, columns["output_tokens"], 0)[counted].mean()),
         utilisation=float(summary.get("gpu_busy_fraction") or 0.0),
         kv_peak=float(summary.get("kv_peak_fraction") or 0.0),
-        failed_reason=(summary.get("failed_reason") or "") if not done.all() else "",
+        failed_reason="" if done[counted].all() else summary.get("failed_reason") or "",
     )
+
+
+def _worst(
+    bound: Bound,
+    goodput_ms: Sequence[tuple[str, float]],
+    columns: Mapping[str, np.ndarray[Any, Any]],
+    parts: Sequence[npt.NDArray[np.intp]],
+    done: npt.NDArray[np.bool_],
+) -> float:
+    """The value of the part, among the first and those with enough requests, that is worst."""
+    enough = MANY if bound.tail is None else TAIL_REQUESTS / max(bound.tail, 1e-9)
+    values = [
+        _value(bound, goodput_ms, columns, part, done[part])
+        for k, part in enumerate(parts)
+        if not k or len(part) >= enough
+    ]
+    return min(values) if bound.metric == "attainment" else max(values)
 
 
 def _value(

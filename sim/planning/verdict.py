@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from ..results.backlog import LEAST_DRIFT, LEAST_GROWTH
 from ..results.failures import share_text
-from .slo import WARM_UP, WARM_UP_E2EL, Bound, Interval, Observation, Slo, interval
+from .slo import TAIL_REQUESTS, WARM_UP, WARM_UP_E2EL, Bound, Interval, Observation, Slo, interval
 
 SloVerdict = Literal["meets", "fails", "unstable", "undecided"]
 
 BROKEN: tuple[SloVerdict, ...] = ("fails", "unstable")
 
-TAIL_REQUESTS = 10
-"""Requests beyond a percentile that it takes to decide on it."""
-
 
 class Run(NamedTuple):
-    """One simulation that a search asks for; `outages`: whether replicas fail as the question says."""
+    """One simulation that a search asks for; `outages`: whether replicas fail as the question says.
+
+    `is_replay`: of the trace with its own times, scaled to the rate as a whole, in place of a window.
+    """
 
     replicas: int
     rate: float
     seed: int
     num_requests: int
     outages: bool = True
+    is_replay: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class FleetPoint:
     """One fleet at one rate, over several seeds.
 
     `failed`: the share of the requests counted that did not complete; `failed_reason`: why the first did not.
+    `is_replay`: of the trace itself, in place of windows of it.
 
     `drift`: growth of the backlog per arrival. Where the verdict is `unstable` the measured values describe
     the length of the run and nothing else.
@@ -66,11 +68,16 @@ class FleetPoint:
     output_tokens: float
     failed: float
     failed_reason: str = ""
+    is_replay: bool = False
 
     @property
     def binding(self) -> Measured:
         """The bound with the least room."""
         return max(self.measured, key=lambda m: m.pressure)
+
+    def value(self, bound: str) -> float:
+        """The mean of that bound."""
+        return next(m.mean for m in self.measured if m.name == bound)
 
     @property
     def meets_by_mean(self) -> bool:
@@ -135,6 +142,32 @@ def judge(
     )
 
 
+def judge_replay(slo: Slo, runs: Sequence[Run], observations: Sequence[Observation]) -> FleetPoint:
+    """The verdict on one fleet by replays of the trace: `meets` where the worst of them does, else `fails`.
+
+    `runs`: one per seed, alike in everything else; longer ones are not to be had.
+    """
+    values = [
+        (min if bound.metric == "attainment" else max)(o.values[k] for o in observations)
+        for k, bound in enumerate(slo.bounds)
+    ]
+    holds = all(bound.holds(value) for bound, value in zip(slo.bounds, values, strict=True))
+    verdict: SloVerdict = "meets" if holds else "fails"
+    measured = tuple(
+        _measured(bound, Interval(value, value, value))
+        for bound, value in zip(slo.bounds, values, strict=True)
+    )
+    drift = max(o.drift for o in observations)
+    return replace(
+        judge(slo, runs, observations, 0.95),
+        verdict=verdict,
+        measured=measured,
+        drift=Interval(drift, drift, drift),
+        settled=True,
+        is_replay=True,
+    )
+
+
 def _measured(bound: Bound, at: Interval) -> Measured:
     # An interval does not reach to where its quantity cannot.
     high = min(at.high, 1.0) if bound.metric == "attainment" else at.high
@@ -178,7 +211,9 @@ def point_standing(point: FleetPoint, bound: Measured | None = None) -> str:
     at = point.binding if bound is None else bound
     if math.isinf(at.mean):
         return f"{at.name} not kept, as {failures_of(point)}"
-    return f"{standing_text(at)}, and {failures_of(point)}" if point.failed else standing_text(at)
+    # A trace is what it is, so that a replay has no interval.
+    text = standing_text(at) if not point.is_replay else f"{at.name} {value_text(at, at.mean)}"
+    return f"{text}, and {failures_of(point)}" if point.failed else text
 
 
 def interval_text(bound: Measured) -> str:

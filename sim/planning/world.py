@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from traces.arrivals import at_rate, window
+from traces.arrivals import at_rate, busiest, stretched, window
 from traces.scaling import scale_lengths
 from traces.trace import FloatArray, Trace
 
@@ -75,9 +75,12 @@ class World:
         if isinstance(self.source, str):
             drawn = replace(self.settings, trace=self.source, num_prompts=run.num_requests, sample_seed=None)
             trace = requests_of(drawn, run.seed)
+        elif run.is_replay:
+            assert self.source.mean_rate is not None
+            trace = stretched(busiest(self.source, run.num_requests), self.source.mean_rate / run.rate)
         else:
             trace = window(self.source, run.seed, run.num_requests)
-        if self.burstiness is None:
+        if self.burstiness is None and not run.is_replay:
             trace = at_rate(trace, run.rate)
         return scale_lengths(trace, output_scale=self.length_scale)
 
@@ -90,7 +93,7 @@ class World:
         """Names a run in an error."""
         return (
             f"{self.policy} on {run.replicas} × {self.name} at {run.rate:.6g} requests/s, "
-            f"seed {run.seed}, {run.num_requests} requests"
+            f"seed {run.seed}, {run.num_requests} requests{' of the trace itself' if run.is_replay else ''}"
         )
 
     @cached_property

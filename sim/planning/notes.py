@@ -1,0 +1,60 @@
+"""What a reader has to know of the traffic of a plan to read its answers; said wherever these stand."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .question import Workload
+from .replay import VARIES, Replay
+
+FEW = 50
+"""Pairs of a prompt and an answer length up to which a trace counts as few requests, repeated."""
+
+
+def notes_of(
+    workload: Workload, rate: float | None, replay: Replay | None, max_requests: int
+) -> tuple[str, ...]:
+    """The notes on a plan for that rate (None: for the highest); `max_requests`: of its longest runs."""
+    about = (_about_the_rate(workload, rate, replay), _about_repetition(workload, max_requests))
+    return tuple(text for text in about if text)
+
+
+def _about_the_rate(workload: Workload, rate: float | None, replay: Replay | None) -> str:
+    """How the rate varies, and which part of it the answer is for."""
+    peak = workload.peak
+    if workload.burstiness is not None or peak is None:
+        return ""
+    busy = f"The busiest tenth of {workload.name} runs at {peak:.3g} times its mean rate"
+    if rate is not None:
+        busy += f" ({rate * peak:.4g} of {rate:.4g} requests/s)"
+    if replay is None:
+        if peak < 1.1:
+            return ""
+        return f"{busy}; the answer is for windows scaled to the mean{_for_the_busy_part(rate, peak)}."
+    n, part = len(workload.example), replay.num_requests
+    what = "replayed whole" if part == n else f"its busiest {part:,} requests replayed"
+    held = f"the answer holds for the trace itself, {what}, all of it and that tenth alone"
+    return f"{busy}: {held}." if peak >= VARIES else f"{busy}; {held}."
+
+
+def _for_the_busy_part(rate: float | None, peak: float) -> str:
+    return "" if rate is None else f"; --request-rate {rate * peak:.3g} plans for that tenth"
+
+
+def _about_repetition(workload: Workload, max_requests: int) -> str:
+    """Whether runs see the same few requests again and again."""
+    if isinstance(workload.source, str):
+        return ""
+    trace = workload.example
+    n = len(trace)
+    pairs = len(np.unique(np.stack([trace.prompt_tokens, trace.output_tokens], axis=1), axis=0))
+    unlike = "the intervals do not speak of requests unlike these"
+    if n < max_requests:
+        times = max_requests / n
+        return (
+            f"{workload.name} has {n:,} requests, which the longest runs repeat {times:.3g} times: {unlike}."
+        )
+    if pairs <= min(FEW, n // 4):
+        only = "one pair" if pairs == 1 else f"{pairs} pairs"
+        return f"{workload.name} has but {only} of a prompt and an answer length, {n:,} times: {unlike}."
+    return ""
