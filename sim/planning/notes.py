@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .question import Workload
-from .replay import VARIES, Replay
+from .replay import Replay
 
 FEW = 50
 """Pairs of a prompt and an answer length up to which a trace counts as few requests, repeated."""
@@ -34,7 +34,7 @@ def _about_the_rate(workload: Workload, rate: float | None, replay: Replay | Non
     n, part = len(workload.example), replay.num_requests
     what = "replayed whole" if part == n else f"its busiest {part:,} requests replayed"
     held = f"the answer holds for the trace itself, {what}, all of it and that tenth alone"
-    return f"{busy}: {held}." if peak >= VARIES else f"{busy}; {held}."
+    return f"{busy}; {held}."
 
 
 def _for_the_busy_part(rate: float | None, peak: float) -> str:

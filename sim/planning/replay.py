@@ -22,6 +22,9 @@ MOST_REQUESTS = 50_000
 VARIES = 1.5
 """How many times the mean the rate in the busiest tenth of a trace is at least, where it varies."""
 
+NOISE = 4.0
+"""Standard deviations of a Poisson count that it has to be beyond chance by."""
+
 FAR = 10.0
 """How many times the rate asked for is far enough to say that there is room."""
 

@@ -87,6 +87,7 @@ OUTPUTS: dict[str, str] = {
     "plan-attainment": f"{_PLAN} --slo attainment:0.9 --goodput ttft:1000 tpot:80 --request-rate 30 --policies {_SMALL} --state state.jsonl",
     "plan-sensitivity": f"{_PLAN} --slo ttft_p90:800 --request-rate 20 --policies {_SMALL} --report report.html",
     "plan-own-times": f"plan --json --trace requests.csv --slo wait_p90:1500 --request-rate 10x {_H200}",
+    "plan-replayed": f"plan --json --trace requests.csv --slo wait_p90:1500 attainment:0.5 --goodput ttft:9000 {_H200}",
     "sweep": "sweep sweep.toml --jobs 1 --json --out rows.csv",
     "validate": "validate --against log.csv --json --policy continuous:max_num_seqs=8",
     "calibrate": "calibrate --steps steps.csv --out machine.json --gpu H200 --model llama-3.1-8b --host-ms 2",

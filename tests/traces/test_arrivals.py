@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from traces.arrivals import assign, at_rate, window
+from traces.arrivals import assign, at_rate, busiest, busiest_tenth, stretched, window
 from traces.errors import InputError
 from traces.trace import FloatArray, Trace
 
@@ -174,3 +174,32 @@ def test_a_trace_at_a_rate_has_it_and_keeps_its_pattern(rate: float) -> None:
 def test_what_arrives_all_at_once_cannot_be_scaled() -> None:
     with pytest.raises(InputError, match="all arrive at once"):
         at_rate(replace(poisson_trace(3), arrival_s=np.zeros(3)), 1.0)
+
+
+@given(n=st.integers(2, 60), num_requests=st.integers(2, 80), seed=st.integers(0, 20))
+def test_the_busiest_stretch_is_as_short_as_any_and_keeps_its_gaps(
+    n: int, num_requests: int, seed: int
+) -> None:
+    times = np.cumsum(np.random.default_rng(seed).exponential(1.0, n))
+    whole = a_trace(n, times.tolist(), (times + 7).tolist())
+    found = busiest(whole, num_requests)
+    kept = min(n, num_requests)
+    assert len(found) == kept and found.arrival_s is not None and found.deadline_s is not None
+    spans = times[kept - 1 :] - times[: n - kept + 1]
+    assert found.arrival_s[-1] - found.arrival_s[0] == pytest.approx(spans.min())
+    start = int(spans.argmin())
+    assert np.diff(found.arrival_s) == pytest.approx(np.diff(times[start : start + kept]))
+    assert found.deadline_s - found.arrival_s == pytest.approx(np.full(kept, 7.0))
+
+
+def test_a_stretched_trace_keeps_its_pattern_and_its_deadlines() -> None:
+    found = stretched(a_trace(3, [0.0, 1.0, 4.0], [5.0, 6.0, 9.0]), 0.5)
+    assert found.arrival_s is not None and found.deadline_s is not None
+    assert found.arrival_s.tolist() == [0.0, 0.5, 2.0] and found.deadline_s.tolist() == [5.0, 5.5, 7.0]
+
+
+def test_the_busiest_tenth_has_no_fewer_requests_than_any_other() -> None:
+    times = np.concatenate([np.arange(0.0, 90.0, 3.0), np.linspace(90.0, 100.0, 41)])
+    assert busiest_tenth(times).tolist() == list(range(30, 71))
+    assert busiest_tenth(np.linspace(0.0, 100.0, 11)).tolist() == [9, 10]
+    assert busiest_tenth(np.array([0.0, 5.0, 5.1, 100.0])).tolist() == [0, 1, 2]

@@ -201,3 +201,13 @@ def test_the_busy_part_is_named_where_it_is_not_planned_for() -> None:
         "The busiest tenth of made up runs at 1.15 times its mean rate (4.6 of 4 requests/s)"
     )
     assert "--request-rate 4.6 plans for that tenth" in note
+
+
+def test_tenths_of_a_few_requests_that_differ_by_chance_are_no_rate_that_varies() -> None:
+    rng = np.random.default_rng(0)
+    for n in (60, 600, 6000):
+        times = np.cumsum(rng.exponential(1.0, n))
+        steady = Trace("steady", np.arange(n), np.full(n, 50), np.full(n, 10), times)
+        assert not workload_of(steady, Settings(), 100, None).varies
+        assert not workload_of(day_and_night(), Settings(), 100, 1.0).varies
+    assert workload_of(day_and_night(), Settings(), 100, None).varies
