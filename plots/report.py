@@ -19,7 +19,7 @@ from sim.results.metric_kinds import Latency
 from sim.results.metrics import LATENCIES
 from traces.files import atomic_write
 
-from . import capacity
+from . import capacity, style
 
 if TYPE_CHECKING:
     from sim.planning.answer import Answer, Plan
@@ -55,6 +55,7 @@ def render(plan: Plan) -> str:
 def svg(figure: Figure, name: str) -> Markup:
     """The figure as an SVG element; `name` keeps its identifiers apart from those of other figures."""
     buffer = io.StringIO()
+    style.unformulated(figure)
     with matplotlib.rc_context({"svg.hashsalt": f"seqsched {name}"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()

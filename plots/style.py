@@ -10,7 +10,9 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.cbook import is_math_text
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sim.results.failures import worst_of
@@ -65,6 +67,7 @@ def save(fig: Figure, path: str | Path) -> None:
     if suffix not in (".png", ".svg"):
         raise InputError(f"{path}: suffix {suffix!r} is not one of .png, .svg")
     metadata = {"Date": None} if suffix == ".svg" else {"Software": None}
+    unformulated(fig)
     with matplotlib.rc_context({"svg.hashsalt": "seqsched"}), atomic_write(path, mode="wb") as file:
         fig.savefig(file, format=suffix[1:], dpi=DPI, metadata=metadata)
 
@@ -73,6 +76,13 @@ def note_left_out(fig: Figure, rows: Iterable[Mapping[Any, Any]]) -> None:
     """Say above a figure which requests it leaves out of its runs: rows with the columns `failures.KEYS`."""
     if text := worst_of(rows):
         fig.suptitle(plain(f"Left out: requests {text}"), fontsize=FONT_SIZE - 1, wrap=True)
+
+
+def unformulated(fig: Figure) -> None:
+    """Let no text of the figure be a formula, whatever names users gave; ticks of powers of ten stay."""
+    for text in fig.findobj(Text):
+        if is_math_text(shown := text.get_text()) and not shown.startswith(r"$\mathdefault{"):
+            text.set_parse_math(False)
 
 
 def plain(text: str) -> str:

@@ -17,6 +17,7 @@ from cyclopts.config import Env, Toml
 from traces.errors import InputError
 
 from ..version import __version__
+from . import streams
 from .told import assumptions
 
 CONFIG_FILE = "seqsched.toml"
@@ -125,18 +126,25 @@ def run_script(function: Callable[..., object], arguments: Sequence[str] | None 
 
 def _run(make_app: Callable[[], App], tokens: list[str], debug: bool) -> None:
     try:
+        streams.check()
         with assumptions() as assumed:
             try:
                 make_app()(tokens, exit_on_error=False, print_error=False, result_action="return_value")
             except SystemExit:  # it ran, and a check failed
+                streams.flush()
                 assumed.print()
                 raise
+            streams.flush()
             assumed.print()
     except (InputError, CycloptsError) as error:
         sys.exit(_report(error, debug))
     except BrokenPipeError:
+        streams.abandon()
         sys.stderr.close()  # the reader has gone: nothing more can be said
         sys.exit(1)
+    except OSError as error:
+        streams.abandon()
+        sys.exit(_report(streams.failure(error), debug))
     except KeyboardInterrupt:
         print("seqsched: interrupted", file=sys.stderr)
         sys.exit(130)

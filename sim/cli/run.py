@@ -44,7 +44,8 @@ def simulate(
     save_result
         Write the summary to this JSON file.
     save_requests
-        Write the per-request table to this CSV file.
+        Write the per-request table to this CSV file; ids stand as in the trace (one that begins with = is a
+        formula to a spreadsheet: import that column as text).
     save_replicas
         Write the per-replica table to this CSV file.
     save_decisions

@@ -91,9 +91,12 @@ class RowFile:
         close_locked(self.file, self.stream)
 
     def _write(self, text: str) -> None:
-        self.file.write(text.encode())
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        try:
+            self.file.write(text.encode())
+            self.file.flush()
+            os.fsync(self.file.fileno())
+        except OSError as error:
+            raise InputError(f"{self.stream}: cannot be written ({error.strerror})") from None
 
     def _read_stream(self) -> None:
         data = self.stream.read_bytes()

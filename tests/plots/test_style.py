@@ -115,3 +115,15 @@ def test_cumulative_thins_out_without_moving_the_curve() -> None:
     x, share = style.cumulative(np.arange(100_000.0), max_points=500)
     assert len(x) == 501
     assert np.allclose(share[1:], (x[1:] + 1) / 1000)
+
+
+@pytest.mark.parametrize("name", [r"a$\frac$b", "$", "$$", r"$\nonsense{$", r"\$a$b$"])
+def test_no_name_is_a_formula(name: str, tmp_path: Path) -> None:
+    fig, (ax,) = style.figure(3, 2)
+    ax.plot([1, 1000], [1, 2], label=name)
+    ax.set_title(name)
+    ax.set_xscale("log")
+    ax.set_yticks([1, 2], [name, "other"])
+    ax.legend()
+    style.save(fig, tmp_path / "figure.svg")
+    style.save(fig, tmp_path / "figure.png")
