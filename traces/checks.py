@@ -172,7 +172,8 @@ def _number_fault(value: object, low: int, high: int, kind: str, *, text_is_numb
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         number = value
     else:
-        return f"{display(value)} is not a number {needed}"
+        shown = repr(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else display(value)
+        return f"{shown[:_SHOWN_CHARACTERS]} is not a number {needed}"
     if not -math.inf < number < math.inf:
         return f"{display(value)} is not finite {needed}"
     if number < low:
