@@ -145,20 +145,23 @@ def plan(
         return ask_rate(wanted, replicas, rate or 1.0, effort, tolerance, curves, replay)
 
     with Runs(wanted, state, Workers(jobs, backend, address), on_run) as runs:
-        searches = [search_of(lost) for lost in never]
-        results = run_searches(list(zip(worlds, searches, strict=True)), runs)
+        results = run_searches(list(zip(worlds, map(search_of, never), strict=True)), runs)
         answers = tuple(
             answer_of(policy, unit, parts, unit.price(price), spare)
             for (policy, unit), parts in zip(pairs, results, strict=True)
         )
         notes = notes_of(workload, asked_rate, replay, max_requests)
         answer = Plan(question, answers, assumptions_of(workload, given, units, answers), notes)
-        best = answer.best
-        if sensitivity and best is not None and best.point is not None:
-            world = worlds[answers.index(best)]
-            swings = sensitivities.sensitivity(world, wanted, best.point, effort, runs)
-            answer = replace(answer, sensitivity=swings)
-    return answer
+        return _with_sensitivity(answer, worlds, wanted, effort, runs) if sensitivity else answer
+
+
+def _with_sensitivity(answer: Plan, worlds: Sequence[World], slo: Slo, effort: Effort, runs: Runs) -> Plan:
+    """The plan, and what would move its best answer (one of a world each), if there is one."""
+    best = answer.best
+    if best is None or best.point is None:
+        return answer
+    world = worlds[answer.answers.index(best)]
+    return replace(answer, sensitivity=sensitivities.sensitivity(world, slo, best.point, effort, runs))
 
 
 def _question(

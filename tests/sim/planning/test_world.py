@@ -87,7 +87,7 @@ def test_every_setting_acts_on_a_run(name: str, source: str | None, failures: Pa
 
 
 def test_no_setting_of_a_plan_is_left_untried() -> None:
-    of_the_plan = {"set", "fleet", "goodput", "seed", "time_scale"}  # tried below, and in test_plan
+    of_the_plan = {"set", "fleet", "goodput", "seed", "time_scale", "time_unit"}  # below, and in test_plan
     assert {*ACTING} | of_the_plan == set(PlanKeywords.__annotations__)
 
 
@@ -144,6 +144,16 @@ def test_waiting_in_front_of_a_bounded_fleet_counts() -> None:
     throttled: dict[str, Any] = {"profiles": H200, "max_concurrency": 2, "max_replicas": 4, **QUICK}
     made = plan("fixed:output_tokens=50", slo="ttft_p90:5000", request_rate=30, **throttled)
     assert not made.reached and "backlog" in made.headline
+
+
+def test_the_time_unit_is_that_of_the_files_times(tmp_path: Path) -> None:
+    rows = "\n".join(f"{1.5 * i},40,20" for i in range(120))
+    path = tmp_path / "log.csv"
+    path.write_text(f"arrival_s,prompt_tokens,output_tokens\n{rows}\n", encoding="utf-8")
+    in_seconds, in_ms = (
+        workload_of(str(path), Settings(time_unit=unit), 60, None).own_rate for unit in ("s", "ms")
+    )
+    assert in_seconds == pytest.approx(1 / 1.5) and in_ms == pytest.approx(1000 / 1.5)
 
 
 def test_the_time_scale_changes_the_traces_own_rate() -> None:

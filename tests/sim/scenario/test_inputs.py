@@ -12,6 +12,8 @@ from sim.scenario.inputs import check_unchanged, digest_of
 from traces.errors import InputError
 
 OUTSIDE = """
+from dataclasses import dataclass
+
 from traces.readers import Format
 
 
@@ -19,7 +21,10 @@ class Chats(Format):
     pass
 
 
+@dataclass(frozen=True)
 class Replayed:
+    file: str = ""
+
     def generate(self, num_prompts, seed):
         pass
 """
