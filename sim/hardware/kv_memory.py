@@ -51,8 +51,21 @@ class KvMemory:
             raise InputError(
                 f"memory: {self.gpu_bytes / GIB:.1f} GiB at utilization {self.utilization:g} leaves no room "
                 f"for KV cache beside {self.weight_bytes / GIB:.1f} GiB of weights and "
-                f"{self.workspace_bytes / GIB:.1f} GiB of workspace"
+                f"{self.workspace_bytes / GIB:.1f} GiB of workspace{self._what_would_fit()}"
             )
+
+    def _what_would_fit(self) -> str:
+        """More GPUs, or smaller weights, that leave room, as the keys of `--set` that have them."""
+        per_gpu = int(self.gpu_bytes * self.utilization) - self.workspace_bytes
+        need = self.weight_bytes + self.bytes_per_token
+        times = next((n for n in (2, 4, 8) if n * per_gpu >= need), None)
+        ways = [f"{times} times as many GPUs (tensor_parallel)"] if times else []
+        if per_gpu >= self.weight_bytes // 2 + self.bytes_per_token:
+            ways.append("weights of half as many bits (weight_bits)")
+        text = " or ".join(ways)
+        return (
+            f"; {text} would fit: `seqsched profile what-if PROFILE --set`, gpu and model too" if ways else ""
+        )
 
     @property
     def kv_bytes(self) -> int:

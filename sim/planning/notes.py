@@ -7,6 +7,9 @@ import numpy as np
 from .question import Workload
 from .replay import Replay
 
+STEADY = 1.1
+"""How many times the mean rate the busiest tenth may have without being worth a note."""
+
 FEW = 50
 """Pairs of a prompt and an answer length up to which a trace counts as few requests, repeated."""
 
@@ -14,7 +17,11 @@ FEW = 50
 def notes_of(
     workload: Workload, rate: float | None, replay: Replay | None, max_requests: int
 ) -> tuple[str, ...]:
-    """The notes on a plan for that rate (None: for the highest); `max_requests`: of its longest runs."""
+    """The notes on a plan for that rate (None: for the highest).
+
+    `replay`: how fleets were tried on the trace itself, None where none was; `max_requests`: of the longest
+    runs.
+    """
     about = (_about_the_rate(workload, rate, replay), _about_repetition(workload, max_requests))
     return tuple(text for text in about if text)
 
@@ -27,18 +34,14 @@ def _about_the_rate(workload: Workload, rate: float | None, replay: Replay | Non
     busy = f"The busiest tenth of {workload.name} runs at {peak:.3g} times its mean rate"
     if rate is not None:
         busy += f" ({rate * peak:.4g} of {rate:.4g} requests/s)"
-    if replay is None:
-        if peak < 1.1:
-            return ""
-        return f"{busy}; the answer is for windows scaled to the mean{_for_the_busy_part(rate, peak)}."
-    n, part = len(workload.example), replay.num_requests
-    what = "replayed whole" if part == n else f"its busiest {part:,} requests replayed"
-    held = f"the answer holds for the trace itself, {what}, all of it and that tenth alone"
-    return f"{busy}; {held}."
-
-
-def _for_the_busy_part(rate: float | None, peak: float) -> str:
-    return "" if rate is None else f"; --request-rate {rate * peak:.3g} plans for that tenth"
+    if replay is not None:
+        n, part = len(workload.example), replay.num_requests
+        what = "replayed whole" if part == n else f"its busiest {part:,} requests replayed"
+        return f"{busy}. Fleets were held against the trace itself, {what}: all of it and that tenth alone."
+    if peak < STEADY:
+        return ""
+    for_it = "" if rate is None else f"; --request-rate {rate * peak:.3g} plans for that tenth"
+    return f"{busy}; the answer is for windows scaled to the mean{for_it}."
 
 
 def _about_repetition(workload: Workload, max_requests: int) -> str:

@@ -150,7 +150,8 @@ def plan(
             answer_of(policy, unit, parts, unit.price(price), spare)
             for (policy, unit), parts in zip(pairs, results, strict=True)
         )
-        notes = notes_of(workload, asked_rate, replay, max_requests)
+        is_replayed = any(point.is_replay for found in answers for point in found.points)
+        notes = notes_of(workload, asked_rate, replay if is_replayed else None, max_requests)
         answer = Plan(question, answers, assumptions_of(workload, given, units, answers), notes)
         return _with_sensitivity(answer, worlds, wanted, effort, runs) if sensitivity else answer
 

@@ -87,6 +87,23 @@ def test_impossible_memory_is_refused(change: dict[str, Any], message: str) -> N
         KvMemory(**{**good, **change})
 
 
+@pytest.mark.parametrize(
+    ("gib", "ways"),
+    [
+        (
+            90,
+            "2 times as many GPUs (tensor_parallel) or weights of half as many bits (weight_bits) would fit",
+        ),
+        (150, "; 4 times as many GPUs (tensor_parallel) would fit"),
+        (5000, "of workspace"),
+    ],
+)
+def test_what_would_fit_is_named_where_a_model_does_not(gib: int, ways: str) -> None:
+    with pytest.raises(InputError) as refused:
+        KvMemory(80 * GIB, 0.9, gib * GIB, GIB, 1)
+    assert ways in str(refused.value) and ("would fit" in ways) == ("would fit" in str(refused.value))
+
+
 def test_bad_shapes_are_refused() -> None:
     with pytest.raises(InputError, match="heads: 3 is not a multiple of kv_heads, 2"):
         ModelShape("odd", 1, 8, 16, 3, 2, 4, 100)

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from sim.hardware.datasheets import GPUS, Gpu
 from sim.hardware.model_shape import MODELS
+from sim.hardware.overrides import apply
+from sim.hardware.profile import load
 from sim.hardware.roofline import EFFICIENCY, estimate, roofline_cost
 from traces.errors import InputError
 
@@ -68,3 +70,11 @@ def test_bad_estimates_are_refused(gpu: str, options: dict[str, float], message:
 def test_a_model_that_does_not_fit_is_refused() -> None:
     with pytest.raises(InputError, match="leaves no room"):
         estimate("llama-3.1-70b", "L40S")
+
+
+def test_the_way_that_is_named_fits() -> None:
+    with pytest.raises(InputError, match=r"2 times as many GPUs .* or weights of half as many bits"):
+        estimate("llama-3.1-70b", "H100")
+    for way in ("tensor_parallel=2", "weight_bits=8"):
+        made = apply(load("h200-vicuna-7b"), ["gpu=H100", "model=llama-3.1-70b", way])
+        assert made.kv_tokens() > 0

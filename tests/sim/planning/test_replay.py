@@ -94,7 +94,7 @@ def test_a_rate_that_varies_is_replayed_at_any_rate() -> None:
 
 def test_a_trace_that_no_fleet_can_keep_up_with_is_unreachable() -> None:
     made = plan(day_and_night(busy=1000.0), slo="ttft_p90:40", **{**QUICK, "max_replicas": 2})
-    assert made.answers[0].outcome == "unreachable"
+    assert made.answers[0].outcome == "unreachable" and "Fleets were held against" in made.notes[0]
     assert (
         not made.reached
         and "on the trace itself, at" in made.headline
@@ -211,3 +211,11 @@ def test_tenths_of_a_few_requests_that_differ_by_chance_are_no_rate_that_varies(
         assert not workload_of(steady, Settings(), 100, None).varies
         assert not workload_of(day_and_night(), Settings(), 100, 1.0).varies
     assert workload_of(day_and_night(), Settings(), 100, None).varies
+
+
+def test_where_no_fleet_was_tried_on_the_trace_the_notes_do_not_say_so() -> None:
+    trace = day_and_night()
+    trace.prompt_tokens[5] = 10**6
+    made = plan(trace, slo="ttft_p90:500", **QUICK)
+    assert not made.reached and "fit no replica" in made.headline
+    assert not any("held against" in note for note in made.notes)
