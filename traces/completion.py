@@ -56,8 +56,12 @@ def failures(table: Table) -> Failures | None:
     where = np.zeros(table.num_rows, dtype=np.bool_)
     first: dict[int, str] = {}
     for column in filter(is_named, table.columns):
+        judged: dict[str, bool] = {}
         for index, value in enumerate(table.raw(column)):
-            if _is_failure(column.lower(), value):
+            text = "" if value is None else str(value).strip()
+            if text not in judged:
+                judged[text] = _is_failure(column.lower(), text)
+            if judged[text]:
                 where[index] = True
                 first.setdefault(index, f"{column} {_shown(value)}")
     if not where.any():
@@ -72,8 +76,7 @@ def failures(table: Table) -> Failures | None:
     return Failures(where, f"{share} failed and are left out, the first in {reason}")
 
 
-def _is_failure(column: str, value: object) -> bool:
-    text = "" if value is None else str(value).strip()
+def _is_failure(column: str, text: str) -> bool:
     if column in SUCCESSES:
         return text.lower() in FALSE
     if column in FAILURES:

@@ -7,6 +7,7 @@ meaning of columns.
 from __future__ import annotations
 
 import io
+import logging
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from .errors import InputError
 from .json_rows import Rows, rows_of
 from .trace import FloatArray
 from .unpacking import PARQUET_EXTRA, read_unpacked
+
+LOG = logging.getLogger("traces")
 
 DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*(,\d+)?([eE][+-]?\d+)?\s*")
 THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2},\d{3}\s*")
@@ -241,6 +244,12 @@ class _Parquet(_Rows):
         except Exception as error:  # pyarrow finds some damage only when it decodes a value
             raise InputError(f"{self.path}, {column}: not readable ({error})") from error
         return values
+
+
+def log_unused(table: Table, kind: str, used: Sequence[str]) -> None:
+    """Log which columns of a table nobody looks at, where there are any; `kind` says what the table is."""
+    if unused := [column for column in table.columns if column not in used]:
+        LOG.info("%s: %s; columns not used: %s", table.path, kind, ", ".join(unused))
 
 
 def open_table(path: str | Path, wanted: Wanted) -> Table:

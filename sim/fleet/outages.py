@@ -72,12 +72,13 @@ class Outages:
 
     def _read(self, path: Path, num_replicas: int) -> Schedules:
         from traces import checks
-        from traces.tables import open_table
+        from traces.tables import log_unused, open_table
 
         table = open_table(path, COLUMNS.__contains__)
         for column in COLUMNS:
             if column not in table.columns:
                 raise InputError(f"{path}: column {column} is missing; a schedule has {', '.join(COLUMNS)}")
+        log_unused(table, "a schedule of outages", COLUMNS)
         replica, down, up = (
             checks.tokens(table, "replica", 0),
             *(checks.times(table, c) for c in ("down_s", "up_s")),

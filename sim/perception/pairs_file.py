@@ -6,7 +6,7 @@ from pathlib import Path
 
 from traces import checks
 from traces.errors import InputError
-from traces.tables import open_table
+from traces.tables import log_unused, open_table
 from traces.trace import IntArray
 
 
@@ -20,4 +20,5 @@ def read_pairs(path: str | Path) -> tuple[IntArray, IntArray]:
     for column in columns:
         if column not in table.columns:
             raise InputError(f"{path}: column {column} is missing; predicted and actual are needed")
+    log_unused(table, "pairs of lengths", columns)
     return checks.tokens(table, "predicted", 0), checks.tokens(table, "actual", 1)

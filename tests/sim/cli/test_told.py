@@ -68,3 +68,23 @@ def test_the_unit_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["completed"] == 4
     assert run("simulate", "--trace", "t.jsonl", "--time-unit", "h") == 2
     assert "time_unit: 'h' is not one of s, ms, us, ns" in capsys.readouterr().err
+
+
+def test_columns_of_other_files_that_are_not_used_are_said(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "pairs.csv").write_text("predicted,actual,session\n5,6,1\n7,5,1\n", encoding="utf-8")
+    (folder / "down.csv").write_text("replica,down_s,up_s,why\n0,1,2,x\n", encoding="utf-8")
+    others = (
+        "--predictor",
+        "empirical:file=pairs.csv",
+        "--failures",
+        "down.csv",
+        "--replicas",
+        "2",
+        "--json",
+    )
+    assert run("simulate", "--trace", "t.jsonl", *others) == 0
+    err = capsys.readouterr().err
+    assert "seqsched: pairs.csv: pairs of lengths; columns not used: session\n" in err
+    assert "seqsched: down.csv: a schedule of outages; columns not used: why\n" in err
