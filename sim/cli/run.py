@@ -145,6 +145,8 @@ def compare(
         )
     if json_:
         print(json.dumps(comparison.summaries, indent=2, allow_nan=False))
+        if not comparison.alike:
+            print(f"seqsched: note: {show.UNLIKE}", file=sys.stderr)
     else:
         show.comparison_table(comparison.summaries, comparison.ratios(), alike=comparison.alike)
     if out is not None:

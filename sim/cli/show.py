@@ -29,6 +29,8 @@ MOST_ROWS = 20
 """Replicas up to which each has a row of its own."""
 
 REPLICA_COLUMNS = ("replica", "profile", "completed", "preemptions", "failures", "down_s")
+UNLIKE = "not the same requests completed under each of these, so that their latencies do not compare"
+
 LABELS = ("policy", "predictor", "profile", "provenance", "trace", "seed", "replicas", "router", "version")
 """What a summary has for the title of a table."""
 
@@ -155,7 +157,7 @@ def comparison_table(
         table.add_row(name, number(ratios[name], "{:.3f}×"), *cells)
     console().print(table)
     if not alike:
-        print("* not the same requests completed under each of these, so that their latencies do not compare")
+        print(f"* {UNLIKE}")
     for name, summary in summaries.items():
         note_failures(summary, name)
 

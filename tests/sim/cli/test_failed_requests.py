@@ -138,6 +138,17 @@ def test_latencies_of_unlike_sets_are_marked(folder: Path, capsys: pytest.Captur
     assert "*" not in capsys.readouterr().out
 
 
+def test_a_comparison_in_json_says_that_latencies_do_not_compare(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["compare", *TRACE, "--profile", "h200-vicuna-7b", "--json", "--policies"]
+    main([*command, f"continuous;{UNSPLIT}"])
+    out, err = capsys.readouterr()
+    assert json.loads(out)[UNSPLIT]["failed"] == 3 and "not the same requests completed" in err
+    main([*command, "continuous;vanilla"])
+    assert "not the same" not in capsys.readouterr().err
+
+
 def test_a_comparison_says_in_its_pictures_what_they_leave_out(folder: Path) -> None:
     with matplotlib.rc_context({"svg.fonttype": "none"}):
         from plots.policies import figures

@@ -23,7 +23,10 @@ def test_a_few_requests_that_fit_no_replica_leave_a_mean_and_a_percentile_unmet(
         assert "--max-new-tokens (20 here), --kv-blocks" in made.headline and "never" not in made.headline
         assert made.answers[0].alone is None and made.answers[0].headroom is None
     made = plan(trace, slo="attainment:0.9", goodput={"ttft": 9999}, **asked)
-    assert made.reached
+    assert made.reached and made.notes[0].startswith(
+        "0.5 % of the requests (1 of 200, the first: request 190)"
+    )
+    assert "--max-new-tokens (20 here)" in made.notes[0]
 
 
 def test_requests_that_expire_are_named_where_the_slo_is_met_without_them() -> None:
