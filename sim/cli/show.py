@@ -14,6 +14,7 @@ from traces.errors import InputError
 from ..results import metrics
 from ..results.failures import failures_text, worst_of
 from ..results.metric_kinds import Metric
+from ..results.offered_load import load_texts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,6 +88,8 @@ def summary_table(summary: Mapping[str, Any]) -> None:
         table.add_row(key, text)
     console().print(table)
     note_failures(summary)
+    for text in load_texts(summary):
+        print(text)
 
 
 def note_failures(summary: Mapping[str, Any], where: str = "") -> None:
@@ -160,6 +163,8 @@ def comparison_table(
         print(f"* {UNLIKE}")
     for name, summary in summaries.items():
         note_failures(summary, name)
+        for text in load_texts(summary):
+            print(f"{name}: {text}")
 
 
 def frame_table(heading: str, frame: pd.DataFrame) -> None:

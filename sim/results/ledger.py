@@ -94,6 +94,7 @@ class Ledger:
         self.batches: list[BatchRecord] = []
         self.gaps = GapPool()
         self.arrival_s = column(np.array(arrival_s, dtype=np.float64))
+        self.due_s = np.array(arrival_s, dtype=np.float64)  # by the trace; a bounded client may send later
         self.scheduled_s, self.first_token_s, self.finish_s = (column(np.full(n, math.nan)) for _ in range(3))
         self.attempts = column(np.zeros(n, dtype=np.int64))
         self.row_length = column(np.zeros(n, dtype=np.int64))  # positions decoded in its last attempt

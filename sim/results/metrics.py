@@ -13,6 +13,7 @@ import numpy as np
 
 from traces.trace import FloatArray
 
+from . import offered_load
 from .metric_kinds import STATISTICS, Latency, Metric, good_requests
 from .tables import Columns, RunTables
 
@@ -122,6 +123,33 @@ THROUGHPUT = (
         "request_goodput", "goodput", "requests/s", "{:.3f}", "more",
         "Requests within every goodput bound / duration; a TPOT that a one-token answer lacks is within any.",
         _goodput,
+    ),
+    Metric(
+        "request_goodput_from_schedule", "goodput from the schedule", "requests/s", "{:.3f}", "more",
+        "The same, with latencies counted from when the trace has the request, not from when a bounded "
+        "client sent it.",
+        offered_load.goodput_from_schedule,
+    ),
+    Metric(
+        "offered_rate", "offered rate", "requests/s", "{:.3f}", "neither",
+        "(Requests − 1) / the span of their arrivals in the trace; null where all come at once.",
+        offered_load.offered_rate,
+    ),
+    Metric(
+        "queue_growth", "growth of the queue", "requests per arrival", "{:.3f}", "less",
+        "By how much the queue grew over the second half of the run, 0 where it does not by the rule of a "
+        "plan: else latencies grow with the length of the run. Null for fewer than 100 requests.",
+        offered_load.queue_growth,
+    ),
+    Metric(
+        "mean_held_ms", "mean time held back", "ms", "{:.2f}", "less",
+        "For how long a client with `--max-concurrency` held a request back before it arrived.",
+        offered_load.mean_held_ms,
+    ),
+    Metric(
+        "mean_e2el_from_schedule_ms", "mean E2EL from the schedule", "ms", "{:.2f}", "less",
+        "Mean E2EL counted from when the trace has the request.",
+        offered_load.mean_e2el_from_schedule_ms,
     ),
     Metric(
         "output_throughput", "output throughput", "tokens/s", "{:.1f}", "more", "Output tokens / duration.",

@@ -168,6 +168,8 @@ def _columns(
     return {
         **columns,
         **latencies,
+        "due_s": ledger.due_s,
+        "held_ms": (columns["arrival_s"] - ledger.due_s) * 1e3,
         "replica": np.where(done, np.asarray(ledger.replica), -1).astype(np.int64),
         "reroutes": reroutes,
         "reason": reason,

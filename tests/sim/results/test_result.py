@@ -211,6 +211,9 @@ def test_undefined_is_none(profile: Profile) -> None:
     nothing = {k for k, v in result.summary.items() if v is None}
     assert nothing == {
         "request_goodput",
+        "request_goodput_from_schedule",
+        "offered_rate",
+        "queue_growth",
         "failed_reason",
         *(k for k in STATISTICS if "tpot" in k or "itl" in k),
     }
