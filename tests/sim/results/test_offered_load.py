@@ -39,8 +39,8 @@ def test_a_bounded_client_keeps_both_the_schedule_and_the_sending() -> None:
     assert bounded.columns["held_ms"].tolist() == pytest.approx([400 * k for k in range(8)])
     (text,) = load_texts(bounded.summary)
     assert text == (
-        "The client held requests back by 1.4 s on average: latencies run from sending, mean E2EL from the schedule "
-        "is 1.9 s, goodput from it 0.5 requests/s."
+        "The client held requests back by 1.4 s on average: latencies run from sending, mean E2EL from the "
+        "schedule is 1.9 s, goodput from it 0.5 requests/s."
     )
     assert not load_texts(open_loop.summary)
 
