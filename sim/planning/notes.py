@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from .answer import Answer
 from .question import Workload
 from .replay import Replay
+from .unservable import Unservable
 
 STEADY = 1.1
 """How many times the mean rate the busiest tenth may have without being worth a note."""
@@ -15,14 +19,24 @@ FEW = 50
 
 
 def notes_of(
-    workload: Workload, rate: float | None, replay: Replay | None, max_requests: int
+    workload: Workload,
+    rate: float | None,
+    replay: Replay | None,
+    max_requests: int,
+    answers: Sequence[Answer] = (),
+    left_out: Sequence[Unservable | None] = (),
 ) -> tuple[str, ...]:
     """The notes on a plan for that rate (None: for the highest).
 
-    `replay`: how fleets were tried on the trace itself, None where none was; `max_requests`: of the longest
-    runs.
+    `replay`: how its `answers` were tried on the trace itself, if any was; `max_requests`: of the longest
+    runs; `left_out`: what fits no replica, where no answer says it as the reason that none was found.
     """
-    about = (_about_the_rate(workload, rate, replay), _about_repetition(workload, max_requests))
+    is_replayed = any(point.is_replay for answer in answers for point in answer.points)
+    about = (
+        *dict.fromkeys(f"{lost}." for lost in left_out if lost),
+        _about_the_rate(workload, rate, replay if is_replayed else None),
+        _about_repetition(workload, max_requests),
+    )
     return tuple(text for text in about if text)
 
 

@@ -136,10 +136,9 @@ def plan(
         wanted, workload, pairs, given, request_rate=asked_rate, replicas=replicas, command=command, **limits
     )
     never = [unservable(workload.example, policy, unit.machines, given) for policy, unit in pairs]
-    all_count = any(bound.metric != "attainment" for bound in wanted.bounds)
 
     def search_of(lost: Unservable | None) -> Search[Parts]:
-        if lost is not None and all_count:
+        if lost is not None and wanted.bounds_a_latency:
             return ask_nothing(wanted, rate or 1.0, effort, lost)
         if asked_rate is not None:
             return ask_replicas(wanted, asked_rate, spare, effort, max_replicas, curves, replay)
@@ -147,17 +146,10 @@ def plan(
 
     with Runs(wanted, state, Workers(jobs, backend, address), on_run) as runs:
         results = run_searches(list(zip(worlds, map(search_of, never), strict=True)), runs)
-        answers = tuple(
-            answer_of(policy, unit, parts, unit.price(price), spare)
-            for (policy, unit), parts in zip(pairs, results, strict=True)
-        )
-        is_replayed = any(point.is_replay for found in answers for point in found.points)
-        # Where all requests count, the reason of the answer names them.
-        left_out = () if all_count else dict.fromkeys(f"{lost}." for lost in never if lost)
-        notes = (
-            *left_out,
-            *notes_of(workload, asked_rate, replay if is_replayed else None, max_requests),
-        )
+        found = zip(pairs, results, strict=True)
+        answers = tuple(answer_of(p, unit, parts, unit.price(price), spare) for (p, unit), parts in found)
+        left_out = [] if wanted.bounds_a_latency else never
+        notes = notes_of(workload, asked_rate, replay, max_requests, answers, left_out)
         answer = Plan(question, answers, assumptions_of(workload, given, units, answers), notes)
         return _with_sensitivity(answer, worlds, wanted, effort, runs) if sensitivity else answer
 

@@ -92,6 +92,11 @@ class Slo:
     bounds: tuple[Bound, ...]
     goodput_ms: tuple[tuple[str, float], ...] = ()
 
+    @property
+    def bounds_a_latency(self) -> bool:
+        """Whether a bound is met only where every request completes."""
+        return any(bound.metric != "attainment" for bound in self.bounds)
+
     def __str__(self) -> str:
         return ", ".join(map(str, self.bounds))
 
