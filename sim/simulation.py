@@ -29,6 +29,7 @@ def simulate(
     policy: Policy = DEFAULT_POLICY,
     log: bool = False,
     leap: bool = True,
+    warmup: str | int | None = None,
     on_progress: Progress | None = None,
     **settings: Unpack[Keywords],
 ) -> Result:
@@ -36,7 +37,9 @@ def simulate(
 
     `trace`: a Trace, or what `traces.load` takes. `policy`: a spec `NAME[:key=value,...]`, or a callable that
     builds a scheduler from its Limits. `log` keeps the decisions of continuous batching too; without `leap`
-    that goes iteration by iteration, to the same end. `on_progress(ended, requests)` is called now and then.
+    that goes iteration by iteration, to the same end. `warmup`: requests that have no part in latencies (but
+    ITL): a number, by arrival, seconds such as "60s", or "auto". `on_progress(ended, requests)` is called
+    now and then.
     `settings`: the flags of the command line by their names, each described in `sim.scenario.settings`, such
     as `predictor="tuned", profile="h200-vicuna-7b", seed=1, request_rate=4.0, goodput={"ttft": 2000}`. A
     predictor, profiles and a fleet may also be given as objects, `goodput` and `set` as mappings.
@@ -44,7 +47,7 @@ def simulate(
     Raises InputError for anything that cannot be used.
     """
     check_names(settings, simulate, Keywords)
-    return scenario(trace, **settings).run(policy, log=log, leap=leap, on_progress=on_progress)
+    return scenario(trace, **settings).run(policy, log=log, leap=leap, warmup=warmup, on_progress=on_progress)
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ def compare(
     trace: Trace | str = DEFAULT_TRACE,
     *,
     policies: Sequence[str] | str,
+    warmup: str | int | None = None,
     on_progress: Progress | None = None,
     **settings: Unpack[Keywords],
 ) -> Comparison:
@@ -97,4 +101,6 @@ def compare(
     shared = scenario(trace, **settings)
     for name in names:
         make_scheduler(name, shared.limits)
-    return Comparison({name: shared.run(name, on_progress=on_progress) for name in names}, shared)
+    return Comparison(
+        {name: shared.run(name, warmup=warmup, on_progress=on_progress) for name in names}, shared
+    )

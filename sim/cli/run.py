@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from traces.errors import InputError
 
 from .. import simulation
+from ..results.warmup import HELP as WARMUP_HELP
 from ..scenario.policies import DEFAULT_POLICY, POLICIES
 from . import show
 from .options import DEFAULT, Flags, keywords
@@ -25,6 +26,7 @@ def simulate(
     *,
     policy: Annotated[str, Parameter(help=POLICIES.help("policies"))] = DEFAULT_POLICY,
     leap: bool = True,
+    warmup: Annotated[str | None, Parameter(help=WARMUP_HELP)] = None,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
     save_result: Path | None = None,
     save_requests: Path | None = None,
@@ -65,6 +67,7 @@ def simulate(
             flags.trace,
             policy=policy,
             leap=leap,
+            warmup=warmup,
             log=save_decisions is not None or perfetto is not None,
             on_progress=progress,
             **keywords(flags),
@@ -123,6 +126,7 @@ def compare(
     flags: Flags = DEFAULT,
     *,
     policies: str = "vanilla;sequence:vbs=off,fcr=off;sequence;sequence:vbs=memory",
+    warmup: Annotated[str | None, Parameter(help=WARMUP_HELP)] = None,
     out: Path | None = None,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
@@ -141,7 +145,7 @@ def compare(
         show.check_folder(out)
     with show.bar("simulating") as progress:
         comparison = simulation.compare(
-            flags.trace, policies=policies, on_progress=progress, **keywords(flags)
+            flags.trace, policies=policies, warmup=warmup, on_progress=progress, **keywords(flags)
         )
     if json_:
         print(json.dumps(comparison.summaries, indent=2, allow_nan=False))

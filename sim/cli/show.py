@@ -88,7 +88,7 @@ def summary_table(summary: Mapping[str, Any]) -> None:
         table.add_row(key, text)
     console().print(table)
     note_failures(summary)
-    for text in load_texts(summary):
+    for text in (*load_texts(summary), *warmup_texts(summary)):
         print(text)
 
 
@@ -96,6 +96,13 @@ def note_failures(summary: Mapping[str, Any], where: str = "") -> None:
     """Say under a table which requests its latencies leave out, and why; nothing where there are none."""
     if text := failures_text(summary):
         print(f"{where}{': l' if where else 'L'}atencies leave out {text}")
+
+
+def warmup_texts(summary: Mapping[str, Any]) -> list[str]:
+    """How many requests were left to warm up, where any could have been."""
+    if "warmup_requests" not in summary:
+        return []
+    return [f"Latencies but ITL leave out the first {summary['warmup_requests']:,} requests, a warm-up."]
 
 
 def note_left_out(frame: pd.DataFrame) -> None:
@@ -163,7 +170,7 @@ def comparison_table(
         print(f"* {UNLIKE}")
     for name, summary in summaries.items():
         note_failures(summary, name)
-        for text in load_texts(summary):
+        for text in (*load_texts(summary), *warmup_texts(summary)):
             print(f"{name}: {text}")
 
 

@@ -104,7 +104,7 @@ class Latency:
         """Each of STATISTICS in ms over the completed requests; None where there are none."""
         if self.of_requests is None:
             return dict(run.token_gaps_ms)
-        return statistics(run.requests[self.column][run.done])
+        return statistics(run.requests[self.column][run.steady])
 
     def metric(self, statistic: str) -> Metric:
         """One of its statistics as a number of a summary."""

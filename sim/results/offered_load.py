@@ -32,7 +32,7 @@ def offered_rate(run: RunTables) -> float | None:
 
 def mean_held_ms(run: RunTables) -> float | None:
     """How long the client held a completed request back, on average."""
-    held_ms = run.requests["held_ms"][run.done]
+    held_ms = run.requests["held_ms"][run.steady]
     return float(held_ms.mean()) if len(held_ms) else None
 
 
@@ -40,7 +40,7 @@ def mean_e2el_from_schedule_ms(run: RunTables) -> float | None:
     """From the time in the trace to the last token, on average over the completed requests."""
     if not run.completed:
         return None
-    return float((run.requests["e2el_ms"] + run.requests["held_ms"])[run.done].mean())
+    return float((run.requests["e2el_ms"] + run.requests["held_ms"])[run.steady].mean())
 
 
 def goodput_from_schedule(run: RunTables) -> float | None:

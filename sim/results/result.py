@@ -23,6 +23,7 @@ from .ledger import COUNTS, Ledger
 from .metrics import request_latencies, summarise
 from .tables import RunTables, TokenUse
 from .token_gaps import Ramps
+from .warmup import num_warmup
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,13 +96,15 @@ def make_result(
     priority: IntArray | None,
     labels: Mapping[str, Any],
     goodput_ms: Mapping[str, float] | None = None,
+    warmup: str | int | None = None,
 ) -> Result:
     """Derive the tables and the summary from a ledger.
 
     The summary has every metric, `failed_reason` (why the first request that did not complete did not; None
     where all did), and the labels. `labels` are its texts and settings (`policy predictor profile trace seed
     replicas version`); `goodput_ms` maps latencies (of `request_latencies`) to the bound that a good
-    request meets.
+    request meets. With a `warmup` (`num_warmup`) so many requests have no part in latencies, and the summary
+    has their number as `warmup_requests`.
     """
     columns = _columns(ledger, request_id, prompt_tokens, output_tokens, priority)
     finish = columns["finish_s"]
@@ -115,11 +118,13 @@ def make_result(
         recomputed=int(columns["failed_tokens"].sum()) + sum(ledger.lost_tokens.values()),
         perception=sum(b.limit * len(b.request_ids) for b in batches if b.is_question),
     )
-    run = RunTables(columns, replicas, batches, tokens, ledger.gaps.pooled(gaps), dict(goodput_ms or {}))
+    pooled, left_out = ledger.gaps.pooled(gaps), num_warmup(warmup, columns)
+    run = RunTables(columns, replicas, batches, tokens, pooled, dict(goodput_ms or {}), left_out)
     lost = np.flatnonzero(~done)
     why = {"failed_reason": str(columns["reason"][lost[0]]) if len(lost) else None}
+    warm = {} if warmup is None else {"warmup_requests": left_out}
     return Result(
-        {**summarise(run), **why, **labels},
+        {**summarise(run), **why, **warm, **labels},
         MappingProxyType(_frozen(columns)),
         tuple(batches),
         tokens,

@@ -30,7 +30,8 @@ class RunTables:
 
     `requests`: per-request columns, each of shape (n,), in trace order; `replicas`: per-replica columns;
     `batches`: every Work in the order in which it ran; `token_gaps_ms`: statistics of the gaps between
-    tokens, pooled over all answers; `goodput_ms`: what a good request meets, by latency.
+    tokens, pooled over all answers; `goodput_ms`: what a good request meets, by latency; `warmup`: so many
+    requests, by arrival, have no part in latencies.
     """
 
     requests: Columns
@@ -39,11 +40,17 @@ class RunTables:
     tokens: TokenUse
     token_gaps_ms: Mapping[str, float | None]
     goodput_ms: Mapping[str, float] = field(default_factory=dict)
+    warmup: int = 0
 
     @cached_property
     def done(self) -> npt.NDArray[np.bool_]:
         """Which requests completed, of shape (n,)."""
         return ~np.isnan(self.requests["finish_s"])
+
+    @cached_property
+    def steady(self) -> npt.NDArray[np.bool_]:
+        """Which requests completed and are no warm-up, of shape (n,)."""
+        return self.done & counted(self.requests, self.warmup) if self.warmup else self.done
 
     @cached_property
     def completed(self) -> int:
@@ -66,3 +73,10 @@ class RunTables:
     def replica_total(self, column: str) -> int:
         """The sum of a per-replica column of counts."""
         return int(self.replicas[column].sum())
+
+
+def counted(requests: Columns, number: int) -> npt.NDArray[np.bool_]:
+    """Which requests are left, of shape (n,), without the first `number` by arrival."""
+    left = np.ones(len(requests["arrival_s"]), dtype=bool)
+    left[np.argsort(requests["arrival_s"], kind="stable")[:number]] = False
+    return left

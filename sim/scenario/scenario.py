@@ -35,6 +35,7 @@ from ..perception.predictors import Predictor, make_predictor
 from ..request import Request
 from ..results.ledger import Ledger, ReplicaUse, column
 from ..results.result import Result, make_result
+from ..results.warmup import read_warmup
 from ..version import __version__
 from ..work import Limits, Prediction, SchedulingError
 from .machines import Accelerator, accelerators_of, fleet_text, outages_of, provenance_of
@@ -90,13 +91,16 @@ class Scenario:
         log_window: tuple[float, float] = (-math.inf, math.inf),
         leap: bool = True,
         on_progress: Progress | None = None,
+        warmup: str | int | None = None,
     ) -> Result:
         """One run. `output_tokens`, by request id, stands in for the trace's own lengths; a policy may change
         them as it goes.
 
         `log` keeps a record of every Work of continuous batching too, or of those in the seconds of
-        `log_window`. Without `leap` it goes iteration by iteration, to the same end.
+        `log_window`. `warmup`: which requests have no part in latencies. Without `leap` it goes iteration by
+        iteration, to the same end.
         """
+        read_warmup(warmup)
         machines = self.machines
         make = scheduler_maker(policy)
         schedulers = [make(machine.limits) for machine in machines]
@@ -155,6 +159,7 @@ class Scenario:
             priority=self.trace.priority,
             labels={"policy": label or policy_name(policy), **self.labels},
             goodput_ms=self.goodput_ms,
+            warmup=warmup,
         )
 
     def turned_away(self, policy: Policy) -> dict[int, str]:

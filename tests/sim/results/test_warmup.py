@@ -1,0 +1,69 @@
+"""Requests that meet a fleet which is still filling up, and what is left of the latencies without them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sim import compare, simulate
+from sim.results.warmup import num_warmup
+from traces.errors import InputError
+from traces.trace import Trace
+
+N = 320
+
+
+def closed_loop(**settings: Any) -> Any:
+    """64 at a time: the first 64 arrive at once, and their prompts wait for each other."""
+    lengths = np.random.default_rng(0).integers(50, 150, N)
+    trace = Trace("closed", np.arange(N), np.full(N, 1000), lengths)
+    how: dict[str, Any] = {"policy": "continuous", "profile": "h200-vicuna-7b", "max_concurrency": 64}
+    return simulate(trace, **how, **settings)
+
+
+def test_latencies_are_those_of_the_requests_that_are_left() -> None:
+    whole, steady = closed_loop(), closed_loop(warmup=80)
+    left = whole.requests.sort_values("arrival_s", kind="stable").iloc[80:]
+    for key in ("ttft", "tpot", "e2el", "wait"):
+        assert steady.summary[f"mean_{key}_ms"] == pytest.approx(left[f"{key}_ms"].mean())
+        assert steady.summary[f"p99_{key}_ms"] == pytest.approx(np.percentile(left[f"{key}_ms"], 99))
+    assert steady.summary["p99_ttft_ms"] < whole.summary["p99_ttft_ms"] / 3
+    assert steady.summary["mean_held_ms"] == pytest.approx(left["held_ms"].mean())
+    unmoved = ("mean_itl_ms", "request_throughput", "completed", "duration", "queue_growth")
+    assert all(steady.summary[key] == whole.summary[key] for key in unmoved)
+    assert steady.summary["warmup_requests"] == 80 and "warmup_requests" not in whole.summary
+
+
+def test_seconds_count_from_the_first_arrival() -> None:
+    columns = {"arrival_s": np.array([7.0, 5.0, 6.0, 9.0])}
+    assert [num_warmup(text, columns) for text in ("0s", "1s", "1.5 s", "2s", "4s")] == [0, 1, 2, 2, 3]
+
+
+def test_auto_finds_the_end_of_a_transient_and_nothing_where_there_is_none() -> None:
+    rng = np.random.default_rng(1)
+    arrival = np.arange(1000.0)
+    noise = rng.exponential(1.0, 1000)
+    transient = np.where(np.arange(1000) < 150, 20.0, 0.0)
+    found = num_warmup("auto", {"arrival_s": arrival, "finish_s": arrival + noise + transient})
+    assert 150 <= found <= 250
+    assert num_warmup("auto", {"arrival_s": arrival, "finish_s": arrival + 1 + 0 * noise}) == 0
+    assert num_warmup("auto", {"arrival_s": arrival[:9], "finish_s": arrival[:9] + 1}) == 0
+
+
+@pytest.mark.parametrize("text", ["x", "", "-3", "1.5", "5 min", "nan", "1e3"])
+def test_another_text_is_refused_before_anything_runs(text: str) -> None:
+    with pytest.raises(InputError, match="is not a number of requests, of seconds such as 60s, or auto"):
+        closed_loop(warmup=text)
+
+
+@pytest.mark.parametrize("warmup", [N, 10**9, "999999999s"])
+def test_a_warm_up_leaves_something(warmup: str | int) -> None:
+    with pytest.raises(InputError, match=rf"warmup: {warmup} leaves none of {N} requests"):
+        closed_loop(warmup=warmup)
+
+
+def test_all_policies_of_a_comparison_warm_up() -> None:
+    runs = compare(policies="continuous;vanilla", num_prompts=40, request_rate=2.0, warmup=10).summaries
+    assert [summary["warmup_requests"] for summary in runs.values()] == [10, 10]
