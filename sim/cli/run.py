@@ -77,6 +77,7 @@ def simulate(
         _write_timeline(result, perfetto, window)
     if json_:
         print(result.to_json())
+        show.note_load(result.summary)
     else:
         show.summary_table(result.summary)
         show.replica_table(result.replicas, result.summary["duration"])
@@ -151,6 +152,8 @@ def compare(
         print(json.dumps(comparison.summaries, indent=2, allow_nan=False))
         if not comparison.alike:
             print(f"seqsched: note: {show.UNLIKE}", file=sys.stderr)
+        for name, summary in comparison.summaries.items():
+            show.note_load(summary, f"{name}: ")
     else:
         show.comparison_table(comparison.summaries, comparison.ratios(), alike=comparison.alike)
     if out is not None:

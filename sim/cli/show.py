@@ -98,6 +98,12 @@ def note_failures(summary: Mapping[str, Any], where: str = "") -> None:
         print(f"{where}{': l' if where else 'L'}atencies leave out {text}")
 
 
+def note_load(summary: Mapping[str, Any], where: str = "") -> None:
+    """Say on stderr, beside JSON, what was held back and whether the queue grows."""
+    for text in load_texts(summary):
+        print(f"seqsched: note: {where}{text}", file=sys.stderr)
+
+
 def warmup_texts(summary: Mapping[str, Any]) -> list[str]:
     """How many requests were left to warm up, where any could have been."""
     if "warmup_requests" not in summary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -88,3 +89,17 @@ def test_a_comparison_says_it_of_each(capsys: pytest.CaptureFixture[str]) -> Non
     comparison_table(comparison.summaries, comparison.ratios())
     shown = capsys.readouterr().out
     assert f"{ONE_AT_A_TIME}: The queue grows by 0.8" in shown and "continuous: The queue" not in shown
+
+
+@pytest.mark.parametrize("command", ["simulate --policy", "compare --policies"])
+def test_beside_json_it_is_said_on_stderr(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from sim.cli import main
+
+    load = (
+        "--trace fixed:output_tokens=100 --num-prompts 200 --request-rate 200 --profile h200-vicuna-7b --json"
+    )
+    main([*command.split(), "continuous:max_num_seqs=1", *load.split()])
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)
+    (note,) = [line for line in shown.err.splitlines() if "note" in line]
+    assert note.startswith("seqsched: note: ") and note.endswith("latencies grow with the length of the run.")
