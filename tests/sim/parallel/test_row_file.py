@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +121,16 @@ def test_a_parquet_file_of_someone_else_is_refused(tmp_path: Path) -> None:
 def test_an_empty_table_leaves_no_file(tmp_path: Path) -> None:
     RowFile(tmp_path / "a.csv", "point", ()).close()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = RowFile(tmp_path / "rows.csv", "point", {"point"})
+
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    file.append(row(1, figure=2))
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"rows\.csv.*: cannot be written \(No space left on device\)"):
+        file.append(row(2, figure=3))
+    file.close()
