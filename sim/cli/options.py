@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import field, fields, make_dataclass
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_origin, get_type_hints
 
-from cyclopts import Parameter
+from cyclopts import CoercionError, Parameter, Token
+
+from traces import quantities
 
 from ..hardware import overrides
 from ..scenario.settings import Keywords, MachineSettings, Settings, kinds_of, sentences
@@ -31,12 +33,41 @@ def flags(kind: type[T], *, without: Collection[str] = (), help_texts: Mapping[s
         if each.name in without:
             continue
         hint, several = _flag_type(hints[each.name])
-        about = Parameter(help=texts[each.name])
+        about = Parameter(help=texts[each.name], converter=_converter(each.name, hint))
         default = () if several and each.default is None else each.default
         flag_fields.append((each.name, Annotated[hint, about], field(default=default)))
     flag_class = make_dataclass(kind.__name__, flag_fields, frozen=True, kw_only=True)
     flag_class.__module__ = __name__
     return cast(type[T], Parameter(name="*")(flag_class))
+
+
+def with_unit(read: Callable[[str], float], units: str) -> Any:
+    """What reads the text of a flag as a number that may have a unit, as `Parameter.converter`."""
+
+    def convert(kind: Any, tokens: Sequence[Token]) -> Any:
+        numbers = []
+        for token in tokens:
+            try:
+                numbers.append(read(token.value))
+            except ValueError:
+                said = f'"{token.value}" is not a number, nor one with a unit ({units})'
+                raise CoercionError(msg=said, token=token) from None
+        return tuple(numbers) if get_origin(kind) is tuple else numbers[0]
+
+    return convert
+
+
+RATE = with_unit(quantities.per_second, quantities.RATE_UNITS)
+SPAN = with_unit(quantities.seconds, quantities.DURATION_UNITS)
+Rate = Annotated[float, Parameter(converter=RATE)]
+"""A flag of requests per second, or `60/min`."""
+
+
+def _converter(name: str, hint: Any) -> Any:
+    """How the text of a flag is read, where that is not up to its type alone."""
+    if float not in kinds_of(hint):
+        return None
+    return RATE if name == "request_rate" else SPAN if name.endswith("_s") else None
 
 
 def _flag_type(hint: Any) -> tuple[Any, bool]:

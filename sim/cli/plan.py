@@ -26,7 +26,7 @@ FEW_OUTAGES = 3
 """So many outages of a machine in the longest runs are enough for a plan to speak of them."""
 SLO_HELP = (
     f"Bounds METRIC_STATISTIC:MS of {', '.join(request_latencies())}, such as ttft_p99:2000 tpot_p99:100 "
-    "e2el_mean:30000; attainment:0.99 is the share of requests within the --goodput bounds."
+    "e2el_mean:30s; attainment:0.99 is the share of requests within the --goodput bounds."
 )
 PLAN_HELP = {
     "goodput": "What a good request meets, METRIC:MS, such as ttft:2000 tpot:100; for --slo attainment.",
@@ -59,7 +59,9 @@ class QuestionFlags:
 
     slo: Annotated[Several, Parameter(help=SLO_HELP)] = ()
     request_rate: str | None = None
-    """Requests per second, or a multiple of the trace's own mean rate such as 10x; default: its own."""
+    """Requests per second, also as 60/min, or a multiple of the trace's own mean rate such as 10x; default:
+    its own.
+    """
     max_rate: bool = False
     """Ask for the highest rate that --replicas carry."""
     replicas: int | None = None

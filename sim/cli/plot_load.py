@@ -15,7 +15,7 @@ from ..scenario.settings import Keywords
 from ..studies import ageing, capacity, gain_map, load_curves
 from ..studies.prediction_error import check_policies
 from . import show
-from .options import DEFAULT, Flags, keywords
+from .options import DEFAULT, RATE, Flags, keywords
 from .running import StudyRunning
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 RUNNING = StudyRunning()
 
 Numbers = Annotated[tuple[float, ...], Parameter(consume_multiple=True, negative="")]
+Rates = Annotated[
+    tuple[float, ...], Parameter(consume_multiple=True, negative="", n_tokens=-1, converter=RATE)
+]
 Names = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")]
 Table = Annotated[Path | None, Parameter(help="Write the points to this CSV file.")]
 
@@ -33,7 +36,7 @@ def load(
     *,
     policies: str = ";".join(load_curves.POLICIES),
     loads: Numbers = load_curves.CURVE_LOADS,
-    rates: Numbers = (),
+    rates: Rates = (),
     num_seeds: int = 3,
     running: StudyRunning = RUNNING,
     out: Path = Path("load.png"),

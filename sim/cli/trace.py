@@ -18,6 +18,7 @@ from traces.synthetic import generate as draw
 from ..scenario.scenario import stream
 from ..scenario.settings import DEFAULT_TRACE
 from . import show
+from .options import Rate
 
 SourceArgument = Annotated[str, Parameter(help=sources_help())]
 GeneratorArgument = Annotated[str, Parameter(help=f"Generator {GENERATORS.help('generators')}")]
@@ -106,7 +107,7 @@ def generate(
     out: Path,
     num_prompts: int | None = None,
     seed: int = 0,
-    request_rate: float | None = None,
+    request_rate: Rate | None = None,
     burstiness: float = 1.0,
 ) -> None:
     """Write a synthetic trace.
@@ -120,7 +121,7 @@ def generate(
     seed
         Seed of lengths and arrivals.
     request_rate
-        Requests per second; default: no arrival times, all at once.
+        Requests per second, also as 60/min; default: no arrival times, all at once.
     burstiness
         Shape of the gamma distribution of gaps; 1 is Poisson.
     """

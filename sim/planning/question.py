@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from traces import quantities
 from traces.arrivals import busiest_tenth
 from traces.errors import InputError
 from traces.trace import Trace
@@ -120,15 +121,16 @@ def check_time_scale(time_scale: float, request_rate: float | str | None, max_ra
 
 
 def rate_of(given: float | str | None, workload: Workload) -> float:
-    """Requests per second of a number, of a text such as `10x`, or of the trace itself."""
+    """Requests per second of a number, of a text such as `60/min` or `10x`, or of the trace itself."""
     own = workload.own_rate
     text = "1x" if given is None else str(given).strip()
     times = text.endswith("x")
     try:
-        rate = float(text[:-1] if times else text)
+        rate = float(text[:-1]) if times else quantities.per_second(text)
     except ValueError:
         raise InputError(
-            f"request_rate: {text!r} is neither requests per second nor a multiple such as 10x"
+            f"request_rate: {text!r} is neither requests per second (or {quantities.RATE_UNITS}) nor a "
+            "multiple such as 10x"
         ) from None
     if times and own is None:
         raise InputError(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from traces import quantities
 from traces.arrivals import busiest_tenth
 from traces.errors import InputError
 
@@ -104,8 +105,9 @@ class Slo:
 def parse_slo(slo: Slo | Iterable[str] | str, goodput_ms: Mapping[str, float] | None = None) -> Slo:
     """The bounds of texts such as `ttft_p99:2000`, `e2el_mean:30000`, `attainment:0.99`.
 
-    Latency bounds are in ms; statistics are mean, median, p90, p99 or any pNN. Raises InputError for anything
-    else, for a bound given twice, and for attainment where `goodput_ms` says nothing of what is good.
+    Latency bounds are in ms, or as `2s` in another unit, and attainment may be `99%`; statistics are mean,
+    median, p90, p99 or any pNN. Raises InputError for anything else, for a bound given twice, and for
+    attainment where `goodput_ms` says nothing of what is good.
     """
     if isinstance(slo, Slo):
         return slo
@@ -135,9 +137,14 @@ def _bound(text: str) -> Bound:
         )
     example = 0.99 if name == "attainment" else 2000
     try:
-        limit = float(number)
+        limit = quantities.share(number) if name == "attainment" else quantities.milliseconds(number)
     except ValueError:
-        raise InputError(f"slo: {text!r} needs a number behind a colon, such as {name}:{example}") from None
+        units = (
+            "" if name == "attainment" else f" of milliseconds or with a unit ({quantities.DURATION_UNITS})"
+        )
+        raise InputError(
+            f"slo: {text!r} needs a number{units} behind a colon, such as {name}:{example}"
+        ) from None
     if name == "attainment":
         if not 0 < limit <= 1:
             raise InputError(f"slo: attainment {limit:g} is not above 0 and at most 1")

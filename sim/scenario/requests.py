@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from traces import quantities
 from traces.errors import InputError
 from traces.trace import DEFAULT_MAX_NEW_TOKENS, Trace
 
@@ -70,7 +71,10 @@ def output_cap(trace: Trace, max_new_tokens: int | None = None) -> int:
 
 
 def goodput_bounds(goodput: Mapping[str, float] | Iterable[str] | None) -> dict[str, float]:
-    """Bounds in ms by metric, from a mapping, or from texts `METRIC:MS` (or one, with spaces between)."""
+    """Bounds in ms by metric, from a mapping, or from texts (or one, with spaces between).
+
+    A text is `METRIC:MS`, or `METRIC:2s` in another unit.
+    """
     pairs: list[tuple[str, Any]] = []
     if isinstance(goodput, Mapping):
         pairs = list(goodput.items())
@@ -86,9 +90,12 @@ def goodput_bounds(goodput: Mapping[str, float] | Iterable[str] | None) -> dict[
         if name in bounds:
             raise InputError(f"goodput: {name} is given twice ({bounds[name]:g} and {value} ms)")
         try:
-            bounds[name] = float(value)
-        except (TypeError, ValueError):
-            raise InputError(f"goodput: {name}:{value} is not a number of milliseconds") from None
+            bounds[name] = quantities.milliseconds(str(value))
+        except ValueError:
+            raise InputError(
+                f"goodput: {name}:{value} is not a number of milliseconds, nor one "
+                f"with a unit ({quantities.DURATION_UNITS})"
+            ) from None
         if not bounds[name] > 0:
             raise InputError(f"goodput: {name}:{value} must be above 0 ms")
     return bounds

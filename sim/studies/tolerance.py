@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from traces import quantities
 from traces.errors import InputError
 
 from .server_log import Against
@@ -61,7 +62,7 @@ def parse_tolerances(texts: Iterable[str]) -> dict[str, float]:
             what = kind or "a number for all"
             raise InputError(f"tolerance: {what} is given twice ({given[kind]:g} and {number} percent)")
         try:
-            given[kind] = float(number)
+            given[kind] = quantities.percent(number)
         except ValueError:
             raise InputError(
                 f"tolerance: {text!r} is not KIND:PERCENT, such as ttft:15, or PERCENT"

@@ -43,7 +43,9 @@ def test_bounds_are_written_as_metric_statistic_and_value() -> None:
     [
         ("", "at least one bound"),
         ("ttft_p99:1 ttft_p99:2", "bounds ttft_p99 more than once"),
-        ("ttft_p99", "'ttft_p99' needs a number behind a colon, such as ttft_p99:2000"),
+        ("attainment", "'attainment' needs a number behind a colon, such as attainment:0.99"),
+        ("ttft_p99:2m", "'ttft_p99:2m' needs a number of milliseconds or with a unit"),
+        ("ttft_p99", "'ttft_p99' needs a number of milliseconds or with a unit"),
         ("ttft:1", "'ttft:1' is not METRIC_STATISTIC:MS"),
         ("itl_p99:1", "METRIC one of ttft, tpot, e2el, wait"),
         ("ttft_p0:1", "pNN"),
