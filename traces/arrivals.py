@@ -33,8 +33,10 @@ def assign(
     Otherwise it is requests per second, and the gaps between arrivals are independent and gamma distributed
     with shape `burstiness` and scale 1 / (request_rate * burstiness), as in `vllm bench serve`: mean 1 /
     request_rate, squared coefficient of variation 1 / burstiness, a Poisson process at 1. Unlike there the
-    first request arrives at 0, not after a gap, since a trace counts its times from the first arrival, and
-    the gaps are not rescaled to meet the rate.
+    first request arrives at 0, not after a gap, since a trace counts its times from the first arrival. Where
+    `burstiness` is not 1 the gaps are rescaled, as there, so that the mean rate of these very arrivals is the
+    one asked for: few bursts could otherwise miss it by far. A Poisson process stays one, unlike there, so
+    that what queueing theory says of it holds.
 
     With an equal state of `rng`, times at two rates are proportional, so two loads see the same pattern.
     A deadline keeps its distance from the arrival. Raises InputError where `request_rate`, `burstiness` or
@@ -141,9 +143,14 @@ def at_rate(trace: Trace, rate: float) -> Trace:
 
 
 def _gamma_times(n: int, request_rate: float, burstiness: float, rng: np.random.Generator) -> FloatArray:
-    """Sorted arrival times in seconds, shape (n,), the first at 0."""
+    """Sorted arrival times in seconds, shape (n,), the first at 0; unless Poisson, the last at (n - 1) /
+    rate.
+    """
     # Gaps of mean 1 are summed before the rate divides them: the rate is then a pure scale, to the last bit.
     gaps = rng.standard_gamma(burstiness, size=n) / burstiness
     gaps[:1] = 0.0
+    times = np.cumsum(gaps)
+    if burstiness != 1 and n and times[-1] > 0:
+        times = times / times[-1] * (n - 1)
     with np.errstate(over="ignore"):
-        return np.asarray(np.cumsum(gaps) / request_rate, dtype=np.float64)
+        return np.asarray(times / request_rate, dtype=np.float64)

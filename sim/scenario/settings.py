@@ -86,7 +86,9 @@ class WorkloadSettings:
     none.
     """
     burstiness: float = 1.0
-    """Shape of the gamma distribution of gaps: 1 is Poisson, below 1 burstier (vLLM's meaning)."""
+    """Shape of the gamma distribution of gaps: 1 is Poisson, below 1 burstier (vLLM's meaning); unless 1, the
+    gaps are rescaled to keep the rate.
+    """
     time_scale: float = 1.0
     """Multiply the trace's own arrival times; 0.1 is ten times the traffic."""
     prompt_scale: float = 1.0

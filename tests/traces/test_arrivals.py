@@ -108,7 +108,19 @@ def test_burstiness_one_is_poisson() -> None:
 
 def test_the_same_state_gives_the_same_times_and_another_seed_others() -> None:
     assert (times(100, 3.0, 0.5, seed=1) == times(100, 3.0, 0.5, seed=1)).all()
-    assert (times(100, 3.0, 0.5, seed=1)[1:] != times(100, 3.0, 0.5, seed=2)[1:]).all()
+    assert (times(100, 3.0, 0.5, seed=1)[1:-1] != times(100, 3.0, 0.5, seed=2)[1:-1]).all()
+
+
+@given(rate=rates, burstiness=st.floats(0.02, 1e3).filter(lambda shape: shape != 1), seed=st.integers(0, 999))
+def test_bursts_come_at_the_rate_that_was_asked_for(rate: float, burstiness: float, seed: int) -> None:
+    assert times(100, rate, burstiness, seed)[-1] == pytest.approx(99 / rate, rel=1e-12)
+
+
+def test_gaps_of_a_poisson_process_are_not_rescaled() -> None:
+    last = [times(100, 1.0, 1.0, seed)[-1] for seed in range(400)]
+    # A sum of 99 exponential gaps: both errors at six standard ones.
+    assert np.mean(last) == pytest.approx(99, abs=6 * math.sqrt(99 / 400))
+    assert np.var(last) == pytest.approx(99, rel=6 * math.sqrt(2 / 400))
 
 
 @pytest.mark.parametrize(
