@@ -145,12 +145,7 @@ class Scenario:
                 fleet.run(replicas, self.outages.schedules(len(machines), stream(self.seed, "failures")))
         for use, scheduler in zip(ledger.replicas, schedulers, strict=True):
             use.kv_peak_tokens = max(use.kv_peak_tokens, scheduler.kv_peak_tokens)
-        unfinished = np.flatnonzero(np.isnan(np.asarray(ledger.finish_s))).tolist()
-        lost = [i for i in unfinished if i not in ledger.reason]
-        if lost:
-            raise SchedulingError(
-                f"{type(schedulers[0]).__name__} left {len(lost)} requests unserved, such as {lost[:5]}"
-            )
+        _check_none_lost(ledger, type(schedulers[0]).__name__)
         return make_result(
             ledger,
             request_id=self.trace.request_id,
@@ -220,6 +215,14 @@ class Scenario:
 
         context = RouterContext(len(machines), stream(self.seed, "routing"), work_s)
         return router_maker(self.router)(context)
+
+
+def _check_none_lost(ledger: Ledger, scheduler: str) -> None:
+    """SchedulingError where requests neither finished nor were given up."""
+    unfinished = np.flatnonzero(np.isnan(np.asarray(ledger.finish_s))).tolist()
+    lost = [i for i in unfinished if i not in ledger.reason]
+    if lost:
+        raise SchedulingError(f"{scheduler} left {len(lost)} requests unserved, such as {lost[:5]}")
 
 
 def _seconds_per_token(profile: Profile) -> tuple[float, float]:
