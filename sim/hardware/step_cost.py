@@ -295,7 +295,7 @@ class StepCost:
         return base
 
 
-MOST_SECONDS = 1e4
+MOST_SECONDS = 1e6
 """The longest that a part of an iteration may take, in seconds (in all, or per token)."""
 
 _COEFFICIENTS = tuple(f.name for f in fields(StepCost) if f.name.endswith("_s"))
