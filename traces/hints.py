@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
-from .units import without_unit
+from .units import WORDS, unit_in_name, without_unit
 
 OWN = ("prompt_tokens", "output_tokens")
 """The columns that seqsched's own format needs."""
@@ -31,12 +31,15 @@ OTHERWISE = {
 
 
 def near_misses(columns: Sequence[str], missing: Sequence[str]) -> str:
-    """`; X: is that Y?` for each missing column that another may be; empty for none."""
+    """`; X: is that Y?` for each missing column that another may be, if in another unit; empty for none."""
     hints = []
     for wanted in missing:
         by_name = {without_unit(column): column for column in columns}
         names = [name for name in OTHERWISE.get(wanted, ()) if name in by_name]
         names += difflib.get_close_matches(without_unit(wanted), by_name, n=1, cutoff=0.85)
         if names and by_name[names[0]] != wanted:
-            hints.append(f"; {by_name[names[0]]}: is that {wanted}?")
+            found = by_name[names[0]]
+            unit = unit_in_name(found)
+            other = "" if unit in (None, unit_in_name(wanted)) else f" in another unit, {WORDS[unit]}"
+            hints.append(f"; {found}: is that {wanted}{other}?")
     return "".join(hints)

@@ -231,6 +231,9 @@ ARRIVALS = (
     "arrived_at",
     "arrival_timestamp",
     "timestamp",
+    "time_stamp",
+    "datetime",
+    "date_time",
     "time",
     "ts",
     "request_start",
@@ -239,7 +242,10 @@ ARRIVALS = (
     "starttime",
     "created_at",
     "submit_time",
+    "submitted_at",
+    "send_time",
     "sent_at",
+    "received_at",
 )
 """What a column of arrival times is called, without its unit, the surest name first."""
 

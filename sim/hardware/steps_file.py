@@ -6,6 +6,7 @@ import csv
 import io
 import logging
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -132,7 +133,8 @@ def _column(rows: list[list[str]], place: int, name: str, file: str) -> npt.NDAr
             value = float(cell)
         except ValueError:
             what = f"{cell[:40]!r} is not a number" if cell else "empty"
-            raise InputError(f"{file}, row {i + 1}, {name}: {what} (a number is needed)") from None
+            needed = "a decimal point is needed" if re.fullmatch(r"\d*,\d+", cell) else "a number is needed"
+            raise InputError(f"{file}, row {i + 1}, {name}: {what} ({needed})") from None
         if not math.isfinite(value):
             raise InputError(f"{file}, row {i + 1}, {name}: {cell} is not finite")
         if value < 0:

@@ -58,6 +58,7 @@ def test_a_name_may_end_with_a_unit(name: str, unit: str | None, rest: str) -> N
 def test_one_column_holds_the_arrivals() -> None:
     assert arrival_column(("timestamp", "arrival_ms", "prompt_tokens")) == "arrival_ms"
     assert arrival_column(("arrival_time", "arrival_s")) == "arrival_s"
+    assert arrival_column(("time_stamp", "output_tokens")) == "time_stamp"
     assert arrival_column(("prompt_tokens", "end_time", "ttft_ms")) is None
 
 

@@ -89,6 +89,15 @@ def test_a_column_in_another_unit_is_pointed_at(tmp_path: Path) -> None:
     path = steps(tmp_path)
     path.write_text(path.read_text().replace("step_ms", "step_s"))
     with pytest.raises(
-        InputError, match=r"column step_ms is missing; step_s: is that step_ms\?; a steps file has"
+        InputError, match=r"column step_ms is missing; step_s: is that step_ms in another unit, seconds\?; a"
+    ):
+        read_steps(path)
+
+
+def test_a_decimal_comma_is_named(tmp_path: Path) -> None:
+    path = steps(tmp_path, separator=";")
+    path.write_text(path.read_text().replace("16.6", "16,6"))
+    with pytest.raises(
+        InputError, match=r"row 2, step_ms: '16,6' is not a number \(a decimal point is needed\)"
     ):
         read_steps(path)
