@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 
+from traces import quantities
 from traces.errors import InputError
 
 from .tables import Columns
@@ -18,7 +19,7 @@ MOST = 0.5
 
 HELP = (
     "Leave these out of all latencies but ITL: the first N requests by arrival, those of the first "
-    "SECONDS s, or as many as auto finds (MSER-5 on E2EL, at most half)."
+    "SECONDS s (or min, …), or as many as auto finds (MSER-5 on E2EL, at most half)."
 )
 
 
@@ -29,10 +30,16 @@ def read_warmup(warmup: str | int | None) -> tuple[float, str]:
     text = str(warmup).strip()
     if text == "auto":
         return 0, "auto"
-    given = re.fullmatch(r"(?P<number>\d+(\.\d+)?)(?P<seconds> ?s)?", text)
-    if given is None or (not given["seconds"] and "." in text):
-        raise InputError(f"warmup: {text!r} is not a number of requests, of seconds such as 60s, or auto")
-    return float(given["number"]), "s" if given["seconds"] else "requests"
+    if re.fullmatch(r"\d+", text):
+        return int(text), "requests"
+    if re.fullmatch(r"\d+(\.\d+)? ?[a-zµμ]+", text):
+        try:
+            return quantities.seconds(text), "s"
+        except ValueError:
+            pass
+    raise InputError(
+        f"warmup: {text!r} is not a number of requests, of seconds such as 60s or 2min, nor auto"
+    )
 
 
 def num_warmup(warmup: str | int | None, requests: Columns) -> int:

@@ -39,6 +39,7 @@ def test_latencies_are_those_of_the_requests_that_are_left() -> None:
 def test_seconds_count_from_the_first_arrival() -> None:
     columns = {"arrival_s": np.array([7.0, 5.0, 6.0, 9.0])}
     assert [num_warmup(text, columns) for text in ("0s", "1s", "1.5 s", "2s", "4s")] == [0, 1, 2, 2, 3]
+    assert [num_warmup(text, columns) for text in ("1500ms", "0.05 min", "0.05min")] == [2, 3, 3]
 
 
 def test_auto_finds_the_end_of_a_transient_and_nothing_where_there_is_none() -> None:
@@ -52,9 +53,11 @@ def test_auto_finds_the_end_of_a_transient_and_nothing_where_there_is_none() -> 
     assert num_warmup("auto", {"arrival_s": arrival[:9], "finish_s": arrival[:9] + 1}) == 0
 
 
-@pytest.mark.parametrize("text", ["x", "", "-3", "1.5", "5 min", "nan", "1e3"])
+@pytest.mark.parametrize("text", ["x", "", "-3", "1.5", "5 m", "5 days", "inf", "nan", "1e3"])
 def test_another_text_is_refused_before_anything_runs(text: str) -> None:
-    with pytest.raises(InputError, match="is not a number of requests, of seconds such as 60s, or auto"):
+    with pytest.raises(
+        InputError, match="is not a number of requests, of seconds such as 60s or 2min, nor auto"
+    ):
         closed_loop(warmup=text)
 
 
