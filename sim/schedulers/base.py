@@ -67,8 +67,11 @@ def complete(scheduler: Scheduler) -> CompleteScheduler:
 
     They become attributes of the object, or of its class where `__slots__` leaves no room.
     """
-    home = scheduler if hasattr(scheduler, "__dict__") else type(scheduler)
     for name in ("wake_at", "upper_quantile", "drops", "has_place", "kv_peak_tokens", "wants"):
         if not hasattr(scheduler, name):
-            setattr(home, name, getattr(DEFAULTS, name))
+            # No look at `__dict__`: an object that was asked for it finds its attributes more slowly.
+            try:
+                setattr(scheduler, name, getattr(DEFAULTS, name))
+            except AttributeError:
+                setattr(type(scheduler), name, getattr(DEFAULTS, name))
     return cast(CompleteScheduler, scheduler)
