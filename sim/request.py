@@ -15,6 +15,10 @@ class Request:
     vLLM). The two predictions are None until perception has spoken: `predicted_tokens` is the expected length
     of the answer, `predicted_upper_tokens` the length that it stays below with the scheduler's
     `upper_quantile`.
+
+    `max_new_tokens` is the cap by which admission decides and where the answer is cut. Where requests have
+    caps of their own, these may be the answers' lengths, and `largest_cap` is the largest of all requests:
+    what is to order or plan goes by `bound_tokens`, so that a cap is no prediction unless one is made of it.
     """
 
     id: int
@@ -26,3 +30,9 @@ class Request:
     deadline_s: float | None = None
     predicted_tokens: int | None = None
     predicted_upper_tokens: int | None = None
+    largest_cap: int | None = None
+
+    @property
+    def bound_tokens(self) -> int:
+        """The most tokens that any request's answer may have: the same for all, whatever their own caps."""
+        return self.max_new_tokens if self.largest_cap is None else self.largest_cap

@@ -24,7 +24,10 @@ def describe(trace: Trace) -> pd.DataFrame:
     """
     import pandas as pd
 
-    numeric = ("arrival_s", "prompt_tokens", "output_tokens", "predicted_tokens", "priority", "deadline_s")
+    numeric = (
+        *("arrival_s", "prompt_tokens", "output_tokens", "predicted_tokens", "priority", "deadline_s"),
+        "max_tokens",
+    )
     columns: dict[str, FloatArray | IntArray] = {
         c: getattr(trace, c) for c in numeric if c in trace.columns()
     }
@@ -58,12 +61,14 @@ def facts(trace: Trace) -> dict[str, float | int | None]:
 
     requests; span_s (last arrival - first); mean_rate_per_s ((n-1)/span); interarrival_cv (coefficient of
     variation of the gaps) and burstiness (1/cv², as `vllm bench serve` means it: 1 is Poisson, less is
-    burstier); max_new_tokens and share_at_cap (outputs that reach it); sample_correlation (mean Pearson
+    burstier); max_new_tokens and share_at_cap (outputs that reach
+    it, or the request's own cap); sample_correlation (mean Pearson
     correlation over pairs of samples).
     """
     cv = _interarrival_cv(trace)
     span = None if trace.arrival_s is None else float(trace.arrival_s.max() - trace.arrival_s.min())
     cap = trace.max_new_tokens
+    caps = cap if trace.max_tokens is None else trace.max_tokens
     return {
         "requests": len(trace),
         "prompt_tokens": int(trace.prompt_tokens.sum()),
@@ -73,7 +78,7 @@ def facts(trace: Trace) -> dict[str, float | int | None]:
         "interarrival_cv": cv,
         "burstiness": 1 / cv**2 if cv else None,
         "max_new_tokens": cap,
-        "share_at_cap": None if cap is None else float((trace.output_tokens >= cap).mean()),
+        "share_at_cap": None if caps is None else float((trace.output_tokens >= caps).mean()),
         "sample_correlation": _sample_correlation(trace),
     }
 

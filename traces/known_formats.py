@@ -31,6 +31,7 @@ class Seqsched(Requests):
         "prompt",
         "user",
         "deadline_s",
+        "max_tokens",
         "L_*",
     )
 
@@ -60,6 +61,7 @@ class Seqsched(Requests):
                 late,
                 lambda i: f"{deadline[i]:.10g} is below {arrival[i]:.10g}, the {times.column}",
             )
+        caps = checks.tokens(table, "max_tokens", 1, lengths.left_out) if "max_tokens" in has else None
         # L_gt, where a length file was converted by hand, is a person's answer and no sample of the model.
         sampled = tuple(column for column in table.columns if column.startswith("L_") and column != "L_gt")
         return make_trace(
@@ -75,14 +77,23 @@ class Seqsched(Requests):
             priority=checks.priorities(table, "priority", lengths.left_out) if "priority" in has else None,
             prompt=checks.texts(table, "prompt") if "prompt" in has else None,
             user=checks.texts(table, "user") if "user" in has else None,
+            max_tokens=caps,
             samples=_samples(table, sampled) if sampled else None,
             sample_names=tuple(column.removeprefix("L_") for column in sampled),
             notes=(
                 *lengths.notes,
+                *_above_their_caps(lengths, caps),
                 *(("L_gt is not used: it is no sample of the model",) if "L_gt" in has else ()),
             ),
             request_id=checks.identifiers(table, "request_id") if "request_id" in has else None,
         )
+
+
+def _above_their_caps(lengths: Lengths, caps: IntArray | None) -> tuple[str, ...]:
+    """A note on the answers that are longer than their request allowed; none where there are none."""
+    above = 0 if caps is None else int((lengths.output > caps).sum())
+    which = f"{above} of {len(lengths.output)} answers are longer than their max_tokens"
+    return (f"{which}, which cuts them where caps are the requests' own",) if above else ()
 
 
 def _samples(table: Table, columns: tuple[str, ...]) -> IntArray:

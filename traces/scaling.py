@@ -16,7 +16,7 @@ from .trace import IntArray, Trace
 def scale_lengths(trace: Trace, prompt_scale: float = 1.0, output_scale: float = 1.0) -> Trace:
     """The trace with every length times a factor, rounded, at least 1 token; arrivals are untouched.
 
-    `output_scale` takes the predicted lengths, the samples and the cap on outputs along, so that a predictor
+    `output_scale` takes the predicted lengths, the samples and the caps on outputs along, so that a predictor
     is as good or bad as before in proportion. Texts of prompts are dropped where `prompt_scale` is not 1,
     since they would no longer have these lengths. Raises InputError where a factor is not above 0 and finite,
     and where a length would exceed 10,000,000 tokens.
@@ -32,7 +32,7 @@ def scale_lengths(trace: Trace, prompt_scale: float = 1.0, output_scale: float =
             notes=(*trace.notes, f"prompt lengths times {prompt_scale:g}"),
         )
     if output_scale != 1:
-        columns = ("predicted_tokens", "samples")
+        columns = ("predicted_tokens", "samples", "max_tokens")
         others: dict[str, Any] = {
             c: _scaled(trace, c, output_scale) for c in columns if getattr(trace, c) is not None
         }

@@ -28,10 +28,10 @@ class Trace:
     tokens. `samples` holds, per request, the response lengths of several generations of the same prompt,
     shape (n, k), with `sample_names` naming the k columns (the paper's file: temperatures 0.0, 0.3, 0.5,
     0.7). `max_new_tokens` is the cap under which the outputs were generated, None where the source states
-    none. `notes` state what was assumed or drawn instead of read; `inspect` shows them. `read_as` says in
-    which unit the times of a file were read, empty where there are none. `source_rows` are the rows of the
-    source that these are, from 0, where it has rows. Raises InputError where one of these conditions is
-    violated.
+    none; `max_tokens` is each request's own. `notes` state what was assumed or drawn instead of read;
+    `inspect` shows them. `read_as` says in which unit the times of a file were read, empty where there are
+    none. `source_rows` are the rows of the source that these are, from 0, where it has rows. Raises
+    InputError where one of these conditions is violated.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Trace:
     samples: IntArray | None = None
     sample_names: tuple[str, ...] = ()
     max_new_tokens: int | None = None
+    max_tokens: IntArray | None = None
     notes: tuple[str, ...] = field(default=())
     read_as: str = ""
     source_rows: IntArray | None = field(default=None, repr=False)
@@ -62,9 +63,11 @@ class Trace:
             raise InputError(
                 f"{self.name}: samples has shape {self.samples.shape}, not {(n, len(self.sample_names))}"
             )
-        prompt, output = self.prompt_tokens, self.output_tokens
+        prompt, output, caps = self.prompt_tokens, self.output_tokens, self.max_tokens
         self._refuse("prompt_tokens", prompt < 1, lambda i: f"{prompt[i]} is below 1")
         self._refuse("output_tokens", output < 1, lambda i: f"{output[i]} is below 1")
+        if caps is not None:
+            self._refuse("max_tokens", caps < 1, lambda i: f"{caps[i]} is below 1")
         if (times := self.arrival_s) is not None:
             self._refuse("arrival_s", ~np.isfinite(times), lambda i: f"{times[i]} is not finite")
             self._refuse(
@@ -92,7 +95,7 @@ class Trace:
             "priority",
             "prompt",
         )
-        return tuple(c for c in (*names, "user", "deadline_s") if getattr(self, c) is not None)
+        return tuple(c for c in (*names, "user", "deadline_s", "max_tokens") if getattr(self, c) is not None)
 
     @property
     def perceived_truth(self) -> IntArray:
@@ -148,9 +151,14 @@ class Trace:
         return replace(self, **chosen)
 
     def with_output_cap(self, max_new_tokens: int) -> Trace:
-        """Output lengths clipped to `max_new_tokens` (a request that reaches the cap is finished there)."""
+        """Output lengths, and the requests' own caps, clipped to `max_new_tokens` (a request that reaches the
+        cap is finished there).
+        """
         return replace(
-            self, output_tokens=np.minimum(self.output_tokens, max_new_tokens), max_new_tokens=max_new_tokens
+            self,
+            output_tokens=np.minimum(self.output_tokens, max_new_tokens),
+            max_new_tokens=max_new_tokens,
+            max_tokens=None if self.max_tokens is None else np.minimum(self.max_tokens, max_new_tokens),
         )
 
     def to_frame(self) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from traces.errors import InputError
 
 from ..results import metrics
+from ..results.caps import cap_texts
 from ..results.failures import failures_text, worst_of
 from ..results.metric_kinds import Metric
 from ..results.offered_load import load_texts
@@ -88,7 +89,7 @@ def summary_table(summary: Mapping[str, Any]) -> None:
         table.add_row(key, text)
     console().print(table)
     note_failures(summary)
-    for text in (*load_texts(summary), *warmup_texts(summary)):
+    for text in (*load_texts(summary), *warmup_texts(summary), *cap_texts(summary)):
         print(text)
 
 
@@ -99,8 +100,8 @@ def note_failures(summary: Mapping[str, Any], where: str = "") -> None:
 
 
 def note_load(summary: Mapping[str, Any], where: str = "") -> None:
-    """Say on stderr, beside JSON, what was held back and whether the queue grows."""
-    for text in load_texts(summary):
+    """Say on stderr, beside JSON, what was held back, whether the queue grows, and what caps tell."""
+    for text in (*load_texts(summary), *cap_texts(summary)):
         print(f"seqsched: note: {where}{text}", file=sys.stderr)
 
 
@@ -178,6 +179,8 @@ def comparison_table(
         note_failures(summary, name)
         for text in (*load_texts(summary), *warmup_texts(summary)):
             print(f"{name}: {text}")
+    for text in cap_texts(first):
+        print(text)
 
 
 def frame_table(heading: str, frame: pd.DataFrame) -> None:

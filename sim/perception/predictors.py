@@ -111,6 +111,19 @@ class FromTrace:
 
 
 @dataclass(frozen=True)
+class Cap:
+    """The request's own cap (`--cap`), taken at its word; that of all requests where there is none."""
+
+    def predict(self, trace: Trace, rng: np.random.Generator) -> IntArray:
+        """The caps; InputError for a trace without any."""
+        if trace.max_tokens is not None:
+            return trace.max_tokens
+        if trace.max_new_tokens is None:
+            raise InputError(f"predictor cap: {trace.name} has no cap")
+        return np.full(len(trace), trace.max_new_tokens, dtype=np.int64)
+
+
+@dataclass(frozen=True)
 class Noisy:
     """A trained predictor: multiplicative errors, and a share of outright misses.
 
@@ -249,6 +262,7 @@ PREDICTORS = Registry(
         "exact": Exact,
         "constant": Constant,
         "trace": FromTrace,
+        "cap": Cap,
         "noisy": Noisy,
         "tuned": Tuned,
         "empirical": Empirical,

@@ -97,6 +97,7 @@ def make_result(
     labels: Mapping[str, Any],
     goodput_ms: Mapping[str, float] | None = None,
     warmup: str | int | None = None,
+    caps: IntArray | None = None,
 ) -> Result:
     """Derive the tables and the summary from a ledger.
 
@@ -104,7 +105,8 @@ def make_result(
     where all did), and the labels. `labels` are its texts and settings (`policy predictor profile trace seed
     replicas version`); `goodput_ms` maps latencies (of `request_latencies`) to the bound that a good
     request meets. With a `warmup` (`num_warmup`) so many requests have no part in latencies, and the summary
-    has their number as `warmup_requests`.
+    has their number as `warmup_requests`. With `caps`, the requests' own, shape (n,), it has `share_at_cap`,
+    the share of them that are the answer's length.
     """
     columns = _columns(ledger, request_id, prompt_tokens, output_tokens, priority)
     finish = columns["finish_s"]
@@ -123,8 +125,9 @@ def make_result(
     lost = np.flatnonzero(~done)
     why = {"failed_reason": str(columns["reason"][lost[0]]) if len(lost) else None}
     warm = {} if warmup is None else {"warmup_requests": left_out}
+    capped = {} if caps is None else {"share_at_cap": float((caps == output_tokens).mean())}
     return Result(
-        {**summarise(run), **why, **warm, **labels},
+        {**summarise(run), **why, **warm, **capped, **labels},
         MappingProxyType(_frozen(columns)),
         tuple(batches),
         tokens,

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from traces import quantities
 from traces.errors import InputError
-from traces.trace import DEFAULT_MAX_NEW_TOKENS, Trace
+from traces.spec import nearest
+from traces.trace import DEFAULT_MAX_NEW_TOKENS, IntArray, Trace
 
 from ..results.metrics import request_latencies
 from .settings import WorkloadSettings
 
 MAX_OUTPUT_CAP = 10_000_000
+CAPS = ("auto", "column", "shared", "own")
+"""Where the cap of a request may come from."""
 
 
 def requests_of(settings: WorkloadSettings, seed: int) -> Trace:
     """The requests chosen from the trace, lengths scaled and outputs capped; arrivals are the trace's own.
+
+    Where requests have caps of their own, by the settings, the trace has them as `max_tokens`.
 
     `seed` feeds what a generator draws. Raises InputError for anything that cannot be used.
     """
@@ -37,7 +43,31 @@ def requests_of(settings: WorkloadSettings, seed: int) -> Trace:
         )
     trace = trace.sample(settings.num_prompts, settings.sample_seed)
     trace = scaling.scale_lengths(trace, settings.prompt_scale, settings.output_scale)
-    return trace.with_output_cap(output_cap(trace, cap))
+    own = _own_caps(trace, settings)
+    if own is None:
+        return replace(trace, max_tokens=None).with_output_cap(output_cap(trace, cap))
+    trace = replace(trace, max_tokens=own)
+    if cap is not None:
+        trace = trace.with_output_cap(output_cap(trace, cap))
+    assert trace.max_tokens is not None
+    return replace(
+        trace,
+        output_tokens=np.minimum(trace.output_tokens, trace.max_tokens),
+        max_new_tokens=int(trace.max_tokens.max()),
+    )
+
+
+def _own_caps(trace: Trace, settings: WorkloadSettings) -> IntArray | None:
+    """Each request's own cap, shape (n,); None where one stands for all."""
+    kind = settings.cap
+    if kind not in CAPS:
+        hint = nearest(kind, CAPS) if isinstance(kind, str) else ""
+        raise InputError(f"cap: {kind!r} is not one of {', '.join(CAPS)}{hint}")
+    if kind == "column" and trace.max_tokens is None:
+        raise InputError(f"cap: column, but {trace.name} has no column max_tokens")
+    if kind == "own":
+        return trace.output_tokens
+    return None if kind == "shared" else trace.max_tokens
 
 
 def arriving(trace: Trace, settings: WorkloadSettings, rng: np.random.Generator) -> Trace:

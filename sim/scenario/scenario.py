@@ -155,6 +155,7 @@ class Scenario:
             labels={"policy": label or policy_name(policy), **self.labels},
             goodput_ms=self.goodput_ms,
             warmup=warmup,
+            caps=self.trace.max_tokens,
         )
 
     def turned_away(self, policy: Policy) -> dict[int, str]:
@@ -182,12 +183,14 @@ class Scenario:
         columns: dict[str, np.ndarray[Any, Any] | None] = {
             **{each.name: getattr(trace, each.name, None) for each in fields(Request)},
             "id": np.arange(n),
-            "max_new_tokens": None,
+            "max_new_tokens": trace.max_tokens,
             "predicted_tokens": None if perception.charged else perception.predicted,
             "predicted_upper_tokens": None if perception.charged else perception.upper,
         }
         defaults = {each.name: each.default for each in fields(Request)}
         defaults |= {"arrival_s": 0.0, "max_new_tokens": self.max_new_tokens}
+        if trace.max_tokens is not None:
+            defaults["largest_cap"] = self.max_new_tokens
 
         def block(start: int) -> Iterator[Request]:
             rows = order[start : start + REQUESTS_AT_A_TIME]
@@ -210,7 +213,7 @@ class Scenario:
 
         def work_s(request: Request, replica: int) -> float:
             prompt_s, answer_s = seconds[replica]
-            answer = request.max_new_tokens if request.predicted_tokens is None else request.predicted_tokens
+            answer = request.bound_tokens if request.predicted_tokens is None else request.predicted_tokens
             return request.prompt_tokens * prompt_s + answer * answer_s
 
         context = RouterContext(len(machines), stream(self.seed, "routing"), work_s)

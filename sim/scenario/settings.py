@@ -99,6 +99,11 @@ class WorkloadSettings:
     """Most unfinished requests at a time; others are held back by the client."""
     max_new_tokens: int | None = None
     """Cap on output tokens; default: the trace's, else 512 or its longest output."""
+    cap: str = "auto"
+    """Each request's cap, at most --max-new-tokens where that is given: column (max_tokens of the trace), own
+    (its answer's length, as vLLM's benchmark sends), shared (--max-new-tokens for all), or auto (column where
+    there is one, else shared).
+    """
     goodput: Mapping[str, float] | Iterable[str] | None = None
     """Bounds METRIC:MS that a good request meets, such as ttft:2000 tpot:100 e2el:30000."""
 
@@ -129,6 +134,7 @@ class PlanKeywords(TypedDict, total=False):
     output_scale: float
     max_concurrency: int | None
     max_new_tokens: int | None
+    cap: str
     goodput: Mapping[str, float] | Iterable[str] | None
 
 

@@ -59,12 +59,13 @@ def table_size(batch_size: int) -> BatchSize:
 
 def memory_size(limits: Limits, fcr: bool = True) -> BatchSize:
     """Batch sizes from the machine: as many rows as its KV cache holds at the bin's edge, but no more than
-    still pay.
+    still pay. Their own caps are no predictions, and make no batch larger.
     """
 
     def size(edge: int, requests: Sequence[Request]) -> int:
         prompt = max(r.prompt_tokens for r in requests)
-        limit = capped(requests, edge if fcr else None)
+        bound = max(r.bound_tokens for r in requests)
+        limit = min(edge, bound) if fcr else bound
         return max(1, min(limits.kv_tokens // (prompt + limit), limits.knee_at(prompt + limit // 2)))
 
     return size

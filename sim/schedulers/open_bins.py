@@ -18,7 +18,7 @@ class Bin:
         self.oldest_s = min(r.arrival_s for r in members)
         self.priority = min(r.priority for r in members)
         self.widest = max(members, key=lambda r: r.prompt_tokens)
-        self.largest = max(members, key=lambda r: r.max_new_tokens)
+        self.largest = max(members, key=lambda r: r.bound_tokens)
 
     def add(self, request: Request) -> None:
         """One more."""
@@ -27,7 +27,7 @@ class Bin:
         self.priority = min(self.priority, request.priority)
         if request.prompt_tokens > self.widest.prompt_tokens:
             self.widest = request
-        if request.max_new_tokens > self.largest.max_new_tokens:
+        if request.bound_tokens > self.largest.bound_tokens:
             self.largest = request
 
 

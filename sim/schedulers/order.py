@@ -52,8 +52,8 @@ class FairShare:
     """Users share the accelerator evenly: start-time fair queueing over the work of their requests.
 
     A request starts, in virtual time, where the last one of its user ends, though never before what is being
-    served. Its work is its prompt and the answer that is predicted, or else allowed (tokens). What was not
-    admitted by its deadline does not count for what its user sends afterwards.
+    served. Its work is its prompt and the answer that is predicted, or else allowed to any request (tokens).
+    What was not admitted by its deadline does not count for what its user sends afterwards.
     """
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class FairShare:
 
     def _work(self, request: Request) -> int:
         """Tokens."""
-        return request.prompt_tokens + (request.predicted_tokens or request.max_new_tokens)
+        return request.prompt_tokens + (request.predicted_tokens or request.bound_tokens)
 
 
 def discipline(order: Order, aging_s: float) -> Rank:

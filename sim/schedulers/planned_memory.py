@@ -13,8 +13,10 @@ from .binning import expected_tokens
 
 
 def planned_tokens(request: Request, margin: float) -> int:
-    """Tokens that a request is predicted to have in memory in the end; `margin` as in `expected_tokens`."""
-    return request.prompt_tokens + min(expected_tokens(request, margin), request.max_new_tokens)
+    """Tokens that a request is predicted to have in memory in the end; `margin` as in `expected_tokens`. Its
+    own cap is no prediction.
+    """
+    return request.prompt_tokens + min(expected_tokens(request, margin), request.bound_tokens)
 
 
 class PlannedMemory:

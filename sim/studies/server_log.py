@@ -30,7 +30,7 @@ from ..scenario.scenario import scenario_of
 from ..scenario.settings import Keywords, Settings, WorkloadSettings, check_names, read_settings
 from .log_checks import check_ends, check_physics, far_off, oddities, with_our_tpot
 
-COMPARABLE = ("trace", "time_unit", "max_concurrency", "max_new_tokens", "goodput")
+COMPARABLE = ("trace", "time_unit", "max_concurrency", "max_new_tokens", "cap", "goodput")
 """Settings of a workload under which the requests of a log stay what they were when they were measured."""
 OTHER_LOAD = "the requests of the log were measured side by side, so that a part of them met another load"
 OTHER_TIMES = "the requests of the log arrived when it says, and others' latencies were not measured"
@@ -207,6 +207,14 @@ def _check_comparable(path: str | Path, given: Settings, trace: Trace) -> None:
         if name not in COMPARABLE and value != setting.default:
             reason = REASONS.get(name, OTHER_REQUESTS)
             raise InputError(f"{name}: {value} would change the workload, which is the log's own: {reason}")
+    caps = trace.max_tokens
+    if caps is not None and given.cap in ("auto", "column") and (trace.output_tokens > caps).any():
+        row = int((trace.output_tokens > caps).argmax())
+        raise InputError(
+            f"{path}: the answer of request {trace.request_id[row]} has {trace.output_tokens[row]} tokens, "
+            f"above {caps[row]}, its max_tokens, which would cut it: {OTHER_LENGTHS} (--cap shared "
+            "leaves the column out)"
+        )
     longest = int(trace.output_tokens.max())
     if given.max_new_tokens is not None and given.max_new_tokens < longest:
         raise InputError(

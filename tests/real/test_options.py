@@ -22,6 +22,7 @@ def test_every_setting_of_a_workload_is_a_flag_and_reaches_the_scenario() -> Non
         "output_scale": 0.5,
         "max_concurrency": 2,
         "max_new_tokens": 30,
+        "cap": "own",
         "goodput": ("ttft:100",),
     }
     others = {"time_scale": 0.5, "time_unit": "ms"}  # of no use beside a rate, and for what is drawn
@@ -33,6 +34,7 @@ def test_every_setting_of_a_workload_is_a_flag_and_reaches_the_scenario() -> Non
     assert (
         shared.max_concurrency == 2 and shared.goodput_ms == {"ttft": 100.0} and shared.max_new_tokens == 30
     )
+    assert shared.trace.max_tokens is not None and set(shared.trace.max_tokens.tolist()) == {30}
     for name, value in others.items():
         with pytest.raises(InputError, match=f"{name}: {value}"):
             scenario("fixed", **ReplayFlags(trace="fixed", **{**changed, name: value}).settings())

@@ -56,6 +56,17 @@ def test_own_csv_with_every_column(put: Put) -> None:
     assert trace.notes == ("columns not used: ttft_ms",)
 
 
+def test_caps_of_the_requests_are_read_and_answers_beyond_them_said(put: Put) -> None:
+    trace = read(put("prompt_tokens,output_tokens,max_tokens\n10,5,5\n10,9,8\n10,0,0\n"))
+    assert trace.max_tokens is not None and trace.max_tokens.tolist() == [5, 8]
+    assert trace.output_tokens.tolist() == [5, 9]
+    assert "1 of 3 answers are longer than their max_tokens" in trace.notes[-1]
+    clipped = read(put("prompt_tokens,output_tokens,max_tokens\n10,5,50\n"), max_new_tokens=20)
+    assert clipped.max_tokens is not None and clipped.max_tokens.tolist() == [20]
+    with pytest.raises(InputError, match="row 1, max_tokens: 0 is below 1"):
+        read(put("prompt_tokens,output_tokens,max_tokens\n10,5,0\n"))
+
+
 def test_own_jsonl_may_lack_line_ends_and_have_blank_lines(put: Put) -> None:
     trace = read(put('{"prompt_tokens": 1, "output_tokens": 2}\n\n{"output_tokens": 4, "prompt_tokens": 3}'))
     assert (trace.prompt_tokens.tolist(), trace.output_tokens.tolist()) == ([1, 3], [2, 4])

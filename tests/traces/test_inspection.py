@@ -49,6 +49,8 @@ def test_facts_of_a_small_trace(small: Trace) -> None:
     assert found["span_s"] == 4.0
     assert found["mean_rate_per_s"] == pytest.approx(3 / 4)
     assert found["share_at_cap"] == 0.25
+    own = replace(small, max_tokens=small.output_tokens + np.array([0, 0, 1, 1]))
+    assert facts(own)["share_at_cap"] == 0.5 and describe(own)["max"]["max_tokens"] == 512
     assert found["sample_correlation"] == pytest.approx(correlation)
 
 

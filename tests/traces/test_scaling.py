@@ -33,12 +33,14 @@ def test_outputs_take_predictions_samples_and_cap_along() -> None:
         samples=np.array([[2], [20], [200]]),
         sample_names=("t0.0",),
         max_new_tokens=256,
+        max_tokens=np.array([3, 20, 256]),
         prompt=np.array(["a", "b", "c"]),
     )
     made = scale_lengths(trace, output_scale=0.1)
     assert made.output_tokens.tolist() == [1, 2, 20] and made.prompt_tokens.tolist() == [1, 10, 100]
     assert made.predicted_tokens is not None and made.predicted_tokens.tolist() == [1, 2, 15]
     assert made.samples is not None and made.samples.ravel().tolist() == [1, 2, 20]
+    assert made.max_tokens is not None and made.max_tokens.tolist() == [1, 2, 26]
     assert made.max_new_tokens == 26 and made.arrival_s is trace.arrival_s and made.prompt is not None
     assert "output lengths times 0.1" in made.notes
 

@@ -22,6 +22,7 @@ from sim.perception.predictors import (
     ANSWER_TOKENS,
     QUESTION_TOKENS,
     TUNED,
+    Cap,
     Constant,
     Empirical,
     Exact,
@@ -80,6 +81,14 @@ def test_from_the_trace() -> None:
     assert FromTrace().predict(trace_of([1, 2], predicted_tokens=np.array([8, 9])), rng()).tolist() == [8, 9]
     with pytest.raises(InputError, match=r"^predictor trace: made up has no column predicted_tokens$"):
         FromTrace().predict(trace_of([1, 2]), rng())
+
+
+def test_a_cap_is_the_requests_own_else_that_of_all() -> None:
+    own = trace_of([1, 2], max_tokens=np.array([8, 9]), max_new_tokens=9)
+    assert make_predictor("cap").predict(own, rng()).tolist() == [8, 9]
+    assert Cap().predict(trace_of([1, 2], max_new_tokens=30), rng()).tolist() == [30, 30]
+    with pytest.raises(InputError, match=r"^predictor cap: made up has no cap$"):
+        Cap().predict(trace_of([1, 2]), rng())
 
 
 @pytest.mark.parametrize(

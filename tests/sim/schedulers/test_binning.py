@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -206,6 +207,17 @@ def test_memory_sizes_fill_the_cache_but_stay_below_the_knee(requests: Requests)
     assert size(100, rows) == 32  # the knee at a context of 50 + 100 / 2
     assert size(10_000, rows) == 6000 // (50 + 512)
     assert memory_size(Limits(kv_tokens=1))(50, rows) == 1
+
+
+def test_memory_sizes_do_not_go_by_caps_that_may_be_the_answers(requests: Requests) -> None:
+    shared = requests([50] * 3, prompt_tokens=50, max_new_tokens=200)
+    own = [replace(r, max_new_tokens=10 + i, largest_cap=200) for i, r in enumerate(shared)]
+    for fcr in (True, False):
+        size = memory_size(Limits(kv_tokens=6000), fcr)
+        assert [size(edge, own) for edge in (50, 150, 9999)] == [
+            size(edge, shared) for edge in (50, 150, 9999)
+        ]
+    assert capped(own, 150) == 12  # yet no row runs on beyond them
 
 
 @pytest.mark.parametrize(("context", "size"), [(0, 64), (99, 64), (100, 32), (10**6, 32)])
