@@ -85,8 +85,8 @@ def carry(cost: StepCost, before: Ceilings, after: Ceilings) -> StepCost:
     """The cost measured under the ceilings `before`, at the same efficiency under `after`.
 
     The terms that no ceiling explains (per decoding sequence, per key) scale as attention does. A base that
-    would fall with size between the bends is held level, since more tokens never take less time. The same
-    ceilings give the same cost, exactly.
+    would fall with size between the bends is held level, since more tokens never take less time, unless it
+    fell before. The same ceilings give the same cost, exactly.
     """
     if before == after:
         return cost
@@ -97,6 +97,7 @@ def carry(cost: StepCost, before: Ceilings, after: Ceilings) -> StepCost:
         decode_base=_carry_base(cost.decode_base, before, after),
         mixed_base=_carry_base(cost.mixed_base, before, after),
         decode_per_context_s=cost.decode_per_context_s * context,
+        decode_context=cost.decode_context and cost.decode_context.scaled(context),
         mixed_per_context_s=cost.mixed_per_context_s * context,
         mixed_per_attention_s=cost.mixed_per_attention_s * attention,
         mixed_per_decode_s=cost.mixed_per_decode_s * attention,
@@ -107,8 +108,10 @@ def carry(cost: StepCost, before: Ceilings, after: Ceilings) -> StepCost:
 
 def _carry_base(base: PiecewiseLinear, before: Ceilings, after: Ceilings) -> PiecewiseLinear:
     knots = tuple(sorted({*base.sizes, *_bends(before.bend, after.bend)}))
-    seconds = (base(size) * (after.base_s(size) / before.base_s(size)) for size in knots)
-    return PiecewiseLinear(knots, tuple(accumulate(seconds, max)))
+    seconds = [base(size) * (after.base_s(size) / before.base_s(size)) for size in knots]
+    if not base.may_fall:
+        seconds = list(accumulate(seconds, max))
+    return PiecewiseLinear(knots, tuple(seconds), base.may_fall)
 
 
 def _bends(one: float, other: float) -> Iterator[float]:

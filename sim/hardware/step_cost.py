@@ -1,7 +1,7 @@
 """How long one iteration of an engine takes, in two regimes; knows nothing of schedulers, clocks or GPUs by
 name.
 
-    decode-only iteration:  decode_base(n) + c_d * S
+    decode-only iteration:  decode_base(n) + c_d(n) * S     c_d is one number, or a curve over n
     any prefill in it:      mixed_base(T) + c_m * S + q * Q + the further terms that `StepCost` lists
 
 n sequences decode, S is the sum of their context tokens, T counts every token computed and
@@ -30,18 +30,20 @@ _LARGEST_CACHED = 16_384
 
 @dataclass(frozen=True, slots=True)
 class PiecewiseLinear:
-    """A non-decreasing function of a size, linear between measured points.
+    """A function of a size, linear between measured points.
 
     Below the first size it is constant. Beyond the last it follows the chord over the last octave (from the
     largest measured size at or below half of the last one), since the last two points may lie on either side
-    of a step.
+    of a step; it never falls there.
 
-    sizes: strictly increasing, at least one. seconds: one per size, finite, not negative, never falling.
-    Raises `InputError` otherwise.
+    sizes: strictly increasing, at least one. seconds: one per size, finite, not negative, and never falling
+    unless `may_fall`. Raises `InputError` otherwise.
     """
 
     sizes: tuple[float, ...]
     seconds: tuple[float, ...]
+    may_fall: bool = False
+    """The points are known one by one, and a larger size may be faster: kernels change with the size."""
     _slopes: tuple[float, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -58,14 +60,14 @@ class PiecewiseLinear:
                 raise InputError(
                     f"sizes[{i}]: {sizes[i]!r} is not above the size before it, {sizes[i - 1]!r}"
                 )
-            if seconds[i] < seconds[i - 1]:
+            if seconds[i] < seconds[i - 1] and not self.may_fall:
                 raise InputError(
                     f"seconds[{i}]: {seconds[i]!r} is below the value before it, {seconds[i - 1]!r}"
                 )
         inner = [(seconds[i + 1] - seconds[i]) / (sizes[i + 1] - sizes[i]) for i in range(len(sizes) - 1)]
         start = tail_start(sizes)
         run = sizes[-1] - sizes[start]
-        tail = (seconds[-1] - seconds[start]) / run if run > 0 else 0.0
+        tail = max(0.0, (seconds[-1] - seconds[start]) / run) if run > 0 else 0.0
         object.__setattr__(self, "_slopes", (0.0, *inner, tail))
 
     def __call__(self, size: float) -> float:
@@ -77,19 +79,21 @@ class PiecewiseLinear:
 
     def scaled(self, factor: float) -> PiecewiseLinear:
         """The same shape with every value times `factor`."""
-        return PiecewiseLinear(self.sizes, tuple(factor * s for s in self.seconds))
+        return replace(self, seconds=tuple(factor * s for s in self.seconds))
 
     def to_json(self) -> dict[str, Any]:
-        """A dict of two lists."""
-        return {"sizes": list(self.sizes), "seconds": list(self.seconds)}
+        """A dict of two lists, and of `may_fall` where it is so."""
+        falls = {"may_fall": True} if self.may_fall else {}
+        return {"sizes": list(self.sizes), "seconds": list(self.seconds), **falls}
 
     @classmethod
     def from_json(cls, fields: Fields) -> PiecewiseLinear:
         """The function that `to_json` wrote; `InputError` naming the place for anything else."""
         sizes, seconds = fields.numbers("sizes"), fields.numbers("seconds")
+        may_fall = fields.flag("may_fall")
         fields.end()
         try:
-            return cls(sizes, seconds)
+            return cls(sizes, seconds, may_fall)
         except InputError as error:
             raise InputError(f"{fields.where}, {error}") from None
 
@@ -130,6 +134,8 @@ class StepCost:
     """A padded batch computes each row's real prompt only; else every row counts at the padded length."""
     ragged_decode: bool = False
     """Decoding reads each row's real context only; else every row counts as long as the longest."""
+    decode_context: PiecewiseLinear | None = None
+    """Seconds per context token of a decode-only iteration beyond c_d, over the number of sequences."""
     _decode_cache: dict[int, float] = field(
         default_factory=dict, init=False, repr=False, compare=False, hash=False
     )
@@ -154,14 +160,20 @@ class StepCost:
         base = self._decode_cache.get(num_seqs)
         if base is None:
             base = self._decode_base_s(num_seqs)
-        return base + self.decode_per_context_s * context_tokens
+        return base + self.decode_context_s(num_seqs) * context_tokens
+
+    def decode_context_s(self, num_seqs: int) -> float:
+        """Seconds per context token in a decode-only iteration of `num_seqs` sequences."""
+        if self.decode_context is None:
+            return self.decode_per_context_s
+        return self.decode_per_context_s + self.decode_context(num_seqs)
 
     def decode_run(self, num_seqs: int, context_tokens: float) -> tuple[float, float]:
         """(first_s, slope_s): iteration j = 0, 1, … of a decode-only run costs first_s + j * slope_s.
 
         `context_tokens` is the sum before the run's first iteration; it grows by `num_seqs` an iteration.
         """
-        return self.decode_s(num_seqs, context_tokens), self.decode_per_context_s * num_seqs
+        return self.decode_s(num_seqs, context_tokens), self.decode_context_s(num_seqs) * num_seqs
 
     def decode_run_s(self, num_seqs: int, context_tokens: float, iterations: int) -> float:
         """`iterations` decode-only iterations: k * first + slope * k * (k - 1) / 2."""
@@ -240,6 +252,7 @@ class StepCost:
             decode_base=self.decode_base.scaled(factor),
             mixed_base=self.mixed_base.scaled(factor),
             host_ms=factor * self.host_ms,
+            decode_context=self.decode_context and self.decode_context.scaled(factor),
             **changes,
         )
 
@@ -255,6 +268,7 @@ class StepCost:
             **{name: getattr(self, name) for name in _COEFFICIENTS},
             "host_ms": self.host_ms,
             **{name: getattr(self, name) for name in _FLAGS},
+            **({"decode_context": self.decode_context.to_json()} if self.decode_context else {}),
         }
 
     @classmethod
@@ -268,6 +282,8 @@ class StepCost:
         }
         host_ms = fields.number("host_ms", default=0.0)
         ragged_prefill, ragged_decode = (fields.flag(name) for name in _FLAGS)
+        context = fields.section_or_none("decode_context")
+        decode_context = PiecewiseLinear.from_json(context) if context else None
         fields.end()
         try:
             return cls(
@@ -276,6 +292,7 @@ class StepCost:
                 host_ms=host_ms,
                 ragged_prefill=ragged_prefill,
                 ragged_decode=ragged_decode,
+                decode_context=decode_context,
                 **numbers,
             )
         except InputError as error:

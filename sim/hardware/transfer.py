@@ -181,6 +181,6 @@ def _with_line(cost: StepCost, line: Callable[[float], float]) -> StepCost:
     def plus_line(base: PiecewiseLinear) -> PiecewiseLinear:
         # One point alone has no slope for the tokens beyond it.
         sizes = base.sizes if len(base.sizes) > 1 else (base.sizes[0], 2 * max(base.sizes[0], 1.0))
-        return PiecewiseLinear(sizes, tuple(base(size) + line(size) for size in sizes))
+        return PiecewiseLinear(sizes, tuple(base(size) + line(size) for size in sizes), base.may_fall)
 
     return replace(cost, decode_base=plus_line(cost.decode_base), mixed_base=plus_line(cost.mixed_base))
