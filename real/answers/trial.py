@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from sim.hardware import profile as profiles
+from sim.hardware import catalogue as profiles
 from sim.hardware.what_if import BLOCK_SIZE
 from sim.perception.predictors import make_predictor
 from sim.scenario.policies import make_scheduler

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from sim.hardware import profile as profiles
+from sim.hardware import catalogue as profiles
 from sim.perception.predictors import ANSWER_TOKENS, QUESTION_TOKENS, make_predictor
 from sim.scenario.policies import make_scheduler
 from sim.scenario.scenario import Scenario

@@ -3,8 +3,9 @@
 Knows nothing of scheduling.
 """
 
+from sim.hardware.catalogue import load, names
 from sim.hardware.description import describe
-from sim.hardware.profile import Profile, Provenance, load, names
+from sim.hardware.profile import Profile, Provenance
 from sim.hardware.step_cost import PiecewiseLinear, StepCost
 
 __all__ = ["PiecewiseLinear", "Profile", "Provenance", "StepCost", "describe", "load", "names"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date as Date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from sim.hardware.datasheets import Gpu
 from sim.hardware.kv_memory import KvMemory
 from sim.hardware.model_shape import ModelShape
-from sim.hardware.profile import Profile, Provenance
+from sim.hardware.profile import Kind, Profile, Provenance
 from sim.hardware.regime_fit import (
     Cells,
     FloatArray,
@@ -36,6 +36,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["FitReport", "fit", "read_steps"]
+
+SOURCES: dict[str, Kind] = {
+    "measured": "measured",
+    "composed": "composed from measured kernels",
+    "published": "published",
+    "estimated": "roofline estimate",
+}
+"""Where the rows of a steps file may come from, and what numbers fitted to them are."""
 
 ALWAYS = ("mixed_per_context_s", "mixed_per_attention_s")
 CANDIDATES = ("mixed_per_decode_s", "mixed_per_longest_s", "mixed_per_key_s")
@@ -89,10 +97,13 @@ def fit(
     ragged_decode: bool = False,
     async_scheduling: bool = False,
     source: str = "",
+    kind: Kind = "measured",
     versions: dict[str, str] | None = None,
     date: str | None = None,
 ) -> tuple[Profile, FitReport]:
-    """A measured profile from iterations as `read_steps` gives them, and a report on the fit.
+    """A profile from iterations as `read_steps` gives them, and a report on the fit.
+
+    kind: what the iterations are; the profile's numbers are no better.
 
     host_s: what the engine adds to every iteration and that `step_ms` leaves out. ragged_*: see `StepCost`;
     async_scheduling: see `Profile`.
@@ -106,19 +117,19 @@ def fit(
         if not there.any():
             raise InputError(f"{source or name}: no {regime}; both regimes must be measured")
     decode_fit, mixed_fit, report = _fit_regimes(cells, mixed_rows)
+    coefficients: dict[str, Any] = {**decode_fit.coefficients, **mixed_fit.coefficients}
     cost = StepCost(
         decode_base=decode_fit.base,
         mixed_base=mixed_fit.base,
         host_ms=round(host_s * 1e3, 9),
         ragged_prefill=ragged_prefill,
         ragged_decode=ragged_decode,
-        **decode_fit.coefficients,
-        **mixed_fit.coefficients,
+        **coefficients,
     )
     provenance = Provenance(
-        kind="measured",
+        kind=kind,
         date=date or Date.today().isoformat(),
-        description=_description(len(steps), len(cells), report),
+        description=_description(kind, len(steps), len(cells), report),
         source=source,
         versions=versions or {},
         grid=_grid(cells.loc[~mixed_rows], cells.loc[mixed_rows]),
@@ -223,13 +234,22 @@ def _notes(decode: pd.DataFrame, mixed: pd.DataFrame) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _description(num_rows: int, num_cells: int, report: FitReport) -> str:
+def _description(kind: Kind, num_rows: int, num_cells: int, report: FitReport) -> str:
     text = (
-        f"Fitted to {num_rows} measured iterations ({num_cells} distinct) by non-negative least squares on "
+        f"Fitted to {num_rows} {_CALLED[kind]} ({num_cells} distinct) by non-negative least squares on "
         "the relative error; terms of the mixed regime chosen by cross-validation: "
         f"{', '.join(report.terms)}."
     )
     return " ".join([text, *report.notes])
+
+
+_CALLED: dict[Kind, str] = {
+    "measured": "measured iterations",
+    "composed from measured kernels": "iterations, each the sum of measured kernels,",
+    "published": "published iterations",
+    "what-if": "supposed iterations",
+    "roofline estimate": "estimated iterations",
+}
 
 
 def _grid(decode: pd.DataFrame, mixed: pd.DataFrame) -> dict[str, str]:

@@ -14,14 +14,11 @@ from sim.hardware.kv_memory import KvMemory
 from sim.hardware.model_shape import ModelShape
 from sim.hardware.step_cost import StepCost
 from traces.errors import InputError
-from traces.spec import nearest
 
-SHIPPED = Path(__file__).parent / "profiles"
-"""The folder of the profiles that come with the package."""
-
-Kind = Literal["measured", "published", "roofline estimate", "what-if"]
+Kind = Literal["measured", "composed from measured kernels", "published", "what-if", "roofline estimate"]
 KINDS: tuple[str, ...] = get_args(Kind)
-"""Where numbers come from. `what-if`: measured or published ones in which a user changed something."""
+"""Where numbers come from, from best to worst. `composed from measured kernels`: sums of measured times of
+single kernels. `what-if`: numbers of a better kind in which a user changed something."""
 
 
 @dataclass(frozen=True)
@@ -181,55 +178,3 @@ class Profile:
         text = json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
         with atomic_write(path) as file:
             file.write(text + "\n")
-
-
-def names() -> list[str]:
-    """The shipped profiles, sorted."""
-    return sorted(path.stem for path in SHIPPED.glob("*.json"))
-
-
-def load(name_or_path: str | Path) -> Profile:
-    """The shipped profile of that name, or the profile in that JSON file.
-
-    Raises `InputError` with one line: the shipped names where nothing has that name, or the file, key, value
-    and bound where the file is no profile.
-    """
-    shipped = names()
-    if str(name_or_path) in shipped:
-        path = SHIPPED / f"{name_or_path}.json"
-        label = path.name
-    else:
-        path = Path(name_or_path)
-        label = str(name_or_path)
-        if not _exists(path):
-            raise InputError(
-                f"profile: {label!r} is neither a file nor a shipped profile ({', '.join(shipped)})"
-                f"{nearest(label, shipped)}"
-            )
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except IsADirectoryError:
-        raise InputError(f"{label}: it is a directory, not a JSON file") from None
-    except OSError as error:
-        raise InputError(f"{label}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{label}: byte {error.start} is not UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{label}, line {error.lineno}: not JSON ({error.msg})") from None
-    except InputError as error:
-        raise InputError(f"{label}: {error}") from None
-    except (RecursionError, ValueError):
-        raise InputError(f"{label}: not JSON that a profile could be in") from None
-    return Profile.from_json(data, label)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:
-        # A name too long for a file is no file.
-        return False
-
-
-def _refuse_constant(constant: str) -> None:
-    raise InputError(f"{constant} is not a finite number")

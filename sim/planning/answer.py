@@ -24,7 +24,7 @@ from .verdict import (
 if TYPE_CHECKING:
     import pandas as pd
 
-Kind = Literal["measured", "published", "what-if", "estimated", "given", "drawn"]
+Kind = Literal["measured", "composed", "published", "what-if", "estimated", "given", "drawn"]
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from .units import Unit
 
 PROVENANCE: Mapping[str, Kind] = {
     "measured": "measured",
+    "composed from measured kernels": "composed",
     "published": "published",
     "roofline estimate": "estimated",
     "what-if": "what-if",

@@ -9,10 +9,10 @@ from traces.errors import InputError
 from traces.spec import nearest
 
 from ..hardware import overrides
+from ..hardware.catalogue import load as load_profile
+from ..hardware.catalogue import names as profile_names
 from ..hardware.datasheets import GPUS
 from ..hardware.profile import Profile
-from ..hardware.profile import load as load_profile
-from ..hardware.profile import names as profile_names
 from ..scenario.machines import fleet_text, profiles_of_fleet
 from ..scenario.settings import Settings
 

@@ -22,7 +22,8 @@ from traces.loading import file_of, module_file_of
 from traces.trace import Trace
 
 from ..fleet.routers import ROUTERS
-from ..hardware import profile as profiles
+from ..hardware import catalogue
+from ..hardware.profile import Profile
 from ..perception.predictors import PREDICTORS
 from .policies import POLICIES
 
@@ -46,7 +47,7 @@ def digest_of(name: str, text: str) -> str:
     """
     if name in ("profile", "fleet"):
         parts = [part.strip().partition("*")[0] for part in text.split(";")]
-        machines = [profiles.load(part).to_json() for part in parts]
+        machines = [catalogue.load(part).to_json() for part in parts]
         return hashlib.sha256(json.dumps(machines, sort_keys=True).encode()).hexdigest()
     if name == "trace":
         path, module = file_of(text), module_file_of(text)
@@ -100,7 +101,7 @@ def plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, Trace):
         return digest_of_trace(value)
-    if isinstance(value, profiles.Profile):
+    if isinstance(value, Profile):
         return digest(value.to_json())
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from traces.errors import InputError
 
 from ..fleet.outages import Outages
-from ..hardware import overrides, profile
+from ..hardware import catalogue, overrides
 from ..hardware.profile import Profile
 from ..work import Limits
 from .policies import limits_of
@@ -90,4 +90,4 @@ def provenance_of(profiles: Sequence[Profile]) -> str:
 
 
 def _load(given: str | Profile) -> Profile:
-    return profile.load(given) if isinstance(given, str) else given
+    return catalogue.load(given) if isinstance(given, str) else given

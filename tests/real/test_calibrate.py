@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from sim.hardware import profile as profiles
+from sim.hardware import catalogue as profiles
 from sim.hardware.fitting import read_steps
 from traces.errors import InputError
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from sim.hardware import profile as profiles
+from sim.hardware import catalogue as profiles
 from sim.hardware.kv_memory import kv_bytes_per_token
 from sim.hardware.model_shape import known_model
 

@@ -108,7 +108,11 @@ def test_without_memory_the_user_is_told_what_supplies_it(profile: Profile) -> N
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("provenance", "kind"), "guessed", "provenance, kind: 'guessed' is not one of measured, published"),
+        (
+            ("provenance", "kind"),
+            "guessed",
+            "provenance, kind: 'guessed' is not one of measured, composed from measured kernels, published",
+        ),
         (("provenance", "date"), 2026, "provenance, date: 2026 is not a string"),
         (("memory", "gpu_bytes"), -1, "memory, gpu_bytes: -1 is below 1"),
         (("memory", "gpu_bytes"), 1.5, "memory, gpu_bytes: 1.5 is not a whole number"),

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.hardware.profile import load
+from sim.hardware.catalogue import load
 from sim.hardware.published import NAME, main, padded_seconds, throughput_scale, vanilla_batches
 from sim.hardware.roofline import estimate
 from traces.errors import InputError

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sim.hardware.catalogue import load
 from sim.hardware.datasheets import GPUS, Gpu
 from sim.hardware.model_shape import MODELS
 from sim.hardware.overrides import apply
-from sim.hardware.profile import load
 from sim.hardware.roofline import EFFICIENCY, estimate, roofline_cost
 from traces.errors import InputError
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from sim import Plan, plan
 from sim.cli import main
+from sim.hardware.catalogue import load as load_profile
 from sim.hardware.kv_memory import KvMemory
 from sim.hardware.profile import Profile, Provenance
-from sim.hardware.profile import load as load_profile
 from sim.hardware.step_cost import PiecewiseLinear, StepCost
 from sim.planning.runs import Runs
 from sim.planning.search import Effort, fewest_replicas

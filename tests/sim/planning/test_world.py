@@ -13,7 +13,7 @@ import pytest
 
 from sim import plan, simulate
 from sim.cli import main
-from sim.hardware.profile import load as load_profile
+from sim.hardware.catalogue import load as load_profile
 from sim.planning.question import rate_of, workload_of
 from sim.planning.search import Effort, idle_point
 from sim.planning.slo import parse_slo

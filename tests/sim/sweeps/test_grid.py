@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.hardware import profile as profiles
+from sim.hardware import catalogue as profiles
 from sim.scenario.inputs import digest_of
 from sim.sweeps.grid import MAX_POINTS, Grid, inputs_of, known_settings, read_grid, running_order
 from traces.errors import InputError

@@ -1,0 +1,164 @@
+"""A profile of a deployment, composed from measured kernels, and the copy of it that is kept.
+
+compose("llama-3.1-8b@h200,tp=1,dtype=fp8,engine=vllm")
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from dataclasses import replace
+from datetime import date as Date
+from pathlib import Path
+from typing import Any
+
+from sim.hardware import kernels
+from sim.hardware.composing import compose_cost
+from sim.hardware.deployment import Deployment
+from sim.hardware.hugging_face import config_of, read_config, shape_of
+from sim.hardware.model_shape import MODELS
+from sim.hardware.profile import Profile, Provenance
+from traces.datasets import cache_folder
+from traces.errors import InputError
+from traces.spec import nearest
+
+FORMAT = 1
+"""Raised when the same kernels give another profile: copies kept before are not used again."""
+
+FAMILIES = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "deepseek_v3", "kimi_k2")
+"""Values of `model_type` whose iterations are put together here."""
+_BITS = {"bf16": None, "fp8": 8, "fp8-block": 8, "nvfp4": 4}
+_SOURCES = {"silicon": "measured", "mixed": "measured in part", "empirical": "roofline"}
+
+
+def compose(deployment: Deployment | str, *, name: str | None = None, date: str | None = None) -> Profile:
+    """The profile of a deployment, or of a text such as `llama-3.1-8b@h200,tp=1,dtype=fp8`.
+
+    name: by default the text. date: ISO, by default today. Raises `InputError` without the extra `kernels`,
+    and for a model, a GPU, an engine or formats that the tables do not have.
+    """
+    asked = Deployment.parse(deployment) if isinstance(deployment, str) else deployment
+    kernels.require()
+    config = config_for(asked.model)
+    shape = shape_of(config, short_name(asked.model))
+    with tempfile.TemporaryDirectory(prefix="seqsched-") as folder:
+        Path(folder, "config.json").write_text(json.dumps(config), encoding="utf-8")
+        parts = kernels.Kernels(asked, folder, _heads(config, asked.tp))
+        memory = parts.memory()
+        cost, errors = compose_cost(parts, memory.capacity_tokens)
+    origin = parts.origin
+    provenance = Provenance(
+        kind="composed from measured kernels",
+        date=date or Date.today().isoformat(),
+        description=_description(asked, config, parts),
+        source=f"{kernels.PACKAGE} {origin.package} ({kernels.LICENCE}), tables of {origin.system}",
+        versions={
+            "engine": f"{origin.engine} {origin.table}",
+            "tables": f"{kernels.PACKAGE} {origin.package}",
+            "licence": kernels.LICENCE,
+        },
+        grid={**_shares(parts), "attention": parts.coverage},
+        residuals=errors,
+    )
+    return Profile(
+        name=name or asked.text,
+        model=shape and replace(shape, weight_bits=_BITS[asked.dtype], kv_bits=_BITS[asked.kv]),
+        gpu=kernels.gpu_of(asked.gpu),
+        engine=f"{origin.engine}-{origin.table}",
+        step_cost=cost,
+        memory=memory,
+        provenance=provenance,
+        num_gpus=asked.tp,
+        async_scheduling=True,
+    )
+
+
+def composed(text: str) -> Profile:
+    """The profile of a text, composed once and kept in the user's cache folder by its content.
+
+    A copy that is there is used without the extra. Raises `InputError` as `compose` does.
+    """
+    asked = Deployment.parse(text)
+    kernels.system_of(asked.gpu)
+    kept = cache_folder() / "profiles" / f"{_key(asked)}.json"
+    if kept.exists():
+        return Profile.from_json(json.loads(kept.read_text(encoding="utf-8")), str(kept))
+    profile = compose(asked)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    profile.save(kept)
+    return profile
+
+
+def config_for(model: str) -> dict[str, Any]:
+    """The configuration of a model: known by name, in the package, or in a file.
+
+    Raises `InputError` for an unknown model and for one of a family that is not put together here.
+    """
+    if model in MODELS:
+        config = config_of(MODELS[model])
+    elif Path(model).exists():
+        config = read_config(Path(model))
+    else:
+        kernels.require()
+        packaged = kernels.packaged_models()
+        if model not in packaged:
+            known = [*MODELS, *packaged]
+            raise InputError(
+                f"model: {model!r} is neither a config.json nor a known model ({', '.join(MODELS)}, or one "
+                f"that {kernels.PACKAGE} has, such as Qwen/Qwen3-32B){nearest(model, known)}"
+            )
+        config = read_config(kernels.packaged_config(model))
+    if config.get("model_type") not in FAMILIES:
+        raise InputError(
+            f"model: {model} is of the family {config.get('model_type')!r}, whose iterations are not put "
+            f"together here ({', '.join(FAMILIES)} are)"
+        )
+    return config
+
+
+def short_name(model: str) -> str:
+    """What a model is called: the last part of its name, or the folder of its file."""
+    path = Path(model)
+    return path.resolve().parent.name if path.name == "config.json" else path.name.lower()
+
+
+def _key(asked: Deployment) -> str:
+    """What decides a profile: the deployment, the model's own configuration, the tables and this program."""
+    content: list[Any] = [FORMAT, kernels.VERSION, asked.text]
+    if Path(asked.model).exists():
+        content.append(read_config(Path(asked.model)))
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _heads(config: dict[str, Any], tp: int) -> kernels.Attention | None:
+    """The heads of one GPU; None for latent attention, whose table is another."""
+    if config.get("kv_lora_rank"):
+        return None
+    heads = config["num_attention_heads"]
+    kv_heads = config.get("num_key_value_heads") or heads
+    if heads % tp:
+        raise InputError(f"tp: {tp} does not divide the {heads} heads")
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    return kernels.Attention(heads // tp, max(1, kv_heads // tp), head_dim)
+
+
+def _shares(parts: kernels.Kernels) -> dict[str, str]:
+    total = sum(parts.shares.values())
+    return {
+        name: f"{100 * parts.shares[source] / total:.1f} % of the time"
+        for source, name in _SOURCES.items()
+        if parts.shares[source]
+    }
+
+
+def _description(asked: Deployment, config: dict[str, Any], parts: kernels.Kernels) -> str:
+    shares = ", ".join(f"{share} {name}" for name, share in _shares(parts).items())
+    experts = any(config.get(key) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
+    uneven = " Tokens are spread over the experts by the power law that the tables assume." * experts
+    host = " No time on the host is in it: an engine that schedules slower than its kernels run is slower."
+    return (
+        f"Nobody measured these iterations. Each is the sum of its kernels, which were measured one by one "
+        f"on {parts.origin.system} under {parts.origin.engine} {parts.origin.table}: {shares}. Attention: "
+        f"{parts.coverage}. Memory by the rule of {asked.engine}.{uneven}{host}"
+    )

@@ -1,0 +1,192 @@
+"""Profiles from measured kernels; most of it needs the extra `kernels`."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from sim.cli import main
+from sim.hardware import describe, kernels, load, overrides
+from sim.hardware.composed import compose, composed, config_for
+from sim.hardware.deployment import Deployment
+from sim.hardware.hugging_face import config_of
+from sim.hardware.model_shape import MODELS
+from sim.hardware.profile import KINDS, Profile
+from traces.errors import InputError
+
+TEXT = "llama-3.1-8b@h200,tp=1,dtype=fp8,engine=vllm"
+needs_kernels = pytest.mark.skipif(
+    kernels.installed() != kernels.VERSION, reason=f"{kernels.PACKAGE} {kernels.VERSION} is not installed"
+)
+
+
+@pytest.fixture(scope="module")
+def profile() -> Profile:
+    return compose(TEXT, date="2026-11-29")
+
+
+def test_kinds_from_best_to_worst() -> None:
+    assert KINDS == (
+        "measured",
+        "composed from measured kernels",
+        "published",
+        "what-if",
+        "roofline estimate",
+    )
+
+
+def test_without_the_extra_one_line_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SEQSCHED_DATA", str(tmp_path))
+    monkeypatch.setattr(kernels, "installed", lambda: None)
+    with pytest.raises(InputError, match=r"is not installed; pip install 'seqsched\[kernels\]'"):
+        load(TEXT)
+    with pytest.raises(SystemExit) as ended:
+        main(
+            [
+                "profile",
+                "compose",
+                "--gpu",
+                "h200",
+                "--model",
+                "llama-3.1-8b",
+                "--out",
+                str(tmp_path / "p.json"),
+            ]
+        )
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.count("\n") == 1 and "seqsched[kernels]" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "installed", lambda: "0.11.0")
+    with pytest.raises(InputError, match=r"0\.12\.0 is needed and is of version 0\.11\.0"):
+        kernels.require()
+
+
+def test_a_copy_that_is_kept_needs_no_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made = load("h200-vicuna-7b")
+    monkeypatch.setenv("SEQSCHED_DATA", str(tmp_path))
+    monkeypatch.setattr("sim.hardware.composed.compose", lambda asked: made)
+    assert composed(TEXT) == made
+    monkeypatch.setattr("sim.hardware.composed.compose", lambda asked: pytest.fail("composed again"))
+    assert load("llama-3.1-8b@H200,engine=vllm,dtype=fp8") == made
+    with pytest.raises(pytest.fail.Exception):
+        load("llama-3.1-8b@h200,engine=sglang,dtype=fp8")
+
+
+def test_a_configuration_that_changes_is_composed_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SEQSCHED_DATA", str(tmp_path))
+    made = load("h200-vicuna-7b")
+    asked: list[Deployment] = []
+
+    def record(deployment: Deployment) -> Profile:
+        asked.append(deployment)
+        return made
+
+    monkeypatch.setattr("sim.hardware.composed.compose", record)
+    file = tmp_path / "config.json"
+    for layers in (32, 32, 33):
+        config = config_of(MODELS["vicuna-7b"]) | {"num_hidden_layers": layers}
+        file.write_text(json.dumps(config), encoding="utf-8")
+        composed(f"{file}@h100,engine=sglang")
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("llama-3.1-8b@h20", "gpu: 'h20' has no tables of measured kernels"),
+        ("llama-3.1-8b@h200,engine=vlm", "did you mean vllm"),
+    ],
+)
+def test_what_the_tables_do_not_have_is_refused_without_the_extra_too(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load(text)
+
+
+def test_a_family_that_is_not_put_together_here_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["M"], "model_type": "mamba"}', encoding="utf-8")
+    with pytest.raises(InputError, match="family 'mamba', whose iterations are not put together here"):
+        config_for(str(tmp_path))
+
+
+@needs_kernels
+def test_a_composed_profile_says_what_it_is(profile: Profile) -> None:
+    rows = dict(describe(profile))
+    assert rows["provenance"] == "composed from measured kernels"
+    assert "Nobody measured these iterations" in rows["description"]
+    assert "Apache-2.0" in rows["source"] and "vllm 0.24.0" in rows["versions"]
+    assert "of the time" in rows["grid"] and profile.async_scheduling
+    assert profile.model is not None and profile.model.weight_bits == 8 and profile.engine == "vllm-0.24.0"
+    assert profile.kv_tokens() > 800_000
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "text",
+    [
+        TEXT,
+        "llama-3.1-70b@h100,tp=4,dtype=fp8,kv=fp8,engine=trtllm",
+        "llama-3.1-8b@h100,engine=sglang",
+        "Qwen/Qwen3-30B-A3B@h200,tp=4,ep=4",
+    ],
+)
+def test_unseen_sizes_are_within_three_percent_and_composed_in_seconds(text: str) -> None:
+    start = time.perf_counter()
+    made = compose(text)
+    assert time.perf_counter() - start < 20
+    for ways in made.provenance.residuals.values():
+        assert ways["unseen_sizes"]["mean"] < 0.03
+
+
+@needs_kernels
+def test_the_iterations_are_those_of_the_package(profile: Profile) -> None:
+    from aiconfigurator_core.sdk import EngineHandle
+
+    handle = EngineHandle.compile(
+        "meta-llama/Meta-Llama-3.1-8B",
+        "h200_sxm",
+        "vllm",
+        gemm_quant_mode="fp8",
+        kvcache_quant_mode="bfloat16",
+    )
+    for num_seqs, context in ((1, 1000), (37, 1000), (200, 500)):
+        theirs = handle.decode_step_latency(num_seqs, context, 2)
+        assert 1e3 * profile.step_cost.decode_s(num_seqs, num_seqs * context) == pytest.approx(
+            theirs, rel=0.03
+        )
+
+
+@needs_kernels
+def test_heads_that_were_never_measured_are_refused() -> None:
+    with pytest.raises(InputError, match=r"32 heads with 32 KV heads .* was not measured for vllm .*sglang"):
+        compose("vicuna-7b@h200,engine=vllm")
+
+
+@needs_kernels
+def test_a_model_that_does_not_fit_is_refused_in_one_line() -> None:
+    with pytest.raises(InputError) as raised:
+        compose("llama-3.1-70b@l40s")
+    assert "\n" not in str(raised.value) and "memory" in str(raised.value)
+
+
+@needs_kernels
+def test_a_change_makes_it_a_what_if_or_an_estimate(profile: Profile) -> None:
+    assert overrides.apply(profile, "scale=1.1").provenance.kind == "what-if"
+    assert overrides.apply(profile, "gpu=H100").provenance.kind == "roofline estimate"
+
+
+@needs_kernels
+def test_the_command_writes_what_the_text_means(tmp_path: Path, profile: Profile) -> None:
+    out = tmp_path / "p.json"
+    flags = "--gpu h200 --model llama-3.1-8b --engine vllm --dtype fp8 --out"
+    main(["profile", "compose", *flags.split(), str(out)])
+    assert load(out).step_cost == profile.step_cost

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pytest
+
+from sim.hardware.deployment import Deployment
+from traces.errors import InputError
+
+
+def test_a_text_and_what_it_means() -> None:
+    made = Deployment.parse("llama-3.1-70b@H200, tp=4, dtype=fp8,engine=trtllm")
+    assert made == Deployment("llama-3.1-70b", "h200", "trtllm", tp=4, dtype="fp8")
+    assert made.text == "llama-3.1-70b@h200,engine=trtllm,tp=4,dtype=fp8,kv=bf16"
+    assert Deployment.parse(made.text) == made
+
+
+def test_equal_deployments_have_one_text() -> None:
+    texts = {Deployment.parse(f"m@h100,{s}").text for s in ("tp=2,ep=1", "engine=vllm,tp=2", "tp=2,kv=bf16")}
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("m@h100,tp", "'tp' is not KEY=VALUE with one of engine, tp"),
+        ("m@h100,colour=red", "'colour=red' is not KEY=VALUE"),
+        ("m@h100,tp=two", "tp=two is not a number"),
+        ("m@h100,tp=0", "tp: 0 is not between 1 and 64"),
+        ("m@h100,tp=4,tp=4", "tp is given twice"),
+        ("m@h100,tp=4,ep=3", "ep: 3 does not divide tp, 4"),
+        ("m@h100,engine=vlm", "engine: 'vlm' is not one of vllm, sglang, trtllm; did you mean vllm"),
+        ("m@h100,dtype=fp7", "dtype: 'fp7' is not one of bf16, fp8"),
+        ("m@h100,utilization=1.5", "utilization: 1.5 is not above 0 and at most 1"),
+        ("@h100", "@h100 is not MODEL@GPU"),
+    ],
+)
+def test_a_bad_text_is_refused_in_one_line(text: str, message: str) -> None:
+    with pytest.raises(InputError) as raised:
+        Deployment.parse(text)
+    assert message in str(raised.value) and "\n" not in str(raised.value)
