@@ -56,6 +56,7 @@ GROUPS = {
             "list": ("machine:list_profiles", "The shipped profiles and where their numbers come from."),
             "show": ("machine:show_profile", "One profile in full."),
             "what-if": ("machine:write_what_if", "A profile with something changed, marked as such."),
+            "compose": ("machine:compose", "A profile from the measured kernels of a GPU and an engine."),
             "estimate": ("machine:estimate", "A roofline estimate for a GPU that nobody measured."),
         },
     ),

@@ -1,4 +1,4 @@
-"""`seqsched profile list | show | what-if | estimate` and `seqsched calibrate`."""
+"""`seqsched profile list | show | what-if | compose | estimate` and `seqsched calibrate`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from traces.errors import InputError
+from traces.spec import nearest
+
+from ..hardware import catalogue as profiles
 from ..hardware import describe, overrides, roofline
-from ..hardware import profile as profiles
 from . import show
 from .options import SetFlag, Several
 
@@ -119,12 +122,71 @@ def estimate(
     show.wrote([out])
 
 
+def compose(
+    *,
+    gpu: str,
+    model: str,
+    engine: str = "vllm",
+    tp: int = 1,
+    ep: int = 1,
+    dtype: str = "bf16",
+    kv: str = "bf16",
+    utilization: float | None = None,
+    out: Path,
+    name: str | None = None,
+) -> None:
+    """A profile of a model on a GPU from the measured times of an engine's kernels (the extra `kernels`).
+
+    Wherever a profile is named, the text MODEL@GPU,tp=…,dtype=…,engine=… means the same.
+
+    Parameters
+    ----------
+    gpu
+        a100-80gb, h100, h200, l40s, b200, b300, gb200 or gb300.
+    model
+        A known name such as llama-3.1-8b, a config.json of Hugging Face, or a name such as Qwen/Qwen3-32B.
+    engine
+        vllm, sglang or trtllm.
+    tp
+        GPUs among which every layer is divided.
+    ep
+        Groups of GPUs among which experts are divided; it divides tp.
+    dtype
+        Format of the weights: bf16, fp8, fp8-block or nvfp4.
+    kv
+        Format of the KV cache: bf16 or fp8.
+    utilization
+        The engine's share of memory; default: its own (0.9, SGLang 0.88; of free memory for trtllm).
+    out
+        The profile to write (JSON).
+    name
+        Name of the profile; default: the file name of --out.
+    """
+    from rich.table import Table
+
+    from ..hardware.composed import compose as compose_profile
+    from ..hardware.deployment import Deployment
+
+    asked = Deployment(model, gpu.lower().replace(" ", "-"), engine, tp, ep, dtype, kv, utilization)
+    made = compose_profile(asked, name=name or out.stem)
+    made.save(out)
+    table = Table(
+        title=f"profile {made.name} ({made.provenance.kind})", title_justify="left", show_header=False
+    )
+    for label, value in describe(made):
+        if label in ("engine", "KV cache", "grid") or label.startswith("error"):
+            table.add_row(label, value)
+    show.console().print(table)
+    show.wrote([out])
+
+
 def calibrate(
     *,
     steps: Path,
     out: Path,
     name: str | None = None,
     engine: str = "unknown",
+    source: str = "measured",
     host_ms: float = 0.0,
     async_scheduling: bool = True,
     gpu: str | None = None,
@@ -146,6 +208,9 @@ def calibrate(
         Name of the profile; default: the file name of --out.
     engine
         What was measured, such as vllm-0.19 or transformers-eager.
+    source
+        Where the rows come from: measured (iterations of a running engine), composed (sums of measured
+        kernels), published or estimated. The profile says so wherever it is named.
     host_ms
         What the engine adds on the host per iteration, where the steps are GPU time alone.
     async_scheduling
@@ -158,10 +223,12 @@ def calibrate(
         Where to draw measured against fitted; default: beside --out, as PNG.
     """
     from ..hardware.datasheets import known_gpu
-    from ..hardware.fitting import fit, read_steps
+    from ..hardware.fitting import SOURCES, fit, read_steps
     from ..hardware.model_shape import known_model
     from ..hardware.steps_file import check_hardware
 
+    if source not in SOURCES:
+        raise InputError(f"source: {source!r} is not one of {', '.join(SOURCES)}{nearest(source, SOURCES)}")
     shape, card = known_model(model) if model else None, known_gpu(gpu) if gpu else None
     measured = read_steps(steps)
     check_hardware(measured, str(steps), shape, card)
@@ -174,6 +241,7 @@ def calibrate(
         host_s=host_ms / 1e3,
         async_scheduling=async_scheduling,
         source=steps.name,
+        kind=SOURCES[source],
     )
     fitted.save(out)
     picture = figure or out.with_suffix(".png")
