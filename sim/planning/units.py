@@ -111,6 +111,8 @@ def prices_of(given: Mapping[str, float] | Iterable[str], machines: Sequence[Pro
         if name not in known:
             here = f"({', '.join(sorted(known))}){nearest(name, known)}"
             raise InputError(f"price: {name!r} is no profile or GPU known here {here}")
+        if name in prices:
+            raise InputError(f"price: {name} is given twice ({prices[name]:g} and {value} USD per hour)")
         try:
             prices[name] = float(value)
         except (TypeError, ValueError):

@@ -231,6 +231,7 @@ def test_a_trace_with_times_is_scaled_to_multiples_of_its_own_rate() -> None:
         ({"replicas": 0, "max_rate": True}, "replicas: 0 must be at least 1"),
         ({"prices": ["H200"]}, "'H200' is not NAME:USD"),
         ({"prices": ["H200:dear"]}, "H200:dear is not a number"),
+        ({"prices": ["H200:3", "H200:4"]}, "price: H200 is given twice [(]3 and 4 USD per hour"),
         ({"prices": ["H20:3.5"]}, "price: 'H20' is no profile or GPU known here"),
         ({"burstiness": 0.0}, "burstiness: 0"),
         ({"tolerance": 0.0}, "tolerance: 0"),
