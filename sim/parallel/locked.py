@@ -13,10 +13,13 @@ from traces.errors import InputError
 def open_locked(path: Path) -> BinaryIO:
     """The file, opened for appending and locked until it is closed; made where it is missing.
 
-    Raises InputError where it cannot be written, and where another process holds it.
+    Raises InputError where it cannot be written, where another process holds it, and for a device or a pipe,
+    which has no end to read to and must not be removed.
     """
     while True:
         try:
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise InputError(f"{path}: is a device or a pipe, a file is needed")
             file = path.open("ab")
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None

@@ -102,3 +102,14 @@ def test_a_file_without_lines_is_removed_and_no_file_is_no_harm(tmp_path: Path) 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be written"):
         state(tmp_path / "missing" / "a.jsonl")
+
+
+def test_a_device_or_a_pipe_is_refused_and_stays(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.jsonl"
+    os.mkfifo(pipe)
+    link = tmp_path / "link.jsonl"  # removing "it" would remove the link at most
+    link.symlink_to(os.devnull)
+    for path in (pipe, link):
+        with pytest.raises(InputError, match=r"\.jsonl: is a device or a pipe, a file is needed"):
+            state(path)
+        assert path.exists()
