@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from ..results.caps import cap_texts
 from ..scenario.settings import Settings
 from . import show
 from .options import Several, flags, keywords
@@ -77,6 +78,8 @@ def validate(
         _print_table(comparison, judged)
     for note in comparison.notes:
         print(f"seqsched: note: {against}: {note}", file=sys.stderr)
+    for text in cap_texts(comparison.result.summary):
+        print(f"seqsched: note: {against}: {text}", file=sys.stderr)
     if judged and not comparison.is_saturated:
         print(f"seqsched: note: {against}: {BELOW_SATURATION}", file=sys.stderr)
     too_far = [each for each in judged if not each.holds]

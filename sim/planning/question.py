@@ -15,6 +15,7 @@ from traces.errors import InputError
 from traces.trace import Trace
 
 from ..fleet.routers import DEFAULT_ROUTER
+from ..results.caps import cap_texts, share_at_cap
 from ..scenario.requests import check_concurrency, requests_of
 from ..scenario.settings import DEFAULT_PREDICTOR, Settings
 from .answer import Answer, Assumption, Kind
@@ -178,6 +179,9 @@ def _about_requests(workload: Workload) -> list[Assumption]:
         Assumption("Requests", lengths, "drawn" if drawn else "given"),
         Assumption("Arrivals", arrivals, "drawn" if workload.burstiness is not None else "given"),
     ]
+    if trace.max_tokens is not None:
+        tells = cap_texts({"share_at_cap": share_at_cap(trace.max_tokens, trace.output_tokens)})
+        about.append(Assumption("Caps", " ".join(["each request's own.", *tells]), "given"))
     if not drawn:
         text = (
             "each seed replays another window of the trace from a start of its own, going round at its end, "

@@ -21,13 +21,15 @@ from .slo import Slo
 
 @dataclass(frozen=True)
 class Unservable:
-    """How many requests every machine turns away; `example`: the first of them, `reason`: why it is."""
+    """How many requests every machine turns away; `example`: the first of them, `reason`: why it is, `cap`:
+    the flag that says how long its answer may be.
+    """
 
     count: int
     total: int
     example: str
     reason: str
-    max_new_tokens: int
+    cap: str
 
     def __str__(self) -> str:
         share = share_text(self.count / self.total)
@@ -42,11 +44,11 @@ class Unservable:
         if "max_num_batched_tokens" in self.reason:
             return (
                 "the policy's chunked=on or a larger max_num_batched_tokens would serve them, and so might "
-                f"--max-new-tokens ({self.max_new_tokens:,} here)"
+                + self.cap
             )
         if "KV capacity" in self.reason:
             return (
-                f"--max-new-tokens ({self.max_new_tokens:,} here), --kv-blocks and the machine's memory "
+                f"{self.cap}, --kv-blocks and the machine's memory "
                 "(--set tensor_parallel=2, kv_bits=8) decide that"
             )
         return "the policy decides that"
@@ -80,7 +82,9 @@ def unservable(
         return None
     first = min(refused)
     example = str(np.asarray(trace.request_id)[first])
-    return Unservable(len(refused), len(trace), example, refused[first], shared.max_new_tokens)
+    caps = shared.trace.max_tokens
+    cap = f"{shared.max_new_tokens:,} here" if caps is None else f"its own is {caps[first]:,}, by --cap"
+    return Unservable(len(refused), len(trace), example, refused[first], f"--max-new-tokens ({cap})")
 
 
 def ask_nothing(slo: Slo, rate: float, effort: Effort, found: Unservable) -> Search[Parts]:

@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from traces.trace import IntArray
+
 TELLS = 0.5
 """Share of the requests from which on caps that are the answer's length are a prediction."""
+
+
+def share_at_cap(caps: IntArray, output_tokens: IntArray) -> float:
+    """The share of requests whose cap is the answer's length; arrays of shape (n,)."""
+    return float((caps == output_tokens).mean())
 
 
 def cap_texts(summary: Mapping[str, Any]) -> list[str]:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from traces.trace import FloatArray, IntArray
 
 from .batch_record import BatchRecord
+from .caps import share_at_cap
 from .ledger import COUNTS, Ledger
 from .metrics import request_latencies, summarise
 from .tables import RunTables, TokenUse
@@ -125,7 +126,7 @@ def make_result(
     lost = np.flatnonzero(~done)
     why = {"failed_reason": str(columns["reason"][lost[0]]) if len(lost) else None}
     warm = {} if warmup is None else {"warmup_requests": left_out}
-    capped = {} if caps is None else {"share_at_cap": float((caps == output_tokens).mean())}
+    capped = {} if caps is None else {"share_at_cap": share_at_cap(caps, output_tokens)}
     return Result(
         {**summarise(run), **why, **warm, **capped, **labels},
         MappingProxyType(_frozen(columns)),

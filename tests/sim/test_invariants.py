@@ -99,6 +99,7 @@ SETTINGS = st.fixed_dictionaries(
         "seed": st.integers(0, 3),
         "kv_blocks": st.sampled_from([None, None, 12, 20, 60, 200]),
         "max_new_tokens": st.sampled_from([None, None, 40, 150]),
+        "cap": st.sampled_from(["shared", "own"]),
         "max_concurrency": st.sampled_from([None, None, 1, 7]),
         "request_rate": st.sampled_from([None, None, 0.5, 20.0]),
     }
@@ -203,6 +204,7 @@ CONTINUOUS_SETTINGS = st.fixed_dictionaries(
         "seed": st.integers(0, 3),
         "kv_blocks": st.sampled_from([None, None, 12, 20, 30, 60]),
         "max_new_tokens": st.sampled_from([None, 40, 150]),
+        "cap": st.sampled_from(["shared", "own"]),
         "max_concurrency": st.sampled_from([None, None, 1, 7]),
         "request_rate": st.sampled_from([None, None, 0.5, 20.0]),
     }
@@ -324,6 +326,7 @@ FLEETS = st.fixed_dictionaries(
         "seed": st.integers(0, 9),
         "router": st.sampled_from(ROUTERS.names),
         "max_new_tokens": st.sampled_from([None, 40, 150]),
+        "cap": st.sampled_from(["shared", "own"]),
         "max_concurrency": st.sampled_from([None, None, None, 1, 7]),
         "request_rate": st.sampled_from([None, None, None, 0.5, 20.0]),
     }

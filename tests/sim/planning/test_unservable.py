@@ -29,6 +29,20 @@ def test_a_few_requests_that_fit_no_replica_leave_a_mean_and_a_percentile_unmet(
     assert "--max-new-tokens (20 here)" in made.notes[0]
 
 
+def test_the_cap_of_a_request_that_fits_no_replica_is_its_own_where_it_has_one() -> None:
+    outputs = np.where(np.arange(200) == 190, 5000, 10)
+    trace = Trace("made up", np.arange(200), np.full(200, 50), outputs, arrival_s=np.arange(200.0))
+    asked: dict[str, Any] = {"profiles": "h200-vicuna-7b", "kv_blocks": 100, "cap": "own", "jobs": 1}
+    asked |= {"num_requests": 40, "max_requests": 60, "max_seeds": 3, "request_rate": 2.0}
+    made = plan(trace, slo="attainment:0.9", goodput={"ttft": 9999}, **asked)
+    assert made.reached and "--max-new-tokens (its own is 5,000, by --cap)" in made.notes[0]
+    assert made.notes[0].startswith("0.5 % of the requests (1 of 200, the first: request 190)")
+    said = {each.what: each.value for each in made.assumptions}
+    assert said["Caps"].startswith("each request's own. Every request's cap is the answer's length")
+    assert "Caps" not in {each.what for each in plan(trace, slo="attainment:0.9", goodput={"ttft": 9999},
+                                                     **asked | {"cap": "shared"}).assumptions}  # fmt: skip
+
+
 def test_requests_that_expire_are_named_where_the_slo_is_met_without_them() -> None:
     deadline = np.arange(200.0) + np.where(np.arange(200) % 10 == 3, -1.0, 1e6)
     trace = Trace(

@@ -146,12 +146,16 @@ def test_a_cap_below_the_outputs_of_the_log_is_refused(log: Path) -> None:
         against(log, max_new_tokens=1, **SETTINGS)
 
 
-def test_an_answer_of_the_log_beyond_its_own_cap_is_refused(log: Path) -> None:
+def test_an_answer_of_the_log_beyond_its_own_cap_is_refused(
+    log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     lines = log.read_text().splitlines()
     place = lines[0].split(",").index("output_tokens")
     caps = [int(line.split(",")[place]) for line in lines[1:]]
     log.write_text("\n".join([f"{lines[0]},max_tokens", *map("{},{}".format, lines[1:], caps)]) + "\n")
     assert against(log, profile="h200-vicuna-7b").result.summary["share_at_cap"] == 1
+    main(["validate", "--against", str(log), "--profile", "h200-vicuna-7b", "--json"])
+    assert "Every request's cap is the answer's length" in capsys.readouterr().err
     row = caps.index(max(caps))
     caps[row] -= 1
     log.write_text("\n".join([f"{lines[0]},max_tokens", *map("{},{}".format, lines[1:], caps)]) + "\n")
