@@ -110,7 +110,10 @@ def _with_unused(trace: Trace, form: Format, table: Table, also_used: Collection
     if not unused:
         return trace
     names = sorted(unused, key=lambda column: (not unused[column], not _is_telling(column)))
-    shown = [f"{name} ({unused[name]})" if unused[name] else name for name in names[:MOST_NAMES]]
+    shown = [
+        (name or "one without a name") + (f" ({unused[name]})" if unused[name] else "")
+        for name in names[:MOST_NAMES]
+    ]
     more = [f"and {len(names) - MOST_NAMES} more"] if len(names) > MOST_NAMES else []
     return replace(trace, notes=(*trace.notes, f"columns not used: {', '.join([*shown, *more])}"))
 

@@ -121,3 +121,9 @@ def test_broken_json_is_named_where_it_breaks(put: Put) -> None:
 def test_a_column_of_another_name_is_pointed_at(put: Put, header: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         read(put(header + "\n" + ",".join("1" * len(header.split(","))) + "\n"))
+
+
+def test_a_column_without_a_name_is_called_that(put: Put) -> None:
+    """Pandas writes the index of a frame so."""
+    trace = read(put(",arrival_s,prompt_tokens,output_tokens\n0,0,100,20\n1,1,200,30\n"))
+    assert trace.notes == ("columns not used: one without a name",)
