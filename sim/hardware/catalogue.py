@@ -12,6 +12,9 @@ from traces.spec import nearest
 SHIPPED = Path(__file__).parent / "profiles"
 """The folder of the profiles that come with the package."""
 
+COMPARED = ("a100-80gb-vicuna-7b-transformers", "h200-vicuna-7b")
+"""The shipped profiles that a plan compares where none is named: one model on two GPUs."""
+
 
 def names() -> list[str]:
     """The shipped profiles, sorted."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from contextlib import suppress
 from dataclasses import replace
 from datetime import date as Date
 from pathlib import Path
@@ -82,11 +83,13 @@ def composed(text: str) -> Profile:
     asked = Deployment.parse(text)
     kernels.system_of(asked.gpu)
     kept = cache_folder() / "profiles" / f"{_key(asked)}.json"
-    if kept.exists():
+    try:
         return Profile.from_json(json.loads(kept.read_text(encoding="utf-8")), str(kept))
-    profile = compose(asked)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    profile.save(kept)
+    except (OSError, ValueError):  # there is none, or half of one; InputError is a ValueError
+        profile = compose(asked)
+    with suppress(OSError):  # a folder that takes no files costs time, not the answer
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        profile.save(kept)
     return profile
 
 

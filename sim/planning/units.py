@@ -9,6 +9,7 @@ from traces.errors import InputError
 from traces.spec import nearest
 
 from ..hardware import overrides
+from ..hardware.catalogue import COMPARED
 from ..hardware.catalogue import load as load_profile
 from ..hardware.catalogue import names as profile_names
 from ..hardware.datasheets import GPUS
@@ -67,7 +68,7 @@ class Unit(NamedTuple):
 
 
 def units_of(profiles: Sequence[str | Profile] | str | Profile | None, settings: Settings) -> list[Unit]:
-    """What a plan is to find the number of: each profile (all that are shipped where none is given), or the
+    """What a plan is to find the number of: each profile (those of Vicuna-7B where none is given), or the
     mix that the settings name.
     """
     if settings.fleet is not None:
@@ -78,7 +79,7 @@ def units_of(profiles: Sequence[str | Profile] | str | Profile | None, settings:
     if isinstance(profiles, Profile):
         named: list[str | Profile] = [profiles]
     else:
-        named = split(profile_names() if profiles is None else profiles)
+        named = split(COMPARED if profiles is None else profiles)
     loaded = [part if isinstance(part, Profile) else load_profile(part) for part in named]
     names = [profile.name for profile in loaded]
     if not names or len(set(names)) < len(names):

@@ -15,6 +15,7 @@ from sim.hardware.deployment import Deployment
 from sim.hardware.hugging_face import config_of
 from sim.hardware.model_shape import MODELS
 from sim.hardware.profile import KINDS, Profile
+from sim.hardware.shipped import DEPLOYMENTS
 from traces.errors import InputError
 
 TEXT = "llama-3.1-8b@h200,tp=1,dtype=fp8,engine=vllm"
@@ -116,6 +117,33 @@ def test_a_family_that_is_not_put_together_here_is_refused(tmp_path: Path) -> No
     (tmp_path / "config.json").write_text('{"architectures": ["M"], "model_type": "mamba"}', encoding="utf-8")
     with pytest.raises(InputError, match="family 'mamba', whose iterations are not put together here"):
         config_for(str(tmp_path))
+
+
+def test_half_a_copy_is_composed_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made = load("h200-vicuna-7b")
+    monkeypatch.setenv("SEQSCHED_DATA", str(tmp_path))
+    monkeypatch.setattr("sim.hardware.composed.compose", lambda asked: made)
+    composed(TEXT)
+    (kept,) = (tmp_path / "profiles").iterdir()
+    whole = kept.read_text(encoding="utf-8")
+    kept.write_text(whole[:300], encoding="utf-8")
+    assert composed(TEXT) == made and kept.read_text(encoding="utf-8") == whole
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_the_shipped_ones_say_what_they_are_and_whose(name: str) -> None:
+    profile, asked = load(name), Deployment.parse(DEPLOYMENTS[name])
+    assert profile.provenance.kind == "composed from measured kernels"
+    assert "Apache-2.0" in profile.provenance.source and profile.num_gpus == asked.tp
+    assert profile.name == name and profile.gpu is not None and profile.gpu.name.lower() == asked.gpu
+    assert all(ways["unseen_sizes"]["mean"] < 0.03 for ways in profile.provenance.residuals.values())
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", ["h200-llama-3.1-8b-fp8-vllm", "h100-llama-3.1-70b-fp8-tp4-vllm"])
+def test_the_shipped_ones_are_what_the_kernels_give(name: str) -> None:
+    shipped = load(name)
+    assert compose(DEPLOYMENTS[name], name=name, date=shipped.provenance.date) == shipped
 
 
 @needs_kernels
