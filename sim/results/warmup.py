@@ -8,6 +8,7 @@ import numpy as np
 
 from traces import quantities
 from traces.errors import InputError
+from traces.trace import FloatArray
 
 from .tables import Columns
 
@@ -19,7 +20,7 @@ MOST = 0.5
 
 HELP = (
     "Leave these out of all latencies but ITL: the first N requests by arrival, those of the first "
-    "SECONDS s (or min, …), or as many as auto finds (MSER-5 on E2EL, at most half)."
+    "SECONDS s (or min, …), or as many as auto finds (MSER-5 on TTFT and E2EL, at most half)."
 )
 
 
@@ -56,14 +57,22 @@ def num_warmup(warmup: str | int | None, requests: Columns) -> int:
 
 
 def _automatic(requests: Columns) -> int:
-    """Where what follows has the least standard error of its mean E2EL."""
+    """The later of two cuts: a first wave that waits may not show in E2EL, where answers differ in length."""
     order = np.argsort(requests["arrival_s"], kind="stable")
-    e2el = (requests["finish_s"] - requests["arrival_s"])[order]
-    rows = np.flatnonzero(~np.isnan(e2el))
+    ends = [requests[name] for name in ("first_token_s", "finish_s")]
+    return max(_cut((end - requests["arrival_s"])[order]) for end in ends)
+
+
+def _cut(latency: FloatArray) -> int:
+    """How many to leave out so that what follows has the least standard error of its mean.
+
+    `latency`: of every request in order of arrival, shape (n,); NaN for one that has none.
+    """
+    rows = np.flatnonzero(~np.isnan(latency))
     num_batches = len(rows) // BATCH
     if num_batches < 4:
         return 0
-    means = e2el[rows[: num_batches * BATCH]].reshape(num_batches, BATCH).mean(axis=1)
+    means = latency[rows[: num_batches * BATCH]].reshape(num_batches, BATCH).mean(axis=1)
     # Suffix sums: variance of the batches from k on, over their number once more.
     size = np.arange(num_batches, 0, -1)
     total, squares = (np.cumsum(v[::-1])[::-1] for v in (means - means.mean(), (means - means.mean()) ** 2))

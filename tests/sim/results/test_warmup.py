@@ -47,10 +47,21 @@ def test_auto_finds_the_end_of_a_transient_and_nothing_where_there_is_none() -> 
     arrival = np.arange(1000.0)
     noise = rng.exponential(1.0, 1000)
     transient = np.where(np.arange(1000) < 150, 20.0, 0.0)
-    found = num_warmup("auto", {"arrival_s": arrival, "finish_s": arrival + noise + transient})
+    ends = {"arrival_s": arrival, "first_token_s": arrival, "finish_s": arrival + noise + transient}
+    found = num_warmup("auto", ends)
     assert 150 <= found <= 250
-    assert num_warmup("auto", {"arrival_s": arrival, "finish_s": arrival + 1 + 0 * noise}) == 0
-    assert num_warmup("auto", {"arrival_s": arrival[:9], "finish_s": arrival[:9] + 1}) == 0
+    assert num_warmup("auto", {**ends, "finish_s": arrival + 1 + 0 * noise}) == 0
+    assert num_warmup("auto", {name: values[:9] for name, values in ends.items()}) == 0
+
+
+def test_auto_finds_a_first_wave_that_waits_among_answers_of_any_length() -> None:
+    """Where answers differ much in length, E2EL does not show it; TTFT does."""
+    lengths = np.random.default_rng(0).geometric(1 / 200, 640).clip(1, 2000)
+    trace = Trace("closed", np.arange(640), np.full(640, 1000), lengths)
+    how: dict[str, Any] = {"policy": "continuous", "profile": "h200-vicuna-7b", "max_concurrency": 64}
+    whole, steady = (simulate(trace, **how, warmup=warmup).summary for warmup in (None, "auto"))
+    assert 60 <= steady["warmup_requests"] <= 200
+    assert steady["p99_ttft_ms"] < whole["p99_ttft_ms"] / 10
 
 
 @pytest.mark.parametrize("text", ["x", "", "-3", "1.5", "5 m", "5 days", "inf", "nan", "1e3"])
