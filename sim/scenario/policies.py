@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias, cast
 
+from traces.errors import InputError, raised_outside
 from traces.registry import Registry
 
 from ..hardware.profile import Profile
@@ -20,6 +21,9 @@ DEFAULT_POLICY = "sequence"
 
 KNEE_CONTEXTS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
+NEEDED = ("submit", "next_work", "record")
+"""The methods without which nothing runs; `drain` is needed where replicas fail."""
+
 Policy: TypeAlias = "str | Callable[[Limits], Scheduler]"
 
 
@@ -32,12 +36,32 @@ def scheduler_maker(policy: Policy) -> Callable[[Limits], CompleteScheduler]:
     """Builds as many schedulers as there are machines, from a spec that is read once.
 
     A spec is `NAME[:key=value,...]`, where NAME is a known policy or `some.module:Class`.
-    Raises InputError for an unknown name, a class that cannot be imported, and options it does not take.
+    Raises InputError for an unknown name, a class that cannot be imported, and options it does not take; when
+    called, for what is no scheduler.
     """
     if not isinstance(policy, str):
-        return lambda limits: complete(policy(limits))
+        return lambda limits: _completed(policy(limits), f"policy {policy_name(policy)}")
     named = POLICIES.resolve(policy)
-    return lambda limits: complete(cast(Scheduler, named.build(limits)))
+    return lambda limits: _completed(named.build(limits), named.label)
+
+
+def _completed(made: object, label: str) -> CompleteScheduler:
+    """The scheduler that a policy made, with all its members."""
+    try:
+        lacking = [name for name in NEEDED if not callable(getattr(made, name, None))]
+        if lacking:
+            raise InputError(
+                f"{label}: {type(made).__name__} is no scheduler, it has no method {', '.join(lacking)}"
+            )
+        scheduler = complete(cast(Scheduler, made))
+        quantile: object = scheduler.upper_quantile
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:  # a property may raise anything
+        raise raised_outside(label, error) from error
+    if quantile is not None and not (isinstance(quantile, (int, float)) and 0 <= quantile <= 1):
+        raise InputError(f"{label}: upper_quantile is {quantile!r}; None or a number from 0 to 1 is needed")
+    return scheduler
 
 
 def limits_of(

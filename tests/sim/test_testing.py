@@ -147,6 +147,12 @@ class HasNoDrain:
     def submit(self, request: Request, now: float) -> None:
         pass
 
+    def next_work(self, now: float) -> Work | None:
+        return None
+
+    def record(self, work: Work, outcome: Outcome, now: float) -> None:
+        pass
+
 
 class Speaks(OneAtATime):
     def next_work(self, now: float) -> Any:

@@ -280,9 +280,9 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         ("Leaves", "policy Leaves.submit raised SystemExit: 0 (FILE, line 17)"),
         ("LeavesAtOnce", "LeavesAtOnce raised SystemExit: 0 (FILE, line 19)"),
         ("RaisesOddly", "policy RaisesOddly.next_work raised TwoArguments: 1 and 2 (FILE, line 23)"),
-        ("Misspelt", "policy Misspelt raised TypeError: 'NoneType' object is not callable"),
+        ("Misspelt", "Misspelt is no scheduler, it has no method next_work"),
         ("Foreign", "Foreign: str is no work of this executor"),
-        ("NoRecord", "policy NoRecord raised AttributeError: 'NoRecord' object has no attribute 'record'"),
+        ("NoRecord", "NoRecord is no scheduler, it has no method record"),
     ],
 )
 def test_an_error_of_a_policy_is_one_line(
