@@ -7,6 +7,7 @@ that names it.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,7 +47,11 @@ def perceive(
     if upper_quantile is not None:
         calibration = _predict(predictor, trace, rng)
         upper = _upper(predicted, calibration, trace.output_tokens, upper_quantile)
-    return Perception(predicted, upper, bool(getattr(predictor, "charge", False)), _cost(predictor))
+    try:
+        is_charged = bool(getattr(predictor, "charge", False))
+    except (Exception, SystemExit) as error:
+        raise raised_outside(f"predictor {name_of(predictor)}: charge", error) from error
+    return Perception(predicted, upper, is_charged, _cost(predictor))
 
 
 def asking_tokens(predictor: Predictor) -> int:
@@ -58,12 +63,13 @@ def asking_tokens(predictor: Predictor) -> int:
 def _predict(predictor: Predictor, trace: Trace, rng: np.random.Generator) -> IntArray:
     """Predictions in whole tokens, shape (n,), rounded down."""
     what = f"predictor {name_of(predictor)}: predict"
+    is_outside = type(predictor).__module__.partition(".")[0] not in ("sim", "real")
     try:
-        returned: Any = predictor.predict(trace, rng)
+        returned: Any = predictor.predict(_read_only(trace) if is_outside else trace, rng)
     except InputError:
         raise
     except (Exception, SystemExit) as error:
-        if type(predictor).__module__.partition(".")[0] in ("sim", "real"):
+        if not is_outside:
             raise
         raise raised_outside(what, error) from error
     try:
@@ -80,6 +86,16 @@ def _predict(predictor: Predictor, trace: Trace, rng: np.random.Generator) -> In
         bound = f"a length is from 0 to {MOST_TOKENS} tokens"
         raise InputError(f"{what} returned {values[index]} for request {trace.request_id[index]}; {bound}")
     return values.astype(np.int64)
+
+
+def _read_only(trace: Trace) -> Trace:
+    """The same arrays, not to be written: who changed the lengths would change what is simulated."""
+    views = {}
+    for column in (*trace.columns(), "samples", "source_rows"):
+        if (array := getattr(trace, column)) is not None:
+            views[column] = array.view()
+            views[column].flags.writeable = False
+    return replace(trace, **views)
 
 
 def _cost(predictor: Predictor) -> tuple[int, int, float]:

@@ -231,3 +231,31 @@ def test_the_upper_length_is_calibrated_on_other_draws_of_the_same_predictions(g
     plain, with_upper = perceive(TUNED, generated, rng()), perceive(TUNED, generated, rng(), 0.9)
     assert plain.upper is None
     assert (plain.predicted == with_upper.predicted).all()
+
+
+@dataclass(frozen=True)
+class Writes:
+    def predict(self, trace: Trace, rng: np.random.Generator) -> Any:
+        trace.output_tokens[:] = 1
+        return trace.output_tokens
+
+
+def test_a_predictor_cannot_change_the_lengths_that_are_simulated(generated: Trace) -> None:
+    before = generated.output_tokens.copy()
+    with pytest.raises(InputError, match=r"Writes: predict raised ValueError: .* read-only"):
+        perceive(Writes(), generated, rng())  # type: ignore[arg-type]
+    assert (generated.output_tokens == before).all() and generated.output_tokens.flags.writeable
+
+
+class Moody:
+    @property
+    def charge(self) -> bool:
+        raise RuntimeError("not today")
+
+    def predict(self, trace: Trace, rng: np.random.Generator) -> Any:
+        return trace.output_tokens
+
+
+def test_a_predictor_that_cannot_say_what_it_charges_is_named(generated: Trace) -> None:
+    with pytest.raises(InputError, match="Moody: charge raised RuntimeError: not today"):
+        perceive(Moody(), generated, rng())
