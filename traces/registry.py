@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
@@ -154,7 +156,8 @@ class Registry:
     def _import(self, spec: str) -> ModuleType:
         module = spec.strip().partition(":")[0]
         try:
-            return importlib.import_module(module)
+            with redirect_stdout(sys.stderr):  # a module may greet; what we print may be JSON
+                return importlib.import_module(module)
         except ImportError as error:
             raise InputError(f"{self.kind} {spec!r}: {error}") from error
         except (Exception, SystemExit) as error:

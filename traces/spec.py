@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from itertools import pairwise
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .errors import InputError
 
@@ -81,8 +82,8 @@ def build(options: type[T], texts: Mapping[str, str], what: str) -> T:
     """The dataclass `options` with its fields read from texts by their annotated types.
 
     Understands int, float, bool (on/off), str, Literal, and unions of these with None. Raises InputError for
-    unknown keys, missing ones, values of the wrong type, and what the dataclass itself refuses (its
-    ValueError).
+    unknown keys, missing ones, values of the wrong type, a field of another type, and what the dataclass
+    itself refuses (its ValueError).
     """
     return _construct(options, coerce(options, texts, what), what)
 
@@ -90,7 +91,11 @@ def build(options: type[T], texts: Mapping[str, str], what: str) -> T:
 def coerce(options: type[Any], texts: Mapping[str, str], what: str) -> dict[str, Any]:
     """Keyword arguments for the dataclass `options` from texts; see `build`."""
     assert is_dataclass(options)
-    hints, known = _hints(options), {f.name: f for f in fields(options) if f.init}
+    known = {f.name: f for f in fields(options) if f.init}
+    try:
+        hints = _hints(options)
+    except Exception as error:  # an annotation is any expression
+        raise InputError(f"{what}: the type of an option cannot be told: {error}") from error
     for key in texts:
         if key not in known:
             has = ", ".join(known) or "no options"
@@ -117,10 +122,15 @@ def _construct(options: type[T], values: Mapping[str, Any], what: str) -> T:
 
 def _value(text: str, hint: Any, what: str) -> Any:
     if get_origin(hint) is Literal:
-        if text not in get_args(hint):
-            raise InputError(f"{what}: {text!r} must be one of {', '.join(map(str, get_args(hint)))}")
-        return text
-    kinds = [k for k in (get_args(hint) or (hint,)) if k is not type(None)]
+        choices = {str(choice): choice for choice in get_args(hint)}
+        if text not in choices:
+            raise InputError(f"{what}: {text!r} must be one of {', '.join(choices)}")
+        return choices[text]
+    is_union = get_origin(hint) in (Union, UnionType)
+    kinds = [k for k in (get_args(hint) if is_union else (hint,)) if k is not type(None)]
+    if not {bool, int, float, str} & {k for k in kinds if isinstance(k, type)}:
+        name = getattr(hint, "__name__", str(hint))
+        raise InputError(f"{what}: {text!r}: an option of type {name} cannot be read from text")
     if bool in kinds:
         if text.lower() not in ON + OFF:
             raise InputError(f"{what}: {text!r} must be on or off")

@@ -232,3 +232,12 @@ def test_any_text_is_read_or_refused_in_one_line(spec: str) -> None:
         assert "\n" not in str(error)
     else:
         assert named.label in ("tool ruler", "tool gauge") or named.is_outside
+
+
+def test_what_a_module_prints_while_it_is_imported_is_not_in_our_output(
+    mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine.with_name("my_greeter.py").write_text("print('hello')\nclass Class: pass", encoding="utf-8")
+    TOOLS.resolve("my_greeter:Class")
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "hello\n")

@@ -1,11 +1,14 @@
-"""Lists of names in one text."""
+"""Lists of names in one text, and options of any type."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
 
 import pytest
 
 from traces import InputError
-from traces.spec import names_of
+from traces.spec import build, names_of
 
 
 def test_names_are_split_at_semicolons_and_stripped() -> None:
@@ -25,3 +28,33 @@ def test_names_are_split_at_semicolons_and_stripped() -> None:
 def test_at_least_one_and_none_twice(texts: str, said: str) -> None:
     with pytest.raises(InputError, match=f"^policies: {said}"):
         names_of(texts, "policies")
+
+
+@dataclass(frozen=True)
+class Odd:
+    pair: tuple[int, ...] = (1, 2)
+    table: dict[str, int] | None = None
+    level: Literal[1, 2] = 1
+    rate: float | None = None
+
+
+@pytest.mark.parametrize(("key", "kind"), [("pair", "tuple"), ("table", "dict")])
+def test_an_option_of_a_type_that_no_text_gives_is_refused(key: str, kind: str) -> None:
+    with pytest.raises(
+        InputError, match=rf"^tool odd: {key}: '3': an option of type {kind}.* cannot be read"
+    ):
+        build(Odd, {key: "3"}, "tool odd")
+
+
+def test_a_literal_is_one_of_its_values_and_not_a_text() -> None:
+    assert build(Odd, {"level": "2", "rate": "0.5"}, "tool odd") == Odd(level=2, rate=0.5)
+    with pytest.raises(InputError, match="level: '3' must be one of 1, 2"):
+        build(Odd, {"level": "3"}, "tool odd")
+
+
+def test_a_type_that_does_not_exist_is_one_line() -> None:
+    class Options:
+        size: Nothing = 3  # type: ignore[name-defined]  # noqa: F821
+
+    with pytest.raises(InputError, match=r"^tool odd: the type of an option cannot be told: name 'Nothing'"):
+        build(dataclass(Options), {}, "tool odd")
