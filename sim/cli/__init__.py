@@ -21,6 +21,8 @@ from . import streams
 from .told import assumptions
 
 CONFIG_FILE = "seqsched.toml"
+REAL_EXTRA = ("torch", "transformers", "accelerate", "peft")
+"""Modules of the extra `real`, which a simulation does without."""
 
 COMMANDS = {
     "simulate": ("run:simulate", "Replay a trace under one policy and print its metrics."),
@@ -149,6 +151,12 @@ def _run(make_app: Callable[[], App], tokens: list[str], debug: bool) -> None:
     except KeyboardInterrupt:
         print("seqsched: interrupted", file=sys.stderr)
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        if error.name not in REAL_EXTRA:
+            raise
+        missing = InputError(f'this needs {error.name}: pip install "seqsched[real]"')
+        missing.__cause__ = error
+        sys.exit(_report(missing, debug))
     except RuntimeError as error:
         from ..work import SchedulingError
 

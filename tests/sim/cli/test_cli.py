@@ -500,6 +500,14 @@ def test_help_and_version_load_nothing_heavy(folder: Path) -> None:
     assert "compare" in done.stdout
 
 
+@pytest.mark.parametrize("arguments", [["validate"], ["calibrate", "--device", "cpu", "--out", "x.json"]])
+def test_a_real_model_without_torch_is_one_line(folder: Path, arguments: list[str]) -> None:
+    code = f"import sys; sys.modules['torch'] = None; from sim.cli import main; main({arguments})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 2
+    assert done.stderr == 'seqsched: this needs torch: pip install "seqsched[real]"\n'
+
+
 def test_profile_estimate_is_marked_as_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         run("profile", "estimate", "--gpu", "RTX 4090", "--model", "llama-3.1-8b", "--out", "card.json") == 0
