@@ -42,10 +42,15 @@ def read_unpacked(path: str) -> bytes:
     return data
 
 
+def refuse_device(path: str | Path) -> None:
+    """InputError for what has no end to read to; OSError where there is nothing."""
+    if stat.S_ISCHR(Path(path).stat().st_mode):
+        raise InputError(f"{path}: is a device, a file is needed")
+
+
 def _read_bytes(path: str) -> bytes:
     try:
-        if stat.S_ISCHR(Path(path).stat().st_mode):
-            raise InputError(f"{path}: is a device, a file is needed")
+        refuse_device(path)
         return Path(path).read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None

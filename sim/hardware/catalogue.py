@@ -8,6 +8,7 @@ from pathlib import Path
 from sim.hardware.profile import Profile
 from traces.errors import InputError
 from traces.spec import nearest
+from traces.unpacking import refuse_device
 
 SHIPPED = Path(__file__).parent / "profiles"
 """The folder of the profiles that come with the package."""
@@ -44,6 +45,7 @@ def load(name_or_path: str | Path) -> Profile:
                 f"profile: {label!r} is neither a file nor a shipped profile ({', '.join(shipped)}), nor a "
                 f"text MODEL@GPU,key=value{nearest(label, shipped)}"
             )
+        refuse_device(path)
     try:
         data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except IsADirectoryError:

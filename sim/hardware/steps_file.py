@@ -17,6 +17,7 @@ import numpy.typing as npt
 from traces.csv_lines import separator_of
 from traces.errors import InputError
 from traces.hints import near_misses
+from traces.unpacking import refuse_device
 
 from .datasheets import Gpu
 from .model_shape import ModelShape
@@ -103,6 +104,7 @@ def check_hardware(steps: pd.DataFrame, file: str, model: ModelShape | None, gpu
 
 def _rows(path: str | Path, file: str) -> list[list[str]]:
     try:
+        refuse_device(path)
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{file}: no such file") from None
@@ -110,6 +112,8 @@ def _rows(path: str | Path, file: str) -> list[list[str]]:
         raise InputError(f"{file}: it is a directory, not a CSV file") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: byte {error.start} is not UTF-8") from None
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: {error}") from None
     try:

@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any, get_type_hints
 
 from traces.errors import InputError
+from traces.unpacking import refuse_device
 
 from ..scenario.inputs import digest_of
 from ..scenario.policies import DEFAULT_POLICY, make_scheduler
@@ -242,6 +243,7 @@ def shown(name: str, value: Any) -> Any:
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
+        refuse_device(path)
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,12 @@ import pytest
 
 from sim import simulate
 from sim.hardware import Profile, describe, load, names
+from sim.hardware.fitting import read_steps
 from sim.hardware.overrides import apply
 from sim.hardware.profile import Provenance
 from sim.hardware.roofline import estimate
 from sim.scenario.policies import limits_of
+from sim.sweeps.grid import read_grid
 from traces.errors import InputError
 
 
@@ -178,6 +182,12 @@ def test_files_that_are_no_profile(tmp_path: Path, content: bytes, message: str)
 def test_a_directory_is_no_profile(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="it is a directory"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("read", [load, read_steps, read_grid])
+def test_a_device_is_not_read_for_it_may_have_no_end(read: Callable[[str], object]) -> None:
+    with pytest.raises(InputError, match=f"^{os.devnull}: is a device, a file is needed$"):
+        read(os.devnull)
 
 
 def test_describe_shows_errors_of_the_fit_as_percent(profile: Profile) -> None:
