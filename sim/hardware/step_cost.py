@@ -142,6 +142,9 @@ class StepCost:
     _mixed_cache: dict[int, float] = field(
         default_factory=dict, init=False, repr=False, compare=False, hash=False
     )
+    _slope_cache: dict[int, float] = field(
+        default_factory=dict, init=False, repr=False, compare=False, hash=False
+    )
 
     def __post_init__(self) -> None:
         for name in (*_COEFFICIENTS, "host_ms"):
@@ -160,13 +163,20 @@ class StepCost:
         base = self._decode_cache.get(num_seqs)
         if base is None:
             base = self._decode_base_s(num_seqs)
+        if self.decode_context is None:
+            return base + self.decode_per_context_s * context_tokens
         return base + self.decode_context_s(num_seqs) * context_tokens
 
     def decode_context_s(self, num_seqs: int) -> float:
         """Seconds per context token in a decode-only iteration of `num_seqs` sequences."""
         if self.decode_context is None:
             return self.decode_per_context_s
-        return self.decode_per_context_s + self.decode_context(num_seqs)
+        slope = self._slope_cache.get(num_seqs)
+        if slope is None:
+            slope = self.decode_per_context_s + self.decode_context(num_seqs)
+            if num_seqs <= _LARGEST_CACHED:
+                self._slope_cache[num_seqs] = slope
+        return slope
 
     def decode_run(self, num_seqs: int, context_tokens: float) -> tuple[float, float]:
         """(first_s, slope_s): iteration j = 0, 1, … of a decode-only run costs first_s + j * slope_s.
