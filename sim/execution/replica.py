@@ -8,7 +8,7 @@ nothing of how a scheduler decides, nor of where requests come from.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -323,7 +323,7 @@ class Replica:
             self.ledger.record_cut_off(record, is_answering=is_answering)
             if is_answering:
                 lost |= dict.fromkeys(record.request_ids, record.iterations)
-        left = self.scheduler.drain(now)
+        left = self._drained(now)
         self.ledger.record_lost(left, lost)
         self.num_requests, self.batch, self.iterations = 0, None, None
         self.progress.happened()
@@ -332,6 +332,13 @@ class Replica:
         self.repaired = self.env.event()
         self.process.interrupt(FAILURE)
         return left
+
+    def _drained(self, now: float) -> list[Request]:
+        left: object = self.scheduler.drain(now)
+        if not isinstance(left, Iterable):
+            name = type(self.scheduler).__name__
+            raise SchedulingError(f"{name}: drain returned {type(left).__name__}, not a list of requests")
+        return list(left)
 
     def repair(self) -> None:
         """It is there again, empty."""

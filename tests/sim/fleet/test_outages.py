@@ -17,6 +17,9 @@ from scipy import stats
 from sim import simulate
 from sim.fleet.fleet import Fleet
 from sim.fleet.outages import NONE, DrawnOutages, Outages
+from sim.request import Request
+from sim.schedulers.continuous import ContinuousScheduler
+from sim.work import SchedulingError
 from tests.sim.flat_machine import flat_machine
 from traces.errors import InputError
 from traces.trace import Trace
@@ -201,3 +204,15 @@ def test_absurdly_many_failures_are_named(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("sim.fleet.outages.MOST_OUTAGES", 3_000_000)
     with pytest.raises(InputError, match=r"mtbf_s: 1 with mttr_s 1 gives a replica more than 3,000,000 fail"):
         simulate(idle_trace(1e8), policy="continuous", profile=flat_machine(0.01), mtbf_s=1.0, mttr_s=1.0)
+
+
+class DrainsNothing(ContinuousScheduler):
+    def drain(self, now: float) -> list[Request]:
+        super().drain(now)
+        return None  # type: ignore[return-value]
+
+
+def test_a_scheduler_that_gives_nothing_back_when_its_replica_fails_is_named(tmp_path: Path) -> None:
+    path = file(tmp_path, "replica,down_s,up_s\n0,0.5,2\n")
+    with pytest.raises(SchedulingError, match=r"^DrainsNothing: drain returned NoneType, not a list"):
+        simulate(num_prompts=20, request_rate=20, replicas=2, failures=path, policy=DrainsNothing)
