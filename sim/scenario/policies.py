@@ -21,8 +21,8 @@ DEFAULT_POLICY = "sequence"
 
 KNEE_CONTEXTS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
-NEEDED = ("submit", "next_work", "record")
-"""The methods without which nothing runs; `drain` is needed where replicas fail."""
+NEEDED = ("submit", "next_work")
+"""The methods without which nothing runs; `record` is called after work, `drain` where a replica fails."""
 
 Policy: TypeAlias = "str | Callable[[Limits], Scheduler]"
 

@@ -282,7 +282,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         ("RaisesOddly", "policy RaisesOddly.next_work raised TwoArguments: 1 and 2 (FILE, line 23)"),
         ("Misspelt", "Misspelt is no scheduler, it has no method next_work"),
         ("Foreign", "Foreign: str is no work of this executor"),
-        ("NoRecord", "NoRecord is no scheduler, it has no method record"),
+        ("NoRecord", "policy NoRecord raised AttributeError: 'NoRecord' object has no attribute 'record'"),
     ],
 )
 def test_an_error_of_a_policy_is_one_line(

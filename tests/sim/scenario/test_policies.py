@@ -57,8 +57,8 @@ def nothing(limits: Limits) -> None:
 @pytest.mark.parametrize(
     ("policy", "said"),
     [
-        (nothing, "policy nothing: NoneType is no scheduler, it has no method submit, next_work, record"),
-        (Half, "policy Half: Half is no scheduler, it has no method next_work, record"),
+        (nothing, "policy nothing: NoneType is no scheduler, it has no method submit, next_work"),
+        (Half, "policy Half: Half is no scheduler, it has no method next_work"),
         (Moody, "policy Moody raised RuntimeError: not now"),
         (Certain, "policy Certain: upper_quantile is 1.5; None or a number from 0 to 1 is needed"),
         (Answers, "policy Answers: upper_quantile is <built-in function print>; None or a number"),
