@@ -9,9 +9,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
+from numbers import Integral, Real
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypedDict, Union, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, TypedDict, Union, get_args, get_origin, get_type_hints
 
 from traces import spec
 from traces.errors import InputError
@@ -148,9 +150,29 @@ class Keywords(PlanKeywords, total=False):
 
 
 def read_settings(trace: str | Trace, given: Mapping[str, Any]) -> Settings:
-    """The settings with these values, and the defaults of all others; InputError for a name that is none."""
+    """The settings with these values, and the defaults of all others.
+
+    InputError for a name that is none, and for what is no number where a number alone will do.
+    """
     check_names(given, [field.name for field in fields(Settings)])
+    _check_numbers(given)
     return Settings(trace=trace, **given)
+
+
+def _check_numbers(given: Mapping[str, Any]) -> None:
+    hints = _hints()
+    for name, value in given.items():
+        kinds = set(kinds_of(hints[name]))
+        if not kinds <= {int, float, NoneType} or (value is None and NoneType in kinds):
+            continue
+        is_whole = float not in kinds
+        if isinstance(value, bool) or not isinstance(value, Integral if is_whole else Real):
+            raise InputError(f"{name}: {value!r} is not a {'whole ' * is_whole}number")
+
+
+@cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(Settings)
 
 
 def check_names(given: Iterable[str], known: Iterable[str] | Callable[..., Any], kind: Any = None) -> None:

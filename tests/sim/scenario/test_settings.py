@@ -10,12 +10,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy as np
 import pytest
 
 from sim import compare, plan, simulate, sweep
 from sim.cli.options import Flags
 from sim.scenario.scenario import scenario
-from sim.scenario.settings import Keywords, PlanKeywords, Settings, check_names, sentences
+from sim.scenario.settings import Keywords, PlanKeywords, Settings, check_names, read_settings, sentences
 from sim.studies.ageing import starvation
 from sim.studies.capacity import capacity, idle_bound
 from sim.studies.gain_map import gain_map, map_cases
@@ -102,3 +103,26 @@ def test_a_type_checker_catches_a_misspelt_setting_in_code_of_others(tmp_path: P
     found = subprocess.run(mypy, capture_output=True, text=True, check=False).stdout
     lines = {int(line.split(":")[1]) for line in found.splitlines() if ": error:" in line}
     assert lines == {4, 5, 6}, found
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("num_prompts", 5.0, "5.0 is not a whole number"),
+        ("num_prompts", "5", "'5' is not a whole number"),
+        ("replicas", True, "True is not a whole number"),
+        ("seed", None, "None is not a whole number"),
+        ("request_rate", "2", "'2' is not a number"),
+        ("time_scale", None, "None is not a number"),
+        ("mtbf_s", [1.0], "[1.0] is not a number"),
+    ],
+)
+def test_what_is_no_number_is_refused_from_python_too(name: str, value: Any, said: str) -> None:
+    with pytest.raises(InputError) as refused:
+        simulate(**{name: value})
+    assert str(refused.value) == f"{name}: {said}"
+
+
+def test_numbers_of_numpy_are_numbers_and_none_is_where_it_may_be() -> None:
+    given = {"num_prompts": np.int64(5), "request_rate": np.float32(2), "mtbf_s": None, "time_scale": 1}
+    assert read_settings("fixed", given).num_prompts == 5
