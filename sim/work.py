@@ -190,7 +190,9 @@ class Scheduler(Protocol):
         """What to run now; None where there is nothing to do until the next submit or until `wake_at`."""
 
     def record(self, work: Work, outcome: Outcome, now: float) -> None:
-        """Learn what became of the work last handed out."""
+        """Learn what became of the work last handed out. The executor may use the outcome again: keep what it
+        holds, not itself.
+        """
 
     def drain(self, now: float) -> list[Request]:
         """Give back all requests not yet ended, those in flight too, and forget them (the replica failed)."""

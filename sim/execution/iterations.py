@@ -184,7 +184,9 @@ class RunningRequests:
             self.back.clear()
         if iterations > 1:
             gaps.rows += (leap.first_s, leap.slope_s, iterations - 1, num_decode)
-        if len(steps) >= FOLD_AT or len(gaps.rows) >= FOLD_AT:
+            if len(gaps.rows) >= FOLD_AT:
+                gaps.fold()
+        if len(steps) >= FOLD_AT:
             gaps.fold()
         use.iterations = tick = use.iterations + iterations
         context = self.context_tokens + num_decode * iterations

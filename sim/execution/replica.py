@@ -141,6 +141,7 @@ class Replica:
         """Work, and after a failure wait for the repair, for ever."""
         env, scheduler, source, running = self.env, self.scheduler, self.source, self.running
         ledger, use, events, has_begun = self.ledger, self.use, env.queue, False
+        leaps, logs, kv_capacity_tokens, iterated = self.leap, ledger.log, use.kv_capacity_tokens, Outcome()
         with blame(lambda: [self.scheduler], is_sole_cause=True):
             while True:
                 now = env.now
@@ -162,7 +163,7 @@ class Replica:
                         until_s, listens = work.until_s, work.stop_on_arrival or source.is_bounded
                         if listens and source.due_s < until_s:
                             until_s = source.due_s
-                        leap = running.begin(work if self.leap else replace(work, at_most=1), now, until_s)
+                        leap = running.begin(work if leaps else replace(work, at_most=1), now, until_s)
                         iterations, start_s = leap.iterations, now
                         seconds = leap.head_s if iterations == 1 else leap.seconds(iterations)
                         if env.skip(seconds):
@@ -182,16 +183,17 @@ class Replica:
                             self.is_listening = self.is_leaping = False
                             self.iterations = None
                         finished = running.advance(leap, iterations, start_s, now)
-                        if running.peak_tokens > use.kv_capacity_tokens:
+                        if running.peak_tokens > kv_capacity_tokens:
                             raise self._overcommitted()
-                        if ledger.log:
+                        if logs:
                             self._note(work, leap, iterations, start_s, len(finished))
                         if finished:
                             self.num_requests -= len(finished)
                             source.ended(self, finished, now)
                         elif not running.heap:
                             self._prefilled(work, iterations)
-                        scheduler.record(work, Outcome(iterations, finished), now)
+                        iterated.iterations, iterated.finished = iterations, finished
+                        scheduler.record(work, iterated, now)
                 except simpy.Interrupt:
                     assert self.repaired is not None
                     yield self.repaired

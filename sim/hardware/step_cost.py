@@ -183,7 +183,10 @@ class StepCost:
 
         `context_tokens` is the sum before the run's first iteration; it grows by `num_seqs` an iteration.
         """
-        return self.decode_s(num_seqs, context_tokens), self.decode_context_s(num_seqs) * num_seqs
+        per_token_s = self.decode_per_context_s
+        if self.decode_context is not None:
+            per_token_s = self.decode_context_s(num_seqs)
+        return self.decode_s(num_seqs, context_tokens), per_token_s * num_seqs
 
     def decode_run_s(self, num_seqs: int, context_tokens: float, iterations: int) -> float:
         """`iterations` decode-only iterations: k * first + slope * k * (k - 1) / 2."""

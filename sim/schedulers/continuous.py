@@ -217,8 +217,9 @@ class ContinuousScheduler:
         waiting, running, kv = self.waiting, self.running, self.kv
         kept, withdrawn = self.generated, self.withdrawn
         places = self.max_num_seqs - len(running)
-        is_planned, on_admission = self.plans is not None, self.on_admission
-        prefixes = kv.prefixes.parts
+        is_planned = self.plans is not None
+        has_hooks = is_planned or self.on_admission is not None or bool(self.deadlines)
+        has_evicted = kv.has_evicted
         while places and waiting:
             entry = waiting[0]
             request = entry[2]
@@ -229,7 +230,7 @@ class ContinuousScheduler:
                 continue
             if kept and id in kept:
                 length += kept[id]
-            cached = kv.cached_tokens(id) if prefixes else 0
+            cached = kv.cached_tokens(id) if has_evicted else 0
             tokens, is_last = length, True
             if length - cached > budget:
                 if budget <= 0 or not self.options.chunked:
@@ -237,20 +238,27 @@ class ContinuousScheduler:
                 tokens, is_last = cached + budget, False
             if (is_planned or not is_last) and not self._may_enter(request, tokens, length):
                 return True
-            if not kv.admit(id, tokens, cached, is_last):
+            if not kv.admit(id, tokens, is_last):
                 return True
+            if has_evicted:
+                kv.reuse(id, cached)
             heappop(waiting)
             budget -= tokens - cached
             chunks.append(Chunk(request, tokens - cached, is_last, cached))
             running[id] = entry
             places -= 1
-            if is_planned:
-                self._plan(request, length)
-            if request.deadline_s is not None:
-                self.admitted_in_time.add(id)
-            if on_admission is not None:
-                on_admission(request)
+            if has_hooks:
+                self._note_admission(request, length)
         return True
+
+    def _note_admission(self, request: Request, length: int) -> None:
+        """Tell the plan of the memory, the deadlines and the order of an admission."""
+        if self.plans is not None:
+            self._plan(request, length)
+        if request.deadline_s is not None:
+            self.admitted_in_time.add(request.id)
+        if self.on_admission is not None:
+            self.on_admission(request)
 
     def _may_enter(self, request: Request, tokens: int, length: int) -> bool:
         """Whether memory allows to admit the request with its first `tokens` of `length`, by the option

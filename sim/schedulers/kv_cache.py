@@ -29,6 +29,7 @@ class KvCache:
         "births",
         "block_size",
         "free",
+        "has_evicted",
         "iteration",
         "least_free",
         "need",
@@ -54,6 +55,7 @@ class KvCache:
         self.births: dict[int, int] = {}
         self.takers = [0] * self.block_size
         self.prefixes = EvictedPrefixes()
+        self.has_evicted = False  # whether anything of these is there, or is used again by the next iteration
 
     @property
     def peak_tokens(self) -> int:
@@ -92,26 +94,27 @@ class KvCache:
         """Whether the next iteration can also hold `tokens` tokens of one more sequence."""
         return self.need + blocks_for(tokens, self.block_size) <= self.free
 
-    def admit(self, id: int, tokens: int, cached: int, is_last: bool) -> bool:
-        """Bring a sequence in with the next iteration, with `tokens` in memory after it, the first `cached`
-        of them used again; it decodes from then on where `is_last`. False, and nothing done, where memory is
-        short.
+    def admit(self, id: int, tokens: int, is_last: bool) -> bool:
+        """Bring a sequence in with the next iteration, with `tokens` in memory after it; it decodes from then
+        on where `is_last`. False, and nothing done, where memory is short.
         """
         size = self.block_size
         need = self.need - -tokens // size
         if need > self.free:
             return False
         self.need = need
-        if self.prefixes.parts:
-            reused = cached // size
-            self.prefixes.reuse(id, reused)
-            self.reused += reused
         if is_last:
             self.births[id] = birth = tokens - self.iteration - 1
             self.takers[-birth % size] += 1
         else:
             self.partial[id] = tokens
         return True
+
+    def reuse(self, id: int, tokens: int) -> None:
+        """Use the first `tokens` of a sequence just admitted again: its `cached_tokens`."""
+        blocks = tokens // self.block_size
+        self.prefixes.reuse(id, blocks)
+        self.reused += blocks
 
     def can_extend(self, chunks: Iterable[Chunk]) -> bool:
         """Whether memory suffices for the next iteration with these chunks of incomplete prompts."""
@@ -140,6 +143,7 @@ class KvCache:
         blocks = blocks_for(tokens, self.block_size)
         if self.reuses_prefixes:
             self.prefixes.evicted(id, self.free, blocks, tokens // self.block_size)
+            self.has_evicted = True
         self.free += blocks
         if self.partial.pop(id, None) is None:
             self.takers[-self.births.pop(id) % self.block_size] -= 1
@@ -148,12 +152,13 @@ class KvCache:
     def advance(self, iterations: int, finished: Sequence[Request]) -> None:
         """Take the blocks of `iterations` iterations, then free those of finished sequences."""
         takers, size = self.takers, self.block_size
-        need = self.need if iterations else 0
-        if iterations > 1:
-            need += blocks_ahead(takers, self.iteration + 1, iterations - 1)
-        if self.prefixes.parts or self.reused:
+        need = self.need
+        if iterations != 1:
+            need = need + blocks_ahead(takers, self.iteration + 1, iterations - 1) if iterations else 0
+        if self.has_evicted:
             self.prefixes.taken += need - self.reused
             self.reused = 0
+            self.has_evicted = bool(self.prefixes.parts)
         free = self.free - need
         if free < self.least_free:
             self.least_free = free

@@ -168,6 +168,8 @@ def test_an_error_of_a_policy_is_not_taken_for_the_end_of_all_events(replicas: i
         def next_work(self, now: float) -> Any:
             raise NotImplementedError("no batch yet")
 
+        record = drain = submit
+
     message = r"policy Unfinished\.next_work raised NotImplementedError: no batch yet \(test_fleet\.py, line"
     with pytest.raises(InputError, match=message):
         simulate(made([4]), policy=Unfinished, profile=flat_machine(), replicas=replicas)

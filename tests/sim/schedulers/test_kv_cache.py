@@ -20,7 +20,7 @@ def decoding(*tokens: int, num_blocks: int = 100, block_size: int = 4) -> KvCach
     """Sequences 0, 1, ... that have so many tokens in memory and decode."""
     kv = KvCache(num_blocks, block_size)
     for id, held in enumerate(tokens):
-        assert kv.admit(id, held, 0, True)
+        assert kv.admit(id, held, True)
     kv.advance(1, [])
     return kv
 
@@ -37,15 +37,15 @@ def test_a_sequence_takes_a_block_when_its_last_one_is_full() -> None:
 def test_what_does_not_fit_is_not_admitted() -> None:
     kv = decoding(4, num_blocks=3)
     assert kv.need == 1  # of two that are free
-    assert not kv.can_admit(5) and not kv.admit(1, 5, 0, True)
+    assert not kv.can_admit(5) and not kv.admit(1, 5, True)
     assert (kv.need, kv.free, kv.births.keys()) == (1, 2, {0})
-    assert kv.can_admit(4) and kv.admit(1, 4, 0, True)
+    assert kv.can_admit(4) and kv.admit(1, 4, True)
     assert kv.need == 2
 
 
 def test_a_prompt_comes_in_chunks() -> None:
     kv = KvCache(3, 4)
-    assert kv.admit(0, 6, 0, False)
+    assert kv.admit(0, 6, False)
     kv.advance(1, [])
     assert (kv.partial, kv.free, kv.need) == ({0: 6}, 1, 0)
     assert kv.can_extend([Chunk(request(0), 6, True)]) and not kv.can_extend([Chunk(request(0), 7, True)])
@@ -58,13 +58,14 @@ def test_a_prompt_comes_in_chunks() -> None:
 @pytest.mark.parametrize("prefix_caching", [True, False])
 def test_an_evicted_sequence_finds_its_full_blocks_again(prefix_caching: bool) -> None:
     kv = KvCache(4, 4, prefix_caching=prefix_caching)
-    assert kv.admit(0, 9, 0, True)
+    assert kv.admit(0, 9, True)
     kv.advance(1, [])
     kv.evict(0)
     assert (kv.free, kv.need) == (4, 0)
     cached = kv.cached_tokens(0)
     assert cached == (8 if prefix_caching else 0)
-    assert kv.admit(0, 9, cached, True)
+    assert kv.admit(0, 9, True)
+    kv.reuse(0, cached)
     kv.advance(1, [])
     assert (kv.free, kv.held(0)) == (1, 9)
 
@@ -72,7 +73,7 @@ def test_an_evicted_sequence_finds_its_full_blocks_again(prefix_caching: bool) -
 def test_blocks_taken_meanwhile_are_not_found_again() -> None:
     kv = decoding(8, num_blocks=3)
     kv.evict(0)
-    assert kv.admit(1, 8, 0, True)
+    assert kv.admit(1, 8, True)
     assert kv.cached_tokens(0) == 4  # of its blocks the last went first, after the one that was free
 
 
