@@ -145,6 +145,9 @@ def test_an_error_of_a_policy_names_method_and_line(make_scenario, serve):
         def submit(self, request, now):
             raise SystemExit(0)
 
+        def next_work(self, now):
+            return None
+
     with pytest.raises(
         InputError, match=r"^policy Raises.submit raised SystemExit: 0 \(test_executor.py, line"
     ):
