@@ -126,7 +126,7 @@ def capped(rows: Sequence[Request], limit: int | None) -> int:
 def fitted(batches: Iterable[Batch], limits: Limits) -> list[Batch]:
     """The same batches, those that the KV cache cannot hold split into consecutive ones that it can."""
     return [
-        Batch(rows, batch.token_limit)
+        Batch(rows, capped(rows, batch.token_limit))
         for batch in batches
         for rows in split_to_fit(batch.requests, batch.token_limit, limits.kv_tokens)
     ]

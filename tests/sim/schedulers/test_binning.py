@@ -16,6 +16,7 @@ from sim.kv_blocks import padded_tokens, split_to_fit
 from sim.request import Request
 from sim.schedulers import SequenceScheduler
 from sim.schedulers.binning import (
+    Batch,
     batches_by_bin,
     bin_edge,
     capped,
@@ -241,6 +242,12 @@ def test_expected_tokens(requests: Requests) -> None:
 def test_capped_by_the_rows_own_cap(requests: Requests) -> None:
     rows = requests([1], max_new_tokens=30) + requests([1], max_new_tokens=70)
     assert [capped(rows, limit) for limit in (None, 50, 100)] == [70, 50, 70]
+
+
+def test_a_part_of_a_split_batch_stops_at_its_own_caps() -> None:
+    short, long = Request(0, 0.0, 1, 119), Request(1, 0.0, 74, 1)
+    parts = fitted([Batch([short, long], 119)], Limits(192))
+    assert [(batch.requests, batch.token_limit) for batch in parts] == [([short], 119), ([long], 1)]
 
 
 @settings(deadline=None, max_examples=150)
