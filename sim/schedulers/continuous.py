@@ -14,7 +14,7 @@ from dataclasses import replace
 from heapq import heappop, heappush
 from math import inf
 from operator import itemgetter
-from typing import Any, TypeAlias
+from typing import Any
 
 from ..kv_blocks import blocks_for, split_to_fit
 from ..request import Request
@@ -24,9 +24,7 @@ from .continuous_options import ContinuousOptions
 from .kv_cache import KvCache
 from .order import PREDICTED_ORDERS, discipline
 from .planned_memory import PlannedMemory, planned_tokens
-
-Entry: TypeAlias = tuple[float, int, Request]
-"""A request with its rank and the order of its submission: its place in the queue, also when evicted."""
+from .waiting import ByRank, Entry, InOrder
 
 
 class ContinuousScheduler:
@@ -63,7 +61,7 @@ class ContinuousScheduler:
         self.rank = discipline(self.options.order, self.options.aging_s)
         self.on_admission = getattr(self.rank, "admitted", None)
         self.on_end = getattr(self.rank, "ended", None)
-        self.waiting: list[Entry] = []  # heap
+        self.waiting = InOrder() if self.options.order == "fcfs" else ByRank()
         self.num_queued = 0
         self.unperceived: list[Request] = []  # arrived, length not yet perceived
         self.unperceived_since_s = inf
@@ -108,7 +106,7 @@ class ContinuousScheduler:
         else:
             # The commonest discipline, without a call.
             rank = request.arrival_s if self.is_fcfs else self.rank(request, 0)
-            heappush(self.waiting, (rank, self.num_queued, request))
+            self.waiting.push((rank, self.num_queued, request))
             self.num_queued += 1
 
     def wants(self, request: Request) -> bool:
@@ -226,7 +224,7 @@ class ContinuousScheduler:
             id, length = request.id, request.prompt_tokens
             if withdrawn and id in withdrawn:
                 withdrawn.remove(id)
-                heappop(waiting)
+                waiting.pop_first()
                 continue
             if kept and id in kept:
                 length += kept[id]
@@ -242,7 +240,7 @@ class ContinuousScheduler:
                 return True
             if has_evicted:
                 kv.reuse(id, cached)
-            heappop(waiting)
+            waiting.pop_first()
             budget -= tokens - cached
             chunks.append(Chunk(request, tokens - cached, is_last, cached))
             running[id] = entry
@@ -336,7 +334,7 @@ class ContinuousScheduler:
         if self.plans is not None:
             self._unplan(id)
         self.generated[id] = generated
-        heappush(self.waiting, (self.rank(request, generated), order, request))
+        self.waiting.push((self.rank(request, generated), order, request))
         return request
 
     def _unplan(self, id: int) -> None:
@@ -368,7 +366,7 @@ class ContinuousScheduler:
         if isinstance(work, Perceive):
             for request, prediction in zip(work.requests, outcome.predictions, strict=True):
                 request.predicted_tokens, request.predicted_upper_tokens = prediction
-                heappush(self.waiting, (self.rank(request, 0), self.num_queued, request))
+                self.waiting.push((self.rank(request, 0), self.num_queued, request))
                 self.num_queued += 1
             del self.unperceived[: len(work.requests)]
             self.unperceived_since_s = self.unperceived[0].arrival_s if self.unperceived else inf
