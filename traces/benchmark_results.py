@@ -1,29 +1,20 @@
 """Turns the results of load generators and other simulators into rows of a log, one a request.
 
-The rows have seqsched's own columns: prompt_tokens, output_tokens, arrival_s, ttft_ms, tpot_ms, e2el_ms, and
-an error where the request failed; what a result does not hold is None. Checks no values: whoever reads the
-rows does.
+The rows have seqsched's own columns: prompt_tokens, output_tokens, arrival_s, ttft_ms, tpot_ms, e2el_ms,
+max_tokens where the requests state it, and an error where the request failed; what a result does not hold is
+None. Checks no values: whoever reads the rows does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
 
+from . import genai_perf
 from .errors import InputError
-
-Row = dict[str, Any]
+from .unfolding import Row, Unfolded, at, cap_of, first_of, latencies, number, with_caps
 
 IN_MS = {"ns": 1e-6, "us": 1e-3, "ms": 1.0, "s": 1e3, "sec": 1e3}
 """Milliseconds in a unit."""
-
-
-class Unfolded(NamedTuple):
-    """Rows of a log, what they were taken from, and what was assumed."""
-
-    rows: list[Row]
-    source: str
-    notes: tuple[str, ...] = ()
 
 
 def unfold(path: str, objects: Sequence[Row]) -> Unfolded | None:
@@ -54,13 +45,13 @@ def _vllm(path: str, objects: Sequence[Row]) -> Unfolded:
     def row(index: int) -> Row:
         value = {name: values[index] for name, values in lists.items()}
         gaps = value.get("itls")
-        first = _number(value.get("ttfts"))
-        rest = sum(gaps) if isinstance(gaps, list) and all(_number(gap) is not None for gap in gaps) else None
+        first = number(value.get("ttfts"))
+        rest = sum(gaps) if isinstance(gaps, list) and all(number(gap) is not None for gap in gaps) else None
         end = None if first is None or rest is None else first + rest
         made = {
             "prompt_tokens": value.get("input_lens"),
             "output_tokens": value.get("output_lens"),
-            **_latencies(0.0, first, end, value.get("output_lens")),
+            **latencies(0.0, first, end, value.get("output_lens")),
             "error": value.get("errors"),
         }
         return made | ({"arrival_s": value["start_times"]} if "start_times" in lists else {})
@@ -74,92 +65,113 @@ def _guidellm(path: str, objects: Sequence[Row]) -> Unfolded:
     benchmarks = objects[0]["benchmarks"]
     rows: list[Row] = []
     for benchmark in benchmarks if isinstance(benchmarks, list) else ():
-        ended = _at(benchmark, "requests")
+        ended = at(benchmark, "requests")
         for how in ("successful", "errored", "incomplete"):
-            requests = _at(ended, how)
+            requests = at(ended, how)
             rows += [_guidellm_row(r, how) for r in (requests if isinstance(requests, list) else ())]
     if not rows:
         raise InputError(f"{path}: is GuideLLM's, but without its requests")
+    rows, notes = with_caps(rows)
     if any(row["request_id"] is None for row in rows):
         for row in rows:
             del row["request_id"]
-    note = (f"{len(benchmarks)} benchmarks, one after the other",) if len(benchmarks) > 1 else ()
-    return Unfolded(rows, "GuideLLM", note)
+    if len(benchmarks) > 1:
+        notes = (f"{len(benchmarks)} benchmarks, one after the other", *notes)
+    return Unfolded(rows, "GuideLLM", notes)
 
 
 def _guidellm_row(request: Row, how: str) -> Row:
     start, end = (
-        _first(
-            _at(request, f"request_{edge}_time"),
-            _at(request, f"{edge}_time"),
-            _at(request, "info", "timings", f"request_{edge}"),
-            _at(request, "scheduler_info", "request_timings", f"request_{edge}"),
+        first_of(
+            at(request, f"request_{edge}_time"),
+            at(request, f"{edge}_time"),
+            at(request, "info", "timings", f"request_{edge}"),
+            at(request, "scheduler_info", "request_timings", f"request_{edge}"),
         )
         for edge in ("start", "end")
     )
-    latency_s, first_ms = _number(_at(request, "request_latency")), _at(request, "time_to_first_token_ms")
+    latency_s, first_ms = number(at(request, "request_latency")), at(request, "time_to_first_token_ms")
     if latency_s is None and start is not None and end is not None:
         latency_s = end - start
     return {
-        "request_id": _at(request, "request_id"),
-        "prompt_tokens": _at(request, "prompt_tokens"),
-        "output_tokens": _at(request, "output_tokens"),
+        "request_id": at(request, "request_id"),
+        "prompt_tokens": at(request, "prompt_tokens"),
+        "output_tokens": at(request, "output_tokens"),
         "arrival_s": start,
         "ttft_ms": first_ms,
-        "tpot_ms": _at(request, "inter_token_latency_ms"),
+        "tpot_ms": at(request, "inter_token_latency_ms"),
         "e2el_ms": None if latency_s is None else 1e3 * latency_s,
-        "error": None if how == "successful" else _at(request, "error") or how,
+        "max_tokens": cap_of(at(request, "request_args")),
+        "error": None if how == "successful" else at(request, "error") or how,
     }
 
 
 def _aiperf(path: str, objects: Sequence[Row]) -> Unfolded:
     """AIPerf's profile_export.jsonl: times in nanoseconds since 1970, each metric with its unit."""
-    starts = [_at(each, "metadata", "request_start_ns") for each in objects]
-    first = min((start for start in starts if _number(start) is not None), default=0)  # exact, for integers
+    kept = [i for i, each in enumerate(objects) if at(each, "metadata", "benchmark_phase") != "warmup"]
+    if not kept:
+        raise InputError(
+            f"{path}: all {len(objects)} requests are of AIPerf's warm-up, at least 1 other is needed"
+        )
+    warmed_up = len(objects) - len(kept)
+    notes: tuple[str, ...] = ()
+    if warmed_up:
+        notes = (f"{warmed_up} of {len(objects)} requests are of the warm-up and left out",)
+    objects = [objects[i] for i in kept]
+    starts = [at(each, "metadata", "request_start_ns") for each in objects]
+    first = min((start for start in starts if number(start) is not None), default=0)  # exact, for integers
 
     def milliseconds(each: Row, metric: str) -> float | None:
-        value, unit = (_at(each, "metrics", metric, key) for key in ("value", "unit"))
-        number = _number(value)
-        return None if number is None or unit not in IN_MS else number * IN_MS[unit]
+        value, unit = number(at(each, "metrics", metric, "value")), at(each, "metrics", metric, "unit")
+        return None if value is None or unit not in IN_MS else value * IN_MS[unit]
 
     rows = [
         {
-            "prompt_tokens": _at(each, "metrics", "input_sequence_length", "value"),
-            "output_tokens": _at(each, "metrics", "output_sequence_length", "value"),
-            "arrival_s": start if _number(start) is None else (start - first) / 1e9,
+            "prompt_tokens": at(each, "metrics", "input_sequence_length", "value"),
+            "output_tokens": at(each, "metrics", "output_sequence_length", "value"),
+            "arrival_s": start if number(start) is None else (start - first) / 1e9,
             "ttft_ms": milliseconds(each, "time_to_first_token"),
             "tpot_ms": milliseconds(each, "inter_token_latency"),
             "e2el_ms": milliseconds(each, "request_latency"),
-            "error": each.get("error") or ("cancelled" if _at(each, "metadata", "was_cancelled") else None),
+            "max_tokens": first_of(
+                at(each, "metrics", "requested_osl", "value"), cap_of(each.get("payload"))
+            ),
+            "error": each.get("error") or ("cancelled" if at(each, "metadata", "was_cancelled") else None),
         }
         for each, start in zip(objects, starts, strict=True)
     ]
-    turns = sum(bool(_at(each, "metadata", "turn_index")) for each in objects)
-    note = (f"{turns} of {len(rows)} requests are later turns of a conversation, at their recorded times",)
-    return Unfolded(rows, "AIPerf", note if turns else ())
+    turns = sum(bool(at(each, "metadata", "turn_index")) for each in objects)
+    if turns:
+        notes += (
+            f"{turns} of {len(rows)} requests are later turns of a conversation, at their recorded times",
+        )
+    rows, about_caps = with_caps(rows)
+    return Unfolded(rows, "AIPerf", notes + about_caps, kept)
 
 
 def _inference_perf(path: str, objects: Sequence[Row]) -> Unfolded:
     """inference-perf's per_request_lifecycle_metrics.json: times in seconds by one clock."""
-    return Unfolded([_inference_perf_row(each) for each in objects], "inference-perf")
+    rows, notes = with_caps([_inference_perf_row(each) for each in objects])
+    return Unfolded(rows, "inference-perf", notes)
 
 
 def _inference_perf_row(each: Row) -> Row:
     info = each["info"]
-    times = _at(info, "output_token_times") or _at(info, "response_metrics", "output_token_times")
-    tokens = _first(_at(info, "output_tokens"), _at(info, "response_metrics", "output_tokens"))
-    start, end = _number(each["start_time"]), _number(each["end_time"])
+    times = at(info, "output_token_times") or at(info, "response_metrics", "output_token_times")
+    tokens = first_of(at(info, "output_tokens"), at(info, "response_metrics", "output_tokens"))
+    start, end = number(each["start_time"]), number(each["end_time"])
     made = {
-        "prompt_tokens": _first(
-            _at(info, "input_tokens"), _at(info, "request_metrics", "text", "input_tokens")
+        "prompt_tokens": first_of(
+            at(info, "input_tokens"), at(info, "request_metrics", "text", "input_tokens")
         ),
         "output_tokens": tokens,
         "arrival_s": start,
-        **_latencies(start, _number(times[0]) if isinstance(times, list) and times else None, end, tokens),
+        **latencies(start, number(times[0]) if isinstance(times, list) and times else None, end, tokens),
+        "max_tokens": cap_of(each.get("request_data")),
         "error": each.get("error"),
     }
     if isinstance(times, list) and len(times) > 1 and isinstance(tokens, int) and tokens > 1:
-        first, last = _number(times[0]), _number(times[-1])
+        first, last = number(times[0]), number(times[-1])
         made["tpot_ms"] = None if first is None or last is None else 1e3 * (last - first) / (tokens - 1)
     return made
 
@@ -177,8 +189,8 @@ def _servingsim(path: str, objects: Sequence[Row]) -> Unfolded:
         }
         if is_log:
             columns = ("queued_ts", "first_token_ts", "last_token_ts")
-            queued, first, last = (_number(each.get(column)) for column in columns)
-            row |= {"arrival_s": queued, **_latencies(queued, first, last, each.get("output_toks"))}
+            queued, first, last = (number(each.get(column)) for column in columns)
+            row |= {"arrival_s": queued, **latencies(queued, first, last, each.get("output_toks"))}
             row["error"] = "no first token" if first is None else None
         rows.append(row)
     note = (
@@ -191,36 +203,8 @@ READERS: tuple[tuple[tuple[str, ...], Callable[[str, Sequence[Row]], Unfolded]],
     (("input_lens", "output_lens"), _vllm),
     (("benchmarks",), _guidellm),
     (("metadata", "metrics"), _aiperf),
+    (("experiments", "service_kind"), genai_perf.unfold),
     (("start_time", "end_time", "info"), _inference_perf),
     (("input_toks", "output_toks"), _servingsim),
 )
 """Keys of the first object -> what reads it."""
-
-
-def _latencies(start: float | None, first: float | None, last: float | None, tokens: object) -> Row:
-    """The three latencies in ms of a request by the seconds of its start, first token and end."""
-    tpot = None
-    if first is not None and last is not None and isinstance(tokens, int) and tokens > 1:
-        tpot = 1e3 * (last - first) / (tokens - 1)
-    return {
-        "ttft_ms": None if start is None or first is None else 1e3 * (first - start),
-        "tpot_ms": tpot,
-        "e2el_ms": None if start is None or last is None else 1e3 * (last - start),
-    }
-
-
-def _at(value: Any, *keys: str) -> Any:
-    """What lies below these keys; None where one is missing."""
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
-def _first(*values: Any) -> Any:
-    """The first that is not None."""
-    return next((value for value in values if value is not None), None)
-
-
-def _number(value: Any) -> float | None:
-    """A number as it is, None for anything else."""
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None

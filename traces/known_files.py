@@ -35,17 +35,16 @@ OBJECTS: tuple[tuple[tuple[str, ...], str], ...] = (
         "a summary of `seqsched`; --save-requests writes the requests",
     ),
     (
-        ("experiments", "service_kind"),
-        "a profile export of genai-perf, which holds texts and no numbers of tokens; AIPerf's "
-        "profile_export.jsonl has them",
-    ),
-    (
         ("request_throughput", "time_to_first_token"),
         "a summary of AIPerf or genai-perf: figures, not requests; those are in profile_export.jsonl",
     ),
     (
         ("request_throughput", "mean_ttft_ms"),
         "a summary of `vllm bench serve`: figures, not requests; --save-detailed keeps those",
+    ),
+    (
+        ("metadata", "payload", "responses"),
+        "AIPerf's raw records, which hold texts and no numbers of tokens; profile_export.jsonl has those",
     ),
     (
         ("load_summary", "successes"),

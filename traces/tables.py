@@ -290,6 +290,9 @@ def _json(path: str, text: str) -> Records:
         if rows:
             known_files.check_object(path, rows[0])
         return Records(path, rows, lines)
-    table = Records(path, unfolded.rows, lines if len(unfolded.rows) == len(rows) else None)
+    kept = range(len(rows)) if unfolded.kept is None else unfolded.kept
+    if lines is not None:
+        lines = [lines[i] for i in kept] if len(unfolded.rows) == len(kept) else None
+    table = Records(path, unfolded.rows, lines)
     table.source, table.notes = unfolded.source, unfolded.notes
     return table

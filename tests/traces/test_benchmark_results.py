@@ -1,13 +1,13 @@
 """Results of load generators, read as traces and as rows of a log; the requests that failed are left out.
 
 Each fixture holds three requests, 0.5 and 2 s apart: 100, 90 and 110 prompt tokens, 5, 3 and 1 output tokens,
-20 ms a token after a first one in 50 ms; and one that failed between them.
+20 ms a token after a first one in 50 ms; and one that failed.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,43 @@ def servingsim() -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
+def genai_perf(stream: bool = True) -> str:
+    """As `--service-kind openai` writes it: a role, a chunk a token, usage, the end; the failed one last."""
+
+    def answer(**what: Any) -> dict[str, Any]:
+        return {"response": ("data: " if stream else "") + json.dumps(what) + ("\n\n" if stream else "")}
+
+    def requests() -> Iterator[dict[str, Any]]:
+        for t, p, n in GOOD:
+            start = 1759813207532900363 + int(t * 1e9)
+            usage = {"usage": {"prompt_tokens": p, "completion_tokens": n, "total_tokens": p + n}}
+            stamps = [start + int(5e7) + k * int(2e7) for k in range(n)]
+            chunks = [answer(choices=[{"delta": {"content": f"w{k}"}}]) for k in range(n)]
+            if stream:
+                stamps = [start + 1, *stamps, stamps[-1] + 7, stamps[-1] + 8]
+                role = answer(choices=[{"delta": {"role": "assistant", "content": ""}}])
+                chunks = [role, *chunks, answer(choices=[], **usage), {"response": "data: [DONE]\n\n"}]
+            else:
+                stamps, chunks = stamps[-1:], [answer(choices=[{"message": {"content": "w"}}], **usage)]
+            payload = json.dumps({"messages": [], "max_tokens": n + 1})
+            yield {
+                "timestamp": start,
+                "request_inputs": {"payload": payload},
+                "response_timestamps": stamps,
+                "response_outputs": chunks,
+            }
+        failed = {"timestamp": 1759813207532900363 + int(2e8), "request_inputs": {"payload": "{}"}}
+        yield failed | {
+            "response_timestamps": [1759813207832900363],
+            "response_outputs": [answer(error={"message": "Connection reset"})],
+        }
+
+    run = {"experiment": {"mode": "concurrency", "value": 1}, "requests": list(requests())}
+    return json.dumps({"service_kind": "openai", "endpoint": "v1/chat/completions", "experiments": [run]})
+
+
 RESULTS = {
+    "genai-perf": genai_perf,
     "vllm bench serve": vllm,
     "GuideLLM": guidellm,
     "GuideLLM of timings": guidellm_of_timings,
@@ -215,3 +251,95 @@ def test_later_turns_of_a_conversation_are_said(put: Put) -> None:
     lines[2]["metadata"]["turn_index"] = 1
     trace = read(put("".join(json.dumps(line) + "\n" for line in lines)))
     assert trace.notes[0] == "1 of 4 requests are later turns of a conversation, at their recorded times"
+
+
+def test_the_warm_up_of_aiperf_is_left_out_and_said(put: Put) -> None:
+    lines = [json.loads(line) for line in aiperf().splitlines()]
+    lines[0]["metadata"]["benchmark_phase"] = "warmup"
+    for line in lines[1:]:
+        line["metadata"]["benchmark_phase"] = "profiling"
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    trace = read(put(text))
+    assert trace.prompt_tokens.tolist() == [90, 110]
+    assert trace.notes[0] == "1 of 4 requests are of the warm-up and left out"
+    assert "the first in line 2: error Connection reset" in trace.notes[1]
+    with pytest.raises(InputError, match="all 4 requests are of AIPerf's warm-up, at least 1 other"):
+        read(put(text.replace("profiling", "warmup")))
+
+
+def test_genai_perf_without_a_stream_has_no_first_token_of_its_own(put: Put) -> None:
+    table = open_table(put(genai_perf(stream=False)), lambda column: True)
+    assert table.raw("output_tokens")[:3] == [5, 3, 1]
+    assert table.raw("e2el_ms")[:3] == pytest.approx([130, 90, 50])
+    assert table.raw("ttft_ms")[:3] == [None, None, 50] and table.raw("tpot_ms")[:3] == [None] * 3
+
+
+def test_genai_perf_of_an_engine_holds_the_ids_of_tokens(put: Put) -> None:
+    request = {
+        "timestamp": 10**18,
+        "request_inputs": {"input_ids": [5, 6, 7], "request_output_len": [4]},
+        "response_timestamps": [10**18 + 10**6, 10**18 + 3 * 10**6, 10**18 + 9 * 10**6],
+        "response_outputs": [{"output_ids": 9}, {"output_ids": [8, 7]}, {"output_ids": ""}],
+    }
+    export = {"service_kind": "triton_c_api", "experiments": [{"requests": [request]}]}
+    path = put(json.dumps(export))
+    trace = read(path)
+    assert (trace.prompt_tokens.tolist(), trace.output_tokens.tolist()) == ([3], [3])
+    assert trace.max_tokens is not None and trace.max_tokens.tolist() == [4]
+    assert open_table(path, lambda column: True).raw("e2el_ms") == [3.0]
+
+
+def test_genai_perf_without_usage_is_refused_by_name(put: Put) -> None:
+    text = genai_perf().replace("usage", "utilisation")
+    with pytest.raises(InputError, match="row 1: is a profile export of genai-perf without usage in"):
+        read(put(text))
+
+
+def test_a_splintered_event_of_genai_perf_is_one(put: Put) -> None:
+    export = json.loads(genai_perf())
+    request = export["experiments"][0]["requests"][0]
+    usage = request["response_outputs"][6]["response"]
+    request["response_outputs"][6:7] = [{"response": usage[:30]}, {"response": usage[30:]}]
+    request["response_timestamps"].insert(6, request["response_timestamps"][6])
+    assert read(put(json.dumps(export))).output_tokens.tolist() == [5, 3, 1]
+
+
+def _with_caps(name: str, caps: list[int | None]) -> str:
+    """A result whose answered requests allow these numbers of tokens."""
+    bodies = [json.dumps({"prompt": "x"} | ({} if cap is None else {"max_tokens": cap})) for cap in caps]
+    if name == "AIPerf":
+        lines = [json.loads(line) for line in aiperf().splitlines()]
+        for line, cap in zip((lines[0], *lines[2:]), caps, strict=True):
+            line["metrics"] |= {} if cap is None else {"requested_osl": {"value": cap, "unit": "tokens"}}
+        return "".join(json.dumps(line) + "\n" for line in lines)
+    if name == "GuideLLM":
+        result = json.loads(guidellm())
+        for request, body in zip(result["benchmarks"][0]["requests"]["successful"], bodies, strict=True):
+            request["request_args"] = json.dumps({"method": "POST", "body": json.loads(body)})
+        return json.dumps(result)
+    if name == "genai-perf":
+        result = json.loads(genai_perf())
+        for request, body in zip(result["experiments"][0]["requests"], [*bodies, "{}"], strict=True):
+            request["request_inputs"]["payload"] = body
+        return json.dumps(result)
+    rows = json.loads(inference_perf())
+    for row, body in zip((rows[0], *rows[2:]), bodies, strict=True):
+        row["request_data"] = body
+    return json.dumps(rows)
+
+
+CAPPED = ("AIPerf", "GuideLLM", "genai-perf", "inference-perf")
+
+
+@pytest.mark.parametrize("name", CAPPED)
+def test_caps_of_the_requests_are_read(put: Put, name: str) -> None:
+    trace = read(put(_with_caps(name, [5, 64, 32])))
+    assert trace.max_tokens is not None and trace.max_tokens.tolist() == [5, 64, 32]
+
+
+@pytest.mark.parametrize("name", CAPPED)
+def test_caps_that_not_all_state_are_not_used_and_said(put: Put, name: str) -> None:
+    trace = read(put(_with_caps(name, [5, None, 32])))
+    assert trace.max_tokens is None
+    assert "1 of 3 requests state no max_tokens, so that none is used" in trace.notes
+    assert read(put(_with_caps(name, [None] * 3))).max_tokens is None

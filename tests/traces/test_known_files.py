@@ -30,6 +30,7 @@ KNOWN = {
     json.dumps({"policy": "vanilla", "predictor": "x", "profile": "y"}): "--save-requests writes the",
     json.dumps({"load_summary": {}, "successes": {}}): "per_request_lifecycle_metrics.json",
     json.dumps({"experiments": [], "service_kind": "openai"}): "a profile export of genai-perf",
+    json.dumps({"metadata": {}, "start_perf_ns": 1, "payload": {}, "responses": []}): "AIPerf's raw records",
     json.dumps({"session_id": "s", "sub_requests": []}) + "\n": "sessions of LLMServingSim",
     json.dumps({"custom_id": "a", "body": {}})
     + "\n"
