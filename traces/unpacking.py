@@ -16,6 +16,8 @@ from .errors import InputError
 PARQUET_EXTRA = 'pip install "seqsched[parquet]"'
 MAX_BYTES = 2**31
 """What a file may unpack to: 2 GiB."""
+ZSTD_PIECE = 4096
+"""Packed bytes that are unpacked at a time: at most 128 MiB come of them."""
 
 ARCHIVES = {
     b"PK\x03\x04": "a zip archive (or a spreadsheet); unpack it, or save it as CSV, first",
@@ -24,6 +26,8 @@ ARCHIVES = {
     b"7z\xbc\xaf": "a 7z archive; unpack it first",
 }
 """First bytes of what cannot be read as it is -> what it is, and what to do."""
+TAR_AT = 257
+"""Where a tar archive says that it is one."""
 
 
 def read_unpacked(path: str) -> bytes:
@@ -33,12 +37,28 @@ def read_unpacked(path: str) -> bytes:
     unpacks to more than MAX_BYTES.
     """
     data = _read_bytes(path)
+    name = _packing(data)
+    if name is None:
+        return _checked(path, data)
+    data = _unpacked(path, name, PACKINGS[name][1], data)
+    again = _packing(data)
+    if again is not None:
+        raise InputError(f"{path}: is {again} within {name}, packed twice; unpack it once first")
+    return _checked(path, data)
+
+
+def _packing(data: bytes) -> str | None:
+    """What these bytes are packed with, by the first of them; None for nothing known."""
+    return next((name for name, (magic, _) in PACKINGS.items() if data.startswith(magic)), None)
+
+
+def _checked(path: str, data: bytes) -> bytes:
+    """The same; InputError for an archive."""
     for magic, what in ARCHIVES.items():
         if data.startswith(magic):
             raise InputError(f"{path}: is {what}")
-    for magic, (name, unpack) in PACKINGS.items():
-        if data.startswith(magic):
-            return _unpacked(path, name, unpack, data)
+    if data[TAR_AT : TAR_AT + 5] == b"ustar":
+        raise InputError(f"{path}: is a tar archive; unpack it first")
     return data
 
 
@@ -97,18 +117,37 @@ def _unzstd(data: bytes) -> bytes:
     try:
         import pyarrow as pa
     except ImportError:
-        from zstandard import ZstdDecompressor
-
-        with ZstdDecompressor().stream_reader(data, read_across_frames=True) as reader:
-            return bytes(reader.read(MAX_BYTES + 1))
+        return _unzstd_by_frames(data)
     with pa.CompressedInputStream(pa.BufferReader(data), "zstd") as stream:
         return bytes(stream.read(MAX_BYTES + 1))
 
 
-PACKINGS: dict[bytes, tuple[str, Callable[[bytes], bytes]]] = {
-    b"\x1f\x8b": ("gzip", _gunzip),
-    b"\x28\xb5\x2f\xfd": ("zstd", _unzstd),
-    b"BZh": ("bzip2", _bunzip2),
-    b"\xfd7zXZ\x00": ("xz", _unxz),
+def _unzstd_by_frames(data: bytes) -> bytes:
+    """By zstandard, in pieces that cannot fill the memory, since its own reader takes half a file for a whole
+    one.
+    """
+    import zstandard
+
+    content, rest, frame = bytearray(), memoryview(data), None
+    try:
+        while len(rest) and len(content) <= MAX_BYTES:
+            frame = frame or zstandard.ZstdDecompressor().decompressobj()
+            piece, rest = rest[:ZSTD_PIECE], rest[ZSTD_PIECE:]
+            content += frame.decompress(piece)
+            if frame.eof:
+                rest = memoryview(data)[len(data) - len(rest) - len(frame.unused_data) :]
+                frame = None
+    except zstandard.ZstdError as error:
+        raise ValueError(error) from error
+    if frame is not None and not len(rest):
+        raise EOFError("it ends within a frame")
+    return bytes(content)
+
+
+PACKINGS: dict[str, tuple[bytes, Callable[[bytes], bytes]]] = {
+    "gzip": (b"\x1f\x8b", _gunzip),
+    "zstd": (b"\x28\xb5\x2f\xfd", _unzstd),
+    "bzip2": (b"BZh", _bunzip2),
+    "xz": (b"\xfd7zXZ\x00", _unxz),
 }
-"""First bytes of a packed file -> name of the packing, and what unpacks it."""
+"""Name of a packing -> the first bytes of a file that is packed so, and what unpacks it."""

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import lzma
 import sys
+import tarfile
 import time
 import zipfile
 from collections.abc import Callable
@@ -58,12 +59,51 @@ def test_what_unpacks_to_too_much_is_refused(put: Put, monkeypatch: pytest.Monke
     assert time.process_time() - start < 1
 
 
+@pytest.mark.parametrize("library", ["pyarrow", "zstandard"])
+def test_either_library_unpacks_zstd(put: Put, monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    """Python has no zstd of its own before 3.14."""
+    pytest.importorskip(library)
+    packed = zstd(TEXT[:20]) + zstd(TEXT[20:])
+    other = {"pyarrow": "zstandard", "zstandard": "pyarrow"}[library]
+    monkeypatch.setitem(sys.modules, other, None)
+    assert read(put(packed)).prompt_tokens.tolist() == [10, 20]
+    for damaged in (packed[:-9], packed[:4], packed + b"abc"):
+        with pytest.raises(InputError, match=r": is damaged zstd \(.+\)"):
+            read(put(damaged))
+
+
+def test_zstandard_unpacks_no_more_than_is_allowed(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("zstandard")
+    path = put(zstd(TEXT + b"1,1,2\n" * 1_000_000) + zstd(b"1,1,2\n"))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert len(read(path)) == 1_000_003
+    monkeypatch.setattr(unpacking, "MAX_BYTES", 1000)
+    with pytest.raises(InputError, match="unpacks to more than 1,000 bytes"):
+        read(path)
+
+
 def test_a_library_that_is_missing_is_named(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(zstd(TEXT))
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "zstandard", None)
     with pytest.raises(InputError, match=r"is compressed with zstd; reading it needs pyarrow .*pip install"):
         read(path)
+
+
+@pytest.mark.parametrize(("outer", "inner"), [("gzip", "gzip"), ("zstd", "gzip"), ("xz", "bzip2")])
+def test_what_is_packed_twice_is_named(put: Put, outer: str, inner: str) -> None:
+    """A server that packs what is packed already leaves such files."""
+    with pytest.raises(InputError, match=f": is {inner} within {outer}, packed twice; unpack it once first"):
+        read(put(PACK[outer](PACK[inner](TEXT))))
+
+
+@pytest.mark.parametrize("packing", ["", ":gz", ":xz"])
+def test_a_tar_archive_is_named(tmp_path: Path, packing: str) -> None:
+    (tmp_path / "t.csv").write_bytes(TEXT)
+    with tarfile.open(tmp_path / "t.tar", "w" + packing) as archive:  # type: ignore[call-overload]
+        archive.add(tmp_path / "t.csv", "t.csv")
+    with pytest.raises(InputError, match=r"t\.tar: is a tar archive; unpack it first"):
+        read(tmp_path / "t.tar")
 
 
 def test_archives_are_named(tmp_path: Path) -> None:
