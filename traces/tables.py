@@ -26,6 +26,7 @@ LOG = logging.getLogger("traces")
 
 DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*(,\d+)?([eE][+-]?\d+)?\s*")
 THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2},\d{3}\s*")
+POINTED_THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2}\.\d{3}\s*")
 ANY_DECIMAL_COMMA = re.compile(rb"[;\t|\n][+-]?\d+,\d+([eE][+-]?\d+)?[;\t|\r\n]")
 
 Wanted = Callable[[str], bool]
@@ -171,8 +172,8 @@ class _Csv(_Rows):
         values = self._column(column)
         if values.dtype.kind in "iuf":
             floats: FloatArray = values.to_numpy(dtype=np.float64)
-            if self._has_decimal_commas and values.dtype.kind == "f":
-                self._refuse_points(column)
+            if self._separator != "," and values.dtype.kind == "f":
+                self._check_points(column)
             return floats
         if not self._has_decimal_commas:
             return None
@@ -182,12 +183,31 @@ class _Csv(_Rows):
         except ValueError:
             return None
 
-    def _refuse_points(self, column: str) -> None:
-        """A file with decimal commas may have points between thousands."""
-        for index, text in enumerate(self.raw(column)):
-            if "." in text:
-                what = f"{text.strip()!r} has a point, where other numbers of the file have decimal commas"
-                raise InputError(f"{self.where(index)}, {column}: {what}")
+    def _check_points(self, column: str) -> None:
+        """Where commas separate no columns, points may stand between thousands: where others are decimal,
+        or where nothing in the file says that they are not.
+        """
+        pointed = [(index, text) for index, text in enumerate(self.raw(column)) if "." in text]
+        if not pointed:
+            return
+        index, text = pointed[0]
+        if self._has_decimal_commas:
+            what = f"{text.strip()!r} has a point, where other numbers of the file have decimal commas"
+        elif all(POINTED_THOUSANDS.fullmatch(each) for _, each in pointed) and not self._has_decimal_points():
+            thousand = text.strip().replace(".", "")
+            what = (
+                f"{text.strip()!r} may be {thousand} or {float(text):g}, since the file is not separated by "
+                f"commas and no other number tells; write {thousand} or {text.strip()}0"
+            )
+        else:
+            return
+        raise InputError(f"{self.where(index)}, {column}: {what}")
+
+    def _has_decimal_points(self) -> bool:
+        """Whether some number of the file has a point that cannot stand between thousands."""
+        columns = [name for name in self._position if self._column(name).dtype.kind == "f"]
+        texts = (text for column in columns for text in self.raw(column))
+        return any("." in text and not POINTED_THOUSANDS.fullmatch(text) for text in texts)
 
     def raw(self, column: str) -> list[Any]:
         values = self._column(column)

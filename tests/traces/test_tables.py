@@ -52,6 +52,43 @@ def test_what_a_comma_may_be_otherwise_is_refused(put: Put, rows: str, said: str
         read(put("prompt_tokens;output_tokens;arrival_s\n" + rows))
 
 
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("1.000;5\n2.000;6\n", r"row 1, prompt_tokens: '1\.000' may be 1000 or 1, since .*; write 1000 or 1"),
+        ("900;5\n12.000;6\n", r"row 2, prompt_tokens: '12\.000' may be 12000 or 12, since the file is not"),
+        ("10;1.024\n20;6\n", r"row 1, output_tokens: '1\.024' may be 1024 or 1\.024"),
+    ],
+)
+def test_points_that_may_stand_between_thousands_are_refused(
+    put: Put, separator: str, rows: str, said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        read(put(("prompt_tokens;output_tokens\n" + rows).replace(";", separator)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "prompt_tokens;output_tokens;arrival_s\n1.000;5;0.5\n2.000;6;1.5\n",
+        "prompt_tokens;output_tokens\n1.0;5\n2.0000;6\n",
+        "prompt_tokens,output_tokens\n1.000,5\n2.000,6\n",
+    ],
+)
+def test_points_are_decimal_where_the_file_tells(put: Put, text: str) -> None:
+    assert read(put(text)).prompt_tokens.tolist() == [1, 2]
+
+
+def test_times_in_thousandths_are_read_where_one_tells(put: Put) -> None:
+    """Seconds with three decimals look like thousands from 1.000 to 999.999."""
+    head = "prompt_tokens;output_tokens;arrival_s\n10;5;1.500\n20;6;2.750\n"
+    with pytest.raises(InputError, match=r"row 1, arrival_s: '1\.500' may be 1500 or 1\.5"):
+        read(put(head))
+    trace = read(put(head + "30;7;1000.250\n"))
+    assert trace.arrival_s is not None and trace.arrival_s.tolist() == [0, 1.25, 998.75]
+
+
 def test_dates_of_parquet(tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow")
     pd = pytest.importorskip("pandas")
