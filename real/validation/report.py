@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, NamedTuple
 
+from sim.results.failures import failed_share, failures_text
 from sim.results.metrics import metric, request_latencies
 from sim.results.result import Result
 
 COMPARED = (
     "request_throughput",
+    "output_throughput",
     *(
         latency.metric(statistic).key
         for latency in request_latencies().values()
@@ -101,12 +103,6 @@ def judge(predicted: float | None, runs: Sequence[float | None]) -> MetricError:
     )
 
 
-def over_tolerance(cases: Sequence[PolicyCheck], tolerance: float) -> list[str]:
-    """Names of the checks whose throughput errs by more than the fraction `tolerance`, or is undefined."""
-    errors = {case.name: case.figures["request_throughput"].error for case in cases}
-    return [name for name, error in errors.items() if error is None or abs(error) > tolerance]
-
-
 def table(cases: Sequence[PolicyCheck]) -> list[dict[str, Any]]:
     """One flat row per check and metric, for a CSV file."""
     return [
@@ -124,7 +120,9 @@ def percent(fraction: float | None, signed: bool = True) -> str:
 
 
 def markdown(cases: Sequence[PolicyCheck], about: Mapping[str, Any]) -> str:
-    """A page for people: the setup, then a table of errors with the noise of the measurement in brackets."""
+    """A page for people: the setup, then a table of errors with the noise of the measurement in brackets, and
+    which requests it leaves out.
+    """
     shown = ("request_throughput", "median_e2el_ms", "p99_e2el_ms", "mean_ttft_ms", "mean_tpot_ms")
     lines = [f"- {key}: {value}" for key, value in about.items()]
     heads = [
@@ -146,8 +144,21 @@ def markdown(cases: Sequence[PolicyCheck], about: Mapping[str, Any]) -> str:
     lines += [
         "",
         "Errors are predicted / measured - 1; in brackets, the largest distance of a run from the median.",
+        *(f"\n{case.name}: {text}" for case in cases for text in failure_lines(case)),
     ]
     return "\n".join(lines) + "\n"
+
+
+def failure_lines(case: PolicyCheck) -> list[str]:
+    """Which requests the latencies of a case leave out, simulated and measured; none where all completed."""
+    sides = {"predicted": case.predicted.summary, "measured": max(summaries(case), key=failed_share)}
+    texts = {side: failures_text(summary) for side, summary in sides.items()}
+    return [f"latencies leave out, {side}: {text}" for side, text in texts.items() if text is not None]
+
+
+def summaries(case: PolicyCheck) -> list[dict[str, Any]]:
+    """Those of the real runs."""
+    return [result.summary for result in case.measured]
 
 
 def _number(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Whether a simulation is near enough to a log of a server: a bound for each kind of figure.
+"""Whether a simulation is near enough to what was measured: a bound for each kind of figure.
 
 The throughput of a server that keeps up is the rate at which requests come, whatever the machine: it is
 judged only where the server was saturated. Latencies are judged always.
@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from traces import quantities
 from traces.errors import InputError
 
-from .server_log import Against
+if TYPE_CHECKING:
+    from .server_log import Against
 
 DEFAULTS: Mapping[str, float] = {"ttft": 15.0, "tpot": 6.0, "e2el": 8.0, "throughput": 5.0}
 """Largest error in percent, by kind of figure."""
@@ -31,19 +33,33 @@ BELOW_SATURATION = (
 
 @dataclass(frozen=True)
 class Judgement:
-    """One figure's error, a fraction, against its bound in percent."""
+    """One figure's error, a fraction, against its bound in percent.
+
+    `error`: NaN where either side lacks the figure. `spread`: by what fraction repeated measurements of the
+    same thing differ from their median; an error within it is no error, whatever the bound.
+    """
 
     figure: str
     error: float
     bound: float
+    spread: float = 0.0
 
     @property
     def holds(self) -> bool:
-        """Whether the error is within the bound, on either side."""
-        return abs(self.error) <= self.bound / 100
+        """Whether the error is within the bound, or within the spread where that is larger; either side."""
+        return abs(self.error) <= max(self.bound / 100, self.spread)
+
+    @property
+    def limit(self) -> str:
+        """The bound, or the spread where that is larger, which it says."""
+        if self.spread > self.bound / 100:
+            return f"{100 * self.spread:.3g} %, by which runs of one policy differ"
+        return f"{self.bound:g} %"
 
     def __str__(self) -> str:
-        return f"{self.figure} errs by {self.error:+.1%}, more than {self.bound:g} %"
+        if math.isnan(self.error):
+            return f"{self.figure} is measured or predicted, but not both"
+        return f"{self.figure} errs by {self.error:+.1%}, more than {self.limit}"
 
 
 def parse_tolerances(texts: Iterable[str]) -> dict[str, float]:
