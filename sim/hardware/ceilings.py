@@ -84,9 +84,9 @@ class Ceilings:
 def carry(cost: StepCost, before: Ceilings, after: Ceilings) -> StepCost:
     """The cost measured under the ceilings `before`, at the same efficiency under `after`.
 
-    The terms that no ceiling explains (per decoding sequence, per key) scale as attention does. A base that
-    would fall with size between the bends is held level, since more tokens never take less time, unless it
-    fell before. The same ceilings give the same cost, exactly.
+    The terms that no ceiling explains (per decoding sequence, per key, launches) scale as attention does. A
+    base that would fall with size between the bends is held level, since more tokens never take less time,
+    unless it fell before. The same ceilings give the same cost, exactly.
     """
     if before == after:
         return cost
@@ -103,6 +103,9 @@ def carry(cost: StepCost, before: Ceilings, after: Ceilings) -> StepCost:
         mixed_per_decode_s=cost.mixed_per_decode_s * attention,
         mixed_per_longest_s=cost.mixed_per_longest_s * attention,
         mixed_per_key_s=cost.mixed_per_key_s * attention,
+        mixed_per_share_s=cost.mixed_per_share_s * attention,
+        mixed_per_reach_s=cost.mixed_per_reach_s * attention,
+        mixed_decode=cost.mixed_decode and cost.mixed_decode.scaled(attention),
     )
 
 

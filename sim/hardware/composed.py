@@ -24,7 +24,7 @@ from traces.datasets import cache_folder
 from traces.errors import InputError
 from traces.spec import nearest
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the same kernels give another profile: copies kept before are not used again."""
 
 FAMILIES = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "deepseek_v3", "kimi_k2")

@@ -2,8 +2,9 @@
 
 An iteration is the sum of its kernels: all but attention over the tokens it computes, the logits, the
 attention of its chunks and that of its decoding sequences. The first is taken size by size as it was
-measured, falls included; attention becomes the terms of `StepCost`, by least squares on the relative error of
-the whole iteration. What that leaves is judged on sizes that were not looked at.
+measured, falls included; the attention of a decoding batch is a line over its context, one for every batch
+size; that of chunks becomes the terms of `StepCost`, by least squares on the relative error of the whole
+iteration. What that leaves is judged on sizes that were not looked at.
 """
 
 from __future__ import annotations
@@ -30,13 +31,10 @@ TOLERANCE = 0.002
 """A curve keeps as many of its points as keep it within this of all of them."""
 _CHECKS = 600
 _SEED = 0
-TERMS = (
-    "mixed_per_context_s",
-    "mixed_per_attention_s",
-    "mixed_per_decode_s",
-    "mixed_per_longest_s",
-    "mixed_per_key_s",
-)
+TERMS = ("mixed_per_attention_s", "mixed_per_share_s", "mixed_per_reach_s")
+"""Terms of the attention of chunks. The tables measured it without history, and their package takes of the
+whole triangle's time the share that is new; all of a parabola over h + t, its constant too.
+"""
 
 
 class Parts(Protocol):
@@ -93,9 +91,18 @@ def compose_cost(parts: Parts, kv_tokens: int) -> tuple[StepCost, dict[str, Any]
 
     `kv_tokens`: more context than that fits into no iteration.
     """
-    base, per_context, context = _decode(parts, kv_tokens)
-    mixed, terms = _mixed(parts, kv_tokens)
-    cost = StepCost(base, per_context, mixed, decode_context=context, **terms)
+    lines = np.array([_line(parts, n, kv_tokens) for n in range(1, MOST_SEQUENCES + 1)])
+    base, per_context, context = _decode(lines)
+    mixed, beside, terms = _mixed(parts, kv_tokens, lines)
+    cost = StepCost(
+        base,
+        per_context,
+        mixed,
+        mixed_per_context_s=0.0,
+        decode_context=context,
+        mixed_decode=beside,
+        **terms,
+    )
     errors: dict[str, list[float]] = {"decode_only": [], "mixed": []}
     for iteration in _unseen(kv_tokens):
         error = iteration.predicted(cost) / iteration.seconds(parts) - 1
@@ -105,53 +112,61 @@ def compose_cost(parts: Parts, kv_tokens: int) -> tuple[StepCost, dict[str, Any]
     }
 
 
-def _decode(parts: Parts, kv_tokens: int) -> tuple[PiecewiseLinear, float, PiecewiseLinear]:
+def _decode(lines: FloatArray) -> tuple[PiecewiseLinear, float, PiecewiseLinear]:
     """Of every batch size the line over summed context: its base, the least slope, and what a slope is
     beyond that.
     """
-    sizes = np.arange(1, MOST_SEQUENCES + 1)
-    lines = np.array([_line(parts, int(n), kv_tokens) for n in sizes])
-    least = float(lines[:, 1].min())
-    beyond = curve(sizes.astype(float), lines[:, 1] - least, TOLERANCE * 5, least)
-    return curve(sizes.astype(float), lines[:, 0]), least, beyond
+    sizes = np.arange(1.0, len(lines) + 1)
+    least = float(lines[:, 2].min())
+    beyond = curve(sizes, lines[:, 2] - least, TOLERANCE * 5, least)
+    return curve(sizes, lines[:, 0] + lines[:, 1]), least, beyond
 
 
-def _line(parts: Parts, num_seqs: int, kv_tokens: int) -> tuple[float, float]:
-    """(base, slope) of a decode-only batch, best in relative error; neither is below 0."""
+def _line(parts: Parts, num_seqs: int, kv_tokens: int) -> tuple[float, float, float]:
+    """(all but attention, what attention adds to the base, slope) of a decode-only batch, best in relative
+    error of the whole; none is below 0.
+    """
     contexts = [c for c in CONTEXTS if num_seqs * c <= kv_tokens] or list(CONTEXTS[:1])
-    rest = parts.decode_rest_ms(num_seqs)
-    seconds = np.array([rest + parts.decode_attention_ms(num_seqs, c) for c in contexts]) / 1e3
+    rest = parts.decode_rest_ms(num_seqs) / 1e3
+    seconds = rest + np.array([parts.decode_attention_ms(num_seqs, c) for c in contexts]) / 1e3
+    summed = num_seqs * np.array(contexts, dtype=float)
     if len(contexts) == 1:  # the memory holds no longer ones
-        attention = float(seconds[0]) - rest / 1e3
-        return rest / 1e3, max(0.0, attention / (num_seqs * contexts[0]))
-    weights, summed = seconds**-2.0, num_seqs * np.array(contexts, dtype=float)
+        return rest, 0.0, max(0.0, float((seconds - rest)[0] / summed[0]))
+    weights = seconds**-2.0
     mean_x, mean_y = (float(np.average(v, weights=weights)) for v in (summed, seconds))
     centred = summed - mean_x
     slope = float(np.sum(weights * centred * (seconds - mean_y)) / np.sum(weights * centred**2))
-    slope = min(max(0.0, slope), mean_y / mean_x * (1 - 1e-3))
-    return mean_y - slope * mean_x, slope
+    slope = min(max(0.0, slope), (mean_y - rest) / mean_x)
+    return rest, mean_y - slope * mean_x - rest, slope
 
 
-def _mixed(parts: Parts, kv_tokens: int) -> tuple[PiecewiseLinear, dict[str, Any]]:
-    """The base over all tokens of an iteration, and the coefficients of attention."""
+def _mixed(
+    parts: Parts, kv_tokens: int, lines: FloatArray
+) -> tuple[PiecewiseLinear, PiecewiseLinear, dict[str, Any]]:
+    """The base over all tokens of an iteration, what decoding sequences beside add, and the coefficients of
+    the attention of chunks.
+    """
     from scipy.optimize import nnls
 
-    sizes = np.arange(1, MOST_TOKENS + 1)
+    sizes, num_seqs = np.arange(1, MOST_TOKENS + 1), np.arange(1, len(lines) + 1)
     rest = np.array([parts.rest_ms(int(size)) for size in sizes]) / 1e3 + parts.logits_ms(1) / 1e3
     rows, left = [], []
     for it in _grid(kv_tokens):
-        seconds, tokens = it.seconds(parts), it.num_decode + it.chunks * it.tokens
-        keys = it.attention / (it.chunks * it.tokens)
-        longest = max(keys, float(it.context))
-        terms = [it.num_decode * it.context, it.attention, it.num_decode, longest, keys]
-        rows.append(np.array([1.0, tokens, *terms]) / seconds)
-        left.append(1 - rest[tokens - 1] / seconds)
+        seconds, tokens, n = it.seconds(parts), it.num_decode + it.chunks * it.tokens, it.num_decode
+        reach = it.history + it.tokens
+        new = 2 * it.attention / reach
+        rows.append(np.array([it.attention, new / (it.chunks * reach), new, 1.0, tokens, n]) / seconds)
+        beside = lines[n - 1, 1] + lines[n - 1, 2] * n * it.context if n else 0.0
+        left.append(1 - (rest[tokens - 1] + beside) / seconds)
     design = np.array(rows)
     scale = np.linalg.norm(design, axis=0)
     weights, _ = nnls(design / scale, np.array(left))
-    constant, per_token, *coefficients = (float(w) for w in weights / scale)
+    *terms, constant, per_token, per_decode = (float(w) for w in weights / scale)
     base = curve(sizes.astype(float), rest + constant + per_token * sizes)
-    return base, dict(zip(TERMS, coefficients, strict=True))
+    beside_s = curve(
+        num_seqs.astype(float), lines[:, 1] + per_decode * num_seqs, TOLERANCE, float(lines[0, 0])
+    )
+    return base, beside_s, dict(zip(TERMS, terms, strict=True))
 
 
 def _grid(kv_tokens: int) -> Iterator[Iteration]:

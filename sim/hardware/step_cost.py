@@ -128,6 +128,12 @@ class StepCost:
     """Seconds per key of the longest row, max(S / n, Q / prefill tokens), which attention has to wait for."""
     mixed_per_key_s: float = 0.0
     """Seconds per key that a prefill token reads on average, Q / prefill tokens."""
+    mixed_per_share_s: float = 0.0
+    """Seconds times the share of its chunks' attention that an iteration computes: 1 without history, and
+    1 - (h / (h + t))^2 for chunks of t tokens after h each.
+    """
+    mixed_per_reach_s: float = 0.0
+    """Seconds per token of the chunks' contexts, h + t each, times that share."""
     host_ms: float = 0.0
     """Milliseconds that the engine adds to every iteration on the host."""
     ragged_prefill: bool = False
@@ -136,6 +142,10 @@ class StepCost:
     """Decoding reads each row's real context only; else every row counts as long as the longest."""
     decode_context: PiecewiseLinear | None = None
     """Seconds per context token of a decode-only iteration beyond c_d, over the number of sequences."""
+    mixed_decode: PiecewiseLinear | None = None
+    """Seconds that n decoding sequences add to an iteration with prefill, over n, where their attention is a
+    kernel of its own. Their context tokens then cost what they cost in a decode-only iteration.
+    """
     _decode_cache: dict[int, float] = field(
         default_factory=dict, init=False, repr=False, compare=False, hash=False
     )
@@ -145,6 +155,7 @@ class StepCost:
     _slope_cache: dict[int, float] = field(
         default_factory=dict, init=False, repr=False, compare=False, hash=False
     )
+    _has_launches: bool = field(default=False, init=False, repr=False, compare=False, hash=False)
 
     def __post_init__(self) -> None:
         for name in (*_COEFFICIENTS, "host_ms"):
@@ -152,6 +163,8 @@ class StepCost:
             checked_number(getattr(self, name), name, maximum=most)
         if self.decode_base.seconds[0] <= 0:
             raise InputError(f"decode_base, seconds[0]: {self.decode_base.seconds[0]!r} is not above 0")
+        launches = self.mixed_decode is not None or self.mixed_per_share_s > 0 or self.mixed_per_reach_s > 0
+        object.__setattr__(self, "_has_launches", launches)
 
     @property
     def host_s(self) -> float:
@@ -203,9 +216,9 @@ class StepCost:
     ) -> float:
         """One iteration that computes `prefill_tokens` prompt tokens beside `num_decode` decoding sequences.
 
-        decode_context_tokens: S. prefill_attention: Q. `num_prefill` chunks share the prefill tokens; no term
-        depends on their number, because the terms that matter (T, Q, mean keys) already see the chunks'
-        sizes. Without prefill tokens it is a decode-only iteration.
+        decode_context_tokens: S. prefill_attention: Q. `num_prefill` chunks share the prefill tokens; of the
+        terms only those of `mixed_per_share_s` and `mixed_per_reach_s` depend on their number, the others
+        (T, Q, mean keys) see the chunks' sizes. Without prefill tokens it is a decode-only iteration.
         """
         if prefill_tokens <= 0:
             return self.decode_s(num_decode, decode_context_tokens)
@@ -217,7 +230,7 @@ class StepCost:
         longest = keys
         if num_decode and decode_context_tokens > keys * num_decode:
             longest = decode_context_tokens / num_decode
-        return (
+        seconds = (
             base
             + self.mixed_per_context_s * decode_context_tokens
             + self.mixed_per_attention_s * prefill_attention
@@ -225,6 +238,15 @@ class StepCost:
             + self.mixed_per_longest_s * longest
             + self.mixed_per_key_s * keys
         )
+        if not self._has_launches:
+            return seconds
+        reach = keys + prefill_tokens / num_prefill / 2
+        new = 2 * prefill_attention / reach  # reach * share, of all chunks
+        seconds += new * (self.mixed_per_reach_s + self.mixed_per_share_s / (num_prefill * reach))
+        if num_decode and self.mixed_decode is not None:
+            seconds += self.mixed_decode(num_decode)
+            seconds += self.decode_context_s(num_decode) * decode_context_tokens
+        return seconds
 
     def padded_prefill_s(self, rows: int, padded_prompt_tokens: int) -> float:
         """Prefill of `rows` rows, every one at the padded length (what Hugging Face computes)."""
@@ -266,6 +288,7 @@ class StepCost:
             mixed_base=self.mixed_base.scaled(factor),
             host_ms=factor * self.host_ms,
             decode_context=self.decode_context and self.decode_context.scaled(factor),
+            mixed_decode=self.mixed_decode and self.mixed_decode.scaled(factor),
             **changes,
         )
 
@@ -278,10 +301,10 @@ class StepCost:
         return {
             "decode_base": self.decode_base.to_json(),
             "mixed_base": self.mixed_base.to_json(),
-            **{name: getattr(self, name) for name in _COEFFICIENTS},
+            **{n: v for n in _COEFFICIENTS if (v := getattr(self, n)) or n not in _LEFT_OUT},
             "host_ms": self.host_ms,
             **{name: getattr(self, name) for name in _FLAGS},
-            **({"decode_context": self.decode_context.to_json()} if self.decode_context else {}),
+            **{name: curve.to_json() for name in _CURVES if (curve := getattr(self, name))},
         }
 
     @classmethod
@@ -295,8 +318,11 @@ class StepCost:
         }
         host_ms = fields.number("host_ms", default=0.0)
         ragged_prefill, ragged_decode = (fields.flag(name) for name in _FLAGS)
-        context = fields.section_or_none("decode_context")
-        decode_context = PiecewiseLinear.from_json(context) if context else None
+        curves = {
+            name: PiecewiseLinear.from_json(section)
+            for name in _CURVES
+            if (section := fields.section_or_none(name))
+        }
         fields.end()
         try:
             return cls(
@@ -305,7 +331,8 @@ class StepCost:
                 host_ms=host_ms,
                 ragged_prefill=ragged_prefill,
                 ragged_decode=ragged_decode,
-                decode_context=decode_context,
+                decode_context=curves.get("decode_context"),
+                mixed_decode=curves.get("mixed_decode"),
                 **numbers,
             )
         except InputError as error:
@@ -329,5 +356,8 @@ MOST_SECONDS = 1e6
 """The longest that a part of an iteration may take, in seconds (in all, or per token)."""
 
 _COEFFICIENTS = tuple(f.name for f in fields(StepCost) if f.name.endswith("_s"))
-_OPTIONAL = ("mixed_per_decode_s", "mixed_per_longest_s", "mixed_per_key_s")
+_LEFT_OUT = ("mixed_per_share_s", "mixed_per_reach_s")
+"""Not written where they are 0."""
+_OPTIONAL = ("mixed_per_decode_s", "mixed_per_longest_s", "mixed_per_key_s", *_LEFT_OUT)
+_CURVES = ("decode_context", "mixed_decode")
 _FLAGS = ("ragged_prefill", "ragged_decode")

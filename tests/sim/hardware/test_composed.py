@@ -165,6 +165,8 @@ def test_a_composed_profile_says_what_it_is(profile: Profile) -> None:
         "llama-3.1-70b@h100,tp=4,dtype=fp8,kv=fp8,engine=trtllm",
         "llama-3.1-8b@h100,engine=sglang",
         "Qwen/Qwen3-30B-A3B@h200,tp=4,ep=4",
+        "deepseek-ai/DeepSeek-V3@h200,tp=8,dtype=fp8-block",
+        "deepseek-ai/DeepSeek-V3@h200,tp=8,ep=8,dtype=fp8-block,engine=sglang",
     ],
 )
 def test_unseen_sizes_are_within_three_percent_and_composed_in_seconds(text: str) -> None:

@@ -33,6 +33,17 @@ class Made:
         return 0.3 + 2e-5 * num_seqs * context * (1.5 if num_seqs < 8 else 1.0)
 
 
+class Latent(Made):
+    """Latent attention: launches that cost more than what they compute, and history a share of the whole."""
+
+    def prefill_attention_ms(self, chunks: int, tokens: int, history: int) -> float:
+        whole = history + tokens
+        return (7.0 + 8e-3 * chunks * whole + 4e-7 * chunks * whole**2) * (1 - (history / whole) ** 2)
+
+    def decode_attention_ms(self, num_seqs: int, context: int) -> float:
+        return 5.0 + 0.05 * num_seqs + 2e-6 * num_seqs * context
+
+
 @pytest.fixture(scope="module")
 def made() -> tuple[StepCost, dict[str, dict[str, dict[str, float]]]]:
     return compose_cost(Made(), KV_TOKENS)
@@ -52,6 +63,18 @@ def test_a_decode_only_iteration_of_any_size_is_the_sum_of_its_kernels(
 )
 def test_so_is_an_iteration_with_prefill(made: tuple[StepCost, object], it: Iteration) -> None:
     assert it.predicted(made[0]) == pytest.approx(it.seconds(Made()), rel=0.02)
+
+
+def test_latent_attention_is_the_sum_of_its_kernels_with_and_without_history() -> None:
+    cost, errors = compose_cost(Latent(), KV_TOKENS)
+    assert errors["mixed"]["unseen_sizes"]["max"] < 0.02
+    for it in (
+        Iteration(0, 0, 1, 20, 0),
+        Iteration(0, 0, 1, 20, 1500),
+        Iteration(3, 800, 1, 20, 0),
+        Iteration(0, 0, 3, 700, 5000),
+    ):
+        assert it.predicted(cost) == pytest.approx(it.seconds(Latent()), rel=0.01)
 
 
 def test_a_larger_batch_that_is_faster_stays_faster(made: tuple[StepCost, object]) -> None:

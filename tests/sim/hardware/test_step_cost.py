@@ -35,6 +35,8 @@ def costs(draw: st.DrawFn) -> StepCost:
         "mixed_per_decode_s",
         "mixed_per_longest_s",
         "mixed_per_key_s",
+        "mixed_per_share_s",
+        "mixed_per_reach_s",
     )
     return StepCost(
         decode_base=draw(curves()),
@@ -42,6 +44,8 @@ def costs(draw: st.DrawFn) -> StepCost:
         host_ms=draw(st.floats(0, 10)),
         ragged_prefill=draw(st.booleans()),
         ragged_decode=draw(st.booleans()),
+        decode_context=draw(st.none() | curves(0.0)),
+        mixed_decode=draw(st.none() | curves(0.0)),
         **{name: draw(COEFFICIENT) for name in names},
     )
 
@@ -99,6 +103,27 @@ def test_mixed_golden() -> None:
     # Nothing depends on how many chunks the same tokens and attention come in.
     assert cost.mixed_s(2, 100, 3, 46, 1058) == cost.mixed_s(2, 100, 1, 46, 1058)
     assert cost.mixed_s(2, 100, 0, 0, 0) == cost.decode_s(2, 100)
+
+
+def test_kernels_that_are_launched_by_themselves() -> None:
+    cost = replace(
+        SMALL,
+        mixed_per_context_s=0.0,
+        mixed_per_attention_s=0.0,
+        mixed_per_share_s=2e-3,
+        mixed_per_reach_s=1e-5,
+        mixed_decode=PiecewiseLinear((1, 8), (1e-3, 8e-3)),
+    )
+    base = cost.mixed_base(32)
+    # Two chunks of 16 tokens without history: the whole triangle of 16 keys each.
+    assert cost.mixed_s(0, 0, 2, 32, 2 * 16 * 8) == pytest.approx(base + 2e-3 + 1e-5 * 32, rel=1e-12)
+    # After 48 tokens each, 1 - (48 / 64)^2 of a triangle of 64 keys.
+    share = 1 - (48 / 64) ** 2
+    found = cost.mixed_s(0, 0, 2, 32, 2 * 16 * (48 + 8))
+    assert found == pytest.approx(base + share * (2e-3 + 1e-5 * 128), rel=1e-12)
+    # Decoding sequences beside them cost a kernel, and their context what it costs elsewhere.
+    beside = cost.mixed_s(2, 100, 1, 30, 30 * 15)
+    assert beside == pytest.approx(base + 2e-3 + 1e-5 * 30 + 2e-3 + 1e-5 * 100, rel=1e-12)
 
 
 @given(costs(), st.integers(1, 256), st.integers(1, 2048))
