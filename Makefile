@@ -62,7 +62,7 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install -c constraints.txt -e ".[dev,parquet,real,cluster]"
+	$(PIP) install -c constraints.txt -e ".[dev,parquet,real,cluster,serve]"
 	touch $@ $(VENV)/installed
 
 clean:

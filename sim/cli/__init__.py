@@ -21,8 +21,11 @@ from . import streams
 from .told import assumptions
 
 CONFIG_FILE = "seqsched.toml"
-REAL_EXTRA = ("torch", "transformers", "accelerate", "peft")
-"""Modules of the extra `real`, which a simulation does without."""
+EXTRAS = {
+    **dict.fromkeys(("torch", "transformers", "accelerate", "peft"), "real"),
+    "aiohttp": "serve",
+}
+"""Modules that a simulation does without -> the extra that has them."""
 
 COMMANDS = {
     "simulate": ("run:simulate", "Replay a trace under one policy and print its metrics."),
@@ -32,6 +35,10 @@ COMMANDS = {
     "validate": (
         "validate:validate",
         "Compare the simulation with a log (--against), or with a real model here.",
+    ),
+    "observe": (
+        "observe:observe",
+        "Send a trace to a server at its times, and log what was measured.",
     ),
     "list": (
         "listing:list_names",
@@ -152,9 +159,9 @@ def _run(make_app: Callable[[], App], tokens: list[str], debug: bool) -> None:
         print("seqsched: interrupted", file=sys.stderr)
         sys.exit(130)
     except ModuleNotFoundError as error:
-        if error.name not in REAL_EXTRA:
+        if error.name not in EXTRAS:
             raise
-        missing = InputError(f'this needs {error.name}: pip install "seqsched[real]"')
+        missing = InputError(f'this needs {error.name}: pip install "seqsched[{EXTRAS[error.name]}]"')
         missing.__cause__ = error
         sys.exit(_report(missing, debug))
     except RuntimeError as error:

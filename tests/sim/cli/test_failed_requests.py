@@ -65,11 +65,12 @@ CASES: dict[str, list[str]] = {
 WITHOUT_FIGURES_OF_RUNS = {
     "list",
     "calibrate",
+    "observe",
     "plot perception",
     *(f"trace {name}" for name in GROUPS["trace"][1]),
     *(f"profile {name}" for name in GROUPS["profile"][1]),
 }
-"""Commands that run no simulation, or show none of its figures."""
+"""Commands that run no simulation, or show none of its figures (tests/real/observing tries `observe`)."""
 
 
 @pytest.fixture

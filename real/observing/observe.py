@@ -1,0 +1,185 @@
+"""`observe`: send a trace to an OpenAI-compatible server, and say what was measured."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Literal, cast, get_args
+from urllib.parse import urlsplit
+
+import aiohttp
+import numpy as np
+
+from sim.scenario.requests import arriving, check_concurrency, goodput_bounds, requests_of
+from sim.scenario.scenario import stream
+from sim.scenario.settings import WorkloadSettings
+from sim.version import __version__
+from traces.errors import InputError
+from traces.trace import Trace
+
+from .api import Endpoint, Reply, Target, ask, client, model_of
+from .observation import Observation, observation
+from .sending import Order, send
+from .wording import Wording
+
+KEY = "OPENAI_API_KEY"
+"""The environment variable that holds the server's key, where it wants one."""
+PROBED = (16, 144)
+"""Words of the two texts by which the server's tokens a word are found."""
+
+Lengths = Literal["trace", "model"]
+
+
+def observe(
+    url: str,
+    workload: WorkloadSettings,
+    *,
+    endpoint: str = "completions",
+    model: str | None = None,
+    lengths: str = "trace",
+    timeout_s: float = 3600.0,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Observation:
+    """Send the requests of a workload to the server at `url` at their times, and measure.
+
+    Prompts are the trace's texts where it has any, else words drawn with `seed`, of about the right number of
+    tokens by the server's own count. `lengths` trace: answers are as long as the trace says where the server
+    can be told to ignore its end token; model: they end where the model ends them, at most at the cap. A key
+    is taken from OPENAI_API_KEY. `model`: default the first that the server names. `timeout_s`: for a whole
+    answer.
+
+    Raises InputError where the server does not answer to begin with. Later failures are in the observation.
+    """
+    base = _checked(url, endpoint, lengths, timeout_s)
+    requests = requests_of(workload, seed)
+    check_concurrency(workload)
+    bounds = goodput_bounds(workload.goodput)
+    trace = arriving(requests, workload, stream(seed, "arrivals"))
+    if not len(trace):
+        raise InputError(f"{trace.name}: has no requests")
+    assert trace.arrival_s is not None
+    trace = trace.select(np.argsort(trace.arrival_s, kind="stable"))
+    if lengths == "model":
+        assert trace.max_new_tokens is not None
+        caps = np.full(len(trace), trace.max_new_tokens) if trace.max_tokens is None else trace.max_tokens
+        trace = replace(trace, output_tokens=caps)
+    return asyncio.run(
+        _run(
+            Target(base, cast(Endpoint, endpoint), model or "", forces=lengths == "trace"),
+            trace,
+            workload,
+            timeout_s,
+            bounds,
+            np.random.default_rng(seed),
+            on_progress,
+        )
+    )
+
+
+def _checked(url: str, endpoint: str, lengths: str, timeout_s: float) -> str:
+    """The URL without a slash, or the path of the API, at its end."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise InputError(f"url: {url!r} is not the address of a server, such as http://localhost:8000")
+    for name, value, known in (
+        ("endpoint", endpoint, get_args(Endpoint)),
+        ("lengths", lengths, get_args(Lengths)),
+    ):
+        if value not in known:
+            raise InputError(f"{name}: {value!r} is not one of {', '.join(known)}")
+    if not timeout_s > 0:
+        raise InputError(f"timeout_s: {timeout_s:g} is not above 0")
+    return url.rstrip("/").removesuffix("/v1")
+
+
+async def _run(
+    target: Target,
+    trace: Trace,
+    workload: WorkloadSettings,
+    timeout_s: float,
+    goodput_ms: dict[str, float],
+    rng: np.random.Generator,
+    on_progress: Callable[[int, int], None] | None,
+) -> Observation:
+    async with client(timeout_s, os.environ.get(KEY)) as session:
+        target = await _with_model(session, target)
+        target, wording, notes = await _probe(session, target, rng)
+        orders = _orders(trace, wording, rng, notes)
+        date = datetime.now(UTC).isoformat(timespec="milliseconds")
+        sent = await send(
+            session, target, orders, max_concurrency=workload.max_concurrency, on_progress=on_progress
+        )
+    labels = {
+        "date": date,
+        "backend": "openai" if target.endpoint == "completions" else "openai-chat",
+        "base_url": target.url,
+        "model_id": target.model,
+        "num_prompts": len(trace),
+        "trace": trace.name,
+        "request_rate": _rate(workload.request_rate),
+        "burstiness": workload.burstiness,
+        "max_concurrency": workload.max_concurrency,
+        "version": __version__,
+    }
+    watched = observation(sent, trace, labels, goodput_ms)
+    return replace(watched, notes=(*notes, *watched.notes))
+
+
+def _rate(rate: float | None) -> float | str | None:
+    """JSON has no infinity; vLLM's benchmark writes it as a text, too."""
+    return "inf" if rate == float("inf") else rate
+
+
+async def _with_model(session: aiohttp.ClientSession, target: Target) -> Target:
+    """The target with the first model that the server names, where none was given."""
+    try:
+        named = await model_of(session, target.url)
+    except (aiohttp.ClientError, OSError) as error:
+        raise InputError(f"{target.url}: no answer ({error or type(error).__name__})") from None
+    if not target.model and named is None:
+        raise InputError(f"{target.url}: names no model at /v1/models; --model NAME says which to ask")
+    return replace(target, model=target.model or named or "")
+
+
+async def _probe(
+    session: aiohttp.ClientSession, target: Target, rng: np.random.Generator
+) -> tuple[Target, Wording, list[str]]:
+    """Ask twice: whether the server can be told how long to answer, and how many tokens a word is.
+
+    Raises InputError where it gives no answer.
+    """
+    notes = []
+
+    async def probe(words: int) -> Reply:
+        return await ask(session, target, Wording.words(words, rng), 2)
+
+    first = await probe(PROBED[0])
+    if first.error.startswith("HTTP 4") and target.forces:
+        target = replace(target, forces=False)
+        notes.append("the server takes no ignore_eos and min_tokens: answers end where the model ends them")
+        first = await probe(PROBED[0])
+    if first.error:
+        raise InputError(f"{target.url}: {first.error}")
+    second = await probe(PROBED[1])
+    if first.prompt_tokens is None or second.prompt_tokens is None:
+        return target, Wording(), notes
+    return target, Wording.counted(PROBED, (first.prompt_tokens, second.prompt_tokens)), notes
+
+
+def _orders(trace: Trace, wording: Wording, rng: np.random.Generator, notes: list[str]) -> list[Order]:
+    """What is sent when, texts made before the first is due."""
+    assert trace.arrival_s is not None
+    due_s = trace.arrival_s - trace.arrival_s[0]
+    if trace.prompt is not None:
+        texts: list[Any] = [str(text) for text in trace.prompt]
+    else:
+        notes.append(f"{trace.name} has no texts: prompts are words drawn at random, of its lengths")
+        texts = [wording.text(int(tokens), rng) for tokens in trace.prompt_tokens]
+    return [
+        Order(float(due), text, int(tokens))
+        for due, text, tokens in zip(due_s, texts, trace.output_tokens, strict=True)
+    ]

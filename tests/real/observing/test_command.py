@@ -1,0 +1,78 @@
+"""`seqsched observe` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("aiohttp", reason="needs the extra serve")
+
+from sim.cli import main
+from tests.real.observing.server import Behaviour, serving
+
+TRACE = "request_id,arrival_s,prompt_tokens,output_tokens\n0,0.0,10,5\n1,0.01,12,7\n2,0.02,9,3\n"
+
+
+def run(*arguments: object) -> int:
+    """The command's exit status."""
+    try:
+        main([str(a) for a in arguments])
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+    return 0
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    (tmp_path / "trace.csv").write_text(TRACE, encoding="utf-8")
+    return tmp_path / "trace.csv"
+
+
+def test_figures_go_to_the_screen_rows_to_a_file_and_detail_to_another(
+    trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, result = trace.with_name("log.csv"), trace.with_name("bench.json")
+    with serving(Behaviour()) as url:
+        assert run("observe", url, "--trace", trace, "--out", log, "--save-result", result) == 0
+    out, err = capsys.readouterr()
+    assert "3 of 3 requests" in out and "mean_ttft_ms" in out and "words drawn at random" in err
+    assert len(log.read_text().splitlines()) == 4
+    assert json.loads(result.read_text())["output_lens"] == [5, 7, 3]
+
+
+def test_json_stands_alone_on_stdout(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(Behaviour()) as url:
+        assert run("observe", url, "--trace", trace, "--json") == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["completed"] == 3 and figures["total_output_tokens"] == 15
+
+
+def test_failures_are_said_and_where_nothing_completed_the_status_is_1(
+    trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for dies_after, status in ((4, 0), (2, 1)):
+        with serving(Behaviour(dies_after=dies_after)) as url:
+            assert run("observe", url, "--trace", trace) == status
+        out, err = capsys.readouterr()
+        assert "Latencies leave out" in out and "Traceback" not in err
+        assert ("no request completed" in err) == (status == 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("localhost:8000",), "url: 'localhost:8000' is not the address of a server"),
+        (("http://127.0.0.1:9", "--endpoint", "chats"), "endpoint: 'chats' is not one of"),
+        (("http://127.0.0.1:9",), "http://127.0.0.1:9: no answer"),
+        (("http://127.0.0.1:9", "--out", "nowhere/log.csv"), "there is no folder nowhere"),
+        (("http://127.0.0.1:9", "--trace", "none.csv"), "none.csv"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    arguments: tuple[str, ...], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("observe", *arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and why in err
