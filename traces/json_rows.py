@@ -56,9 +56,28 @@ def _objects(path: str, text: str) -> tuple[Rows, Sequence[int] | None]:
             raise InputError(f"{path}, line {number}: broken JSON ({error})") from None
         if not isinstance(row, dict):
             _not_an_object(f"{path}, line {number}", row)
+        if not rows:
+            _refuse_twins(f"{path}, line {number}", line, row)
         rows.append(row)
         lines.append(number)
     return rows, lines
+
+
+def _refuse_twins(where: str, line: str, row: Mapping[str, Any]) -> None:
+    """InputError where a key stands twice in an object: the last would be read. What writes one so writes all
+    so: it is enough to look at the first.
+    """
+    pairs: list[tuple[str, Any]] = []
+
+    def keep(of_one: list[tuple[str, Any]]) -> dict[str, Any]:
+        pairs[:] = of_one  # the outermost object comes last
+        return dict(of_one)
+
+    json.loads(line, object_pairs_hook=keep)
+    keys = [key for key, _ in pairs]
+    if len(keys) != len(row):
+        twin = next(key for key in row if keys.count(key) > 1)
+        raise InputError(f"{where}: key {twin} appears {keys.count(twin)} times, 1 is allowed")
 
 
 def _indented(path: str, text: str) -> Rows:

@@ -18,6 +18,13 @@ TEXTS = {
     ),
     r"version https://git-lfs": "a Git LFS pointer; `git lfs pull` fetches the file that it stands for",
     r"(?i)<!doctype|<html|<\?xml": "a web page or XML, perhaps downloaded in place of the file that it shows",
+    r"(DEBUG|INFO|WARNING|ERROR) |\d{4}-\d\d-\d\d \S+ (- )?(DEBUG|INFO|WARN)": (
+        "a log of lines of text; a table of its requests is needed"
+    ),
+    r"\S+ \S+ \S+ \[\d\d/\w{3}/\d{4}": "a web server's access log, which holds no numbers of tokens",
+    r"sep=.\s": "a table below a spreadsheet's line sep=, which has to go",
+    r"metric_name,timestamp,metric_value": "a file of k6's metrics, which has no numbers of tokens",
+    r'"?Type"?,"?Name"?,"?Request Count': "a table of locust's statistics: totals, not requests",
     r"Metric,(avg|Unit|min)\b": (
         "a summary of AIPerf or genai-perf: figures, not requests; those are in profile_export.jsonl"
     ),
@@ -51,6 +58,13 @@ OBJECTS: tuple[tuple[tuple[str, ...], str], ...] = (
         "a summary of inference-perf; its requests are in per_request_lifecycle_metrics.json",
     ),
     (("sub_requests",), "sessions of LLMServingSim, whose turns wait for each other: these are not modelled"),
+    (("metric", "type", "data"), "a file of k6's metrics, which has no numbers of tokens"),
+    (("custom_id", "response"), "a file of answers of OpenAI's batch API, which have no times of arrival"),
+    (
+        ("object", "usage", "choices"),
+        "a file of answers of OpenAI's API; columns of times and of their usage are needed",
+    ),
+    (("object", "has_more", "data"), "a page of OpenAI's API: sums over spans of time, or a list in data"),
     (("custom_id", "body"), "requests for OpenAI's batch API, which hold texts and no numbers of tokens"),
 )
 """Keys of a JSON object, or of the first of many -> what it is."""

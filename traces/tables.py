@@ -282,6 +282,8 @@ def open_table(path: str | Path, wanted: Wanted) -> Table:
     data = read_unpacked(name)
     if data.startswith(b"PAR1"):
         return _Parquet(name, data)
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InputError(f"{name}: is UTF-16 text, not UTF-8: PowerShell writes such files; save it as UTF-8")
     data = data.removeprefix(b"\xef\xbb\xbf")
     try:
         text = data.decode("utf-8")

@@ -31,6 +31,18 @@ KNOWN = {
     json.dumps({"load_summary": {}, "successes": {}}): "per_request_lifecycle_metrics.json",
     json.dumps({"experiments": [], "service_kind": "openai"}): "a profile export of genai-perf",
     json.dumps({"metadata": {}, "start_perf_ns": 1, "payload": {}, "responses": []}): "AIPerf's raw records",
+    "INFO 07-29 10:00:00 logger.py:39] Received request cmpl-1: prompt: 'x', params: 3\n": "a log of lines",
+    "2025-07-29 10:00:00,123 - INFO - request, done, x\n": "a log of lines",
+    '10.0.0.1 - - [05/Jan/2025:10:00:00 +0000] "POST /v1" 200 1234 0.1\n': "a web server's access log",
+    "sep=;\nprompt_tokens;output_tokens\n1;2\n": "a table below a spreadsheet's line sep=",
+    "metric_name,timestamp,metric_value,check\nhttp_reqs,1736071200,1.0,\n": "a file of k6's metrics",
+    "Type,Name,Request Count,Failure Count\nPOST,/v1,10,0\n": "a table of locust's statistics",
+    json.dumps({"type": "Point", "metric": "http_req_duration", "data": {}}): "a file of k6's metrics",
+    json.dumps({"id": "b", "custom_id": "r", "response": {}}): "a file of answers of OpenAI's batch API",
+    json.dumps(
+        {"object": "chat.completion", "usage": {}, "choices": []}
+    ): "a file of answers of OpenAI's API",
+    json.dumps({"object": "page", "data": [{}], "has_more": False}): "a page of OpenAI's API",
     json.dumps({"session_id": "s", "sub_requests": []}) + "\n": "sessions of LLMServingSim",
     json.dumps({"custom_id": "a", "body": {}})
     + "\n"

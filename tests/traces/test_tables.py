@@ -164,3 +164,17 @@ def test_a_column_without_a_name_is_called_that(put: Put) -> None:
     """Pandas writes the index of a frame so."""
     trace = read(put(",arrival_s,prompt_tokens,output_tokens\n0,0,100,20\n1,1,200,30\n"))
     assert trace.notes == ("columns not used: one without a name",)
+
+
+@pytest.mark.parametrize("order", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_named(put: Put, order: str) -> None:
+    text = "\ufeffprompt_tokens,output_tokens\n1,2\n"
+    with pytest.raises(InputError, match="is UTF-16 text, not UTF-8: PowerShell writes such files"):
+        read(put(text.encode(order)))
+
+
+def test_a_key_that_stands_twice_is_refused(put: Put) -> None:
+    line = '{"prompt_tokens": 1, "output_tokens": 3, "x": {"a": 1, "b": 2}, "output_tokens": 30}'
+    with pytest.raises(InputError, match="line 1: key output_tokens appears 2 times, 1 is allowed"):
+        read(put(line + "\n"))
+    assert len(read(put(line.replace('"output_tokens": 3,', "") + "\n"))) == 1
