@@ -27,6 +27,10 @@ ObjectArray = npt.NDArray[np.object_]
 BoolArray = npt.NDArray[np.bool_]
 
 _NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+_DATE = r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?"
+_ZONE = r"\s?(?:Z|z|[+-]\d\d(?::?\d\d)?)"
+_LEAST_SET_BACK_S, _LAST_SET_BACK_H = 3000, 4
+"""Clocks are set back by an hour, before four in the morning; the gap between two requests is part of it."""
 _SHOWN_CHARACTERS = 40
 
 
@@ -72,29 +76,70 @@ def times(table: Table, column: str, per_second: float = 1.0, unless: BoolArray 
 def instants(table: Table, column: str, unless: BoolArray | None = None) -> FloatArray:
     """ISO 8601 dates with a time of day (UTC where no zone is given), in s from the earliest, shape (n,).
 
-    Rows where `unless`, shape (n,), holds are not checked, and get 0.
+    Rows where `unless`, shape (n,), holds are not checked, and get 0. Raises InputError where some have a
+    zone and some have none, and where a clock without one was set back.
     """
     import pandas as pd
 
-    values, kept = table.raw(column), None
+    values, rows = table.raw(column), np.arange(table.num_rows)
     if unless is not None:
-        kept = np.flatnonzero(~unless)
-        values = [values[i] for i in kept.tolist()]
-    raw = pd.Series(values, dtype=object)
-    text = raw.where(raw.map(lambda value: isinstance(value, str)), "")
-    is_date = text.str.match(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d").to_numpy(dtype=bool)
-    when = pd.to_datetime(text.where(is_date), format="ISO8601", utc=True, errors="coerce")
+        rows = np.flatnonzero(~unless)
+        values = [values[i] for i in rows.tolist()]
+    dates = pd.Series(values, dtype=object)
+    alike = _are_alike(values)
+    if not alike:
+        text = dates.where(dates.map(lambda value: isinstance(value, str)), "")
+        # BigQuery writes UTC behind a blank.
+        dates = text.where(text.str.match(_DATE).to_numpy(dtype=bool)).str.replace(
+            r"\s*UTC$", "Z", regex=True
+        )
+    when = pd.to_datetime(dates, format="ISO8601", utc=True, errors="coerce")
     bad = when.isna().to_numpy(dtype=bool)
     if bad.any():
         index = int(bad.argmax())
-        what = f"{display(raw.iloc[index])} is not a date and time such as 2023-11-16 18:15:46.68"
-        raise fault(table, index if kept is None else int(kept[index]), column, what)
+        what = f"{display(values[index])} is not a date and time such as 2023-11-16 18:15:46.68"
+        raise fault(table, int(rows[index]), column, what)
     elapsed = np.asarray((when - when.min()).dt.total_seconds(), dtype=np.float64)
-    if kept is None:
-        return elapsed
+    doubt = None if alike else _doubt_of_zone(dates.tolist())
+    if doubt := doubt or _doubt_of_clock(dates.tolist(), elapsed):
+        index, what = doubt
+        raise fault(table, int(rows[index]), column, f"{display(values[index])} {what}")
     seconds = np.zeros(table.num_rows)
-    seconds[kept] = elapsed
+    seconds[rows] = elapsed
     return seconds
+
+
+def _are_alike(values: list[Any]) -> bool:
+    """Whether all are dates, and all of them have a zone or none has: one look at a long text, since that is
+    faster than many.
+    """
+    if not set(map(type, values)) <= {str}:
+        return False
+    text = "\n".join(values) + "\n"
+    return any(re.fullmatch(rf"(?:{_DATE}{zone}\n)*", text, re.ASCII) is not None for zone in ("", _ZONE))
+
+
+def _doubt_of_zone(dates: list[str]) -> tuple[int, str] | None:
+    """The first date that differs from those above in having a zone, and how; None for none."""
+    zoned = [re.search(rf"{_ZONE}\s*$", date) is not None for date in dates]
+    if all(zoned) or not any(zoned):
+        return None
+    index = zoned.index(not zoned[0])
+    has = "has an offset, where those above have none" if zoned[index] else "has none of the offsets above"
+    return index, f"{has}: its zone is not clear"
+
+
+def _doubt_of_clock(dates: list[str], elapsed: FloatArray) -> tuple[int, str] | None:
+    """The row at which a clock without a zone was set back by an hour; None for none."""
+    back = np.flatnonzero(np.diff(elapsed) < 0)
+    if len(back) != 1 or re.search(rf"{_ZONE}\s*$", dates[0]):
+        return None
+    index = int(back[0])
+    step = float(elapsed[index] - elapsed[index + 1])
+    if not _LEAST_SET_BACK_S <= step <= 3600 or int(dates[index][11:13]) >= _LAST_SET_BACK_H:
+        return None
+    what = f"is {step:,.0f} s before the row above, the only one out of order: was a clock set back?"
+    return index + 1, f"{what} Dates with an offset, such as {dates[index][:19]}+02:00, are read right"
 
 
 def identifiers(table: Table, column: str) -> npt.NDArray[Any]:

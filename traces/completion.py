@@ -14,12 +14,19 @@ from . import checks
 from .checks import BoolArray
 from .errors import InputError
 from .tables import Table
+from .units import without_unit
 
-STATES = ("status", "state", "outcome", "request_status", "status_code", "http_status", "finish_reason")
+STATES = (
+    *("status", "state", "outcome", "request_status", "status_code", "http_status", "http_status_code"),
+    *("http_code", "response_code", "response_status", "finish_reason"),
+)
 """Columns that say how a request ended."""
 SUCCESSES = ("success", "successful", "succeeded", "ok", "completed", "is_success")
 """Columns that say whether it was completed."""
-FAILURES = ("failed", "failure", "is_failed", "timed_out", "cancelled", "canceled", "was_cancelled")
+FAILURES = (
+    *("failed", "failure", "is_failed", "timed_out", "cancelled", "canceled", "was_cancelled"),
+    *("is_error", "has_error", "is_cancelled", "is_timeout"),
+)
 """Columns that say whether it was not."""
 ERRORS = ("error", "errors", "error_message", "error_msg", "error_type", "error_code", "exception")
 """Columns that are empty where it was completed."""
@@ -45,7 +52,7 @@ class Failures:
 
 def is_named(column: str) -> bool:
     """Whether a column with this name says which requests were completed."""
-    return column.lower() in COLUMNS
+    return without_unit(column) in COLUMNS
 
 
 def failures(table: Table) -> Failures | None:
@@ -60,7 +67,7 @@ def failures(table: Table) -> Failures | None:
         for index, value in enumerate(table.raw(column)):
             text = "" if value is None else str(value).strip()
             if text not in judged:
-                judged[text] = _is_failure(column.lower(), text)
+                judged[text] = _is_failure(without_unit(column), text)
             if judged[text]:
                 where[index] = True
                 first.setdefault(index, f"{column} {_shown(value)}")

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from . import checks
+from . import checks, witnesses
 from .errors import InputError
 from .prefixes import share_seen_before
 from .readers import Format, Lengths, Reading, Requests, make_trace
 from .registry import Registry
 from .tables import Table
 from .trace import DEFAULT_MAX_NEW_TOKENS, IntArray, Trace
-from .units import Times, arrival_column, read_times
+from .units import Times, arrival_column, near_arrivals, read_times
 
 
 class Seqsched(Requests):
@@ -44,11 +44,15 @@ class Seqsched(Requests):
         """Columns that the reader did not look at, other columns of times among them."""
         chosen = arrival_column(table.columns)
         others = {c: "" for c in table.columns if c != chosen and arrival_column((c,)) is not None}
-        return super().unused(table) | others
+        near = near_arrivals(table.path, table.columns) if chosen is None else {}
+        return super().unused(table) | others | near
 
     def read(self, table: Table, reading: Reading) -> Trace:
         """Every value checked."""
         has = set(table.columns)
+        ids = checks.identifiers(table, "request_id") if "request_id" in has else None
+        if ids is not None:
+            witnesses.refuse_summary(table, "request_id", ids[-1])
         lengths = self.lengths(table, "prompt_tokens", "output_tokens")
         times = _arrivals(table, arrival_column(table.columns), reading, lengths)
         deadline = checks.times(table, "deadline_s", unless=lengths.left_out) if "deadline_s" in has else None
@@ -85,7 +89,7 @@ class Seqsched(Requests):
                 *_above_their_caps(lengths, caps),
                 *(("L_gt is not used: it is no sample of the model",) if "L_gt" in has else ()),
             ),
-            request_id=checks.identifiers(table, "request_id") if "request_id" in has else None,
+            request_id=ids,
         )
 
 

@@ -15,12 +15,14 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from . import checks, completion
+from . import checks, completion, witnesses
 from .errors import InputError
 from .tables import Table
 from .trace import FloatArray, IntArray, Trace
-from .units import Times
+from .units import Times, span_text
 
+LEAST_TIES = 0.1
+"""Share of requests that arrive at the time of another from which on that is said."""
 Tokenizer = Callable[[str], int]
 
 
@@ -115,7 +117,21 @@ def make_trace(
             *notes,
             f"{arrival_column} was not in order: rows are sorted by arrival, ties as in the file",
         )
+    if "arrival_s" in columns:
+        notes += _ties(arrival_column, columns["arrival_s"])
     return Trace(name=Path(table.path).stem, sample_names=names, notes=notes, read_as=read_as, **columns)
+
+
+def _ties(column: str, arrival_s: FloatArray) -> tuple[str, ...]:
+    """A note where many of these times, in order, are another's: a coarse clock makes arrivals clump."""
+    gaps = np.diff(arrival_s)
+    tied = np.append(gaps == 0, False) | np.append(False, gaps == 0)
+    if not (gaps > 0).any() or tied.mean() < LEAST_TIES:
+        return ()
+    step = float(gaps[gaps > 0].min())
+    steps = gaps / step
+    goes = f": {column} goes in steps of {span_text(step)}" if np.allclose(steps, np.round(steps)) else ""
+    return (f"{100 * tied.mean():.0f} % of the requests arrive together with another{goes}",)
 
 
 @dataclass(frozen=True)
@@ -140,14 +156,20 @@ class Requests(Format):
 
     @classmethod
     def uses(cls, column: str) -> bool:
-        """Whether the reader may look at this column: those that say what failed too."""
-        return super().uses(column) or completion.is_named(column)
+        """Whether the reader may look at this column: those that say what failed, or know of lengths, too."""
+        return super().uses(column) or completion.is_named(column) or witnesses.is_witness(column)
+
+    def unused(self, table: Table) -> dict[str, str]:
+        """Columns that the trace is not made of: those that are only held against it among them."""
+        own = (*self.required, *self.optional)
+        beside = {c for c in table.columns if witnesses.is_witness(c) and c not in own}
+        return {column: "" for column in table.columns if column in beside or not self.uses(column)}
 
     def lengths(self, table: Table, prompt: str, output: str) -> Lengths:
         """The two lengths, and which rows have them; InputError where none does.
 
         A row that a column of states or errors says has failed is not looked at; an output of 0 tokens is a
-        failed request too.
+        failed request too. Columns of totals and the like are held against both.
         """
         failures = completion.failures(table)
         failed = None if failures is None else failures.where
@@ -171,4 +193,6 @@ class Requests(Format):
         checks.refuse(
             table, prompt, answered & (prompt_tokens < 1), lambda i: f"{prompt_tokens[i]} is below 1"
         )
+        pair = witnesses.Pair(prompt_tokens, output_tokens, (prompt, output), answered)
+        notes += witnesses.notes_on(table, pair)
         return Lengths(prompt_tokens, output_tokens, None if answered.all() else answered, notes)

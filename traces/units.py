@@ -28,6 +28,8 @@ MOST_HABITUAL_RATE = 1000.0
 """The same where the format tells it."""
 EPOCH_S = (9.5e8, 4.2e9)
 """Seconds since 1970 of the years 2000 to 2103: times there are dates in disguise, whatever they are in."""
+SHEET_DAYS, MOST_SHEET_DAYS = (36526, 73050), 60
+"""Days since 1900 of the years 2000 to 2099, as spreadsheets write dates, and how many a trace may span."""
 EPOCH_SPREAD = 0.05
 """What dates in disguise may differ by, as a share of the first."""
 
@@ -132,6 +134,8 @@ def _decide(
     rates = _rates(values)
     if named is not None:
         return named, _doubt(rates, named)
+    _refuse_missing_dates(table, column, values)
+    _refuse_days(table, column, values, habit)
     if not rates:  # all at once, whatever they are in
         return habit or "s", ""
     fractional = bool((values != np.floor(values)).any())
@@ -195,6 +199,27 @@ def _epoch_unit(values: FloatArray) -> Unit | None:
     return None
 
 
+def _refuse_missing_dates(table: Table, column: str, values: FloatArray) -> None:
+    """InputError where all are dates but some that are 0, which then stands for a missing one."""
+    if 0 in values and _epoch_unit(values[values > 0]) is not None:
+        row = next(i for i, value in enumerate(table.raw(column)) if value is not None and float(value) == 0)
+        what = (
+            "0 is no date, where all others are dates since 1970; if they are not, --time-unit says the unit"
+        )
+        raise checks.fault(table, row, column, what)
+
+
+def _refuse_days(table: Table, column: str, values: FloatArray, habit: Unit | None) -> None:
+    """InputError for what may be dates of a spreadsheet: days since 1900, the time of day as a fraction."""
+    if habit is not None or not len(values) or (values == np.floor(values)).all():
+        return
+    if SHEET_DAYS[0] <= values.min() and values.max() <= SHEET_DAYS[1] and np.ptp(values) <= MOST_SHEET_DAYS:
+        day = f"{np.datetime64('1899-12-30') + int(values[0])}"
+        what = f"{values[0]:.10g} may be a date of a spreadsheet, {day}, or a number of seconds"
+        advice = "write dates as 2023-11-16 18:15:46.68, or say --time-unit s"
+        raise InputError(f"{table.where(0)}, {column}: {what}; {advice}")
+
+
 def _holds_dates(table: Table, column: str, unless: BoolArray | None) -> bool:
     raw = table.raw(column)
     first = next((v for i, v in enumerate(raw) if unless is None or not unless[i]), None)
@@ -248,6 +273,41 @@ ARRIVALS = (
     "received_at",
 )
 """What a column of arrival times is called, without its unit, the surest name first."""
+
+
+GAPS = ("interarrival", "inter_arrival", "interarrival_time", "inter_arrival_time", "iat", "time_delta")
+"""What a column of the times between arrivals is called, without its unit."""
+OFFSETS = (
+    "relative_time",
+    "time_offset",
+    "start_offset",
+    "offset",
+    "elapsed",
+    "elapsed_time",
+    "t",
+    "since_start",
+)
+"""What a column that may be of arrival times, or not, is called, without its unit."""
+LONG_UNIT = re.compile(r"[_\s(](mins?|minutes?|h|hrs?|hours?|days?)\)?$", re.IGNORECASE)
+
+
+def near_arrivals(path: str, columns: tuple[str, ...]) -> dict[str, str]:
+    """Columns that are no arrival times but near them -> what is to be said of them.
+
+    Raises InputError for arrival times in minutes, hours or days.
+    """
+    said = {}
+    for column in columns:
+        name, long_unit = without_unit(column), LONG_UNIT.search(_words(column))
+        if long_unit is not None and without_unit(LONG_UNIT.sub("", _words(column))) in ARRIVALS:
+            raise InputError(
+                f"{path}: column {column} is in {long_unit[1]}; write it in seconds, as arrival_s"
+            )
+        if name in GAPS:
+            said[column] = "gaps; their running sum is read as arrival_s"
+        elif name in OFFSETS:
+            said[column] = "read as arrival times if it is called arrival"
+    return said
 
 
 def arrival_column(columns: tuple[str, ...]) -> str | None:

@@ -83,7 +83,7 @@ def test_dates_in_disguise_give_their_unit_away(put: Put, unit: Unit) -> None:
 
 
 def test_dates_are_read_under_a_name_that_does_not_ask_for_seconds(put: Put) -> None:
-    dates = ("2024-11-03T01:59:59-04:00", "2024-11-03T01:00:01-05:00", "2024-11-03 06:00:04.5")
+    dates = ("2024-11-03T01:59:59-04:00", "2024-11-03T01:00:01-05:00", "2024-11-03 06:00:04.5Z")
     assert span(put(own("timestamp", *dates))) == 5.5
     with pytest.raises(InputError, match=r"row 1, arrival_s: '2024.* is not a number, but a date and time"):
         read(put(own("arrival_s", *dates)))
@@ -204,3 +204,105 @@ def test_times_are_read_right_or_refused(
         assert span(put(text), unit) == pytest.approx(meant, rel=1e-6)
     else:
         assert found == pytest.approx(meant, rel=1e-6)
+
+
+def seconds(path: Path, time_unit: str | None = None) -> list[float]:
+    trace = read(path, time_unit=time_unit)
+    assert trace.arrival_s is not None
+    return [float(time) for time in trace.arrival_s]
+
+
+def dated(*dates: str) -> str:
+    return "timestamp,prompt_tokens,output_tokens\n" + "".join(f"{date},10,5\n" for date in dates)
+
+
+def test_a_clock_that_was_set_back_is_refused(put: Put) -> None:
+    local = ["2024-11-03 01:59:50", "2024-11-03 01:59:58", "2024-11-03 01:00:01", "2024-11-03 01:00:09"]
+    with pytest.raises(
+        InputError, match=r"row 3, timestamp: '2024-11-03 01:00:01' is 3,597 s before the row"
+    ):
+        read(put(dated(*local)))
+    offsets = [f"{each}-0{4 + (row > 1)}:00" for row, each in enumerate(local)]
+    assert seconds(put(dated(*offsets))) == [0, 8, 11, 19]
+
+
+@pytest.mark.parametrize(
+    "dates",
+    [
+        ["2024-11-03 12:59:58", "2024-11-03 12:00:01"],
+        ["2024-11-03 01:59:58", "2024-11-03 01:30:01"],
+        ["2024-11-03 01:59:58", "2024-11-03 01:00:01", "2024-11-03 01:00:00"],
+        ["2024-11-03 01:59:58Z", "2024-11-03 01:00:01Z"],
+    ],
+)
+def test_rows_that_are_merely_out_of_order_are_sorted(put: Put, dates: list[str]) -> None:
+    assert any("was not in order" in note for note in read(put(dated(*dates))).notes)
+
+
+@pytest.mark.parametrize("other", ["2024-11-03T02:00:01", "2024-11-03 02:00:01.5"])
+def test_dates_of_which_some_have_an_offset_are_refused(put: Put, other: str) -> None:
+    with pytest.raises(InputError, match=r"row 2, timestamp: '.*' has none of the offsets above"):
+        read(put(dated("2024-11-03T01:59:58-04:00", other)))
+    with pytest.raises(
+        InputError, match=r"row 2, timestamp: '.*' has an offset, where those above have none"
+    ):
+        read(put(dated(other, "2024-11-03T01:59:58Z")))
+
+
+def test_dates_as_bigquery_writes_them(put: Put) -> None:
+    assert seconds(put(dated("2025-01-05 10:00:00.250 UTC", "2025-01-05 10:00:05 UTC"))) == [0, 4.75]
+
+
+@pytest.mark.parametrize("per_second", [1, 10**3, 10**6, 10**9])
+def test_a_missing_date_is_no_start(put: Put, per_second: int) -> None:
+    text = dated("0", str(1736071205 * per_second), str(1736071206 * per_second))
+    with pytest.raises(InputError, match="row 1, timestamp: 0 is no date, where all others are dates since"):
+        read(put(text))
+
+
+def test_dates_of_a_spreadsheet_are_refused(put: Put) -> None:
+    text = dated("45246.76095", "45246.76105", "45247.5")
+    with pytest.raises(
+        InputError, match=r"row 1, timestamp: 45246.76095 may be a date of a spreadsheet, 2023-11"
+    ):
+        read(put(text))
+    assert seconds(put(text), time_unit="s") == pytest.approx([0, 0.0001, 0.73905])
+
+
+@pytest.mark.parametrize("column", ["arrival_min", "timestamp (hours)", "start_time_days"])
+def test_arrivals_in_long_units_are_refused(put: Put, column: str) -> None:
+    with pytest.raises(
+        InputError, match=r"column .* is in (min|hours|days); write it in seconds, as arrival_s"
+    ):
+        read(put(dated("0", "1").replace("timestamp", column, 1)))
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        ("interarrival_s", "gaps; their running sum"),
+        ("offset_ms", "read as arrival times if it is called arr"),
+    ],
+)
+def test_columns_near_arrivals_are_pointed_at(put: Put, column: str, said: str) -> None:
+    trace = read(put(dated("0", "1").replace("timestamp", column, 1)))
+    assert trace.arrival_s is None and f"{column} ({said}" in trace.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("times", "note"),
+    [
+        ("0 0 3 3 9", "80 % of the requests arrive together with another: arrival_s goes in steps of 3 s"),
+        ("0 0 3 3.5 4.1", "40 % of the requests arrive together with another"),
+    ],
+)
+def test_a_coarse_clock_is_said(put: Put, times: str, note: str) -> None:
+    trace = read(put(dated(*times.split()).replace("timestamp", "arrival_s")))
+    assert trace.notes == (note,)
+
+
+@pytest.mark.parametrize(
+    "times", ["0 0 0", "0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 20", "0 1.5"]
+)
+def test_few_or_only_ties_are_not_said(put: Put, times: str) -> None:
+    assert read(put(dated(*times.split()).replace("timestamp", "arrival_s"))).notes == ()
