@@ -16,7 +16,7 @@ from sim.perception.predictions import perceive
 from sim.perception.predictors import QUESTION_TOKENS
 from sim.results.ledger import Ledger, ReplicaUse, column
 from sim.results.result import Result, make_result
-from sim.scenario.policies import make_scheduler
+from sim.scenario.policies import kv_capacity, make_scheduler
 from sim.scenario.scenario import Scenario, predictions_of, stream
 from traces.errors import InputError
 
@@ -105,7 +105,7 @@ class RealRun:
             len(requests),
             [r.arrival_s for r in sorted(requests, key=lambda r: r.id)],
             log=True,
-            replicas=[ReplicaUse(self.ran, capacity)],
+            replicas=[ReplicaUse(self.ran, kv_capacity(scheduler, scenario.limits))],
         )
         if not perception.charged:
             self.ledger.predicted = column(perception.predicted.astype(np.int64))

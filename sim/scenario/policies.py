@@ -81,6 +81,12 @@ def limits_of(
     )
 
 
+def kv_capacity(scheduler: CompleteScheduler, limits: Limits) -> int:
+    """KV tokens that the scheduler can give out on a machine of these limits."""
+    capacity = scheduler.kv_capacity_tokens
+    return limits.kv_tokens if capacity is None else capacity
+
+
 def policy_name(policy: Policy) -> str:
     """What a result calls the policy."""
     return policy if isinstance(policy, str) else getattr(policy, "__name__", type(policy).__name__)

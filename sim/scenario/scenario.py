@@ -39,7 +39,7 @@ from ..results.warmup import read_warmup
 from ..version import __version__
 from ..work import Limits, Prediction, SchedulingError
 from .machines import Accelerator, accelerators_of, fleet_text, outages_of, provenance_of
-from .policies import Policy, policy_name, scheduler_maker
+from .policies import Policy, kv_capacity, policy_name, scheduler_maker
 from .requests import arriving, check_concurrency, goodput_bounds, output_cap, requests_of
 from .settings import DEFAULT_TRACE, Keywords, Settings, read_settings
 
@@ -112,7 +112,10 @@ class Scenario:
             np.zeros(len(self.trace)) if self.trace.arrival_s is None else self.trace.arrival_s,
             log=log,
             window=log_window,
-            replicas=[ReplicaUse(m.profile.name, m.limits.kv_tokens) for m in machines],
+            replicas=[
+                ReplicaUse(m.profile.name, kv_capacity(scheduler, m.limits))
+                for m, scheduler in zip(machines, schedulers, strict=True)
+            ],
         )
         if not perception.charged:
             ledger.predicted = column(perception.predicted.astype(np.int64))

@@ -48,7 +48,7 @@ class MachineSettings:
     set: Overrides = None
     """{what_ifs}"""
     kv_blocks: int | None = None
-    """KV cache in blocks of 16 tokens, in place of the profile's capacity."""
+    """KV cache in blocks of 16 tokens, as a vLLM log states them, in place of the profile's capacity."""
     predictor: str | Predictor = DEFAULT_PREDICTOR
     """Length predictor {predictors}"""
     seed: int = 0

@@ -16,6 +16,7 @@ class BaseScheduler:
     upper_quantile: float | None = None
     drops: Sequence[Drop] = ()
     has_place: bool = False
+    kv_capacity_tokens: int | None = None
     kv_peak_tokens: int = 0
 
     def wants(self, request: Request) -> bool | None:
@@ -49,6 +50,10 @@ class CompleteScheduler(Scheduler, Protocol):
         """
 
     @property
+    def kv_capacity_tokens(self) -> int | None:
+        """The most KV memory that it would ever give out (tokens); None: all that its limits allow."""
+
+    @property
     def kv_peak_tokens(self) -> int:
         """The most KV memory that it ever gave out (tokens)."""
 
@@ -60,6 +65,7 @@ class CompleteScheduler(Scheduler, Protocol):
 
 
 DEFAULTS = BaseScheduler()
+MEMBERS = ("wake_at", "upper_quantile", "drops", "has_place", "kv_capacity_tokens", "kv_peak_tokens", "wants")
 
 
 def complete(scheduler: Scheduler) -> CompleteScheduler:
@@ -67,7 +73,7 @@ def complete(scheduler: Scheduler) -> CompleteScheduler:
 
     They become attributes of the object, or of its class where `__slots__` leaves no room.
     """
-    for name in ("wake_at", "upper_quantile", "drops", "has_place", "kv_peak_tokens", "wants"):
+    for name in MEMBERS:
         if not hasattr(scheduler, name):
             # No look at `__dict__`: an object that was asked for it finds its attributes more slowly.
             try:

@@ -41,7 +41,8 @@ class ContinuousScheduler:
 
     def __init__(self, limits: Limits, **options: Any) -> None:
         self.options = o = ContinuousOptions(**options)
-        num_blocks = limits.kv_tokens // limits.block_size
+        # As vLLM does, one block is kept that no request ever gets (its null block).
+        num_blocks = max(0, limits.kv_tokens // limits.block_size - 1)
         self.limits = replace(limits, kv_tokens=num_blocks * limits.block_size)
         self.kv = KvCache(num_blocks, limits.block_size, prefix_caching=o.prefix_caching)
         self.max_num_seqs, self.max_num_batched_tokens = o.max_num_seqs, o.max_num_batched_tokens
@@ -76,6 +77,11 @@ class ContinuousScheduler:
         self.deadlines: list[tuple[float, int, Request]] = []  # heap of what may expire while it waits
         self.admitted_in_time: set[int] = set()  # ids with a deadline
         self.withdrawn: set[int] = set()  # ids that still stand in the queue though they have ended
+
+    @property
+    def kv_capacity_tokens(self) -> int:
+        """KV tokens that requests can hold: all whole blocks of the machine but one."""
+        return self.limits.kv_tokens
 
     @property
     def kv_peak_tokens(self) -> int:

@@ -156,7 +156,7 @@ class KvCache:
         if iterations != 1:
             need = need + blocks_ahead(takers, self.iteration + 1, iterations - 1) if iterations else 0
         if self.has_evicted:
-            self.prefixes.taken += need - self.reused
+            self.prefixes.take(need - self.reused)
             self.reused = 0
             self.has_evicted = bool(self.prefixes.parts)
         free = self.free - need
@@ -164,11 +164,13 @@ class KvCache:
             self.least_free = free
         self.iteration = iteration = self.iteration + iterations
         if finished:
-            births = self.births
+            births, has_evicted = self.births, self.has_evicted
             for request in finished:
                 birth = births.pop(request.id)
                 takers[-birth % size] -= 1
                 free -= -(birth + iteration) // size
+                if has_evicted and (birth + iteration) % size:
+                    self.prefixes.unhashed += 1
         self.free = free
         self.need = takers[iteration % size]
 
@@ -176,33 +178,45 @@ class KvCache:
 class EvictedPrefixes:
     """How much of an evicted request's KV is still in memory when it comes back.
 
-    Free blocks form a queue: new ones are taken from its head, freed ones join its tail, the last block of a
-    request first (vLLM's order). What is freed keeps its content until it is taken, so a request that comes
-    back in time finds the first of its blocks intact. Counting is enough: block number k to be taken since
-    the start is block number k.
+    Free blocks form a queue, and new ones are taken from its head. Of what a request frees, the blocks that
+    are full have a hash and join the tail, the last one first; a last block that is not full can never be
+    found again and joins the head (vLLM's `BlockPool.free_blocks`). What is freed keeps its content until it
+    is taken, so a request that comes back in time finds the first of its blocks intact. Counting is enough:
+    but for those at the head, block number k to be taken since the start is block number k.
     """
 
     def __init__(self) -> None:
-        self.taken = 0  # blocks ever taken from the head of the queue
-        self.parts: dict[int, tuple[int, int, int]] = {}  # id -> first of its numbers, blocks, full blocks
+        self.taken = 0  # blocks ever taken from the queue, without those that had joined its head
+        self.unhashed = 0  # blocks at the head of the queue that joined it there
+        self.parts: dict[int, tuple[int, int]] = {}  # id -> first of its numbers, full blocks
+
+    def take(self, blocks: int) -> None:
+        """So many blocks leave the head of the queue."""
+        unhashed = min(self.unhashed, blocks)
+        self.unhashed -= unhashed
+        self.taken += blocks - unhashed
 
     def evicted(self, request_id: int, free_before: int, blocks: int, full_blocks: int) -> None:
         """`blocks` of a request join a queue of `free_before`; `full_blocks` of them can be found again."""
-        self.parts[request_id] = (self.taken + free_before, blocks, full_blocks)
+        if not self.parts:
+            self.unhashed = 0  # what is free already all stands before them, whatever it holds
+        self.parts[request_id] = (self.taken + free_before - self.unhashed, full_blocks)
+        self.unhashed += blocks - full_blocks
 
     def intact(self, request_id: int, taken_since: int) -> int:
         """Blocks of the request to be used again, when `taken_since` more will have been taken by then."""
         part = self.parts.get(request_id)
         if part is None:
             return 0
-        first, blocks, full_blocks = part
-        return max(0, min(first + blocks - self.taken - taken_since, blocks, full_blocks))
+        first, full_blocks = part
+        taken = self.taken + max(0, taken_since - self.unhashed)
+        return max(0, min(first + full_blocks - taken, full_blocks))
 
     def reuse(self, request_id: int, blocks: int) -> None:
         """The request is back and takes its intact blocks out of the queue; what was freed later moves up."""
         part = self.parts.pop(request_id, None)
         if part is None or not blocks:
             return
-        for other, (first, count, full_blocks) in self.parts.items():
+        for other, (first, full_blocks) in self.parts.items():
             if first > part[0]:
-                self.parts[other] = (first - blocks, count, full_blocks)
+                self.parts[other] = (first - blocks, full_blocks)

@@ -139,7 +139,7 @@ def traces(draw: st.DrawFn) -> Trace:
 @given(
     trace=traces(),
     order=st.sampled_from(["fcfs", "shortest-predicted", "shortest-remaining", "fair"]),
-    kv_blocks=st.sampled_from([20, 30, 60, None]),
+    kv_blocks=st.sampled_from([21, 30, 60, None]),
     tokens=st.sampled_from([40, 2048]),
     predictor=st.sampled_from(["exact", "exact:charge=on"]),
 )

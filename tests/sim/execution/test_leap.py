@@ -250,7 +250,7 @@ def test_memory_lasts_to_the_last_iteration_of_a_leap(profile: Profile) -> None:
     whole round.
     """
     trace = ticks_trace([1, 9], [130, 130], [0, 0])
-    shared = scenario(trace, profile=profile, kv_blocks=9, max_new_tokens=130)
+    shared = scenario(trace, profile=profile, kv_blocks=10, max_new_tokens=130)
     works = shared.run("continuous", log=True).batches
     assert [b.iterations for b in works[:2]] == [64, 1]
     assert [b.evicted for b in works[:2]] == [(), (1,)]

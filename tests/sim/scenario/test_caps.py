@@ -132,7 +132,7 @@ def test_shares_and_routes_without_predictions_do_not_go_by_caps(policy: str) ->
 def test_planned_memory_does_not_go_by_caps() -> None:
     how = HOW | {
         "policy": "continuous:order=fcfs,admission=predicted",
-        "kv_blocks": 150,
+        "kv_blocks": 151,
         "predictor": "constant:tokens=400",
     }
     made = replace(trace(), output_tokens=np.minimum(trace().output_tokens, 90))

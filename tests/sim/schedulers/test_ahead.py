@@ -22,8 +22,8 @@ from traces.trace import Trace
 
 
 def seconds(num_blocks: int) -> Profile:
-    """Every iteration takes a second."""
-    return flat_machine(kv_tokens=16 * num_blocks, name="seconds")
+    """Every iteration takes a second; requests can hold `num_blocks` blocks."""
+    return flat_machine(kv_tokens=16 * (num_blocks + 1), name="seconds")
 
 
 def run(
@@ -120,9 +120,7 @@ def test_everybody_ends_and_a_decision_less_is_an_iteration_more(
         arrival_s=np.sort(arrival) - arrival.min(),
         predicted_tokens=predicted_tokens,
     )
-    shared = scenario(
-        trace, profile=seconds(blocks), predictor=predictor, max_new_tokens=50, kv_blocks=blocks
-    )
+    shared = scenario(trace, profile=seconds(blocks), predictor=predictor, max_new_tokens=50)
     late, early = (shared.run(f"continuous:{options},async_scheduling={on}") for on in ("on", "off"))
     assert (late.columns["status"] == early.columns["status"]).all()
     assert late.summary["completed"] + late.summary["failed"] == len(shapes)

@@ -12,7 +12,10 @@ from sim.schedulers.base import BaseScheduler, complete
 from sim.work import Drop, Limits, Outcome, Work
 
 REQUEST = Request(0, 0.0, 1, 1)
-DEFAULTS = {"wake_at": None, "upper_quantile": None, "drops": (), "has_place": False, "kv_peak_tokens": 0}
+DEFAULTS = {
+    "wake_at": None, "upper_quantile": None, "drops": (), "has_place": False,
+    "kv_capacity_tokens": None, "kv_peak_tokens": 0,
+}  # fmt: skip
 
 
 class Bare:

@@ -49,10 +49,11 @@ class Pool:
             table.append(self.free.popleft())
 
     def release(self, i: int, tokens: int) -> None:
-        """It leaves: the last block first, full ones keep their content."""
-        table = self.table.pop(i)
-        self.content |= {table[k]: (i, k) for k in range(tokens // 16)}
-        self.free.extend(reversed(table))
+        """It leaves: full blocks keep their content and are taken last, beginning with its last one."""
+        table, num_full = self.table.pop(i), tokens // 16
+        self.content |= {table[k]: (i, k) for k in range(num_full)}
+        self.free.extend(reversed(table[:num_full]))
+        self.free.extendleft(table[num_full:])
 
     def reuse(self, i: int) -> int:
         """It is back: its blocks from the first on, as far as they are still there."""
@@ -69,7 +70,7 @@ class Desk:
     """Carries out a scheduler's work, an iteration a second, and keeps an account of the memory of its own.
 
     `lengths` maps ids to true lengths; `answers` to what a Perceive answers, the true length where it is not
-    there.
+    there. `blocks`: those that requests can hold.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Desk:
         perception_tokens: int = 0,
         **options: Any,
     ) -> None:
-        limits = Limits(16 * blocks, perception_tokens=perception_tokens)
+        limits = Limits(16 * (blocks + 1), perception_tokens=perception_tokens)
         self.scheduler, self.blocks = ContinuousScheduler(limits, **options), blocks
         self.pending = sorted(requests, key=lambda r: r.arrival_s)
         self.lengths, self.answers = lengths, dict(answers or {})
