@@ -1,0 +1,109 @@
+"""What a scheduler decided, iteration by iteration, in a form in which an engine's own decisions can be put
+beside ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import zip_longest
+from typing import Any, NamedTuple
+
+from sim.kv_blocks import blocks_for
+from sim.request import Request
+from sim.scenario.policies import make_scheduler
+from sim.work import Iterations, Limits, Outcome, Scheduler, Work
+
+
+class Decision(NamedTuple):
+    """One iteration. All by request id.
+
+    `tokens`: those that it computes, a chunk of a prompt or the one of who decodes. `reused`: of who is let
+    in, the tokens found in memory. `preempted`: who gave up its memory for it. `blocks`: in use while it
+    runs.
+    """
+
+    iteration: int
+    tokens: dict[int, int]
+    reused: dict[int, int]
+    preempted: tuple[int, ...]
+    blocks: int
+
+
+class Recorder:
+    """A scheduler that also writes down the decisions of the one it stands for, in `decisions`.
+
+    Its clock counts iterations: each has to take a second, and the executor to go one by one.
+    """
+
+    def __init__(self, scheduler: Scheduler, block_size: int, decisions: list[Decision]) -> None:
+        self.scheduler, self.block_size, self.decisions = scheduler, block_size, decisions
+        self.held: dict[int, int] = {}  # id -> tokens in memory, by admission
+        self.incomplete: set[int] = set()  # ids whose prompt is not computed to its end
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.scheduler, name)
+
+    def submit(self, request: Request, now: float) -> None:
+        """Passed on."""
+        self.scheduler.submit(request, now)
+
+    def drain(self, now: float) -> list[Request]:
+        """Passed on."""
+        return self.scheduler.drain(now)
+
+    def next_work(self, now: float) -> Work | None:
+        """What the scheduler decides, written down where it is an iteration."""
+        work = self.scheduler.next_work(now)
+        if isinstance(work, Iterations):
+            self._note(work, now)
+        return work
+
+    def _note(self, work: Iterations, now: float) -> None:
+        for request in work.evict:
+            del self.held[request.id]
+            self.incomplete.discard(request.id)
+        tokens = {id: 1 for id in self.held if id not in self.incomplete}
+        reused = {}
+        for chunk in work.chunks:
+            id = chunk.request.id
+            if id not in self.held:
+                reused[id] = self.held[id] = chunk.cached
+            tokens[id] = chunk.num_tokens
+            if chunk.last:
+                self.incomplete.discard(id)
+            else:
+                self.incomplete.add(id)
+        for id, num_tokens in tokens.items():
+            self.held[id] += num_tokens
+        blocks = sum(blocks_for(n, self.block_size) for n in self.held.values())
+        evicted = tuple(sorted(request.id for request in work.evict))
+        self.decisions.append(Decision(round(now), tokens, reused, evicted, blocks))
+
+    def record(self, work: Work, outcome: Outcome, now: float) -> None:
+        """Passed on; what has finished holds nothing any more."""
+        for request in outcome.finished:
+            self.held.pop(request.id, None)
+        self.scheduler.record(work, outcome, now)
+
+
+def recorded(policy: str, decisions: list[Decision]) -> Callable[[Limits], Recorder]:
+    """The policy, whose scheduler writes its decisions down."""
+    return lambda limits: Recorder(make_scheduler(policy, limits), limits.block_size, decisions)
+
+
+class Difference(NamedTuple):
+    """The first iteration in which two sequences of decisions differ; None: there is no such iteration."""
+
+    number: int
+    one: Decision | None
+    other: Decision | None
+
+    def __str__(self) -> str:
+        return f"decision {self.number}: {self.one} against {self.other}"
+
+
+def differences(one: Sequence[Decision], other: Sequence[Decision]) -> Iterator[Difference]:
+    """Where the two differ, in order of time; after the first, most follow from it."""
+    for number, (left, right) in enumerate(zip_longest(one, other)):
+        if left != right:
+            yield Difference(number, left, right)

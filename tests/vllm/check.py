@@ -1,0 +1,151 @@
+"""Does our `continuous` decide as vLLM does? Random small worlds of every setting, iteration by iteration.
+
+    make vllm-check
+    .venv-vllm/bin/python -m tests.vllm.check --worlds 200 --engine 5
+
+Compared in each iteration: which requests run and how many tokens of each, who is let in and how many of its
+tokens are found in memory, who is preempted, and the blocks in use. Exit status 1 where a world differs. The
+last line of the output is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+
+from real.validation.decisions import Decision, Difference, differences
+from tests.vllm import simulated
+from tests.vllm.worlds import SETTINGS, World, random_world, smallest
+
+Decide = Callable[[World], list[Decision]]
+FIRST_SEED = 1_000
+ENGINE_BLOCK_SIZE = 32
+"""vLLM's attention on a processor takes no smaller blocks."""
+
+
+@dataclass
+class Agreement:
+    """How many worlds of a setting were decided alike, and the first that was not."""
+
+    setting: str
+    num_worlds: int = 0
+    num_alike: int = 0
+    num_iterations: int = 0
+    num_preemptions: int = 0
+    differing: list[tuple[World, Difference]] = field(default_factory=list)
+
+    def add(self, world: World, decided: Sequence[Decision], difference: Difference | None) -> None:
+        """Count a world."""
+        self.num_worlds += 1
+        self.num_iterations += len(decided)
+        self.num_preemptions += sum(len(decision.preempted) for decision in decided)
+        if difference is None:
+            self.num_alike += 1
+        elif not self.differing:
+            self.differing.append((world, difference))
+
+
+def first_difference(world: World, decided: Sequence[Decision]) -> Difference | None:
+    """Where our scheduler departs from these decisions.
+
+    Of what is decided ahead, blocks are not compared: who ends holds them for an iteration more, which is not
+    in what is handed out.
+    """
+    ours = simulated.decide(world)
+    if world.async_scheduling:
+        ours, decided = ([d._replace(blocks=0) for d in one] for one in (ours, decided))
+    return next(differences(decided, ours), None)
+
+
+def compare(setting: str, worlds: Iterator[World], judge: Decide) -> Agreement:
+    """Every world decided by vLLM and by us."""
+    agreement = Agreement(setting)
+    for world in worlds:
+        decided = judge(world)
+        agreement.add(world, decided, first_difference(world, decided))
+    return agreement
+
+
+def worlds_of(
+    setting: str, seeds: range, *, is_ahead: bool, block_size: int | None = None
+) -> Iterator[World]:
+    """Worlds of a setting. In larger blocks there are fewer of them, so that memory is as scarce."""
+    for seed in seeds:
+        world = random_world(setting, seed, async_scheduling=is_ahead)
+        if block_size:
+            num_usable = (world.num_gpu_blocks - 1) * world.block_size // block_size
+            world = replace(world, block_size=block_size, num_gpu_blocks=num_usable + 1)
+        yield world
+
+
+def table(agreements: Sequence[Agreement]) -> str:
+    """A line a setting."""
+    lines = [f"{'setting':36}{'alike':>12}{'iterations':>12}{'preemptions':>13}"]
+    for a in agreements:
+        alike = f"{a.num_alike}/{a.num_worlds}"
+        lines.append(f"{a.setting:36}{alike:>12}{a.num_iterations:>12,}{a.num_preemptions:>13,}")
+    return "\n".join(lines)
+
+
+def explain(agreement: Agreement, judge: Decide) -> str:
+    """The first world that differs, cut down to the requests that matter."""
+    world, _ = agreement.differing[0]
+    small = smallest(world, lambda w: first_difference(w, judge(w)) is not None)
+    difference = first_difference(small, judge(small))
+    assert difference is not None
+    requests = " ".join(str(tuple(request)) for request in small.requests)
+    memory = f"{small.num_gpu_blocks} blocks of {small.block_size}"
+    return (
+        f"{world.name}: {small.policy}, {memory}, requests {requests}\n"
+        f"  vLLM {difference.one}\n  ours {difference.other}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compare, print a table and the first difference of every setting that has one."""
+    parser = argparse.ArgumentParser(prog="python -m tests.vllm.check", description=__doc__)
+    parser.add_argument("--worlds", type=int, default=200, help="worlds of each setting, scheduler alone")
+    parser.add_argument(
+        "--engine", type=int, default=0, help="worlds of each synchronous setting, whole engine"
+    )
+    parser.add_argument("--seed", type=int, default=FIRST_SEED, help="the first seed")
+    parser.add_argument("--only", default="", help="only settings that contain this text")
+    given = parser.parse_args(arguments)
+    from tests.vllm import judged
+
+    any_world = random_world("plenty", 0, async_scheduling=False)
+    began_s, agreements, explained = time.perf_counter(), list[Agreement](), list[str]()
+    runs: list[tuple[str, int, bool]] = [("", given.worlds, False)]
+    if given.engine:
+        runs.append((", engine", given.engine, True))
+    for label, num_worlds, is_engine in runs:
+        block_size = ENGINE_BLOCK_SIZE if is_engine else None
+        made = (
+            judged.Engine(replace(any_world, block_size=block_size)) if block_size else judged.Dry(any_world)
+        )
+        judge: Decide = lambda world, made=made: judged.decide(world, made)  # noqa: E731
+        for is_ahead, setting in product((False,) if is_engine else (False, True), SETTINGS):
+            name = f"{setting}{', ahead' if is_ahead else ''}{label}"
+            if given.only not in name:
+                continue
+            seeds = range(given.seed, given.seed + num_worlds)
+            worlds = worlds_of(setting, seeds, is_ahead=is_ahead, block_size=block_size)
+            agreement = compare(name, worlds, judge)
+            agreements.append(agreement)
+            print(table([agreement]).splitlines()[1], file=sys.stderr, flush=True)
+            if agreement.differing:
+                explained.append(explain(agreement, judge))
+    print(table(agreements), *explained, sep="\n")
+    seconds = round(time.perf_counter() - began_s, 1)
+    alike = {a.setting: [a.num_alike, a.num_worlds] for a in agreements}
+    print(json.dumps({"alike": alike, "seconds": seconds}))
+    sys.exit(any(a.num_alike < a.num_worlds for a in agreements))
+
+
+if __name__ == "__main__":
+    main()
