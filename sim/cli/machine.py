@@ -131,6 +131,7 @@ def compose(
     ep: int = 1,
     dtype: str = "bf16",
     kv: str = "bf16",
+    host: str = "",
     utilization: float | None = None,
     out: Path,
     name: str | None = None,
@@ -155,6 +156,8 @@ def compose(
         Format of the weights: bf16, fp8, fp8-block or nvfp4.
     kv
         Format of the KV cache: bf16 or fp8.
+    host
+        The named set of terms of the engine's host, or none; default: that of the engine.
     utilization
         The engine's share of memory; default: its own (0.9, SGLang 0.88; of free memory for trtllm).
     out
@@ -167,7 +170,7 @@ def compose(
     from ..hardware.composed import compose as compose_profile
     from ..hardware.deployment import Deployment
 
-    asked = Deployment(model, gpu.lower().replace(" ", "-"), engine, tp, ep, dtype, kv, utilization)
+    asked = Deployment(model, gpu.lower().replace(" ", "-"), engine, tp, ep, dtype, kv, host, utilization)
     made = compose_profile(asked, name=name or out.stem)
     made.save(out)
     table = Table(

@@ -20,7 +20,7 @@ Progress = Callable[[int, int], None]
 Submit = Callable[[Request, float], None]
 """Takes a request that has arrived, and the time."""
 
-_NOBODY = Request(-1, math.inf, 0, 0)
+NOBODY = Request(-1, math.inf, 0, 0)
 """Comes after the last request, and never arrives."""
 
 
@@ -46,7 +46,7 @@ class Arrivals:
         self.coming, self.ledger = requests, ledger
         self.is_bounded = max_concurrency is not None
         self.num_places = self.room = ledger.num_requests if max_concurrency is None else max_concurrency
-        self.head = next(self.coming, _NOBODY)
+        self.head = next(self.coming, NOBODY)
         self.due_s = self.head.arrival_s
         self.freed_s = -math.inf
         self.freed: tuple[Environment, simpy.Event] | None = None
@@ -62,7 +62,7 @@ class Arrivals:
                 head.arrival_s = self.ledger.arrival_s[head.id] = freed_s
             submit(head, now)
             taken += 1
-            head = next(coming, _NOBODY)
+            head = next(coming, NOBODY)
             due_s = head.arrival_s if taken < room else math.inf
         self.head, self.due_s = head, due_s
         self.room = room - taken
@@ -71,17 +71,32 @@ class Arrivals:
     @property
     def is_done(self) -> bool:
         """Whether no request is left."""
-        return self.head is _NOBODY
+        return self.head is NOBODY
+
+    def outlook(self) -> tuple[float, object]:
+        """When the next request comes, and which it is."""
+        return self.due_s, self.head.id
+
+    def is_empty(self, num_left: int) -> bool:
+        """Whether every request that was submitted has ended; `num_left` have not, submitted or not."""
+        return self.room == (self.num_places if self.is_bounded else num_left)
+
+    def close(self) -> None:
+        """The run is over."""
 
     def ended(self, replica: Any, requests: Sequence[Request], now: float) -> None:
         """Requests have ended, wherever: their places are free from now on."""
         if self.is_bounded:
             self._free_places(replica, len(requests), now)
         if self.on_progress is not None:
-            self.num_ended += len(requests)
-            if self.num_ended >= self.report_at:
-                self.report_at += self.step
-                self.on_progress(self.num_ended, self.ledger.num_requests)
+            self._report(len(requests))
+
+    def _report(self, num_ended: int) -> None:
+        assert self.on_progress is not None
+        self.num_ended += num_ended
+        if self.num_ended >= self.report_at:
+            self.report_at += self.step
+            self.on_progress(self.num_ended, self.ledger.num_requests)
 
     def _free_places(self, replica: Any, number: int, now: float) -> None:
         if self.room == 0 and number:
@@ -95,7 +110,7 @@ class Arrivals:
 
     def run(self, env: Environment, submit: Submit) -> SimProcess:
         """Submit each request when it is due; where there is no room, when there is."""
-        while self.head is not _NOBODY:
+        while self.head is not NOBODY:
             if self.due_s <= env.now:
                 self.take(env.now, submit)
             elif self.due_s < math.inf:

@@ -47,7 +47,7 @@ class Source(Protocol):
     due_s: float
     """When the next request comes to the replica, as far as that is known beforehand; else infinity."""
     is_bounded: bool
-    """Whether clients wait for each other's places, so that every arrival has to be noticed."""
+    """Whether clients wait for each other, so that every arrival has to be noticed."""
 
     def release(self, replica: Replica, now: float) -> None:
         """Submit to the replica what it may have by now; called before each decision."""

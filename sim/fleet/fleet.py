@@ -96,7 +96,8 @@ class Fleet(ABC):
 
     def outlook(self) -> tuple[float, object]:
         """When the next request arrives; and which one that is, and how many have not ended."""
-        return self.arrivals.due_s, (self.arrivals.head.id, self.num_left)
+        due_s, mark = self.arrivals.outlook()
+        return due_s, (mark, self.num_left)
 
     @abstractmethod
     def _pass_on(self, now: float) -> None:
@@ -156,8 +157,7 @@ class Fleet(ABC):
     def _is_empty(self) -> bool:
         """Whether every request that has arrived has ended, while others are yet to come."""
         arrivals = self.arrivals
-        free = arrivals.num_places if self.is_bounded else self.num_left
-        return arrivals.room == free and self.env.now < arrivals.due_s < math.inf
+        return arrivals.is_empty(self.num_left) and self.env.now < arrivals.due_s < math.inf
 
     def _take_down(self, replica: Replica, spans: Iterator[tuple[float, float]]) -> SimProcess:
         env, number = self.env, replica.number

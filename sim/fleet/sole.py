@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..execution.arrivals import Arrivals
+from ..execution.frontend import FrontedArrivals
 from ..execution.replica import Replica
 
 
@@ -22,10 +23,10 @@ class Sole(Arrivals):
         """It has no turn to wait for."""
         return False
 
-    def outlook(self) -> tuple[float, object]:
-        """When the next request comes, and which it is."""
-        return self.due_s, self.head.id
-
     def _free_places(self, replica: Replica, number: int, now: float) -> None:
         self.release(replica, now)  # whoever has come meanwhile had a place before
         super()._free_places(replica, number, now)
+
+
+class FrontedSole(FrontedArrivals, Sole):
+    """The same behind a frontend."""

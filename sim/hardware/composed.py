@@ -17,6 +17,7 @@ from typing import Any
 from sim.hardware import kernels
 from sim.hardware.composing import compose_cost
 from sim.hardware.deployment import Deployment
+from sim.hardware.host import Host, named
 from sim.hardware.hugging_face import config_of, read_config, shape_of
 from sim.hardware.model_shape import MODELS
 from sim.hardware.profile import Profile, Provenance
@@ -49,10 +50,11 @@ def compose(deployment: Deployment | str, *, name: str | None = None, date: str 
         memory = parts.memory()
         cost, errors = compose_cost(parts, memory.capacity_tokens)
     origin = parts.origin
+    host = named(asked.host_name, config.get("num_hidden_layers"))
     provenance = Provenance(
         kind="composed from measured kernels",
         date=date or Date.today().isoformat(),
-        description=_description(asked, config, parts),
+        description=_description(asked, config, parts, host),
         source=f"{kernels.PACKAGE} {origin.package} ({kernels.LICENCE}), tables of {origin.system}",
         versions={
             "engine": f"{origin.engine} {origin.table}",
@@ -71,6 +73,7 @@ def compose(deployment: Deployment | str, *, name: str | None = None, date: str 
         memory=memory,
         provenance=provenance,
         num_gpus=asked.tp,
+        host=host,
         async_scheduling=True,
     )
 
@@ -128,7 +131,8 @@ def short_name(model: str) -> str:
 
 def _key(asked: Deployment) -> str:
     """What decides a profile: the deployment, the model's own configuration, the tables and this program."""
-    content: list[Any] = [FORMAT, kernels.VERSION, asked.text]
+    host = named(asked.host_name, 1).to_json()
+    content: list[Any] = [FORMAT, kernels.VERSION, asked.text, *([host] if host else [])]
     if Path(asked.model).exists():
         content.append(read_config(Path(asked.model)))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
@@ -155,13 +159,15 @@ def _shares(parts: kernels.Kernels) -> dict[str, str]:
     }
 
 
-def _description(asked: Deployment, config: dict[str, Any], parts: kernels.Kernels) -> str:
+def _description(asked: Deployment, config: dict[str, Any], parts: kernels.Kernels, host: Host) -> str:
     shares = ", ".join(f"{share} {name}" for name, share in _shares(parts).items())
     experts = any(config.get(key) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
     uneven = " Tokens are spread over the experts by the power law that the tables assume." * experts
-    host = " No time on the host is in it: an engine that schedules slower than its kernels run is slower."
+    on_host = " No time on the host is in it: an engine that schedules slower than its kernels run is slower."
+    if host.name:
+        on_host = f" Time on the host: the terms of {host.name}, fitted on {host.fitted_on}."
     return (
         f"Nobody measured these iterations. Each is the sum of its kernels, which were measured one by one "
         f"on {parts.origin.system} under {parts.origin.engine} {parts.origin.table}: {shares}. Attention: "
-        f"{parts.coverage}. Memory by the rule of {asked.engine}.{uneven}{host}"
+        f"{parts.coverage}. Memory by the rule of {asked.engine}.{uneven}{on_host}"
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+from sim.hardware.host import NONE, named, names
 from traces.errors import InputError
 from traces.spec import nearest
 
@@ -37,6 +38,8 @@ class Deployment:
     dtype: str = "bf16"
     kv: str = "bf16"
     """Format of the KV cache."""
+    host: str = ""
+    """The named set of the host's terms, or `none`; empty: that of the engine, if it has one."""
     utilization: float | None = None
     """The share of memory of the engine's own rule; None: its default."""
 
@@ -47,6 +50,8 @@ class Deployment:
                 raise InputError(
                     f"{key}: {value!r} is not one of {', '.join(known)}{nearest(str(value), known)}"
                 )
+        if self.host not in ("", NONE, *names()):
+            named(self.host, None)
         if not self.model or not self.gpu:
             raise InputError(f"profile: {self.model}@{self.gpu} is not MODEL@GPU")
         if self.tp not in range(1, MOST_GPUS + 1):
@@ -76,6 +81,11 @@ class Deployment:
             return cls(model.strip(), gpu.strip().lower().replace(" ", "-"), **values)
         except InputError as error:
             raise InputError(f"profile {text}: {error}") from None
+
+    @property
+    def host_name(self) -> str:
+        """The set of the host's terms that it runs with, or `none`."""
+        return self.host or (self.engine if self.engine in names() else NONE)
 
     @property
     def text(self) -> str:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from sim.hardware.host import NO_HOST, Host
 from sim.hardware.kv_memory import GIB
 from sim.hardware.profile import Profile
 
@@ -16,7 +17,7 @@ TYPICAL_CONTEXT_TOKENS = 512
 
 def describe(profile: Profile) -> list[tuple[str, str]]:
     """(label, value) rows for people, the kind of provenance first."""
-    cost, provenance = profile.step_cost, profile.provenance
+    cost, provenance = profile.iteration_cost, profile.provenance
     rows = [
         ("provenance", provenance.kind),
         ("name", profile.name),
@@ -58,6 +59,7 @@ def describe(profile: Profile) -> list[tuple[str, str]]:
     free = " and ".join(name for name, is_free in real.items() if is_free)
     rows.append(("padding of batches", f"not computed in {free}" if free else "computed"))
     rows.append(("host time", f"{cost.host_ms:.3f} ms an iteration"))
+    rows.extend(_host_rows(profile.host))
     if profile.price_per_hour is not None:
         rows.append(("price", f"{profile.price_per_hour:g} an hour, as the user states it"))
     for group, values in (("versions", provenance.versions), ("grid", provenance.grid)):
@@ -65,6 +67,30 @@ def describe(profile: Profile) -> list[tuple[str, str]]:
             rows.append((group, ", ".join(f"{key} {_plain(value)}" for key, value in values.items())))
     rows.extend(_residual_rows(provenance.residuals))
     rows.extend((f"uncertainty, {key}", _range(value)) for key, value in provenance.uncertainty.items())
+    return rows
+
+
+def _host_rows(host: Host) -> list[tuple[str, str]]:
+    """The terms of the host that change anything."""
+    if host == NO_HOST:
+        return []
+    origin = f"{host.name}, fitted on {host.fitted_on}" if host.name else "terms of your own"
+    rows = [("host", origin)]
+    if host.changes_iterations:
+        rows.append(
+            (
+                "host, an iteration",
+                f"{host.kernel_factor:g} of the kernels ({host.kernel_factor * host.prefill_factor:g} with "
+                f"prefill), {host.iteration_ms:+g} ms, "
+                f"{host.per_seq_ms:+g} ms for each sequence that decodes",
+            )
+        )
+    for label, constant, each in (
+        ("before scheduling", host.before_ms, host.before_per_request_ms),
+        ("after an iteration", host.after_ms, host.after_per_request_ms),
+    ):
+        if constant or each:
+            rows.append((f"host, {label}", f"{constant:g} ms, {each:+g} ms for each request under way"))
     return rows
 
 

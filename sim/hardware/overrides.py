@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from sim.hardware import what_if
 from sim.hardware.datasheets import GPUS, Gpu, known_gpu
+from sim.hardware.host import TERMS
 from sim.hardware.json_fields import Fields, checked_number
 from sim.hardware.model_shape import ModelShape, known_model
 from sim.hardware.profile import Profile
@@ -108,6 +109,11 @@ WHAT_IFS: dict[str, WhatIf] = {
         lambda profile, key, value: what_if.with_scale(profile, _number(key, value)),
     ),
     "host_ms": ShortKey("1.5", "host time of an iteration", "step_cost.host_ms"),
+    "host": ProfileKey(
+        "vllm",
+        "a named set of terms of an engine's host, or `none`; `host.before_ms=20` sets one term",
+        lambda profile, key, value: what_if.with_host(profile, str(value)),
+    ),
     "utilization": ShortKey("0.95", "share of the GPU memory that the engine takes", "memory.utilization"),
     "kv_blocks": ProfileKey(
         "7000",
@@ -216,8 +222,10 @@ def field_names(profile: Profile) -> list[str]:
 
     data = {k: v for k, v in profile.to_json().items() if k not in _FIXED and v is not None}
     walk(data, "")
-    bits = ("model.weight_bits", "model.kv_bits") if profile.model else ()
-    return [*names, *(name for name in bits if name not in names)]
+    optional = ["model.weight_bits", "model.kv_bits"] if profile.model else []
+    optional += [f"host.{term}" for term in TERMS]
+    names = [name for name in names if name not in ("host.name", "host.fitted_on")]
+    return [*names, *(name for name in optional if name not in names)]
 
 
 def _with_machine(profile: Profile, values: Mapping[str, Any]) -> Profile:
@@ -262,7 +270,7 @@ def _with_fields(profile: Profile, memory: dict[str, Any] | None, fields: Mappin
         *sections, key = path.split(".")
         place = data
         for section in sections:
-            place = place[section]
+            place = place.setdefault(section, {})
         place[key] = value
     result = Profile.from_json(data, "set")
     if json.dumps(data) == before:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from sim.hardware.ceilings import Ceilings
 from sim.hardware.datasheets import Gpu
+from sim.hardware.host import NO_HOST, Host
 from sim.hardware.json_fields import Fields, checked_number
 from sim.hardware.kv_memory import KvMemory
 from sim.hardware.model_shape import ModelShape
@@ -94,6 +97,8 @@ class Profile:
     """GPUs that run the model together; `gpu` is one of them, times and memory are those of all."""
     price_per_hour: float | None = None
     """What all its GPUs cost an hour, in the user's currency: an assumption of the user, never shipped."""
+    host: Host = NO_HOST
+    """What the engine's host adds to iterations and requests, and how far its kernels overlap."""
     async_scheduling: bool = False
     """The engine decides an iteration of continuous batching while the one before it runs."""
 
@@ -121,9 +126,22 @@ class Profile:
             )
         return self.memory.capacity_tokens
 
+    @cached_property
+    def iteration_cost(self) -> StepCost:
+        """How long iterations take: the step cost, with the terms of the host on it."""
+        if not self.host.changes_iterations:
+            return self.step_cost
+        floor = None
+        if self.model is not None and self.gpu is not None:
+            floor = Ceilings.of(self.model, self.gpu, self.num_gpus)
+            bits = self.model.weight_bits or 8 * self.model.bytes_per_element
+            # Tensor cores may multiply narrower numbers that much faster than the datasheet's 16 bits.
+            floor = replace(floor, token_s=floor.token_s * min(1.0, bits / 16))
+        return self.host.cost(self.step_cost, floor)
+
     def with_scale(self, scale: float) -> Profile:
         """The same machine with every time multiplied by `scale`; the provenance stays as it is."""
-        return replace(self, step_cost=self.step_cost.scaled(scale))
+        return replace(self, step_cost=self.step_cost.scaled(scale), host=self.host.scaled(scale))
 
     def with_host(self, host_ms: float) -> Profile:
         """The same machine with `host_ms` milliseconds added to every iteration on the host."""
@@ -132,8 +150,8 @@ class Profile:
     def to_json(self) -> dict[str, Any]:
         """A dict of plain values; `from_json` reads it back to an equal profile.
 
-        The number of GPUs stands in it where it is above 1, the price where there is one, asynchronous
-        scheduling where it is on.
+        The number of GPUs stands in it where it is above 1, the price and terms of a host where there are
+        any, asynchronous scheduling where it is on.
         """
         return {
             "name": self.name,
@@ -145,6 +163,7 @@ class Profile:
             "provenance": self.provenance.to_json(),
             **({"num_gpus": self.num_gpus} if self.num_gpus > 1 else {}),
             **({"price_per_hour": self.price_per_hour} if self.price_per_hour is not None else {}),
+            **({"host": self.host.to_json()} if self.host != NO_HOST else {}),
             **({"async_scheduling": True} if self.async_scheduling else {}),
         }
 
@@ -155,7 +174,7 @@ class Profile:
         Raises `InputError` naming `where` (a file), key, value and bound; unknown keys are refused.
         """
         fields = Fields(data, where)
-        model, gpu, memory = (fields.section_or_none(key) for key in ("model", "gpu", "memory"))
+        model, gpu, memory, host = (fields.section_or_none(key) for key in ("model", "gpu", "memory", "host"))
         profile = cls(
             name=fields.text("name"),
             model=ModelShape.from_json(model) if model else None,
@@ -166,6 +185,7 @@ class Profile:
             provenance=Provenance.from_json(fields.section("provenance")),
             num_gpus=fields.integer_or_none("num_gpus", 1) or 1,
             price_per_hour=fields.number_or_none("price_per_hour"),
+            host=Host.from_json(host) if host else NO_HOST,
             async_scheduling=fields.flag("async_scheduling"),
         )
         fields.end()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from sim.hardware import host as hosts
 from sim.hardware.datasheets import Gpu, Link, link_of
 from sim.hardware.json_fields import checked_number
 from sim.hardware.kv_memory import KvMemory
@@ -127,8 +128,21 @@ def with_scale(profile: Profile, factor: float) -> Profile:
     """Every time, host time included, multiplied by `factor`, above 0."""
     if factor == 1:
         return profile
-    cost = profile.step_cost.scaled(factor)
-    return modify(profile, [f"scale={factor:g}"], f"every time multiplied by {factor:g}", step_cost=cost)
+    cost, host = profile.step_cost.scaled(factor), profile.host.scaled(factor)
+    why = f"every time multiplied by {factor:g}"
+    return modify(profile, [f"scale={factor:g}"], why, step_cost=cost, host=host)
+
+
+def with_host(profile: Profile, name: str) -> Profile:
+    """The terms of a named set in place of those that the profile has; `none`: no terms.
+
+    Raises `InputError` for an unknown name.
+    """
+    host = hosts.named(name, profile.model.layers if profile.model else None)
+    if host == profile.host:
+        return profile
+    why = f"time on the host of {name}, {host.fitted_on}" if host.fitted_on else "no terms of a host"
+    return modify(profile, [f"host={name}"], why, host=host)
 
 
 def with_price(profile: Profile, price_per_gpu_hour: float) -> Profile:

@@ -231,6 +231,11 @@ class Ledger:
             if self.scheduled_s[i] != self.scheduled_s[i]:
                 self.scheduled_s[i] = record.start_s
 
+    def record_delivered(self, out_s: npt.NDArray[np.float64]) -> None:
+        """Tokens have reached their clients so many seconds (by request id) after their iterations."""
+        for times in (self.first_token_s, self.finish_s):
+            np.asarray(times)[:] += out_s
+
     def record_lost(self, requests: Sequence[Request], lost_tokens: Mapping[int, int]) -> None:
         """An accelerator has failed: these were there, and so many tokens (by id) of those begun are lost."""
         for request in requests:

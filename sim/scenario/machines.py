@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 from traces.errors import InputError
 
+from ..execution.frontend import Frontend
 from ..fleet.outages import Outages
 from ..hardware import catalogue, overrides
+from ..hardware.host import DELAYS
 from ..hardware.profile import Profile
 from ..work import Limits
 from .policies import limits_of
@@ -49,6 +51,21 @@ def accelerators_of(settings: MachineSettings, perception_tokens: int) -> tuple[
             limits = limits_of(changed, settings.kv_blocks, perception_tokens=perception_tokens)
             built[id(given)] = Accelerator(changed, limits)
     return tuple(built[id(given)] for given in profiles)
+
+
+def frontend_of(machines: Sequence[Accelerator]) -> Frontend | None:
+    """What stands before these machines; None where their profiles have none.
+
+    Where they differ, its times are the means over the machines.
+    """
+    hosts = [machine.profile.host for machine in machines]
+    if not any(host.delays_requests for host in {id(host): host for host in hosts}.values()):
+        return None
+    seconds = {
+        key.replace("_ms", "_s"): sum(getattr(host, key) for host in hosts) / len(hosts) / 1e3
+        for key in DELAYS
+    }
+    return Frontend(**seconds, num_replicas=len(machines))
 
 
 def outages_of(settings: MachineSettings) -> Outages:

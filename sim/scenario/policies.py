@@ -71,7 +71,7 @@ def limits_of(
     perception_tokens: int = QUESTION_TOKENS + ANSWER_TOKENS,
 ) -> Limits:
     """What a scheduler may know of a machine: its KV capacity and where a larger batch stops paying."""
-    cost = profile.step_cost
+    cost = profile.iteration_cost
     return Limits(
         kv_tokens=profile.kv_tokens(kv_blocks, block_size),
         block_size=block_size,

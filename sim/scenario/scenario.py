@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain, repeat
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from traces.trace import Trace
 from ..execution.arrivals import Arrivals, Progress
 from ..execution.blame import blame
 from ..execution.environment import Environment
+from ..execution.frontend import FrontedArrivals
 from ..execution.padded_batch import FREE, PerceptionCost
 from ..execution.replica import Replica, Source
 from ..fleet.fleet import Fleet
@@ -28,7 +29,7 @@ from ..fleet.routed import RoutedFleet
 from ..fleet.routers import DEFAULT_ROUTER, RouterSpec, router_maker, router_name
 from ..fleet.routing import Router, RouterContext
 from ..fleet.shared_queue import SharedQueueFleet
-from ..fleet.sole import Sole
+from ..fleet.sole import FrontedSole, Sole
 from ..hardware.profile import Profile
 from ..perception.predictions import Perception, asking_tokens, perceive
 from ..perception.predictors import Predictor, make_predictor
@@ -38,7 +39,7 @@ from ..results.result import Result, make_result
 from ..results.warmup import read_warmup
 from ..version import __version__
 from ..work import Limits, Prediction, SchedulingError
-from .machines import Accelerator, accelerators_of, fleet_text, outages_of, provenance_of
+from .machines import Accelerator, accelerators_of, fleet_text, frontend_of, outages_of, provenance_of
 from .policies import Policy, kv_capacity, policy_name, scheduler_maker
 from .requests import arriving, check_concurrency, goodput_bounds, output_cap, requests_of
 from .settings import DEFAULT_TRACE, Keywords, Settings, read_settings
@@ -120,17 +121,16 @@ class Scenario:
         if not perception.charged:
             ledger.predicted = column(perception.predicted.astype(np.int64))
         env = Environment()
-        coming = (self.requests(perception), ledger, self.max_concurrency, on_progress)
-        alone = len(machines) == 1 and not self.outages.any
-        fleet = None if alone else self._fleet(env, Arrivals(*coming))
-        source: Source = fleet or Sole(*coming)
+        arrivals = self._arrivals(self.requests(perception), ledger, on_progress)
+        fleet = None if isinstance(arrivals, Sole) else self._fleet(env, arrivals)
+        source: Source = fleet or cast(Sole, arrivals)
         predictions = predictions_of(perception) if perception.charged else ()
         cost = PerceptionCost(*perception.cost) if perception.charged else FREE
         replicas = [
             Replica(
                 env,
                 scheduler,
-                machine.profile.step_cost,
+                machine.profile.iteration_cost,
                 source,
                 ledger,
                 output_tokens=lengths,
@@ -148,6 +148,7 @@ class Scenario:
                 fleet.run(replicas, self.outages.schedules(len(machines), stream(self.seed, "failures")))
         for use, scheduler in zip(ledger.replicas, schedulers, strict=True):
             use.kv_peak_tokens = max(use.kv_peak_tokens, scheduler.kv_peak_tokens)
+        arrivals.close()
         _check_none_lost(ledger, type(schedulers[0]).__name__)
         return make_result(
             ledger,
@@ -205,6 +206,16 @@ class Scenario:
 
         return chain.from_iterable(map(block, range(0, n, REQUESTS_AT_A_TIME)))
 
+    def _arrivals(
+        self, requests: Iterator[Request], ledger: Ledger, on_progress: Progress | None
+    ) -> Arrivals:
+        """Requests as they come to the machines: to a single one directly, unless it may fail."""
+        machines, alone = self.machines, len(self.machines) == 1 and not self.outages.any
+        coming, frontend = (requests, ledger, self.max_concurrency, on_progress), frontend_of(machines)
+        if frontend is None:
+            return (Sole if alone else Arrivals)(*coming)
+        return (FrontedSole if alone else FrontedArrivals)(frontend, *coming)
+
     def _fleet(self, env: Environment, arrivals: Arrivals) -> Fleet:
         router = self._router(self.machines)
         return SharedQueueFleet(env, arrivals) if router is None else RoutedFleet(env, arrivals, router)
@@ -233,7 +244,7 @@ def _check_none_lost(ledger: Ledger, scheduler: str) -> None:
 
 def _seconds_per_token(profile: Profile) -> tuple[float, float]:
     """What a prompt token and an output token cost on a machine that is busy up to its knee."""
-    cost, context = profile.step_cost, 512
+    cost, context = profile.iteration_cost, 512
     rows = cost.knee(context)
     return cost.padded_prefill_s(1, context) / context, cost.decode_s(rows, rows * context) / rows
 
