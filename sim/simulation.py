@@ -37,9 +37,9 @@ def simulate(
 
     `trace`: a Trace, or what `traces.load` takes. `policy`: a spec `NAME[:key=value,...]`, or a callable that
     builds a scheduler from its Limits. `log` keeps the decisions of continuous batching too; without `leap`
-    that goes iteration by iteration, to the same end. `warmup`: requests that have no part in latencies (but
-    ITL): a number, by arrival, seconds such as "60s", or "auto". `on_progress(ended, requests)` is called
-    now and then.
+    that goes iteration by iteration, to the same end. `warmup`: requests that have no part in latencies,
+    and after which throughput, goodput and ITL begin: a number, by arrival, seconds such as "60s", or "auto".
+    `on_progress(ended, requests)` is called now and then.
     `settings`: the flags of the command line by their names, each described in `sim.scenario.settings`, such
     as `predictor="tuned", profile="h200-vicuna-7b", seed=1, request_rate=4.0, goodput={"ttft": 2000}`. A
     predictor, profiles and a fleet may also be given as objects, `goodput` and `set` as mappings.

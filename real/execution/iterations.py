@@ -85,14 +85,15 @@ class Sequences:
         ledger.record_first_tokens([i for i in ids if math.isnan(ledger.first_token_s[i])], end_s)
         for i in ids:
             if i in self.last_token_s:
-                ledger.gaps.add(end_s - self.last_token_s[i], 0.0, 1, 1)
+                last_s = self.last_token_s[i]
+                ledger.gaps.add(end_s - last_s, 0.0, 1, 1, last_s)
 
     def _note(self, work: Iterations, start_s: float, ends_s: list[float]) -> None:
         """Sums, gaps between tokens, and the record of this Work."""
         ledger = self.ledger
         first_step_s, slope_s = ramp([b - a for a, b in pairwise(ends_s)])
         if len(ends_s) > 1:
-            ledger.gaps.add(first_step_s, slope_s, len(ends_s) - 1, len(self.running))
+            ledger.gaps.add(first_step_s, slope_s, len(ends_s) - 1, len(self.running), ends_s[0])
         self.last_token_s |= dict.fromkeys(self.running, ends_s[-1])
         self.use.iterations += len(ends_s)
         self.use.busy_s += ends_s[-1] - start_s

@@ -127,8 +127,10 @@ def _result(sent: Sent, trace: Trace, goodput_ms: Mapping[str, float]) -> tuple[
         seen[i] = reply.output_tokens is not None
         outputs[i] = reply.output_tokens or reply.chunks
         prompts[i] = reply.prompt_tokens or prompts[i]
+        last_s = ledger.first_token_s[i]
         for gap_s in reply.gaps_s:
-            ledger.gaps.add(gap_s, 0.0, 1, 1)
+            ledger.gaps.add(gap_s, 0.0, 1, 1, last_s)
+            last_s += gap_s
     result = make_result(
         ledger,
         request_id=trace.request_id,

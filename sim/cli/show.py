@@ -106,10 +106,16 @@ def note_load(summary: Mapping[str, Any], where: str = "") -> None:
 
 
 def warmup_texts(summary: Mapping[str, Any]) -> list[str]:
-    """How many requests were left to warm up, where any could have been."""
+    """What a warm-up left out, where there could have been one."""
     if "warmup_requests" not in summary:
         return []
-    return [f"Latencies but ITL leave out the first {summary['warmup_requests']:,} requests, a warm-up."]
+    number, seconds = summary["warmup_requests"], summary["warmup_s"]
+    if not number:
+        return ["No request was left out as a warm-up."]
+    return [
+        f"The first {number:,} requests, {seconds:.4g} s, are a warm-up: latencies leave them out; ITL, "
+        "throughput and goodput are of what ended after it, counts and efficiency of the whole run."
+    ]
 
 
 def note_left_out(frame: pd.DataFrame) -> None:

@@ -177,13 +177,13 @@ class RunningRequests:
         num_decode, head_end_s, gaps = len(heap), start_s + leap.head_s, ledger.gaps
         steps = gaps.steps
         if self.num_head:
-            steps += (head_end_s - self.iterated_s, self.num_head)
+            steps += (head_end_s - self.iterated_s, self.num_head, head_end_s)
         if self.back:
             for i in self.back:
-                steps += (head_end_s - self.last_token_s.pop(i), 1)
+                steps += (head_end_s - self.last_token_s.pop(i), 1, head_end_s)
             self.back.clear()
         if iterations > 1:
-            gaps.rows += (leap.first_s, leap.slope_s, iterations - 1, num_decode)
+            gaps.rows += (leap.first_s, leap.slope_s, iterations - 1, num_decode, head_end_s)
             if len(gaps.rows) >= FOLD_AT:
                 gaps.fold()
         if len(steps) >= FOLD_AT:

@@ -74,9 +74,10 @@ class Ledger:
     call per request would cost it a twentieth of its speed: `sim.execution.iterations` does what
     `record_scheduled`, `record_first_tokens` and `record_finished` say, and a test holds the two equal.
 
-    Continuous batching is only summed up (`gaps` between tokens, `replicas`); its Works are recorded one by
-    one where `log` is set, all of them or those that overlap the seconds in `window`. A request that finished
-    outside of padded batches has no `row_length` here: it is its answer's.
+    Continuous batching is only summed up (`gaps` between tokens, `replicas`; with `keeps_gap_times` the gaps
+    of a part of the run can be told from the others); its Works are recorded one by one where `log` is set,
+    all of them or those that overlap the seconds in `window`. A request that finished outside of padded
+    batches has no `row_length` here: it is its answer's.
     """
 
     def __init__(
@@ -87,12 +88,13 @@ class Ledger:
         log: bool = False,
         window: tuple[float, float] = (-math.inf, math.inf),
         replicas: Sequence[ReplicaUse] = (),
+        keeps_gap_times: bool = False,
     ) -> None:
         n = num_requests
         self.num_requests, self.log, self.window = n, log, window
         self.replicas = list(replicas) or [ReplicaUse()]
         self.batches: list[BatchRecord] = []
-        self.gaps = GapPool()
+        self.gaps = GapPool(keeps_times=keeps_gap_times)
         self.arrival_s = column(np.array(arrival_s, dtype=np.float64))
         self.due_s = np.array(arrival_s, dtype=np.float64)  # by the trace; a bounded client may send later
         self.scheduled_s, self.first_token_s, self.finish_s = (column(np.full(n, math.nan)) for _ in range(3))

@@ -75,7 +75,7 @@ def _ratio(part: float, whole: float | None) -> float | None:
 def _goodput(run: RunTables) -> float | None:
     if not run.goodput_ms:
         return None
-    return _ratio(int(good_requests(run.requests, run.done, run.goodput_ms.items()).sum()), run.duration_s)
+    return _ratio(int(good_requests(run.requests, run.ended, run.goodput_ms.items()).sum()), run.window_s)
 
 
 def _most_at_once(run: RunTables) -> int:
@@ -117,7 +117,7 @@ THROUGHPUT = (
     Metric(
         "request_throughput", "request throughput", "requests/s", "{:.3f}", "more",
         "Completed requests / duration.",
-        lambda run: _ratio(run.completed, run.duration_s), "requests/s",
+        lambda run: _ratio(int(run.ended.sum()), run.window_s), "requests/s",
     ),
     Metric(
         "request_goodput", "goodput", "requests/s", "{:.3f}", "more",
@@ -153,12 +153,12 @@ THROUGHPUT = (
     ),
     Metric(
         "output_throughput", "output throughput", "tokens/s", "{:.1f}", "more", "Output tokens / duration.",
-        lambda run: _ratio(run.tokens.useful, run.duration_s), "tokens/s",
+        lambda run: run.rate_of("output_tokens"), "tokens/s",
     ),
     Metric(
         "total_token_throughput", "total token throughput", "tokens/s", "{:.1f}", "more",
         "Input and output tokens / duration.",
-        lambda run: _ratio(run.total("prompt_tokens") + run.tokens.useful, run.duration_s),
+        lambda run: run.rate_of("prompt_tokens", "output_tokens"),
     ),
     Metric(
         "max_concurrent_requests", "most requests at once", "", "{:,}", "neither",

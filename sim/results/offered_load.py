@@ -11,7 +11,7 @@ from traces.trace import FloatArray
 
 from .backlog import backlog
 from .metric_kinds import good_requests
-from .tables import RunTables
+from .tables import RunTables, counted
 
 LEAST_REQUESTS = 100
 """A shorter run says nothing of whether its queue grows."""
@@ -24,8 +24,13 @@ FROM_ARRIVAL = ("ttft", "e2el", "wait")
 
 
 def offered_rate(run: RunTables) -> float | None:
-    """Requests per second by their schedule, between the first and the last; None where all come at once."""
-    due_s = run.requests["due_s"]
+    """Requests per second by their schedule, between the first that is no warm-up and the last; None where
+    all come at once.
+    """
+    return _rate(run.requests["due_s"][counted(run.requests, run.warmup)])
+
+
+def _rate(due_s: FloatArray) -> float | None:
     span_s = float(np.ptp(due_s)) if len(due_s) else 0.0
     return (len(due_s) - 1) / span_s if span_s > 0 else None
 
@@ -45,14 +50,14 @@ def mean_e2el_from_schedule_ms(run: RunTables) -> float | None:
 
 def goodput_from_schedule(run: RunTables) -> float | None:
     """Requests per second within every goodput bound, latencies counted from their schedule."""
-    if not run.goodput_ms or not run.duration_s:
+    if not run.goodput_ms or not run.window_s:
         return None
     held_ms = run.requests["held_ms"]
     late = {
         f"{key}_ms": run.requests[f"{key}_ms"] + (held_ms if key in FROM_ARRIVAL else 0)
         for key in run.goodput_ms
     }
-    return int(good_requests(late, run.done, run.goodput_ms.items()).sum()) / run.duration_s
+    return int(good_requests(late, run.ended, run.goodput_ms.items()).sum()) / run.window_s
 
 
 def queue_growth(run: RunTables) -> float | None:
@@ -61,7 +66,7 @@ def queue_growth(run: RunTables) -> float | None:
     It grows where both those not finished and those not started do, by the rule of a plan, and fewer end than
     come. None for runs of fewer than LEAST_REQUESTS requests, and where all come at once.
     """
-    rate, n = offered_rate(run), len(run.done)
+    rate, n = _rate(run.requests["due_s"]), len(run.done)
     if n < LEAST_REQUESTS or rate is None or run.duration_s is None:
         return None
     if n / run.duration_s > KEEPS_UP * rate:

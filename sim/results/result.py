@@ -6,6 +6,7 @@ Knows nothing of schedulers, SimPy or profiles. Times inside are seconds, report
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,7 +23,7 @@ from .batch_record import BatchRecord
 from .caps import share_at_cap
 from .ledger import COUNTS, Ledger
 from .metrics import request_latencies, summarise
-from .tables import RunTables, TokenUse
+from .tables import RunTables, TokenUse, start_of
 from .token_gaps import Ramps
 from .warmup import num_warmup
 
@@ -105,9 +106,10 @@ def make_result(
     The summary has every metric, `failed_reason` (why the first request that did not complete did not; None
     where all did), and the labels. `labels` are its texts and settings (`policy predictor profile trace seed
     replicas version`); `goodput_ms` maps latencies (of `request_latencies`) to the bound that a good
-    request meets. With a `warmup` (`num_warmup`) so many requests have no part in latencies, and the summary
-    has their number as `warmup_requests`. With `caps`, the requests' own, shape (n,), it has `share_at_cap`,
-    the share of them that are the answer's length.
+    request meets. With a `warmup` (`num_warmup`) so many requests have no part in latencies; throughput,
+    goodput and gaps between tokens are of what ends after the next has arrived. The summary has their number
+    as `warmup_requests` and how long that was as `warmup_s`. With `caps`, the requests' own, shape (n,), it
+    has `share_at_cap`, the share of them that are the answer's length.
     """
     columns = _columns(ledger, request_id, prompt_tokens, output_tokens, priority)
     finish = columns["finish_s"]
@@ -121,11 +123,14 @@ def make_result(
         recomputed=int(columns["failed_tokens"].sum()) + sum(ledger.lost_tokens.values()),
         perception=sum(b.limit * len(b.request_ids) for b in batches if b.is_question),
     )
-    pooled, left_out = ledger.gaps.pooled(gaps), num_warmup(warmup, columns)
+    left_out = num_warmup(warmup, columns)
+    since_s = start_of(columns, left_out) if left_out else -math.inf
+    pooled = ledger.gaps.pooled(gaps, since_s)
     run = RunTables(columns, replicas, batches, tokens, pooled, dict(goodput_ms or {}), left_out)
     lost = np.flatnonzero(~done)
     why = {"failed_reason": str(columns["reason"][lost[0]]) if len(lost) else None}
-    warm = {} if warmup is None else {"warmup_requests": left_out}
+    begins_s = float(columns["arrival_s"].min())
+    warm = {} if warmup is None else {"warmup_requests": left_out, "warmup_s": run.since_s - begins_s}
     capped = {} if caps is None else {"share_at_cap": share_at_cap(caps, output_tokens)}
     return Result(
         {**summarise(run), **why, **warm, **capped, **labels},
@@ -259,4 +264,5 @@ def _gaps(
         slope_s=np.concatenate([slope, zero]),
         counts=np.concatenate([inner, one]),
         weight=np.concatenate([one, one]),
+        start_s=np.concatenate([prefill_end, prefill_end + spent]),
     )

@@ -24,19 +24,37 @@ FOLD_AT = 1 << 18
 
 
 class Ramps(NamedTuple):
-    """Gaps `first_s + j * slope_s` for j = 0 .. counts-1, each seen by `weight` sequences; arrays of one
-    length.
+    """Gaps `first_s + j * slope_s` for j = 0 .. counts-1, one after the other from `start_s` on, each seen by
+    `weight` sequences; arrays of one length.
     """
 
     first_s: FloatArray
     slope_s: FloatArray
     counts: IntArray
     weight: IntArray
+    start_s: FloatArray
 
     @classmethod
     def empty(cls) -> Ramps:
         """No gaps at all."""
-        return cls(np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+        none = np.zeros(0, dtype=np.int64)
+        return cls(np.zeros(0), np.zeros(0), none, none, np.zeros(0))
+
+    def since(self, time_s: float) -> Ramps:
+        """The gaps that end at a time or later."""
+        first, slope, counts, weight, start = self
+        left_s, b = time_s - start, first - slope / 2
+        # j gaps take b j + slope j^2 / 2; the root is written so that it holds where the slope is 0.
+        root = np.maximum(b * b + 2 * slope * left_s, 0.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            whole = np.nan_to_num(2 * left_s / (b + np.sqrt(root)), nan=0.0, posinf=2.0**53, neginf=0.0)
+        ended: IntArray = np.clip(np.ceil(np.clip(whole, 0.0, 2.0**53)).astype(np.int64) - 1, 0, counts)
+        # Round-off may have taken one too many, or one too few.
+        ended -= (ended > 0) & (_lasts_s(first, slope, ended) >= left_s)
+        ended += (ended < counts) & (_lasts_s(first, slope, ended + 1) < left_s)
+        return Ramps(
+            first + slope * ended, slope, counts - ended, weight, start + _lasts_s(first, slope, ended)
+        )
 
 
 class Moments(NamedTuple):
@@ -62,41 +80,45 @@ class Moments(NamedTuple):
 class GapPool:
     """Gaps as they come in, and once there are many, folded into bins of a fixed number.
 
-    `steps`: two numbers a gap (seconds, weight); `rows`: four a ramp (first_s, slope_s, count, weight).
-    Whoever adds to one of them calls `fold` where that has grown to `FOLD_AT`.
+    `steps`: three numbers a gap (seconds, weight, when it ended); `rows`: five a ramp (first_s, slope_s,
+    count, weight, when the first of them began). Whoever adds to one of them calls `fold` where that has
+    grown to `FOLD_AT`. With `keeps_times` all are kept, so that those of a part of the run can be pooled.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_times: bool = False) -> None:
+        self.kept: list[Ramps] | None = [] if keeps_times else None
         self.steps: list[float] = []
         self.rows: list[float] = []
         self.moments = Moments()
         self.lowest = 0  # number of the first bin
         self.share, self.total_s = np.zeros(0), np.zeros(0)  # by bin: gaps, and their sum
 
-    def add(self, first_s: float, slope_s: float, count: int, weight: int) -> None:
-        """`count` gaps from `first_s` on, seen by `weight` sequences."""
+    def add(self, first_s: float, slope_s: float, count: int, weight: int, start_s: float) -> None:
+        """`count` gaps, the first of `first_s`, seen by `weight` sequences from the time `start_s` on."""
         rows = self.rows
-        rows += (first_s, slope_s, count, weight)
+        rows += (first_s, slope_s, count, weight, start_s)
         if len(rows) >= FOLD_AT:
             self.fold()
 
     def ramps(self) -> Ramps:
         """Those not folded yet."""
-        gap_s, seen_by = np.fromiter(self.steps, float, len(self.steps)).reshape(-1, 2).T
-        rows = np.fromiter(self.rows, float, len(self.rows)).reshape(-1, 4)
-        single = np.zeros((len(gap_s), 4))
-        single[:, 0], single[:, 2], single[:, 3] = gap_s, 1.0, seen_by
-        first_s, slope_s, counts, weight = np.concatenate([single, rows]).T
-        return Ramps(first_s, slope_s, counts.astype(np.int64), weight.astype(np.int64))
+        gap_s, seen_by, end_s = np.fromiter(self.steps, float, len(self.steps)).reshape(-1, 3).T
+        rows = np.fromiter(self.rows, float, len(self.rows)).reshape(-1, 5)
+        single = np.zeros((len(gap_s), 5))
+        single[:, 0], single[:, 2], single[:, 3], single[:, 4] = gap_s, 1.0, seen_by, end_s - gap_s
+        first_s, slope_s, counts, weight, start_s = np.concatenate([single, rows]).T
+        return Ramps(first_s, slope_s, counts.astype(np.int64), weight.astype(np.int64), start_s)
 
-    def pooled(self, more: Ramps | None = None) -> dict[str, float | None]:
+    def pooled(self, more: Ramps | None = None, since_s: float = -math.inf) -> dict[str, float | None]:
         """Mean, median, std, p90 and p99 in ms of all gaps, and of `more`; None where there are none.
 
-        Mean and std are exact (closed form), percentiles are exact to 0.5 %.
+        Mean and std are exact (closed form), percentiles are exact to 0.5 %. Counted are gaps that end at
+        `since_s` or later; for a time that is not -inf the pool has to keep times.
         """
-        ramps = self.ramps()
-        if more is not None:
-            ramps = Ramps(*(np.concatenate(pair) for pair in zip(ramps, more, strict=True)))
+        ramps = _joined([*(self.kept or ()), self.ramps(), *(() if more is None else (more,))])
+        if since_s > -math.inf:
+            assert self.kept is not None
+            ramps = ramps.since(since_s)
         ramps = _used(ramps)
         moments = self.moments.plus(_moments(ramps))
         if not moments.gaps:
@@ -122,7 +144,12 @@ class GapPool:
         return {name: 1e3 * value for name, value in seconds.items()}
 
     def fold(self) -> None:
-        """Empty `steps` and `rows` into the bins."""
+        """Empty `steps` and `rows` into the bins, or into arrays where times are kept."""
+        if self.kept is not None:
+            self.kept.append(self.ramps())
+            self.steps.clear()
+            self.rows.clear()
+            return
         ramps = _used(self.ramps())
         self.moments = self.moments.plus(_moments(ramps))
         value, share = _pieces(ramps)
@@ -145,15 +172,28 @@ class GapPool:
         self.lowest -= before
 
 
+def _lasts_s(first: FloatArray, slope: FloatArray, gaps: IntArray) -> FloatArray:
+    """How long so many gaps of each ramp last, from the first on."""
+    return np.asarray(gaps * first + slope * (gaps * (gaps - 1) / 2))
+
+
+def _joined(parts: list[Ramps]) -> Ramps:
+    if len(parts) == 1:
+        return parts[0]
+    first_s, slope_s, counts, weight, start_s = map(np.concatenate, zip(*parts, strict=True))
+    return Ramps(first_s, slope_s, counts, weight, start_s)
+
+
 def _used(ramps: Ramps) -> Ramps:
     used = ramps.counts > 0
     if used.all():
         return ramps
-    return Ramps(ramps.first_s[used], ramps.slope_s[used], ramps.counts[used], ramps.weight[used])
+    first_s, slope_s, counts, weight, start_s = ramps
+    return Ramps(first_s[used], slope_s[used], counts[used], weight[used], start_s[used])
 
 
 def _moments(ramps: Ramps) -> Moments:
-    first, slope, count, weight = ramps
+    first, slope, count, weight, _ = ramps
     gaps = count * weight
     total = float(gaps.sum())
     if not total:
@@ -166,7 +206,7 @@ def _moments(ramps: Ramps) -> Moments:
 
 def _pieces(ramps: Ramps) -> tuple[FloatArray, FloatArray]:
     """Ramps cut into pieces of nearly one value: the values (s), and how many gaps have each."""
-    first, slope, count, weight = ramps
+    first, slope, count, weight, _ = ramps
     rise = np.abs(slope) * (count - 1) / np.maximum(np.minimum(first, first + slope * (count - 1)), 1e-12)
     pieces = np.clip(np.ceil(rise / RESOLUTION), 1, count).astype(np.int64)
     ramp = np.repeat(np.arange(len(pieces)), pieces)

@@ -1,4 +1,4 @@
-"""How many requests meet a fleet that is still filling up, and have no part in steady-state latencies."""
+"""How many requests meet a fleet that is still filling up, and have no part in steady-state figures."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ MOST = 0.5
 """No automatic warm-up is longer than this share of the requests."""
 
 HELP = (
-    "Leave these out of all latencies but ITL: the first N requests by arrival, those of the first "
-    "SECONDS s (or min, …), or as many as auto finds (MSER-5 on TTFT and E2EL, at most half)."
+    "Leave these out: the first N requests by arrival, those of the first SECONDS s (or min, …), or as many "
+    "as auto finds (MSER-5 on TTFT and E2EL, at most half). Latencies are then of later requests; ITL, "
+    "throughput and goodput of what ends after that; counts, memory and efficiency of the whole run."
 )
 
 

@@ -98,7 +98,7 @@ class Scenario:
         them as it goes.
 
         `log` keeps a record of every Work of continuous batching too, or of those in the seconds of
-        `log_window`. `warmup`: which requests have no part in latencies. Without `leap` it goes iteration by
+        `log_window`. `warmup`: what is left out (`make_result`). Without `leap` it goes iteration by
         iteration, to the same end.
         """
         read_warmup(warmup)
@@ -117,6 +117,7 @@ class Scenario:
                 ReplicaUse(m.profile.name, kv_capacity(scheduler, m.limits))
                 for m, scheduler in zip(machines, schedulers, strict=True)
             ],
+            keeps_gap_times=warmup is not None,
         )
         if not perception.charged:
             ledger.predicted = column(perception.predicted.astype(np.int64))

@@ -20,6 +20,7 @@ from typing import Any, get_type_hints
 from traces.errors import InputError
 from traces.unpacking import refuse_device
 
+from ..results.warmup import read_warmup
 from ..scenario.inputs import digest_of
 from ..scenario.policies import DEFAULT_POLICY, make_scheduler
 from ..scenario.scenario import scenario
@@ -61,13 +62,13 @@ class Setting:
     @property
     def numeric(self) -> bool:
         """Whether it is a number in a table of results."""
-        return bool(self.kinds & {int, float})
+        return bool(self.kinds & {int, float}) and str not in self.kinds
 
     def read(self, value: Any, where: str) -> Any:
         """The value as `simulate` takes it; InputError, naming `where`, for another type."""
         if isinstance(value, bool) and bool in self.kinds:
             return value
-        if isinstance(value, int) and not isinstance(value, bool) and self.numeric:
+        if isinstance(value, int) and not isinstance(value, bool) and self.kinds & {int, float}:
             return value if int in self.kinds else float(value)
         if isinstance(value, float) and float in self.kinds and not math.isnan(value):
             return value
@@ -85,9 +86,12 @@ class Setting:
 
 @cache
 def known_settings() -> Mapping[str, Setting]:
-    """Every setting by name: the policy, and those of `sim.scenario.settings`."""
+    """Every setting by name: policy and warm-up of a run, and those of `sim.scenario.settings`."""
     hints = get_type_hints(Settings)
-    known = {"policy": Setting("policy", frozenset({str}), DEFAULT_POLICY)}
+    known = {
+        "policy": Setting("policy", frozenset({str}), DEFAULT_POLICY),
+        "warmup": Setting("warmup", frozenset({int, str}), None),
+    }
     for field_ in fields(Settings):
         kinds = {KINDS[kind] for kind in kinds_of(hints[field_.name]) if kind in KINDS}
         known[field_.name] = Setting(field_.name, frozenset(kinds), field_.default)
@@ -141,6 +145,8 @@ class Grid:
         for index, settings in enumerate(self.settings()):
             inputs = inputs_of(settings, digests)
             full = {name: settings.get(name, s.default) for name, s in known_settings().items()}
+            if full["warmup"] is None:  # so that keys are what they were before there was one
+                del full["warmup"]
             text = json.dumps([full, inputs, __version__, RESULTS_VERSION], sort_keys=True)
             points.append(Point(index, hashlib.sha256(text.encode()).hexdigest()[:16], settings, inputs))
         return points
@@ -261,7 +267,8 @@ def _setting(where: str, name: str) -> Setting:
 
 def _set_up(settings: Mapping[str, Any]) -> None:
     """Set up a point on a small trace of its own, so that only its other values count."""
-    of_the_trace = ("policy", "trace", "time_unit", "num_prompts", "sample_seed")
-    given = {k: v for k, v in settings.items() if k not in of_the_trace}
+    left_out = ("policy", "warmup", "trace", "time_unit", "num_prompts", "sample_seed")
+    given = {k: v for k, v in settings.items() if k not in left_out}
+    read_warmup(settings.get("warmup"))
     policy = settings.get("policy", DEFAULT_POLICY)
     make_scheduler(policy, scenario("fixed", num_prompts=1, **given).limits)

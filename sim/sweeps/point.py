@@ -24,8 +24,8 @@ def run_point(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[st
     is not the one that is meant.
     """
     given = dict(settings)
-    policy = given.pop("policy", DEFAULT_POLICY)
-    return _scenario(_Frozen(given), _Frozen(inputs)).run(policy).summary
+    policy, warmup = given.pop("policy", DEFAULT_POLICY), given.pop("warmup", None)
+    return _scenario(_Frozen(given), _Frozen(inputs)).run(policy, warmup=warmup).summary
 
 
 class _Frozen(dict[str, Any]):

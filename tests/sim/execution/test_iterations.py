@@ -120,7 +120,7 @@ def test_an_evicted_request_goes_on_where_it_was(cost: StepCost) -> None:
 
 def total(log: object) -> float:
     ramps = log.ramps() if isinstance(log, GapPool) else log
-    first, slope, counts, weight = ramps  # type: ignore[misc]
+    first, slope, counts, weight, _ = ramps  # type: ignore[misc]
     return float((weight * (counts * first + slope * counts * (counts - 1) / 2)).sum())
 
 

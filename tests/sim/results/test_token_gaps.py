@@ -17,7 +17,7 @@ RAMP = st.tuples(st.floats(1e-3, 1.0), st.floats(0, 1e-3), st.integers(0, 400), 
 
 def ramps(rows: list[tuple[float, float, int, int]]) -> Ramps:
     first, slope, counts, weight = zip(*rows, strict=True)
-    return Ramps(np.array(first), np.array(slope), np.array(counts), np.array(weight))
+    return Ramps(np.array(first), np.array(slope), np.array(counts), np.array(weight), np.zeros(len(rows)))
 
 
 def expanded_ms(rows: list[tuple[float, float, int, int]]) -> np.ndarray:
@@ -70,6 +70,27 @@ def test_golden() -> None:
     assert pooled["std"] == pytest.approx(np.std([10, 10, 12, 12, 14, 14, 100]))
 
 
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.tuples(RAMP, st.floats(0, 50)), min_size=1, max_size=8), st.floats(0, 100))
+def test_gaps_since_a_time_are_those_that_end_later(
+    rows: list[tuple[tuple[float, float, int, int], float]], since_s: float
+) -> None:
+    first, slope, counts, weight = (
+        np.array(column) for column in zip(*(row for row, _ in rows), strict=True)
+    )
+    start = np.array([start for _, start in rows])
+    left = Ramps(first, slope, counts, weight, start).since(since_s)
+    for k, (row, begins) in enumerate(rows):
+        gaps = row[0] + row[1] * np.arange(row[2])
+        ends = begins + np.cumsum(gaps)
+        # Where one ends just then, round-off may choose either.
+        surely, maybe = (int((ends >= since_s + far).sum()) for far in (1e-9, -1e-9))
+        assert surely <= left.counts[k] <= maybe
+        if left.counts[k]:
+            assert left.first_s[k] == pytest.approx(gaps[row[2] - left.counts[k]])
+            assert left.start_s[k] + left.first_s[k] == pytest.approx(ends[row[2] - left.counts[k]])
+
+
 def test_a_weight_is_as_good_as_repeating() -> None:
     once = GapPool().pooled(ramps([(0.01, 1e-5, 50, 3)]))
     thrice = GapPool().pooled(ramps([(0.01, 1e-5, 50, 1)] * 3))
@@ -80,8 +101,8 @@ def test_a_weight_is_as_good_as_repeating() -> None:
 def test_single_gaps_are_ramps_of_one(steps: list[tuple[float, int]]) -> None:
     pool, same = GapPool(), GapPool()
     for gap_s, weight in steps:
-        pool.steps += (gap_s, weight)
-        same.add(gap_s, 0.0, 1, weight)
+        pool.steps += (gap_s, weight, 1.0)
+        same.add(gap_s, 0.0, 1, weight, 1.0 - gap_s)
     assert pool.pooled() == same.pooled() != GapPool().pooled()
     pool.fold(), same.fold()
     assert not pool.steps
@@ -96,10 +117,10 @@ def test_folding_a_long_run_loses_next_to_nothing(
     """Mean and std are those of all gaps at once, percentiles differ by the width of a piece and of a bin."""
     pool = GapPool()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(token_gaps, "FOLD_AT", 4 * fold_at)
+        patch.setattr(token_gaps, "FOLD_AT", 5 * fold_at)
         for row in rows:
-            pool.add(*row)
-    assert len(pool.rows) < 4 * fold_at
+            pool.add(*row, 0.0)
+    assert len(pool.rows) < 5 * fold_at
     folded, whole = pool.pooled(), GapPool().pooled(ramps(rows))
     if whole["mean"] is None:
         assert folded == whole

@@ -31,9 +31,64 @@ def test_latencies_are_those_of_the_requests_that_are_left() -> None:
         assert steady.summary[f"p99_{key}_ms"] == pytest.approx(np.percentile(left[f"{key}_ms"], 99))
     assert steady.summary["p99_ttft_ms"] < whole.summary["p99_ttft_ms"] / 3
     assert steady.summary["mean_held_ms"] == pytest.approx(left["held_ms"].mean())
-    unmoved = ("mean_itl_ms", "request_throughput", "completed", "duration", "queue_growth")
+    unmoved = ("completed", "failed", "duration", "total_output_tokens", "queue_growth", "gpu_busy_fraction")
     assert all(steady.summary[key] == whole.summary[key] for key in unmoved)
     assert steady.summary["warmup_requests"] == 80 and "warmup_requests" not in whole.summary
+
+
+def test_rates_are_of_what_ends_from_the_first_request_that_is_left_on() -> None:
+    goodput = {"ttft": 300.0, "e2el": 3000.0}
+    whole, steady = (closed_loop(warmup=warmup, goodput=goodput) for warmup in (None, 80))
+    requests = steady.requests.sort_values("arrival_s", kind="stable")
+    since = requests.arrival_s.iloc[80]
+    ended = requests[requests.finish_s >= since]
+    window = requests.finish_s.max() - since
+    good = (ended.ttft_ms <= 300) & (ended.e2el_ms <= 3000)
+    assert 0 < good.sum() < len(ended) < N
+    said = steady.summary
+    assert said["warmup_s"] == pytest.approx(since - requests.arrival_s.min())
+    assert said["request_throughput"] == pytest.approx(len(ended) / window)
+    assert said["request_goodput"] == pytest.approx(good.sum() / window)
+    assert said["output_throughput"] == pytest.approx(ended.output_tokens.sum() / window)
+    tokens = ended.output_tokens.sum() + ended.prompt_tokens.sum()
+    assert said["total_token_throughput"] == pytest.approx(tokens / window)
+    assert said["request_throughput"] > 1.05 * whole.summary["request_throughput"]
+
+
+def test_in_a_steady_run_the_throughput_is_the_rate_offered() -> None:
+    """What is under way as a warm-up ends makes up for what is under way as requests cease to come."""
+    how: dict[str, Any] = {"policy": "continuous", "profile": "h200-vicuna-7b", "request_rate": 8.0}
+    how["burstiness"] = 1e5  # evenly
+    lengths = np.full(600, 300)
+    trace = Trace("alike", np.arange(600), np.full(600, 100), lengths)
+    whole, steady = (simulate(trace, **how, warmup=warmup).summary for warmup in (None, 300))
+    assert steady["request_throughput"] == pytest.approx(steady["offered_rate"], rel=0.005)
+    assert whole["request_throughput"] < 0.99 * whole["offered_rate"]
+
+
+@pytest.mark.parametrize(
+    "policy", ["continuous", "continuous:chunked=on,max_num_batched_tokens=512", "sequence"]
+)
+def test_gaps_between_tokens_are_of_the_same_time_by_leaps_and_by_single_steps(policy: str) -> None:
+    rng = np.random.default_rng(2)
+    trace = Trace("mixed", np.arange(120), rng.integers(1, 2000, 120), rng.integers(1, 300, 120))
+    how: dict[str, Any] = {"policy": policy, "profile": "h200-vicuna-7b", "request_rate": 20.0}
+    whole = simulate(trace, **how).summary
+    leap, step = (simulate(trace, **how, warmup=40, leap=leap).summary for leap in (True, False))
+    for statistic in ("mean", "std"):
+        assert leap[f"{statistic}_itl_ms"] == pytest.approx(step[f"{statistic}_itl_ms"], rel=1e-6)
+    assert leap["mean_itl_ms"] != pytest.approx(whole["mean_itl_ms"], rel=1e-3)
+    none = simulate(trace, **how, warmup=0).summary
+    assert {key: none[key] for key in whole} == whole
+
+
+def test_all_gaps_of_a_run_that_is_folded_keep_their_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = closed_loop(warmup=80).summary
+    for module in ("sim.results.token_gaps", "sim.execution.iterations"):
+        monkeypatch.setattr(f"{module}.FOLD_AT", 50)
+    folded = closed_loop(warmup=80).summary
+    for statistic in ("mean", "median", "std", "p90", "p99"):
+        assert folded[f"{statistic}_itl_ms"] == pytest.approx(whole[f"{statistic}_itl_ms"], rel=1e-9)
 
 
 def test_seconds_count_from_the_first_arrival() -> None:

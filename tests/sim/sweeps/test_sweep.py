@@ -314,3 +314,19 @@ def test_an_infinite_rate_is_json_too(folder: Path) -> None:
     found = json.loads(result.to_json("r.json"))
     assert found["axes"] == {"request_rate": ["inf", 1.0]} and found["rows"][0]["request_rate"] == "inf"
     assert json.loads(Path("r.json").read_text()) == found and isinstance(result, SweepResult)
+
+
+def test_runs_of_a_sweep_may_warm_up(folder: Path) -> None:
+    settings: dict[str, Any] = {"trace": "alpaca-vicuna", "num_prompts": 60, "request_rate": 4.0}
+    settings["policy"] = "continuous"
+    grid = {**settings, "grid": {"warmup": [20, "5s", "auto"]}}
+    done = sweep(grid, out="warm.csv", jobs=1)
+    for row, warmup in zip(done.rows, (20, "5s", "auto"), strict=True):
+        alone = simulate(**settings, warmup=warmup).summary  # type: ignore[arg-type]
+        assert row["warmup"] == warmup
+        for key in ("warmup_requests", "mean_ttft_ms", "request_throughput", "p99_itl_ms"):
+            assert row[key] == alone[key]
+    again = sweep(grid, out="warm.csv", jobs=1)
+    assert again.reused == 3 and again.to_json() == done.to_json()
+    with pytest.raises(InputError, match="warmup: 'soon' is not a number of requests"):
+        sweep({**settings, "grid": {"warmup": ["soon"]}}, jobs=1)
