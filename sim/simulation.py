@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
+from traces.arguments import checked
 from traces.spec import names_of
 from traces.trace import Trace
 
@@ -17,12 +18,13 @@ from .execution.arrivals import Progress
 from .results.result import Result
 from .scenario.policies import DEFAULT_POLICY, Policy, make_scheduler
 from .scenario.scenario import Scenario, scenario
-from .scenario.settings import DEFAULT_TRACE, Keywords, check_names
+from .scenario.settings import DEFAULT_TRACE, Keywords
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+@checked
 def simulate(
     trace: Trace | str = DEFAULT_TRACE,
     *,
@@ -46,7 +48,6 @@ def simulate(
 
     Raises InputError for anything that cannot be used.
     """
-    check_names(settings, simulate, Keywords)
     return scenario(trace, **settings).run(policy, log=log, leap=leap, warmup=warmup, on_progress=on_progress)
 
 
@@ -83,6 +84,7 @@ class Comparison:
         return pd.DataFrame(list(self.summaries.values()), index=pd.Index(self.results, name="run"))
 
 
+@checked
 def compare(
     trace: Trace | str = DEFAULT_TRACE,
     *,
@@ -96,7 +98,6 @@ def compare(
     `policies`: specs, or one text with semicolons between them. `settings` as for `simulate`.
     Raises InputError where two policies are the same, or none is given.
     """
-    check_names(settings, compare, Keywords)
     names = names_of(policies, "policies")
     shared = scenario(trace, **settings)
     for name in names:

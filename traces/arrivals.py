@@ -135,7 +135,7 @@ def at_rate(trace: Trace, rate: float) -> Trace:
     if not span > 0:
         raise InputError(
             f"{trace.name}: {len(trace)} requests in a row all arrive at once, so they cannot be scaled to "
-            f"{rate:g} requests/s; --burstiness 1 draws Poisson arrivals"
+            f"{rate:g} requests/s; burstiness 1 draws Poisson arrivals"
         )
     times = trace.arrival_s / span * ((len(trace) - 1) / rate)
     deadline = None if trace.deadline_s is None else trace.deadline_s - trace.arrival_s + times

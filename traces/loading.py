@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .arguments import checked
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from .trace import Trace
 
 
+@checked
 def load(
     source: str | os.PathLike[str],
     *,

@@ -117,11 +117,11 @@ class Profile:
         """
         if kv_blocks is not None:
             if kv_blocks < 1:
-                raise InputError(f"--kv-blocks: {kv_blocks} is below 1")
+                raise InputError(f"kv_blocks: {kv_blocks} is below 1")
             return kv_blocks * block_size
         if self.memory is None:
             raise InputError(
-                f"profile {self.name}: it has no memory part (it comes from step times alone); --kv-blocks N "
+                f"profile {self.name}: it has no memory part (it comes from step times alone); kv_blocks "
                 "supplies the number of KV blocks"
             )
         return self.memory.capacity_tokens

@@ -28,14 +28,14 @@ class Cluster:
         try:
             from distributed import Client
         except ImportError:
-            raise InputError(f"--backend dask: needs Dask: {CLUSTER_EXTRA}") from None
+            raise InputError(f"backend dask: needs Dask: {CLUSTER_EXTRA}") from None
         # What goes wrong ends in one line of ours; the client's own tracebacks would stand beside it.
         logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
         try:
             self.client: Client = Client(address, timeout=CONNECT_S, set_as_default=False)
         except (OSError, ValueError) as error:
             reason = str(error) or type(error).__name__
-            raise InputError(f"--address {address}: no Dask scheduler answers ({reason})") from None
+            raise InputError(f"address {address}: no Dask scheduler answers ({reason})") from None
         self.shared: dict[int, tuple[Any, Future]] = {}
 
     def run(self, function: Function, tasks: Sequence[Task]) -> Iterator[Ended]:

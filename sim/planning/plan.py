@@ -10,6 +10,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from traces.arguments import checked
 from traces.errors import InputError
 from traces.trace import Trace
 
@@ -20,7 +21,7 @@ from ..perception.predictors import make_predictor
 from ..scenario.machines import outages_of
 from ..scenario.policies import limits_of, make_scheduler
 from ..scenario.requests import goodput_bounds
-from ..scenario.settings import DEFAULT_TRACE, PlanKeywords, Settings, check_names, read_settings
+from ..scenario.settings import DEFAULT_TRACE, PlanKeywords, Settings, read_settings
 from ..version import __version__
 from . import sensitivity as sensitivities
 from .answer import Plan, Question
@@ -39,6 +40,7 @@ DEFAULT_POLICIES = "continuous"
 DEFAULT_TOLERANCE = 0.02
 
 
+@checked
 def plan(
     trace: Trace | str = DEFAULT_TRACE,
     *,
@@ -93,7 +95,6 @@ def plan(
 
     Raises InputError for anything that cannot be used. The same arguments give the same plan, byte for byte.
     """
-    check_names(settings, plan, PlanKeywords)
     given = read_settings(trace, settings)
     slo = slo if isinstance(slo, str | Slo) else list(slo)
     wanted = parse_slo(slo, goodput_bounds(given.goodput))
@@ -201,7 +202,7 @@ def _check_counts(
     if not policies or len(dict.fromkeys(policies)) < len(policies):
         raise InputError(f"policies: {';'.join(policies)!r} must name at least one policy, and none twice")
     if replicas is not None and not max_rate:
-        raise InputError(f"replicas: {replicas} needs --max-rate; without it their number is the answer")
+        raise InputError(f"replicas: {replicas} needs max_rate; without it their number is the answer")
     for value, what, least in (
         (1 if replicas is None else replicas, "replicas", 1),
         (spare, "spare", 0),

@@ -120,7 +120,7 @@ def parse_slo(slo: Slo | Iterable[str] | str, goodput_ms: Mapping[str, float] | 
         if names.count(name) > 1:
             raise InputError(f"slo: {' '.join(texts)!r} bounds {name} more than once")
     if "attainment" in names and not goodput_ms:
-        raise InputError("slo: attainment needs --goodput bounds, such as --goodput ttft:2000 tpot:100")
+        raise InputError("slo: attainment needs bounds in goodput, such as ttft:2000 tpot:100")
     return Slo(bounds, tuple(sorted((goodput_ms or {}).items())))
 
 

@@ -24,7 +24,7 @@ KNEE_CONTEXTS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
 NEEDED = ("submit", "next_work")
 """The methods without which nothing runs; `record` is called after work, `drain` where a replica fails."""
 
-Policy: TypeAlias = "str | Callable[[Limits], Scheduler]"
+Policy: TypeAlias = str | Callable[[Limits], Scheduler]
 
 
 def make_scheduler(policy: Policy, limits: Limits) -> CompleteScheduler:

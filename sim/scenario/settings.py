@@ -6,17 +6,14 @@ the Python calls; where it takes effect is another module. Reads no files and bu
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from numbers import Integral, Real
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, TypedDict, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypedDict, get_origin, get_type_hints
 
 from traces import spec
-from traces.errors import InputError
+from traces.arguments import check_names, check_value, members_of
 from traces.loading import sources_help
 from traces.trace import Trace
 
@@ -152,22 +149,12 @@ class Keywords(PlanKeywords, total=False):
 def read_settings(trace: str | Trace, given: Mapping[str, Any]) -> Settings:
     """The settings with these values, and the defaults of all others.
 
-    InputError for a name that is none, and for what is no number where a number alone will do.
+    InputError for a name that is none, and for a value of another type than its setting has.
     """
     check_names(given, [field.name for field in fields(Settings)])
-    _check_numbers(given)
+    for name, value in (("trace", trace), *given.items()):
+        check_value(name, value, _hints()[name])
     return Settings(trace=trace, **given)
-
-
-def _check_numbers(given: Mapping[str, Any]) -> None:
-    hints = _hints()
-    for name, value in given.items():
-        kinds = set(kinds_of(hints[name]))
-        if not kinds <= {int, float, NoneType} or (value is None and NoneType in kinds):
-            continue
-        is_whole = float not in kinds
-        if isinstance(value, bool) or not isinstance(value, Integral if is_whole else Real):
-            raise InputError(f"{name}: {value!r} is not a {'whole ' * is_whole}number")
 
 
 @cache
@@ -175,26 +162,9 @@ def _hints() -> dict[str, Any]:
     return get_type_hints(Settings)
 
 
-def check_names(given: Iterable[str], known: Iterable[str] | Callable[..., Any], kind: Any = None) -> None:
-    """InputError for the first of the given names that is unknown, with the nearest known one.
-
-    `known`: the names, or a function whose keyword arguments are known beside the keys of the TypedDict
-    `kind`.
-    """
-    if callable(known):
-        parameters = inspect.signature(known).parameters.values()
-        known = [p.name for p in parameters if p.kind != p.VAR_KEYWORD] + list(kind.__annotations__)
-    names = list(known)
-    for name in given:
-        if name not in names:
-            hint = spec.nearest(str(name), names) or f"; the settings are {', '.join(names)}"
-            raise InputError(f"unknown setting {name}{hint}")
-
-
 def kinds_of(hint: Any) -> list[Any]:
     """The types that a field may hold, without their parameters: `Mapping` for `Mapping[str, float]`."""
-    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    return [get_origin(member) or member for member in members]
+    return [get_origin(member) or member for member in members_of(hint)]
 
 
 def sentences(kind: type) -> dict[str, str]:

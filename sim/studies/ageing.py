@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 import numpy as np
 import numpy.typing as npt
 
+from traces.arguments import checked
 from traces.errors import InputError
 from traces.trace import FloatArray, Trace
 
@@ -21,7 +22,7 @@ from ..perception.predictions import perceive
 from ..perception.predictors import TUNED
 from ..results.failures import failures_of
 from ..scenario.scenario import Scenario, scenario, stream
-from ..scenario.settings import Keywords, check_names
+from ..scenario.settings import Keywords
 from .capacity import check, mean_capacity
 from .prediction_error import check_policies, erring
 from .study import Study, StudyKeywords, frame_of, split
@@ -47,6 +48,7 @@ def policies_of(agings: Sequence[float]) -> dict[str, str]:
     }
 
 
+@checked
 def starvation(
     trace: Trace | str,
     *,
@@ -64,7 +66,6 @@ def starvation(
     what `continuous` gets done; predictions err by `sigma` and cost nothing. `settings` as for `simulate`
     and `Study`. InputError where all answers are as long as the long ones.
     """
-    check_names(settings, starvation, StudyKeywords)
     running, rest = split(settings)
     shown = [f"{aging:g}" for aging in agings]
     first_seed, rest = check(num_seeds, rest, load=(load,), sigmas=(sigma,), agings=shown)

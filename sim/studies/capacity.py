@@ -7,12 +7,13 @@ from typing import Any, NamedTuple, Unpack, cast
 
 import numpy as np
 
+from traces.arguments import checked
 from traces.errors import InputError
 from traces.trace import Trace
 
 from ..results.result import Result
 from ..scenario.scenario import scenario
-from ..scenario.settings import Keywords, check_names
+from ..scenario.settings import Keywords
 from .prediction_error import check_points, check_policies
 from .study import Study, StudyKeywords, split
 
@@ -20,6 +21,7 @@ IDLE_FACTOR = 10.0
 """How many times as long as the median on an idle machine a good request may take."""
 
 
+@checked
 def capacity(
     trace: Trace | str, *, policy: str = "continuous", num_seeds: int = 1, **settings: Unpack[StudyKeywords]
 ) -> float:
@@ -29,7 +31,6 @@ def capacity(
     batches fill up and run empty. `settings` as for `simulate` and `Study`. InputError where fewer than two
     requests complete, or `num_seeds` is below 1.
     """
-    check_names(settings, capacity, StudyKeywords)
     running, rest = split(settings)
     check_points(num_seeds)
     check_policies(policy)
@@ -73,13 +74,13 @@ def _steady_rate(result: Result, policy: str) -> float:
     return float(result.summary["request_throughput"])
 
 
+@checked
 def idle_bound(trace: Trace | str, *, rate: float, **settings: Unpack[StudyKeywords]) -> dict[str, float]:
     """A bound for a good request where none is given: 10 times the median E2EL of `continuous` on a machine
     that idles, at a hundredth of `rate` (its capacity in requests/s); `{"e2el": ms}`.
 
     It bounds the whole answer, since a padded batch returns as one. `settings` as for `simulate` and `Study`.
     """
-    check_names(settings, idle_bound, StudyKeywords)
     running, rest = split(settings)
     with Study(**running) as study:
         points = [{"rate": rate / 100}]

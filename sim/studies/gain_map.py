@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
+from traces.arguments import checked
 from traces.errors import InputError
 from traces.spec import names_of
 from traces.trace import Trace
@@ -18,7 +19,7 @@ from ..perception.accuracy import error_report
 from ..perception.predictions import perceive
 from ..results.failures import failures_of
 from ..scenario.scenario import Scenario, scenario, stream
-from ..scenario.settings import Keywords, check_names
+from ..scenario.settings import Keywords
 from .capacity import check, mean_capacity
 from .load_curves import POLICIES
 from .prediction_error import check_policies, erring
@@ -71,6 +72,7 @@ def map_cases(trace: Trace | str, **settings: Unpack[Keywords]) -> tuple[Case, C
     )
 
 
+@checked
 def gain_map(
     trace: Trace | str,
     *,
@@ -92,7 +94,6 @@ def gain_map(
     sigma as in `sensitivity`; with `charge` the accelerator spends time on every question. `settings` as for
     `simulate` and `Study`.
     """
-    check_names(settings, gain_map, StudyKeywords)
     running, rest = split(settings)
     policies = names_of(policies, "policies")
     check_policies(*policies, baseline)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
+from traces.arguments import checked
 from traces.spec import names_of
 from traces.trace import Trace
 
 from ..results import failures
 from ..results.metrics import request_latencies
 from ..scenario.scenario import scenario
-from ..scenario.settings import Keywords, check_names
+from ..scenario.settings import Keywords
 from .capacity import check
 from .prediction_error import check_policies
 from .study import Study, StudyKeywords, frame_of, split
@@ -37,6 +38,7 @@ def curve_keys() -> tuple[str, ...]:
     return (*latencies, *figures, *failures.KEYS)
 
 
+@checked
 def load_curves(
     trace: Trace | str,
     *,
@@ -51,7 +53,6 @@ def load_curves(
     seed all rates see the same requests and the same pattern of arrivals. `settings` as for `simulate` and
     `Study`.
     """
-    check_names(settings, load_curves, StudyKeywords)
     running, rest = split(settings)
     policies = names_of(policies, "policies")
     check_policies(*policies)

@@ -154,7 +154,7 @@ def check_physics(path: str, trace: Trace, latency: Latency, scenario: Scenario)
     if held > MEMORY * room:
         raise InputError(
             f"{path}, arrival_s: requests seem to hold {held:,.0f} tokens of KV cache at once, where "
-            f"{room:,.0f} fit: are arrivals in another unit or by another clock, or --replicas too low?"
+            f"{room:,.0f} fit: are arrivals in another unit or by another clock, or replicas too few?"
         )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import numpy as np
 
+from traces.arguments import checked
 from traces.errors import InputError
 from traces.spec import names_of
 from traces.trace import IntArray, Trace
@@ -18,7 +19,7 @@ from ..perception.predictors import TUNED, FromTrace, Noisy
 from ..results.failures import failures_of
 from ..scenario.policies import scheduler_maker
 from ..scenario.scenario import Scenario, scenario, stream
-from ..scenario.settings import Keywords, check_names
+from ..scenario.settings import Keywords
 from .study import Study, StudyKeywords, frame_of, split
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ SIGMAS = (0.0, 0.1, 0.2, 0.3, 0.39, 0.5, 0.65, 0.85, 1.1, 1.5)
 """Errors to try, standard deviations of the log length; 0.39 is that of the paper's tuned predictor."""
 
 
+@checked
 def sensitivity(
     trace: Trace | str,
     *,
@@ -46,7 +48,6 @@ def sensitivity(
     `settings` as for `simulate` and `Study`; the predictor is replaced. InputError, before anything is
     simulated, where a policy, an error or `num_seeds` cannot be used.
     """
-    check_names(settings, sensitivity, StudyKeywords)
     running, rest = split(settings)
     policies = names_of(policies, "policies")
     check_policies(*policies, baseline)
@@ -126,6 +127,7 @@ def erring(sigma: float, *, charge: bool = True) -> Noisy:
         raise InputError(str(error)) from None
 
 
+@checked
 def variance(
     trace: Trace | str,
     *,
@@ -140,7 +142,6 @@ def variance(
     rows and the trace that was replayed. `settings` as for `simulate` and `Study`. InputError where the trace
     has no samples.
     """
-    check_names(settings, variance, StudyKeywords)
     running, rest = split(settings)
     check_policies(policy, baseline)
     rest |= {"predictor": "exact"}

@@ -14,6 +14,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from traces import checks, formats
+from traces.arguments import checked
 from traces.errors import InputError
 from traces.hints import near_misses
 from traces.spec import parse
@@ -27,7 +28,7 @@ from ..results.metric_kinds import STATISTICS, statistics
 from ..results.metrics import LATENCIES
 from ..results.result import Result
 from ..scenario.scenario import scenario_of
-from ..scenario.settings import Keywords, Settings, WorkloadSettings, check_names, read_settings
+from ..scenario.settings import Keywords, Settings, WorkloadSettings, read_settings
 from .log_checks import check_ends, check_physics, far_off, oddities, with_our_tpot
 
 COMPARABLE = ("trace", "time_unit", "max_concurrency", "max_new_tokens", "cap", "goodput")
@@ -158,6 +159,7 @@ def _latency_columns(table: Table) -> tuple[dict[str, str], tuple[str, ...]]:
     return columns, (f"{', '.join(others)}, by the name",) if others else ()
 
 
+@checked
 def against(path: str | Path, *, policy: str = "continuous", **settings: Unpack[Keywords]) -> Against:
     """Replay the requests of a log under a policy and set the simulated metrics beside the measured ones.
 
@@ -166,7 +168,6 @@ def against(path: str | Path, *, policy: str = "continuous", **settings: Unpack[
     `settings` as for `simulate`. Raises InputError for those that would make the two incomparable, for a bad
     log, and where the simulation does not complete every request.
     """
-    check_names(settings, against, Keywords)
     log = read_log(path, settings.get("time_unit"))
     trace, latency = log.trace, log.latency
     given = read_settings(trace, settings)
@@ -212,7 +213,7 @@ def _check_comparable(path: str | Path, given: Settings, trace: Trace) -> None:
         row = int((trace.output_tokens > caps).argmax())
         raise InputError(
             f"{path}: the answer of request {trace.request_id[row]} has {trace.output_tokens[row]} tokens, "
-            f"above {caps[row]}, its max_tokens, which would cut it: {OTHER_LENGTHS} (--cap shared "
+            f"above {caps[row]}, its max_tokens, which would cut it: {OTHER_LENGTHS} (cap shared "
             "leaves the column out)"
         )
     longest = int(trace.output_tokens.max())

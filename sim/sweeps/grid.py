@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_type_hints
 
+from traces.arguments import check_names
 from traces.errors import InputError
 from traces.unpacking import refuse_device
 
@@ -24,7 +25,7 @@ from ..results.warmup import read_warmup
 from ..scenario.inputs import digest_of
 from ..scenario.policies import DEFAULT_POLICY, make_scheduler
 from ..scenario.scenario import scenario
-from ..scenario.settings import Settings, check_names, kinds_of
+from ..scenario.settings import Settings, kinds_of
 from ..version import RESULTS_VERSION, __version__
 
 MAX_POINTS = 1_000_000

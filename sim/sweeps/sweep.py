@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from traces.arguments import checked
 from traces.errors import InputError
 from traces.loading import announce
 
@@ -72,6 +73,7 @@ class SweepResult:
         return text
 
 
+@checked
 def sweep(
     source: str | Path | Mapping[str, Any],
     *,
@@ -144,7 +146,7 @@ def _rows_at_hand(table: RowFile | None, points: Sequence[Point], prune: bool) -
     if others and not prune:
         raise InputError(
             f"{table.path}: holds {others} points of another sweep, or of another trace, profile or version; "
-            "name another file, or drop them with --prune"
+            "name another file, or drop them with prune"
         )
     return {key: _row(wanted[key], row.get(ERROR), row) for key, row in table.rows.items() if key in wanted}
 

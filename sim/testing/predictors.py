@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from traces.arguments import checked
 from traces.trace import Trace
 
 from ..perception.predictions import perceive
@@ -15,6 +16,7 @@ from ..perception.predictors import Predictor, make_predictor, name_of
 from .worlds import random_world, reported, require
 
 
+@checked
 def check_predictor(predictor: str | Predictor, *, num_worlds: int = 30, seed: int = 0) -> None:
     """What must hold of a predictor, on the traces of worlds `seed`, `seed` + 1, ...
 

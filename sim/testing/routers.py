@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from traces.arguments import checked
+
 from ..fleet.routers import RouterSpec, router_maker, router_name
 from ..fleet.routing import Router, RouterContext
 from ..request import Request
@@ -22,6 +24,7 @@ CHANCE = 45
 Make = Callable[[RouterContext], Router | None]
 
 
+@checked
 def check_router(router: RouterSpec, *, num_worlds: int = 30, seed: int = 0) -> None:
     """What must hold of a router, in worlds `seed`, `seed` + 1, ...
 

@@ -11,6 +11,8 @@ from typing import Any, get_args
 
 import numpy as np
 
+from traces.arguments import checked
+
 from ..execution.blame import blame
 from ..fleet.routers import ROUTERS
 from ..request import Request
@@ -30,6 +32,7 @@ LABEL = "checked"
 ROOM = Limits(kv_tokens=100_000, perception_tokens=44)
 
 
+@checked
 def check_scheduler(
     factory: Policy, *, num_worlds: int = 30, seed: int = 0, is_work_conserving: bool = False
 ) -> None:

@@ -348,9 +348,7 @@ def test_a_profile_from_steps_needs_kv_blocks(folder: Path, capsys: pytest.Captu
     assert run("calibrate", "--steps", "steps.csv", "--out", "p.json", "--host-ms", "0.5") == 0
     assert (folder / "p.png").is_file()
     capsys.readouterr()
-    assert "--kv-blocks" in refused(
-        capsys, "simulate", "--trace", "trace.csv", "--profile", "p.json", "--json"
-    )
+    assert "kv_blocks" in refused(capsys, "simulate", "--trace", "trace.csv", "--profile", "p.json", "--json")
     found = summary(capsys, "--profile", "p.json", "--kv-blocks", "100", "--policy", "vanilla")
     assert found["provenance"] == "measured" and found["profile"] == "p"
     assert json.loads((folder / "p.json").read_text())["async_scheduling"] is True

@@ -86,7 +86,7 @@ def test_kv_tokens(profile: Profile) -> None:
     assert profile.memory is not None
     assert profile.kv_tokens() == profile.memory.capacity_tokens
     assert profile.kv_tokens(2588) == 2588 * 16
-    with pytest.raises(InputError, match="--kv-blocks: 0 is below 1"):
+    with pytest.raises(InputError, match="kv_blocks: 0 is below 1"):
         profile.kv_tokens(0)
 
 
@@ -104,7 +104,7 @@ def test_without_memory_the_user_is_told_what_supplies_it(profile: Profile) -> N
     bare = Profile.from_json(changed(profile.to_json(), None, "memory"))
     assert bare.memory is None
     assert bare.kv_tokens(100) == 1600
-    with pytest.raises(InputError, match=r"no memory part .*--kv-blocks N"):
+    with pytest.raises(InputError, match=r"no memory part .*kv_blocks"):
         bare.kv_tokens()
     assert ("KV cache", "unknown; --kv-blocks N supplies it") in describe(bare)
 

@@ -231,7 +231,7 @@ def test_what_many_tasks_share_is_sent_once(cluster: tuple[str, Path]) -> None:
 
 def test_nobody_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sim.parallel.dask.CONNECT_S", 1)
-    with pytest.raises(InputError, match=r"--address tcp://127\.0\.0\.1:9: no Dask scheduler answers"):
+    with pytest.raises(InputError, match=r"address tcp://127\.0\.0\.1:9: no Dask scheduler answers"):
         sweep({"trace": "fixed", "grid": {"seeds": [0]}}, backend="dask", address="tcp://127.0.0.1:9")
-    with pytest.raises(InputError, match="--address nonsense://x"):
+    with pytest.raises(InputError, match="address nonsense://x"):
         sweep({"trace": "fixed", "grid": {"seeds": [0]}}, backend="dask", address="nonsense://x")

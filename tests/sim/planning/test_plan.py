@@ -227,7 +227,7 @@ def test_a_trace_with_times_is_scaled_to_multiples_of_its_own_rate() -> None:
         ({"request_rate": "fast"}, "'fast' is neither"),
         ({"request_rate": -1}, "not above 0"),
         ({"spare": -1}, "spare: -1"),
-        ({"replicas": 4}, "replicas: 4 needs --max-rate"),
+        ({"replicas": 4}, "replicas: 4 needs max_rate"),
         ({"replicas": 0, "max_rate": True}, "replicas: 0 must be at least 1"),
         ({"prices": ["H200"]}, "'H200' is not NAME:USD"),
         ({"prices": ["H200:dear"]}, "H200:dear is not a number"),

@@ -54,7 +54,7 @@ def test_bounds_are_written_as_metric_statistic_and_value() -> None:
         ("e2el_mean:inf", "not above 0 and finite"),
         ("e2el_mean:nan", "not above 0 and finite"),
         ("attainment:99", "99 is not above 0 and at most 1"),
-        ("attainment:0.9", "--goodput"),
+        ("attainment:0.9", "bounds in goodput"),
     ],
 )
 def test_what_is_no_bound_is_refused(text: str, says: str) -> None:

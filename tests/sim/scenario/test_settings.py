@@ -16,7 +16,7 @@ import pytest
 from sim import compare, plan, simulate, sweep
 from sim.cli.options import Flags
 from sim.scenario.scenario import scenario
-from sim.scenario.settings import Keywords, PlanKeywords, Settings, check_names, read_settings, sentences
+from sim.scenario.settings import Keywords, PlanKeywords, Settings, read_settings, sentences
 from sim.studies.ageing import starvation
 from sim.studies.capacity import capacity, idle_bound
 from sim.studies.gain_map import gain_map, map_cases
@@ -70,7 +70,6 @@ def test_the_nearest_known_may_be_an_argument_of_the_function_itself() -> None:
         simulate("fixed", polcy="vanilla")  # type: ignore[call-arg]
     with pytest.raises(InputError, match=r"unknown setting num_seed; did you mean num_seeds\?"):
         plan("fixed", slo="ttft_p90:800", num_seed=4)  # type: ignore[call-arg]
-    check_names(["leap", "seed"], simulate, Keywords)
 
 
 def test_no_public_call_takes_settings_of_any_name() -> None:

@@ -180,7 +180,7 @@ def test_values_that_only_some_others_allow_are_no_error(tmp_path: Path) -> None
     path.write_text(json.dumps(data), encoding="utf-8")
     lists = {"profiles": ["h200-vicuna-7b", str(path)], "kv_blocks": [1000]}
     assert len(read_grid({"grid": lists}).points()) == 2
-    with pytest.raises(InputError, match="kv-blocks"):
+    with pytest.raises(InputError, match="kv_blocks"):
         read_grid({"grid": {"profiles": ["h200-vicuna-7b", str(path)]}}).points()
 
 
