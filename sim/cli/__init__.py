@@ -6,8 +6,9 @@ Exit status: 0, 1 (it ran, and a check failed), 2 (bad input: one line on stderr
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,7 +18,7 @@ from cyclopts.config import Env, Toml
 from traces.errors import InputError
 
 from ..version import __version__
-from . import streams
+from . import streams, variables
 from .told import assumptions
 
 CONFIG_FILE = "seqsched.toml"
@@ -123,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     sys.path.append("")  # so that --policy module:Class finds a module in the working directory
     debug = _take_debug(tokens)
-    _run(lambda: build_app(_take_config(tokens), tokens), tokens, debug)
+    _run(lambda: build_app(_take_config(tokens), tokens), tokens, debug, _unused_variables)
 
 
 def run_script(function: Callable[..., object], arguments: Sequence[str] | None = None) -> None:
@@ -134,10 +135,23 @@ def run_script(function: Callable[..., object], arguments: Sequence[str] | None 
     _run(lambda: app, tokens, _take_debug(tokens))
 
 
-def _run(make_app: Callable[[], App], tokens: list[str], debug: bool) -> None:
+def _unused_variables() -> list[str]:
+    """What to say of variables that look like settings and are those of no command, on whatever it runs."""
+    apps = lambda: (build_app(tokens=tokens) for tokens in ((), ("validate",), ("calibrate", "--device")))  # noqa: E731
+    return variables.unused_variables(apps, os.environ)
+
+
+def _run(
+    make_app: Callable[[], App],
+    tokens: list[str],
+    debug: bool,
+    lines: Callable[[], Iterable[str]] = tuple,
+) -> None:
     try:
         streams.check()
         with assumptions() as assumed:
+            for line in lines():
+                assumed.add(line)
             try:
                 make_app()(tokens, exit_on_error=False, print_error=False, result_action="return_value")
             except SystemExit:  # it ran, and a check failed

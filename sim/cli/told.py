@@ -1,4 +1,6 @@
-"""What the readers of files assumed, printed on stderr: the only place where a command says it."""
+"""What was assumed of files, and what of the environment was not used, printed on stderr: the only place
+where a command says it.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +22,10 @@ class Assumptions(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a line."""
         self.lines[record.getMessage()] = None
+
+    def add(self, line: str) -> None:
+        """Keep a line that no reader of a file has logged."""
+        self.lines[line] = None
 
     def print(self) -> None:
         """Print what is kept, a line each."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -504,6 +505,25 @@ def test_a_real_model_without_torch_is_one_line(folder: Path, arguments: list[st
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
     assert done.returncode == 2
     assert done.stderr == 'seqsched: this needs torch: pip install "seqsched[real]"\n'
+
+
+@pytest.mark.parametrize("script", ["perception", "quality", "validate", "calibrate", "tune"])
+def test_every_script_without_what_it_needs_is_one_line(folder: Path, script: str) -> None:
+    absent = (
+        "import sys\nfor name in ('torch', 'transformers', 'accelerate', 'peft'): sys.modules[name] = None\n"
+    )
+    (folder / "sitecustomize.py").write_text(absent, encoding="utf-8")
+    out = ["--out", "out.json"] if script in ("calibrate", "tune") else []
+    done = subprocess.run(
+        [sys.executable, "-m", f"real.{script}", *out],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, "PYTHONPATH": str(folder)},
+    )
+    assert done.returncode == 2
+    needed = "peft" if script == "tune" else "torch"
+    assert done.stderr == f'seqsched: this needs {needed}: pip install "seqsched[real]"\n'
 
 
 def test_profile_estimate_is_marked_as_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
