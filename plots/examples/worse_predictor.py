@@ -97,7 +97,7 @@ def highest_rate(options: Options, error: float, first_seed: int) -> Answer:
         policies=options.policy,
         profiles=options.profile,
         predictor=f"noisy:sigma={error:.6g},round_to=50",
-        prices=options.price.split(),
+        price=options.price.split(),
         num_requests=options.num_requests,
         max_requests=options.num_requests,
         max_seeds=3,

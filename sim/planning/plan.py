@@ -32,7 +32,7 @@ from .question import Workload, assumptions_of, check_time_scale, rate_of, workl
 from .runs import Runs, run_searches
 from .search import Effort, Search
 from .slo import Slo, parse_slo
-from .units import Unit, prices_of, split, units_of
+from .units import Unit, prices_of, split, units_of, unused_prices
 from .unservable import Unservable, ask_nothing, unservable
 from .world import World
 
@@ -51,7 +51,7 @@ def plan(
     profiles: Sequence[str | Profile] | str | Profile | None = None,
     replicas: int | None = None,
     spare: int = 0,
-    prices: Mapping[str, float] | Iterable[str] = (),
+    price: Mapping[str, float] | Iterable[str] = (),
     burstiness: float | None = None,
     num_seeds: int = 3,
     num_requests: int = 1000,
@@ -77,7 +77,7 @@ def plan(
     answer is held against a replay of the trace itself. With `burstiness`, or where the trace has
     no times, gaps are drawn (1: Poisson). `policies`, `profiles`: one answer for each pair; a text holds them
     with semicolons between them; no profiles: those of Vicuna-7B. `spare`: replicas that may fail while the
-    rest still meets the SLO. `prices`: USD per hour, of a replica by the name of its profile or of one
+    rest still meets the SLO. `price`: USD per hour, of a replica by the name of its profile or of one
     GPU by its own, or texts `NAME:USD`.
 
     `settings`: those of `simulate` that `PlanKeywords` names; `seed` is the first of the seeds. With a
@@ -105,7 +105,7 @@ def plan(
     workload = workload_of(trace, given, num_requests, burstiness)
     check_time_scale(given.time_scale, request_rate, max_rate)
     rate = None if max_rate and request_rate is None else rate_of(request_rate, workload)
-    price = prices_of(prices, [m for unit in units for m in (*unit.machines, *unit.bases)])
+    prices = prices_of(price, [m for unit in units for m in (*unit.machines, *unit.bases)])
     pairs = [(policy, unit) for policy in names for unit in units]
     _check_settings(pairs, given)
     worlds = [World(workload.source, p, unit.machines, given, workload.burstiness) for p, unit in pairs]
@@ -128,7 +128,7 @@ def plan(
         policies=names,
         profiles=[unit.name for unit in units],
         settings=given,
-        prices=price,
+        prices=prices,
         others=_not_default({**limits, "burstiness": burstiness}),
     )
     asked_rate = None if max_rate else rate
@@ -148,9 +148,10 @@ def plan(
     with Runs(wanted, state, Workers(jobs, backend, address), on_run) as runs:
         results = run_searches(list(zip(worlds, map(search_of, never), strict=True)), runs)
         found = zip(pairs, results, strict=True)
-        answers = tuple(answer_of(p, unit, parts, unit.price(price), spare) for (p, unit), parts in found)
+        answers = tuple(answer_of(p, unit, parts, unit.price(prices), spare) for (p, unit), parts in found)
         left_out = [] if wanted.bounds_a_latency else never
-        notes = notes_of(workload, asked_rate, replay, max_requests, answers, left_out)
+        unused = unused_prices(prices, units)
+        notes = (*notes_of(workload, asked_rate, replay, max_requests, answers, left_out), *unused)
         answer = Plan(question, answers, assumptions_of(workload, given, units, answers), notes)
         return _with_sensitivity(answer, worlds, wanted, effort, runs) if sensitivity else answer
 

@@ -56,15 +56,40 @@ class Unit(NamedTuple):
         """
         total = 0.0
         for base, machine in zip(self.bases, self.machines, strict=True):
-            price = next((prices[name] for name in (machine.name, base.name) if name in prices), None)
-            if price is None and machine.gpu is not None and machine.gpu.name in prices:
-                price = prices[machine.gpu.name] * machine.num_gpus
-            if price is None:
+            name = _priced_by(base, machine, prices)
+            if name is None:
                 price = machine.price_per_hour
+            else:
+                price = prices[name] * (1 if name in (machine.name, base.name) else machine.num_gpus)
             if price is None:
                 return None
             total += price
         return total
+
+    def priced_by(self, prices: Mapping[str, float]) -> set[str]:
+        """The names of the prices that count for one."""
+        names = {
+            _priced_by(base, machine, prices) for base, machine in zip(self.bases, self.machines, strict=True)
+        }
+        return {name for name in names if name is not None}
+
+
+def _priced_by(base: Profile, machine: Profile, prices: Mapping[str, float]) -> str | None:
+    """The name by which a machine has its price; None where that is none of these."""
+    names = (machine.name, base.name, *((machine.gpu.name,) if machine.gpu else ()))
+    return next((name for name in names if name in prices), None)
+
+
+def unused_prices(prices: Mapping[str, float], units: Sequence[Unit]) -> list[str]:
+    """A sentence on each price that counts for no machine of the plan."""
+    used = set[str]().union(*(unit.priced_by(prices) for unit in units))
+    have = ", ".join(dict.fromkeys(f"{unit.label} ({unit.gpu or 'GPU not known'})" for unit in units))
+    return [
+        f"The price of {name}, {prices[name]:g} USD an hour, counts for no machine of this plan, which has "
+        f"{have}."
+        for name in prices
+        if name not in used
+    ]
 
 
 def units_of(profiles: Sequence[str | Profile] | str | Profile | None, settings: Settings) -> list[Unit]:
@@ -96,13 +121,15 @@ def _unit(name: str, bases: Sequence[Profile], settings: Settings) -> Unit:
 
 
 def prices_of(given: Mapping[str, float] | Iterable[str], machines: Sequence[Profile]) -> dict[str, float]:
-    """USD per hour by name, of a profile or of one GPU; InputError for one not known, nor in `machines`."""
+    """USD per hour by name, of a profile or of one GPU, from a mapping or from texts `NAME:USD` (or one, with
+    spaces between); InputError for one not known, nor in `machines`.
+    """
     known = {*GPUS, *profile_names(), *(m.name for m in machines), *(m.gpu.name for m in machines if m.gpu)}
     pairs: list[tuple[str, Any]] = []
     if isinstance(given, Mapping):
         pairs = list(given.items())
     else:
-        for text in given:
+        for text in given.split() if isinstance(given, str) else given:
             name, colon, value = str(text).rpartition(":")
             if not colon or not name:
                 raise InputError(f"price: {text!r} is not NAME:USD, as in H200:3.50")

@@ -50,7 +50,7 @@ def planned() -> Plan:
         request_rate=4.0,
         policies="continuous;continuous:max_num_seqs=8,order=shortest-predicted",
         spare=1,
-        prices={"H200": 3.5, "A100-80GB": 1.8},
+        price={"H200": 3.5, "A100-80GB": 1.8},
         num_requests=60,
         max_requests=120,
         max_seeds=3,

@@ -185,7 +185,7 @@ def test_the_cost_of_a_million_tokens_at_a_rate_next_to_nothing() -> None:
         slo="ttft_mean:2s",
         request_rate=0.001,
         profiles=H200,
-        prices={"H200": 3.5},
+        price={"H200": 3.5},
         num_requests=60,
         max_requests=120,
         max_seeds=3,

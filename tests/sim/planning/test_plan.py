@@ -107,7 +107,7 @@ def asked() -> dict[str, Any]:
         "request_rate": 3.0,
         "policies": f"{ONE_AT_A_TIME};continuous:max_num_seqs=2",
         "profiles": machine(1 / TOKENS),
-        "prices": {"flat": 2.0},
+        "price": {"flat": 2.0},
         **QUICK,
     }
 
@@ -229,10 +229,10 @@ def test_a_trace_with_times_is_scaled_to_multiples_of_its_own_rate() -> None:
         ({"spare": -1}, "spare: -1"),
         ({"replicas": 4}, "replicas: 4 needs max_rate"),
         ({"replicas": 0, "max_rate": True}, "replicas: 0 must be at least 1"),
-        ({"prices": ["H200"]}, "'H200' is not NAME:USD"),
-        ({"prices": ["H200:dear"]}, "H200:dear is not a number"),
-        ({"prices": ["H200:3", "H200:4"]}, "price: H200 is given twice [(]3 and 4 USD per hour"),
-        ({"prices": ["H20:3.5"]}, "price: 'H20' is no profile or GPU known here"),
+        ({"price": ["H200"]}, "'H200' is not NAME:USD"),
+        ({"price": ["H200:dear"]}, "H200:dear is not a number"),
+        ({"price": ["H200:3", "H200:4"]}, "price: H200 is given twice [(]3 and 4 USD per hour"),
+        ({"price": ["H20:3.5"]}, "price: 'H20' is no profile or GPU known here"),
         ({"burstiness": 0.0}, "burstiness: 0"),
         ({"tolerance": 0.0}, "tolerance: 0"),
         ({"num_seeds": 1}, "num_seeds: 1"),
@@ -291,7 +291,7 @@ def test_the_command_of_a_plan_gives_the_same_plan(
         request_rate=12.3456789012,
         profiles=str(own),
         set={"scale": 1.0000001, "name": "mine", "gpu": "H100"},
-        prices={"H100": 3.1234567},
+        price={"H100": 3.1234567},
         predictor="noisy:sigma=0.4",
         kv_blocks=10_000_000,
         confidence=0.9123456789,
@@ -374,7 +374,7 @@ def test_bad_input_ends_in_status_two_and_one_line(capsys: pytest.CaptureFixture
 
 
 def test_a_what_if_is_planned_with_and_marked(asked: dict[str, Any]) -> None:
-    asked = {**asked, "policies": ONE_AT_A_TIME, "prices": {}}
+    asked = {**asked, "policies": ONE_AT_A_TIME, "price": {}}
     slower = plan(**asked, set={"scale": 2.0, "price_per_hour": 5.0})
     (answer,), (before,) = slower.answers, plan(**asked).answers
     assert answer.replicas > before.replicas and before.cost_per_hour is None

@@ -179,7 +179,7 @@ def test_a_mixed_fleet_is_counted_in_copies_and_costs_the_sum_of_its_prices() ->
     question |= {**QUICK, "policies": "continuous:max_num_seqs=8", "num_requests": 200, "max_requests": 400}
     prices = ["H200:3.5", f"{A100}:1.5"]
     fleet = f"{H200}*1;{A100}*2"
-    made = plan(fleet=fleet, prices=prices, **question)
+    made = plan(fleet=fleet, price=prices, **question)
     (answer,) = made.answers
     assert answer.replicas and answer.replicas > 1 and answer.cost_per_hour == 6.5 * answer.replicas
     assert answer.profile == made.question.profiles[0] == fleet
