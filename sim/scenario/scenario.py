@@ -102,8 +102,7 @@ class Scenario:
         iteration, to the same end.
         """
         read_warmup(warmup)
-        machines = self.machines
-        make = scheduler_maker(policy)
+        machines, make = self.machines, scheduler_maker(policy)
         schedulers = [make(machine.limits) for machine in machines]
         quantile = schedulers[0].upper_quantile
         perception = perceive(self.predictor, self.trace, stream(self.seed, "perception"), quantile)
