@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,11 +15,15 @@ from traces.spec import nearest
 from ..hardware import catalogue as profiles
 from ..hardware import describe, overrides, roofline
 from . import show
+from .log_fit import fit_to_logs
 from .options import SetFlag, Several
 
 if TYPE_CHECKING:
     from ..hardware.fitting import FitReport
     from ..hardware.profile import Profile
+
+
+Logs = Annotated[tuple[Path, ...], Parameter(consume_multiple=True, negative="")]
 
 
 def list_profiles() -> None:
@@ -185,18 +190,21 @@ def compose(
 
 def calibrate(
     *,
-    steps: Path,
+    steps: Path | None = None,
+    log: Logs = (),
     out: Path,
     name: str | None = None,
     engine: str = "unknown",
-    source: str = "measured",
-    host_ms: float = 0.0,
+    source: str | None = None,
+    host_ms: float | None = None,
     async_scheduling: bool = True,
     gpu: str | None = None,
     model: str | None = None,
     figure: Path | None = None,
+    policy: str | None = None,
+    kv_blocks: int | None = None,
 ) -> None:
-    """Fit a profile to measured step times, cross-validate it, and draw measured against fitted.
+    """Fit a profile to measured step times, or to logs of requests, and say how well it fits.
 
     The profile has no memory part: give --kv-blocks wherever it is used.
 
@@ -205,6 +213,8 @@ def calibrate(
     steps
         CSV with the columns num_decode, decode_context_tokens, num_prefill, prefill_tokens,
         prefill_attention, step_ms.
+    log
+        Logs that clients wrote (`seqsched observe --out`), at several rates, where nobody has timed steps.
     out
         The profile to write (JSON).
     name
@@ -212,8 +222,8 @@ def calibrate(
     engine
         What was measured, such as vllm-0.19 or transformers-eager.
     source
-        Where the rows come from: measured (iterations of a running engine), composed (sums of measured
-        kernels), published or estimated. The profile says so wherever it is named.
+        Where the rows of --steps come from: measured (iterations of a running engine; the default), composed
+        (sums of measured kernels), published or estimated. The profile says so wherever it is named.
     host_ms
         What the engine adds on the host per iteration, where the steps are GPU time alone.
     async_scheduling
@@ -223,16 +233,33 @@ def calibrate(
     model
         Which model ran, such as llama-3.1-8b; --set gpu=… and other what-ifs need it.
     figure
-        Where to draw measured against fitted; default: beside --out, as PNG.
+        Where to draw measured against fitted steps; default: beside --out, as PNG.
+    policy
+        The settings of the server that --log watched, such as continuous:max_num_seqs=256 (the default but
+        for its seats); with async_scheduling=on, as vLLM has it, unless it says off.
+    kv_blocks
+        The KV memory of that server in blocks of 16 tokens; default: enough for all.
     """
     from ..hardware.datasheets import known_gpu
     from ..hardware.fitting import SOURCES, fit, read_steps
     from ..hardware.model_shape import known_model
     from ..hardware.steps_file import check_hardware
 
+    shape, card = known_model(model) if model else None, known_gpu(gpu) if gpu else None
+    _check_one_kind(
+        log,
+        {"steps": steps, "source": source, "host-ms": host_ms, "figure": figure},
+        {"policy": policy, "kv-blocks": kv_blocks},
+    )
+    if steps is None:
+        fit_to_logs(
+            log, out, name=name or out.stem, policy=policy, kv_blocks=kv_blocks, engine=engine,
+            model=shape, gpu=card,
+        )  # fmt: skip
+        return
+    source = source or "measured"
     if source not in SOURCES:
         raise InputError(f"source: {source!r} is not one of {', '.join(SOURCES)}{nearest(source, SOURCES)}")
-    shape, card = known_model(model) if model else None, known_gpu(gpu) if gpu else None
     measured = read_steps(steps)
     check_hardware(measured, str(steps), shape, card)
     fitted, report = fit(
@@ -241,7 +268,7 @@ def calibrate(
         model=shape,
         gpu=card,
         engine=engine,
-        host_s=host_ms / 1e3,
+        host_s=(host_ms or 0.0) / 1e3,
         async_scheduling=async_scheduling,
         source=steps.name,
         kind=SOURCES[source],
@@ -250,6 +277,21 @@ def calibrate(
     picture = figure or out.with_suffix(".png")
     _report_fit(fitted, report, steps.name, picture)
     show.wrote([out, picture])
+
+
+def _check_one_kind(
+    log: Sequence[Path], of_steps: Mapping[str, object], of_logs: Mapping[str, object]
+) -> None:
+    """InputError unless there are steps or logs, and nothing that belongs to the other."""
+    if bool(log) == (of_steps["steps"] is not None):
+        raise InputError(
+            "--steps and --log: one of them, not both"
+            if log
+            else "--steps FILE, or --log FILE...: neither is given"
+        )
+    for name, value in (of_steps if log else of_logs).items():
+        if value is not None:
+            raise InputError(f"--{name}: {value} belongs to {'--steps' if log else '--log'}")
 
 
 def _report_fit(profile: Profile, report: FitReport, source: str, picture: Path) -> None:

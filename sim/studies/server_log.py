@@ -174,7 +174,7 @@ def against(path: str | Path, *, policy: str = "continuous", **settings: Unpack[
     _check_comparable(path, given, trace)
     scenario = scenario_of(given)
     check_physics(str(path), trace, latency, scenario)
-    result = scenario.run(_of_a_server(policy))
+    result = scenario.run(of_a_server(policy))
     summary = result.summary
     if summary["failed"]:
         rejected = result.requests[result.requests.status != "completed"]
@@ -224,7 +224,8 @@ def _check_comparable(path: str | Path, given: Settings, trace: Trace) -> None:
         )
 
 
-def _of_a_server(policy: str) -> str:
+def of_a_server(policy: str) -> str:
+    """The policy with iterations decided one ahead, where it leaves that open."""
     if policy.partition(":")[0].strip() != "continuous":
         return policy
     _, options = parse(policy, "policy")
