@@ -109,10 +109,13 @@ class Chunk:
 class Iterations:
     """Continuous batching: at most `at_most` iterations of all running requests.
 
-    First the requests `evict` leave the memory (their tokens are kept, to be recomputed with the prompt). The
-    first iteration computes `chunks` beside one token of every running request, the others decode only. The
-    executor returns sooner when a request finishes, with the iteration in progress at `until_s`, or, with
-    `stop_on_arrival`, with the iteration in which one arrives.
+    First the requests `evict` leave the memory (their tokens are kept, to be recomputed with the prompt; who
+    has ended meanwhile has left already). The first iteration computes `chunks` beside one token of every
+    running request, the others decode only. The executor returns sooner when a request finishes, with the
+    iteration in progress at `until_s`, or, with `stop_on_arrival`, with the iteration in which one arrives.
+
+    `overrun`: requests that ended with the iteration before, when the first of these was decided already. It
+    computes their rows once more, for nothing, and runs even where there are no others.
     """
 
     kind: ClassVar[Kind] = "Iterations"
@@ -127,6 +130,7 @@ class Iterations:
     at_most: int
     stop_on_arrival: bool
     until_s: float = math.inf
+    overrun: Sequence[Request] = ()
 
     @property
     def requests(self) -> tuple[Request, ...]:

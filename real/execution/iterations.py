@@ -52,7 +52,8 @@ class Sequences:
             raise SchedulingError(f"Iterations of at_most {work.at_most} run nothing")
         start_s, ends_s, finished = now(), list[float](), list[Request]()
         for request in work.evict:
-            self._evict(request.id)
+            if not self.ledger.ended(request.id):
+                self._evict(request.id)
         self.use.preemptions += len(work.evict)
         first: list[int] = []
         while not finished and len(ends_s) < work.at_most:
@@ -115,7 +116,8 @@ class Sequences:
     def _first(self, work: Iterations, start_s: float) -> tuple[list[int], list[int]]:
         """The iteration with the chunks; the requests that got a token, and the tokens."""
         if not work.chunks:
-            return self._decode()
+            # Here the outcome of an iteration is known before the next begins: nobody runs once too often.
+            return ([], []) if work.overrun and not self.running else self._decode()
         parts = [Part(i, self.generated[i][-1:], True) for i in self.running]
         for chunk in work.chunks:
             request, last = chunk.request, chunk.last

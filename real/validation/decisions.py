@@ -60,9 +60,10 @@ class Recorder:
 
     def _note(self, work: Iterations, now: float) -> None:
         for request in work.evict:
-            del self.held[request.id]
+            self.held.pop(request.id, None)  # it may have ended meanwhile
             self.incomplete.discard(request.id)
         tokens = {id: 1 for id in self.held if id not in self.incomplete}
+        overrun = {request.id: 1 for request in work.overrun}
         reused = {}
         for chunk in work.chunks:
             id = chunk.request.id
@@ -77,7 +78,7 @@ class Recorder:
             self.held[id] += num_tokens
         blocks = sum(blocks_for(n, self.block_size) for n in self.held.values())
         evicted = tuple(sorted(request.id for request in work.evict))
-        self.decisions.append(Decision(round(now), tokens, reused, evicted, blocks))
+        self.decisions.append(Decision(round(now), tokens | overrun, reused, evicted, blocks))
 
     def record(self, work: Work, outcome: Outcome, now: float) -> None:
         """Passed on; what has finished holds nothing any more."""

@@ -116,6 +116,9 @@ class RunningRequests:
         cost, heap = self.cost, self.heap
         tick, context = self.use.iterations, self.context_tokens
         self.num_head = num_head = len(heap)
+        num_rows, row_tokens = num_head, context
+        if work.overrun:
+            num_rows, row_tokens = self._with_overrun(work.overrun)
         if work.chunks:
             back = self.back
             ledger, output_tokens, kept = self.ledger, self.output_tokens, self.generated
@@ -145,15 +148,13 @@ class RunningRequests:
                 else:
                     starting.append(i)
                 heappush(heap, (tick + left, i, request))
-            head_s = cost.mixed_s(
-                num_head, self.context_tokens, len(work.chunks), prefill_tokens, attention / 2
-            )
+            head_s = cost.mixed_s(num_rows, row_tokens, len(work.chunks), prefill_tokens, attention / 2)
             head_end_s = now + head_s
             for i in starting:
                 first_token_s[i] = head_end_s
             self.context_tokens = context
-        elif heap:
-            head_s = cost.decode_s(num_head, context)
+        elif num_rows:
+            head_s = cost.decode_s(num_rows, row_tokens)
         else:
             raise SchedulingError("Iterations with nothing to run")
         iterations = heap[0][0] - tick if heap else 1
@@ -211,6 +212,13 @@ class RunningRequests:
                     use.join_unfinished()
         return finished
 
+    def _with_overrun(self, ended: Sequence[Request]) -> tuple[int, int]:
+        """Rows that decode and their tokens in memory, with those of requests that have ended."""
+        if self.use.unfinished is None and not self.heap:
+            self.use.unfinished = []  # perhaps nobody finishes after them
+        tokens = sum(request.prompt_tokens + self.output_tokens[request.id] - 1 for request in ended)
+        return len(self.heap) + len(ended), self.context_tokens + tokens
+
     def _resumed(self, id: int) -> int:
         """Tokens that a request which has run before has in memory, no longer counted as an incomplete
         prompt.
@@ -239,5 +247,5 @@ class RunningRequests:
             self.context_tokens -= request.prompt_tokens + generated - 1
             self.generated[i] = generated
             self.last_token_s[i] = self.iterated_s
-        else:
+        elif i in self.computed or not self.ledger.ended(i):
             self.prompt_tokens -= self.computed.pop(i)

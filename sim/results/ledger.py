@@ -25,7 +25,7 @@ class ReplicaUse:
 
     Padded batches are not in `iterations` and `busy_s`: their records are (`Ledger.batches`). `unfinished`:
     when it iterated since it last finished a request, from and until in turns; None: it need not be known,
-    since nothing that has begun is lost.
+    since nothing that has begun is lost, nor run for nobody.
     """
 
     profile: str = ""

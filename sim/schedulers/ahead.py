@@ -2,83 +2,152 @@
 the one before it runs, so that the accelerator never waits for a decision.
 
 Every decision knows an iteration less: an arrival is seen one iteration later, and a place or a block that
-falls free is given away one iteration later. Goes iteration by iteration, without leaps.
+falls free is given away one iteration later. Knows nothing of clocks, costs or how long an answer will be.
 """
 
 from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from heapq import heappop, heappush
+from math import inf
 
 from ..request import Request
 from ..work import Drop, Iterations, Outcome, Work
 from .continuous import ContinuousScheduler
 
+MORE = Iterations((), (), 1, False)
+"""One more iteration of those that run: what is decided while nothing changes."""
+
 
 class AheadScheduler(ContinuousScheduler):
     """A `ContinuousScheduler` with one decision in hand.
 
-    An iteration is recorded as done when it is handed out, with nobody finished, and the next one is decided.
-    A request that does finish counts as running for one more iteration, and keeps its place and its memory
-    until then.
+    While an iteration runs, the next is decided as if nobody finished with it; `kv` and `running` are then as
+    they will be after it. So a request that does finish keeps its place and its memory for one more
+    iteration. Its row runs once more, too (`Iterations.overrun`), unless its token limit told beforehand that
+    it would finish (vLLM does not schedule it again).
     """
 
-    __slots__ = ("believed_running", "decided", "evictions", "finished_ids", "pending_drops")
+    NUM_IN_FLIGHT = 1
+    __slots__ = ("at_limit", "decided", "evictions", "outlook", "overrun", "pending_drops")
 
     def _clear(self) -> None:
         super()._clear()
         self.decided: Work | None = None
-        self.finished_ids: set[int] = set()  # in the iteration recorded last
-        self.believed_running: list[Request] = []  # of these, those still counted as running
+        # Of `MORE` in hand: for how many iterations that would hold, whether an arrival ends it, until when.
+        self.outlook = (1, False, inf)
+        self.overrun: list[Request] = []  # rows that the iteration in hand has too many
         self.evictions: list[Request] = []  # that the executor does not know of yet
-        self.pending_drops: list[Drop] = []  # likewise
+        self.pending_drops: deque[Drop] = deque()  # likewise
+        # What decodes, by the iteration with which it reaches its token limit: (iteration, id), a heap. Those
+        # that end before stay in it until then.
+        self.at_limit: list[tuple[int, int]] = []
 
     def next_work(self, now: float) -> Work | None:
-        """The decision taken an iteration ago, or a new one where there is none."""
+        """The decision taken an iteration ago, or a new one where there is none; decides the one after it.
+
+        Where that one is to go on alike, what is handed out goes on, too: for as many iterations as nothing
+        can change in, but for the last, which is in hand when these are over.
+        """
+        if self.drops:
+            return self.drops.popleft()  # turned away on arrival, whatever runs
         if self.pending_drops:
-            return self.pending_drops.pop()
+            return self.pending_drops.popleft()
         work, self.decided = self.decided, None
         if work is None:
             work = super().next_work(now)
+            if isinstance(work, Iterations):
+                self._note_limits(work)
+                self._count_in(work, (), now)
         if not isinstance(work, Iterations):
             return work
-        self._note_evictions(work)
-        evict, self.evictions = self.evictions, []
-        self._record_as_done(work, now)
-        following = super().next_work(now)
-        while isinstance(following, Drop):
-            self.pending_drops.append(following)
-            following = super().next_work(now)
-        self.decided = following
-        return Iterations(work.chunks, evict, at_most=1, stop_on_arrival=False)
+        evict: Sequence[Request] = work.evict
+        if self.evictions:
+            evict, self.evictions = [*self.evictions, *evict], []
+        overrun, self.overrun = self.overrun, []
+        following = self.decided = self._decide(now)
+        if following is not MORE or self.pending_drops:
+            return Iterations(work.chunks, evict, 1, False, overrun=overrun)
+        at_most, stop, until_s = self.outlook
+        return Iterations(work.chunks, evict, at_most, stop, until_s, overrun)
+
+    def _decide(self, now: float) -> Work | None:
+        """What comes after the iteration that now begins."""
+        work = super().next_work(now)
+        while isinstance(work, Drop):
+            self.pending_drops.append(work)
+            work = super().next_work(now)
+        if not isinstance(work, Iterations):
+            return work
+        if work.chunks or (work.evict and self.kv.births):
+            self._note_limits(work)
+            return work
+        if self.kv.births:
+            self.outlook = work.at_most, work.stop_on_arrival, work.until_s
+            return MORE
+        self.evictions += work.evict  # and nobody is left to run
+        return None
 
     def record(self, work: Work, outcome: Outcome, now: float) -> None:
-        """Note who has finished; everything else of an iteration was recorded when it was handed out."""
+        """Note who has finished, and count the iteration in hand as done."""
         if not isinstance(work, Iterations):
             super().record(work, outcome, now)
             return
-        self.finished_ids = {request.id for request in outcome.finished}
-        self.believed_running = [request for request in outcome.finished if request.id in self.running]
-        evicted = [request for request in outcome.finished if request.id not in self.running]
-        # The decision in hand has put these back into the queue.
-        self.withdrawn |= {request.id for request in evicted}
-        self._forget(evicted)
-        following = self.decided
-        if not isinstance(following, Iterations):
-            super().record(work, Outcome(0, self.believed_running), now)
-            self.believed_running = []
-        elif not following.chunks and self.running.keys() <= self.finished_ids:
-            # Nobody is left to run it: what is next is decided anew.
-            self._note_evictions(following)
-            self._record_as_done(following, now)
+        if outcome.iterations > 1:
+            self.kv.advance(outcome.iterations - 1, ())
+            self._stop_at_limits()
+        ended = outcome.finished
+        if ended and not all(request.id in self.running for request in ended):
+            ended = self._withdraw_evicted(ended)
+        following, births = self.decided, self.kv.births
+        if isinstance(following, Iterations) and (following.chunks or births):
+            if ended:
+                self.overrun = [request for request in ended if request.id in births]
+            self._count_in(following, ended, now)
+            return
+        # Nothing is in hand that would keep them: what comes next is decided anew, and knows of all.
+        if following is MORE:
             self.decided = None
+        super().record(work, Outcome(0, ended), now)
 
     def drain(self, now: float) -> list[Request]:
         """Everything submitted that has not ended."""
-        finished_ids = self.finished_ids
         dropped = [request for drop in self.pending_drops for request in drop.requests]
-        return [*(request for request in super().drain(now) if request.id not in finished_ids), *dropped]
+        return [*super().drain(now), *dropped]
 
-    def _note_evictions(self, work: Iterations) -> None:
-        self.evictions += [request for request in work.evict if request.id not in self.finished_ids]
+    def _count_in(self, work: Iterations, ended: Sequence[Request], now: float) -> None:
+        """Count an iteration as done, and those who ended with the one before as gone."""
+        super().record(work, Outcome(1, ended), now)
+        self._stop_at_limits()
 
-    def _record_as_done(self, work: Iterations, now: float) -> None:
-        super().record(work, Outcome(1, self.believed_running), now)
-        self.believed_running = []
+    def _note_limits(self, work: Iterations) -> None:
+        """Note when those that begin to decode reach their token limits."""
+        births = self.kv.births
+        for chunk in work.chunks:
+            if chunk.last:
+                request = chunk.request
+                last = request.prompt_tokens + request.max_new_tokens - 1
+                heappush(self.at_limit, (last - births[request.id], request.id))
+
+    def _stop_at_limits(self) -> None:
+        """Those that reach their token limits with the iteration in flight take part in no other."""
+        at_limit, kv = self.at_limit, self.kv
+        while at_limit and at_limit[0][0] <= kv.iteration:
+            iteration, id = heappop(at_limit)
+            if iteration == kv.iteration and id in kv.births:
+                request = self.running[id][2]
+                if kv.held(id) == request.prompt_tokens + request.max_new_tokens - 1:
+                    kv.stop(id)
+
+    def _withdraw_evicted(self, ended: Sequence[Request]) -> list[Request]:
+        """Those that the decision in hand has not evicted. The others it has put back into the queue: there
+        they count as gone.
+        """
+        kept = [request for request in ended if request.id in self.running]
+        evicted = [request for request in ended if request.id not in self.running]
+        self._forget(evicted)
+        for request in evicted:
+            self.withdrawn.add(request.id)
+            self.kv.forget(request.id)
+        return kept

@@ -31,6 +31,8 @@ class ContinuousScheduler:
     """Iteration-level scheduling over paged KV memory, as vLLM v1 does it."""
 
     Options = ContinuousOptions
+    NUM_IN_FLIGHT = 0
+    """Iterations whose tokens are not known when the next is decided."""
     # Attribute access is faster with slots than with a dict.
     __slots__ = (
         "admitted_in_time", "deadlines", "drops", "generated", "has_end_hooks", "is_fcfs", "is_stuck", "kv",
@@ -44,7 +46,7 @@ class ContinuousScheduler:
         # As vLLM does, one block is kept that no request ever gets (its null block).
         num_blocks = max(0, limits.kv_tokens // limits.block_size - 1)
         self.limits = replace(limits, kv_tokens=num_blocks * limits.block_size)
-        self.kv = KvCache(num_blocks, limits.block_size, prefix_caching=o.prefix_caching)
+        self.kv = KvCache(num_blocks, limits.block_size, o.prefix_caching, self.NUM_IN_FLIGHT)
         self.max_num_seqs, self.max_num_batched_tokens = o.max_num_seqs, o.max_num_batched_tokens
         # A request that needs no more than this is never rejected.
         self.surely_fits_tokens = self.limits.kv_tokens - self.limits.perception_tokens
@@ -153,7 +155,7 @@ class ContinuousScheduler:
             self.is_stuck = is_settled and bool(self.waiting)
         if not running:
             return None
-        at_most = kv.iterations_that_fit() if is_settled and not kv.partial else 1
+        at_most = kv.iterations_that_fit() if is_settled and kv.births and not kv.partial else 1
         until_s = self._until_s(now) if is_unusual else inf
         # Under fcfs an arrival stands behind those that wait already.
         stop = len(running) < self.max_num_seqs and not (self.is_fcfs and self.waiting)
@@ -335,7 +337,7 @@ class ContinuousScheduler:
         generated = self.generated.get(id, 0)
         if id in self.kv.births:
             generated = self.kv.held(id) - request.prompt_tokens + 1
-        self.kv.evict(id)
+        self.kv.evict(id, self._length(request))
         del self.running[id]
         if self.plans is not None:
             self._unplan(id)

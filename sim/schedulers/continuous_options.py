@@ -29,8 +29,7 @@ class ContinuousOptions:
     prefix_caching: bool = True
     """Use again what memory still holds of an evicted request (shared prompts are not modelled)."""
     async_scheduling: bool | None = None
-    """Decide an iteration while the one before it runs, as vLLM's servers do (without leaps, so slower);
-    default: as the profile says.
+    """Decide an iteration while the one before it runs, as vLLM's servers do; default: what the profile says.
     """
     margin: float = 0.0
     """Safety margin on predictions: whole tokens or, between 0 and 1, a quantile of the true length."""

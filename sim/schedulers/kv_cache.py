@@ -22,12 +22,18 @@ class KvCache:
     `partial`, with its tokens in memory. Then it decodes, one token an iteration, and stands in `births`:
     tokens in memory minus the number of the iteration, which stays the same. `takers` counts, by iteration
     modulo the block size, how many decoding sequences take a block then (see `blocks_ahead`). `need`: blocks
-    that the next iteration takes, of the `free` ones. `least_free`: the fewest that were ever free.
+    that the next iteration takes, of the `free` ones. `least_free`: the fewest that were ever free. A
+    sequence that only waits for its last token takes nothing more: it stands in `complete`, with its tokens
+    in memory.
+
+    `unknown_tokens`: how many of a decoding sequence's tokens in memory are not known yet when it leaves, as
+    the iterations that yield them are still in flight. The block that they complete has no hash.
     """
 
     __slots__ = (
         "births",
         "block_size",
+        "complete",
         "free",
         "has_evicted",
         "iteration",
@@ -39,10 +45,14 @@ class KvCache:
         "reused",
         "reuses_prefixes",
         "takers",
+        "unknown_tokens",
     )  # fmt: skip
 
-    def __init__(self, num_blocks: int, block_size: int, *, prefix_caching: bool = True) -> None:
+    def __init__(
+        self, num_blocks: int, block_size: int, prefix_caching: bool = True, unknown_tokens: int = 0
+    ) -> None:
         self.num_blocks, self.block_size, self.reuses_prefixes = num_blocks, block_size, prefix_caching
+        self.unknown_tokens = unknown_tokens
         self.least_free = num_blocks
         self.clear()
 
@@ -53,6 +63,7 @@ class KvCache:
         self.need = self.reused = 0  # blocks that the next iteration takes; those of them used again
         self.partial: dict[int, int] = {}
         self.births: dict[int, int] = {}
+        self.complete: dict[int, int] = {}
         self.takers = [0] * self.block_size
         self.prefixes = EvictedPrefixes()
         self.has_evicted = False  # whether anything of these is there, or is used again by the next iteration
@@ -69,7 +80,9 @@ class KvCache:
 
     def held(self, id: int) -> int:
         """Tokens of a running sequence in memory."""
-        return self.partial[id] if id in self.partial else self.births[id] + self.iteration
+        if id in self.births:
+            return self.births[id] + self.iteration
+        return self.partial[id] if id in self.partial else self.complete[id]
 
     def decode_need(self) -> int:
         """Blocks that the decoding sequences take in the next iteration."""
@@ -137,16 +150,29 @@ class KvCache:
         else:
             self.partial[id] = after
 
-    def evict(self, id: int) -> None:
-        """Free the blocks of a running sequence before the next iteration is put together."""
+    def evict(self, id: int, length: int) -> None:
+        """Free the blocks of a running sequence before the next iteration is put together; `length`: how many
+        of its tokens were known when it was admitted.
+        """
         tokens = self.held(id)
         blocks = blocks_for(tokens, self.block_size)
         if self.reuses_prefixes:
-            self.prefixes.evicted(id, self.free, blocks, tokens // self.block_size)
+            known = tokens if tokens <= length else tokens - self.unknown_tokens
+            self.prefixes.evicted(id, self.free, blocks, known // self.block_size)
             self.has_evicted = True
         self.free += blocks
-        if self.partial.pop(id, None) is None:
+        if self.partial.pop(id, None) is None and self.complete.pop(id, None) is None:
             self.takers[-self.births.pop(id) % self.block_size] -= 1
+        self.need = self.decode_need()
+
+    def forget(self, id: int) -> None:
+        """A request that was evicted never comes back."""
+        self.prefixes.parts.pop(id, None)
+
+    def stop(self, id: int) -> None:
+        """A decoding sequence takes no more tokens; it keeps its blocks."""
+        self.complete[id] = self.held(id)
+        self.takers[-self.births.pop(id) % self.block_size] -= 1
         self.need = self.decode_need()
 
     def advance(self, iterations: int, finished: Sequence[Request]) -> None:
@@ -166,11 +192,16 @@ class KvCache:
         if finished:
             births, has_evicted = self.births, self.has_evicted
             for request in finished:
-                birth = births.pop(request.id)
-                takers[-birth % size] -= 1
-                free -= -(birth + iteration) // size
-                if has_evicted and (birth + iteration) % size:
-                    self.prefixes.unhashed += 1
+                birth = births.pop(request.id, None)
+                if birth is None:
+                    known = tokens = self.complete.pop(request.id)
+                else:
+                    takers[-birth % size] -= 1
+                    tokens = birth + iteration
+                    known = tokens - self.unknown_tokens
+                free -= -tokens // size
+                if has_evicted:
+                    self.prefixes.unhashed += -(-tokens // size) - known // size
         self.free = free
         self.need = takers[iteration % size]
 

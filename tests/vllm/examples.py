@@ -16,5 +16,26 @@ EXAMPLES: Mapping[str, World] = {
             prefix_caching=True,
         ),
         World("one block is kept", (Asking(32, 8), Asking(17, 8)), num_gpu_blocks=5),
+        World(
+            "ahead: who reaches max_tokens with the iteration in flight takes no part in the next",
+            (Asking(4, 2), Asking(44, 3)),
+            max_num_seqs=2,
+            max_num_batched_tokens=16,
+            async_scheduling=True,
+        ),
+        World(
+            "ahead: who has ended by a token of its own runs once more, alone if nobody else does",
+            (Asking(4, 3), Asking(40, 4, 1), Asking(7, 2, 20)),
+            max_num_batched_tokens=16,
+            async_scheduling=True,
+            stops_by_eos=True,
+        ),
+        World(
+            "ahead: a block that the token in flight completes has no hash",
+            (Asking(1, 10), Asking(26, 13, 1)),
+            num_gpu_blocks=4,
+            prefix_caching=True,
+            async_scheduling=True,
+        ),
     )
 }

@@ -26,11 +26,11 @@ def decide(world: World) -> list[Decision]:
         np.array(output),
         arrival_s=np.array(arrival, dtype=float),
         priority=np.array(priority),
-        max_tokens=np.array(output),
+        max_tokens=np.array([max(output) + 1] * len(output) if world.stops_by_eos else output),
     )
     machine = flat_machine(1.0)
     limits = limits_of(machine, world.num_gpu_blocks, block_size=world.block_size)
-    shared = replace(scenario(trace, profile=machine, cap="own"), fleet=(Accelerator(machine, limits),))
+    shared = replace(scenario(trace, profile=machine, cap="column"), fleet=(Accelerator(machine, limits),))
     decisions: list[Decision] = []
     result = shared.run(recorded(world.policy, decisions), leap=False)
     assert result.summary["completed"] == len(prompt), f"{world.name}: not all ran"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sim.execution.iterations import Leap, RunningRequests
 from sim.hardware.profile import Profile
-from sim.hardware.step_cost import StepCost
+from sim.hardware.step_cost import PiecewiseLinear, StepCost
 from sim.request import Request
 from sim.results.ledger import Ledger
 from sim.results.result import Result
@@ -176,3 +176,21 @@ def tokens_by_decisions(result: Result) -> int:
             assert left[i] >= 0
         decoding = {i for i in decoding | came if left[i]}
     return produced
+
+
+def test_rows_of_those_who_have_ended_cost_what_they_would() -> None:
+    """Beside a row with 11 tokens in memory, one that ended with 25; the next iteration is without it."""
+    cost = StepCost(
+        decode_base=PiecewiseLinear((1, 4), (1.0, 4.0)),
+        decode_per_context_s=0.01,
+        mixed_base=PiecewiseLinear((1, 64), (1.0, 2.0)),
+        mixed_per_context_s=0.0,
+        mixed_per_attention_s=0.0,
+    )
+    here, gone = Request(0, 0.0, 10, 9), Request(1, 0.0, 20, 9)
+    running = RunningRequests(cost, [5, 6], Ledger(2, [0.0, 0.0]))
+    running.advance(running.begin(Iterations([Chunk(here, 10, True)], (), 1, False), 0.0), 1, 0.0, 1.0)
+    running.advance(running.begin(Iterations((), (), 1, False), 1.0), 1, 1.0, 2.0)
+    leap = running.begin(Iterations((), (), 9, False, overrun=[gone]), 2.0)
+    assert leap.head_s == cost.decode_s(2, 11 + 25)
+    assert leap.first_s == cost.decode_s(1, 12)

@@ -61,10 +61,13 @@ def traces(draw: st.DrawFn, *, exact: bool = False, expire: bool = False) -> Tra
 ORDERS = ["fcfs", "fcfs", "shortest-predicted", "shortest-remaining", "priority", "fair"]
 
 
-def policies(orders: list[str]) -> st.SearchStrategy[str]:
+def policies(orders: list[str], is_async: bool = False) -> st.SearchStrategy[str]:
     return st.builds(
-        "continuous:order={},admission={},chunked={},max_num_seqs={},max_num_batched_tokens={},aging_s={},"
-        "margin={},prefix_caching={},perceive_wait_s={},perceive_batch={}".format,
+        (
+            "continuous:order={},admission={},chunked={},max_num_seqs={},max_num_batched_tokens={},aging_s={},"
+            "margin={},prefix_caching={},perceive_wait_s={},perceive_batch={},async_scheduling="
+            + ("on" if is_async else "off")
+        ).format,
         st.sampled_from(orders),
         st.sampled_from(["chunk", "prompt", "predicted"]),
         st.sampled_from(["on", "off"]),
@@ -155,6 +158,33 @@ def test_leaping_is_iteration_by_iteration(
 @given(trace=traces(exact=True, expire=True), policy=policies(ORDERS), how=SETTINGS)
 def test_arrivals_at_the_very_end_of_an_iteration(trace: Trace, policy: str, how: dict[str, Any]) -> None:
     assert_leaping_changes_nothing(trace, policy, exact_machine(), how)
+
+
+@settings(max_examples=300)
+@given(
+    trace=traces(expire=True),
+    policy=policies(ORDERS, is_async=True),
+    how=SETTINGS,
+    cap=st.sampled_from(["shared", "own"]),
+)
+def test_leaping_with_a_decision_in_hand(
+    trace: Trace, policy: str, how: dict[str, Any], cap: str, profile: Profile
+) -> None:
+    """With caps of their own, all answers end at these; else mostly before."""
+    assert_leaping_changes_nothing(trace, policy, profile, how | {"cap": cap})
+
+
+@settings(max_examples=150)
+@given(
+    trace=traces(exact=True, expire=True),
+    policy=policies(ORDERS, is_async=True),
+    how=SETTINGS,
+    cap=st.sampled_from(["shared", "own"]),
+)
+def test_arrivals_at_the_very_end_with_a_decision_in_hand(
+    trace: Trace, policy: str, how: dict[str, Any], cap: str
+) -> None:
+    assert_leaping_changes_nothing(trace, policy, exact_machine(), how | {"cap": cap})
 
 
 def ticks_trace(prompt: list[int], output: list[int], arrival: list[int], **columns: Any) -> Trace:

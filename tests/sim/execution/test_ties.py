@@ -86,6 +86,7 @@ def worlds(draw: st.DrawFn) -> tuple[Scenario, str]:
         max_concurrency=draw(st.sampled_from([None, 1, 2, 3, 6])),
         kv_blocks=draw(st.sampled_from([None, 8, 30])),
         max_new_tokens=60,
+        cap=draw(st.sampled_from(["shared", "own"])),
     )
     spans = draw(outages(replicas)) if draw(st.booleans()) else {}
     places, budget = draw(st.sampled_from([1, 2, 30])), draw(st.sampled_from([30, 2048]))
@@ -94,7 +95,8 @@ def worlds(draw: st.DrawFn) -> tuple[Scenario, str]:
             [
                 f"continuous:max_num_seqs={places},max_num_batched_tokens={budget}",
                 f"continuous:max_num_seqs={places},order=shortest-remaining,admission=prompt",
-                f"continuous:max_num_seqs={places},async_scheduling=on",
+                f"continuous:max_num_seqs={places},max_num_batched_tokens={budget},async_scheduling=on",
+                f"continuous:max_num_seqs={places},order=shortest-remaining,admission=chunk,async_scheduling=on",
                 f"vanilla:batch_size={places}",
                 "sequence:max_wait_s=0.0625,batch_size=3",
             ]

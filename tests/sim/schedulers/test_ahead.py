@@ -68,7 +68,7 @@ def test_a_place_is_given_on_an_iteration_later_but_at_once_where_nothing_runs()
     assert column(result, "scheduled_s") == [0, 0, 4]
     assert column(result, "finish_s") == [9, 3, 6]
     result = run([3, 2, 1], [0, 0, 0], ",max_num_seqs=1")
-    assert column(result, "scheduled_s") == [0, 3, 5]
+    assert column(result, "scheduled_s") == [0, 4, 7]
 
 
 def test_memory_is_given_on_an_iteration_later() -> None:
@@ -161,7 +161,7 @@ def test_drained_at_any_moment_it_gives_back_all_that_has_not_ended(
             for request in work.evict:
                 decoding.pop(request.id, None)
             decoding |= {chunk.request.id: chunk.request for chunk in work.chunks if chunk.last}
-            assert work.chunks or decoding
+            assert work.chunks or decoding or work.overrun
             finished = []
             for i in list(decoding):
                 left[i] -= 1
@@ -174,10 +174,38 @@ def test_drained_at_any_moment_it_gives_back_all_that_has_not_ended(
     assert scheduler.kv.free == scheduler.kv.num_blocks
 
 
-def test_it_goes_iteration_by_iteration() -> None:
-    """So that an executor need not know of it."""
-    works = [b for b in run([5, 5, 5], [0, 0, 2]).batches if b.kind == "Iterations"]
-    assert {(b.limit, b.iterations) for b in works} == {(1, 1)}
+def test_it_leaps_with_an_iteration_in_hand() -> None:
+    """Four events: the first two alone, until an iteration after the third comes, that one, and the end."""
+    works = [b for b in run([50, 50, 5], [0, 0, 20]).batches if b.kind == "Iterations"]
+    assert [b.iterations for b in works] == [20, 1, 5, 24, 1]
+    assert [bool(b.chunks) for b in works] == [True, False, True, False, False]
+
+
+def test_who_reaches_the_cap_is_known_to_end() -> None:
+    """No row too many, and what falls free without others to run is given on at once."""
+    capped = run([3, 2, 3], [0, 0, 0], ",max_num_seqs=1", max_new_tokens=3)
+    assert column(capped, "finish_s") == [3, 5, 9]  # the second ends by itself, and runs once more
+    assert column(capped, "scheduled_s") == [0, 3, 6]
+    assert capped.summary["iterations"] == 9
+    assert run([3], [0], max_new_tokens=3).summary["iterations"] == 3
+
+
+def test_who_ends_before_the_cap_runs_once_more() -> None:
+    alone = run([3], [0], max_new_tokens=4)
+    assert column(alone, "finish_s") == [3]
+    assert alone.summary["iterations"] == 4
+    assert alone.summary["gpu_busy_fraction"] == 1.0
+
+
+def test_a_row_that_reaches_the_cap_leaves_its_tokens_to_others() -> None:
+    """Ten tokens an iteration: nine beside a row; all ten as soon as that is known to have had its last."""
+    policy, cap = ",max_num_seqs=2,max_num_batched_tokens=10", {"blocks": 1000, "prompt": [1, 37]}
+    sized = [
+        [chunk for b in run([3, 2], [0, 0], policy, **cap, max_new_tokens=most).batches for chunk in b.chunks]
+        for most in (3, 4)
+    ]
+    assert [num for num, _ in sized[0]] == [1, 9, 9, 9, 10]
+    assert [num for num, _ in sized[1]] == [1, 9, 9, 9, 9, 1]
 
 
 def test_who_shares_a_queue_takes_from_it_when_all_that_ran_has_finished() -> None:

@@ -60,7 +60,7 @@ def test_an_evicted_sequence_finds_its_full_blocks_again(prefix_caching: bool) -
     kv = KvCache(4, 4, prefix_caching=prefix_caching)
     assert kv.admit(0, 9, True)
     kv.advance(1, [])
-    kv.evict(0)
+    kv.evict(0, 0)
     assert (kv.free, kv.need) == (4, 0)
     cached = kv.cached_tokens(0)
     assert cached == (8 if prefix_caching else 0)
@@ -72,7 +72,7 @@ def test_an_evicted_sequence_finds_its_full_blocks_again(prefix_caching: bool) -
 
 def test_blocks_taken_meanwhile_are_not_found_again() -> None:
     kv = decoding(8, num_blocks=3)
-    kv.evict(0)
+    kv.evict(0, 0)
     assert kv.admit(1, 8, True)
     assert kv.cached_tokens(0) == 4  # of its blocks the last went first, after the one that was free
 
@@ -117,7 +117,7 @@ def test_closed_form_equals_the_table(
         most_used = max(most_used, used())
         if not finished:
             assert kv.held(id) == table[id]
-            kv.evict(id)
+            kv.evict(id, 0)
         del table[id]
         assert kv.free == num_blocks - used()
         assert kv.need == kv.decode_need() == used(1) - used()
