@@ -71,7 +71,8 @@ def token_grid(
     ax.set_xlim(0, widest * 1.03)
     ax.set_ylim(top, 0)
     ax.set_xlabel("Decoded length of the row (tokens)")
-    ax.set_ylabel("Rows computed, in order (attempts)")
+    shown = sum(int((lengths <= width).sum()) for width, lengths in rows)
+    ax.set_ylabel(_grid_label(result.summary["completed"], shown, group, group_size))
     ax.set_title(_grid_title(rows, name or str(result.summary["policy"])), fontsize=style.FONT_SIZE)
 
 
@@ -96,6 +97,14 @@ def _attempts(result: Result, group: int, group_size: int) -> list[tuple[int, In
             f"group ({group}) must be below {ceil(finished / group_size)}, the groups of this run"
         )
     return chosen
+
+
+def _grid_label(completed: int, shown: int, group: int, group_size: int) -> str:
+    """What the rows of a grid are, and of which requests where it does not show the whole run."""
+    label = "Rows computed, in order (attempts)"
+    last = min((group + 1) * group_size, completed)
+    part = f"requests {group * group_size + 1:,} to {last:,} of {completed:,} to finish"
+    return label if shown >= completed else f"{label}\n{part}"
 
 
 def _grid_title(rows: list[tuple[int, IntArray]], name: str) -> str:

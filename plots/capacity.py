@@ -51,8 +51,8 @@ def rate_curve(answers: Sequence[Answer], bound: str, ax: Axes, asked: float | N
     else:
         positive = [value for value in values if value > 0]
         style.log_scale(ax, "y", min(positive) / 2, max(positive) * 4)
-    _mark_above(unstable, "x", "× backlog grows: no latency", ax)
-    _mark_above(failing, "v", "▼ requests fail: no latency", ax)
+    _mark_above(unstable, "x", "backlog grows: no latency", ax)
+    _mark_above(failing, "v", "requests fail: no latency", ax)
     if asked is not None:
         ax.axvline(asked, color=style.EDGE, linewidth=0.9, linestyle=(0, (1, 2)), label="rate asked for")
     ax.set_xlim(left=0)

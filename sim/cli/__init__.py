@@ -258,5 +258,6 @@ def _report(error: Exception, debug: bool) -> int:
     text = str(error)
     if isinstance(error, UnusedCliTokensError):
         text = f"{' '.join(error.unused_tokens or ())!r} is too much: no flag before it takes another value"
+        text += ' (several --policies or --profiles are one value, "A;B")'
     print("seqsched: " + " ".join(text.split()), file=sys.stderr)
     return 2

@@ -95,7 +95,8 @@ def inspect(
     console = show.console()
     console.print(table)
     for name, value in facts.items():
-        console.print(f"{name}: {'–' if value is None else format(value, ',.6g')}")
+        form = "," if isinstance(value, int) else ",.6g"
+        console.print(f"{name}: {'–' if value is None else format(value, form)}")
     for note in trace.notes:
         console.print(f"note: {note}")
 

@@ -78,6 +78,7 @@ def test_token_grid_ends_where_the_group_has_finished(four: Results) -> None:
     assert ax.get_ylim() == (32, 0)
     outputs = four["vanilla"].columns["output_tokens"]
     assert area(ax, "useful") == outputs[32:64].sum()
+    assert ax.get_ylabel().endswith("\nrequests 33 to 64 of 96 to finish")
 
 
 def test_token_grid_names_the_groups_there_are(four: Results) -> None:

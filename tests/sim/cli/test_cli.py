@@ -586,6 +586,10 @@ def test_longer_outputs_and_prompts(capsys: pytest.CaptureFixture[str]) -> None:
         (("simulate", "--profile", "h200-vicuna"), "did you mean h200-vicuna-7b?"),
         (("plan", "--request-rate", "5", "--slo", "ttft_p99:9", "--price", "h200:3"), "did you mean H200?"),
         (("simulate", "--router", "random", "extra"), "'extra' is too much: no flag before it takes"),
+        (
+            ("compare", "--policies", "vanilla", "continuous"),
+            'several --policies or --profiles are one value, "A;B"',
+        ),
     ],
 )
 def test_what_is_misspelt_or_too_much_is_named(
