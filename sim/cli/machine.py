@@ -301,7 +301,7 @@ def _report_fit(profile: Profile, report: FitReport, source: str, picture: Path)
     from plots import calibration
     from plots.style import save
 
-    title = f"{profile.name}: {len(report.measured_s)} distinct steps of {source}"
+    title = f"{profile.name}: {len(report.measured_s):,} distinct steps of {source}"
     save(calibration.report(report.measured_s * 1e3, report.fitted_s * 1e3, ~report.is_mixed, title), picture)
     table = Table(
         title=f"profile {profile.name} ({profile.provenance.kind})", title_justify="left", show_header=False

@@ -93,7 +93,8 @@ def _print_table(comparison: Against, judged: Sequence[Judgement]) -> None:
     """A row per metric: measured, predicted, error, and the bound where there is any."""
     from rich.table import Table
 
-    table = Table(title=show.title(comparison.result.summary), title_justify="left")
+    print(show.title(comparison.result.summary))  # as the title of a narrow table it would be broken
+    table = Table()
     bounds = {each.figure: f"{each.bound:g} %{'' if each.holds else ': exceeded'}" for each in judged}
     for heading in ("figure", "measured", "predicted", "error", *(["bound"] if judged else [])):
         table.add_column(heading, justify="left" if heading == "figure" else "right")
