@@ -25,6 +25,9 @@ TEXTS = {
     r"sep=.\s": "a table below a spreadsheet's line sep=, which has to go",
     r"metric_name,timestamp,metric_value": "a file of k6's metrics, which has no numbers of tokens",
     r'"?Type"?,"?Name"?,"?Request Count': "a table of locust's statistics: totals, not requests",
+    r"(?=[^\n]*\bnum_decode\b)[^\n]*\bstep_ms\b": (
+        "a table of measured steps, not of requests; `seqsched calibrate --steps` reads it"
+    ),
     r"Metric,(avg|Unit|min)\b": (
         "a summary of AIPerf or genai-perf: figures, not requests; those are in profile_export.jsonl"
     ),
@@ -56,6 +59,10 @@ OBJECTS: tuple[tuple[tuple[str, ...], str], ...] = (
     (
         ("load_summary", "successes"),
         "a summary of inference-perf; its requests are in per_request_lifecycle_metrics.json",
+    ),
+    (
+        ("hash_id_scope", "requests"),
+        "a session of an agent, whose requests wait for each other: that is not modelled",
     ),
     (("sub_requests",), "sessions of LLMServingSim, whose turns wait for each other: these are not modelled"),
     (("metric", "type", "data"), "a file of k6's metrics, which has no numbers of tokens"),

@@ -130,7 +130,11 @@ def _ties(column: str, arrival_s: FloatArray) -> tuple[str, ...]:
         return ()
     step = float(gaps[gaps > 0].min())
     steps = gaps / step
-    goes = f": {column} goes in steps of {span_text(step)}" if np.allclose(steps, np.round(steps)) else ""
+    goes = (
+        f": {column} goes in steps of {span_text(step)}"
+        if np.allclose(steps, np.round(steps), atol=0.01)
+        else ""
+    )
     return (f"{100 * tied.mean():.0f} % of the requests arrive together with another{goes}",)
 
 

@@ -27,6 +27,8 @@ LOG = logging.getLogger("traces")
 DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*(,\d+)?([eE][+-]?\d+)?\s*")
 THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2},\d{3}\s*")
 POINTED_THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2}\.\d{3}\s*")
+HEADLESS = re.compile(r"[+-]?[\d.,:eE+-]*|\d{4}-\d\d-\d\d[ T][\d:.,+-]+Z?")
+"""What a name in a header may not be, if all of its names are: numbers, dates, nothing."""
 ANY_DECIMAL_COMMA = re.compile(rb"[;\t|\n][+-]?\d+,\d+([eE][+-]?\d+)?[;\t|\r\n]")
 
 Wanted = Callable[[str], bool]
@@ -124,6 +126,9 @@ class _Csv(_Rows):
             self.notes = ("decimal commas read",)
         fields = fields_per_line(path, self._data, self._separator)
         header = tuple(str(name).strip() for name in self._parse(header=None, nrows=1, dtype=str).iloc[0])
+        if all(HEADLESS.fullmatch(name) for name in header):
+            what = "holds values, where the names of the columns are needed"
+            raise InputError(f"{path}: the first line, {','.join(header)[:40]}, {what}")
         super().__init__(path, header, len(fields) - 1)
         ragged = np.flatnonzero(fields != len(header))
         if len(ragged):

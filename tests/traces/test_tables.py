@@ -178,3 +178,13 @@ def test_a_key_that_stands_twice_is_refused(put: Put) -> None:
     with pytest.raises(InputError, match="line 1: key output_tokens appears 2 times, 1 is allowed"):
         read(put(line + "\n"))
     assert len(read(put(line.replace('"output_tokens": 3,', "") + "\n"))) == 1
+
+
+@pytest.mark.parametrize(
+    "first", ["0.5,100,20", "2025-01-05 10:00:00.5,100,20", "0,0,,1e3", "1736071200;100;20"]
+)
+def test_a_table_without_names_is_called_that(put: Put, first: str) -> None:
+    with pytest.raises(
+        InputError, match=r"the first line, .*, holds values, where the names of the columns are"
+    ):
+        read(put(first + "\n" + first + "\n"))
