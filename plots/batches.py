@@ -22,6 +22,7 @@ Box = tuple[float, float, float, float]
 
 GROUP_SIZE = 256
 MAX_BATCHES = 200
+NO_PADDED = "no padded batches to draw:\ncontinuous batching has none"
 PANELS_PER_ROW = 4
 GRID_PARTS = (
     ("padding", style.PADDING, ""),
@@ -92,11 +93,18 @@ def _attempts(result: Result, group: int, group_size: int) -> list[tuple[int, In
         if finished >= group * group_size:
             chosen.append((batch.iterations, lengths))
         finished += int((lengths <= batch.iterations).sum())
+    if not chosen and not has_padded(result):
+        raise ValueError(NO_PADDED)
     if not chosen:
         raise ValueError(
             f"group ({group}) must be below {ceil(finished / group_size)}, the groups of this run"
         )
     return chosen
+
+
+def has_padded(result: Result) -> bool:
+    """Whether a run has padded batches, and not iterations of continuous batching alone."""
+    return any(batch.is_padded and not batch.is_question for batch in result.batches)
 
 
 def _grid_label(completed: int, shown: int, group: int, group_size: int) -> str:
@@ -188,6 +196,8 @@ def batch_timelines(results: Mapping[str, Result], until_s: float | None = None)
     for ax, (name, result) in zip(axes, results.items(), strict=True):
         batch_timeline(result, ax, until_s)
         ax.set_title(style.label(name, 90, 2).replace("\n", ": "), fontsize=style.FONT_SIZE, loc="left")
+        if not has_padded(result):
+            ax.text(0.5, 0.9, NO_PADDED.replace("\n", " "), transform=ax.transAxes, ha="center", va="top")
         if ax is not axes[-1]:
             ax.set_xlabel("")
         elif until_s is not None and until_s < whole:

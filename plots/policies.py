@@ -14,7 +14,7 @@ from sim.results.metrics import metric, request_latencies
 from sim.results.result import Result
 
 from . import style
-from .batches import batch_timelines, token_grids
+from .batches import batch_timelines, has_padded, token_grids
 
 SEGMENTS = (
     ("useful", style.USEFUL, ""),
@@ -111,7 +111,8 @@ def latency_cdf(results: Mapping[str, Result], ax: Axes, latency: str = "e2el") 
 
 
 def figures(results: Mapping[str, Result]) -> dict[str, Figure]:
-    """Every figure of a comparison by file stem: throughput, tokens, latency, token_grids, timeline.
+    """Every figure of a comparison by file stem: throughput, tokens, latency, and where some run has padded
+    batches token_grids and timeline.
 
     Raises ValueError where there is no policy.
     """
@@ -135,13 +136,10 @@ def figures(results: Mapping[str, Result]) -> dict[str, Figure]:
     axes[1].set_ylabel("")
     for fig in (bars, stacked, cdfs):
         style.note_left_out(fig, summaries)
-    return {
-        "throughput": bars,
-        "tokens": stacked,
-        "latency": cdfs,
-        "token_grids": token_grids(results),
-        "timeline": batch_timelines(results),
-    }
+    made = {"throughput": bars, "tokens": stacked, "latency": cdfs}
+    if any(map(has_padded, results.values())):
+        made |= {"token_grids": token_grids(results), "timeline": batch_timelines(results)}
+    return made
 
 
 def _rows(ax: Axes, results: Mapping[str, Result]) -> None:

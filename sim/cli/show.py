@@ -151,10 +151,16 @@ def replica_table(replicas: pd.DataFrame, duration_s: float | None) -> None:
         table = Table(title="replicas", title_justify="left")
         for heading, column in columns.items():
             table.add_column(heading, justify="left" if heading == "profile" else "right")
-            columns[heading] = column.map(lambda v: figure(v) if isinstance(v, float) else str(v))
+            columns[heading] = column.map(_cell)
         for row in zip(*columns.values(), strict=True):
             table.add_row(*row)
     console().print(table)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    return figure(value) if isinstance(value, float) else f"{value:,}"
 
 
 def comparison_table(
@@ -185,8 +191,22 @@ def comparison_table(
         note_failures(summary, name)
         for text in (*load_texts(summary), *warmup_texts(summary)):
             print(f"{name}: {text}")
-    for text in cap_texts(first):
+    for text in (*cap_texts(first), *perception_texts(summaries)):
         print(text)
+
+
+def perception_texts(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What predictions cost at most, where they cost anything: without that their policy would be faster."""
+    shares = {
+        name: (s["perception_s"] or 0.0) / (s["duration"] * s.get("replicas", 1))
+        for name, s in summaries.items()
+        if s["duration"]
+    }
+    name = max(shares, key=lambda name: shares[name], default="")
+    if not name or not shares[name] > 0:
+        return []
+    asked = f"Asking for lengths (predictor {summaries[name]['predictor']})"
+    return [f"{asked} takes up to {shares[name]:.1%} of the accelerators' time, under {name}."]
 
 
 def frame_table(heading: str, frame: pd.DataFrame) -> None:

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from plots import policies, style
+from sim import simulate
 from sim.results.batch_record import BatchRecord
 from sim.results.ledger import Ledger, ReplicaUse
 from sim.results.result import Result, make_result
+from traces import load
 
 Results = dict[str, Result]
 
@@ -150,9 +152,18 @@ def test_a_run_in_which_nothing_completed_can_be_drawn(tmp_path: Path) -> None:
         style.save(fig, tmp_path / f"{name}.png")
     said = {name: [t.get_text() for ax in fig.axes for t in ax.texts] for name, fig in made.items()}
     assert said["throughput"] == ["undefined"] and said["tokens"] == ["no tokens"]
-    assert "group (0) must be below 0" in said["token_grids"][0]
+    assert [*made] == ["throughput", "tokens", "latency"], "there are no padded batches"
 
 
 def test_figures_need_a_policy() -> None:
     with pytest.raises(ValueError, match="0 policies"):
         policies.figures({})
+
+
+def test_continuous_batching_has_no_padded_batches_to_draw(four: Results) -> None:
+    continuous = simulate(load("fixed", num_prompts=8), policy="continuous")
+    assert [*policies.figures({"continuous": continuous})] == ["throughput", "tokens", "latency"]
+    made = policies.figures({"vanilla": four["vanilla"], "continuous": continuous})
+    for stem in ("token_grids", "timeline"):
+        texts = [text.get_text() for ax in made[stem].axes for text in ax.texts]
+        assert any("no padded batches to draw" in text for text in texts), stem
