@@ -30,7 +30,9 @@ def curves(frame: pd.DataFrame, ax: Axes, column: str) -> None:
     bands the smallest to the largest.
     """
     latency = metric(column)
-    values = _lines(frame.assign(**{column: frame[column].astype(float) * latency.scale}), ax, column)
+    scaled = frame.assign(**{column: frame[column].astype(float) * latency.scale})
+    values = _lines(scaled, ax, column)
+    _mark_growth(scaled, ax, column)
     style.log_scale(ax, "y", *_ends(values, 1.3))
     _rate_axis(frame, ax)
     ax.set_ylabel(latency.axis)
@@ -91,7 +93,7 @@ def figure(frame: pd.DataFrame, bounds_ms: Mapping[str, float]) -> Figure:
         frameon=False,
         fontsize=style.FONT_SIZE,
         handlelength=4,
-        title="mean, band: all seeds",
+        title=_legend_title(frame),
         title_fontsize=style.FONT_SIZE,
     )
     style.note_left_out(fig, frame.to_dict("records"))
@@ -111,6 +113,29 @@ def _lines(frame: pd.DataFrame, ax: Axes, column: str) -> Any:
         ax.plot(x, mean, **look)
         heights += [v for v in (*low, *high) if np.isfinite(v) and v > 0]
     return np.array(heights)
+
+
+def _mark_growth(frame: pd.DataFrame, ax: Axes, column: str) -> None:
+    """A hollow point where the queue grows under most seeds."""
+    if "queue_growth" not in frame:
+        return
+    for place, (_, part) in enumerate(frame.groupby("policy", sort=False)):
+        grows = part.assign(grows=part["queue_growth"].astype(float) > 0).groupby("request_rate")
+        points = grows[column].mean()[grows["grows"].mean() > 0.5]
+        look = _look(place) | {
+            "linestyle": "none",
+            "markerfacecolor": "white",
+            "markersize": 5.0,
+            "zorder": 4,
+        }
+        ax.plot(points.index.to_numpy(dtype=float), points.to_numpy(dtype=float), **look)
+
+
+def _legend_title(frame: pd.DataFrame) -> str:
+    title = "mean, band: all seeds; thin line of the goodput: all requests are good"
+    if "queue_growth" in frame and (frame["queue_growth"].astype(float) > 0).any():
+        title += "\nhollow: the queue grows, and latencies with the length of the run"
+    return title
 
 
 def _look(place: int) -> dict[str, Any]:

@@ -34,7 +34,7 @@ CURVE_LOADS = (0.02, 0.04, 0.06, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 0.85, 0.95, 1.05
 def curve_keys() -> tuple[str, ...]:
     """The keys of a summary that `load_curves` has."""
     latencies = (latency.metric(s).key for latency in request_latencies().values() for s in ("mean", "p99"))
-    figures = ("request_throughput", "output_throughput", "request_goodput", "preemptions")
+    figures = ("request_throughput", "output_throughput", "request_goodput", "queue_growth", "preemptions")
     return (*latencies, *figures, *failures.KEYS)
 
 

@@ -101,3 +101,18 @@ def test_lines_that_coincide_are_told_apart() -> None:
 def test_no_text_overlaps(touching: Callable[..., Any], all_texts: Callable[..., Any]) -> None:
     fig = load.figure(table(), {"e2el": 30_000.0})
     assert touching(fig, all_texts(fig)) == []
+
+
+def test_points_whose_queue_grows_are_hollow_and_said() -> None:
+    """Latencies there are those of a longer or shorter run."""
+    points = table()
+    frame = points.assign(queue_growth=(points["request_rate"] >= points["request_rate"].max()) * 0.1)
+    _, (ax,) = style.figure(4, 3)
+    load.curves(frame, ax, "mean_e2el_ms")
+    hollow = [line for line in ax.get_lines() if line.get_markerfacecolor() == "white"]
+    assert len(hollow) == frame["policy"].nunique()
+    assert all(line.get_xdata().tolist() == [points["request_rate"].max()] for line in hollow)
+    (legend,) = load.figure(frame, {"e2el": 1000.0}).legends
+    assert "hollow: the queue grows" in legend.get_title().get_text()
+    (legend,) = load.figure(points, {"e2el": 1000.0}).legends
+    assert "hollow" not in legend.get_title().get_text()
