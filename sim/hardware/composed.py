@@ -25,7 +25,7 @@ from traces.datasets import cache_folder
 from traces.errors import InputError
 from traces.spec import nearest
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the same kernels give another profile: copies kept before are not used again."""
 
 FAMILIES = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "deepseek_v3", "kimi_k2")
@@ -50,7 +50,7 @@ def compose(deployment: Deployment | str, *, name: str | None = None, date: str 
         memory = parts.memory()
         cost, errors = compose_cost(parts, memory.capacity_tokens)
     origin = parts.origin
-    host = named(asked.host_name, config.get("num_hidden_layers"))
+    host = named(asked.host_name, config.get("num_hidden_layers"), _BITS[asked.dtype] or 16)
     provenance = Provenance(
         kind="composed from measured kernels",
         date=date or Date.today().isoformat(),
@@ -131,7 +131,7 @@ def short_name(model: str) -> str:
 
 def _key(asked: Deployment) -> str:
     """What decides a profile: the deployment, the model's own configuration, the tables and this program."""
-    host = named(asked.host_name, 1).to_json()
+    host = named(asked.host_name, 1, _BITS[asked.dtype] or 16).to_json()
     content: list[Any] = [FORMAT, kernels.VERSION, asked.text, *([host] if host else [])]
     if Path(asked.model).exists():
         content.append(read_config(Path(asked.model)))

@@ -154,11 +154,12 @@ def names() -> list[str]:
     return sorted(path.stem for path in SETS.glob("*.json"))
 
 
-def named(name: str, layers: int | None) -> Host:
-    """The terms of a set, for a model of so many layers; none for `none`.
+def named(name: str, layers: int | None, weight_bits: int = 16) -> Host:
+    """The terms of a set, for a model of so many layers with weights of so many bits; none for `none`.
 
-    A set may have `per_layer_us`, microseconds that every layer adds to an iteration. Raises `InputError` for
-    an unknown name, and for such a set where the number of layers is not known.
+    A set may have `per_layer_us`, microseconds that every layer adds to an iteration, and
+    `per_quantised_layer_us`, what a layer with weights of fewer than 16 bits adds beside that. Raises
+    `InputError` for an unknown name, and for such a set where the number of layers is not known.
     """
     if name == NONE:
         return NO_HOST
@@ -166,9 +167,9 @@ def named(name: str, layers: int | None) -> Host:
         known = (NONE, *names())
         raise InputError(f"host: {name!r} is not one of {', '.join(known)}{nearest(name, known)}")
     data = json.loads((SETS / f"{name}.json").read_text(encoding="utf-8"))
-    per_layer_us = data.pop("per_layer_us", 0.0)
-    if per_layer_us and layers is None:
+    layer_us, quantised_us = (data.pop(key, 0.0) for key in ("per_layer_us", "per_quantised_layer_us"))
+    if layers is None and (layer_us or quantised_us):
         raise InputError(f"host: {name} adds time for every layer, and the profile does not say how many")
     host = Host.from_json(Fields({"name": name, **data}, f"{name}.json"))
-    of_layers_ms = per_layer_us * (layers or 0) / 1e3
+    of_layers_ms = (layer_us + quantised_us * (weight_bits < 16)) * (layers or 0) / 1e3
     return replace(host, iteration_ms=round(host.iteration_ms + of_layers_ms, 6))

@@ -138,7 +138,9 @@ def with_host(profile: Profile, name: str) -> Profile:
 
     Raises `InputError` for an unknown name.
     """
-    host = hosts.named(name, profile.model.layers if profile.model else None)
+    model = profile.model
+    bits = 16 if model is None else model.weight_bits or 8 * model.bytes_per_element
+    host = hosts.named(name, model.layers if model else None, bits)
     if host == profile.host:
         return profile
     why = f"time on the host of {name}, {host.fitted_on}" if host.fitted_on else "no terms of a host"

@@ -136,7 +136,13 @@ def test_terms_that_cannot_be(setting: str, message: str, kernels: Profile) -> N
 
 @pytest.fixture
 def made_up_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    terms = {"iteration_ms": 1.0, "per_layer_us": -50.0, "before_ms": 4.0, "fitted_on": "made-up rows"}
+    terms = {
+        "iteration_ms": 1.0,
+        "per_layer_us": -50.0,
+        "per_quantised_layer_us": 20.0,
+        "before_ms": 4.0,
+        "fitted_on": "made-up rows",
+    }
     (tmp_path / "made-up.json").write_text(json.dumps(terms))
     monkeypatch.setattr(hosts, "SETS", tmp_path)
 
@@ -144,10 +150,11 @@ def made_up_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("made_up_set")
 def test_a_named_set(kernels: Profile) -> None:
     changed = apply(kernels, ("host=made-up", "host.after_ms=2"))
-    expected = Host(iteration_ms=-0.6, before_ms=4.0, after_ms=2.0, name="made-up", fitted_on="made-up rows")
+    expected = Host(iteration_ms=0.04, before_ms=4.0, after_ms=2.0, name="made-up", fitted_on="made-up rows")
     assert changed.host == expected
     assert dict(describe(changed))["host"] == "made-up, fitted on made-up rows"
     assert apply(changed, ("host=none",)).host == NO_HOST
+    assert named("made-up", 32).iteration_ms == -0.6
     with pytest.raises(InputError, match="made-up adds time for every layer"):
         named("made-up", None)
     with pytest.raises(InputError, match="'made' is not one of none, made-up; did you mean made-up"):
