@@ -1,4 +1,4 @@
-"""The one exception that bad input raises; knows nothing of who reads the input."""
+"""The exceptions that bad input raises; knows nothing of who reads the input."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ class InputError(ValueError):
         super().__init__(" ".join(message.split()))
 
 
-def raised_outside(what: str, error: BaseException) -> InputError:
+class OutsideError(InputError):
+    """Code from outside raised an error: its text can be right, and what it names fails as it runs."""
+
+
+def raised_outside(what: str, error: BaseException) -> OutsideError:
     """The one line for an error that code from outside raised: `what` was called, the error, file and line.
 
     To be raised `from error`, so that a traceback is there for whoever wants to see it.
@@ -26,7 +30,7 @@ def raised_outside(what: str, error: BaseException) -> InputError:
     text = str(error)
     described = f"{type(error).__name__}: {text}" if text else type(error).__name__
     place = "" if isinstance(error, SyntaxError) else _place(error.__traceback__)
-    return InputError(f"{what} raised {described}{place}")
+    return OutsideError(f"{what} raised {described}{place}")
 
 
 def _place(traceback: TracebackType | None) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from ..results.caps import cap_texts
 from ..results.failures import worst_of
 from ..sweeps import sweep as sweeping
 from . import show
@@ -16,6 +18,8 @@ from .running import Running
 DEFAULT = Running()
 MOST_ROWS = 40
 """Rows of the table that is printed; the file has them all."""
+MOST_ERROR_CHARACTERS = 90
+"""Of an error in a cell of that table."""
 
 
 def sweep(
@@ -89,9 +93,28 @@ def _print(result: sweeping.SweepResult) -> None:
     headlines = show.headlines(with_failed=any_failed)
     for headline in headlines:
         table.add_column(headline.column_heading, justify="right")
+    if result.failed:
+        table.add_column("error", overflow="fold")
     for row in result.rows[:MOST_ROWS]:
-        figures = [headline.text(row.get(headline.key)) for headline in headlines]
-        table.add_row(*(f"{row[name]}" for name in result.axes), *figures)
+        cells = [headline.text(row.get(headline.key)) for headline in headlines]
+        cells += [_shortened(row.get(sweeping.ERROR))] if result.failed else []
+        table.add_row(*(f"{row[name]}" for name in result.axes), *cells)
     show.console().print(table)
-    if text := worst_of(result.rows):
-        print(f"Latencies leave out requests {text}.")
+    for text in _texts(result):
+        print(text)
+
+
+def _shortened(error: str | None) -> str:
+    """An error for a cell; stderr has the first in full, the file all."""
+    return textwrap.shorten(error or "", MOST_ERROR_CHARACTERS, placeholder=" …")
+
+
+def _texts(result: sweeping.SweepResult) -> list[str]:
+    """What stands below the table: which requests figures leave out, whose queue grows, what caps tell."""
+    texts = [f"Latencies leave out requests {text}."] if (text := worst_of(result.rows)) else []
+    growing = sum((row.get("queue_growth") or 0) > 0 for row in result.rows)
+    if growing:
+        texts.append(
+            f"In {growing} of the runs the queue grows: latencies there grow with the length of the run."
+        )
+    return texts + list(dict.fromkeys(text for row in result.rows for text in cap_texts(row)))

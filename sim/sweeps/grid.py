@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any, get_type_hints
 
 from traces.arguments import check_names
-from traces.errors import InputError
+from traces.errors import InputError, OutsideError
 from traces.unpacking import refuse_device
 
 from ..results.warmup import read_warmup
@@ -153,7 +153,10 @@ class Grid:
         return points
 
     def _check_values(self) -> None:
-        """InputError for a value with which no point can be set up (of the first few that hold it)."""
+        """InputError for a value with which no point can be set up (of the first few that hold it).
+
+        What the code of a class from outside raises is no such value: its points fail as they run.
+        """
         for name, values in self.axes.items():
             for value in values:
                 holding = replace_axis(self, name, value).settings()
@@ -161,6 +164,8 @@ class Grid:
                 for settings in itertools.islice(holding, TRIALS):
                     try:
                         _set_up(settings)
+                    except OutsideError:
+                        break
                     except InputError as error:
                         failed = failed or error
                     else:

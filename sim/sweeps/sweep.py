@@ -97,7 +97,8 @@ def sweep(
       whose scheduler is at `address` (tcp://HOST:PORT), a `Place` of one's own wherever that runs tasks.
     - `on_progress(ended, points)` counts what had to be run.
 
-    Raises InputError for a grid that cannot be used, and for an `out` that holds anything else.
+    Raises InputError for a grid that cannot be used (an unknown name or option included, before anything
+    runs), and for an `out` that holds anything else.
     """
     workers = Workers(jobs, backend, address)
     grid = read_grid(source)

@@ -38,6 +38,8 @@ class Slow(MicrobatchScheduler):
 
     def __init__(self, limits, log, name, seconds="0", end="well"):
         super().__init__(limits)
+        if end == "at once":
+            raise KeyError("no key")
         self.log, self.name, self.seconds, self.end, self.begun = log, name, float(seconds), end, False
 
     def submit(self, request, now):
@@ -198,7 +200,7 @@ def test_a_point_that_raises_is_recorded_and_can_be_tried_again(folder: Path) ->
     found = sweep(settings, out="a.csv", jobs=1)
     (row,) = found.failed
     assert (
-        row["error"] == "policy Slow.submit raised ValueError: no good (slowly.py, line 25)"
+        row["error"] == "policy Slow.submit raised ValueError: no good (slowly.py, line 27)"
         and row == found.rows[1]
     )
     assert sweep(settings, out="a.csv", jobs=1).to_json() == found.to_json()
@@ -330,3 +332,44 @@ def test_runs_of_a_sweep_may_warm_up(folder: Path) -> None:
     assert again.reused == 3 and again.to_json() == done.to_json()
     with pytest.raises(InputError, match="warmup: 'soon' is not a number of requests"):
         sweep({**settings, "grid": {"warmup": ["soon"]}}, jobs=1)
+
+
+def test_what_a_policy_raises_is_a_failed_point_whenever_it_does(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policies = [
+        f"slowly:Slow:log=log.txt,name={i},end={end}" for i, end in enumerate(["well", "badly", "at once"])
+    ]
+    listed = ", ".join(f'"{policy}"' for policy in policies)
+    (folder / "g.toml").write_text(f'trace = "fixed"\nnum_prompts = 3\n[grid]\npolicies = [{listed}]\n')
+    with pytest.raises(SystemExit) as ended:
+        main(["sweep", "g.toml", "--jobs", "1"])
+    out, err = capsys.readouterr()
+    assert ended.value.code == 1 and "2 of 3 points failed" in err
+    table = " ".join(out.replace("│", " ").split())
+    assert "error" in table and "KeyError" in table and "no good" in table
+    rows = pd.read_csv("g.csv").set_index("policy").error
+    assert pd.isna(rows[policies[0]])
+    assert "raised KeyError: 'no key' (slowly.py, line" in rows[policies[2]]
+
+
+@pytest.mark.parametrize(
+    "policy", ["slowly:Slow:log=x,name=y,color=red", "slowly:Sloww:log=x,name=y", "vanila"]
+)
+def test_a_spelling_error_ends_a_sweep_before_anything_runs(policy: str, folder: Path) -> None:
+    grid = slow(["well"])
+    grid["grid"]["policies"].append(policy)
+    with pytest.raises(InputError, match=r"color|Sloww|vanila"):
+        sweep(grid, jobs=1)
+    assert not Path("log.txt").exists()
+
+
+def test_a_table_says_whose_queue_grows_and_what_caps_tell(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = 'trace = "alpaca-vicuna"\nnum_prompts = 200\npolicy = "vanilla"\ncap = "own"\n'
+    (folder / "g.toml").write_text(text + "[grid]\nrequest_rate = [0.01, 5.0]\n")
+    main(["sweep", "g.toml", "--jobs", "1"])
+    out = capsys.readouterr().out
+    assert "In 1 of the runs the queue grows: latencies there grow with the length of the run." in out
+    assert out.count("Every request's cap is the answer's length") == 1
