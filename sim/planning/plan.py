@@ -33,7 +33,7 @@ from .runs import Runs, run_searches
 from .search import Effort, Search
 from .slo import Slo, parse_slo
 from .units import Unit, prices_of, split, units_of, unused_prices
-from .unservable import Unservable, ask_nothing, unservable
+from .unservable import Unservable, ask_nothing, unservable_of_each
 from .world import World
 
 DEFAULT_POLICIES = "continuous"
@@ -136,7 +136,6 @@ def plan(
     question = _question(
         wanted, workload, pairs, given, request_rate=asked_rate, replicas=replicas, command=command, **limits
     )
-    never = [unservable(workload.example, policy, unit.machines, given) for policy, unit in pairs]
 
     def search_of(lost: Unservable | None) -> Search[Parts]:
         if lost is not None and wanted.bounds_a_latency:
@@ -146,6 +145,8 @@ def plan(
         return ask_rate(wanted, replicas, rate or 1.0, effort, tolerance, curves, replay)
 
     with Runs(wanted, state, Workers(jobs, backend, address), on_run) as runs:
+        machines = [(policy, unit.machines) for policy, unit in pairs]
+        never = unservable_of_each(workload.example, machines, given, runs.runner)
         results = run_searches(list(zip(worlds, map(search_of, never), strict=True)), runs)
         found = zip(pairs, results, strict=True)
         answers = tuple(answer_of(p, unit, parts, unit.price(prices), spare) for (p, unit), parts in found)

@@ -10,10 +10,12 @@ import numpy as np
 from traces.trace import Trace
 
 from ..hardware.profile import Profile
+from ..parallel.runner import Runner
+from ..parallel.tasks import Shared, Task
 from ..results.failures import share_text
 from ..scenario.policies import POLICIES
 from ..scenario.scenario import scenario_on
-from ..scenario.settings import Settings
+from ..scenario.settings import DEFAULT_TRACE, Settings
 from .answer_search import Parts
 from .search import Effort, Search, decide
 from .slo import Slo
@@ -59,11 +61,8 @@ def unservable(
 ) -> Unservable | None:
     """What the policy turns away on each of these machines as it comes; None where that is nothing.
 
-    `settings`: those of the plan. A request that only some machines of a mix can serve is not among them. A
-    policy from outside is not asked here: it may end the process, which its runs survive.
+    `settings`: those of the plan. A request that only some machines of a mix can serve is not among them.
     """
-    if POLICIES.is_outside(policy):
-        return None
     is_mixed = len(machines) > 1
     of_one = replace(
         settings,
@@ -85,6 +84,28 @@ def unservable(
     caps = shared.trace.max_tokens
     cap = f"{shared.max_new_tokens:,} here" if caps is None else f"its own is {caps[first]:,}, by --cap"
     return Unservable(len(refused), len(trace), example, refused[first], f"--max-new-tokens ({cap})")
+
+
+def unservable_of_each(
+    trace: Trace, pairs: Sequence[tuple[str, Sequence[Profile]]], settings: Settings, runner: Runner
+) -> list[Unservable | None]:
+    """`unservable` of each policy on its machines.
+
+    A policy from outside is asked where runs are: it may end the process, which these survive. Where it fails
+    nothing is known of it here, and its runs name the failure.
+    """
+    found: dict[int, Unservable | None] = {}
+    tasks = []
+    for k, (policy, machines) in enumerate(pairs):
+        if POLICIES.is_outside(policy):
+            tasks.append(
+                Task(str(k), (Shared(trace), policy, machines, replace(settings, trace=DEFAULT_TRACE)))
+            )
+        else:
+            found[k] = unservable(trace, policy, machines, settings)
+    for ended in runner.run(unservable, tasks):
+        found[int(ended.key)] = ended.value
+    return [found[k] for k in range(len(pairs))]
 
 
 def ask_nothing(slo: Slo, rate: float, effort: Effort, found: Unservable) -> Search[Parts]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from sim import plan
+from traces.errors import InputError
 from traces.trace import Trace
 
 
@@ -62,3 +65,37 @@ def test_requests_that_expire_are_named_where_the_slo_is_met_without_them() -> N
     made = plan(trace, slo="e2el_p50:99999", **asked)
     assert not made.reached and "10 % of the requests do not complete (expired: " in made.headline
     assert "never" not in made.headline
+
+
+OUTSIDE = '''
+import os
+
+from sim.schedulers.continuous import ContinuousScheduler
+
+
+class Own(ContinuousScheduler):
+    """Ours under another name."""
+
+
+class Ends(ContinuousScheduler):
+    def submit(self, request, now):
+        os._exit(3)
+'''
+
+
+def test_a_policy_from_outside_is_asked_where_its_runs_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "outside_own.py").write_text(OUTSIDE, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    lengths = np.full(200, 50)
+    lengths[190] = 5000
+    trace = Trace("made up", np.arange(200), lengths, np.full(200, 10), arrival_s=np.arange(200.0))
+    asked: dict[str, Any] = {"profiles": "h200-vicuna-7b", "kv_blocks": 100, "max_new_tokens": 20, "jobs": 2}
+    asked |= {"num_requests": 40, "max_requests": 60, "max_seeds": 3, "request_rate": 2.0}
+    made = plan(trace, slo="ttft_p99:9999", policies="outside_own:Own", **asked)
+    assert not made.reached
+    assert "0.5 % of the requests (1 of 200, the first: request 190) fit no replica" in made.headline
+    with pytest.raises(InputError, match=r"outside_own:Ends on .* the process that ran it died"):
+        plan(trace, slo="ttft_p99:9999", policies="outside_own:Ends", **asked)
