@@ -29,6 +29,7 @@ from .answer_search import Parts, answer_of, ask_rate, ask_replicas
 from .command import command_of
 from .notes import notes_of
 from .question import Workload, assumptions_of, check_time_scale, rate_of, workload_of
+from .replay import Replay
 from .runs import Runs, run_searches
 from .search import Effort, Search
 from .slo import Slo, parse_slo
@@ -154,16 +155,21 @@ def plan(
         unused = unused_prices(prices, units)
         notes = (*notes_of(workload, asked_rate, replay, max_requests, answers, left_out), *unused)
         answer = Plan(question, answers, assumptions_of(workload, given, units, answers), notes)
-        return _with_sensitivity(answer, worlds, wanted, effort, runs) if sensitivity else answer
+        by_replay = replay if replay is not None and replay.is_all else None
+        return _with_sensitivity(answer, worlds, wanted, effort, runs, by_replay) if sensitivity else answer
 
 
-def _with_sensitivity(answer: Plan, worlds: Sequence[World], slo: Slo, effort: Effort, runs: Runs) -> Plan:
+def _with_sensitivity(
+    answer: Plan, worlds: Sequence[World], slo: Slo, effort: Effort, runs: Runs, replay: Replay | None
+) -> Plan:
     """The plan, and what would move its best answer (one of a world each), if there is one."""
     best = answer.best
     if best is None or best.point is None:
         return answer
     world = worlds[answer.answers.index(best)]
-    return replace(answer, sensitivity=sensitivities.sensitivity(world, slo, best.point, effort, runs))
+    return replace(
+        answer, sensitivity=sensitivities.sensitivity(world, slo, best.point, effort, runs, replay)
+    )
 
 
 def _question(

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from ..hardware.what_if import with_kv_blocks
 from .answer import Sensitivity, Swing
 from .rate_search import RateRange, highest_rate
+from .replay import Replay
 from .runs import run_searches
-from .search import Effort
+from .search import Effort, Search
 from .slo import Observation, Slo
 from .verdict import FleetPoint, Run, to_settle
 from .world import World
@@ -77,21 +78,26 @@ def _with_capacity(world: World, factor: float) -> World:
     return _with(replace(world, machines=machines), kv_blocks=None)
 
 
-def sensitivity(world: World, slo: Slo, answer: FleetPoint, effort: Effort, runs: Runner) -> Sensitivity:
-    """The highest rate of the fleet of `answer` as each input is changed, with the same seeds throughout."""
+def sensitivity(
+    world: World, slo: Slo, answer: FleetPoint, effort: Effort, runs: Runner, replay: Replay | None = None
+) -> Sensitivity:
+    """The highest rate of the fleet of `answer` as each input is changed, with the same seeds throughout.
+
+    `replay`: where the answer was found by replays of the trace alone, since its rate varies, so are these.
+    """
     replicas, rate = answer.replicas, answer.rate
     need = SETTLED * to_settle(slo, rate, answer.mean_e2el_s, effort.num_seeds)
     length = min(max(need, effort.num_requests), effort.max_requests)
     brief = replace(effort.at_a_glance(), num_requests=length, max_requests=length)
+
+    def search() -> Search[RateRange]:
+        if replay is not None:
+            return replay.highest_rate(slo, replicas, rate, TOLERANCE)
+        return highest_rate(slo, replicas, brief, start=rate, tolerance=TOLERANCE, step=1.1, bracket=False)
+
     varied = changes(world)
     worlds = [world, *(w for change in varied for w in (change.less, change.more))]
-    ranges: list[RateRange] = run_searches(
-        [
-            (w, highest_rate(slo, replicas, brief, start=rate, tolerance=TOLERANCE, step=1.1, bracket=False))
-            for w in worlds
-        ],
-        runs,
-    )
+    ranges: list[RateRange] = run_searches([(w, search()) for w in worlds], runs)
     base, *others = (found.rate for found in ranges)
     swings = [
         Swing(change.what, change.less_label, change.more_label, low, high)

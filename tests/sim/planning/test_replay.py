@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plots.report import render
 from sim import Plan, plan, simulate
 from sim.cli import main
 from sim.planning.notes import notes_of
@@ -219,3 +220,23 @@ def test_where_no_fleet_was_tried_on_the_trace_the_notes_do_not_say_so() -> None
     made = plan(trace, slo="ttft_p90:500", **QUICK)
     assert not made.reached and "fit no replica" in made.headline
     assert not any("held against" in note for note in made.notes)
+
+
+def test_what_moves_the_answer_is_found_by_replays_where_the_answer_was() -> None:
+    made = plan(day_and_night(300), slo="ttft_p90:500", sensitivity=True, **QUICK)
+    found, (answer,) = made.sensitivity, made.answers
+    assert found is not None and answer.rates is not None and answer.rates.low
+    assert found.rate == pytest.approx(answer.rates.low, rel=0.06)
+    swings = {swing.what: swing for swing in found.swings}
+    # At the same mean rate, arrivals without day and night leave room for far more.
+    assert swings["Burstiness"].low_label == "Poisson" and (swings["Burstiness"].low or 0) > 1.2 * found.rate
+    assert "the trace itself replayed" in render(made) and "These runs are shorter" not in render(made)
+
+
+def test_a_steady_trace_has_windows_for_it_and_the_page_says_so() -> None:
+    times = np.arange(300) / 4.0
+    lengths = np.random.default_rng(1).integers(15, 25, 300)
+    trace = Trace("steady", np.arange(300), np.full(300, 100), lengths, times, max_new_tokens=64)
+    made = plan(trace, slo="ttft_p90:500", sensitivity=True, **QUICK)
+    assert made.sensitivity is not None
+    assert "held against the trace itself as well" in render(made)
