@@ -35,8 +35,10 @@ def assign(
     request_rate, squared coefficient of variation 1 / burstiness, a Poisson process at 1. Unlike there the
     first request arrives at 0, not after a gap, since a trace counts its times from the first arrival. Where
     `burstiness` is not 1 the gaps are rescaled, as there, so that the mean rate of these very arrivals is the
-    one asked for: few bursts could otherwise miss it by far. A Poisson process stays one, unlike there, so
-    that what queueing theory says of it holds.
+    one asked for: few bursts could otherwise miss it by far. A Poisson process stays one, unlike there
+    (`get_request` of vllm/benchmarks/serve.py rescales any gaps so that the last request comes at n /
+    request_rate, to steady its figures), so that what queueing theory says of it holds: the mean rate of n
+    arrivals then misses the one asked for by 1 / sqrt(n) or so.
 
     With an equal state of `rng`, times at two rates are proportional, so two loads see the same pattern.
     A deadline keeps its distance from the arrival. Raises InputError where `request_rate`, `burstiness` or

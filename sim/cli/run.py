@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -19,6 +21,10 @@ from .options import DEFAULT, Flags, keywords
 
 if TYPE_CHECKING:
     from ..results.result import Result
+
+
+RATE_MISSED = 0.02
+"""By what fraction arrivals miss the rate asked for where it is said."""
 
 
 def simulate(
@@ -75,12 +81,26 @@ def simulate(
     _save(result, *files)
     if perfetto is not None:
         _write_timeline(result, perfetto, window)
+    _note_rate(flags, result.summary)
     if json_:
         print(result.to_json())
         show.note_load(result.summary)
     else:
         show.summary_table(result.summary)
         show.replica_table(result.replicas, result.summary["duration"])
+
+
+def _note_rate(flags: Flags, summary: Mapping[str, Any]) -> None:
+    """Say on stderr where Poisson arrivals miss the rate asked for, as any few do by chance."""
+    asked, offered = flags.request_rate, summary["offered_rate"]
+    if asked is None or offered is None or flags.burstiness != 1 or math.isinf(asked):
+        return
+    if abs(offered / asked - 1) > RATE_MISSED:
+        print(
+            f"seqsched: note: --request-rate {asked:g}: these Poisson arrivals come at {offered:.4g} "
+            f"requests/s, by chance; `vllm bench serve` would rescale their gaps to {asked:g}",
+            file=sys.stderr,
+        )
 
 
 def _save(
@@ -148,6 +168,7 @@ def compare(
         comparison = simulation.compare(
             flags.trace, policies=policies, warmup=warmup, on_progress=progress, **keywords(flags)
         )
+    _note_rate(flags, next(iter(comparison.summaries.values())))
     if json_:
         print(json.dumps(comparison.summaries, indent=2, allow_nan=False))
         if not comparison.alike:

@@ -86,7 +86,7 @@ class WorkloadSettings:
     """
     burstiness: float = 1.0
     """Shape of the gamma distribution of gaps: 1 is Poisson, below 1 burstier (vLLM's meaning); unless 1, the
-    gaps are rescaled to keep the rate.
+    gaps are rescaled to keep the rate. vLLM's benchmark rescales Poisson gaps too; here chance decides.
     """
     time_scale: float = 1.0
     """Multiply the trace's own arrival times; 0.1 is ten times the traffic."""

@@ -596,3 +596,17 @@ def test_what_is_misspelt_or_too_much_is_named(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], says: str
 ) -> None:
     assert says in refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize("command", [("simulate",), ("compare", "--policies", "vanilla;continuous")])
+def test_poisson_arrivals_that_miss_the_rate_are_named(
+    folder: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    def notes(*flags: str) -> list[str]:
+        main([*command, "--trace", "fixed:output_tokens=5", *flags, "--json"])
+        return [line for line in capsys.readouterr().err.splitlines() if "Poisson" in line]
+
+    (said,) = notes("--num-prompts", "150", "--request-rate", "5")
+    assert "--request-rate 5: these Poisson arrivals come at " in said and "`vllm bench serve`" in said
+    for flags in (["--request-rate", "5", "--burstiness", "0.5"], ["--request-rate", "inf"], []):
+        assert notes("--num-prompts", "150", *flags) == []
