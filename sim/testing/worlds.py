@@ -37,6 +37,8 @@ MACHINE = Profile(
     provenance=Provenance("roofline estimate", "2026-11-28", "made up for checks"),
 )
 FREE_PREDICTORS = ("oracle", "trace", "constant:tokens=70", "noisy:sigma=0.5,round_to=50,charge=off")
+OWN_CAPS = 7
+"""Number of the random stream that caps come from: a world is else the one that its seed always had."""
 CHARGED_PREDICTORS = ("exact:charge=on", "tuned", "noisy:sigma=0.8,miss=0.2")
 
 
@@ -59,8 +61,9 @@ class World:
         return replace(shared, fleet=tuple(Accelerator(MACHINE, limits_of(MACHINE, b)) for b in blocks))
 
     def __str__(self) -> str:
-        given = ", ".join(f"{name}={value}" for name, value in self.settings.items() if value is not None)
-        return f"{len(self.trace)} requests, {given}"
+        given = [f"{name}={value}" for name, value in self.settings.items() if value is not None]
+        caps = [] if self.trace.max_tokens is None else ["caps of their own"]
+        return ", ".join([f"{len(self.trace)} requests", *caps, *given])
 
 
 def random_trace(rng: np.random.Generator) -> Trace:
@@ -91,7 +94,16 @@ def random_world(seed: int) -> World:
         "max_concurrency": _choice(rng, [None, None, 1, 7]),
         "request_rate": _choice(rng, [None, None, 0.5, 20.0]),
     }
-    return World(seed, random_trace(rng), settings)
+    trace = random_trace(rng)
+    return World(seed, _with_own_caps(trace, np.random.default_rng([seed, OWN_CAPS])), settings)
+
+
+def _with_own_caps(trace: Trace, rng: np.random.Generator) -> Trace:
+    """In every third world each request has a cap of its own: below its answer, at it, or above it."""
+    if rng.integers(3):
+        return trace
+    factors = rng.choice([0.5, 1.0, 1.0, 1.3, 10.0], len(trace))
+    return replace(trace, max_tokens=np.maximum((trace.output_tokens * factors).astype(np.int64), 1))
 
 
 def _choice(rng: np.random.Generator, values: list[Any]) -> Any:

@@ -407,3 +407,33 @@ def test_a_router_that_breaks_a_rule_is_caught(router: Callable[[RouterContext],
 def test_who_is_turned_away_on_arrival_has_not_waited() -> None:
     """In this world three requests that can never fit arrive while the machine is idle."""
     check_scheduler("vanilla", seed=1004, num_worlds=1, is_work_conserving=True)
+
+
+def test_some_worlds_have_requests_with_caps_of_their_own() -> None:
+    worlds = [random_world(seed) for seed in range(60)]
+    own = [world for world in worlds if world.trace.max_tokens is not None]
+    assert 10 <= len(own) <= 30
+    assert all("caps of their own" in str(world) for world in own)
+    gaps = np.concatenate([world.trace.max_tokens - world.trace.output_tokens for world in own])
+    assert (gaps < 0).any() and (gaps == 0).any() and (gaps > 0).any()
+    for world in own:
+        seen = world.scenario().trace
+        assert seen.max_tokens is not None and (seen.output_tokens <= seen.max_tokens).all()
+
+
+class AllCapsAlike(OneAtATime):
+    """Keeps the cap of the first request for all that follow."""
+
+    cap = 0
+
+    def next_work(self, now: float) -> Work | None:
+        work = super().next_work(now)
+        if not isinstance(work, PaddedBatch):
+            return work
+        self.cap = self.cap or work.token_limit
+        return PaddedBatch(work.requests, self.cap)
+
+
+def test_a_scheduler_that_takes_all_caps_for_alike_is_found() -> None:
+    with pytest.raises(AssertionError, match=r"caps of their own"):
+        check_scheduler(AllCapsAlike)
