@@ -44,6 +44,7 @@ def error_figure(cases: Sequence[PolicyCheck]) -> Figure:
     axes[0].set_yticks(
         np.arange(len(cases)), [f"{style.plain(c.policy)}\n({c.predictor})" for c in cases], fontsize=7
     )
+    _note_left_out(fig, cases)
     return fig
 
 
@@ -68,6 +69,7 @@ def request_figure(cases: Sequence[PolicyCheck]) -> Figure:
         requests(case, ax)
     for ax in axes[len(cases) :]:
         ax.set_axis_off()
+    _note_left_out(fig, cases)
     return fig
 
 
@@ -105,6 +107,11 @@ def _batches(result: Result, sign: int, colour: str, ax: Axes) -> None:
         linewidth=0.3,
         hatch=None if sign > 0 else "///",
     )
+
+
+def _note_left_out(fig: Figure, cases: Sequence[PolicyCheck]) -> None:
+    """Say above a figure which requests its latencies leave out, simulated or measured."""
+    style.note_left_out(fig, [result.summary for c in cases for result in (c.predicted, *c.measured)])
 
 
 def _title(case: PolicyCheck) -> str:

@@ -261,6 +261,9 @@ def test_requests_that_fail_stand_beside_the_latencies_that_leave_them_out(make_
     case = report.PolicyCheck("vanilla", "oracle", whole, (fewer,))
     text = report.markdown([case], {})
     assert f"leave out, measured: {fewer.summary['failed']} of 60 requests" in text
+    for draw in (figures.error_figure, figures.request_figure):
+        assert f"{fewer.summary['failed']} of 60 requests" in draw([case]).get_suptitle()
+        assert not draw([replace(case, measured=(whole,))]).get_suptitle()
     assert "predicted: " not in text
     failures = judging.failures(case, judging.judge_all([case], bounds(1e6))[case.name])
     assert (
