@@ -146,14 +146,13 @@ def plan(
         return ask_rate(wanted, replicas, rate or 1.0, effort, tolerance, curves, replay)
 
     with Runs(wanted, state, Workers(jobs, backend, address), on_run) as runs:
-        machines = [(policy, unit.machines) for policy, unit in pairs]
-        never = unservable_of_each(workload.example, machines, given, runs.runner)
+        never = unservable_of_each(workload.example, pairs, given, runs.runner)
         results = run_searches(list(zip(worlds, map(search_of, never), strict=True)), runs)
         found = zip(pairs, results, strict=True)
         answers = tuple(answer_of(p, unit, parts, unit.price(prices), spare) for (p, unit), parts in found)
         left_out = [] if wanted.bounds_a_latency else never
-        unused = unused_prices(prices, units)
-        notes = (*notes_of(workload, asked_rate, replay, max_requests, answers, left_out), *unused)
+        about = notes_of(workload, asked_rate, replay, max_requests, answers, left_out)
+        notes = (*about, *unused_prices(prices, units))
         answer = Plan(question, answers, assumptions_of(workload, given, units, answers), notes)
         by_replay = replay if replay is not None and replay.is_all else None
         return _with_sensitivity(answer, worlds, wanted, effort, runs, by_replay) if sensitivity else answer

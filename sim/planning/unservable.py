@@ -19,6 +19,7 @@ from ..scenario.settings import DEFAULT_TRACE, Settings
 from .answer_search import Parts
 from .search import Effort, Search, decide
 from .slo import Slo
+from .units import Unit
 
 
 @dataclass(frozen=True)
@@ -87,16 +88,17 @@ def unservable(
 
 
 def unservable_of_each(
-    trace: Trace, pairs: Sequence[tuple[str, Sequence[Profile]]], settings: Settings, runner: Runner
+    trace: Trace, pairs: Sequence[tuple[str, Unit]], settings: Settings, runner: Runner
 ) -> list[Unservable | None]:
-    """`unservable` of each policy on its machines.
+    """`unservable` of each policy on the machines of its unit.
 
     A policy from outside is asked where runs are: it may end the process, which these survive. Where it fails
     nothing is known of it here, and its runs name the failure.
     """
     found: dict[int, Unservable | None] = {}
     tasks = []
-    for k, (policy, machines) in enumerate(pairs):
+    for k, (policy, unit) in enumerate(pairs):
+        machines = unit.machines
         if POLICIES.is_outside(policy):
             tasks.append(
                 Task(str(k), (Shared(trace), policy, machines, replace(settings, trace=DEFAULT_TRACE)))
