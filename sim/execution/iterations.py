@@ -178,13 +178,13 @@ class RunningRequests:
         num_decode, head_end_s, gaps = len(heap), start_s + leap.head_s, ledger.gaps
         steps = gaps.steps
         if self.num_head:
-            steps += (head_end_s - self.iterated_s, self.num_head, head_end_s)
+            steps += (head_end_s - self.iterated_s, self.num_head)
         if self.back:
             for i in self.back:
-                steps += (head_end_s - self.last_token_s.pop(i), 1, head_end_s)
+                steps += (head_end_s - self.last_token_s.pop(i), 1)
             self.back.clear()
         if iterations > 1:
-            gaps.rows += (leap.first_s, leap.slope_s, iterations - 1, num_decode, head_end_s)
+            gaps.rows += (leap.first_s, leap.slope_s, iterations - 1, num_decode)
             if len(gaps.rows) >= FOLD_AT:
                 gaps.fold()
         if len(steps) >= FOLD_AT:
@@ -249,3 +249,12 @@ class RunningRequests:
             self.last_token_s[i] = self.iterated_s
         elif i in self.computed or not self.ledger.ended(i):
             self.prompt_tokens -= self.computed.pop(i)
+
+
+class TimedRequests(RunningRequests):
+    """The same, where the gaps between tokens are to be told apart by when they were."""
+
+    def advance(self, leap: Leap, iterations: int, start_s: float, end_s: float) -> list[Request]:
+        """Say when the gaps are that this adds, and move on."""
+        self.ledger.gaps.mark(start_s + leap.head_s)
+        return super().advance(leap, iterations, start_s, end_s)

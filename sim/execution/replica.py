@@ -33,7 +33,7 @@ from ..work import (
 from .arrivals import SimProcess
 from .blame import blame
 from .environment import DECISION, END, OUTAGE, Environment
-from .iterations import Leap, RunningRequests
+from .iterations import Leap, RunningRequests, TimedRequests
 from .padded_batch import FREE, PerceptionCost, batch_record, cut_off, perceive_record
 from .progress import Progress
 
@@ -97,7 +97,8 @@ class Replica:
         self.scheduler = complete(scheduler)
         self.output_tokens, self.predictions, self.perception = output_tokens, predictions, perception
         self.leap, self.number, self.use = leap, number, ledger.replicas[number]
-        self.running = RunningRequests(cost, output_tokens, ledger, self.use, number)
+        running = RunningRequests if ledger.gaps.kept is None else TimedRequests
+        self.running = running(cost, output_tokens, ledger, self.use, number)
         self.num_requests = 0  # submitted and not ended
         self.is_listening = False  # idle, or in iterations that an arrival ends early
         self.is_leaping = False  # in iterations that could be ended early

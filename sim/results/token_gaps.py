@@ -80,13 +80,14 @@ class Moments(NamedTuple):
 class GapPool:
     """Gaps as they come in, and once there are many, folded into bins of a fixed number.
 
-    `steps`: three numbers a gap (seconds, weight, when it ended); `rows`: five a ramp (first_s, slope_s,
-    count, weight, when the first of them began). Whoever adds to one of them calls `fold` where that has
-    grown to `FOLD_AT`. With `keeps_times` all are kept, so that those of a part of the run can be pooled.
+    `steps`: two numbers a gap (seconds, weight); `rows`: four a ramp (first_s, slope_s, count, weight).
+    Whoever adds to one of them calls `fold` where that has grown to `FOLD_AT`. With `keeps_times` all are
+    kept, so that those of a part of the run can be pooled, and whoever adds says before, by `mark`, when.
     """
 
     def __init__(self, *, keeps_times: bool = False) -> None:
         self.kept: list[Ramps] | None = [] if keeps_times else None
+        self.marks: list[tuple[float, int, int]] = []
         self.steps: list[float] = []
         self.rows: list[float] = []
         self.moments = Moments()
@@ -95,18 +96,35 @@ class GapPool:
 
     def add(self, first_s: float, slope_s: float, count: int, weight: int, start_s: float) -> None:
         """`count` gaps, the first of `first_s`, seen by `weight` sequences from the time `start_s` on."""
+        if self.kept is not None:
+            self.mark(start_s)
         rows = self.rows
-        rows += (first_s, slope_s, count, weight, start_s)
+        rows += (first_s, slope_s, count, weight)
         if len(rows) >= FOLD_AT:
             self.fold()
 
+    def mark(self, time_s: float) -> None:
+        """What is added next: single gaps end at this time, ramps begin."""
+        self.marks.append((time_s, len(self.steps) // 2, len(self.rows) // 4))
+
+    def _times(self, steps: int, rows: int) -> tuple[FloatArray, FloatArray]:
+        """When each single gap ended, and each ramp began, by the marks; 0 where none are kept."""
+        if not self.marks:
+            return np.zeros(steps), np.zeros(rows)
+        time_s, first_step, first_row = np.array(self.marks).T
+        counts = (np.diff(at, append=end).astype(int) for at, end in ((first_step, steps), (first_row, rows)))
+        by_step, by_row = (np.repeat(time_s, count) for count in counts)
+        return by_step, by_row
+
     def ramps(self) -> Ramps:
         """Those not folded yet."""
-        gap_s, seen_by, end_s = np.fromiter(self.steps, float, len(self.steps)).reshape(-1, 3).T
-        rows = np.fromiter(self.rows, float, len(self.rows)).reshape(-1, 5)
-        single = np.zeros((len(gap_s), 5))
-        single[:, 0], single[:, 2], single[:, 3], single[:, 4] = gap_s, 1.0, seen_by, end_s - gap_s
-        first_s, slope_s, counts, weight, start_s = np.concatenate([single, rows]).T
+        gap_s, seen_by = np.fromiter(self.steps, float, len(self.steps)).reshape(-1, 2).T
+        rows = np.fromiter(self.rows, float, len(self.rows)).reshape(-1, 4)
+        single = np.zeros((len(gap_s), 4))
+        single[:, 0], single[:, 2], single[:, 3] = gap_s, 1.0, seen_by
+        first_s, slope_s, counts, weight = np.concatenate([single, rows]).T
+        ended_s, began_s = self._times(len(single), len(rows))
+        start_s = np.concatenate([ended_s - gap_s, began_s])
         return Ramps(first_s, slope_s, counts.astype(np.int64), weight.astype(np.int64), start_s)
 
     def pooled(self, more: Ramps | None = None, since_s: float = -math.inf) -> dict[str, float | None]:
@@ -147,6 +165,7 @@ class GapPool:
         """Empty `steps` and `rows` into the bins, or into arrays where times are kept."""
         if self.kept is not None:
             self.kept.append(self.ramps())
+            self.marks.clear()
             self.steps.clear()
             self.rows.clear()
             return

@@ -101,7 +101,7 @@ def test_a_weight_is_as_good_as_repeating() -> None:
 def test_single_gaps_are_ramps_of_one(steps: list[tuple[float, int]]) -> None:
     pool, same = GapPool(), GapPool()
     for gap_s, weight in steps:
-        pool.steps += (gap_s, weight, 1.0)
+        pool.steps += (gap_s, weight)
         same.add(gap_s, 0.0, 1, weight, 1.0 - gap_s)
     assert pool.pooled() == same.pooled() != GapPool().pooled()
     pool.fold(), same.fold()
@@ -117,10 +117,10 @@ def test_folding_a_long_run_loses_next_to_nothing(
     """Mean and std are those of all gaps at once, percentiles differ by the width of a piece and of a bin."""
     pool = GapPool()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(token_gaps, "FOLD_AT", 5 * fold_at)
+        patch.setattr(token_gaps, "FOLD_AT", 4 * fold_at)
         for row in rows:
             pool.add(*row, 0.0)
-    assert len(pool.rows) < 5 * fold_at
+    assert len(pool.rows) < 4 * fold_at
     folded, whole = pool.pooled(), GapPool().pooled(ramps(rows))
     if whole["mean"] is None:
         assert folded == whole
