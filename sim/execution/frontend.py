@@ -49,7 +49,7 @@ class FrontedArrivals(Arrivals):
     """Requests that pass a frontend: they are due when they come out of it.
 
     A client that waits for another's place (`max_concurrency`) sends when that one has its last token. What
-    arrives as another ends counts as sent after it.
+    arrives as another ends counts as sent after it. `may_drop`: schedulers may give requests up.
     """
 
     def __init__(
@@ -59,11 +59,13 @@ class FrontedArrivals(Arrivals):
         ledger: Ledger,
         max_concurrency: int | None = None,
         on_progress: Progress | None = None,
+        *,
+        may_drop: bool = True,
     ) -> None:
         super().__init__(requests, ledger, max_concurrency, on_progress)
         self.frontend, self.holds_back = frontend, self.is_bounded
-        # Times that depend on how many are under way need every arrival noticed, as places do.
-        self.is_bounded = self.is_bounded or frontend.is_shared
+        # How many are under way depends on when a request is dropped, so every arrival has to be noticed.
+        self.is_bounded = self.is_bounded or (frontend.is_shared and may_drop)
         self.out_s: npt.NDArray[np.float64] = np.zeros(ledger.num_requests)  # by request id
         self.inside: list[tuple[float, int, Request]] = []  # in the frontend: (when due, number, request)
         self.frees: list[float] = []  # when places fall free that are not free yet

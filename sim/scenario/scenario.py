@@ -38,7 +38,7 @@ from ..results.ledger import Ledger, ReplicaUse, column
 from ..results.result import Result, make_result
 from ..results.warmup import read_warmup
 from ..version import __version__
-from ..work import Limits, Prediction, SchedulingError
+from ..work import Limits, Prediction, Scheduler, SchedulingError
 from .machines import Accelerator, accelerators_of, fleet_text, frontend_of, outages_of, provenance_of
 from .policies import Policy, kv_capacity, policy_name, scheduler_maker
 from .requests import arriving, check_concurrency, goodput_bounds, output_cap, requests_of
@@ -121,7 +121,7 @@ class Scenario:
         if not perception.charged:
             ledger.predicted = column(perception.predicted.astype(np.int64))
         env = Environment()
-        arrivals = self._arrivals(self.requests(perception), ledger, on_progress)
+        arrivals = self._arrivals(self.requests(perception), ledger, on_progress, schedulers)
         fleet = None if isinstance(arrivals, Sole) else self._fleet(env, arrivals)
         source: Source = fleet or cast(Sole, arrivals)
         predictions = predictions_of(perception) if perception.charged else ()
@@ -207,14 +207,27 @@ class Scenario:
         return chain.from_iterable(map(block, range(0, n, REQUESTS_AT_A_TIME)))
 
     def _arrivals(
-        self, requests: Iterator[Request], ledger: Ledger, on_progress: Progress | None
+        self,
+        requests: Iterator[Request],
+        ledger: Ledger,
+        on_progress: Progress | None,
+        schedulers: Sequence[Scheduler],
     ) -> Arrivals:
         """Requests as they come to the machines: to a single one directly, unless it may fail."""
         machines, alone = self.machines, len(self.machines) == 1 and not self.outages.any
         coming, frontend = (requests, ledger, self.max_concurrency, on_progress), frontend_of(machines)
         if frontend is None:
             return (Sole if alone else Arrivals)(*coming)
-        return (FrontedSole if alone else FrontedArrivals)(frontend, *coming)
+        may_drop = self._may_drop(schedulers)
+        return (FrontedSole if alone else FrontedArrivals)(frontend, *coming, may_drop=may_drop)
+
+    def _may_drop(self, schedulers: Sequence[Scheduler]) -> bool:
+        """Whether a request may be given up: it has a deadline, or may be larger than what surely fits."""
+        trace = self.trace
+        caps = self.max_new_tokens if trace.max_tokens is None else trace.max_tokens
+        largest = int((trace.prompt_tokens + caps).max())
+        too_large = any(largest > getattr(scheduler, "surely_fits_tokens", -1) for scheduler in schedulers)
+        return too_large or trace.deadline_s is not None
 
     def _fleet(self, env: Environment, arrivals: Arrivals) -> Fleet:
         router = self._router(self.machines)
