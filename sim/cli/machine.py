@@ -190,7 +190,7 @@ def compose(
 
 def calibrate(
     *,
-    steps: Path | None = None,
+    steps: Annotated[tuple[Path, ...], Parameter(consume_multiple=True, negative="")] = (),
     log: Logs = (),
     out: Path,
     name: str | None = None,
@@ -212,7 +212,7 @@ def calibrate(
     ----------
     steps
         CSV with the columns num_decode, decode_context_tokens, num_prefill, prefill_tokens,
-        prefill_attention, step_ms.
+        prefill_attention, step_ms, and decode_context_max where contexts differ; one file or several.
     log
         Logs that clients wrote (`seqsched observe --out`), at several rates, where nobody has timed steps.
     out
@@ -240,6 +240,8 @@ def calibrate(
     kv_blocks
         The KV memory of that server in blocks of 16 tokens; default: enough for all.
     """
+    import pandas as pd
+
     from ..hardware.datasheets import known_gpu
     from ..hardware.fitting import SOURCES, fit, read_steps
     from ..hardware.model_shape import known_model
@@ -248,10 +250,10 @@ def calibrate(
     shape, card = known_model(model) if model else None, known_gpu(gpu) if gpu else None
     _check_one_kind(
         log,
-        {"steps": steps, "source": source, "host-ms": host_ms, "figure": figure},
+        {"steps": steps or None, "source": source, "host-ms": host_ms, "figure": figure},
         {"policy": policy, "kv-blocks": kv_blocks},
     )
-    if steps is None:
+    if not steps:
         fit_to_logs(
             log, out, name=name or out.stem, policy=policy, kv_blocks=kv_blocks, engine=engine,
             model=shape, gpu=card,
@@ -260,22 +262,24 @@ def calibrate(
     source = source or "measured"
     if source not in SOURCES:
         raise InputError(f"source: {source!r} is not one of {', '.join(SOURCES)}{nearest(source, SOURCES)}")
-    measured = read_steps(steps)
-    check_hardware(measured, str(steps), shape, card)
+    parts = [read_steps(path, in_part=len(steps) > 1) for path in steps]
+    for path, part in zip(steps, parts, strict=True):
+        check_hardware(part, str(path), shape, card)
+    source_files = ", ".join(path.name for path in steps)
     fitted, report = fit(
-        measured,
+        pd.concat(parts, ignore_index=True),
         name or out.stem,
         model=shape,
         gpu=card,
         engine=engine,
         host_s=(host_ms or 0.0) / 1e3,
         async_scheduling=async_scheduling,
-        source=steps.name,
+        source=source_files,
         kind=SOURCES[source],
     )
     fitted.save(out)
     picture = figure or out.with_suffix(".png")
-    _report_fit(fitted, report, steps.name, picture)
+    _report_fit(fitted, report, source_files, picture)
     show.wrote([out, picture])
 
 

@@ -2,7 +2,7 @@
 
 Knows the true lengths and the step cost; knows nothing of SimPy, queues or memory. An iteration is a tick of
 one global counter; running requests sit in a heap by the tick at which they finish, so that a leap costs
-O(log n).
+O(log n). Where uneven contexts cost something, another heap holds the longest one.
 """
 
 from __future__ import annotations
@@ -96,6 +96,9 @@ class RunningRequests:
         self.prompt_tokens = 0  # summed over incomplete prompts
         self.peak_tokens = 0  # in memory at the end of the last leap, before what finished left
         self.iterated_s = math.nan  # end of the last iteration
+        # What decodes, the longest context first, as (tick - context, tick of its last token); what has ended
+        # stays in it until it comes first.
+        self.longest: list[tuple[int, int]] | None = [] if self.cost.counts_uneven else None
 
     @property
     def num_decoding(self) -> int:
@@ -114,19 +117,18 @@ class RunningRequests:
         for request in work.evict:
             self._evict(request)
         cost, heap = self.cost, self.heap
-        tick, context = self.use.iterations, self.context_tokens
+        tick, context, longest = self.use.iterations, self.context_tokens, self.longest
         self.num_head = num_head = len(heap)
-        num_rows, row_tokens = num_head, context
-        if work.overrun:
-            num_rows, row_tokens = self._with_overrun(work.overrun)
-        if work.chunks:
-            back = self.back
-            ledger, output_tokens, kept = self.ledger, self.output_tokens, self.generated
+        num_rows, row_tokens, uneven = num_head, context, 0
+        if work.overrun or longest:
+            num_rows, row_tokens, uneven = self._rows(work.overrun)
+        if chunks := work.chunks:
+            back, ledger, output_tokens, kept = self.back, self.ledger, self.output_tokens, self.generated
             # These columns, and those in `advance`, as `Ledger.record_scheduled` and its siblings do.
             scheduled_s, first_token_s, dropped = ledger.scheduled_s, ledger.first_token_s, ledger.reason
             prefill_tokens = attention = 0
             starting: list[int] = []
-            for chunk in work.chunks:
+            for chunk in chunks:
                 request, num_tokens, history = chunk.request, chunk.num_tokens, chunk.cached
                 i = request.id
                 if (since_s := scheduled_s[i]) == since_s or (dropped and i in dropped):
@@ -148,21 +150,22 @@ class RunningRequests:
                 else:
                     starting.append(i)
                 heappush(heap, (tick + left, i, request))
-            head_s = cost.mixed_s(num_rows, row_tokens, len(work.chunks), prefill_tokens, attention / 2)
-            head_end_s = now + head_s
+                if longest is not None:
+                    heappush(longest, (tick - length + 1, tick + left))
+            head_s = cost.mixed_s(num_rows, row_tokens, len(chunks), prefill_tokens, attention / 2, uneven)
             for i in starting:
-                first_token_s[i] = head_end_s
+                first_token_s[i] = now + head_s
             self.context_tokens = context
         elif num_rows:
-            head_s = cost.decode_s(num_rows, row_tokens)
+            head_s = cost.decode_s(num_rows, row_tokens, uneven)
         else:
             raise SchedulingError("Iterations with nothing to run")
         iterations = heap[0][0] - tick if heap else 1
         if iterations > work.at_most:
             iterations = work.at_most
         if iterations > 1 and now + head_s < until_s:
-            num_decode = len(heap)
-            first_s, slope_s = cost.decode_run(num_decode, context + num_decode)
+            num_decode, uneven = len(heap), self._rows(())[2] if longest else 0
+            first_s, slope_s = cost.decode_run(num_decode, context + num_decode, uneven)
             leap = Leap(iterations, head_s, first_s, slope_s)
             if until_s < math.inf:
                 leap.iterations = leap.iterations_begun(until_s - now)
@@ -212,12 +215,22 @@ class RunningRequests:
                     use.join_unfinished()
         return finished
 
-    def _with_overrun(self, ended: Sequence[Request]) -> tuple[int, int]:
-        """Rows that decode and their tokens in memory, with those of requests that have ended."""
-        if self.use.unfinished is None and not self.heap:
-            self.use.unfinished = []  # perhaps nobody finishes after them
-        tokens = sum(request.prompt_tokens + self.output_tokens[request.id] - 1 for request in ended)
-        return len(self.heap) + len(ended), self.context_tokens + tokens
+    def _rows(self, ended: Sequence[Request]) -> tuple[int, int, int]:
+        """Rows that decode, their tokens in memory, and how many tokens in all they fall short of the longest
+        where that counts; with those of requests that have ended.
+        """
+        heap, longest, most = self.heap, self.longest, 0
+        num_rows, tokens, tick = len(heap), self.context_tokens, self.use.iterations
+        if longest is not None and heap:
+            while longest[0][1] <= tick:
+                heappop(longest)
+            most = tick - longest[0][0]
+        if ended:
+            if self.use.unfinished is None and not heap:
+                self.use.unfinished = []  # perhaps nobody finishes after them
+            contexts = [request.prompt_tokens + self.output_tokens[request.id] - 1 for request in ended]
+            num_rows, tokens, most = num_rows + len(ended), tokens + sum(contexts), max(most, *contexts)
+        return num_rows, tokens, 0 if longest is None else num_rows * most - tokens
 
     def _resumed(self, id: int) -> int:
         """Tokens that a request which has run before has in memory, no longer counted as an incomplete
@@ -243,6 +256,9 @@ class RunningRequests:
         if entry is not None:
             self.heap.remove(entry)
             heapify(self.heap)
+            if self.longest is not None:
+                self.longest.remove((entry[0] + 1 - request.prompt_tokens - self.output_tokens[i], entry[0]))
+                heapify(self.longest)
             generated = self.output_tokens[i] - (entry[0] - self.use.iterations)
             self.context_tokens -= request.prompt_tokens + generated - 1
             self.generated[i] = generated

@@ -43,9 +43,10 @@ def batch_record(
             f"({[r.id for r in requests]})"
         )
     prompts = [r.prompt_tokens for r in requests]
-    rows, context = len(prompts), cost.batch_context_tokens(prompts)
+    context, uneven = cost.batch_context_tokens(prompts), cost.batch_uneven_tokens(prompts)
+    rows = len(prompts)
     iterations = min(work.token_limit, max(output_tokens[r.id] for r in requests))
-    first_step_s, slope_s = cost.decode_run(rows, context)
+    first_step_s, slope_s = cost.decode_run(rows, context, uneven)
     prefill_end_s = start_s + cost.batch_prefill_s(prompts)
     return BatchRecord(
         PaddedBatch.kind,
@@ -54,7 +55,7 @@ def batch_record(
         iterations,
         start_s,
         prefill_end_s,
-        prefill_end_s + cost.decode_run_s(rows, context, iterations - 1),
+        prefill_end_s + cost.decode_run_s(rows, context, iterations - 1, uneven),
         max(prompts),
         first_step_s,
         slope_s,
@@ -76,11 +77,11 @@ def perceive_record(
     if not rows:
         raise SchedulingError("a Perceive of 0 requests asks nothing")
     prompts = [r.prompt_tokens + question for r in work.requests]
-    context, kv_tokens = cost.batch_context_tokens(prompts), padded_tokens(work.requests, question + answer)
-    slowdown = perception.slowdown
-    first_step_s, slope_s = (slowdown * seconds for seconds in cost.decode_run(rows, context))
+    context, uneven = cost.batch_context_tokens(prompts), cost.batch_uneven_tokens(prompts)
+    kv_tokens, slowdown = padded_tokens(work.requests, question + answer), perception.slowdown
+    first_step_s, slope_s = (slowdown * seconds for seconds in cost.decode_run(rows, context, uneven))
     prefill_end_s = start_s + slowdown * cost.batch_prefill_s(prompts)
-    end_s = prefill_end_s + slowdown * cost.decode_run_s(rows, context, answer)
+    end_s = prefill_end_s + slowdown * cost.decode_run_s(rows, context, answer, uneven)
     return BatchRecord(
         Perceive.kind,
         ids,

@@ -15,7 +15,8 @@ from itertools import accumulate
 
 from sim.hardware.datasheets import Gpu
 from sim.hardware.model_shape import ModelShape
-from sim.hardware.step_cost import PiecewiseLinear, StepCost
+from sim.hardware.piecewise_linear import PiecewiseLinear
+from sim.hardware.step_cost import StepCost
 
 KNOTS_PER_OCTAVE = 16
 """Between the two bends the carried base is a hyperbola; with so many knots it is off by at most 0.05 %."""
@@ -98,6 +99,7 @@ def carry(cost: StepCost, before: Ceilings, after: Ceilings) -> StepCost:
         mixed_base=_carry_base(cost.mixed_base, before, after),
         decode_per_context_s=cost.decode_per_context_s * context,
         decode_context=cost.decode_context and cost.decode_context.scaled(context),
+        decode_uneven=cost.decode_uneven and cost.decode_uneven.scaled(context),
         mixed_per_context_s=cost.mixed_per_context_s * context,
         mixed_per_attention_s=cost.mixed_per_attention_s * attention,
         mixed_per_decode_s=cost.mixed_per_decode_s * attention,
@@ -106,6 +108,7 @@ def carry(cost: StepCost, before: Ceilings, after: Ceilings) -> StepCost:
         mixed_per_share_s=cost.mixed_per_share_s * attention,
         mixed_per_reach_s=cost.mixed_per_reach_s * attention,
         mixed_decode=cost.mixed_decode and cost.mixed_decode.scaled(attention),
+        mixed_per_uneven_s=cost.mixed_per_uneven_s * context,
     )
 
 

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from sim.hardware.piecewise_linear import PiecewiseLinear
 from sim.hardware.regime_fit import FloatArray, summarise
-from sim.hardware.step_cost import PiecewiseLinear, StepCost
+from sim.hardware.step_cost import StepCost
 
 MOST_SEQUENCES = 1024
 MOST_TOKENS = 16_384

@@ -9,7 +9,9 @@ from typing import Any
 
 from sim.hardware.host import NO_HOST, Host
 from sim.hardware.kv_memory import GIB
+from sim.hardware.piecewise_linear import PiecewiseLinear
 from sim.hardware.profile import Profile
+from sim.hardware.step_cost import StepCost
 
 TYPICAL_CONTEXT_TOKENS = 512
 """Context per sequence at which times are shown."""
@@ -54,6 +56,8 @@ def describe(profile: Profile) -> list[tuple[str, str]]:
         label = f"decode iteration, batch {n}"
         rows.append((label, f"{cost.decode_s(n, n * context) * 1e3:.2f} ms at {context} context tokens each"))
     rows.append(("prefill of 512 tokens", f"{cost.padded_prefill_s(1, 512) * 1e3:.2f} ms"))
+    if cost.decode_uneven is not None:
+        rows.append(("uneven contexts", _alpha(cost.decode_uneven, cost)))
     rows.append(("knee", f"batch {cost.knee(context)}, beyond which a doubling adds under 25 % tokens/s"))
     real = {"prefill": cost.ragged_prefill, "decode": cost.ragged_decode}
     free = " and ".join(name for name, is_free in real.items() if is_free)
@@ -92,6 +96,15 @@ def _host_rows(host: Host) -> list[tuple[str, str]]:
         if constant or each:
             rows.append((f"host, {label}", f"{constant:g} ms, {each:+g} ms for each request under way"))
     return rows
+
+
+def _alpha(curve: PiecewiseLinear, cost: StepCost) -> str:
+    """What uneven contexts cost, as shares of what a context token costs."""
+    shares = [cost.decode_uneven_s(int(n)) / (cost.decode_context_s(int(n)) or 1.0) for n in curve.sizes]
+    return (
+        f"a token short of the longest context costs {min(shares):.2f} to {max(shares):.2f} of a context "
+        f"token (batch {curve.sizes[0]:g} to {curve.sizes[-1]:g})"
+    )
 
 
 def _residual_rows(residuals: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ on grid cells that the fit did not see.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date as Date
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from sim.hardware.profile import Kind, Profile, Provenance
 from sim.hardware.regime_fit import (
     Cells,
     FloatArray,
+    IntArray,
     RegimeFit,
     cell_folds,
     choose_terms,
@@ -29,7 +31,15 @@ from sim.hardware.regime_fit import (
     summarise,
 )
 from sim.hardware.step_cost import StepCost
-from sim.hardware.steps_file import COUNTS, read_steps
+from sim.hardware.steps_file import COUNTS, LONGEST, read_steps, with_longest
+from sim.hardware.uneven_contexts import (
+    PER_CONTEXT,
+    UNEVEN,
+    DecodeFit,
+    cross_validate_decode,
+    fit_decode,
+    uneven_tokens,
+)
 from traces.errors import InputError
 
 if TYPE_CHECKING:
@@ -59,9 +69,11 @@ class FitReport:
     is_mixed: npt.NDArray[np.bool_]
     """The cell has prefill in it."""
     errors: dict[str, dict[str, dict[str, float]]]
-    """Absolute relative errors: regime (decode_only, mixed) → how judged (in_sample, unseen_cells,
-    unseen_sizes) → mean, median, p95, max. A way of judging is absent where there are too few cells or sizes
-    for it."""
+    """Absolute relative errors: regime (decode_only, mixed, and of both uneven_contexts) → how judged
+    (in_sample, unseen_cells, unseen_sizes) → mean, median, p95, max. A way of judging is absent where there
+    are too few cells or sizes for it."""
+    alpha: tuple[tuple[float, float], ...]
+    """(sequences, alpha of uneven contexts in decode-only iterations); empty where it was not measured."""
     terms: tuple[str, ...]
     """The coefficients that the mixed regime has."""
     tried: dict[str, float]
@@ -80,6 +92,9 @@ class FitReport:
             for way, errors in ways.items()
         ]
         rows.append(("mixed terms", ", ".join(self.terms)))
+        if self.alpha:
+            shares = ", ".join(f"{share:.3f} at batch {n:g}" for n, share in self.alpha)
+            rows.append(("alpha of uneven contexts", shares))
         rows.extend(("note", note) for note in self.notes)
         return rows
 
@@ -111,19 +126,21 @@ def fit(
     cross-validation, folds leaving out whole grid cells (and, reported beside it, whole batch sizes or token
     counts). Raises `InputError` for a missing regime.
     """
-    cells = steps.groupby(list(COUNTS), as_index=False, sort=True)[["step_ms"]].median()
+    counts = [*COUNTS, LONGEST]
+    cells = with_longest(steps).groupby(counts, as_index=False, sort=True)[["step_ms"]].median()
     mixed_rows = (cells["num_prefill"] > 0).to_numpy(dtype=bool)
     for there, regime in ((~mixed_rows, "decode-only rows"), (mixed_rows, "rows with prefill")):
         if not there.any():
             raise InputError(f"{source or name}: no {regime}; both regimes must be measured")
     decode_fit, mixed_fit, report = _fit_regimes(cells, mixed_rows)
-    coefficients: dict[str, Any] = {**decode_fit.coefficients, **mixed_fit.coefficients}
+    coefficients: dict[str, Any] = {**decode_fit.even.coefficients, **mixed_fit.coefficients}
     cost = StepCost(
-        decode_base=decode_fit.base,
+        decode_base=decode_fit.even.base,
         mixed_base=mixed_fit.base,
         host_ms=round(host_s * 1e3, 9),
         ragged_prefill=ragged_prefill,
         ragged_decode=ragged_decode,
+        decode_uneven=decode_fit.curve,
         **coefficients,
     )
     provenance = Provenance(
@@ -141,18 +158,20 @@ def fit(
 
 def _fit_regimes(
     cells: pd.DataFrame, mixed_rows: npt.NDArray[np.bool_]
-) -> tuple[RegimeFit, RegimeFit, FitReport]:
+) -> tuple[DecodeFit, RegimeFit, FitReport]:
     """The fits of decode-only and of mixed iterations, and the report on both."""
     decode, mixed = _decode_cells(cells.loc[~mixed_rows]), _mixed_cells(cells.loc[mixed_rows])
-    decode_fit = fit_regime(decode, ["decode_per_context_s"])
+    decode_fit = fit_decode(decode)
     terms = list(ALWAYS)
+    if mixed.terms["mixed_per_uneven_s"].any():
+        terms.append("mixed_per_uneven_s")
     tried: dict[str, float] = {}
     folds = cell_folds(len(mixed.seconds))
     if folds is not None:
-        terms, tried = choose_terms(mixed, ALWAYS, CANDIDATES, folds)
+        terms, tried = choose_terms(mixed, terms, CANDIDATES, folds)
     mixed_fit = fit_regime(mixed, terms)
     if not mixed.terms["mixed_per_context_s"].any():
-        mixed_fit.coefficients["mixed_per_context_s"] = decode_fit.coefficients["decode_per_context_s"]
+        mixed_fit.coefficients["mixed_per_context_s"] = decode_fit.per_context_s
 
     fitted = np.empty(len(cells))
     fitted[~mixed_rows], fitted[mixed_rows] = decode_fit.predict(decode), mixed_fit.predict(mixed)
@@ -160,10 +179,11 @@ def _fit_regimes(
         measured_s=_column(cells, "step_ms") / 1e3,
         fitted_s=fitted,
         is_mixed=mixed_rows,
-        errors={"decode_only": _judge(decode, decode_fit), "mixed": _judge(mixed, mixed_fit)},
+        errors=_errors(decode, decode_fit, mixed, mixed_fit),
+        alpha=decode_fit.alpha,
         terms=tuple(terms),
         tried=tried,
-        notes=_notes(cells.loc[~mixed_rows], cells.loc[mixed_rows]),
+        notes=_notes(cells.loc[~mixed_rows], cells.loc[mixed_rows], decode_fit),
     )
     return decode_fit, mixed_fit, report
 
@@ -171,7 +191,7 @@ def _fit_regimes(
 def _decode_cells(rows: pd.DataFrame) -> Cells:
     return Cells(
         sizes=_column(rows, "num_decode"),
-        terms={"decode_per_context_s": _column(rows, "decode_context_tokens")},
+        terms={PER_CONTEXT: _column(rows, "decode_context_tokens"), UNEVEN: _uneven(rows)},
         seconds=_column(rows, "step_ms") / 1e3,
     )
 
@@ -189,8 +209,9 @@ def _mixed_cells(rows: pd.DataFrame) -> Cells:
             "mixed_per_context_s": context,
             "mixed_per_attention_s": attention,
             "mixed_per_decode_s": decode,
-            "mixed_per_longest_s": np.maximum(context / np.maximum(decode, 1.0), keys),
+            "mixed_per_longest_s": np.maximum(_column(rows, LONGEST), keys),
             "mixed_per_key_s": keys,
+            "mixed_per_uneven_s": _uneven(rows),
         },
         seconds=_column(rows, "step_ms") / 1e3,
     )
@@ -200,20 +221,50 @@ def _column(rows: pd.DataFrame, name: str) -> FloatArray:
     return rows[name].to_numpy(dtype=np.float64)
 
 
-def _judge(cells: Cells, fitted: RegimeFit) -> dict[str, dict[str, float]]:
+def _uneven(rows: pd.DataFrame) -> FloatArray:
+    columns = (_column(rows, name) for name in ("num_decode", "decode_context_tokens", LONGEST))
+    return uneven_tokens(*columns)
+
+
+def _errors(
+    decode: Cells, decode_fit: DecodeFit, mixed: Cells, mixed_fit: RegimeFit
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Summaries of the errors of both regimes, and of their cells with uneven contexts."""
+    terms = list(mixed_fit.coefficients)
+    judged = {
+        "decode_only": _judge(decode, decode_fit, cross_validate_decode),
+        "mixed": _judge(mixed, mixed_fit, lambda cells, folds: cross_validate(cells, terms, folds)),
+    }
+    is_uneven = {"decode_only": decode.terms[UNEVEN] > 0, "mixed": mixed.terms["mixed_per_uneven_s"] > 0}
+    if any(uneven.any() for uneven in is_uneven.values()):
+        judged["uneven_contexts"] = {
+            way: np.concatenate([judged[regime][way][uneven] for regime, uneven in is_uneven.items()])
+            for way in ("in_sample", "unseen_cells")
+            if all(way in judged[regime] for regime in is_uneven)
+        }
+    return {
+        regime: {way: summarise(errors) for way, errors in of_regime.items()}
+        for regime, of_regime in judged.items()
+    }
+
+
+def _judge(
+    cells: Cells,
+    fitted: RegimeFit | DecodeFit,
+    cross_validate: Callable[[Cells, IntArray], FloatArray],
+) -> dict[str, FloatArray]:
     """Errors of the fit on its own cells, and of similar fits on cells and sizes left out."""
-    terms = list(fitted.coefficients)
-    ways = {"in_sample": summarise(fitted.predict(cells) / cells.seconds - 1)}
+    ways = {"in_sample": fitted.predict(cells) / cells.seconds - 1}
     for way, folds in (
         ("unseen_cells", cell_folds(len(cells.seconds))),
         ("unseen_sizes", size_folds(cells.sizes)),
     ):
         if folds is not None:
-            ways[way] = summarise(cross_validate(cells, terms, folds))
+            ways[way] = cross_validate(cells, folds)
     return ways
 
 
-def _notes(decode: pd.DataFrame, mixed: pd.DataFrame) -> tuple[str, ...]:
+def _notes(decode: pd.DataFrame, mixed: pd.DataFrame, decode_fit: DecodeFit) -> tuple[str, ...]:
     notes = []
     most = int(mixed["num_prefill"].max())
     if int(mixed["num_prefill"].min()) == most:
@@ -230,6 +281,11 @@ def _notes(decode: pd.DataFrame, mixed: pd.DataFrame) -> tuple[str, ...]:
         notes.append(
             "Every decode-only batch size was measured at one context, so the cost per context token rests "
             "on the differences between batch sizes."
+        )
+    if _uneven(decode).any() and not decode_fit.alpha:
+        notes.append(
+            "No decode-only row with uneven contexts lies between even rows of its batch size, so that what "
+            "uneven contexts cost there is unknown and left out."
         )
     return tuple(notes)
 

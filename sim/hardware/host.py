@@ -12,7 +12,8 @@ from typing import Any
 
 from sim.hardware.ceilings import Ceilings
 from sim.hardware.json_fields import MOST, Fields, checked_number
-from sim.hardware.step_cost import PiecewiseLinear, StepCost
+from sim.hardware.piecewise_linear import PiecewiseLinear
+from sim.hardware.step_cost import StepCost
 from traces.errors import InputError
 from traces.spec import nearest
 

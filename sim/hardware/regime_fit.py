@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sim.hardware.step_cost import PiecewiseLinear, tail_start
+from sim.hardware.piecewise_linear import PiecewiseLinear, tail_start
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -100,10 +100,10 @@ def cross_validate(cells: Cells, terms: Sequence[str], folds: IntArray) -> Float
     errors = np.empty(len(cells.seconds))
     for fold in range(int(folds.max()) + 1):
         test = folds == fold
-        train = _take(cells, ~test)
+        train = take(cells, ~test)
         knots = choose_knots(train.sizes)
         weights = _solve(_design(train, knots, terms), train.seconds)
-        unseen = _take(cells, test)
+        unseen = take(cells, test)
         errors[test] = (_design(unseen, knots, terms) @ weights) / unseen.seconds - 1
     return errors
 
@@ -134,7 +134,8 @@ def choose_knots(sizes: FloatArray) -> FloatArray:
     return np.asarray(distinct[positions], dtype=np.float64)
 
 
-def _take(cells: Cells, mask: npt.NDArray[np.bool_]) -> Cells:
+def take(cells: Cells, mask: npt.NDArray[np.bool_]) -> Cells:
+    """The cells that the mask, shape (n,), selects."""
     return Cells(cells.sizes[mask], {k: v[mask] for k, v in cells.terms.items()}, cells.seconds[mask])
 
 

@@ -11,8 +11,9 @@ from datetime import date as Date
 from sim.hardware.datasheets import GPUS, Gpu, known_gpu
 from sim.hardware.kv_memory import GIB, KvMemory, kv_bytes_per_token
 from sim.hardware.model_shape import ModelShape, known_model
+from sim.hardware.piecewise_linear import PiecewiseLinear
 from sim.hardware.profile import Profile, Provenance
-from sim.hardware.step_cost import PiecewiseLinear, StepCost
+from sim.hardware.step_cost import StepCost
 from traces.errors import InputError
 
 __all__ = ["EFFICIENCY", "GPUS", "WORKSPACE_BYTES", "Gpu", "estimate", "roofline_cost"]

@@ -1,24 +1,25 @@
 """How long one iteration of an engine takes, in two regimes; knows nothing of schedulers, clocks or GPUs by
 name.
 
-    decode-only iteration:  decode_base(n) + c_d(n) * S     c_d is one number, or a curve over n
+    decode-only iteration:  decode_base(n) + c_d(n) * S + v(n) * U / n
     any prefill in it:      mixed_base(T) + c_m * S + q * Q + the further terms that `StepCost` lists
 
-n sequences decode, S is the sum of their context tokens, T counts every token computed and
-Q = sum of chunk * (history + chunk / 2) over the prefill chunks. One line for both regimes would be wrong by
+n sequences decode, S is the sum of their context tokens, U = n * longest - S what they fall short of the
+longest, T counts every token computed and Q = sum of chunk * (history + chunk / 2) over the prefill chunks.
+c_d is one number, or a curve over n; v is a curve, or nothing. One line for both regimes would be wrong by
 tens of percent where they mix. The decode-only regime is affine in S so that many iterations have a closed
-form.
+form; U stays as it is while all contexts grow by one.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from sim.hardware.json_fields import MOST, Fields, checked_number
+from sim.hardware.json_fields import Fields, checked_number
+from sim.hardware.piecewise_linear import MOST_SECONDS, PiecewiseLinear
 from traces.errors import InputError
 
 KNEE_GAIN = 1.25
@@ -26,81 +27,6 @@ KNEE_GAIN = 1.25
 
 LARGEST_KNEE = 1024
 _LARGEST_CACHED = 16_384
-
-
-@dataclass(frozen=True, slots=True)
-class PiecewiseLinear:
-    """A function of a size, linear between measured points.
-
-    Below the first size it is constant. Beyond the last it follows the chord over the last octave (from the
-    largest measured size at or below half of the last one), since the last two points may lie on either side
-    of a step; it never falls there.
-
-    sizes: strictly increasing, at least one. seconds: one per size, finite, not negative, and never falling
-    unless `may_fall`. Raises `InputError` otherwise.
-    """
-
-    sizes: tuple[float, ...]
-    seconds: tuple[float, ...]
-    may_fall: bool = False
-    """The points are known one by one, and a larger size may be faster: kernels change with the size."""
-    _slopes: tuple[float, ...] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        sizes, seconds = self.sizes, self.seconds
-        if not sizes:
-            raise InputError("sizes: [] is below 1 point")
-        if len(sizes) != len(seconds):
-            raise InputError(f"seconds: {len(seconds)} values for {len(sizes)} sizes")
-        for name, values in (("sizes", sizes), ("seconds", seconds)):
-            for i, value in enumerate(values):
-                checked_number(value, f"{name}[{i}]", maximum=MOST_SECONDS if name == "seconds" else MOST)
-        for i in range(1, len(sizes)):
-            if sizes[i] <= sizes[i - 1]:
-                raise InputError(
-                    f"sizes[{i}]: {sizes[i]!r} is not above the size before it, {sizes[i - 1]!r}"
-                )
-            if seconds[i] < seconds[i - 1] and not self.may_fall:
-                raise InputError(
-                    f"seconds[{i}]: {seconds[i]!r} is below the value before it, {seconds[i - 1]!r}"
-                )
-        inner = [(seconds[i + 1] - seconds[i]) / (sizes[i + 1] - sizes[i]) for i in range(len(sizes) - 1)]
-        start = tail_start(sizes)
-        run = sizes[-1] - sizes[start]
-        tail = max(0.0, (seconds[-1] - seconds[start]) / run) if run > 0 else 0.0
-        object.__setattr__(self, "_slopes", (0.0, *inner, tail))
-
-    def __call__(self, size: float) -> float:
-        """Seconds at `size`."""
-        i = bisect_right(self.sizes, size)
-        if i == 0:
-            return self.seconds[0]
-        return self.seconds[i - 1] + self._slopes[i] * (size - self.sizes[i - 1])
-
-    def scaled(self, factor: float) -> PiecewiseLinear:
-        """The same shape with every value times `factor`."""
-        return replace(self, seconds=tuple(factor * s for s in self.seconds))
-
-    def to_json(self) -> dict[str, Any]:
-        """A dict of two lists, and of `may_fall` where it is so."""
-        falls = {"may_fall": True} if self.may_fall else {}
-        return {"sizes": list(self.sizes), "seconds": list(self.seconds), **falls}
-
-    @classmethod
-    def from_json(cls, fields: Fields) -> PiecewiseLinear:
-        """The function that `to_json` wrote; `InputError` naming the place for anything else."""
-        sizes, seconds = fields.numbers("sizes"), fields.numbers("seconds")
-        may_fall = fields.flag("may_fall")
-        fields.end()
-        try:
-            return cls(sizes, seconds, may_fall)
-        except InputError as error:
-            raise InputError(f"{fields.where}, {error}") from None
-
-
-def tail_start(sizes: tuple[float, ...]) -> int:
-    """Where the chord beyond the last size starts: the index of the largest size at or below half of it."""
-    return max(0, bisect_right(sizes, sizes[-1] / 2) - 1)
 
 
 @dataclass(frozen=True)
@@ -125,7 +51,8 @@ class StepCost:
     mixed_per_decode_s: float = 0.0
     """Seconds per decoding sequence in an iteration with prefill: each has an attention tile of its own."""
     mixed_per_longest_s: float = 0.0
-    """Seconds per key of the longest row, max(S / n, Q / prefill tokens), which attention has to wait for."""
+    """Seconds per key of the longest row, which attention has to wait for: the longest context (their mean,
+    S / n, where uneven contexts cost nothing), or Q / prefill tokens if that is more."""
     mixed_per_key_s: float = 0.0
     """Seconds per key that a prefill token reads on average, Q / prefill tokens."""
     mixed_per_share_s: float = 0.0
@@ -134,6 +61,8 @@ class StepCost:
     """
     mixed_per_reach_s: float = 0.0
     """Seconds per token of the chunks' contexts, h + t each, times that share."""
+    mixed_per_uneven_s: float = 0.0
+    """Seconds per token of U in an iteration with prefill."""
     host_ms: float = 0.0
     """Milliseconds that the engine adds to every iteration on the host."""
     ragged_prefill: bool = False
@@ -146,6 +75,10 @@ class StepCost:
     """Seconds that n decoding sequences add to an iteration with prefill, over n, where their attention is a
     kernel of its own. Their context tokens then cost what they cost in a decode-only iteration.
     """
+    decode_uneven: PiecewiseLinear | None = None
+    """v: seconds per token by which the longest context exceeds the mean, U / n, in a decode-only iteration,
+    over the number of sequences; constant beyond the largest. v = alpha * c_d * n, where U tokens that are
+    missing cost as much as alpha * U that are there."""
     _decode_cache: dict[int, float] = field(
         default_factory=dict, init=False, repr=False, compare=False, hash=False
     )
@@ -156,6 +89,9 @@ class StepCost:
         default_factory=dict, init=False, repr=False, compare=False, hash=False
     )
     _has_launches: bool = field(default=False, init=False, repr=False, compare=False, hash=False)
+    _uneven_cache: dict[int, float] = field(
+        default_factory=dict, init=False, repr=False, compare=False, hash=False
+    )
 
     def __post_init__(self) -> None:
         for name in (*_COEFFICIENTS, "host_ms"):
@@ -171,11 +107,18 @@ class StepCost:
         """`host_ms` in seconds."""
         return self.host_ms / 1e3
 
-    def decode_s(self, num_seqs: int, context_tokens: float) -> float:
-        """One decode-only iteration of `num_seqs` sequences with `context_tokens` in all."""
+    @property
+    def counts_uneven(self) -> bool:
+        """Whether contexts that differ cost more than their sum tells."""
+        return self.decode_uneven is not None or self.mixed_per_uneven_s > 0
+
+    def decode_s(self, num_seqs: int, context_tokens: float, uneven_tokens: float = 0.0) -> float:
+        """One decode-only iteration of `num_seqs` sequences with `context_tokens` in all; uneven: U."""
         base = self._decode_cache.get(num_seqs)
         if base is None:
             base = self._decode_base_s(num_seqs)
+        if uneven_tokens:
+            base += self.decode_uneven_s(num_seqs) * uneven_tokens
         if self.decode_context is None:
             return base + self.decode_per_context_s * context_tokens
         return base + self.decode_context_s(num_seqs) * context_tokens
@@ -191,19 +134,36 @@ class StepCost:
                 self._slope_cache[num_seqs] = slope
         return slope
 
-    def decode_run(self, num_seqs: int, context_tokens: float) -> tuple[float, float]:
+    def decode_uneven_s(self, num_seqs: int) -> float:
+        """Seconds per token of U in a decode-only iteration of `num_seqs` sequences."""
+        curve = self.decode_uneven
+        if curve is None:
+            return 0.0
+        seconds = self._uneven_cache.get(num_seqs)
+        if seconds is None:
+            seconds = curve(min(num_seqs, curve.sizes[-1])) / num_seqs
+            if num_seqs <= _LARGEST_CACHED:
+                self._uneven_cache[num_seqs] = seconds
+        return seconds
+
+    def decode_run(
+        self, num_seqs: int, context_tokens: float, uneven_tokens: float = 0.0
+    ) -> tuple[float, float]:
         """(first_s, slope_s): iteration j = 0, 1, … of a decode-only run costs first_s + j * slope_s.
 
-        `context_tokens` is the sum before the run's first iteration; it grows by `num_seqs` an iteration.
+        `context_tokens` is the sum before the run's first iteration; it grows by `num_seqs` an iteration,
+        while `uneven_tokens`, U, stays.
         """
         per_token_s = self.decode_per_context_s
         if self.decode_context is not None:
             per_token_s = self.decode_context_s(num_seqs)
-        return self.decode_s(num_seqs, context_tokens), per_token_s * num_seqs
+        return self.decode_s(num_seqs, context_tokens, uneven_tokens), per_token_s * num_seqs
 
-    def decode_run_s(self, num_seqs: int, context_tokens: float, iterations: int) -> float:
+    def decode_run_s(
+        self, num_seqs: int, context_tokens: float, iterations: int, uneven_tokens: float = 0.0
+    ) -> float:
         """`iterations` decode-only iterations: k * first + slope * k * (k - 1) / 2."""
-        first, slope = self.decode_run(num_seqs, context_tokens)
+        first, slope = self.decode_run(num_seqs, context_tokens, uneven_tokens)
         return iterations * first + slope * (iterations * (iterations - 1) / 2)
 
     def mixed_s(
@@ -213,23 +173,26 @@ class StepCost:
         num_prefill: int,
         prefill_tokens: int,
         prefill_attention: float,
+        uneven_tokens: float = 0.0,
     ) -> float:
         """One iteration that computes `prefill_tokens` prompt tokens beside `num_decode` decoding sequences.
 
-        decode_context_tokens: S. prefill_attention: Q. `num_prefill` chunks share the prefill tokens; of the
-        terms only those of `mixed_per_share_s` and `mixed_per_reach_s` depend on their number, the others
-        (T, Q, mean keys) see the chunks' sizes. Without prefill tokens it is a decode-only iteration.
+        decode_context_tokens: S. prefill_attention: Q. uneven_tokens: U. `num_prefill` chunks share the
+        prefill tokens; of the terms only those of `mixed_per_share_s` and `mixed_per_reach_s` depend on their
+        number, the others (T, Q, mean keys) see the chunks' sizes. Without prefill tokens it is a decode-only
+        iteration.
         """
         if prefill_tokens <= 0:
-            return self.decode_s(num_decode, decode_context_tokens)
+            return self.decode_s(num_decode, decode_context_tokens, uneven_tokens)
         tokens = num_decode + prefill_tokens
         base = self._mixed_cache.get(tokens)
         if base is None:
             base = self._mixed_base_s(tokens)
         keys = prefill_attention / prefill_tokens
         longest = keys
-        if num_decode and decode_context_tokens > keys * num_decode:
-            longest = decode_context_tokens / num_decode
+        all_at_longest = decode_context_tokens + uneven_tokens
+        if num_decode and all_at_longest > keys * num_decode:
+            longest = all_at_longest / num_decode
         seconds = (
             base
             + self.mixed_per_context_s * decode_context_tokens
@@ -237,6 +200,7 @@ class StepCost:
             + self.mixed_per_decode_s * num_decode
             + self.mixed_per_longest_s * longest
             + self.mixed_per_key_s * keys
+            + self.mixed_per_uneven_s * uneven_tokens
         )
         if not self._has_launches:
             return seconds
@@ -262,6 +226,12 @@ class StepCost:
     def batch_context_tokens(self, prompts: Sequence[int]) -> int:
         """The context with which such a batch begins to decode: each row's own, or all at the longest."""
         return sum(prompts) if self.ragged_decode else len(prompts) * max(prompts)
+
+    def batch_uneven_tokens(self, prompts: Sequence[int]) -> int:
+        """U of such a batch: none where all its rows count at the longest."""
+        if not (self.ragged_decode and self.counts_uneven):
+            return 0
+        return len(prompts) * max(prompts) - sum(prompts)
 
     def knee(self, context_tokens: float) -> int:
         """The batch beyond which a larger one stops paying, at `context_tokens` per sequence.
@@ -289,6 +259,7 @@ class StepCost:
             host_ms=factor * self.host_ms,
             decode_context=self.decode_context and self.decode_context.scaled(factor),
             mixed_decode=self.mixed_decode and self.mixed_decode.scaled(factor),
+            decode_uneven=self.decode_uneven and self.decode_uneven.scaled(factor),
             **changes,
         )
 
@@ -313,12 +284,12 @@ class StepCost:
         fields = data if isinstance(data, Fields) else Fields(data, where)
         decode_base = PiecewiseLinear.from_json(fields.section("decode_base"))
         mixed_base = PiecewiseLinear.from_json(fields.section("mixed_base"))
-        numbers = {
+        numbers: dict[str, Any] = {
             name: fields.number(name, default=0.0 if name in _OPTIONAL else None) for name in _COEFFICIENTS
         }
         host_ms = fields.number("host_ms", default=0.0)
         ragged_prefill, ragged_decode = (fields.flag(name) for name in _FLAGS)
-        curves = {
+        curves: dict[str, Any] = {
             name: PiecewiseLinear.from_json(section)
             for name in _CURVES
             if (section := fields.section_or_none(name))
@@ -331,8 +302,7 @@ class StepCost:
                 host_ms=host_ms,
                 ragged_prefill=ragged_prefill,
                 ragged_decode=ragged_decode,
-                decode_context=curves.get("decode_context"),
-                mixed_decode=curves.get("mixed_decode"),
+                **curves,
                 **numbers,
             )
         except InputError as error:
@@ -352,12 +322,9 @@ class StepCost:
         return base
 
 
-MOST_SECONDS = 1e6
-"""The longest that a part of an iteration may take, in seconds (in all, or per token)."""
-
 _COEFFICIENTS = tuple(f.name for f in fields(StepCost) if f.name.endswith("_s"))
-_LEFT_OUT = ("mixed_per_share_s", "mixed_per_reach_s")
+_LEFT_OUT = ("mixed_per_share_s", "mixed_per_reach_s", "mixed_per_uneven_s")
 """Not written where they are 0."""
 _OPTIONAL = ("mixed_per_decode_s", "mixed_per_longest_s", "mixed_per_key_s", *_LEFT_OUT)
-_CURVES = ("decode_context", "mixed_decode")
+_CURVES = ("decode_context", "mixed_decode", "decode_uneven")
 _FLAGS = ("ragged_prefill", "ragged_decode")

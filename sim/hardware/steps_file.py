@@ -35,7 +35,9 @@ COUNTS = (
     "prefill_attention",
 )
 COLUMNS = (*COUNTS, "step_ms")
-"""The columns of a steps file; others are not used, which is logged."""
+"""The columns of a steps file; others are not used, which is logged, but for `LONGEST`."""
+LONGEST = "decode_context_max"
+"""The longest context among the decoding sequences; all are equal where the file does not have it."""
 ROUNDING = 0.95
 """Share of one reading of the weights that an iteration may take: datasheets are rounded."""
 SLOWEST = 100.0
@@ -45,10 +47,11 @@ SHORT_MS = 0.05
 """No GPU runs an iteration of a language model in less."""
 
 
-def read_steps(path: str | Path) -> pd.DataFrame:
-    """The iterations in a CSV file, one row each, as floats in the columns `COLUMNS`.
+def read_steps(path: str | Path, *, in_part: bool = False) -> pd.DataFrame:
+    """The iterations in a CSV file, one row each, as floats in the columns `COLUMNS` and `LONGEST`.
 
     `prefill_attention` is Q = sum of chunk * (history + chunk / 2); `step_ms` is in milliseconds and above 0.
+    in_part: other files have more of the same measurement, so that this one may lack a regime.
     Raises `InputError` with one line naming file, row (the header not counted), column, value and bound.
     """
     import pandas as pd
@@ -62,7 +65,8 @@ def read_steps(path: str | Path) -> pd.DataFrame:
         raise InputError(
             f"{file}: the column {missing[0]} is missing{hint}; a steps file has {', '.join(COLUMNS)}"
         )
-    repeated = [name for name in COLUMNS if header.count(name) > 1]
+    names = (*COLUMNS, LONGEST) if LONGEST in header else COLUMNS
+    repeated = [name for name in names if header.count(name) > 1]
     if repeated:
         raise InputError(f"{file}: the column {repeated[0]} appears {header.count(repeated[0])} times")
     for number, row in enumerate(rows[1:], start=1):
@@ -70,12 +74,20 @@ def read_steps(path: str | Path) -> pd.DataFrame:
             raise InputError(f"{file}, row {number}: {len(row)} values for {len(header)} columns")
     if len(rows) == 1:
         raise InputError(f"{file}: has 0 rows, at least 1 is needed")
-    places = {name: header.index(name) for name in COLUMNS}
-    columns = {name: _column(rows[1:], places[name], name, file) for name in COLUMNS}
+    places = {name: header.index(name) for name in names}
+    columns = {name: _column(rows[1:], places[name], name, file) for name in names}
     _check_rows(columns, file)
-    if unused := [name for name in header if name not in COLUMNS]:
+    if not in_part:
+        _check_regimes(columns, file)
+    if unused := [name for name in header if name not in names]:
         LOG.info("%s: steps; columns not used: %s", file, ", ".join(unused))
-    return pd.DataFrame(columns)
+    return with_longest(pd.DataFrame(columns))
+
+
+def with_longest(steps: pd.DataFrame) -> pd.DataFrame:
+    """The iterations with the column `LONGEST`; the contexts of those that lack it are equal."""
+    mean = steps["decode_context_tokens"] / steps["num_decode"].clip(lower=1)
+    return steps.assign(**{LONGEST: steps[LONGEST].fillna(mean) if LONGEST in steps else mean})
 
 
 def check_hardware(steps: pd.DataFrame, file: str, model: ModelShape | None, gpu: Gpu | None) -> None:
@@ -148,7 +160,7 @@ def _column(rows: list[list[str]], place: int, name: str, file: str) -> npt.NDAr
 
 
 def _check_rows(columns: dict[str, npt.NDArray[np.float64]], file: str) -> None:
-    """Check the columns of a row against each other, and that both regimes are measured."""
+    """Check the columns of a row against each other."""
 
     def refuse(bad: npt.NDArray[np.bool_], column: str, bound: str) -> None:
         if bad.any():
@@ -168,6 +180,18 @@ def _check_rows(columns: dict[str, npt.NDArray[np.float64]], file: str) -> None:
     refuse(columns["prefill_tokens"] < prefill, "prefill_tokens", "is below num_prefill")
     for name in ("prefill_tokens", "prefill_attention"):
         refuse((prefill == 0) & (columns[name] > 0), name, "is above 0 in a row without prefill")
+    if LONGEST in columns:
+        context, longest = columns["decode_context_tokens"], columns[LONGEST]
+        refuse(longest > context, LONGEST, "is above decode_context_tokens, the sum of all contexts")
+        refuse(
+            longest * decode < (1 - 1e-6) * context,
+            LONGEST,
+            "is below decode_context_tokens / num_decode, the mean context",
+        )
+
+
+def _check_regimes(columns: dict[str, npt.NDArray[np.float64]], file: str) -> None:
+    prefill = columns["num_prefill"]
     if not (prefill == 0).any():
         raise InputError(f"{file}: no decode-only rows (num_prefill 0); both regimes must be measured")
     if not (prefill > 0).any():

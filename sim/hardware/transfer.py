@@ -17,8 +17,9 @@ from sim.hardware.datasheets import LATENCY_RANGE, Gpu, Link, link_of
 from sim.hardware.json_fields import Fields
 from sim.hardware.kv_memory import KvMemory
 from sim.hardware.model_shape import ModelShape
+from sim.hardware.piecewise_linear import PiecewiseLinear
 from sim.hardware.profile import Profile
-from sim.hardware.step_cost import PiecewiseLinear, StepCost
+from sim.hardware.step_cost import StepCost
 from traces.errors import InputError
 
 ALL_REDUCES_PER_LAYER = 2

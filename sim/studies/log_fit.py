@@ -20,8 +20,9 @@ from traces.trace import FloatArray, IntArray, Trace
 from ..hardware.datasheets import Gpu
 from ..hardware.host import Host
 from ..hardware.model_shape import ModelShape
+from ..hardware.piecewise_linear import PiecewiseLinear
 from ..hardware.profile import Profile, Provenance
-from ..hardware.step_cost import PiecewiseLinear, StepCost
+from ..hardware.step_cost import StepCost
 from ..kv_blocks import blocks_for
 from ..scenario.scenario import scenario_of
 from ..scenario.settings import read_settings

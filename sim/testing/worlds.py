@@ -14,8 +14,9 @@ from traces.errors import InputError
 from traces.trace import Trace
 
 from ..hardware.kv_memory import KvMemory
+from ..hardware.piecewise_linear import PiecewiseLinear
 from ..hardware.profile import Profile, Provenance
-from ..hardware.step_cost import PiecewiseLinear, StepCost
+from ..hardware.step_cost import StepCost
 from ..scenario.machines import Accelerator
 from ..scenario.policies import limits_of
 from ..scenario.scenario import Scenario, scenario

@@ -17,8 +17,9 @@ import statistics
 
 import numpy as np
 
+from sim.hardware.piecewise_linear import PiecewiseLinear
 from sim.hardware.profile import Profile, Provenance
-from sim.hardware.step_cost import PiecewiseLinear, StepCost
+from sim.hardware.step_cost import StepCost
 from sim.scenario.scenario import Scenario, scenario
 from traces.trace import Trace
 
@@ -40,6 +41,7 @@ class PlainCost(StepCost):
         num_prefill: int,
         prefill_tokens: int,
         prefill_attention: float,
+        uneven_tokens: float = 0.0,
     ) -> float:
         """Base + sequences + context + prompt tokens."""
         decode_s = PER_SEQUENCE_S * num_decode + PER_CONTEXT_S * decode_context_tokens

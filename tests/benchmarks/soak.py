@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from sim.hardware.kv_memory import KvMemory
+from sim.hardware.piecewise_linear import PiecewiseLinear
 from sim.hardware.profile import Profile, Provenance
-from sim.hardware.step_cost import PiecewiseLinear, StepCost
+from sim.hardware.step_cost import StepCost
 from sim.results.ledger import Ledger
 from sim.scenario.scenario import scenario
 from traces.trace import Trace

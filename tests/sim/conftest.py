@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from sim.hardware.kv_memory import KvMemory
+from sim.hardware.piecewise_linear import PiecewiseLinear
 from sim.hardware.profile import Profile, Provenance
-from sim.hardware.step_cost import PiecewiseLinear, StepCost
+from sim.hardware.step_cost import StepCost
 from sim.kv_blocks import padded_tokens
 from sim.request import Request
 from sim.work import Drop, Limits, Outcome, PaddedBatch, Perceive, Prediction, Work

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from sim.hardware.kv_memory import KvMemory
+from sim.hardware.piecewise_linear import PiecewiseLinear
 from sim.hardware.profile import Profile, Provenance
-from sim.hardware.step_cost import PiecewiseLinear, StepCost
+from sim.hardware.step_cost import StepCost
 
 
 def flat_machine(step_s: float = 1.0, kv_tokens: int = 10**6, name: str = "flat") -> Profile:

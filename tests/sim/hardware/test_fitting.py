@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from sim.hardware import Profile, describe
 from sim.hardware.fitting import fit, read_steps
+from sim.hardware.piecewise_linear import PiecewiseLinear
 from sim.hardware.regime_fit import MAX_KNOTS, Cells, RegimeFit, choose_knots, fit_regime, size_folds
-from sim.hardware.step_cost import PiecewiseLinear, StepCost
+from sim.hardware.step_cost import StepCost
 from traces.errors import InputError
 
 HEADER = "num_decode,decode_context_tokens,num_prefill,prefill_tokens,prefill_attention,step_ms"

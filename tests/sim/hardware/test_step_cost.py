@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.hardware.step_cost import PiecewiseLinear, StepCost
+from sim.hardware.piecewise_linear import PiecewiseLinear
+from sim.hardware.step_cost import StepCost
 from traces.errors import InputError
 
 COEFFICIENT = st.floats(0, 1e-3)
@@ -37,6 +38,7 @@ def costs(draw: st.DrawFn) -> StepCost:
         "mixed_per_key_s",
         "mixed_per_share_s",
         "mixed_per_reach_s",
+        "mixed_per_uneven_s",
     )
     return StepCost(
         decode_base=draw(curves()),
@@ -46,6 +48,7 @@ def costs(draw: st.DrawFn) -> StepCost:
         ragged_decode=draw(st.booleans()),
         decode_context=draw(st.none() | curves(0.0)),
         mixed_decode=draw(st.none() | curves(0.0)),
+        decode_uneven=draw(st.none() | curves(0.0)),
         **{name: draw(COEFFICIENT) for name in names},
     )
 
@@ -175,6 +178,43 @@ def test_a_leap_is_the_sum_of_its_iterations(cost: StepCost, n: int, context: in
     assert math.fsum(first + j * slope for j in range(k)) == pytest.approx(one_by_one, rel=1e-12)
 
 
+UNEVEN = replace(SMALL, decode_uneven=PiecewiseLinear((2, 4), (3e-6, 1e-6), may_fall=True))
+
+
+def test_uneven_contexts_golden() -> None:
+    # Contexts of 10 and 40: 30 tokens short of the longest, which exceeds the mean by 15.
+    assert UNEVEN.decode_s(2, 50, 30) == pytest.approx(SMALL.decode_s(2, 50) + 15 * 3e-6, rel=1e-12)
+    assert UNEVEN.decode_s(3, 60, 30) == pytest.approx(SMALL.decode_s(3, 60) + 10 * 2e-6, rel=1e-12)
+    assert UNEVEN.decode_s(2, 50) == SMALL.decode_s(2, 50)
+    # Beyond the largest batch that was measured it costs what it costs there.
+    assert UNEVEN.decode_s(8, 80, 160) == pytest.approx(SMALL.decode_s(8, 80) + 20 * 1e-6, rel=1e-12)
+    # Beside a prefill the longest row is the longest context; without the term it is their mean.
+    cost = replace(UNEVEN, mixed_per_longest_s=1e-4, mixed_per_uneven_s=1e-7)
+    even = cost.mixed_s(2, 50, 1, 30, 450)
+    assert cost.mixed_s(2, 50, 1, 30, 450, 30) == pytest.approx(even + (40 - 25) * 1e-4 + 30 * 1e-7, rel=1e-9)
+    assert (SMALL.counts_uneven, UNEVEN.counts_uneven) == (False, True)
+    assert replace(SMALL, mixed_per_uneven_s=1e-9).counts_uneven
+
+
+@given(costs(), st.lists(st.integers(0, 5000), min_size=1, max_size=40), st.integers(1, 300))
+def test_a_leap_over_uneven_contexts_is_the_sum_of_its_iterations(
+    cost: StepCost, contexts: list[int], k: int
+) -> None:
+    n, total = len(contexts), 0.0
+    for j in range(k):
+        now = [context + j for context in contexts]
+        total += cost.decode_s(n, sum(now), n * max(now) - sum(now))
+    uneven = n * max(contexts) - sum(contexts)
+    assert cost.decode_run_s(n, sum(contexts), k, uneven) == pytest.approx(total, rel=1e-9)
+
+
+def test_a_padded_batch_is_even() -> None:
+    ragged = replace(UNEVEN, ragged_decode=True)
+    assert UNEVEN.batch_uneven_tokens([10, 40]) == 0
+    assert ragged.batch_uneven_tokens([10, 40]) == 30
+    assert replace(SMALL, ragged_decode=True).batch_uneven_tokens([10, 40]) == 0
+
+
 def test_knee_is_where_doubling_stops_paying() -> None:
     # Flat to 64, then proportional: 64 sequences decode 64 / t, 128 no more per second.
     cost = StepCost(
@@ -207,8 +247,9 @@ def test_json_round_trip(cost: StepCost) -> None:
 def test_scaling_scales_everything(cost: StepCost, factor: float, n: int, context: int) -> None:
     scaled = cost.scaled(factor)
     assert scaled.decode_s(n, context) == pytest.approx(factor * cost.decode_s(n, context))
-    assert scaled.mixed_s(n, context, 1, 30, 450) == pytest.approx(
-        factor * cost.mixed_s(n, context, 1, 30, 450)
+    assert scaled.decode_s(n, context, 7) == pytest.approx(factor * cost.decode_s(n, context, 7))
+    assert scaled.mixed_s(n, context, 1, 30, 450, 7) == pytest.approx(
+        factor * cost.mixed_s(n, context, 1, 30, 450, 7)
     )
 
 
@@ -243,6 +284,12 @@ def test_bad_curves_are_refused(sizes: tuple[float, ...], seconds: tuple[float, 
         ("decode_base", {"sizes": [1], "seconds": [0]}, r"x, decode_base, seconds\[0\]: 0.0 is not above 0"),
         ("decode_base", [1], r"x, decode_base: \[1\] is not a JSON object"),
         ("mixed_base", {"sizes": [1, 1], "seconds": [1, 1]}, r"x, mixed_base, sizes\[1\]: 1.0 is not above"),
+        (
+            "decode_uneven",
+            {"sizes": [2], "seconds": [-1]},
+            r"x, decode_uneven, seconds\[0\]: -1 is below 0",
+        ),
+        ("mixed_per_uneven_s", math.nan, "x, mixed_per_uneven_s: nan is not finite"),
         ("colour", 1, "x: unknown key 'colour'"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 
 from sim.hardware.datasheets import known_gpu
 from sim.hardware.model_shape import known_model
-from sim.hardware.steps_file import COLUMNS, check_hardware, read_steps
+from sim.hardware.steps_file import COLUMNS, LONGEST, check_hardware, read_steps
 from traces import InputError
 
 CARD, SHAPE = known_gpu("RTX 4090"), known_model("llama-3.1-8b")
@@ -101,3 +101,36 @@ def test_a_decimal_comma_is_named(tmp_path: Path) -> None:
         InputError, match=r"row 2, step_ms: '16,6' is not a number \(a decimal point is needed\)"
     ):
         read_steps(path)
+
+
+# The longest context
+
+TWO = f"{','.join(COLUMNS)},{LONGEST}\n4,400,0,0,0,17.5,{{longest}}\n0,0,1,512,131072,55.25,0\n"
+
+
+def test_all_contexts_are_equal_where_the_file_does_not_say(tmp_path: Path) -> None:
+    assert read_steps(steps(tmp_path))[LONGEST].tolist() == [100, 100, 0]
+    (tmp_path / "two.csv").write_text(TWO.format(longest=250))
+    assert read_steps(tmp_path / "two.csv")[LONGEST].tolist() == [250, 0]
+
+
+@pytest.mark.parametrize(
+    ("longest", "said"),
+    [
+        (401, "row 1, decode_context_max: 401 is above decode_context_tokens, the sum of all contexts"),
+        (99, "row 1, decode_context_max: 99 is below decode_context_tokens / num_decode, the mean context"),
+        ("long", "row 1, decode_context_max: 'long' is not a number"),
+        ("", "row 1, decode_context_max: empty"),
+    ],
+)
+def test_an_impossible_longest_context_is_refused(tmp_path: Path, longest: object, said: str) -> None:
+    (tmp_path / "two.csv").write_text(TWO.format(longest=longest))
+    with pytest.raises(InputError, match=said):
+        read_steps(tmp_path / "two.csv")
+
+
+def test_a_file_that_is_part_of_several_may_lack_a_regime(tmp_path: Path) -> None:
+    (tmp_path / "part.csv").write_text(f"{','.join(COLUMNS)}\n1,10,0,0,0,5\n")
+    with pytest.raises(InputError, match="no rows with prefill"):
+        read_steps(tmp_path / "part.csv")
+    assert len(read_steps(tmp_path / "part.csv", in_part=True)) == 1

@@ -18,9 +18,10 @@ from sim.hardware.ceilings import Ceilings, carry
 from sim.hardware.datasheets import GPUS, LINKS, Gpu, known_gpu
 from sim.hardware.model_shape import MODELS
 from sim.hardware.overrides import WHAT_IFS, ProfileKey, apply, field_names, markdown
+from sim.hardware.piecewise_linear import PiecewiseLinear
 from sim.hardware.profile import Profile
 from sim.hardware.roofline import estimate
-from sim.hardware.step_cost import PiecewiseLinear, StepCost
+from sim.hardware.step_cost import StepCost
 from sim.hardware.transfer import all_reduces_s
 from sim.hardware.what_if import elsewhere, with_price, with_scale
 from traces.errors import InputError

@@ -19,8 +19,9 @@ from sim import Plan, plan
 from sim.cli import main
 from sim.hardware.catalogue import load as load_profile
 from sim.hardware.kv_memory import KvMemory
+from sim.hardware.piecewise_linear import PiecewiseLinear
 from sim.hardware.profile import Profile, Provenance
-from sim.hardware.step_cost import PiecewiseLinear, StepCost
+from sim.hardware.step_cost import StepCost
 from sim.planning.runs import Runs
 from sim.planning.search import Effort, fewest_replicas
 from sim.planning.slo import observe, parse_slo

@@ -9,8 +9,9 @@ import pytest
 
 from sim import simulate
 from sim.hardware.host import Host
+from sim.hardware.piecewise_linear import PiecewiseLinear
 from sim.hardware.profile import Profile, Provenance
-from sim.hardware.step_cost import PiecewiseLinear, StepCost
+from sim.hardware.step_cost import StepCost
 from sim.studies.log_fit import LogFit, fit_logs
 from traces.errors import InputError
 from traces.trace import Trace
