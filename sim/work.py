@@ -111,8 +111,9 @@ class Iterations:
 
     First the requests `evict` leave the memory (their tokens are kept, to be recomputed with the prompt; who
     has ended meanwhile has left already). The first iteration computes `chunks` beside one token of every
-    running request, the others decode only. The executor returns sooner when a request finishes, with the
-    iteration in progress at `until_s`, or, with `stop_on_arrival`, with the iteration in which one arrives.
+    running request but those in `pause`, which stay in memory; the others decode only. The executor returns
+    sooner when a request finishes, with the iteration in progress at `until_s`, or, with `stop_on_arrival`,
+    with the iteration in which one arrives.
 
     `overrun`: requests that ended with the iteration before, when the first of these was decided already. It
     computes their rows once more, for nothing, and runs even where there are no others.
@@ -131,11 +132,12 @@ class Iterations:
     stop_on_arrival: bool
     until_s: float = math.inf
     overrun: Sequence[Request] = ()
+    pause: Sequence[Request] = ()
 
     @property
     def requests(self) -> tuple[Request, ...]:
-        """The requests that it names, evicted ones first."""
-        return (*self.evict, *(chunk.request for chunk in self.chunks))
+        """The requests that it names: evicted ones, paused ones, those of the chunks."""
+        return (*self.evict, *self.pause, *(chunk.request for chunk in self.chunks))
 
 
 class SchedulingError(RuntimeError):

@@ -95,7 +95,8 @@ class Sequences:
         first_step_s, slope_s = ramp([b - a for a, b in pairwise(ends_s)])
         if len(ends_s) > 1:
             ledger.gaps.add(first_step_s, slope_s, len(ends_s) - 1, len(self.running), ends_s[0])
-        self.last_token_s |= dict.fromkeys(self.running, ends_s[-1])
+        paused = {request.id for request in work.pause} if len(ends_s) == 1 else ()
+        self.last_token_s |= {i: ends_s[-1] for i in self.running if i not in paused}
         self.use.iterations += len(ends_s)
         self.use.busy_s += ends_s[-1] - start_s
         ledger.record_iterations(
@@ -117,8 +118,9 @@ class Sequences:
         """The iteration with the chunks; the requests that got a token, and the tokens."""
         if not work.chunks:
             # Here the outcome of an iteration is known before the next begins: nobody runs once too often.
-            return ([], []) if work.overrun and not self.running else self._decode()
-        parts = [Part(i, self.generated[i][-1:], True) for i in self.running]
+            return ([], []) if work.overrun and not self.running else self._decode(work.pause)
+        paused = {request.id for request in work.pause}
+        parts = [Part(i, self.generated[i][-1:], True) for i in self.running if i not in paused]
         for chunk in work.chunks:
             request, last = chunk.request, chunk.last
             i = request.id
@@ -146,10 +148,11 @@ class Sequences:
                 del self.computed[i]
         return [part.key for part in parts if part.yields], self._iterate(parts)
 
-    def _decode(self) -> tuple[list[int], list[int]]:
-        if not self.running:
+    def _decode(self, pause: Sequence[Request] = ()) -> tuple[list[int], list[int]]:
+        paused = {request.id for request in pause}
+        ids = [i for i in self.running if i not in paused]
+        if not ids:
             raise SchedulingError("Iterations with neither chunks nor running requests")
-        ids = list(self.running)
         try:
             return ids, self.engine.decode_all(ids)
         except torch.OutOfMemoryError as error:

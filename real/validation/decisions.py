@@ -62,7 +62,8 @@ class Recorder:
         for request in work.evict:
             self.held.pop(request.id, None)  # it may have ended meanwhile
             self.incomplete.discard(request.id)
-        tokens = {id: 1 for id in self.held if id not in self.incomplete}
+        paused = {request.id for request in work.pause}
+        tokens = {id: 1 for id in self.held if id not in self.incomplete and id not in paused}
         overrun = {request.id: 1 for request in work.overrun}
         reused = {}
         for chunk in work.chunks:

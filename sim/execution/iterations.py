@@ -82,16 +82,21 @@ class RunningRequests:
 
     def _clear(self) -> None:
         """Nothing is in memory."""
-        # The first iteration in progress gives a token to so many that have decoded before, and to those that
-        # are back from an eviction (ids).
+        # The first iteration in progress gives a token to so many that had one in the iteration before, and
+        # to those that had their last one earlier: before an eviction or a pause (ids).
         self.num_head = 0
         self.back: list[int] = []
+        # Who gets no token in the iteration in progress, and how many are left to it: (left, id, request).
+        self.paused: list[tuple[int, int, Request]] = []
+        self.behind: set[int] = set()  # ids of who got none in the one before
         self.single = Leap(1, 0.0)  # the commonest leap, used again and again
         # What decodes, by the tick at which it has its last token: (tick, id, request).
         self.heap: list[tuple[int, int, Request]] = []
         self.computed: dict[int, int] = {}  # id -> prompt tokens computed, while its prompt is incomplete
         self.generated: dict[int, int] = {}  # id -> tokens kept over evictions
-        self.last_token_s: dict[int, float] = {}  # id of what was evicted -> when its last token came
+        self.last_token_s: dict[
+            int, float
+        ] = {}  # id of what was evicted or paused -> when its last token came
         self.context_tokens = 0  # summed over what decodes, before the next iteration
         self.prompt_tokens = 0  # summed over incomplete prompts
         self.peak_tokens = 0  # in memory at the end of the last leap, before what finished left
@@ -114,12 +119,12 @@ class RunningRequests:
         """Carry out evictions, take the chunks in, and say how long it takes up to the first finish, at most
         up to the iteration in progress at `until_s`. The leap is good until the next one begins.
         """
-        for request in work.evict:
-            self._evict(request)
+        if work.evict or work.pause or self.behind:
+            self._make_way(work)
         cost, heap = self.cost, self.heap
         tick, context, longest = self.use.iterations, self.context_tokens, self.longest
-        self.num_head = num_head = len(heap)
-        num_rows, row_tokens, uneven = num_head, context, 0
+        num_rows, row_tokens, uneven = len(heap), context, 0
+        self.num_head = num_rows - len(self.back)
         if work.overrun or longest:
             num_rows, row_tokens, uneven = self._rows(work.overrun)
         if chunks := work.chunks:
@@ -206,6 +211,8 @@ class RunningRequests:
                 ledger.replica[i] = self.replica
             finished.append(request)
         self.context_tokens = context
+        if self.paused:
+            self._end_pause()
         if (unfinished := use.unfinished) is not None:
             if finished:
                 unfinished.clear()
@@ -246,25 +253,64 @@ class RunningRequests:
         """The accelerator has failed and its memory is lost: id -> tokens that were lost with it."""
         lost = dict(self.generated) | dict.fromkeys(self.computed, 0)
         lost |= {i: self.output_tokens[i] - (end - self.use.iterations) for end, i, _ in self.heap}
+        lost |= {i: self.output_tokens[i] - left for left, i, _ in self.paused}
         self._clear()
         return lost
 
     def _evict(self, request: Request) -> None:
         i = request.id
         self.use.preemptions += 1
-        entry = next((entry for entry in self.heap if entry[1] == i), None)
-        if entry is not None:
-            self.heap.remove(entry)
-            heapify(self.heap)
-            if self.longest is not None:
-                self.longest.remove((entry[0] + 1 - request.prompt_tokens - self.output_tokens[i], entry[0]))
-                heapify(self.longest)
-            generated = self.output_tokens[i] - (entry[0] - self.use.iterations)
-            self.context_tokens -= request.prompt_tokens + generated - 1
-            self.generated[i] = generated
-            self.last_token_s[i] = self.iterated_s
-        elif i in self.computed or not self.ledger.ended(i):
+        if i in self.computed:
             self.prompt_tokens -= self.computed.pop(i)
+        elif not self.ledger.ended(i):
+            self.generated[i] = self.output_tokens[i] - self._take_out(request)
+
+    def _take_out(self, request: Request) -> int:
+        """Take a request out of those that decode; how many tokens it still has to get."""
+        i = request.id
+        entry = next((entry for entry in self.heap if entry[1] == i), None)
+        if entry is None:
+            raise SchedulingError(f"request {i} was evicted or paused though it does not decode")
+        self.heap.remove(entry)
+        heapify(self.heap)
+        if self.longest is not None:
+            self.longest.remove((entry[0] + 1 - request.prompt_tokens - self.output_tokens[i], entry[0]))
+            heapify(self.longest)
+        left = entry[0] - self.use.iterations
+        self.context_tokens -= request.prompt_tokens + self.output_tokens[i] - left - 1
+        if i in self.behind:
+            self.behind.remove(i)
+        else:
+            self.last_token_s[i] = self.iterated_s
+        return left
+
+    def _make_way(self, work: Iterations) -> None:
+        """Carry out evictions and pauses; who got no token in the iteration before, and is not paused again,
+        gets one in that which begins.
+
+        In memory who is paused counts as an incomplete prompt does.
+        """
+        for request in work.evict:
+            self._evict(request)
+        for request in work.pause:
+            left = self._take_out(request)
+            self.paused.append((left, request.id, request))
+            self.prompt_tokens += request.prompt_tokens + self.output_tokens[request.id] - left - 1
+        self.back += sorted(self.behind)
+        self.behind.clear()
+
+    def _end_pause(self) -> None:
+        """Who was paused decodes again with the iteration that begins next."""
+        for left, i, request in self.paused:
+            context = request.prompt_tokens + self.output_tokens[i] - left - 1
+            self.prompt_tokens -= context
+            self.context_tokens += context
+            end = self.use.iterations + left
+            heappush(self.heap, (end, i, request))
+            if self.longest is not None:
+                heappush(self.longest, (end + 1 - request.prompt_tokens - self.output_tokens[i], end))
+            self.behind.add(i)
+        self.paused.clear()
 
 
 class TimedRequests(RunningRequests):

@@ -12,7 +12,8 @@ class BatchRecord(NamedTuple):
 
     `limit` is its token limit (a Perceive: the tokens of an answer), `prompt_tokens` the padded prompt. The
     decode iteration j = 0, 1, ... after the prefill took `first_step_s + j * step_slope_s`. `replica` is the
-    accelerator that ran it, `num_waiting` the requests that waited there meanwhile.
+    accelerator that ran it, `num_waiting` the requests that waited there meanwhile, `paused` those in memory
+    that got no token in its first iteration.
     """
 
     kind: Kind
@@ -30,12 +31,14 @@ class BatchRecord(NamedTuple):
     evicted: tuple[int, ...] = ()
     replica: int = 0
     num_waiting: int = 0
+    paused: tuple[int, ...] = ()
 
     def decision(self) -> dict[str, Any]:
         """The entry of the decision log: what was decided, and how many iterations it ran."""
         entry: dict[str, Any] = {"kind": self.kind, "requests": list(self.request_ids), "limit": self.limit}
         if self.is_chunked:
-            entry |= {"chunks": [list(chunk) for chunk in self.chunks], "evicted": list(self.evicted)}
+            entry |= {"chunks": [list(chunk) for chunk in self.chunks]}
+            entry |= {"evicted": list(self.evicted), "paused": list(self.paused)}
         return {**entry, "iterations": self.iterations}
 
     @property

@@ -223,6 +223,7 @@ class Ledger:
                 tuple([request.id for request in work.evict]),
                 replica,
                 num_waiting,
+                tuple([request.id for request in work.pause]),
             )
         )
 

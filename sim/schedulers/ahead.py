@@ -66,11 +66,14 @@ class AheadScheduler(ContinuousScheduler):
         if self.evictions:
             evict, self.evictions = [*self.evictions, *evict], []
         overrun, self.overrun = self.overrun, []
+        pause = [request for request in work.pause if request.id in self.running]
         following = self.decided = self._decide(now)
         if following is not MORE or self.pending_drops:
-            return Iterations(work.chunks, evict, 1, False, overrun=overrun)
+            return Iterations(work.chunks, evict, 1, False, overrun=overrun, pause=pause)
         at_most, stop, until_s = self.outlook
-        return Iterations(work.chunks, evict, at_most, stop, until_s, overrun)
+        if pause:
+            at_most = 1
+        return Iterations(work.chunks, evict, at_most, stop, until_s, overrun, pause)
 
     def _decide(self, now: float) -> Work | None:
         """What comes after the iteration that now begins."""
@@ -103,7 +106,8 @@ class AheadScheduler(ContinuousScheduler):
         following, births = self.decided, self.kv.births
         if isinstance(following, Iterations) and (following.chunks or births):
             if ended:
-                self.overrun = [request for request in ended if request.id in births]
+                paused = {request.id for request in following.pause}
+                self.overrun = [r for r in ended if r.id in births and r.id not in paused]
             self._count_in(following, ended, now)
             return
         # Nothing is in hand that would keep them: what comes next is decided anew, and knows of all.
@@ -119,16 +123,21 @@ class AheadScheduler(ContinuousScheduler):
     def _count_in(self, work: Iterations, ended: Sequence[Request], now: float) -> None:
         """Count an iteration as done, and those who ended with the one before as gone."""
         super().record(work, Outcome(1, ended), now)
+        for request in work.pause:
+            if request.id in self.kv.births:
+                self._note_limit(request)
         self._stop_at_limits()
 
     def _note_limits(self, work: Iterations) -> None:
         """Note when those that begin to decode reach their token limits."""
-        births = self.kv.births
         for chunk in work.chunks:
             if chunk.last:
-                request = chunk.request
-                last = request.prompt_tokens + request.max_new_tokens - 1
-                heappush(self.at_limit, (last - births[request.id], request.id))
+                self._note_limit(chunk.request)
+
+    def _note_limit(self, request: Request) -> None:
+        """Note when a request that decodes reaches its token limit."""
+        last = request.prompt_tokens + request.max_new_tokens - 1
+        heappush(self.at_limit, (last - self.kv.births[request.id], request.id))
 
     def _stop_at_limits(self) -> None:
         """Those that reach their token limits with the iteration in flight take part in no other."""

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from heapq import heappop, heappush
 from math import inf
-from operator import itemgetter
 from typing import Any
 
 from ..kv_blocks import blocks_for, split_to_fit
@@ -24,6 +23,7 @@ from .continuous_options import ContinuousOptions
 from .kv_cache import KvCache
 from .order import PREDICTED_ORDERS, discipline
 from .planned_memory import PlannedMemory, planned_tokens
+from .preemption import next_chunks, scan
 from .waiting import ByRank, Entry, InOrder
 
 
@@ -145,12 +145,13 @@ class ContinuousScheduler:
         running, kv = self.running, self.kv
         chunks: list[Chunk] = []
         evict: Sequence[Request] = ()
-        budget = self.max_num_batched_tokens - len(kv.births)
+        pause: Sequence[Request] = ()
+        budget: int | None = self.max_num_batched_tokens - len(kv.births)
         if kv.need > kv.free or kv.partial:
-            chunks, evict, budget = self._continue_running()
-        is_settled = not evict
+            chunks, evict, pause, budget = self._continue_running()
+        is_settled = budget is not None
         self.is_stuck = False
-        if is_settled and self.waiting and len(running) < self.max_num_seqs:
+        if budget is not None and self.waiting and len(running) < self.max_num_seqs:
             is_settled = self._admit(chunks, budget)
             self.is_stuck = is_settled and bool(self.waiting)
         if not running:
@@ -159,7 +160,7 @@ class ContinuousScheduler:
         until_s = self._until_s(now) if is_unusual else inf
         # Under fcfs an arrival stands behind those that wait already.
         stop = len(running) < self.max_num_seqs and not (self.is_fcfs and self.waiting)
-        return Iterations(chunks, evict, at_most, stop, until_s)
+        return Iterations(chunks, evict, at_most, stop, until_s, pause=pause)
 
     def _turn_away_or_ask(self, now: float) -> Work | None:
         """A Drop or a Perceive that goes before all iterations, if any."""
@@ -236,7 +237,7 @@ class ContinuousScheduler:
                 continue
             if kept and id in kept:
                 length += kept[id]
-            cached = kv.cached_tokens(id) if has_evicted else 0
+            cached = kv.cached_tokens(id, length) if has_evicted else 0
             tokens, is_last = length, True
             if length - cached > budget:
                 if budget <= 0 or not self.options.chunked:
@@ -296,54 +297,48 @@ class ContinuousScheduler:
 
     # Preempt
 
-    def _continue_running(self) -> tuple[list[Chunk], list[Request], int]:
+    def _continue_running(self) -> tuple[list[Chunk], list[Request], list[Request], int | None]:
         """Continue what runs where prompts are incomplete or memory is short.
 
-        Returns the next chunks, the requests evicted for them, and the token budget that is left.
+        Returns the next chunks, who is evicted, who is paused, and the token budget that is left; None in an
+        iteration for which somebody had to leave: nobody is admitted then. One in which nobody could go on is
+        none: what is left is scanned again.
         """
         evict: list[Request] = []
-        chunks = self._next_chunks()
-        while not self.kv.can_extend(chunks):
-            evict.append(self._evict_lowest())
-            chunks = self._next_chunks()
-        budget = self.max_num_batched_tokens - len(self.kv.births)
-        for chunk in chunks:
-            self.kv.extend(chunk)
-            budget -= chunk.num_tokens
-            if chunk.last and self.plans is not None:
-                self._plan(chunk.request, self._length(chunk.request))
-        return chunks, evict, budget
-
-    def _next_chunks(self) -> list[Chunk]:
-        """The next chunks of incomplete prompts, as the token budget allows."""
-        chunks: list[Chunk] = []
-        budget = self.max_num_batched_tokens - len(self.kv.births)
-        for id, tokens in self.kv.partial.items():
-            request = self.running[id][2]
-            left = self._length(request) - tokens
-            num_tokens = min(left, budget)
-            if num_tokens <= 0:
+        pause: list[Request] = []
+        running, kv, most = self.running, self.kv, self.max_num_batched_tokens
+        while not kv.can_extend(chunks := next_chunks(running, kv, most, self._length)):
+            found = scan(running.values(), kv, most, self._length, self._evict)
+            evict += found.evicted
+            if found.num_going_on:
+                chunks, pause, budget = found.chunks, found.paused, None
                 break
-            budget -= num_tokens
-            chunks.append(Chunk(request, num_tokens, num_tokens == left))
-        return chunks
+        else:
+            budget = most - len(kv.births)
+            for chunk in chunks:
+                kv.extend(chunk)
+                budget -= chunk.num_tokens
+        if self.plans is not None:
+            for chunk in chunks:
+                if chunk.last:
+                    self._plan(chunk.request, self._length(chunk.request))
+        return chunks, evict, pause, budget
 
-    def _evict_lowest(self) -> Request:
-        """Take the lowest-ranked running request out of memory; what it has generated is kept, and it queues
-        again.
+    def _evict(self, entry: Entry, num_tokens: int) -> None:
+        """Take a running request out of memory, with `num_tokens` that it was to compute next; what it has
+        generated is kept, and it queues again.
         """
-        _, order, request = max(self.running.values(), key=itemgetter(0, 1))
+        _, order, request = entry
         id = request.id
         generated = self.generated.get(id, 0)
         if id in self.kv.births:
             generated = self.kv.held(id) - request.prompt_tokens + 1
-        self.kv.evict(id, self._length(request))
+        self.kv.evict(id, self._length(request), num_tokens)
         del self.running[id]
         if self.plans is not None:
             self._unplan(id)
         self.generated[id] = generated
         self.waiting.push((self.rank(request, generated), order, request))
-        return request
 
     def _unplan(self, id: int) -> None:
         """Forget the plan of a sequence that left the memory; a request refused before may now fit."""

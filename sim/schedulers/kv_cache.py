@@ -28,6 +28,9 @@ class KvCache:
 
     `unknown_tokens`: how many of a decoding sequence's tokens in memory are not known yet when it leaves, as
     the iterations that yield them are still in flight. The block that they complete has no hash.
+
+    Where memory is short, the next iteration is put together sequence by sequence: `begin_scan`, `go_on` and
+    `evict` in turns, `end_scan`.
     """
 
     __slots__ = (
@@ -40,9 +43,10 @@ class KvCache:
         "least_free",
         "need",
         "num_blocks",
+        "out_of_queue",
         "partial",
+        "paused",
         "prefixes",
-        "reused",
         "reuses_prefixes",
         "takers",
         "unknown_tokens",
@@ -60,7 +64,9 @@ class KvCache:
         """Empty the memory; `least_free` stays."""
         self.free = self.num_blocks
         self.iteration = 0
-        self.need = self.reused = 0  # blocks that the next iteration takes; those of them used again
+        # Blocks that the next iteration takes; those of them that are used again, or were seen to be taken.
+        self.need = self.out_of_queue = 0
+        self.paused: list[int] = []  # ids of who decodes, but not in the next iteration
         self.partial: dict[int, int] = {}
         self.births: dict[int, int] = {}
         self.complete: dict[int, int] = {}
@@ -99,9 +105,12 @@ class KvCache:
             return 1 + iterations_within(self.takers, self.iteration + 1, left)
         return iterations
 
-    def cached_tokens(self, id: int) -> int:
-        """First tokens of a sequence that need not be computed when it is admitted to the next iteration."""
-        return self.prefixes.intact(id, self.need - self.reused) * self.block_size
+    def cached_tokens(self, id: int, length: int) -> int:
+        """First tokens of a sequence of `length` that need not be computed when it is admitted to the next
+        iteration; its last one always is.
+        """
+        intact = self.prefixes.intact(id, self.need - self.out_of_queue)
+        return min(intact, (length - 1) // self.block_size) * self.block_size
 
     def can_admit(self, tokens: int) -> bool:
         """Whether the next iteration can also hold `tokens` tokens of one more sequence."""
@@ -127,7 +136,7 @@ class KvCache:
         """Use the first `tokens` of a sequence just admitted again: its `cached_tokens`."""
         blocks = tokens // self.block_size
         self.prefixes.reuse(id, blocks)
-        self.reused += blocks
+        self.out_of_queue += blocks
 
     def can_extend(self, chunks: Iterable[Chunk]) -> bool:
         """Whether memory suffices for the next iteration with these chunks of incomplete prompts."""
@@ -139,31 +148,69 @@ class KvCache:
 
     def extend(self, chunk: Chunk) -> None:
         """Compute a further chunk of an incomplete prompt in the next iteration."""
-        id, size = chunk.request.id, self.block_size
-        before = self.partial[id]
-        after = before + chunk.num_tokens
-        self.need += -before // size - -after // size
+        before, size = self.partial[chunk.request.id], self.block_size
+        self.need += -before // size - -(before + chunk.num_tokens) // size
+        self._compute(chunk)
+
+    def _compute(self, chunk: Chunk) -> None:
+        """A chunk will be in memory; who has its whole prompt there decodes."""
+        id = chunk.request.id
+        tokens = self.partial[id] + chunk.num_tokens
         if chunk.last:
             del self.partial[id]
-            self.births[id] = birth = after - self.iteration - 1
-            self.takers[-birth % size] += 1
+            self.births[id] = birth = tokens - self.iteration - 1
+            self.takers[-birth % self.block_size] += 1
         else:
-            self.partial[id] = after
+            self.partial[id] = tokens
 
-    def evict(self, id: int, length: int) -> None:
-        """Free the blocks of a running sequence before the next iteration is put together; `length`: how many
-        of its tokens were known when it was admitted.
+    def begin_scan(self) -> None:
+        """Nothing is taken yet."""
+        self.need = self.out_of_queue = 0
+
+    def go_on(self, id: int, num_tokens: int) -> bool:
+        """Take the blocks for so many more tokens of a running sequence; False, and nothing done, where
+        memory is short.
         """
-        tokens = self.held(id)
-        blocks = blocks_for(tokens, self.block_size)
+        tokens, size = self.held(id), self.block_size
+        blocks = -tokens // size - -(tokens + num_tokens) // size
+        if self.need + blocks > self.free:
+            return False
+        self.need += blocks
+        if self.has_evicted:
+            self.prefixes.take(blocks)
+            self.out_of_queue += blocks
+        return True
+
+    def evict(self, id: int, length: int, num_tokens: int) -> None:
+        """Free the blocks of a running sequence; those too that it took for `num_tokens` more, which are
+        hashed before they are computed. `length`: how many of its tokens were known when it was admitted.
+        """
+        held, size = self.held(id), self.block_size
+        tokens = held + num_tokens
+        before, blocks = blocks_for(held, size), blocks_for(tokens, size)
         if self.reuses_prefixes:
+            if not self.has_evicted:
+                self.out_of_queue = self.need
+                self.has_evicted = True
             known = tokens if tokens <= length else tokens - self.unknown_tokens
-            self.prefixes.evicted(id, self.free, blocks, known // self.block_size)
-            self.has_evicted = True
-        self.free += blocks
+            self.prefixes.evicted(id, self.free - self.need, blocks, known // size)
+            self.out_of_queue -= blocks - before
+        self.need -= blocks - before
+        self.free += before
         if self.partial.pop(id, None) is None and self.complete.pop(id, None) is None:
-            self.takers[-self.births.pop(id) % self.block_size] -= 1
-        self.need = self.decode_need()
+            self.takers[-self.births.pop(id) % size] -= 1
+
+    def end_scan(self, chunks: Sequence[Chunk], paused: Sequence[Request], *, is_empty: bool) -> None:
+        """What goes on computes these chunks; who is paused takes no block in the next iteration.
+
+        `is_empty`: nobody goes on, and so there is no such iteration.
+        """
+        if is_empty:
+            self.need, self.out_of_queue = self.decode_need(), 0
+            return
+        for chunk in chunks:
+            self._compute(chunk)
+        self.paused = [request.id for request in paused]
 
     def forget(self, id: int) -> None:
         """A request that was evicted never comes back."""
@@ -182,13 +229,15 @@ class KvCache:
         if iterations != 1:
             need = need + blocks_ahead(takers, self.iteration + 1, iterations - 1) if iterations else 0
         if self.has_evicted:
-            self.prefixes.take(need - self.reused)
-            self.reused = 0
+            self.prefixes.take(need - self.out_of_queue)
+            self.out_of_queue = 0
             self.has_evicted = bool(self.prefixes.parts)
         free = self.free - need
         if free < self.least_free:
             self.least_free = free
         self.iteration = iteration = self.iteration + iterations
+        if self.paused:
+            self._end_pause()
         if finished:
             births, has_evicted = self.births, self.has_evicted
             for request in finished:
@@ -204,6 +253,16 @@ class KvCache:
                     self.prefixes.unhashed += -(-tokens // size) - known // size
         self.free = free
         self.need = takers[iteration % size]
+
+    def _end_pause(self) -> None:
+        """Who was paused is a token behind."""
+        births, takers, size = self.births, self.takers, self.block_size
+        for id in self.paused:
+            birth = births[id]
+            takers[-birth % size] -= 1
+            births[id] = birth = birth - 1
+            takers[-birth % size] += 1
+        self.paused = []
 
 
 class EvictedPrefixes:

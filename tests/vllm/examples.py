@@ -15,6 +15,28 @@ EXAMPLES: Mapping[str, World] = {
             num_gpu_blocks=10,
             prefix_caching=True,
         ),
+        World(
+            "who preempts itself ends the scan",
+            (Asking(18, 14), Asking(12, 7, 0, 1), Asking(6, 17, 1)),
+            num_gpu_blocks=5,
+            priority=True,
+            max_num_seqs=8,
+        ),
+        World(
+            "a chunk keeps the size it had before a victim returned its tokens",
+            (Asking(29, 30, 0, 1), Asking(45, 32, 0, 2), Asking(35, 43, 1), Asking(48, 3, 1)),
+            num_gpu_blocks=9,
+            priority=True,
+            max_num_seqs=8,
+            max_num_batched_tokens=16,
+        ),
+        World(
+            "where nobody can go on, those that are left are scanned again and others let in",
+            (Asking(16, 40, 0, 1), Asking(16, 40, 1), Asking(16, 20, 2)),
+            num_gpu_blocks=5,
+            priority=True,
+            max_num_seqs=8,
+        ),
         World("one block is kept", (Asking(32, 8), Asking(17, 8)), num_gpu_blocks=5),
         World(
             "ahead: who reaches max_tokens with the iteration in flight takes no part in the next",

@@ -59,6 +59,7 @@ TINY = {
     "torch_dtype": "bfloat16",
 }
 MAX_BLOCKS = 2048
+MOST_EMPTY = 1000
 HASH = get_hash_fn_by_name("sha256")
 init_none_hash(HASH)
 
@@ -211,7 +212,7 @@ def decide(world: World, judge: Judge) -> list[Decision]:
     judge.start(scheduler)
     coming = sorted(range(len(world.requests)), key=lambda number: world.requests[number].arrival)
     decisions, in_flight = list[Decision](), list[tuple[Any, Any]]()
-    ended, preempted = 0, set[str]()
+    ended, preempted, num_empty = 0, set[str](), 0
     most_in_flight = 2 if world.async_scheduling else 1
     while coming or in_flight or scheduler.has_requests():
         if not in_flight and not scheduler.has_unfinished_requests() and coming:
@@ -222,10 +223,14 @@ def decide(world: World, judge: Judge) -> list[Decision]:
         preempted |= output.preempted_req_ids
         if output.total_num_scheduled_tokens:
             decisions.append(decision_of(scheduler, output, ended + len(in_flight), preempted))
-            preempted = set()
+            preempted, num_empty = set(), 0
             in_flight.append((output, judge.run(output)))
-        elif isinstance(judge, Engine):
-            judge.run(output)  # its worker learns who has finished
+        else:
+            num_empty += 1
+            if num_empty > MOST_EMPTY:
+                raise RuntimeError(f"{world.name}: nothing can run, a request is larger than the memory")
+            if isinstance(judge, Engine):
+                judge.run(output)  # its worker learns who has finished
         if in_flight and (len(in_flight) == most_in_flight or not output.total_num_scheduled_tokens):
             scheduler.update_from_output(*in_flight.pop(0))
             ended += 1

@@ -55,6 +55,17 @@ def test_decisions_and_counts_are_those_of_the_simulator(policy, predictor, engi
     assert not measured.incidents
 
 
+def test_who_is_paused_keeps_its_memory_and_its_answer(make_scenario, serve, alone):
+    scenario = make_scenario(predictor=NOISY, kv_blocks=7)
+    policy = "continuous:order=shortest-remaining,max_num_seqs=16"
+    measured, prompts = serve(scenario, policy, "cuda-graphs")
+    assert measured.result.decisions == scenario.run(policy, log=True).decisions
+    paused = {i for decision in measured.result.decisions for i in decision.get("paused", ())}
+    assert paused
+    for i in sorted(paused)[:5]:
+        assert measured.answers[i] == alone(prompts[i], len(measured.answers[i]))
+
+
 @pytest.mark.parametrize(
     ("policy", "engine"),
     [

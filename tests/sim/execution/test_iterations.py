@@ -87,6 +87,30 @@ def test_iterations_begun_agrees_with_seconds(
 # One request in and out of memory
 
 
+def test_a_paused_request_is_a_token_behind(cost: StepCost) -> None:
+    ledger = Ledger(2, [0.0, 0.0])
+    running = RunningRequests(cost, [10, 4], ledger)
+    one, other = Request(0, 0.0, 20, 100), Request(1, 0.0, 30, 100)
+
+    def run(work: Iterations, now: float) -> tuple[float, list[Request]]:
+        leap = running.begin(work, now)
+        end = now + leap.seconds(leap.iterations)
+        return end, running.advance(leap, leap.iterations, now, end)
+
+    now, _ = run(Iterations((Chunk(one, 20, True), Chunk(other, 30, True)), (), 1, False), 0.0)
+    leap = running.begin(Iterations((), (), 1, False, pause=[other]), now)
+    assert leap.head_s == cost.decode_s(1, 20)
+    running.advance(leap, 1, now, now + leap.head_s)
+    assert (running.peak_tokens, running.context_tokens, running.prompt_tokens) == (21 + 30, 51, 0)
+    paused_s, now = now, now + leap.head_s
+    now, _ = run(Iterations((), (), 1, False), now)
+    assert max(ledger.gaps.steps[::2]) == now - paused_s  # from its first token to its second
+    _, finished = run(Iterations((), (), 9, False), now)
+    assert (finished, running.use.iterations) == ([other], 5)  # 4 tokens in 5 iterations
+    with pytest.raises(SchedulingError, match="does not decode"):
+        running.begin(Iterations((), (), 1, False, pause=[Request(7, 0.0, 1, 1)]), now)
+
+
 def test_an_evicted_request_goes_on_where_it_was(cost: StepCost) -> None:
     ledger = Ledger(1, [0.0])
     running = RunningRequests(cost, [10], ledger)
@@ -132,13 +156,20 @@ def traces(draw: st.DrawFn) -> Trace:
         return np.array(draw(st.lists(st.integers(low, high), min_size=n, max_size=n)))
 
     arrival = np.sort(column(0, 300)) / 100
-    return Trace("made up", np.arange(n), column(1, 120), column(1, 200), arrival_s=arrival - arrival[0])
+    return Trace(
+        "made up",
+        np.arange(n),
+        column(1, 120),
+        column(1, 200),
+        arrival_s=arrival - arrival[0],
+        priority=column(0, 2),
+    )
 
 
 @settings(max_examples=80)
 @given(
     trace=traces(),
-    order=st.sampled_from(["fcfs", "shortest-predicted", "shortest-remaining", "fair"]),
+    order=st.sampled_from(["fcfs", "shortest-predicted", "shortest-remaining", "fair", "priority"]),
     kv_blocks=st.sampled_from([21, 30, 60, None]),
     tokens=st.sampled_from([40, 2048]),
     predictor=st.sampled_from(["exact", "exact:charge=on"]),
@@ -169,7 +200,7 @@ def tokens_by_decisions(result: Result) -> int:
             continue
         decoding -= set(b.evicted)
         came = {i for i, (_, last) in zip(b.request_ids, b.chunks, strict=True) if last}
-        for i in decoding | came:
+        for i in (decoding - set(b.paused)) | came:
             count = b.iterations
             left[i] = left.get(i, int(output[i])) - count
             produced += count

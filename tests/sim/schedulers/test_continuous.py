@@ -86,6 +86,7 @@ class Desk:
         limits = Limits(16 * (blocks + 1), perception_tokens=perception_tokens)
         self.scheduler, self.blocks = ContinuousScheduler(limits, **options), blocks
         self.pending = sorted(requests, key=lambda r: r.arrival_s)
+        self.requests = {request.id: request for request in requests}
         self.lengths, self.answers = lengths, dict(answers or {})
         self.now = 0.0
         self.tokens: dict[int, int] = {}  # id -> tokens in memory
@@ -126,13 +127,16 @@ class Desk:
 
     def iterate(self, work: Iterations) -> Outcome:
         o = self.scheduler.options
-        for r in work.evict:
-            self.pool.release(r.id, self.tokens.pop(r.id))
-        before = dict(self.tokens)
+        before = {i: n for i, n in self.tokens.items() if i not in {r.id for r in work.evict}}
         requests = {c.request.id: c.request for c in work.chunks}
         self.begun |= requests.keys()
         incomplete = self.scheduler.kv.partial
-        decoding = [i for i in self.tokens if i not in requests and i not in incomplete]
+        paused = {request.id for request in work.pause}
+        assert paused <= before.keys() - incomplete.keys() - requests.keys()
+        assert not paused or (work.evict and work.at_most == 1)
+        decoding = [i for i in before if i not in requests and i not in incomplete and i not in paused]
+        if work.evict:
+            self.make_room(work.evict)
         for i in decoding:
             self.tokens[i] += 1
             self.pool.hold(i, self.tokens[i])
@@ -149,7 +153,8 @@ class Desk:
         assert len(decoding) + sum(c.num_tokens for c in work.chunks) <= o.max_num_batched_tokens
         assert len(self.tokens) <= o.max_num_seqs
         assert sum(blocks_for(n, 16) for n in self.tokens.values()) <= self.blocks
-        assert not work.evict or set(requests) <= set(before)
+        # Where nobody could go on, others may have been let in beside those that are left.
+        assert not paused or set(requests) <= set(before)
         if not work.evict and len(self.tokens) < o.max_num_seqs:
             budget = o.max_num_batched_tokens - len(decoding) - sum(c.num_tokens for c in work.chunks)
             self.assert_first_in_queue_has_no_room(budget)
@@ -166,6 +171,34 @@ class Desk:
                 self.pool.release(i, self.tokens.pop(i))
         self.finished += [r.id for r in finished]
         return Outcome(1, finished)
+
+    def make_room(self, evicted: Sequence[Request]) -> None:
+        """Who is evicted leaves when somebody finds no block, in the order of those that run: what went on
+        before has its blocks by then, also where it is one that leaves.
+        """
+        leaving = deque(request.id for request in evicted)
+        while leaving:
+            self.go_on_until_short(leaving)
+
+    def go_on_until_short(self, leaving: deque[int]) -> None:
+        budget, given = self.scheduler.max_num_batched_tokens, dict[int, int]()
+        for i in list(self.tokens):
+            if i not in self.tokens:
+                continue
+            length = self.requests[i].prompt_tokens + self.generated.get(i, 0)
+            num_tokens = min(length - self.tokens[i], budget)
+            need = blocks_for(self.tokens[i] + num_tokens, 16) - len(self.pool.table[i])
+            while need > len(self.pool.free):
+                gone = leaving.popleft()
+                returned = given.pop(gone, 0)
+                budget += returned
+                self.pool.release(gone, self.tokens.pop(gone) + returned)
+                if gone == i:
+                    return
+            given[i] = num_tokens
+            budget -= num_tokens
+            self.pool.hold(i, self.tokens[i] + num_tokens)
+        assert not leaving, "more were evicted than had to be"
 
     def assert_first_in_queue_has_no_room(self, budget: int) -> None:
         """What an eviction left in memory, and what was predicted, is left out of account."""
