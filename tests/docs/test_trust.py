@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import fields
+from pathlib import Path
+
+import pytest
 
 from sim.hardware import load
 from sim.hardware.catalogue import names
@@ -38,3 +42,47 @@ def test_the_errors_of_a_roofline_are_those_against_the_composed_profiles() -> N
         errors = [guess.decode_s(n, 512 * n) / made.decode_s(n, 512 * n) - 1 for n in (1, 16, 64, 256)]
         errors += [guess.padded_prefill_s(1, t) / made.padded_prefill_s(1, t) - 1 for t in (512, 2048)]
         assert cells.split(" | ") == [f"{100 * e:+.0f} %".replace("-", "−") for e in errors]
+
+
+DATA = Path(os.environ.get("SEQSCHED_DATA", "/nowhere"))
+LOG, STEPS = "rtx4090-llama-3.1-8b-vllm.csv", "rtx4090-llama-3.1-8b-steps"
+
+
+@pytest.mark.skipif(not (DATA / LOG).exists(), reason=f"SEQSCHED_DATA names no folder with {LOG}")
+def test_what_uneven_contexts_uncover_is_as_printed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The table of the log's errors, and the output of the Python below it."""
+    import pandas as pd
+
+    from sim import simulate
+    from sim.hardware import regime_fit
+    from sim.hardware.fitting import fit, read_steps
+    from traces import load as load_trace
+
+    monkeypatch.setattr(regime_fit, "NUM_FOLDS", 2)  # the terms come out the same, in a fifth of the time
+    for name, suffix in (("even", ""), ("uneven", "-skew")):
+        made, _ = fit(read_steps(DATA / f"{STEPS}{suffix}.csv"), name, async_scheduling=True)
+        made.save(tmp_path / f"{name}.json")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / LOG).symlink_to(DATA / LOG)
+    log = pd.read_csv(LOG)
+    end_s = (log.arrival_s + log.e2el_ms / 1e3).max()
+    measured = (log.output_tokens.sum() / end_s, *(log[f"{m}_ms"].mean() for m in ("ttft", "tpot", "e2el")))
+    figures = ("output_throughput", "mean_ttft_ms", "mean_tpot_ms", "mean_e2el_ms")
+    rows = re.findall(r"^\| `(\w+\.json)`(?:, `(.*?)`)? \| (.*) \|$", PAGE.text, re.MULTILINE)
+    assert len(rows) == 4
+    for profile, option, cells in rows:
+        policy = ",".join(
+            ["continuous:max_num_seqs=256", "max_num_batched_tokens=2048", *filter(None, [option])]
+        )
+        summary = simulate(load_trace(LOG), profile=profile, kv_blocks=2588, policy=policy).summary
+        errors = [summary[figure] / m - 1 for figure, m in zip(figures, measured, strict=True)]
+        printed = [float(cell.replace("−", "-").rstrip(" %")) for cell in cells.split(" | ")]
+        assert [100 * e for e in errors] == pytest.approx(printed, abs=0.15)
+    code, output = re.search(
+        r"```python\n(from dataclasses.*?)```\n\n```\n(even.*?)```", PAGE.text, re.S
+    ).groups()
+    capsys.readouterr()
+    exec(code, {})
+    assert capsys.readouterr().out == output
