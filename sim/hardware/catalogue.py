@@ -13,8 +13,8 @@ from traces.unpacking import refuse_device
 SHIPPED = Path(__file__).parent / "profiles"
 """The folder of the profiles that come with the package."""
 
-COMPARED = ("a100-80gb-vicuna-7b-transformers", "h200-vicuna-7b")
-"""The shipped profiles that a plan compares where none is named: one model on two GPUs."""
+COMPARED = ("h100-llama-3.1-8b-vllm", "h200-llama-3.1-8b-vllm")
+"""The shipped profiles that a plan compares where none is named: what many run, one model on two GPUs."""
 
 
 def names() -> list[str]:

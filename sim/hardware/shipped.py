@@ -28,7 +28,7 @@ DEPLOYMENTS = {
     "a100-80gb-vicuna-7b-trtllm": "vicuna-7b@a100-80gb,engine=trtllm",
     "h100-vicuna-7b-sglang": "vicuna-7b@h100,engine=sglang",
     "h100-vicuna-7b-trtllm": "vicuna-7b@h100,engine=trtllm",
-    "h200-vicuna-7b-sglang": "vicuna-7b@h200,engine=sglang",
+    "h200-vicuna-7b": "vicuna-7b@h200,engine=sglang",
     "h200-vicuna-7b-trtllm": "vicuna-7b@h200,engine=trtllm",
 }
 """Name → what is composed: each as people run it, on GPUs of one node."""

@@ -12,7 +12,7 @@ from ..execution.frontend import Frontend
 from ..fleet.outages import Outages
 from ..hardware import catalogue, overrides
 from ..hardware.host import DELAYS
-from ..hardware.profile import Profile
+from ..hardware.profile import KINDS, Profile
 from ..work import Limits
 from .policies import limits_of
 from .settings import MachineSettings
@@ -102,8 +102,8 @@ def fleet_text(fleet: str | Sequence[Profile]) -> str:
 
 
 def provenance_of(profiles: Sequence[Profile]) -> str:
-    """Where the numbers come from, of every kind of machine."""
-    return ", ".join(dict.fromkeys(profile.provenance.kind for profile in profiles))
+    """Where the numbers come from: the worst kind that is among the machines."""
+    return max((profile.provenance.kind for profile in profiles), key=KINDS.index)
 
 
 def _load(given: str | Profile) -> Profile:

@@ -112,7 +112,7 @@ def test_tables_for_people_name_profile_provenance_and_seed(capsys: pytest.Captu
     out = " ".join(capsys.readouterr().out.split())
     assert "a100-80gb-vicuna-7b-transformers (published)" in out and "seed 7" in out
     assert run("simulate", "--trace", "trace.csv", "--profile", "h200-vicuna-7b") == 0
-    assert "(roofline estimate)" in " ".join(capsys.readouterr().out.split())
+    assert "(composed from measured kernels)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_compare_writes_summaries_requests_and_figures(
@@ -334,9 +334,9 @@ def test_trace_inspect_says_what_was_drawn_rather_than_read(capsys: pytest.Captu
 def test_profile_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("profile", "list") == 0
     out = capsys.readouterr().out
-    assert "published" in out and "roofline estimate" in out
+    assert "published" in out and "composed" in out
     assert run("profile", "show", "h200-vicuna-7b", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["provenance"]["kind"] == "roofline estimate"
+    assert json.loads(capsys.readouterr().out)["provenance"]["kind"] == ("composed from measured kernels")
 
 
 def test_a_profile_from_steps_needs_kv_blocks(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,7 +66,7 @@ def test_shipped_profiles_load_and_say_what_they_are(name: str) -> None:
 
 
 def test_the_shipped_kinds() -> None:
-    assert load("h200-vicuna-7b").provenance.kind == "roofline estimate"
+    assert load("h200-vicuna-7b").provenance.kind == "composed from measured kernels"
     published = load("a100-80gb-vicuna-7b-transformers")
     assert published.provenance.kind == "published"
     assert published.engine == "transformers-eager"

@@ -1,4 +1,4 @@
-"""One published number sets one scale, and the shipped profile is what the command makes."""
+"""One published number sets one constant, and the shipped profile is what the command makes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.hardware.catalogue import load
-from sim.hardware.published import NAME, main, padded_seconds, throughput_scale, vanilla_batches
+from sim.hardware.published import KERNELS, NAME, host_ms, main, padded_seconds, vanilla_batches
 from sim.hardware.roofline import estimate
 from traces.errors import InputError
 
@@ -40,6 +40,12 @@ def numbers(value: Any) -> list[float]:
     return [math.inf if value is None else value]  # a curve that a profile does not have
 
 
+def test_the_shipped_profile_is_the_kernels_and_a_constant() -> None:
+    shipped, kernels = load(NAME).step_cost, load(KERNELS).step_cost
+    assert shipped == kernels.with_host(shipped.host_ms) and 15 < shipped.host_ms < 25
+    assert load(NAME).provenance.kind == "published"
+
+
 def test_batches_are_consecutive_and_as_long_as_their_longest() -> None:
     trace = trace_of([5, 9, 3, 4, 7], [10, 2, 30, 4, 1])
     assert vanilla_batches(trace, batch_size=2) == [(2, 9, 10), (2, 4, 30), (1, 7, 1)]
@@ -55,17 +61,18 @@ def test_padded_seconds_is_the_sum_over_iterations() -> None:
     st.lists(
         st.tuples(st.integers(1, 64), st.integers(1, 512), st.integers(1, 512)), min_size=1, max_size=20
     ),
-    st.floats(0.01, 1000),
+    st.floats(0.01, 0.99),
 )
-def test_the_scaled_profile_has_the_published_throughput(
-    batches: list[tuple[int, int, int]], published: float
+def test_with_the_host_time_the_profile_has_the_published_throughput(
+    batches: list[tuple[int, int, int]], share: float
 ) -> None:
     requests = sum(rows for rows, _, _ in batches)
-    scaled = PURE.with_scale(throughput_scale(PURE, batches, requests, published))
-    assert requests / padded_seconds(scaled, batches) == pytest.approx(published, rel=1e-9)
-    # Only the scale moves: ratios between iterations are the roofline's.
-    ratio = PURE.step_cost.decode_s(16, 9000) / PURE.step_cost.decode_s(1, 10)
-    assert scaled.step_cost.decode_s(16, 9000) / scaled.step_cost.decode_s(1, 10) == pytest.approx(ratio)
+    published = share * requests / padded_seconds(PURE, batches)
+    slower = PURE.with_host(host_ms(PURE, batches, requests, published))
+    assert requests / padded_seconds(slower, batches) == pytest.approx(published, rel=1e-9)
+    # Only a constant is added: what more rows or context cost is what the kernels say.
+    grown, before = (p.step_cost.decode_s(16, 9000) - p.step_cost.decode_s(1, 10) for p in (slower, PURE))
+    assert grown == pytest.approx(before)
 
 
 @pytest.mark.parametrize(
@@ -75,13 +82,14 @@ def test_the_scaled_profile_has_the_published_throughput(
         ([(1, 1, 1)], 0, 1.0, "num_requests: 0 is below 1"),
         ([(1, 1, 1)], 1, 0.0, "published throughput: 0.0 is not above 0"),
         ([(1, 1, 1)], 1, float("nan"), "published throughput: nan"),
+        ([(1, 1, 1)], 1, 1e9, "published throughput: 1000000000.0 is above that of the kernels alone"),
     ],
 )
-def test_what_cannot_set_a_scale_is_refused(
+def test_what_cannot_set_a_host_time_is_refused(
     batches: list[tuple[int, int, int]], requests: int, published: float, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        throughput_scale(PURE, batches, requests, published)
+        host_ms(PURE, batches, requests, published)
 
 
 def test_bad_input_is_one_line_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,5 +111,5 @@ def test_the_shipped_profile_is_what_the_command_makes(tmp_path: Path) -> None:
     # Since Python 3.12 sum() of floats rounds once at the end, so the last bits depend on the version.
     assert numbers(asdict(made.step_cost)) == pytest.approx(numbers(asdict(shipped.step_cost)), rel=1e-13)
     assert made.memory == shipped.memory
-    assert made.provenance.grid["scale"] == pytest.approx(4.05, abs=0.1)
+    assert made.step_cost.host_ms == pytest.approx(20.2, abs=0.1)
     assert made.provenance.description == shipped.provenance.description

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.hardware.catalogue import load
 from sim.hardware.datasheets import GPUS, Gpu
 from sim.hardware.model_shape import MODELS
 from sim.hardware.overrides import apply
@@ -76,5 +75,5 @@ def test_the_way_that_is_named_fits() -> None:
     with pytest.raises(InputError, match=r"2 times as many GPUs .* or weights of half as many bits"):
         estimate("llama-3.1-70b", "H100")
     for way in ("tensor_parallel=2", "weight_bits=8"):
-        made = apply(load("h200-vicuna-7b"), ["gpu=H100", "model=llama-3.1-70b", way])
+        made = apply(estimate("vicuna-7b", "H200"), ["gpu=H100", "model=llama-3.1-70b", way])
         assert made.kv_tokens() > 0

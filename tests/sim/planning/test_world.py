@@ -194,7 +194,7 @@ def test_a_mixed_fleet_is_counted_in_copies_and_costs_the_sum_of_its_prices() ->
 
 
 def test_the_sensitivity_of_a_mixed_fleet_changes_every_machine() -> None:
-    made = plan("fixed:output_tokens=100", fleet=f"{H200};{A100}", slo="ttft_p90:800", request_rate=20,
+    made = plan("fixed:output_tokens=100", fleet=f"{H200};{A100}", slo="ttft_p90:800", request_rate=10,
                 sensitivity=True, **QUICK)  # fmt: skip
     assert made.sensitivity is not None and made.sensitivity.profile == f"{H200}*1;{A100}*1"
     assert "Step time" in [swing.what for swing in made.sensitivity.swings]

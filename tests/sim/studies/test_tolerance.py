@@ -35,7 +35,7 @@ def exit_status(command: list[str]) -> int:
 def test_below_saturation_the_machine_shows_in_the_latencies(
     tolerance: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [*log_at(4.0, tmp_path / "log.csv"), "--tolerance", *tolerance]
+    command = [*log_at(2.0, tmp_path / "log.csv"), "--tolerance", *tolerance]
     for scale, status in ((0.5, 1), (1, 0), (2, 1)):
         assert exit_status([*command, "--set", f"scale={scale}"]) == status
         out, err = capsys.readouterr()
