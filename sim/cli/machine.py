@@ -134,7 +134,8 @@ def compose(
     engine: str = "vllm",
     tp: int = 1,
     ep: int = 1,
-    dtype: str = "bf16",
+    dp_attention: int = 1,
+    dtype: str = "",
     kv: str = "bf16",
     host: str = "",
     utilization: float | None = None,
@@ -152,13 +153,15 @@ def compose(
     model
         A known name such as llama-3.1-8b, a config.json of Hugging Face, or a name such as Qwen/Qwen3-32B.
     engine
-        vllm, sglang or trtllm.
+        vllm, sglang or trtllm, or one with the version of its tables: vllm:0.24.0.
     tp
         GPUs among which every layer is divided.
     ep
         Groups of GPUs among which experts are divided; it divides tp.
+    dp_attention
+        Groups of GPUs that compute the attention of sequences of their own; it divides tp.
     dtype
-        Format of the weights: bf16, fp8, fp8-block or nvfp4.
+        Format of the weights: bf16, fp8, fp8-block or nvfp4; default: that of the checkpoint.
     kv
         Format of the KV cache: bf16 or fp8.
     host
@@ -175,7 +178,8 @@ def compose(
     from ..hardware.composed import compose as compose_profile
     from ..hardware.deployment import Deployment
 
-    asked = Deployment(model, gpu.lower().replace(" ", "-"), engine, tp, ep, dtype, kv, host, utilization)
+    where = gpu.lower().replace(" ", "-")
+    asked = Deployment(model, where, engine, tp, ep, dp_attention, dtype, kv, host, utilization)
     made = compose_profile(asked, name=name or out.stem)
     made.save(out)
     table = Table(

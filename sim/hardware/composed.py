@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tempfile
 from contextlib import suppress
 from dataclasses import replace
@@ -18,7 +19,7 @@ from sim.hardware import kernels
 from sim.hardware.composing import compose_cost
 from sim.hardware.deployment import Deployment
 from sim.hardware.host import Host, named
-from sim.hardware.hugging_face import config_of, read_config, shape_of
+from sim.hardware.hugging_face import config_of, dtype_of, not_in_it, read_config, shape_of
 from sim.hardware.model_shape import MODELS
 from sim.hardware.profile import Profile, Provenance
 from traces.datasets import cache_folder
@@ -28,8 +29,28 @@ from traces.spec import nearest
 FORMAT = 3
 """Raised when the same kernels give another profile: copies kept before are not used again."""
 
-FAMILIES = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "deepseek_v3", "kimi_k2")
+_ASYNCHRONOUS_SINCE = {"vllm": (0, 14), "sglang": (0, 4), "trtllm": (1, 0)}
+"""Since when asynchronous scheduling (SGLang, TensorRT-LLM: the overlap scheduler) is the default."""
+
+FAMILIES = ("llama", "mixtral", "qwen2", "qwen3", "qwen3_moe", "deepseek_v3", "kimi_k2")
 """Values of `model_type` whose iterations are put together here."""
+_LIKE_LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+_SHAPED_LIKE = {"mistral": _LIKE_LLAMA, "phi3": _LIKE_LLAMA}
+"""Families with the operations of another one, by what a configuration of that one says."""
+_OTHERWISE = {
+    "layers with a window of the context beside layers with all of it": (
+        "gemma2",
+        "gemma3",
+        "gemma3_text",
+        "gpt_oss",
+        "cohere2",
+    ),
+    "layers with chunks of the context beside layers with all of it": ("llama4", "llama4_text"),
+    "sparse attention": ("deepseek_v32", "deepseek_v4", "glm_moe_dsa"),
+    "linear attention": ("qwen3_next", "qwen3_5", "qwen3_5_moe", "mamba", "mamba2", "nemotron_h"),
+    "a part that sees pictures": ("gemma3", "mistral3", "llava", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"),
+}
+"""What other families have that is not composed."""
 _BITS = {"bf16": None, "fp8": 8, "fp8-block": 8, "nvfp4": 4}
 _SOURCES = {"silicon": "measured", "mixed": "measured in part", "empirical": "roofline"}
 
@@ -43,10 +64,16 @@ def compose(deployment: Deployment | str, *, name: str | None = None, date: str 
     asked = Deployment.parse(deployment) if isinstance(deployment, str) else deployment
     kernels.require()
     config = config_for(asked.model)
+    asked = replace(asked, dtype=asked.dtype or dtype_of(config, asked.model))
+    if asked.dp_attention > 1 and not _num_experts(config):
+        raise InputError(
+            f"profile {asked.text}: dp_attention={asked.dp_attention} is for models of experts, which "
+            f"{asked.model} is not; groups that share nothing are replicas (--replicas {asked.dp_attention})"
+        )
     shape = shape_of(config, short_name(asked.model))
     with tempfile.TemporaryDirectory(prefix="seqsched-") as folder:
         Path(folder, "config.json").write_text(json.dumps(config), encoding="utf-8")
-        parts = kernels.Kernels(asked, folder, _heads(config, asked.tp))
+        parts = kernels.Kernels(asked, folder, _heads(config, asked.attention_tp))
         memory = parts.memory()
         cost, errors = compose_cost(parts, memory.capacity_tokens)
     origin = parts.origin
@@ -74,8 +101,14 @@ def compose(deployment: Deployment | str, *, name: str | None = None, date: str 
         provenance=provenance,
         num_gpus=asked.tp,
         host=host,
-        async_scheduling=True,
+        async_scheduling=decides_ahead(origin.engine, origin.table),
     )
+
+
+def decides_ahead(engine: str, version: str) -> bool:
+    """Whether that version of an engine decides an iteration while the one before it runs, by default."""
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+    return numbers >= _ASYNCHRONOUS_SINCE[engine]
 
 
 def composed(text: str) -> Profile:
@@ -115,10 +148,14 @@ def config_for(model: str) -> dict[str, Any]:
                 f"that {kernels.PACKAGE} has, such as Qwen/Qwen3-32B){nearest(model, known)}"
             )
         config = read_config(kernels.packaged_config(model))
-    if config.get("model_type") not in FAMILIES:
+    kind = config.get("model_type")
+    if kind in _SHAPED_LIKE:
+        return {**config, **_SHAPED_LIKE[kind]}
+    if kind not in FAMILIES:
+        why = next((f" ({text})" for text, kinds in _OTHERWISE.items() if kind in kinds), "")
         raise InputError(
-            f"model: {model} is of the family {config.get('model_type')!r}, whose iterations are not put "
-            f"together here ({', '.join(FAMILIES)} are)"
+            f"model: {model} is of the family {kind!r}{why}, whose iterations are not put "
+            f"together here ({', '.join((*FAMILIES, *_SHAPED_LIKE))} are)"
         )
     return config
 
@@ -131,8 +168,9 @@ def short_name(model: str) -> str:
 
 def _key(asked: Deployment) -> str:
     """What decides a profile: the deployment, the model's own configuration, the tables and this program."""
-    host = named(asked.host_name, 1, _BITS[asked.dtype] or 16).to_json()
-    content: list[Any] = [FORMAT, kernels.VERSION, asked.text, *([host] if host else [])]
+    formats = [asked.dtype] if asked.dtype else list(_BITS)  # the checkpoint's is one of them
+    hosts = [named(asked.host_name, 1, _BITS[each] or 16).to_json() for each in formats]
+    content: list[Any] = [FORMAT, kernels.VERSION, asked.text, *(host for host in hosts if host)]
     if Path(asked.model).exists():
         content.append(read_config(Path(asked.model)))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
@@ -150,6 +188,11 @@ def _heads(config: dict[str, Any], tp: int) -> kernels.Attention | None:
     return kernels.Attention(heads // tp, max(1, kv_heads // tp), head_dim)
 
 
+def _num_experts(config: dict[str, Any]) -> int:
+    keys = ("num_experts", "num_local_experts", "n_routed_experts")
+    return next((int(config[key]) for key in keys if config.get(key)), 0)
+
+
 def _shares(parts: kernels.Kernels) -> dict[str, str]:
     total = sum(parts.shares.values())
     return {
@@ -161,13 +204,20 @@ def _shares(parts: kernels.Kernels) -> dict[str, str]:
 
 def _description(asked: Deployment, config: dict[str, Any], parts: kernels.Kernels, host: Host) -> str:
     shares = ", ".join(f"{share} {name}" for name, share in _shares(parts).items())
-    experts = any(config.get(key) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
-    uneven = " Tokens are spread over the experts by the power law that the tables assume." * experts
+    left_out = "".join(f" {text}" for text in not_in_it(config))
+    uneven = " Tokens are spread over the experts by the power law that the tables assume." * bool(
+        _num_experts(config)
+    )
+    if asked.dp_attention > 1:
+        uneven += (
+            f" Sequences and prompt tokens are spread evenly over {asked.dp_attention} groups of GPUs with "
+            "an attention and a KV cache of their own."
+        )
     on_host = " No time on the host is in it: an engine that schedules slower than its kernels run is slower."
     if host.name:
         on_host = f" Time on the host: the terms of {host.name}, fitted on {host.fitted_on}."
     return (
         f"Nobody measured these iterations. Each is the sum of its kernels, which were measured one by one "
         f"on {parts.origin.system} under {parts.origin.engine} {parts.origin.table}: {shares}. Attention: "
-        f"{parts.coverage}. Memory by the rule of {asked.engine}.{uneven}{on_host}"
+        f"{parts.coverage}. Memory by the rule of {parts.origin.engine}.{uneven}{left_out}{on_host}"
     )

@@ -31,11 +31,15 @@ class Deployment:
     """A known name, the name of a model whose configuration the kernels' package has, or a `config.json`."""
     gpu: str
     engine: str = "vllm"
+    """Its name, or `NAME:VERSION` for the tables of another version than the package's present one."""
     tp: int = 1
-    """GPUs among which every layer is divided."""
+    """GPUs of the replica, among which every layer is divided."""
     ep: int = 1
     """Groups among which whole experts are divided; every expert is divided among the tp / ep GPUs of one."""
-    dtype: str = "bf16"
+    dp_attention: int = 1
+    """Groups each of which computes the attention of sequences of its own, divided among its GPUs."""
+    dtype: str = ""
+    """Format of the weights; empty: that of the checkpoint."""
     kv: str = "bf16"
     """Format of the KV cache."""
     host: str = ""
@@ -44,11 +48,14 @@ class Deployment:
     """The share of memory of the engine's own rule; None: its default."""
 
     def __post_init__(self) -> None:
-        for key, known in (("engine", ENGINES), ("dtype", DTYPES), ("kv", KV_DTYPES)):
-            value = getattr(self, key)
+        for key, value, known in (
+            ("engine", self.engine_name, ENGINES),
+            ("dtype", self.dtype, ("", *DTYPES)),
+            ("kv", self.kv, KV_DTYPES),
+        ):
             if value not in known:
                 raise InputError(
-                    f"{key}: {value!r} is not one of {', '.join(known)}{nearest(str(value), known)}"
+                    f"{key}: {value!r} is not one of {', '.join(filter(None, known))}{nearest(value, known)}"
                 )
         if self.host not in ("", NONE, *names()):
             named(self.host, None)
@@ -58,6 +65,8 @@ class Deployment:
             raise InputError(f"tp: {self.tp} is not between 1 and {MOST_GPUS}")
         if self.ep < 1 or self.tp % self.ep:
             raise InputError(f"ep: {self.ep} does not divide tp, {self.tp}")
+        if self.dp_attention < 1 or self.tp % self.dp_attention:
+            raise InputError(f"dp_attention: {self.dp_attention} does not divide tp, {self.tp}")
         if self.utilization is not None and not 0 < self.utilization <= 1:
             raise InputError(f"utilization: {self.utilization} is not above 0 and at most 1")
 
@@ -83,9 +92,24 @@ class Deployment:
             raise InputError(f"profile {text}: {error}") from None
 
     @property
+    def engine_name(self) -> str:
+        """The engine without its version."""
+        return self.engine.partition(":")[0]
+
+    @property
+    def engine_version(self) -> str | None:
+        """The version that is asked for; None: the present one of the tables."""
+        return self.engine.partition(":")[2] or None
+
+    @property
+    def attention_tp(self) -> int:
+        """GPUs among which the attention of a sequence is divided."""
+        return self.tp // self.dp_attention
+
+    @property
     def host_name(self) -> str:
         """The set of the host's terms that it runs with, or `none`."""
-        return self.host or (self.engine if self.engine in names() else NONE)
+        return self.host or (self.engine_name if self.engine_name in names() else NONE)
 
     @property
     def text(self) -> str:
@@ -93,14 +117,14 @@ class Deployment:
         settings = [
             f"{f.name}={getattr(self, f.name)}"
             for f in fields(self)
-            if f.name in ("engine", "tp", "dtype", "kv")
+            if f.name in ("engine", "tp", "kv")
             or (f.name in _SETTINGS and getattr(self, f.name) != f.default)
         ]
         return ",".join([f"{self.model}@{self.gpu}", *settings])
 
 
 def _read(key: str, value: str, text: str) -> str | int | float:
-    kind = {"tp": int, "ep": int, "utilization": float}.get(key, str)
+    kind = {"tp": int, "ep": int, "dp_attention": int, "utilization": float}.get(key, str)
     try:
         read: str | int | float = kind(value)
     except ValueError:

@@ -54,6 +54,41 @@ def shape_of(config: Mapping[str, Any], name: str) -> ModelShape | None:
     )
 
 
+def dtype_of(config: Mapping[str, Any], name: str) -> str:
+    """The format of a checkpoint's weights, as `deployment.DTYPES` name it.
+
+    Raises `InputError` for one that is quantised in a way of which there are no tables.
+    """
+    said = config.get("quantization_config")
+    if not said:
+        return "bf16"
+    method = str(said.get("quant_method", "")).lower()
+    algorithm = str(said.get("quant_algo", "")).lower()
+    if method == "fp8":
+        return "fp8-block" if said.get("weight_block_size") else "fp8"
+    if method == "modelopt" and algorithm in ("fp8", "nvfp4"):
+        return algorithm
+    if method == "compressed-tensors":
+        weights = [group.get("weights") or {} for group in (said.get("config_groups") or {}).values()]
+        if weights and all(w.get("type") == "float" and w.get("num_bits") == 8 for w in weights):
+            return "fp8-block" if any(w.get("strategy") == "block" for w in weights) else "fp8"
+    raise InputError(
+        f"model {name}: its checkpoint is quantised by {algorithm or method or 'an unnamed method'}, of "
+        "which there are no tables; dtype=bf16, fp8, fp8-block or nvfp4 composes it as if it were that"
+    )
+
+
+def not_in_it(config: Mapping[str, Any]) -> list[str]:
+    """What a configuration says of a model that iterations put together from kernels leave out."""
+    said = []
+    window, longest = config.get("sliding_window"), config.get("max_position_embeddings") or 0
+    if window and window < longest and config.get("use_sliding_window", True):
+        said.append(f"Attention reads all of the context: the window of {window:,} tokens is not in it.")
+    if config.get("num_nextn_predict_layers"):
+        said.append("Its layers that predict further tokens (MTP) are not used.")
+    return said
+
+
 def config_of(shape: ModelShape) -> dict[str, Any]:
     """The configuration of a shape."""
     kind = "qwen2" if shape.qkv_bias else "llama"

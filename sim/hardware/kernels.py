@@ -72,15 +72,17 @@ class Attention:
 class Kernels:
     """Milliseconds of the parts of an iteration, as the kernels of one deployment were measured.
 
-    model: the name of a configuration in the package, or a folder with a `config.json`. Raises `InputError`
-    without the package, and for what its tables do not have.
+    model: the name of a configuration in the package, or a folder with a `config.json`. Counts are those of
+    the whole replica; where groups of GPUs compute the attention of sequences of their own, sequences and
+    tokens are spread over them evenly. Raises `InputError` without the package, and for what its tables do
+    not have.
     """
 
     def __init__(self, deployment: Deployment, model: str, attention: Attention | None = None) -> None:
         require()
         self.deployment = deployment
         self._model, self._system, self._heads = model, system_of(deployment.gpu), attention
-        self.origin = Origin(self._system, deployment.engine, self._table_version(), VERSION)
+        self.origin = Origin(self._system, deployment.engine_name, self._table_version(), VERSION)
         self.coverage = self._covered(attention) if attention else "not looked up"
         self.shares: Counter[str] = Counter()
         """Milliseconds asked for so far, by where they come from."""
@@ -97,39 +99,47 @@ class Kernels:
 
     def rest_ms(self, tokens: int) -> float:
         """All but attention and logits, in an iteration with prefill that computes `tokens` tokens."""
-        return self._context(self._rest, batch_size=1, s=tokens, x=tokens)
+        each = self._share(tokens)
+        return self._context(self._rest, batch_size=1, s=each, x=each)
 
     def decode_rest_ms(self, num_seqs: int) -> float:
         """All but attention, in a decode-only iteration; logits are in it."""
-        return self._generation(self._decode_rest, batch_size=num_seqs, s=2)
+        return self._generation(self._decode_rest, batch_size=self._share(num_seqs), s=2)
 
     def logits_ms(self, rows: int) -> float:
         """The logits of so many tokens."""
-        return self._generation(self._logits, batch_size=rows, s=2)
+        return self._generation(self._logits, batch_size=self._share(rows), s=2)
 
     def prefill_attention_ms(self, chunks: int, tokens: int, history: int) -> float:
         """Attention of chunks of `tokens` tokens each, after `history` tokens that are in the cache."""
-        return self._context(self._attention, batch_size=chunks, s=tokens, prefix=history)
+        each = self._share(chunks)
+        ms = self._context(self._attention, batch_size=each, s=tokens, prefix=history)
+        if chunks == each * self.deployment.dp_attention:
+            return ms
+        # Every group launches its kernels, and on average computes less than `each` chunks.
+        launch = self._context(self._attention, batch_size=1, s=1)
+        launch *= 1 - (history / (history + tokens)) ** 2
+        return launch + max(0.0, ms - launch) * chunks / (each * self.deployment.dp_attention)
 
     def decode_attention_ms(self, num_seqs: int, context: int) -> float:
         """Attention of so many decoding sequences with `context` tokens each in the cache."""
-        return self._generation(self._decode_attention, batch_size=num_seqs, s=context + 1)
+        return self._generation(self._decode_attention, batch_size=self._share(num_seqs), s=context + 1)
 
     def memory(self) -> KvMemory:
         """What all GPUs hold together, by the engine's own rule."""
         from aiconfigurator_core.sdk import estimate_kv_cache
 
         deployment = self.deployment
-        kind, share = _MEMORY_RULES[deployment.engine]
+        kind, share = _MEMORY_RULES[self.origin.engine]
         share = deployment.utilization or share
         found = self._asked(
             estimate_kv_cache,
             self._model,
             self._system,
-            deployment.engine,
-            "current",
-            max_num_tokens=MOST_TOKENS,
-            max_batch_size=MOST_SEQUENCES,
+            self.origin.engine,
+            self.origin.table,
+            max_num_tokens=self._share(MOST_TOKENS),
+            max_batch_size=self._share(MOST_SEQUENCES),
             memory_fraction_kind=kind,
             memory_fraction_value=share,
             **self._options(),
@@ -143,14 +153,19 @@ class Kernels:
             utilization=utilization,
             weight_bytes=num * weights,
             workspace_bytes=num * max(0, rest),
-            bytes_per_token=num * found["kv_size_per_token_bytes"],
+            bytes_per_token=deployment.attention_tp * found["kv_size_per_token_bytes"],
         )
+
+    def _share(self, count: int) -> int:
+        """Of so many, those of one group of GPUs with an attention of its own."""
+        return -(-count // self.deployment.dp_attention)
 
     def _options(self) -> dict[str, Any]:
         deployment = self.deployment
         number = _QUANTISATION[deployment.dtype]
         return {
-            "tp_size": deployment.tp,
+            "tp_size": deployment.attention_tp,
+            "attention_dp_size": deployment.dp_attention,
             "moe_ep_size": deployment.ep,
             "moe_tp_size": deployment.tp // deployment.ep,
             "gemm_quant_mode": number,
@@ -162,8 +177,10 @@ class Kernels:
     def _compile(self) -> Any:
         from aiconfigurator_core.sdk import EngineHandle
 
-        arguments = (self._model, self._system, self.deployment.engine)
-        return self._asked(EngineHandle.compile, *arguments, **self._options())
+        arguments = (self._model, self._system, self.origin.engine)
+        return self._asked(
+            EngineHandle.compile, *arguments, backend_version=self.origin.table, **self._options()
+        )
 
     def _asked(self, function: Any, *arguments: Any, **options: Any) -> Any:
         """What the package answers; `InputError` with its own words where it raises, whatever it raises."""
@@ -201,20 +218,37 @@ class Kernels:
                 raise InputError(f"profile {self.deployment.text}: {PACKAGE} cannot say: {error}") from error
         return names
 
-    def _table_version(self) -> str:
+    def _versions(self) -> list[str]:
+        """The versions of the engine with tables, the present one first."""
         from aiconfigurator_core.sdk import perf_database
 
-        slots = self._asked(perf_database.get_version_slots, self._system, self.deployment.engine)
-        if not slots or not slots.get("current"):
-            raise InputError(f"engine: {PACKAGE} has no tables of {self.deployment.engine} on {self._system}")
-        return str(slots["current"])
+        engine = self.deployment.engine_name
+        slots = self._asked(perf_database.get_version_slots, self._system, engine) or {}
+        if not slots.get("current"):
+            raise InputError(f"engine: {PACKAGE} has no tables of {engine} on {self._system}")
+        return [str(slots["current"]), *(str(v) for slot, v in slots.items() if slot != "current")]
+
+    def _table_version(self) -> str:
+        versions, asked = self._versions(), self.deployment.engine_version
+        if asked is None:
+            return versions[0]
+        if asked not in versions:
+            known = ", ".join(versions)
+            raise InputError(
+                f"engine: {PACKAGE} has no tables of version {asked} of {self.deployment.engine_name} on "
+                f"{self._system} ({known}){nearest(asked, versions)}"
+            )
+        return asked
 
     def _covered(self, attention: Attention) -> str:
         """Whether attention of such heads was measured; `InputError` where its table only extrapolates."""
         deployment, heads = self.deployment, attention.heads
-        table = _tables() / "data" / self._system / "attention" / deployment.engine / self.origin.table
-        file = table / "generation_attention_perf.parquet"
-        if not file.exists():
+        tables = _tables() / "data" / self._system / "attention" / self.origin.engine
+        # A version without a table of its own is answered from that of the present one.
+        versions = (self.origin.table, self._versions()[0])
+        files = [tables / version / "generation_attention_perf.parquet" for version in versions]
+        file = next((file for file in files if file.exists()), None)
+        if file is None:
             return "not known: the table is that of another version of the engine"
         measured = _measured_heads(file, attention, _QUANTISATION[deployment.kv])
         what = f"{heads} heads with {attention.kv_heads} KV heads of {attention.head_dim} on a GPU"
@@ -222,10 +256,10 @@ class Kernels:
             return f"measured ({what})"
         if measured and min(measured) < heads < max(measured):
             return f"interpolated between numbers of heads ({what})"
-        engines = ", ".join(e for e in _MEMORY_RULES if e != deployment.engine)
+        engines = ", ".join(e for e in _MEMORY_RULES if e != self.origin.engine)
         upto = f"up to {max(measured)} heads" if measured else "not at all"
         raise InputError(
-            f"profile {deployment.text}: attention of {what} was not measured for {deployment.engine} "
+            f"profile {deployment.text}: attention of {what} was not measured for {self.origin.engine} "
             f"{self.origin.table} ({upto}), only extrapolated; try another engine ({engines}) or more tp"
         )
 

@@ -10,7 +10,7 @@ import pytest
 
 from sim.cli import main
 from sim.hardware import describe, kernels, load, overrides
-from sim.hardware.composed import compose, composed, config_for
+from sim.hardware.composed import compose, composed, config_for, decides_ahead
 from sim.hardware.deployment import Deployment
 from sim.hardware.hugging_face import config_of
 from sim.hardware.model_shape import MODELS
@@ -115,8 +115,32 @@ def test_what_the_tables_do_not_have_is_refused_without_the_extra_too(text: str,
 
 def test_a_family_that_is_not_put_together_here_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architectures": ["M"], "model_type": "mamba"}', encoding="utf-8")
-    with pytest.raises(InputError, match="family 'mamba', whose iterations are not put together here"):
+    with pytest.raises(InputError, match=r"family 'mamba' \(linear attention\), whose iterations"):
         config_for(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("gpt_oss", "window of the context"), ("llama4", "chunks of the context"), ("gemma2", "window of the")],
+)
+def test_a_family_with_other_layers_is_refused_saying_which(tmp_path: Path, kind: str, message: str) -> None:
+    (tmp_path / "config.json").write_text(
+        json.dumps({"architectures": ["M"], "model_type": kind}), encoding="utf-8"
+    )
+    with pytest.raises(InputError, match=message) as raised:
+        config_for(str(tmp_path))
+    assert "\n" not in str(raised.value)
+
+
+@needs_kernels
+@pytest.mark.parametrize("kind", ["mistral", "phi3"])
+def test_families_with_the_operations_of_llama_are_put_together_as_it(tmp_path: Path, kind: str) -> None:
+    config = config_of(MODELS["llama-3.1-8b"])
+    (tmp_path / "config.json").write_text(
+        json.dumps(config | {"architectures": ["Other"], "model_type": kind}), encoding="utf-8"
+    )
+    made = compose(f"{tmp_path}@h200,dtype=fp8")
+    assert made.step_cost == compose(TEXT).step_cost
 
 
 def test_half_a_copy_is_composed_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -193,6 +217,38 @@ def test_the_iterations_are_those_of_the_package(profile: Profile) -> None:
         assert 1e3 * profile.step_cost.decode_s(num_seqs, num_seqs * context) == pytest.approx(
             theirs, rel=0.03
         )
+
+
+@needs_kernels
+def test_attention_by_data_parallelism_holds_a_sequence_once_and_not_on_every_gpu() -> None:
+    text = "deepseek-ai/DeepSeek-V3@h200,tp=8,ep=8,engine=sglang"
+    whole, divided = compose(text), compose(f"{text},dp_attention=8")
+    assert divided.num_gpus == whole.num_gpus == 8
+    assert divided.kv_tokens() > 5 * whole.kv_tokens()
+    for ways in divided.provenance.residuals.values():
+        assert ways["unseen_sizes"]["mean"] < 0.03
+    # A batch below the number of groups is one sequence a group; a large one costs less of each GPU's time.
+    assert divided.step_cost.decode_s(2, 2000) == pytest.approx(divided.step_cost.decode_s(8, 8000), rel=0.02)
+    large = (256, 256 * 8192)
+    assert divided.step_cost.decode_s(*large) < 0.9 * whole.step_cost.decode_s(*large)
+    assert "evenly over 8 groups of GPUs" in divided.provenance.description
+
+
+@needs_kernels
+def test_a_dense_model_has_no_such_attention() -> None:
+    with pytest.raises(InputError, match=r"dp_attention=2 is for models of experts, .* \(--replicas 2\)"):
+        compose("llama-3.1-8b@h200,tp=2,dp_attention=2")
+
+
+@needs_kernels
+def test_a_version_without_tables_is_refused_with_those_that_have_some() -> None:
+    with pytest.raises(InputError, match=r"no tables of version 0\.1\.0 of vllm on h200_sxm \(0\.24\.0, "):
+        compose("llama-3.1-8b@h200,engine=vllm:0.1.0")
+
+
+def test_whether_an_engine_decides_ahead_is_a_matter_of_its_version() -> None:
+    assert decides_ahead("vllm", "0.24.0") and not decides_ahead("vllm", "0.13.2")
+    assert decides_ahead("trtllm", "1.3.0rc20") and decides_ahead("sglang", "0.5.14")
 
 
 @needs_kernels

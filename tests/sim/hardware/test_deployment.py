@@ -13,9 +13,16 @@ def test_a_text_and_what_it_means() -> None:
     assert Deployment.parse(made.text) == made
 
 
+def test_an_engine_may_name_its_version_and_attention_its_groups() -> None:
+    made = Deployment.parse("m@h200,engine=vllm:0.24.0,tp=8,ep=8,dp_attention=4")
+    assert (made.engine_name, made.engine_version, made.attention_tp) == ("vllm", "0.24.0", 2)
+    assert made.text == "m@h200,engine=vllm:0.24.0,tp=8,ep=8,dp_attention=4,kv=bf16"
+    assert Deployment.parse("m@h200").engine_version is None
+
+
 def test_equal_deployments_have_one_text() -> None:
-    texts = {Deployment.parse(f"m@h100,{s}").text for s in ("tp=2,ep=1", "engine=vllm,tp=2", "tp=2,kv=bf16")}
-    assert len(texts) == 1
+    settings = ("tp=2,ep=1", "engine=vllm,tp=2", "tp=2,kv=bf16,dp_attention=1")
+    assert len({Deployment.parse(f"m@h100,{each}").text for each in settings}) == 1
 
 
 @pytest.mark.parametrize(
@@ -27,6 +34,9 @@ def test_equal_deployments_have_one_text() -> None:
         ("m@h100,tp=0", "tp: 0 is not between 1 and 64"),
         ("m@h100,tp=4,tp=4", "tp is given twice"),
         ("m@h100,tp=4,ep=3", "ep: 3 does not divide tp, 4"),
+        ("m@h100,tp=4,dp_attention=3", "dp_attention: 3 does not divide tp, 4"),
+        ("m@h100,dp_attention=0", "dp_attention: 0 does not divide tp, 1"),
+        ("m@h100,engine=vlm:0.24.0", "engine: 'vlm' is not one of vllm, sglang, trtllm; did you mean vllm"),
         ("m@h100,engine=vlm", "engine: 'vlm' is not one of vllm, sglang, trtllm; did you mean vllm"),
         ("m@h100,dtype=fp7", "dtype: 'fp7' is not one of bf16, fp8"),
         ("m@h100,utilization=1.5", "utilization: 1.5 is not above 0 and at most 1"),
