@@ -292,12 +292,25 @@ class RunningRequests:
         """
         for request in work.evict:
             self._evict(request)
-        for request in work.pause:
+        if len(work.pause) == len(self.heap) and {r.id for r in work.pause} == {i for _, i, _ in self.heap}:
+            self._pause_all()
+        for request in work.pause if not self.paused else ():
             left = self._take_out(request)
             self.paused.append((left, request.id, request))
             self.prompt_tokens += request.prompt_tokens + self.output_tokens[request.id] - left - 1
         self.back += sorted(self.behind)
         self.behind.clear()
+
+    def _pause_all(self) -> None:
+        """Pause whoever decodes."""
+        tick, behind = self.use.iterations, self.behind
+        self.paused = [(end - tick, i, request) for end, i, request in self.heap]
+        self.last_token_s |= {i: self.iterated_s for _, i, _ in self.heap if i not in behind}
+        self.prompt_tokens, self.context_tokens = self.prompt_tokens + self.context_tokens, 0
+        self.heap.clear()
+        if self.longest is not None:
+            self.longest.clear()
+        behind.clear()
 
     def _end_pause(self) -> None:
         """Who was paused decodes again with the iteration that begins next."""

@@ -12,6 +12,8 @@ from .microbatch import MicrobatchScheduler
 from .open_sequence import OpenSequenceScheduler
 from .registry import SCHEDULERS
 from .sequence import SequenceScheduler
+from .sglang import SglangScheduler
+from .trtllm import TrtllmScheduler
 
 __all__ = [
     "SCHEDULERS",
@@ -20,4 +22,6 @@ __all__ = [
     "MicrobatchScheduler",
     "OpenSequenceScheduler",
     "SequenceScheduler",
+    "SglangScheduler",
+    "TrtllmScheduler",
 ]

@@ -29,13 +29,16 @@ def rejection(request: Request, limits: Limits, *, question: bool = False) -> Dr
     )
 
 
-def unsplit_rejection(request: Request, max_num_batched_tokens: int) -> Drop | None:
-    """A Drop where one iteration cannot hold the whole prompt, and what is recomputed after an eviction."""
-    need = request.prompt_tokens + request.max_new_tokens
+def unsplit_rejection(
+    request: Request, max_num_batched_tokens: int, *, never_evicts: bool = False
+) -> Drop | None:
+    """A Drop where one iteration cannot hold the whole prompt, nor what is recomputed after an eviction."""
+    need = request.prompt_tokens + (0 if never_evicts else request.max_new_tokens)
     if need <= max_num_batched_tokens:
         return None
+    what = "prompt" if never_evicts else "prompt + max_new_tokens"
     bound = f"max_num_batched_tokens ({max_num_batched_tokens})"
-    return Drop((request,), f"rejected: prompt + max_new_tokens ({need}) exceeds {bound}, chunked=off")
+    return Drop((request,), f"rejected: {what} ({need}) exceeds {bound}, chunked=off")
 
 
 def expiry(waiting: Iterable[Request], now: float) -> Drop | None:

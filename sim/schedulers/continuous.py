@@ -33,6 +33,8 @@ class ContinuousScheduler:
     Options = ContinuousOptions
     NUM_IN_FLIGHT = 0
     """Iterations whose tokens are not known when the next is decided."""
+    NUM_KEPT = 1
+    """Blocks that no request ever gets: vLLM's null block."""
     # Attribute access is faster with slots than with a dict.
     __slots__ = (
         "admitted_in_time", "deadlines", "drops", "generated", "has_end_hooks", "is_fcfs", "is_stuck", "kv",
@@ -43,8 +45,7 @@ class ContinuousScheduler:
 
     def __init__(self, limits: Limits, **options: Any) -> None:
         self.options = o = ContinuousOptions(**options)
-        # As vLLM does, one block is kept that no request ever gets (its null block).
-        num_blocks = max(0, limits.kv_tokens // limits.block_size - 1)
+        num_blocks = max(0, limits.kv_tokens // limits.block_size - self.NUM_KEPT)
         self.limits = replace(limits, kv_tokens=num_blocks * limits.block_size)
         self.kv = KvCache(num_blocks, limits.block_size, o.prefix_caching, self.NUM_IN_FLIGHT)
         self.max_num_seqs, self.max_num_batched_tokens = o.max_num_seqs, o.max_num_batched_tokens
@@ -82,7 +83,7 @@ class ContinuousScheduler:
 
     @property
     def kv_capacity_tokens(self) -> int:
-        """KV tokens that requests can hold: all whole blocks of the machine but one."""
+        """KV tokens that requests can hold: all whole blocks of the machine but those that are kept."""
         return self.limits.kv_tokens
 
     @property
@@ -102,7 +103,8 @@ class ContinuousScheduler:
         if request.prompt_tokens + request.max_new_tokens > self.surely_fits_tokens:
             drop = rejection(request, self.limits, question=self.perceives)
             if drop is None and not self.options.chunked:
-                drop = unsplit_rejection(request, self.max_num_batched_tokens)
+                never_evicts = self.options.never_evicts
+                drop = unsplit_rejection(request, self.max_num_batched_tokens, never_evicts=never_evicts)
             if drop is not None:
                 self.drops.append(drop)
                 return

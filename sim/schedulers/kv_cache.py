@@ -163,6 +163,13 @@ class KvCache:
         else:
             self.partial[id] = tokens
 
+    def pause_all(self) -> None:
+        """Nobody who decodes gets a token in the next iteration: it computes only what is admitted or
+        extended from now on, and the number of the iteration is the same after it.
+        """
+        self.iteration -= 1
+        self.need = 0
+
     def begin_scan(self) -> None:
         """Nothing is taken yet."""
         self.need = self.out_of_queue = 0

@@ -14,6 +14,8 @@ from .microbatch import MicrobatchScheduler
 from .open_sequence import OpenSequenceScheduler
 from .sequence import SequenceScheduler
 from .sequence_options import SequenceOptions
+from .sglang import SglangScheduler
+from .trtllm import TrtllmScheduler
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,11 @@ def _sequence(limits: Limits, **options: Any) -> Scheduler:
 
 
 def _continuous(limits: Limits, **options: Any) -> Scheduler:
-    """Continuous batching over paged KV memory, by the rules of vLLM v1."""
-    chosen = ContinuousOptions(**options).async_scheduling
-    is_ahead = limits.async_scheduling if chosen is None else chosen
+    """Continuous batching over paged KV memory, by the rules of vLLM v1, of SGLang or of TensorRT-LLM."""
+    chosen = ContinuousOptions(**options)
+    if chosen.rules != "vllm":
+        return (SglangScheduler if chosen.rules == "sglang" else TrtllmScheduler)(limits, **options)
+    is_ahead = limits.async_scheduling if chosen.async_scheduling is None else chosen.async_scheduling
     return (AheadScheduler if is_ahead else ContinuousScheduler)(limits, **options)
 
 

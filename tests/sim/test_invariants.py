@@ -52,6 +52,11 @@ CONTINUOUS = [
     "continuous:async_scheduling=on,max_num_seqs=5,max_num_batched_tokens=64",
     "continuous:async_scheduling=on,admission=chunk,order=shortest-remaining",
     "continuous:async_scheduling=on,admission=predicted,order=fair",
+    "continuous:rules=sglang,chunked_prefill_size=64,max_num_seqs=5",
+    "continuous:rules=sglang,mixed_chunk=on,schedule_conservativeness=0.1,order=priority",
+    "continuous:rules=trtllm,max_num_seqs=5,max_num_batched_tokens=64,order=shortest-predicted",
+    "continuous:rules=trtllm,capacity_scheduler_policy=max_utilization",
+    "continuous:rules=trtllm,batch_wait_timeout_iters=5,batch_wait_max_tokens_ratio=0.2",
 ]
 PREDICTORS = [
     "oracle",

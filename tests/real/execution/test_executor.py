@@ -26,6 +26,8 @@ EVERY_ORDER = [
     "continuous:order=priority,aging_s=0.5,max_num_seqs=16",
     "continuous:order=fair,max_num_seqs=16,admission=chunk,max_num_batched_tokens=40",
     "continuous:async_scheduling=on,max_num_seqs=8,max_num_batched_tokens=40",
+    "continuous:rules=sglang,max_num_seqs=8,chunked_prefill_size=32",
+    "continuous:rules=trtllm,max_num_seqs=8,max_num_batched_tokens=40",
 ]
 CASES = [("vanilla", "oracle", e) for e in ("transformers-eager", "cuda-graphs")]
 CASES += [(policy, predictor, "transformers-eager") for policy in SEQUENCE for predictor in ("oracle", NOISY)]

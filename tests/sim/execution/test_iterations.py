@@ -225,3 +225,43 @@ def test_rows_of_those_who_have_ended_cost_what_they_would() -> None:
     leap = running.begin(Iterations((), (), 9, False, overrun=[gone]), 2.0)
     assert leap.head_s == cost.decode_s(2, 11 + 25)
     assert leap.first_s == cost.decode_s(1, 12)
+
+
+# All pause
+
+
+def test_where_all_pause_others_get_their_first_tokens_and_nobody_else_does(cost: StepCost) -> None:
+    ledger = Ledger(3, [0.0] * 3)
+    running = RunningRequests(cost, [4, 3, 1], ledger)
+    a, b, c = (Request(i, 0.0, 10, 100) for i in range(3))
+
+    def run(work: Iterations, now: float) -> tuple[float, list[Request]]:
+        leap = running.begin(work, now)
+        end = now + leap.seconds(leap.iterations)
+        return end, running.advance(leap, leap.iterations, now, end)
+
+    t1, _ = run(Iterations((Chunk(a, 10, True),), (), 1, False), 0.0)
+    t2, _ = run(Iterations((), (), 1, False), t1)
+    assert t2 - t1 == pytest.approx(cost.decode_s(1, 10))
+    t3, finished = run(Iterations((Chunk(b, 10, True), Chunk(c, 10, True)), (), 1, False, pause=(a,)), t2)
+    assert t3 - t2 == pytest.approx(cost.mixed_s(0, 0, 2, 20, 100.0))
+    assert finished == [c]
+    assert (running.context_tokens, running.num_decoding, running.peak_tokens) == (21, 2, 31)
+    t4, finished = run(Iterations((), (), 9, False), t3)
+    assert (ledger.first_token_s[1], ledger.finish_s[0], ledger.finish_s[1]) == (t3, t4, t4)
+    assert [r.id for r in finished] == [0, 1]
+    gaps = ledger.gaps.ramps()
+    assert (gaps.counts * gaps.weight).sum() == 3 + 2
+    assert total(gaps) == pytest.approx((t4 - t1) + (t4 - t3), rel=1e-12)
+
+
+def test_what_fails_while_all_pause_has_lost_what_it_had(cost: StepCost) -> None:
+    ledger = Ledger(2, [0.0] * 2)
+    running = RunningRequests(cost, [9, 9], ledger)
+    a, b = (Request(i, 0.0, 10, 100) for i in range(2))
+    leap = running.begin(Iterations((Chunk(a, 10, True),), (), 1, False), 0.0)
+    running.advance(leap, 1, 0.0, 1.0)
+    leap = running.begin(Iterations((), (), 3, False), 1.0)
+    running.advance(leap, 3, 1.0, 2.0)
+    running.begin(Iterations((Chunk(b, 10, True),), (), 1, False, pause=(a,)), 2.0)
+    assert running.abandon() == {0: 4, 1: 0}

@@ -81,6 +81,29 @@ def policies(orders: list[str], is_async: bool = False) -> st.SearchStrategy[str
     )
 
 
+SGLANG = st.builds(
+    "continuous:rules=sglang,order={},chunked={},max_num_seqs={},chunked_prefill_size={},"
+    "max_prefill_tokens={},schedule_conservativeness={},mixed_chunk={}".format,
+    st.sampled_from(ORDERS),
+    st.sampled_from(["on", "off"]),
+    st.sampled_from([1, 2, 5, 30]),
+    st.sampled_from([16, 64, 8192]),
+    st.sampled_from([20, 16384]),
+    st.sampled_from([0, 0.1, 1]),
+    st.sampled_from(["on", "off"]),
+)
+TRTLLM = st.builds(
+    "continuous:rules=trtllm,order={},chunked={},max_num_seqs={},max_num_batched_tokens={},"
+    "capacity_scheduler_policy={},batch_wait_timeout_iters={},batch_wait_max_tokens_ratio={}".format,
+    st.sampled_from(ORDERS),
+    st.sampled_from(["on", "off"]),
+    st.sampled_from([1, 2, 5, 30]),
+    st.sampled_from([30, 64, 2048]),
+    st.sampled_from(["guaranteed_no_evict", "max_utilization"]),
+    st.sampled_from([0, 1, 9]),
+    st.sampled_from([0, 0.3, 1]),
+)
+
 SETTINGS = st.fixed_dictionaries(
     {
         "predictor": st.sampled_from(
@@ -146,8 +169,8 @@ def assert_leaping_changes_nothing(trace: Trace, policy: str, profile: Profile, 
     assert_same(leaped, stepped)
 
 
-@settings(max_examples=300)
-@given(trace=traces(expire=True), policy=policies(ORDERS), how=SETTINGS)
+@settings(max_examples=400)
+@given(trace=traces(expire=True), policy=policies(ORDERS) | SGLANG | TRTLLM, how=SETTINGS)
 def test_leaping_is_iteration_by_iteration(
     trace: Trace, policy: str, how: dict[str, Any], profile: Profile
 ) -> None:

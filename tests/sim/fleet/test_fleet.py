@@ -335,6 +335,10 @@ POLICIES = [
     "continuous:order=shortest-remaining,chunked=off",
     "continuous:order=priority,aging_s=0.5,max_num_seqs=2",
     "continuous:order=fair,admission=predicted,max_num_seqs=5",
+    "continuous:rules=sglang,chunked_prefill_size=64,schedule_conservativeness=0.1",
+    "continuous:rules=sglang,mixed_chunk=on,max_num_seqs=3",
+    "continuous:rules=trtllm,max_num_seqs=3,batch_wait_timeout_iters=9,batch_wait_max_tokens_ratio=0.2",
+    "continuous:rules=trtllm,capacity_scheduler_policy=max_utilization",
 ]
 
 

@@ -557,6 +557,15 @@ def test_drained_at_any_moment_it_gives_every_request_back_once(
         ("admission=all", "all"),
         ("chunked=maybe", "maybe"),
         ("blocks=3", "blocks"),
+        ("rules=tgi", "rules: 'tgi' must be one of vllm, sglang, trtllm"),
+        ("mixed_chunk=on", "mixed_chunk: an option of rules=sglang, not of rules=vllm"),
+        ("rules=trtllm,admission=chunk", "admission: an option of rules=vllm, not of rules=trtllm"),
+        ("rules=sglang,chunked_prefill_size=0", "chunked_prefill_size: 0 must be at least 1"),
+        ("rules=sglang,chunked_prefill_size=40", "40 must be a multiple of the block size \\(16\\)"),
+        ("rules=sglang,schedule_conservativeness=-1", "schedule_conservativeness: -1.0 must be at least 0"),
+        ("rules=trtllm,batch_wait_timeout_iters=-1", "batch_wait_timeout_iters: -1 must be at least 0"),
+        ("rules=trtllm,batch_wait_max_tokens_ratio=2", "ratio: 2.0 must be between 0 and 1"),
+        ("rules=trtllm,max_num_seqs=8,max_num_batched_tokens=8", "8 must be at least a block \\(16\\)"),
     ],
 )
 def test_bad_options_are_refused_by_name_and_bound(options: str, message: str, profile: Any) -> None:

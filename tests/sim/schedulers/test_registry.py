@@ -14,6 +14,8 @@ from sim.schedulers import (
     MicrobatchScheduler,
     OpenSequenceScheduler,
     SequenceScheduler,
+    SglangScheduler,
+    TrtllmScheduler,
 )
 from sim.work import Limits
 
@@ -28,6 +30,8 @@ from sim.work import Limits
         ("continuous", {"async_scheduling": True}, False, AheadScheduler),
         ("continuous", {}, True, AheadScheduler),
         ("continuous", {"async_scheduling": False}, True, ContinuousScheduler),
+        ("continuous", {"rules": "sglang"}, True, SglangScheduler),
+        ("continuous", {"rules": "trtllm"}, False, TrtllmScheduler),
     ],
 )
 def test_the_options_choose_the_scheduler(

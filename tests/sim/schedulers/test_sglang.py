@@ -1,0 +1,69 @@
+"""SGLang's rules: a step by step reference decides alike, and leaping changes nothing."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim.testing import check_scheduler
+from tests.sim.schedulers.naive_sglang import Rules
+from tests.sim.schedulers.naive_world import PAGE, Job, simulated, worlds
+
+
+@settings(max_examples=300)
+@given(
+    world=worlds(),
+    max_running=st.sampled_from([1, 5, 30, 30]),
+    chunk_size=st.sampled_from([None, 16, 48, 8192]),
+    max_prefill=st.sampled_from([40, 16384]),
+    conservativeness=st.sampled_from([0.0, 0.0, 0.1, 1.0]),
+    mixed=st.booleans(),
+)
+def test_a_step_by_step_reference_decides_alike(
+    world: tuple[list[Job], int],
+    max_running: int,
+    chunk_size: int | None,
+    max_prefill: int,
+    conservativeness: float,
+    mixed: bool,
+) -> None:
+    jobs, blocks = world
+    chunked = "chunked=off" if chunk_size is None else f"chunked_prefill_size={chunk_size}"
+    policy = (
+        f"continuous:rules=sglang,{chunked},max_num_seqs={max_running},max_prefill_tokens={max_prefill},"
+        f"schedule_conservativeness={conservativeness},mixed_chunk={'on' if mixed else 'off'}"
+    )
+    naive = Rules(
+        deepcopy(jobs), blocks, PAGE, max_running, chunk_size, max_prefill, conservativeness, mixed
+    ).run()
+    ours = simulated(jobs, blocks, policy)
+    assert ours.events == naive.events
+    assert ours.finished == naive.finished
+
+
+def test_decoding_pauses_for_prompts_unless_they_are_mixed() -> None:
+    """The second arrives in the third iteration; it is computed in the fourth, in which the first pauses."""
+    jobs = [Job(0, 0, 10, 6, 20), Job(1, 3, 10, 2, 20)]
+    assert simulated(jobs, 100, "continuous:rules=sglang").finished == {0: 7, 1: 5}
+    assert simulated(jobs, 100, "continuous:rules=sglang,mixed_chunk=on").finished == {0: 6, 1: 5}
+
+
+def test_a_request_that_has_ended_keeps_its_place_until_the_others_decode() -> None:
+    jobs = [Job(0, 0, 10, 5, 20), Job(1, 0, 10, 2, 20), Job(2, 0, 10, 1, 20)]
+    # The second ends with iteration 2; the third starts after iteration 3.
+    assert simulated(jobs, 100, "continuous:rules=sglang,max_num_seqs=2").finished == {1: 2, 2: 4, 0: 6}
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "continuous:rules=sglang",
+        "continuous:rules=sglang,mixed_chunk=on,chunked_prefill_size=64,order=priority",
+        "continuous:rules=sglang,schedule_conservativeness=0,max_num_seqs=5,chunked=off",
+    ],
+)
+def test_what_holds_of_every_scheduler_holds(policy: str) -> None:
+    check_scheduler(policy, num_worlds=15)
