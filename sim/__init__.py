@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .planning.answer import Plan
     from .planning.plan import plan
     from .results.result import Result
+    from .servers.server import Server, server
     from .simulation import Comparison, compare, simulate
     from .sweeps.sweep import SweepResult, sweep
 
@@ -20,10 +21,12 @@ __all__ = [
     "Comparison",
     "Plan",
     "Result",
+    "Server",
     "SweepResult",
     "__version__",
     "compare",
     "plan",
+    "server",
     "simulate",
     "sweep",
 ]
@@ -33,6 +36,8 @@ _HOMES = {
     "compare": "simulation",
     "Comparison": "simulation",
     "Result": "results.result",
+    "Server": "servers.server",
+    "server": "servers.server",
     "plan": "planning.plan",
     "Plan": "planning.answer",
     "sweep": "sweeps.sweep",

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -17,6 +17,7 @@ from ..scenario.settings import PlanKeywords, Settings
 from . import show
 from .options import Several, flags, keywords
 from .running import Resumable
+from .serving import NO_SERVER, ServerFlags, profile_of, read_server
 
 if TYPE_CHECKING:
     from ..planning.answer import Answer, Plan
@@ -104,6 +105,7 @@ RUNNING = Resumable()
 def plan(
     question: QuestionFlags = DEFAULT,
     flags: Flags = DEFAULT_FLAGS,
+    serving: ServerFlags = NO_SERVER,
     *,
     running: Resumable = RUNNING,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -125,11 +127,12 @@ def plan(
 
     for path in (save_result, report, running.state):
         show.check_file(path)
+    asked, settings = _with_server(serving, question, flags)
     with _counting() as count:
         result = planning.plan(
             flags.trace,
-            **cast(PlanKeywords, keywords(flags)),
-            **vars(question),
+            **settings,
+            **vars(asked),
             curves=report is not None,
             sensitivity=report is not None,
             on_run=count,
@@ -157,6 +160,25 @@ def plan(
         _say_if_outages_are_few(result, flags.mtbf_s)
     if not result.reached:
         sys.exit(1)
+
+
+def _with_server(
+    serving: ServerFlags, question: QuestionFlags, flags: Flags
+) -> tuple[QuestionFlags, PlanKeywords]:
+    """The question and the settings, what they leave open as the server has it; how many copies of it there
+    are is what a plan finds out.
+    """
+    settings = cast(PlanKeywords, keywords(flags))
+    server = read_server(serving)
+    if server is None:
+        return question, settings
+    if settings["kv_blocks"] is None:
+        settings["kv_blocks"] = server.kv_blocks
+    policies = server.policy if question.policies == DEFAULT.policies else question.policies
+    profiles = question.profiles
+    if profiles is None and flags.fleet is None:
+        profiles = profile_of(server)
+    return replace(question, policies=policies, profiles=profiles), settings
 
 
 def _say_if_outages_are_few(result: Plan, mtbf_s: float) -> None:

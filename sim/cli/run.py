@@ -17,10 +17,15 @@ from .. import simulation
 from ..results.warmup import HELP as WARMUP_HELP
 from ..scenario.policies import DEFAULT_POLICY, POLICIES
 from . import show
-from .options import DEFAULT, Flags, keywords
+from .options import DEFAULT, Flags
+from .serving import NO_SERVER, ServerFlags, read_server, with_server
 
 if TYPE_CHECKING:
     from ..results.result import Result
+
+POLICY_HELP = f"{POLICIES.help('policies')[:-1]}; default: {DEFAULT_POLICY}, or that of --server."
+PAPER = "vanilla;sequence:vbs=off,fcr=off;sequence;sequence:vbs=memory"
+"""The policies of the paper."""
 
 
 RATE_MISSED = 0.02
@@ -29,8 +34,9 @@ RATE_MISSED = 0.02
 
 def simulate(
     flags: Flags = DEFAULT,
+    serving: ServerFlags = NO_SERVER,
     *,
-    policy: Annotated[str, Parameter(help=POLICIES.help("policies"))] = DEFAULT_POLICY,
+    policy: Annotated[str | None, Parameter(help=POLICY_HELP)] = None,
     leap: bool = True,
     warmup: Annotated[str | None, Parameter(help=WARMUP_HELP)] = None,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -68,6 +74,9 @@ def simulate(
     files = (save_result, save_requests, save_replicas, save_decisions)
     for path in (*files, perfetto):
         show.check_file(path)
+    server = read_server(serving)
+    if policy is None:
+        policy = DEFAULT_POLICY if server is None else server.policy
     with show.bar(policy) as progress:
         result = simulation.simulate(
             flags.trace,
@@ -76,7 +85,7 @@ def simulate(
             warmup=warmup,
             log=save_decisions is not None or perfetto is not None,
             on_progress=progress,
-            **keywords(flags),
+            **with_server(server, flags),
         )
     _save(result, *files)
     if perfetto is not None:
@@ -145,8 +154,9 @@ def _write_timeline(result: Result, path: Path, window: tuple[float, float]) -> 
 
 def compare(
     flags: Flags = DEFAULT,
+    serving: ServerFlags = NO_SERVER,
     *,
-    policies: str = "vanilla;sequence:vbs=off,fcr=off;sequence;sequence:vbs=memory",
+    policies: str | None = None,
     warmup: Annotated[str | None, Parameter(help=WARMUP_HELP)] = None,
     out: Path | None = None,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -156,7 +166,8 @@ def compare(
     Parameters
     ----------
     policies
-        Policies (`seqsched list policies`) with semicolons between them; ratios are to the first.
+        Policies (`seqsched list policies`) with semicolons between them; ratios are to the first. Default:
+        those of the paper; beside --server its own, and the same with order=shortest-predicted.
     out
         Write summary.json, requests.csv and the figures into this folder.
     json_
@@ -164,9 +175,13 @@ def compare(
     """
     if out is not None:
         show.check_folder(out)
+    server = read_server(serving)
+    if policies is None:
+        policies = PAPER if server is None else f"{server.policy};{server.shortest_first}"
+    settings = with_server(server, flags)
     with show.bar("simulating") as progress:
         comparison = simulation.compare(
-            flags.trace, policies=policies, warmup=warmup, on_progress=progress, **keywords(flags)
+            flags.trace, policies=policies, warmup=warmup, on_progress=progress, **settings
         )
     _note_rate(flags, next(iter(comparison.summaries.values())))
     if json_:

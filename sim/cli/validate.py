@@ -13,7 +13,8 @@ from cyclopts import Parameter
 from ..results.caps import cap_texts
 from ..scenario.settings import Settings
 from . import show
-from .options import Several, flags, keywords
+from .options import Several, flags
+from .serving import NO_SERVER, ServerFlags, read_server, with_server
 
 if TYPE_CHECKING:
     from ..studies.server_log import Against
@@ -28,9 +29,10 @@ DEFAULT = Flags()
 
 def validate(
     flags: Flags = DEFAULT,
+    serving: ServerFlags = NO_SERVER,
     *,
     against: Path,
-    policy: str = "continuous",
+    policy: str | None = None,
     tolerance: Several = (),
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
     save_result: Path | None = None,
@@ -45,8 +47,8 @@ def validate(
     against
         Table with the columns request_id, arrival_s, prompt_tokens, output_tokens, ttft_ms, tpot_ms, e2el_ms.
     policy
-        The settings of the server, such as continuous:max_num_seqs=256,max_num_batched_tokens=2048; with
-        async_scheduling=on, as vLLM has it, unless it says off.
+        The settings of the server, such as continuous:max_num_seqs=256,max_num_batched_tokens=2048 (default:
+        continuous, or that of --server); with async_scheduling=on, as vLLM has it, unless it says off.
     tolerance
         Largest errors in percent, KIND:PERCENT: of mean and p99 of ttft, tpot and e2el always, of the output
         throughput where the server was saturated; those not named are ttft:15 tpot:6 e2el:8 throughput:5. A
@@ -60,7 +62,10 @@ def validate(
     from ..studies.tolerance import BELOW_SATURATION, judge, parse_tolerances
 
     tolerances = parse_tolerances(tolerance) if tolerance else None
-    comparison = compare_with_log(against, policy=policy, **keywords(flags))
+    server = read_server(serving)
+    if policy is None:
+        policy = "continuous" if server is None else server.policy
+    comparison = compare_with_log(against, policy=policy, **with_server(server, flags))
     judged = [] if tolerances is None else judge(comparison, tolerances)
     content = comparison.to_json()
     if tolerances is not None:

@@ -11,18 +11,20 @@ import sim
 from sim.version import __version__
 
 if TYPE_CHECKING:
-    from sim import Comparison, Plan, Result, SweepResult, compare, plan, simulate, sweep
+    from sim import Comparison, Plan, Result, Server, SweepResult, compare, plan, server, simulate, sweep
     from traces import load
 
 __all__ = [
     "Comparison",
     "Plan",
     "Result",
+    "Server",
     "SweepResult",
     "__version__",
     "compare",
     "load",
     "plan",
+    "server",
     "simulate",
     "sweep",
 ]

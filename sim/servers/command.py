@@ -1,0 +1,176 @@
+"""From a command or a file to the flags in it, by engine; makes nothing of their values."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from sim.servers import sglang, trtllm, vllm
+from traces.errors import InputError
+
+ENGINES: Mapping[str, ModuleType] = {"vllm": vllm, "sglang": sglang, "trtllm": trtllm}
+PROGRAMS = {
+    ("vllm", "serve"): "vllm",
+    ("-m", "vllm.entrypoints.openai.api_server"): "vllm",
+    ("-m", "sglang.launch_server"): "sglang",
+    ("sglang", "serve"): "sglang",
+    ("trtllm-serve", "serve"): "trtllm",
+    ("trtllm-serve",): "trtllm",
+}
+"""Words of a command after which the flags of an engine come."""
+FILES = ("config", "extra-llm-api-options")
+"""Flags that name a file with further ones."""
+SUFFIXES = (".yaml", ".yml", ".json")
+
+
+class Given(NamedTuple):
+    """A flag as it was given: how it was written, its name in the engine's table, its value."""
+
+    written: str
+    name: str
+    value: str
+
+
+def engine_and_flags(text: str) -> tuple[str, list[Given]]:
+    """The engine that a command starts or a file configures, and its flags, those that win last."""
+    words = _words(text)
+    if len(words) == 1 and words[0].lower().endswith(SUFFIXES):
+        content = flat(load(words[0]), "")
+        engine = _engine_of(words[0], content)
+        return engine, [_named(engine, key, value) for key, value in content]
+    for program, engine in PROGRAMS.items():
+        for place in range(len(words) - len(program) + 1):
+            if tuple(words[place : place + len(program)]) == program:
+                return engine, _of_command(engine, words[place + len(program) :])
+    raise InputError(
+        f"server: {text!r} is neither a file ({', '.join(SUFFIXES)}) nor a command with "
+        "vllm serve, python -m sglang.launch_server or trtllm-serve"
+    )
+
+
+def _words(text: str) -> list[str]:
+    try:
+        return shlex.split(text.replace("\\\n", " "))
+    except ValueError as error:
+        raise InputError(f"server: {text!r}: {error}") from None
+
+
+def _of_command(engine: str, words: Sequence[str]) -> list[Given]:
+    """The flags of a command, and of the files that it names."""
+    given: list[Given] = []
+    files: list[Given] = []
+    for written, value in _split(engine, words):
+        one = _named(engine, written, value)
+        if one.name in FILES:
+            files += [_named(engine, key, text) for key, text in flat(load(value), "")]
+        elif any(one.name == other.name for other in given):
+            raise InputError(f"server: {written} is given twice")
+        else:
+            given.append(one)
+    # TensorRT-LLM's file wins over its command; the others' commands win over their files.
+    return [*given, *files] if engine == "trtllm" else [*files, *given]
+
+
+def _split(engine: str, words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(flag as it is written, its value) of the words of a command; the first other word is the model."""
+    flags, place, has_model = ENGINES[engine].FLAGS, 0, False
+    while place < len(words):
+        word = words[place]
+        place += 1
+        if not word.startswith("-"):
+            if has_model:
+                raise InputError(f"server: {word!r} belongs to no flag")
+            has_model = True
+            yield "model", word
+            continue
+        written, equals, value = word.partition("=")
+        name, is_on = _switch(engine, written)
+        is_switch = name in flags and flags[name].kind == "switch"
+        if is_switch and not equals:
+            value = "true" if is_on else "false"
+        elif not equals and place < len(words) and not _is_flag(words[place]):
+            value = words[place]
+            place += 1
+        elif not equals and name in flags:
+            raise InputError(f"server: {written} needs a value")
+        yield written, value
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("-") and not word.lstrip("-").replace(".", "").isdecimal()
+
+
+def _switch(engine: str, written: str) -> tuple[str, bool]:
+    """The name of a flag, and whether it is said with `no-` before it."""
+    name = known_name(engine, written)
+    if name not in ENGINES[engine].FLAGS and name.startswith("no-"):
+        return known_name(engine, name.removeprefix("no-")), False
+    return name, True
+
+
+def known_name(engine: str, written: str) -> str:
+    """How the table calls a flag, without dashes before it and with `-` for `_`."""
+    name = written.lstrip("-").replace("_", "-")
+    short: Mapping[str, str] = ENGINES[engine].SHORT
+    return short.get(name, name)
+
+
+def _named(engine: str, written: str, value: str) -> Given:
+    return Given(written, _switch(engine, written)[0], value)
+
+
+def _engine_of(path: str, content: Sequence[tuple[str, str]]) -> str:
+    """The engine that knows the most of a file's keys."""
+    found = {
+        engine: sum(known_name(engine, key) in module.FLAGS for key, _ in content)
+        for engine, module in ENGINES.items()
+    }
+    best = [engine for engine, number in found.items() if number == max(found.values())]
+    if len(best) > 1:
+        raise InputError(
+            f"server: {path}: its keys do not tell {' from '.join(best)}; give a command, such as "
+            f"vllm serve --config {path}"
+        )
+    return best[0]
+
+
+def load(path: str) -> Mapping[str, Any]:
+    """The content of a YAML or JSON file; InputError where it is none, or no table of keys and values."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"server: {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"server: {path}: byte {error.start} is not UTF-8") from None
+    content: object
+    if path.lower().endswith(".json"):
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise InputError(f"server: {path}: not JSON: {error}") from None
+    else:
+        import yaml
+
+        try:
+            content = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"server: {path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"server: {path}: keys and values are needed, not a {type(content).__name__}")
+    return content
+
+
+def flat(content: Mapping[Any, Any], before: str) -> list[tuple[str, str]]:
+    """(key, value) of all keys; `outer.inner` for one in a table of its own."""
+    found: list[tuple[str, str]] = []
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            found += flat(value, f"{before}{key}.")
+        else:
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            found.append((f"{before}{key}", text))
+    return found

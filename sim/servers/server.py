@@ -1,0 +1,180 @@
+"""What a server's command or configuration comes to: a policy, a profile, and what of it has no effect.
+
+server("vllm serve meta-llama/Llama-3.1-8B-Instruct --max-num-seqs 256", gpu="h200").settings
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sim.hardware import kernels
+from sim.hardware.datasheets import GPUS
+from sim.hardware.deployment import Deployment
+from sim.hardware.model_shape import MODELS
+from sim.servers.command import ENGINES, engine_and_flags
+from sim.servers.flag import Flag, Reading
+from traces.errors import InputError
+from traces.spec import nearest
+
+BLOCK_SIZE = 16
+"""Tokens of a block in the simulator."""
+DTYPES = dict.fromkeys(("auto", "bfloat16", "float16", "half"))
+"""The format of what is not quantised: the checkpoint decides, and 16 bits take the same time."""
+QUANTIZATIONS = {
+    **dict.fromkeys(("fp8", "fbgemm_fp8", "modelopt", "w8a8_fp8"), "fp8"),
+    **dict.fromkeys(("modelopt_fp4", "nvfp4"), "nvfp4"),
+    "fp8_block_scales": "fp8-block",
+}
+KV_DTYPES = {"auto": None, "bfloat16": "bf16", "float16": "bf16", "none": None}
+KV_DTYPES |= dict.fromkeys(("fp8", "fp8_e4m3", "fp8_e5m2"), "fp8")
+ENDINGS = ("-instruct", "-chat-hf", "-hf", "-chat", "-v1.5", "-fp8", "-nvfp4", "-fp4", "-dynamic", "-it")
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server: `notes` say of which of its flags there is no effect here, or that they are unknown.
+
+    `policy` and `profile` are texts as everywhere; `profile` is None without a model and a GPU. `kv_blocks`:
+    where the server was told how many there are.
+    """
+
+    engine: str
+    model: str | None
+    policy: str
+    profile: str | None = None
+    kv_blocks: int | None = None
+    replicas: int = 1
+    notes: tuple[str, ...] = ()
+
+    @property
+    def shortest_first(self) -> str:
+        """Its policy, but that the shortest predicted answer goes first."""
+        name, _, options = self.policy.partition(":")
+        kept = [part for part in options.split(",") if not part.startswith("order=")]
+        return f"{name}:{','.join([*kept, 'order=shortest-predicted'])}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments for `simulate`: those of these that the server decides."""
+        found = {"policy": self.policy, "profile": self.profile, "kv_blocks": self.kv_blocks}
+        given = {name: value for name, value in found.items() if value is not None}
+        return given | ({"replicas": self.replicas} if self.replicas > 1 else {})
+
+
+def server(text: str, *, gpu: str | None = None) -> Server:
+    """Read a command such as `vllm serve MODEL --max-num-seqs 256`, or a YAML or JSON file of an engine.
+
+    `gpu`: on which GPU it runs (h200); its defaults, and the profile, depend on it. Raises InputError for
+    what is neither, for values that are none, and for flags that contradict each other.
+    """
+    engine, given = engine_and_flags(text)
+    flags: Mapping[str, Flag] = ENGINES[engine].FLAGS
+    reading = Reading()
+    for written, name, value in given:
+        if name in flags:
+            reading.take(written, flags[name], value)
+        else:
+            what = f"{written} {value}".strip()
+            reading.notes.append(f"{what}: not understood{nearest(name, flags)}")
+    gpu_bytes = None if gpu is None else _memory_of(gpu)
+    ENGINES[engine].finish(reading, gpu, gpu_bytes)
+    _check_layout(reading)
+    model = reading.engine.get("model")
+    _formats(reading, model)
+    options = {"rules": engine} if engine != "vllm" else {}
+    options |= reading.policy
+    policy = "continuous:" + ",".join(f"{key}={_text(value)}" for key, value in options.items())
+    return Server(
+        engine=engine,
+        model=model,
+        policy=policy,
+        profile=_profile(engine, model, gpu, reading),
+        kv_blocks=_kv_blocks(reading),
+        replicas=reading.engine.get("replicas", 1),
+        notes=tuple(reading.notes),
+    )
+
+
+def _text(value: object) -> str:
+    return "on" if value is True else "off" if value is False else str(value)
+
+
+def _memory_of(gpu: str) -> int:
+    """Bytes of a GPU; InputError for an unknown one."""
+    for name, known in GPUS.items():
+        if name.lower().replace(" ", "-") == gpu.lower().replace(" ", "-"):
+            return known.memory_bytes
+    kernels.system_of(gpu)
+    return kernels.gpu_of(gpu).memory_bytes
+
+
+def _check_layout(reading: Reading) -> None:
+    """What cannot be simulated is refused or said."""
+    engine, options = reading.engine, reading.policy
+    if engine.get("pp", 1) > 1:
+        raise InputError(f"server: {engine['pp']} pipeline stages are not modelled, only 1 is")
+    if engine.get("replicas", 1) < 1:
+        raise InputError(f"server: {engine['replicas']} data parallel copies are not at least 1")
+    tokens, seqs = options.get("max_num_batched_tokens"), options.get("max_num_seqs")
+    if tokens is not None and seqs is not None and tokens < seqs:
+        raise InputError(f"server: {seqs} requests at a time exceed {tokens} tokens of an iteration")
+    longest = engine.get("max_model_len")
+    if longest is not None:
+        if options.get("chunked") is False and (tokens or 0) < longest and "rules" not in options:
+            raise InputError(
+                f"server: prompts of up to {longest} tokens exceed {tokens} tokens of an iteration, and are "
+                "not split"
+            )
+        reading.notes.append(f"requests of more than {longest} tokens are served here, not refused")
+    size = engine.get("block_size", BLOCK_SIZE)
+    if size != BLOCK_SIZE:
+        reading.notes.append(f"KV memory is counted in blocks of {BLOCK_SIZE} tokens, not of {size}")
+    if engine.get("expert_parallel"):
+        reading.deployment["ep"] = reading.deployment.get("tp", 1)
+
+
+def _formats(reading: Reading, model: str | None) -> None:
+    """Formats of weights and KV cache, as they were said, or as the model's name says."""
+    engine, deployment = reading.engine, reading.deployment
+    for key, known in (("dtype", DTYPES), ("quantization", QUANTIZATIONS), ("kv", KV_DTYPES)):
+        value = engine.get(key)
+        if value is None:
+            continue
+        if value.lower() not in known:
+            reading.notes.append(f"{key} {value}: not understood")
+        elif (chosen := known[value.lower()]) is not None:
+            deployment["kv" if key == "kv" else "dtype"] = chosen
+    if model is not None and "quantization" not in engine and known_model(model) != model:
+        for ending, chosen in (("fp8", "fp8"), ("nvfp4", "nvfp4"), ("fp4", "nvfp4")):
+            if model.lower().rstrip("/").removesuffix("-dynamic").endswith(f"-{ending}"):
+                deployment["dtype"] = chosen
+                reading.notes.append(f"{model}: weights in {chosen}, by its name")
+                break
+
+
+def _profile(engine: str, model: str | None, gpu: str | None, reading: Reading) -> str | None:
+    if model is None or gpu is None:
+        return None
+    name = gpu.lower().replace(" ", "-")
+    asked = Deployment(known_model(model), name, engine, **reading.deployment)
+    if name in kernels.SYSTEMS:
+        return asked.text
+    reading.notes.append(f"no measured kernels of {gpu}: a profile has to be given")
+    return None
+
+
+def known_model(model: str) -> str:
+    """The name by which a model's configuration is known here, where it has one."""
+    name = model.rstrip("/").rpartition("/")[2].lower().removeprefix("meta-")
+    while ending := next((end for end in ENDINGS if name.endswith(end)), None):
+        name = name.removesuffix(ending)
+    return name if name in MODELS else model
+
+
+def _kv_blocks(reading: Reading) -> int | None:
+    engine = reading.engine
+    if "blocks" in engine:
+        return int(engine["blocks"] * engine.get("block_size", BLOCK_SIZE) // BLOCK_SIZE)
+    return int(engine["kv_tokens"] // BLOCK_SIZE) if "kv_tokens" in engine else None

@@ -1,0 +1,86 @@
+"""`python -m sglang.launch_server`: its flags and defaults (python/sglang/srt/server_args.py)."""
+
+from __future__ import annotations
+
+from sim.servers.flag import KERNELS, NOT_SCHEDULING, ONE_MODEL, Flag, Reading, silent, silent_switches
+from traces.errors import InputError
+
+GIB = 2**30
+CHUNKS = ((35 * GIB, 2048), (60 * GIB, 4096), (160 * GIB, 8192))
+"""(memory of a GPU, chunked_prefill_size below it) by default; above all of them: 16384."""
+MAX_RUNNING_REQUESTS = 2048
+"""The least that SGLang computes from its memory where nothing was said."""
+
+FLAGS: dict[str, Flag] = {
+    "model-path": Flag("engine.model"),
+    "tp-size": Flag("deployment.tp", "int"),
+    "pp-size": Flag("engine.pp", "int"),
+    "dp-size": Flag("engine.replicas", "int"),
+    "ep-size": Flag("deployment.ep", "int"),
+    "enable-dp-attention": Flag("engine.dp_attention", "switch"),
+    "dtype": Flag("engine.dtype"),
+    "quantization": Flag("engine.quantization"),
+    "kv-cache-dtype": Flag("engine.kv"),
+    "mem-fraction-static": Flag("deployment.utilization", "float"),
+    "max-total-tokens": Flag("engine.kv_tokens", "int"),
+    "page-size": Flag("engine.block_size", "int"),
+    "max-running-requests": Flag("policy.max_num_seqs", "int"),
+    "chunked-prefill-size": Flag("policy.chunked_prefill_size", "int"),
+    "max-prefill-tokens": Flag("policy.max_prefill_tokens", "int"),
+    "schedule-policy": Flag("engine.schedule_policy"),
+    "schedule-conservativeness": Flag("policy.schedule_conservativeness", "float"),
+    "enable-mixed-chunk": Flag("policy.mixed_chunk", "switch"),
+    "enable-priority-scheduling": Flag("engine.priority", "switch"),
+    "schedule-low-priority-values-first": Flag(kind="switch", why="low values go first here in any case"),
+    "context-length": Flag("engine.max_model_len", "int"),
+    "disable-radix-cache": Flag(kind="switch", why="prompts that share a prefix are not modelled"),
+    "disable-overlap-schedule": Flag(kind="switch", why="the overlap scheduler is not modelled"),
+    "speculative-algorithm": Flag(why="speculative decoding is not modelled"),
+    **silent(
+        NOT_SCHEDULING,
+        *("host", "port", "api-key", "served-model-name", "tokenizer-path", "tokenizer-mode", "random-seed"),
+        *("load-format", "revision", "chat-template", "tool-call-parser", "reasoning-parser", "log-level"),
+        *("watchdog-timeout", "dist-init-addr", "nnodes", "node-rank", "download-dir", "stream-interval"),
+    ),
+    **silent_switches(NOT_SCHEDULING, "trust-remote-code", "enable-metrics", "log-requests"),
+    **silent(KERNELS, "attention-backend", "sampling-backend", "cuda-graph-max-bs", "moe-runner-backend"),
+    **silent_switches(KERNELS, "enable-torch-compile", "disable-custom-all-reduce"),
+    **silent_switches("kernel times are those with CUDA graphs", "disable-cuda-graph"),
+    **silent_switches(ONE_MODEL, "enable-lora"),
+    **silent(ONE_MODEL, "lora-paths", "max-loras-per-batch"),
+}
+SHORT = {
+    **dict.fromkeys(("model",), "model-path"),
+    **dict.fromkeys(("tp", "tensor-parallel-size"), "tp-size"),
+    **dict.fromkeys(("pp", "pipeline-parallel-size"), "pp-size"),
+    **dict.fromkeys(("dp", "data-parallel-size"), "dp-size"),
+    **dict.fromkeys(("ep", "expert-parallel-size"), "ep-size"),
+}
+
+
+def finish(reading: Reading, gpu: str | None, gpu_bytes: int | None) -> None:
+    """The engine's own defaults, where nothing was said; without a GPU those of an H100."""
+    options, engine = reading.policy, reading.engine
+    size = options.get("chunked_prefill_size")
+    if size is None:
+        memory = 80 * GIB if gpu_bytes is None else gpu_bytes
+        options["chunked_prefill_size"] = next((n for bound, n in CHUNKS if memory < bound), 16384)
+    elif size <= 0:
+        del options["chunked_prefill_size"]
+        options["chunked"] = False
+    options.setdefault("max_num_seqs", MAX_RUNNING_REQUESTS)
+    options["max_num_batched_tokens"] = max(2048, options["max_num_seqs"])
+    if engine.get("dp_attention"):
+        reading.deployment["dp_attention"] = engine.pop("replicas", 1)
+        reading.notes.append(
+            "--enable-dp-attention: its groups are taken to be always alike, as one scheduler"
+        )
+    policy = engine.get("schedule_policy", "fcfs")
+    if policy in ("lpm", "dfs-weight"):
+        reading.notes.append(f"--schedule-policy {policy}: without shared prefixes it is fcfs")
+    elif policy != "fcfs":
+        raise InputError(f"server: --schedule-policy: {policy!r} is not modelled (fcfs, lpm, dfs-weight are)")
+    if engine.get("priority"):
+        options["order"] = "priority"
+        reading.notes.append("--enable-priority-scheduling: nobody is preempted, and low values go first")
+    reading.notes.append("the overlap scheduler is not modelled: decisions take no time")

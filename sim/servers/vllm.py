@@ -1,0 +1,83 @@
+"""`vllm serve`: its flags, and its defaults by GPU (vllm/engine/arg_utils.py, `get_batch_defaults`)."""
+
+from __future__ import annotations
+
+from sim.servers.flag import KERNELS, NOT_SCHEDULING, ONE_MODEL, Flag, Reading, silent, silent_switches
+
+LARGE_GPU_BYTES = 70 * 2**30
+"""From so much memory on, but on no A100, batches are larger by default."""
+LARGE, SMALL = (8192, 1024), (2048, 256)
+"""(max_num_batched_tokens, max_num_seqs) of a server by default, on a large GPU and on another."""
+
+FLAGS: dict[str, Flag] = {
+    "model": Flag("engine.model"),
+    "tensor-parallel-size": Flag("deployment.tp", "int"),
+    "pipeline-parallel-size": Flag("engine.pp", "int"),
+    "data-parallel-size": Flag("engine.replicas", "int"),
+    "enable-expert-parallel": Flag("engine.expert_parallel", "switch"),
+    "dtype": Flag("engine.dtype"),
+    "quantization": Flag("engine.quantization"),
+    "kv-cache-dtype": Flag("engine.kv"),
+    "gpu-memory-utilization": Flag("deployment.utilization", "float"),
+    "num-gpu-blocks-override": Flag("engine.blocks", "int"),
+    "block-size": Flag("engine.block_size", "int"),
+    "max-num-seqs": Flag("policy.max_num_seqs", "int"),
+    "max-num-batched-tokens": Flag("policy.max_num_batched_tokens", "int"),
+    "max-model-len": Flag("engine.max_model_len", "int"),
+    "enable-chunked-prefill": Flag("policy.chunked", "switch"),
+    "enable-prefix-caching": Flag(
+        "policy.prefix_caching", "switch", "prompts that share a prefix are not modelled, only evicted ones"
+    ),
+    "scheduling-policy": Flag("policy.order"),
+    "async-scheduling": Flag("policy.async_scheduling", "switch"),
+    "enforce-eager": Flag(kind="switch", why="kernel times are those with CUDA graphs"),
+    "speculative-config": Flag(why="speculative decoding is not modelled"),
+    "long-prefill-token-threshold": Flag(why="long prompts are not slowed down"),
+    "max-num-partial-prefills": Flag(why="long prompts are not slowed down"),
+    **silent(
+        NOT_SCHEDULING,
+        *("host", "port", "api-key", "served-model-name", "tokenizer", "tokenizer-mode", "download-dir"),
+        *("load-format", "revision", "seed", "chat-template", "tool-call-parser", "reasoning-parser"),
+        *(
+            "generation-config",
+            "uvicorn-log-level",
+            "root-path",
+            "ssl-keyfile",
+            "ssl-certfile",
+            "hf-overrides",
+        ),
+        *("max-logprobs", "limit-mm-per-prompt", "distributed-executor-backend", "swap-space"),
+    ),
+    **silent_switches(
+        NOT_SCHEDULING,
+        *("trust-remote-code", "disable-log-requests", "enable-log-requests", "disable-log-stats"),
+        *("enable-auto-tool-choice", "enable-reasoning", "disable-uvicorn-access-log"),
+    ),
+    **silent(KERNELS, "compilation-config", "attention-backend", "max-seq-len-to-capture"),
+    **silent_switches(KERNELS, "disable-custom-all-reduce"),
+    **silent_switches(ONE_MODEL, "enable-lora"),
+    **silent(ONE_MODEL, "max-loras", "max-lora-rank", "lora-modules"),
+}
+SHORT = {
+    "tp": "tensor-parallel-size",
+    "pp": "pipeline-parallel-size",
+    "dp": "data-parallel-size",
+    "q": "quantization",
+    "ep": "enable-expert-parallel",
+    "m": "model",
+}
+
+
+def finish(reading: Reading, gpu: str | None, gpu_bytes: int | None) -> None:
+    """The engine's own defaults, where nothing was said; without a GPU those of a small one."""
+    is_large = gpu_bytes is not None and gpu_bytes >= LARGE_GPU_BYTES and "a100" not in str(gpu).lower()
+    tokens, seqs = LARGE if is_large else SMALL
+    options = reading.policy
+    if gpu is None and not {"max_num_seqs", "max_num_batched_tokens"} <= options.keys():
+        reading.notes.append(
+            f"without a GPU: at most {tokens} tokens and {seqs} requests in an iteration, as on small ones"
+        )
+    if options.get("chunked") is False:
+        tokens = max(tokens, reading.engine.get("max_model_len") or 0)
+    options.setdefault("max_num_batched_tokens", tokens)
+    options.setdefault("max_num_seqs", min(seqs, options["max_num_batched_tokens"]))

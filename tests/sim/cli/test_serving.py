@@ -1,0 +1,67 @@
+"""`--server`: a server's command in place of policy and profile; flags win, and notes go to stderr."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sim.cli import main
+
+SERVER = "vllm serve some/model --max-num-seqs 4 --num-gpu-blocks-override 300 --colour blue"
+
+
+def run(*words: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(list(words))
+    return int(ended.value.code or 0)
+
+
+def summary(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, object]:
+    try:
+        main(["simulate", "--json", "--num-prompts", "20", *words])
+    except SystemExit as ended:
+        assert not ended.code
+    found: dict[str, object] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_a_server_gives_the_policy_and_flags_win(capsys: pytest.CaptureFixture[str]) -> None:
+    profile = ("--profile", "h200-vicuna-7b")
+    found = summary(capsys, "--server", SERVER, *profile)
+    assert found["policy"] == "continuous:max_num_seqs=4,max_num_batched_tokens=2048"
+    assert found["profile"] == "h200-vicuna-7b"
+    assert summary(capsys, "--server", SERVER, *profile, "--policy", "vanilla")["policy"] == "vanilla"
+    assert summary(capsys)["policy"] == "sequence"
+
+
+def test_what_has_no_effect_is_said_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["simulate", "--num-prompts", "5", "--server", SERVER, "--profile", "h200-vicuna-7b"])
+    assert "seqsched: server: --colour blue: not understood\n" in capsys.readouterr().err
+
+
+def test_a_server_without_a_profile_and_a_gpu_without_a_server_are_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("simulate", "--server", SERVER) == 2
+    assert "--gpu GPU" in capsys.readouterr().err
+    assert run("simulate", "--gpu", "h200") == 2
+    assert "gpu: 'h200' needs --server" in capsys.readouterr().err
+
+
+def test_a_file_compares_and_plans(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "sglang.yaml"
+    config.write_text("model-path: some/model\nmax-running-requests: 64\nenable-mixed-chunk: true\n")
+    profile = ("--profile", "h200-vicuna-7b")
+    main(["compare", "--json", "--num-prompts", "20", "--server", str(config), *profile])
+    names = list(json.loads(capsys.readouterr().out))
+    assert all("rules=sglang,max_num_seqs=64,mixed_chunk=on" in name for name in names)
+    assert [name.endswith("order=shortest-predicted") for name in names] == [False, True]
+    plan = ["plan", "--json", "--slo", "ttft_p99:5000", "--request-rate", "2", "--num-requests", "60"]
+    few = ["--num-seeds", "3", "--max-seeds", "3", "--max-requests", "60", "--profiles", "h200-vicuna-7b"]
+    try:
+        main([*plan, *few, "--server", str(config)])
+    except SystemExit as ended:
+        assert ended.code in (0, 1)
+    assert "rules=sglang" in capsys.readouterr().out

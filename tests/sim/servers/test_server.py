@@ -1,0 +1,204 @@
+"""What a server's command or file comes to: policy, profile, and a note on everything that has no effect."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.scenario.policies import make_scheduler
+from sim.servers.command import ENGINES
+from sim.servers.server import Server, known_model, server
+from sim.work import Limits
+from traces.errors import InputError
+
+VLLM = "vllm serve meta-llama/Llama-3.1-8B-Instruct"
+
+
+def options(read: Server) -> dict[str, str]:
+    name, _, rest = read.policy.partition(":")
+    assert name == "continuous"
+    return dict(part.split("=") for part in rest.split(","))
+
+
+def test_a_command_of_vllm_gives_policy_limits_parallelism_and_formats() -> None:
+    read = server(
+        f"{VLLM} --max-num-seqs 128 --max_num_batched_tokens=4096 -tp 2 --kv-cache-dtype fp8_e4m3 "
+        "--quantization fp8 --gpu-memory-utilization 0.95 --scheduling-policy priority "
+        "--no-enable-prefix-caching --async-scheduling --num-gpu-blocks-override 500 --block-size 32",
+        gpu="H200",
+    )
+    assert options(read) == {
+        "max_num_seqs": "128",
+        "max_num_batched_tokens": "4096",
+        "order": "priority",
+        "prefix_caching": "off",
+        "async_scheduling": "on",
+    }
+    assert read.profile == "llama-3.1-8b@h200,engine=vllm,tp=2,dtype=fp8,kv=fp8,utilization=0.95"
+    assert (read.kv_blocks, read.replicas) == (1000, 1)
+    assert read.settings.keys() == {"policy", "profile", "kv_blocks"}
+
+
+@pytest.mark.parametrize(
+    ("gpu", "tokens", "seqs"),
+    [("h100", "8192", "1024"), ("a100-80gb", "2048", "256"), ("l40s", "2048", "256")],
+)
+def test_defaults_of_vllm_depend_on_the_gpu(gpu: str, tokens: str, seqs: str) -> None:
+    chosen = options(server(VLLM, gpu=gpu))
+    assert (chosen["max_num_batched_tokens"], chosen["max_num_seqs"]) == (tokens, seqs)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "tokens"), [("rtx-4090", "2048"), ("l40s", "4096"), ("h200", "8192"), (None, "8192")]
+)
+def test_defaults_of_sglang_depend_on_the_gpu(gpu: str | None, tokens: str) -> None:
+    assert options(server("sglang serve --model-path x", gpu=gpu))["chunked_prefill_size"] == tokens
+
+
+def test_a_command_of_sglang() -> None:
+    read = server(
+        "python3 -m sglang.launch_server --model-path Qwen/Qwen3-32B --tp 4 --dp-size 2 --enable-mixed-chunk "
+        "--chunked-prefill-size -1 --schedule-conservativeness 0.3 --max-total-tokens 160000",
+        gpu="h100",
+    )
+    chosen = options(read)
+    assert (chosen["rules"], chosen["mixed_chunk"], chosen["chunked"]) == ("sglang", "on", "off")
+    assert chosen["schedule_conservativeness"] == "0.3"
+    assert read.profile == "Qwen/Qwen3-32B@h100,engine=sglang,tp=4,kv=bf16"
+    assert (read.kv_blocks, read.replicas) == (10_000, 2)
+
+
+def test_a_file_of_tensorrt_llm_wins_over_its_command_and_a_command_of_vllm_over_its_file(
+    tmp_path: Path,
+) -> None:
+    extra = tmp_path / "extra.yaml"
+    extra.write_text(
+        "max_num_tokens: 16384\nenable_chunked_prefill: true\nkv_cache_config:\n  dtype: fp8\n"
+        "  free_gpu_memory_fraction: 0.8\nscheduler_config:\n  capacity_scheduler_policy: MAX_UTILIZATION\n"
+        "batch_wait_timeout_iters: 40\nbatch_wait_max_tokens_ratio: 0.8\n"
+    )
+    command = f"trtllm-serve llama-3.1-8b --max_num_tokens 4096 --extra_llm_api_options {extra}"
+    read = server(command, gpu="h100")
+    chosen = options(read)
+    assert chosen["max_num_batched_tokens"] == "16384"
+    assert chosen["capacity_scheduler_policy"] == "max_utilization"
+    assert (chosen["batch_wait_timeout_iters"], chosen["batch_wait_max_tokens_ratio"]) == ("40", "0.8")
+    assert chosen["chunked"] == "on"
+    assert read.profile == "llama-3.1-8b@h100,engine=trtllm,tp=1,kv=fp8,utilization=0.8"
+    config = tmp_path / "vllm.yaml"
+    config.write_text("max-num-seqs: 64\ntensor-parallel-size: 2\nenable-prefix-caching: false\n")
+    chosen = options(server(f"{VLLM} --config {config} --max-num-seqs 32"))
+    assert (chosen["max_num_seqs"], chosen["prefix_caching"]) == ("32", "off")
+
+
+def test_a_file_alone_tells_its_engine_by_its_keys(tmp_path: Path) -> None:
+    yaml = tmp_path / "server.yaml"
+    yaml.write_text("model-path: x\nmem-fraction-static: 0.8\n")
+    assert server(str(yaml)).engine == "sglang"
+    content = tmp_path / "server.json"
+    content.write_text(json.dumps({"model": "x", "max_num_seqs": 3, "gpu_memory_utilization": 0.8}))
+    assert (server(str(content)).engine, options(server(str(content)))["max_num_seqs"]) == ("vllm", "3")
+    yaml.write_text("colour: blue\n")
+    with pytest.raises(InputError, match="do not tell vllm from sglang from trtllm"):
+        server(str(yaml))
+
+
+def test_every_flag_without_effect_and_every_unknown_one_is_said() -> None:
+    notes = server(f"{VLLM} --port 8000 --max-num-sek 3 --trust-remote-code --max-model-len 4096").notes
+    assert notes == (
+        "--port: understood, without effect here: it changes what is served, not when",
+        "--max-num-sek 3: not understood; did you mean max-num-seqs?",
+        "--trust-remote-code: understood, without effect here: it changes what is served, not when",
+        "without a GPU: at most 2048 tokens and 256 requests in an iteration, as on small ones",
+        "requests of more than 4096 tokens are served here, not refused",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ollama serve x", "neither a file"),
+        ("vllm serve 'x", "No closing quotation"),
+        ("vllm serve a b", "'b' belongs to no flag"),
+        (f"{VLLM} --max-num-seqs", "--max-num-seqs needs a value"),
+        (f"{VLLM} --max-num-seqs many", "--max-num-seqs: 'many' is not a whole number"),
+        (f"{VLLM} -tp 2 --tensor-parallel-size 4", "--tensor-parallel-size is given twice"),
+        (f"{VLLM} -pp 2", "2 pipeline stages are not modelled"),
+        (
+            f"{VLLM} --max-num-seqs 512 --max-num-batched-tokens 256",
+            "512 requests at a time exceed 256 tokens",
+        ),
+        (
+            f"{VLLM} --no-enable-chunked-prefill --max-num-batched-tokens 2048 --max-model-len 4096",
+            "prompts of up to 4096 tokens exceed 2048",
+        ),
+        ("sglang serve --model-path x --schedule-policy lof", "'lof' is not modelled"),
+        ("no/such/file.yaml", "No such file"),
+        (f"{VLLM} --enable-prefix-caching=perhaps", "neither true nor false"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as raised:
+        server(text)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_unknown_gpu_is_refused() -> None:
+    with pytest.raises(InputError, match="gpu: 'h900'"):
+        server(VLLM, gpu="h900")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("- a\n- b\n", "not a list"), ("a: [1\n", "not YAML"), ("", "not a NoneType")]
+)
+def test_a_file_that_is_no_table_is_refused(content: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "server.yaml"
+    path.write_text(content)
+    with pytest.raises(InputError, match=message):
+        server(str(path))
+
+
+def test_models_are_known_by_their_usual_names() -> None:
+    assert known_model("meta-llama/Meta-Llama-3.1-70B-Instruct") == "llama-3.1-70b"
+    assert known_model("nvidia/Llama-3.1-8B-Instruct-FP8") == "llama-3.1-8b"
+    assert known_model("lmsys/vicuna-7b-v1.5") == "vicuna-7b"
+    assert known_model("Qwen/Qwen3-32B") == "Qwen/Qwen3-32B"
+
+
+def test_attention_in_data_parallel_is_part_of_the_deployment_and_no_replica() -> None:
+    command = "sglang serve --model-path llama-3.1-70b --tp 8 --dp 4 --enable-dp-attention"
+    read = server(command, gpu="h200")
+    assert read.profile == "llama-3.1-70b@h200,engine=sglang,tp=8,dp_attention=4,kv=bf16"
+    assert read.replicas == 1
+
+
+def test_a_name_says_the_format_where_another_model_stands_for_it() -> None:
+    read = server("vllm serve nvidia/Llama-3.1-8B-Instruct-FP8 --dtype bfloat16", gpu="h200")
+    assert read.profile == "llama-3.1-8b@h200,engine=vllm,tp=1,dtype=fp8,kv=bf16"
+    assert server("vllm serve Qwen/Qwen3-32B-FP8", gpu="h200").profile == (
+        "Qwen/Qwen3-32B-FP8@h200,engine=vllm,tp=1,kv=bf16"
+    )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_flag_of_a_policy_is_an_option_of_it(engine: str) -> None:
+    """With one value that all kinds take, the policy can be built."""
+    commands = {"vllm": "vllm serve", "sglang": "sglang serve", "trtllm": "trtllm-serve"}
+    for name, flag in ENGINES[engine].FLAGS.items():
+        if flag.target.startswith("policy.") and flag.target != "policy.order":
+            value = "" if flag.kind == "switch" else "1" if flag.kind == "float" else "2048"
+            read = server(f"{commands[engine]} --{name} {value}".strip())
+            make_scheduler(read.policy, Limits(kv_tokens=100_000))
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    for command in (text, f"vllm serve {text}", f"trtllm-serve m --{text}"):
+        try:
+            assert server(command).policy
+        except InputError as error:
+            assert "\n" not in str(error)
