@@ -169,8 +169,8 @@ class RunningRequests:
         if iterations > work.at_most:
             iterations = work.at_most
         if iterations > 1 and now + head_s < until_s:
-            num_decode, uneven = len(heap), self._rows(())[2] if longest else 0
-            first_s, slope_s = cost.decode_run(num_decode, context + num_decode, uneven)
+            n, uneven = len(heap), self._rows(())[2] if longest and (chunks or work.overrun) else uneven
+            first_s, slope_s = cost.decode_run(n, context + n, uneven)
             leap = Leap(iterations, head_s, first_s, slope_s)
             if until_s < math.inf:
                 leap.iterations = leap.iterations_begun(until_s - now)
@@ -227,11 +227,14 @@ class RunningRequests:
         where that counts; with those of requests that have ended.
         """
         heap, longest, most = self.heap, self.longest, 0
-        num_rows, tokens, tick = len(heap), self.context_tokens, self.use.iterations
+        num_rows, tokens = len(heap), self.context_tokens
         if longest is not None and heap:
+            tick = self.use.iterations
             while longest[0][1] <= tick:
                 heappop(longest)
             most = tick - longest[0][0]
+            if not ended:
+                return num_rows, tokens, num_rows * most - tokens
         if ended:
             if self.use.unfinished is None and not heap:
                 self.use.unfinished = []  # perhaps nobody finishes after them

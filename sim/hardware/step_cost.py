@@ -190,9 +190,8 @@ class StepCost:
             base = self._mixed_base_s(tokens)
         keys = prefill_attention / prefill_tokens
         longest = keys
-        all_at_longest = decode_context_tokens + uneven_tokens
-        if num_decode and all_at_longest > keys * num_decode:
-            longest = all_at_longest / num_decode
+        if num_decode and decode_context_tokens > keys * num_decode:
+            longest = decode_context_tokens / num_decode
         seconds = (
             base
             + self.mixed_per_context_s * decode_context_tokens
@@ -200,8 +199,11 @@ class StepCost:
             + self.mixed_per_decode_s * num_decode
             + self.mixed_per_longest_s * longest
             + self.mixed_per_key_s * keys
-            + self.mixed_per_uneven_s * uneven_tokens
         )
+        if uneven_tokens:
+            row = (decode_context_tokens + uneven_tokens) / num_decode
+            seconds += self.mixed_per_uneven_s * uneven_tokens
+            seconds += self.mixed_per_longest_s * (max(row, keys) - longest)
         if not self._has_launches:
             return seconds
         reach = keys + prefill_tokens / num_prefill / 2
