@@ -1,7 +1,8 @@
 """Measured times of single kernels, from the package `aiconfigurator-core` (Apache-2.0, the extra `kernels`).
 
-The only module that knows that package. It uses the facade that the package calls stable (`EngineHandle`,
-`estimate_kv_cache`), its list of table versions, and its tables' columns to tell what was measured.
+With `estimator` the only module that knows that package. It uses the facade that the package calls stable
+(`EngineHandle`, `estimate_kv_cache`), its list of table versions, and its tables' columns to tell what was
+measured.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ SYSTEMS = {
 }
 """The package's systems by the name of their GPU."""
 
-_QUANTISATION = {"bf16": "bfloat16", "fp8": "fp8", "fp8-block": "fp8_block", "nvfp4": "nvfp4"}
+QUANTISATION = {"bf16": "bfloat16", "fp8": "fp8", "fp8-block": "fp8_block", "nvfp4": "nvfp4"}
 _MEMORY_RULES = {"vllm": ("of_total", 0.9), "sglang": ("of_total", 0.88), "trtllm": ("of_free", 0.9)}
 """Which memory an engine takes a share of, and the share by default: `gpu_memory_utilization`,
 `mem_fraction_static`, and `free_gpu_memory_fraction`, which is of what the weights leave free."""
@@ -162,7 +163,7 @@ class Kernels:
 
     def _options(self) -> dict[str, Any]:
         deployment = self.deployment
-        number = _QUANTISATION[deployment.dtype]
+        number = QUANTISATION[deployment.dtype]
         return {
             "tp_size": deployment.attention_tp,
             "attention_dp_size": deployment.dp_attention,
@@ -170,7 +171,7 @@ class Kernels:
             "moe_tp_size": deployment.tp // deployment.ep,
             "gemm_quant_mode": number,
             "moe_quant_mode": number,
-            "kvcache_quant_mode": _QUANTISATION[deployment.kv],
+            "kvcache_quant_mode": QUANTISATION[deployment.kv],
             **({} if self._heads else {"fmha_quant_mode": "bfloat16"}),  # latent attention is measured so
         }
 
@@ -243,14 +244,14 @@ class Kernels:
     def _covered(self, attention: Attention) -> str:
         """Whether attention of such heads was measured; `InputError` where its table only extrapolates."""
         deployment, heads = self.deployment, attention.heads
-        tables = _tables() / "data" / self._system / "attention" / self.origin.engine
+        tables = package_systems() / "data" / self._system / "attention" / self.origin.engine
         # A version without a table of its own is answered from that of the present one.
         versions = (self.origin.table, self._versions()[0])
         files = [tables / version / "generation_attention_perf.parquet" for version in versions]
         file = next((file for file in files if file.exists()), None)
         if file is None:
             return "not known: the table is that of another version of the engine"
-        measured = _measured_heads(file, attention, _QUANTISATION[deployment.kv])
+        measured = _measured_heads(file, attention, QUANTISATION[deployment.kv])
         what = f"{heads} heads with {attention.kv_heads} KV heads of {attention.head_dim} on a GPU"
         if heads in measured:
             return f"measured ({what})"
@@ -300,7 +301,7 @@ def gpu_of(name: str) -> Gpu:
         return known_gpu(name)
     import yaml
 
-    text = (_tables() / f"{system_of(name)}.yaml").read_text(encoding="utf-8")
+    text = (package_systems() / f"{system_of(name)}.yaml").read_text(encoding="utf-8")
     numbers = yaml.safe_load(text)["gpu"]
     return Gpu(
         name.upper(),
@@ -312,17 +313,18 @@ def gpu_of(name: str) -> Gpu:
 
 def packaged_models() -> list[str]:
     """The names of the models whose configuration the package holds."""
-    folder = _tables().parent / "model_configs"
+    folder = package_systems().parent / "model_configs"
     names = (path.name.removesuffix("_config.json") for path in folder.glob("*_config.json"))
     return sorted(name.replace("--", "/") for name in names if not name.endswith("_hf_quant"))
 
 
 def packaged_config(name: str) -> Path:
     """The file with the configuration of such a model."""
-    return _tables().parent / "model_configs" / f"{name.replace('/', '--')}_config.json"
+    return package_systems().parent / "model_configs" / f"{name.replace('/', '--')}_config.json"
 
 
-def _tables() -> Path:
+def package_systems() -> Path:
+    """The folder of the package's tables, by system."""
     import aiconfigurator_core
 
     return Path(str(aiconfigurator_core.__file__)).parent / "systems"
