@@ -23,7 +23,7 @@ from sim.results.result import Result, make_result
 from traces.files import atomic_write
 from traces.trace import Trace
 
-from .sending import INTERRUPTED, Sent
+from .sending import INTERRUPTED, NO_FILE, Sent
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -158,6 +158,11 @@ def _notes(
                 f"sent {median:.3g} ms after they were due (median; p99 {p99:.3g} ms): this client cannot "
                 "keep up, so that latencies hold its own delays"
             )
+    if without := sum(each is not None and NO_FILE in each.error for each in sent.replies):
+        notes.append(
+            f"{without:,} requests failed for want of open files, not by the server: raise the limit "
+            "(ulimit -n), or send fewer at a time (--max-concurrency)"
+        )
     answered = max(int(done.sum()), 1)
     if uncounted := int((done & ~seen).sum()):
         notes.append(

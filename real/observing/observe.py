@@ -22,13 +22,15 @@ from traces.trace import Trace
 
 from .api import Endpoint, Reply, Target, ask, client, model_of
 from .observation import Observation, observation
-from .sending import Order, send
+from .sending import Order, allow_connections, send
 from .wording import Wording
 
 KEY = "OPENAI_API_KEY"
 """The environment variable that holds the server's key, where it wants one."""
 PROBED = (16, 144)
 """Words of the two texts by which the server's tokens a word are found."""
+WITHOUT = ((False, True), (True, False), (False, False))
+"""Whether requests force lengths and ask for counts, in the order tried with a server that refuses both."""
 
 Lengths = Literal["trace", "model"]
 
@@ -105,6 +107,7 @@ async def _run(
     rng: np.random.Generator,
     on_progress: Callable[[int, int], None] | None,
 ) -> Observation:
+    allow_connections(min(len(trace), workload.max_concurrency or len(trace)))
     async with client(timeout_s, os.environ.get(KEY)) as session:
         target = await _with_model(session, target)
         target, wording, notes = await _probe(session, target, rng)
@@ -116,7 +119,7 @@ async def _run(
     labels = {
         "date": date,
         "backend": "openai" if target.endpoint == "completions" else "openai-chat",
-        "base_url": target.url,
+        "base_url": _without_password(target.url),
         "model_id": target.model,
         "num_prompts": len(trace),
         "trace": trace.name,
@@ -127,6 +130,11 @@ async def _run(
     }
     watched = observation(sent, trace, labels, goodput_ms)
     return replace(watched, notes=(*notes, *watched.notes))
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _rate(rate: float | None) -> float | str | None:
@@ -158,12 +166,16 @@ async def _probe(
         return await ask(session, target, Wording.words(words, rng), 2)
 
     first = await probe(PROBED[0])
-    if first.error.startswith("HTTP 4") and target.forces:
-        target = replace(target, forces=False)
-        notes.append("the server takes no ignore_eos and min_tokens: answers end where the model ends them")
+    asked = target
+    for forces, counts in WITHOUT:
+        if not first.error.startswith("HTTP 4"):
+            break
+        target = replace(asked, forces=forces and asked.forces, counts=counts)
         first = await probe(PROBED[0])
     if first.error:
         raise InputError(f"{target.url}: {first.error}")
+    if asked.forces and not target.forces:
+        notes.append("the server takes no ignore_eos and min_tokens: answers end where the model ends them")
     second = await probe(PROBED[1])
     if first.prompt_tokens is None or second.prompt_tokens is None:
         return target, Wording(), notes

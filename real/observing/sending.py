@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,6 +16,10 @@ import aiohttp
 from .api import Reply, Target, ask
 
 INTERRUPTED = "interrupted"
+NO_FILE = os.strerror(errno.EMFILE)
+"""What the error of a request says that found no file for its connection."""
+OTHER_FILES = 64
+"""Files that are open beside the connections."""
 
 
 class Order(NamedTuple):
@@ -33,6 +39,19 @@ class Sent:
     is_interrupted: bool = False
     lags_s: list[float] = field(default_factory=list)
     """How much later than it was due, or than its place fell free, each was sent."""
+
+
+def allow_connections(number: int) -> None:
+    """Raise this process's limit on open files, where so many connections need it, as far as it may."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = number + OTHER_FILES if hard == resource.RLIM_INFINITY else min(number + OTHER_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 async def send(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,10 @@ def fit_to_logs(logs: Sequence[Path], out: Path, *, policy: str | None, **option
     show.wrote([out])
 
 
+def _rate(rate: float) -> str:
+    return show.figure(rate) if isfinite(rate) else "all at once"
+
+
 def _print_table(fitted: LogFit) -> None:
     """A row per log: mean latencies measured, and how far off the fit is; then what is uncertain."""
     from rich.table import Table
@@ -43,7 +48,7 @@ def _print_table(fitted: LogFit) -> None:
     for heading in headings:
         table.add_column(heading, justify="right")
     for each in fitted.errors:
-        cells = [each.name, f"{each.requests:,}", show.figure(each.rate)]
+        cells = [each.name, f"{each.requests:,}", _rate(each.rate)]
         for key, measured in each.measured.items():
             left_out = f"{each.left_out[key]:+.1%}" if each.left_out else "–"
             cells += [show.figure(measured), f"{each.fitted[key]:+.1%}", left_out]

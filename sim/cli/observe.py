@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+import tempfile
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
+
+from traces.errors import InputError
 
 from ..results.failures import failures_text
 from ..scenario.settings import WorkloadSettings
@@ -81,21 +85,37 @@ def observe(
             seed=seed,
             on_progress=progress,
         )
-    if out is not None:
-        watched.save_log(out)
-    if save_result is not None:
-        watched.save_result(save_result)
+    lost = [
+        *(_saved(watched.save_log, out) if out is not None else ()),
+        *(_saved(watched.save_result, save_result) if save_result is not None else ()),
+    ]
     if json_:
         print(watched.to_json())
     else:
         _print_table(watched)
     for note in watched.notes:
         print(f"seqsched: note: {note}", file=sys.stderr)
+    if lost:
+        raise InputError("; ".join(lost))
     if watched.is_interrupted:
         sys.exit(130)
     if not watched.summary["completed"]:
         print(f"seqsched: {url}: no request completed", file=sys.stderr)
         sys.exit(1)
+
+
+def _saved(save: Callable[[Path], None], path: Path) -> list[str]:
+    """Save at `path`, or else among temporary files, for the run may have taken hours; what went wrong."""
+    try:
+        save(path)
+        return []
+    except InputError as error:
+        elsewhere = Path(tempfile.mkdtemp(prefix="seqsched-observe-")) / path.name
+        try:
+            save(elsewhere)
+        except InputError:
+            return [str(error)]
+        return [f"{error}; it is in {elsewhere}"]
 
 
 def _given(value: Any) -> Any:

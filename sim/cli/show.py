@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -277,6 +278,9 @@ def check_file(path: Path | None) -> None:
         raise InputError(f"{path}: is a directory, a file is needed")
     if not path.parent.is_dir():
         raise InputError(f"{path}: there is no folder {path.parent}")
+    written = path if path.exists() else path.parent
+    if not os.access(written, os.W_OK):
+        raise InputError(f"{path}: cannot be written (no write permission)")
 
 
 def made_folder(path: Path) -> Path:

@@ -48,7 +48,8 @@ FIGURES = ("ttft_ms", "tpot_ms", "e2el_ms")
 @dataclass(frozen=True)
 class LogErrors:
     """Mean latencies of a log: measured, in ms, and the relative errors of the fit to all logs, and of the
-    fit to the others (empty where there is one log).
+    fit to the others (empty where there is one log). `rate`: requests per second, infinite where all came at
+    once.
     """
 
     name: str
@@ -120,12 +121,16 @@ def fit_logs(
     """
     if not paths:
         raise InputError("log: no file is given")
+    names = _names(paths)
     logs = [read_log(path, time_unit) for path in paths]
     for path, log in zip(paths, logs, strict=True):
         if (several := int((log.trace.output_tokens > 1).sum())) < LEAST_REQUESTS:
             raise InputError(
                 f"{path}: {several} completed requests of several tokens, {LEAST_REQUESTS} needed"
             )
+        for column in ("ttft_ms", "tpot_ms"):
+            if not log.latency[column][log.trace.output_tokens > 1].any():
+                raise InputError(f"{path}, {column}: is 0 in every row, so that there is nothing to fit")
     fits = 1 + (len(logs) if len(logs) > 1 else 0)
 
     def progress(done: int) -> None:
@@ -137,18 +142,25 @@ def fit_logs(
     best, spread = _refined(replays, shape)
     progress(1)
     errors = []
-    for number, (path, replay) in enumerate(zip(paths, replays, strict=True)):
+    for number, replay in enumerate(replays):
         others = [each for each in replays if each is not replay]
         without: dict[str, float] = {}
         if others:
             left, _ = _refined(others, shape)
             without = replay.errors(shape.profile(left))
             progress(2 + number)
-        errors.append(replay.described(Path(path).name, replay.errors(shape.profile(best)), without))
-    notes = [
-        f"{Path(path).name}: {note}" for path, log in zip(paths, logs, strict=True) for note in log.notes
-    ]
+        errors.append(replay.described(names[number], replay.errors(shape.profile(best)), without))
+    notes = [f"{name}: {note}" for name, log in zip(names, logs, strict=True) for note in log.notes]
     return LogFit(_finished(shape, best, spread, errors), tuple(errors), (*_limits(logs), *notes))
+
+
+def _names(paths: Sequence[str | Path]) -> list[str]:
+    """The file names, or the whole paths where two are called alike; InputError for a file given twice."""
+    whole = [str(path) for path in paths]
+    if twice := next((path for path in whole if whole.count(path) > 1), None):
+        raise InputError(f"log: {twice} is given twice")
+    names = [Path(path).name for path in paths]
+    return names if len(set(names)) == len(names) else whole
 
 
 class _Replay:
@@ -264,12 +276,13 @@ def _finished(shape: _Model, best: FloatArray, spread: FloatArray, errors: Seque
         for each in errors
     }
     requests = sum(each.requests for each in errors)
+    rates = [each.rate if np.isfinite(each.rate) else "all at once" for each in errors]
     provenance = Provenance(
         "measured",
         Date.today().isoformat(),
         f"fitted to {requests:,} requests as their clients saw them; no iteration was timed",
         source=", ".join(each.name for each in errors),
-        grid={"batch sizes": list(shape.sizes), "requests per second": [each.rate for each in errors]},
+        grid={"batch sizes": list(shape.sizes), "requests per second": rates},
         residuals=residuals,
         uncertainty=uncertainty,
     )

@@ -28,6 +28,11 @@ class Behaviour:
     dies_after: int | None = None
     breaks_off: bool = False
     says: str | None = None
+    content_type: str = "text/event-stream"
+    zips: bool = False
+    moved: bool = False
+    takes_counting: bool = True
+    closes: bool = False
     seen: list[dict[str, Any]] = field(default_factory=list)
     now: int = 0
     most: int = 0
@@ -43,7 +48,8 @@ class _Server:
         """Its paths."""
         app = web.Application()
         app.router.add_get("/v1/models", self.models)
-        app.router.add_post("/v1/completions", self.answer)
+        app.router.add_post("/v1/completions", self.redirect if self.does.moved else self.answer)
+        app.router.add_post("/moved", self.answer)
         app.router.add_post("/v1/chat/completions", self.answer)
         return app
 
@@ -51,12 +57,20 @@ class _Server:
         """The models by name."""
         return web.json_response({"data": [{"id": self.does.model}] if self.does.model else []})
 
+    async def redirect(self, request: web.Request) -> web.Response:
+        """Elsewhere, by the same method."""
+        return web.Response(status=307, headers={"Location": "/moved"})
+
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """An answer, or none."""
         does, body = self.does, await request.json()
         does.seen.append(body)
         if not does.takes_forced and "ignore_eos" in body:
             return web.json_response({"error": {"message": "Unrecognized argument: ignore_eos"}}, status=400)
+        if not does.takes_counting and "stream_options" in body:
+            return web.json_response(
+                {"error": {"message": "Unrecognized argument: stream_options"}}, status=400
+            )
         if does.dies_after is not None and len(does.seen) > does.dies_after:
             return self.hang_up(request)
         does.now += 1
@@ -78,7 +92,11 @@ class _Server:
         tokens = body["max_tokens"]
         if does.eos_at is not None and not body.get("ignore_eos"):
             tokens = min(tokens, does.eos_at)
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        response = web.StreamResponse(headers={"Content-Type": does.content_type})
+        if does.zips:
+            response.enable_compression(web.ContentCoding.gzip)
+        if does.closes:
+            response.force_close()
         await response.prepare(request)
         await asyncio.sleep(does.first_s)
         if does.says is not None and is_probed:
@@ -92,7 +110,7 @@ class _Server:
             last = "length" if n + 1 == tokens else None
             piece = {"delta": {"content": " a"}} if "messages" in body else {"text": " a"}
             await _write(response, {"choices": [{**piece, "finish_reason": last}]})
-        if does.has_usage:
+        if does.has_usage and does.takes_counting:
             text = body["messages"][0]["content"] if "messages" in body else body["prompt"]
             prompt = len(text.split()) * does.tokens_per_word + does.extra_tokens
             await _write(

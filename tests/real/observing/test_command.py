@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,30 @@ def test_failures_are_said_and_where_nothing_completed_the_status_is_1(
         out, err = capsys.readouterr()
         assert "Latencies leave out" in out and "Traceback" not in err
         assert ("no request completed" in err) == (status == 1)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+def test_what_cannot_be_written_at_the_end_of_a_run_is_written_elsewhere(
+    trace: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    result = tmp_path / "bench.json"
+    with serving(Behaviour()) as url:
+        assert run("observe", url, "--trace", trace, "--out", "/dev/full", "--save-result", result) == 2
+    out, err = capsys.readouterr()
+    assert "3 of 3 requests" in out and json.loads(result.read_text())["completed"] == 3
+    assert "/dev/full: cannot be written" in err
+    elsewhere = Path(err.split("it is in ")[1].strip())
+    assert len(elsewhere.read_text().splitlines()) == 4
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_file_that_may_not_be_written_is_named_before_anything_is_sent(trace: Path, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").touch(0o400)
+    does = Behaviour()
+    with serving(does) as url:
+        assert run("observe", url, "--trace", trace, "--out", tmp_path / "log.csv") == 2
+    assert not does.seen
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ import pytest
 
 pytest.importorskip("aiohttp", reason="needs the extra serve")
 
-from real.observing.api import Target, client
+from real.observing.api import Reply, Target, ask, client
 from real.observing.observation import Observation, observation
 from real.observing.observe import observe
-from real.observing.sending import Order, Sent, send
+from real.observing.sending import NO_FILE, OTHER_FILES, Order, Sent, allow_connections, send
 from sim.scenario.settings import WorkloadSettings
 from sim.studies.server_log import against, read_log
 from tests.real.observing.server import Behaviour, serving
@@ -134,6 +134,147 @@ def test_a_server_that_dies_is_survived_and_what_failed_is_in_no_latency() -> No
 def test_an_answer_that_is_not_whole_counts_as_failed(does: Behaviour, why: str) -> None:
     watched = watch(does, trace([3, 3]))
     assert watched.summary["completed"] == 0 and why in watched.summary["failed_reason"]
+
+
+def said(*events: object, end: str = "\n\n") -> str:
+    return "".join(f"data: {e if isinstance(e, str) else json.dumps(e)}{end}" for e in events)
+
+
+def chunk(text: str | None, reason: object = None, **more: Any) -> dict[str, Any]:
+    return {"choices": [{"text": text, "finish_reason": reason}], **more}
+
+
+def usage(tokens: object, prompt: object = 40) -> dict[str, Any]:
+    return {"choices": [], "usage": {"prompt_tokens": prompt, "completion_tokens": tokens}}
+
+
+def delta(reason: object = None, **content: Any) -> dict[str, Any]:
+    return {"choices": [{"delta": content, "finish_reason": reason}]}
+
+
+@pytest.mark.parametrize(
+    ("says", "tokens"),
+    [
+        (said(chunk("a"), chunk("b", "stop"), usage(2), "[DONE]", end="\r\n\r\n"), 2),
+        (said(chunk("a"), chunk("b", "stop"), usage(2), "[DONE]", end="\n"), 2),
+        (said(chunk("a"), chunk("b", "stop"), usage(2), "[DONE]").rstrip(), 2),
+        (": ping\n\nevent: x\nid: 7\n" + said(chunk("a")) + ": ping\n\n" + said(chunk("b", "stop")), 2),
+        ('data: {"choices": [\ndata: {"text": "a",\ndata: "finish_reason": "stop"}]}\n\n', 1),
+        (said(chunk("a b c"), chunk("d", "length"), usage(9)), 9),
+        (said(chunk("a", usage={"completion_tokens": 1}), chunk("b", "length", usage=usage(2)["usage"])), 2),
+        (said(chunk("a", usage=None), chunk("b", "stop", usage=None), usage(2)), 2),
+        (said(chunk("a", error=None), chunk("", "stop", error=None)), 1),
+        (said(chunk("a"), chunk("b"), "[DONE]"), 2),
+        (said(chunk("a"), chunk(""), chunk("", "length"), usage(3)), 3),
+        (said(chunk(""), chunk("", "length"), usage(2)), 2),
+        (said(chunk("", "length"), usage(1)), 1),
+        (said(delta(role="assistant", content=""), delta(content="a"), delta("stop", content="")), 1),
+        (said(delta(reasoning_content="a"), delta(reasoning="b"), delta("stop", content="c")), 3),
+        (said(delta(role="assistant", content=None), delta(tool_calls=[{"id": 1}]), delta("tool_calls")), 1),
+        *((said(chunk("a"), chunk("b", "stop"), usage(u, u)), 2) for u in (0, -1, "2", 1e400, 10**30, True)),
+        *((said(chunk("a"), chunk("b", "stop"), {"usage": u}), 2) for u in ("", "2", [1], {}, 0)),
+    ],
+)
+def test_a_stream_is_understood_however_it_is_written(says: str, tokens: int, tmp_path: Path) -> None:
+    watched = watch(Behaviour(says=says), trace([5, 5]))
+    assert watched.log.output_tokens.tolist() == [tokens, tokens], watched.log.error.tolist()
+    assert (watched.log.prompt_tokens == 40).all() and (watched.log.ttft_ms >= 0).all()
+    watched.save_result(tmp_path / "bench.json")
+
+
+@pytest.mark.parametrize(
+    ("says", "why"),
+    [
+        (said(chunk("a", "abort")), "the server ended the answer: abort"),
+        (said(chunk("a", {"type": "abort", "message": "killed"})), "the server ended the answer: abort"),
+        (said({"error": {"message": ""}}), "message"),
+        (said({"choices": ["a"]}), "is no choice"),
+        (said({"choices": [{"delta": "a"}]}), "is no delta"),
+        (said("[" * 100_000), "not the stream"),
+        (said("5"), "is no object"),
+        (said(chunk("a"), {"choices": 5}), "broke off"),
+        ('{"choices": [{"text": "a"}]}', "no stream of events but"),
+        ("", "no stream of events but"),
+    ],
+)
+def test_a_stream_that_makes_no_sense_costs_its_request_alone(says: str, why: str) -> None:
+    watched = watch(Behaviour(says=says), trace([3, 3]))
+    assert watched.summary["failed"] == 2 and why in watched.summary["failed_reason"]
+
+
+def test_a_role_in_advance_is_no_first_token() -> None:
+    text = said(delta(role="assistant", content=""), delta(content="a"), delta("stop", content="b"))
+    watched = watch(Behaviour(says=text), trace([2, 2]), endpoint="chat")
+    assert watched.log.output_tokens.tolist() == [2, 2] and [
+        len(gaps) for gaps in watched.detail["itls"]
+    ] == [1, 1]
+
+
+@pytest.mark.parametrize("does", [Behaviour(zips=True), Behaviour(moved=True), Behaviour(closes=True)])
+def test_answers_that_are_zipped_elsewhere_or_a_connection_each(does: Behaviour) -> None:
+    watched = watch(does, trace([3] * 5))
+    assert watched.log.output_tokens.tolist() == [3] * 5 and (watched.log.prompt_tokens - 40 <= 1).all()
+
+
+def test_a_server_that_cannot_be_asked_for_counts_is_not_and_lengths_stay_forced() -> None:
+    does = Behaviour(takes_counting=False, eos_at=2)
+    watched = watch(does, trace([4, 3]))
+    assert watched.log.output_tokens.tolist() == [4, 3] and does.seen[-1]["ignore_eos"]
+    both = watch(Behaviour(takes_counting=False, takes_forced=False, eos_at=2), trace([4, 3]))
+    assert both.log.output_tokens.tolist() == [2, 2]
+
+
+def test_a_server_that_takes_no_connection_is_told_from_a_slow_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("real.observing.api.CONNECT_S", 0.3)
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        address = deaf.getsockname()
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:  # they fill the queue of connections that nobody takes
+            each.setblocking(False)
+            each.connect_ex(address)
+
+        async def ask_it() -> str:
+            async with client(30.0, None) as session:
+                target = Target(f"http://127.0.0.1:{address[1]}", "completions", "tiny")
+                return (await ask(session, target, "a", 1)).error
+
+        assert asyncio.run(ask_it()) == "no connection after 0.3 s"
+        with pytest.raises(InputError, match="no answer"):
+            observe(f"http://127.0.0.1:{address[1]}", WorkloadSettings(trace=trace([1])))
+        for each in waiting:
+            each.close()
+
+
+def test_open_files_are_allowed_for_as_many_connections_as_may_be() -> None:
+    resource = pytest.importorskip("resource", reason="this system has no such limit")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 400:
+        pytest.skip("this user may open few files")
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+        with serving(Behaviour(first_s=0.2)) as url:
+            watched = observe(url, WorkloadSettings(trace=trace([1] * 40, [0.0] * 40)))
+        assert watched.summary["completed"] == 40
+        allow_connections(300)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 300 + OTHER_FILES
+        allow_connections(10)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 300 + OTHER_FILES
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_requests_that_found_no_file_are_the_clients_own_fault() -> None:
+    sent = Sent(0.0, [Reply(0.0, error=f"ClientConnectorError: [{NO_FILE}]"), None])
+    notes = observation(sent, trace([1, 1]), {"trace": "made"}, {}).notes
+    assert any("1 requests failed for want of open files" in note for note in notes)
+
+
+def test_a_password_in_the_address_is_not_written() -> None:
+    with serving(Behaviour()) as url:
+        watched = observe(url.replace("//", "//me:secret@"), WorkloadSettings(trace=trace([1])))
+    assert watched.summary["base_url"] == url
 
 
 def test_an_answer_that_takes_too_long_is_given_up() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from sim import simulate
@@ -121,6 +122,34 @@ def test_too_few_requests_are_refused(tmp_path: Path) -> None:
     path = write_log(tmp_path / "few.csv", 4.0, 1, number=10)
     with pytest.raises(InputError, match=r"few.csv: \d+ completed requests of several tokens, 20 needed"):
         fit_logs([path], name="mine")
+
+
+def test_requests_that_came_all_at_once_are_fitted_too_and_said_to_have(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log.csv", np.inf, 3, number=40)
+    profile = fit_logs([log], name="mine", policy=POLICY).profile
+    profile.save(tmp_path / "mine.json")
+    assert profile.provenance.grid["requests per second"] == ["all at once"]
+
+
+def test_logs_of_one_file_name_are_told_apart_and_none_counts_twice(tmp_path: Path) -> None:
+    logs = []
+    for seed, folder in enumerate(("slow", "fast")):
+        (tmp_path / folder).mkdir()
+        logs.append(write_log(tmp_path / folder / "log.csv", 2.0 + seed, seed, number=40))
+    with pytest.raises(InputError, match=r"slow.log\.csv is given twice"):
+        fit_logs([*logs, logs[0]], name="mine", policy=POLICY)
+    residuals = fit_logs(logs, name="mine", policy=POLICY).profile.provenance.residuals
+    assert list(residuals) == [str(path) for path in logs]
+
+
+@pytest.mark.parametrize("column", ["ttft_ms", "tpot_ms"])
+def test_a_latency_of_0_throughout_is_refused(column: str, tmp_path: Path) -> None:
+    log = pd.read_csv(write_log(tmp_path / "log.csv", 2.0, 1, number=40))
+    log[column] = 0.0
+    log["e2el_ms"] = log.ttft_ms + (log.tpot_ms * (log.output_tokens - 1)).fillna(0)
+    log.to_csv(tmp_path / "log.csv", index=False)
+    with pytest.raises(InputError, match=f"{column}: is 0 in every row"):
+        fit_logs([tmp_path / "log.csv"], name="mine", policy=POLICY)
 
 
 def test_a_memory_too_small_for_what_was_served_is_refused(tmp_path: Path) -> None:
