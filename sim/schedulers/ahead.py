@@ -19,9 +19,6 @@ from .continuous import ContinuousScheduler
 MORE = Iterations((), (), 1, False)
 """One more iteration of those that run: what is decided while nothing changes."""
 
-OVER = (1, False, inf)
-"""The outlook of a decision that holds no longer."""
-
 
 class AheadScheduler(ContinuousScheduler):
     """A `ContinuousScheduler` with one decision in hand.
@@ -33,25 +30,19 @@ class AheadScheduler(ContinuousScheduler):
     """
 
     NUM_IN_FLIGHT = 1
-    __slots__ = ("at_limit", "decided", "evictions", "has_news", "outlook", "overrun", "pending_drops")
+    __slots__ = ("at_limit", "decided", "evictions", "outlook", "overrun", "pending_drops")
 
     def _clear(self) -> None:
         super()._clear()
         self.decided: Work | None = None
-        # What was decided last: for how many iterations it holds, whether an arrival ends it, until when.
-        self.outlook = OVER
-        self.has_news = True  # anything has come or ended since
+        # Of `MORE` in hand: for how many iterations that would hold, whether an arrival ends it, until when.
+        self.outlook = (1, False, inf)
         self.overrun: list[Request] = []  # rows that the iteration in hand has too many
         self.evictions: list[Request] = []  # that the executor does not know of yet
         self.pending_drops: deque[Drop] = deque()  # likewise
         # What decodes, by the iteration with which it reaches its token limit: (iteration, id), a heap. Those
         # that end before stay in it until then.
         self.at_limit: list[tuple[int, int]] = []
-
-    def submit(self, request: Request, now: float) -> None:
-        """Queue the request, or turn it away where it could never run."""
-        self.has_news = True
-        super().submit(request, now)
 
     def next_work(self, now: float) -> Work | None:
         """The decision taken an iteration ago, or a new one where there is none; decides the one after it.
@@ -68,7 +59,6 @@ class AheadScheduler(ContinuousScheduler):
             work = super().next_work(now)
             if isinstance(work, Iterations):
                 self._note_limits(work)
-                self.outlook = work.at_most, work.stop_on_arrival, work.until_s
                 self._count_in(work, (), now)
         if not isinstance(work, Iterations):
             return work
@@ -77,56 +67,43 @@ class AheadScheduler(ContinuousScheduler):
             evict, self.evictions = [*self.evictions, *evict], []
         overrun, self.overrun = self.overrun, []
         pause = [request for request in work.pause if request.id in self.running]
+        following = self.decided = self._decide(now)
+        if following is not MORE or self.pending_drops:
+            return Iterations(work.chunks, evict, 1, False, overrun=overrun, pause=pause)
         at_most, stop, until_s = self.outlook
-        if self.has_news or at_most == 1 or until_s <= now:
-            following = self.decided = self._decide(now)
-            if following is not MORE or self.pending_drops:
-                return Iterations(work.chunks, evict, 1, False, overrun=overrun, pause=pause)
-            at_most, stop, until_s = self.outlook
-        else:
-            self.decided = MORE
-            at_most -= 1
-        self.outlook = OVER
         if pause:
             at_most = 1
         return Iterations(work.chunks, evict, at_most, stop, until_s, overrun, pause)
 
     def _decide(self, now: float) -> Work | None:
         """What comes after the iteration that now begins."""
-        self.has_news = False
-        kv = self.kv
-        if not (self.waiting or kv.partial or self.deadlines or self.unperceived) and kv.need <= kv.free:
-            # Nobody waits, and memory suffices.
-            self.is_stuck = False
-            if not kv.births:
-                return None
-            self.outlook = kv.iterations_that_fit(), len(self.running) < self.max_num_seqs, inf
-            return MORE
+        self.is_ahead = True
         work = super().next_work(now)
         while isinstance(work, Drop):
             self.pending_drops.append(work)
             work = super().next_work(now)
+        self.is_ahead = False
         if not isinstance(work, Iterations):
             return work
-        if work.chunks or kv.births:
-            self.outlook = work.at_most, work.stop_on_arrival, work.until_s
+        births = self.kv.births
+        if work.chunks or (work.evict and len(work.pause) < len(births)):
             self._note_limits(work)
-            return work if work.chunks or work.evict else MORE
-        self.evictions += work.evict  # and nobody is left to run
+            return work
+        if births and not work.pause:
+            self.outlook = work.at_most, work.stop_on_arrival, work.until_s
+            return MORE
+        self.evictions += work.evict  # and nobody could go on
         return None
 
     def record(self, work: Work, outcome: Outcome, now: float) -> None:
         """Note who has finished, and count the iteration in hand as done."""
         if not isinstance(work, Iterations):
             super().record(work, outcome, now)
-            self.has_news = True
             return
         if outcome.iterations > 1:
             self.kv.advance(outcome.iterations - 1, ())
             self._stop_at_limits()
         ended = outcome.finished
-        if ended:
-            self.has_news = True
         if ended and not all(request.id in self.running for request in ended):
             ended = self._withdraw_evicted(ended)
         following, births = self.decided, self.kv.births
@@ -139,7 +116,6 @@ class AheadScheduler(ContinuousScheduler):
         # Nothing is in hand that would keep them: what comes next is decided anew, and knows of all.
         if following is MORE:
             self.decided = None
-        self.outlook = OVER
         super().record(work, Outcome(0, ended), now)
 
     def drain(self, now: float) -> list[Request]:

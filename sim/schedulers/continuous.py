@@ -37,10 +37,11 @@ class ContinuousScheduler:
     """Blocks that no request ever gets: vLLM's null block."""
     # Attribute access is faster with slots than with a dict.
     __slots__ = (
-        "admitted_in_time", "deadlines", "drops", "generated", "has_end_hooks", "is_fcfs", "is_stuck", "kv",
-        "limits", "max_num_batched_tokens", "max_num_seqs", "num_queued", "on_admission", "on_end",
-        "options", "perceives", "plans", "rank", "refused", "running", "surely_fits_tokens", "unperceived",
-        "unperceived_since_s", "upper_quantile", "waiting", "wake_at", "withdrawn",
+        "admitted_in_time", "deadlines", "drops", "generated", "has_end_hooks", "is_ahead", "is_fcfs",
+        "is_stuck", "kv", "limits", "max_num_batched_tokens", "max_num_seqs", "num_queued",
+        "on_admission", "on_end", "options", "perceives", "plans", "rank", "refused", "running",
+        "surely_fits_tokens", "unperceived", "unperceived_since_s", "upper_quantile", "waiting",
+        "wake_at", "withdrawn",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, **options: Any) -> None:
@@ -76,6 +77,7 @@ class ContinuousScheduler:
         self.plans = PlannedMemory(self.kv.block_size) if is_planned else None
         self.has_end_hooks = is_planned or self.on_end is not None
         self.refused: int | None = None  # by plan; it may ask again when somebody has left
+        self.is_ahead = False  # whether an iteration is in flight whose outcome is not known
         self.is_stuck = False  # nobody who waits can start before somebody leaves, or more is known
         self.deadlines: list[tuple[float, int, Request]] = []  # heap of what may expire while it waits
         self.admitted_in_time: set[int] = set()  # ids with a deadline
@@ -304,7 +306,7 @@ class ContinuousScheduler:
 
         Returns the next chunks, who is evicted, who is paused, and the token budget that is left; None in an
         iteration for which somebody had to leave: nobody is admitted then. One in which nobody could go on is
-        none: what is left is scanned again.
+        none: what is left is scanned again, be it when what is in flight has ended (all are paused then).
         """
         evict: list[Request] = []
         pause: list[Request] = []
@@ -312,7 +314,7 @@ class ContinuousScheduler:
         while not kv.can_extend(chunks := next_chunks(running, kv, most, self._length)):
             found = scan(running.values(), kv, most, self._length, self._evict)
             evict += found.evicted
-            if found.num_going_on:
+            if found.num_going_on or self.is_ahead:
                 chunks, pause, budget = found.chunks, found.paused, None
                 break
         else:

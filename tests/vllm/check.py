@@ -1,7 +1,7 @@
 """Does our `continuous` decide as vLLM does? Random small worlds of every setting, iteration by iteration.
 
     make vllm-check
-    .venv-vllm/bin/python -m tests.vllm.check --worlds 200 --engine 5
+    .venv-vllm/bin/python -m tests.vllm.check --worlds 200 --eos 20 --engine 3
 
 Compared in each iteration: which requests run and how many tokens of each, who is let in and how many of its
 tokens are found in memory, who is preempted, and the blocks in use. Exit status 1 where a world differs. The
@@ -16,7 +16,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
+from functools import partial
+from typing import NamedTuple
 
 from real.validation.decisions import Decision, Difference, differences
 from tests.vllm import simulated
@@ -71,24 +72,35 @@ def compare(setting: str, worlds: Iterator[World], judge: Decide) -> Agreement:
     return agreement
 
 
-def worlds_of(
-    setting: str, seeds: range, *, is_ahead: bool, block_size: int | None = None
-) -> Iterator[World]:
-    """Worlds of a setting. In larger blocks there are fewer of them, so that memory is as scarce."""
-    for seed in seeds:
-        world = random_world(setting, seed, async_scheduling=is_ahead)
-        if block_size:
-            num_usable = (world.num_gpu_blocks - 1) * world.block_size // block_size
-            world = replace(world, block_size=block_size, num_gpu_blocks=num_usable + 1)
-        yield world
+class Group(NamedTuple):
+    """Worlds of every setting that are decided under the same conditions."""
+
+    label: str
+    num_worlds: int
+    is_ahead: bool = False
+    stops_by_eos: bool = False
+    is_engine: bool = False
+
+    def worlds(self, setting: str, first_seed: int) -> Iterator[World]:
+        """Worlds of a setting."""
+        for seed in range(first_seed, first_seed + self.num_worlds):
+            world = random_world(setting, seed, async_scheduling=self.is_ahead)
+            world = replace(world, name=f"{setting}{self.label} {seed}", stops_by_eos=self.stops_by_eos)
+            yield in_larger_blocks(world) if self.is_engine else world
+
+
+def in_larger_blocks(world: World) -> World:
+    """The same in blocks that the engine takes: fewer of them, so that memory is as scarce."""
+    num_usable = (world.num_gpu_blocks - 1) * world.block_size // ENGINE_BLOCK_SIZE
+    return replace(world, block_size=ENGINE_BLOCK_SIZE, num_gpu_blocks=num_usable + 1)
 
 
 def table(agreements: Sequence[Agreement]) -> str:
     """A line a setting."""
-    lines = [f"{'setting':36}{'alike':>12}{'iterations':>12}{'preemptions':>13}"]
+    lines = [f"{'setting':40}{'alike':>12}{'iterations':>12}{'preemptions':>13}"]
     for a in agreements:
         alike = f"{a.num_alike}/{a.num_worlds}"
-        lines.append(f"{a.setting:36}{alike:>12}{a.num_iterations:>12,}{a.num_preemptions:>13,}")
+        lines.append(f"{a.setting:40}{alike:>12}{a.num_iterations:>12,}{a.num_preemptions:>13,}")
     return "\n".join(lines)
 
 
@@ -106,40 +118,46 @@ def explain(agreement: Agreement, judge: Decide) -> str:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Compare, print a table and the first difference of every setting that has one."""
-    parser = argparse.ArgumentParser(prog="python -m tests.vllm.check", description=__doc__)
-    parser.add_argument("--worlds", type=int, default=200, help="worlds of each setting, scheduler alone")
-    parser.add_argument(
-        "--engine", type=int, default=0, help="worlds of each synchronous setting, whole engine"
-    )
-    parser.add_argument("--seed", type=int, default=FIRST_SEED, help="the first seed")
-    parser.add_argument("--only", default="", help="only settings that contain this text")
-    given = parser.parse_args(arguments)
+def compare_all(groups: Sequence[Group], first_seed: int, only: str) -> tuple[list[Agreement], list[str]]:
+    """Every setting of every group; and the first difference of those that have one, in words."""
     from tests.vllm import judged
 
+    agreements, explained = list[Agreement](), list[str]()
     any_world = random_world("plenty", 0, async_scheduling=False)
-    began_s, agreements, explained = time.perf_counter(), list[Agreement](), list[str]()
-    runs: list[tuple[str, int, bool]] = [("", given.worlds, False)]
-    if given.engine:
-        runs.append((", engine", given.engine, True))
-    for label, num_worlds, is_engine in runs:
-        block_size = ENGINE_BLOCK_SIZE if is_engine else None
-        made = (
-            judged.Engine(replace(any_world, block_size=block_size)) if block_size else judged.Dry(any_world)
-        )
-        judge: Decide = lambda world, made=made: judged.decide(world, made)  # noqa: E731
-        for is_ahead, setting in product((False,) if is_engine else (False, True), SETTINGS):
-            name = f"{setting}{', ahead' if is_ahead else ''}{label}"
-            if given.only not in name:
-                continue
-            seeds = range(given.seed, given.seed + num_worlds)
-            worlds = worlds_of(setting, seeds, is_ahead=is_ahead, block_size=block_size)
-            agreement = compare(name, worlds, judge)
+    for group in groups:
+        settings = [name for name in SETTINGS if only in f"{name}{group.label}"]
+        if not settings or not group.num_worlds:
+            continue
+        made = judged.Engine(in_larger_blocks(any_world)) if group.is_engine else judged.Dry(any_world)
+        judge: Decide = partial(judged.decide, judge=made)
+        for setting in settings:
+            agreement = compare(f"{setting}{group.label}", group.worlds(setting, first_seed), judge)
             agreements.append(agreement)
             print(table([agreement]).splitlines()[1], file=sys.stderr, flush=True)
             if agreement.differing:
                 explained.append(explain(agreement, judge))
+    return agreements, explained
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compare, print a table and the first difference of every setting that has one."""
+    parser = argparse.ArgumentParser(prog="python -m tests.vllm.check", description=__doc__)
+    parser.add_argument("--worlds", type=int, default=200, help="worlds of each setting, scheduler alone")
+    parser.add_argument("--eos", type=int, default=0, help="those of answers that end by EOS, ahead")
+    parser.add_argument(
+        "--engine", type=int, default=0, help="those of each synchronous setting, whole engine"
+    )
+    parser.add_argument("--seed", type=int, default=FIRST_SEED, help="the first seed")
+    parser.add_argument("--only", default="", help="only settings that contain this text")
+    given = parser.parse_args(arguments)
+    began_s = time.perf_counter()
+    groups = (
+        Group("", given.worlds),
+        Group(", ahead", given.worlds, is_ahead=True),
+        Group(", ahead, EOS", given.eos, is_ahead=True, stops_by_eos=True),
+        Group(", engine", given.engine, is_engine=True),
+    )
+    agreements, explained = compare_all(groups, given.seed, given.only)
     print(table(agreements), *explained, sep="\n")
     seconds = round(time.perf_counter() - began_s, 1)
     alike = {a.setting: [a.num_alike, a.num_worlds] for a in agreements}

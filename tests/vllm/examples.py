@@ -53,6 +53,14 @@ EXAMPLES: Mapping[str, World] = {
             stops_by_eos=True,
         ),
         World(
+            "ahead: where nobody can go on, who is left is scanned again when what is in flight has ended",
+            (Asking(16, 40, 0, 1), Asking(16, 40, 1), Asking(16, 8, 17)),
+            num_gpu_blocks=5,
+            priority=True,
+            max_num_seqs=8,
+            async_scheduling=True,
+        ),
+        World(
             "ahead: a block that the token in flight completes has no hash",
             (Asking(1, 10), Asking(26, 13, 1)),
             num_gpu_blocks=4,
