@@ -12,6 +12,7 @@ from sim.cli import main
 from sim.hardware import describe, kernels, load, overrides
 from sim.hardware.composed import compose, composed, config_for, decides_ahead
 from sim.hardware.deployment import Deployment
+from sim.hardware.host import NO_HOST
 from sim.hardware.hugging_face import config_of
 from sim.hardware.model_shape import MODELS
 from sim.hardware.profile import KINDS, Profile
@@ -276,3 +277,12 @@ def test_the_command_writes_what_the_text_means(tmp_path: Path, profile: Profile
     flags = "--gpu h200 --model llama-3.1-8b --engine vllm --dtype fp8 --out"
     main(["profile", "compose", *flags.split(), str(out)])
     assert load(out).step_cost == profile.step_cost
+
+
+@needs_kernels
+def test_the_host_of_an_engine_is_in_it_unless_it_is_to_have_none(profile: Profile) -> None:
+    bare = compose(f"{TEXT},host=none", date="2026-11-29")
+    assert profile.host.name == "vllm" and bare.host == NO_HOST
+    assert profile.step_cost == bare.step_cost and profile.iteration_cost != bare.iteration_cost
+    assert "the terms of vllm" in profile.provenance.description
+    assert "No time on the host" in bare.provenance.description

@@ -47,3 +47,14 @@ def test_a_bad_text_is_refused_in_one_line(text: str, message: str) -> None:
     with pytest.raises(InputError) as raised:
         Deployment.parse(text)
     assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_the_host_is_that_of_the_engine_unless_another_is_named() -> None:
+    own, none = Deployment.parse("m@h200,engine=trtllm"), Deployment.parse("m@h200,engine=trtllm,host=none")
+    assert own.host_name == "trtllm" and "host" not in own.text
+    assert none.host_name == "none" and none.text.endswith("host=none")
+    assert Deployment.parse("m@h200,engine=trtllm,host=vllm").host_name == "vllm"
+    with pytest.raises(
+        InputError, match="host: 'vlm' is not one of none, sglang, trtllm, vllm; did you mean"
+    ):
+        Deployment.parse("m@h200,host=vlm")
