@@ -4,6 +4,7 @@
 # make test-all-pythons   the tests on every supported Python that is at hand
 # make docs      API pages of every public module (out/docs)
 # make validate  run a tiny model for real and compare the simulation with it (python real/validate.py)
+# make gpu OUT=out/gpu   what matters most of a GPU that is lent for minutes; again, it goes on
 # make bench     speed, as ratios to a bare SimPy run; how time and memory grow with replicas and requests
 # make vllm      set up vLLM for processors, in a virtual environment of its own (4 GB)
 # make vllm-check decisions of `continuous` beside vLLM's own, in WORLDS random worlds of each of 28 settings
@@ -12,6 +13,7 @@ PYTHON ?= python3
 PYTHONS ?= 3.11 3.12
 JOBS ?= auto
 WORLDS ?= 200
+OUT ?= out/gpu
 VENV := .venv
 VLLM := .venv-vllm
 VLLM_VERSION := 0.32.0
@@ -20,7 +22,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # One thread of linear algebra a process, and every file's tests in one process.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-.PHONY: demo test test-fast test-all-pythons pytest lint docs validate vllm vllm-check bench clean
+.PHONY: demo test test-fast test-all-pythons pytest lint docs validate gpu vllm vllm-check bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/seqsched compare --num-prompts 1024 --predictor tuned --out out/demo
@@ -53,6 +55,9 @@ docs: $(VENV)/installed-dev
 
 validate: $(VENV)/installed-dev
 	$(BIN)/python real/validate.py --out out/validate
+
+gpu: $(VENV)/installed-dev
+	$(BIN)/python real/gpu.py --out $(OUT)
 
 vllm: $(VLLM)/installed
 

@@ -85,17 +85,24 @@ class Meter:
         gaps = []
         room = self.engine.capacity_tokens // (HOST_CONTEXT + HOST_STEPS + HEADROOM_TOKENS)
         for rows in [r for r in HOST_ROWS if r <= min(max_rows, room)] * 3:
-            self._prime(rows, HOST_CONTEXT)
-            begin = time.perf_counter()
-            for _ in range(HOST_STEPS):
-                self.engine.decode()
-            each = (time.perf_counter() - begin) / HOST_STEPS
-            self._prime(rows, HOST_CONTEXT)
-            device_s = median(self._timed(self.engine.decode).device_s for _ in range(HOST_STEPS))
-            gaps.append(each - device_s)
-        self.engine.release()
+            step = self.loop_step(rows)
+            gaps.append(step.wall_s - step.device_s)
         # On the CPU both are the same clock, and their difference is noise around zero.
         return max(0.0, median(gaps)) if gaps and self.engine.device.type == "cuda" else 0.0
+
+    def loop_step(self, rows: int) -> StepTime:
+        """A decode step of a short context: alone on the device (median), and one after another as the
+        executor's loop runs it (mean, on the host's clock).
+        """
+        self._prime(rows, HOST_CONTEXT)
+        begin = time.perf_counter()
+        for _ in range(HOST_STEPS):
+            self.engine.decode()
+        each_s = (time.perf_counter() - begin) / HOST_STEPS
+        self._prime(rows, HOST_CONTEXT)
+        device_s = median(self._timed(self.engine.decode).device_s for _ in range(HOST_STEPS))
+        self.engine.release()
+        return StepTime(device_s, each_s)
 
     def _timed(self, function: Callable[[], object]) -> StepTime:
         return timed(self.engine.device, function, self.clock)

@@ -122,10 +122,10 @@ def _like_query(query: torch.Tensor, *others: Any) -> torch.Tensor:
 
 
 # An operator of its own, so that torch.compile sees neither a break nor a copy of the arena.
-_operator = torch.library.custom_op(
+arena_operator = torch.library.custom_op(
     "seqsched::arena_attention", _attend, mutates_args=("arena_keys", "arena_values")
 )
-_operator.register_fake(_like_query)
+arena_operator.register_fake(_like_query)
 
 
 def arena_attention(
@@ -146,7 +146,7 @@ def arena_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attention as transformers calls it in every layer; query, key, value: (1, heads, T, head_dim)."""
     query, key, value = (t[0].transpose(0, 1) for t in (query, key, value))
-    out = _operator(
+    out = arena_operator(
         query,
         key,
         value,
