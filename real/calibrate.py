@@ -97,7 +97,9 @@ def calibrate(
     loaded = machine.load()
     engine = machine.start(loaded)
     cells = CellBounds(rows, context, prompt, mixed=hasattr(engine, "iterate")).cells(engine.capacity_tokens)
-    calibration = Calibration(engine, loaded, cells, steps or out.with_suffix(".steps.csv"), machine.seed)
+    calibration = Calibration(
+        engine, loaded, cells, steps or out.with_suffix(".steps.csv"), machine.seed, say=_say
+    )
     seconds = measure(calibration, visits, max_seconds)
     write(calibration, name or out.stem, out, figure or out.with_suffix(".png"), seconds, others)
 
@@ -122,12 +124,7 @@ def _check_not_negative(**values: float) -> None:
 def measure(calibration: Calibration, repeats: int, max_seconds: float) -> float:
     """Visit every cell `repeats` times, or at least once until the time is up; returns the seconds taken."""
     begin = time.perf_counter()
-    calibration.warm()
-    while calibration.passes < repeats:
-        late = time.perf_counter() - begin > max_seconds
-        if late and calibration.passes:
-            break
-        calibration.measure(1)
+    calibration.complete(repeats, lambda: time.perf_counter() - begin > max_seconds)
     return time.perf_counter() - begin
 
 
@@ -185,6 +182,10 @@ def _write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     with atomic_write(path) as file:
         file.write(pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+
+
+def _say(line: str) -> None:
+    print(f"calibrate: {line}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

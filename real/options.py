@@ -18,6 +18,7 @@ from traces.errors import InputError
 
 if TYPE_CHECKING:
     from sim.hardware.profile import Profile
+    from traces.trace import Trace
 
     from .engines.engine import Engine
     from .engines.model import LoadedModel
@@ -130,6 +131,28 @@ class EngineFlags(ModelFlags):
             raise
 
 
+def texts_of(
+    trace: str | None, answers: Path | None, default: str, loaded: LoadedModel | None = None
+) -> Trace | str:
+    """The requests: the trace, a trace of the texts in `answers`, or the default.
+
+    Texts are counted with the tokenizer of `loaded`, before it is loaded in bytes. Raises InputError for both
+    at once, and for texts where the model has no tokenizer.
+    """
+    if answers is None:
+        return trace or default
+    from .lengths.asker import tokenizer_of
+    from .lengths.byte_tokenizer import ByteTokenizer
+    from .lengths.training_data import read_answers
+
+    if trace is not None:
+        raise InputError(f"answers {answers}: these are the requests, and so is trace {trace}; give one")
+    tokenizer = ByteTokenizer() if loaded is None else tokenizer_of(loaded)
+    if loaded is not None and tokenizer is None:
+        raise InputError(f"answers {answers}: {loaded.shape.name} has no tokenizer to count with")
+    return read_answers(answers, tokenizer)
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ReplayFlags(WorkloadFlags, EngineFlags):
@@ -137,8 +160,10 @@ class ReplayFlags(WorkloadFlags, EngineFlags):
 
     trace: str | None = None  # type: ignore[assignment]  # its default depends on the device
     """A file, a dataset or a generator; default: alpaca-vicuna on CUDA, short lengths on the processor."""
+    answers: Path | None = None
+    """In place of a trace: a file of texts with the columns instruction and output."""
     num_prompts: int | None = None
-    """Replay the first N requests; default: 512 on CUDA, 192 on the processor."""
+    """Replay the first N requests; default: all of a given trace, else 512 on CUDA, 192 on the processor."""
     policies: str | None = None
     """Policies, separated by semicolons; default: vanilla and several variants of sequence."""
     predictors: str = PREDICTORS
@@ -146,17 +171,20 @@ class ReplayFlags(WorkloadFlags, EngineFlags):
     those of the simulator, model[:way=po|pia,adapter=on|off,fallback=median|max|N] asks the model itself.
     """
     lengths: Literal["trace", "model"] = "trace"
-    """Answers stop at the trace's lengths (trace) or where the model ends them (model)."""
+    """Answers stop at the trace's lengths (trace) or where the model ends them (model); then a first run
+    finds the model's own lengths, which the predictors are held against.
+    """
     profile: str | None = None
     """A measured profile of this machine; default: calibrate first (--quality needs no profile)."""
 
-    def source(self) -> str:
-        """The trace, or the default trace for this device."""
-        return self.trace or ("alpaca-vicuna" if self.is_on_gpu() else TINY_TRACE)
+    def source(self, loaded: LoadedModel | None = None) -> Trace | str:
+        """The requests, by default those for this device; texts are counted as `loaded` does."""
+        default = "alpaca-vicuna" if self.is_on_gpu() else TINY_TRACE
+        return texts_of(self.trace, self.answers, default, loaded)
 
     def settings(self) -> dict[str, Any]:
         """Keyword arguments for `sim.simulation.scenario`: which requests, when, and the seed."""
-        default_count = None if self.trace else 512 if self.is_on_gpu() else 192
+        default_count = None if self.trace or self.answers else 512 if self.is_on_gpu() else 192
         names = [each.name for each in fields(WorkloadSettings) if each.name not in ("trace", "num_prompts")]
         return {
             **{name: getattr(self, name) for name in names},

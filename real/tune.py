@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from real.engines.engine import Engine
     from real.engines.model import LoadedModel
     from real.lengths.asker import Asker
+    from real.lengths.read_length import History
     from real.lengths.tuning import TuneOptions
     from sim.scenario.scenario import Scenario
 
@@ -171,12 +172,14 @@ def _learn(
     held_out: float,
 ) -> dict[str, Any]:
     """Split the prompts, test, train, load the saved adapter, test again; the report."""
+    from statistics import median_high
+
     import numpy as np
 
-    from real.lengths.asker import Asker, ModelPredictor
+    from real.lengths.asker import MEDIAN_LEARNT, Asker, ModelPredictor
+    from real.lengths.read_length import History
     from real.lengths.training_data import label
     from real.lengths.tuning import example, train
-    from sim.perception.accuracy import error_report
 
     n = len(prompts)
     order = np.random.default_rng((asker.seed, 2)).permutation(n)
@@ -185,17 +188,15 @@ def _learn(
         raise InputError(f"num_prompts: of {n}, {num_held_out} are held out; none is left to learn from")
     test, learn = order[:num_held_out], order[num_held_out:]
     asking, truth = asker.asking(ModelPredictor()), scenario.trace.perceived_truth
-    end = min(asker.loaded.eos_tokens)
+    end = asker.loaded.end_token
     examples = [example(asking, prompts[i], label(int(truth[i])), end) for i in learn.tolist()]
-    before = _judge(asker, engine, scenario, prompts, test)
+    history = History(median_high(truth[learn].tolist()), "the lengths that it learns from")
+    before = _judge(asker, engine, scenario, prompts, test, history)
     say(f"before: {_sentence(before)}")
-    about = {"trace": scenario.trace.name, "prompts": len(learn)}
+    about = {"trace": scenario.trace.name, "prompts": len(learn), MEDIAN_LEARNT: history.tokens}
     training = train(asker.loaded, examples, options, out, seed=asker.seed, about=about, say=say)
-    after = _judge(Asker(asker.loaded, out, asker.seed), engine, scenario, prompts, test)
+    after = _judge(Asker(asker.loaded, out, asker.seed), engine, scenario, prompts, test, history)
     say(f"after: {_sentence(after)}")
-    median_label = int(np.median([label(int(length)) for length in truth[learn]]))
-    median_label = min(median_label, scenario.max_new_tokens)
-    constant = error_report(np.full(num_held_out, median_label), truth[test])
     return {
         "adapter": str(out),
         "learnt_from": len(learn),
@@ -208,27 +209,36 @@ def _learn(
         "train_seconds": training.seconds,
         "before": before,
         "after": after,
-        "always_the_median": {"tokens": median_label, **constant._asdict()},
+        "always_the_median": after["always_the_median"],
     }
 
 
-def _judge(asker: Asker, engine: Engine, scenario: Scenario, prompts: Any, test: Any) -> dict[str, Any]:
+def _judge(
+    asker: Asker, engine: Engine, scenario: Scenario, prompts: Any, test: Any, history: History
+) -> dict[str, Any]:
     """Ask for the lengths of the held-out prompts, and report the errors."""
     from real.lengths.asker import ModelPredictor
     from real.lengths.read_length import Fallback, read_lengths
 
     options = ModelPredictor(adapter=asker.adapter is not None)
     statements = asker.asking(options).collect(engine, [prompts[i] for i in test.tolist()])
-    readings = read_lengths(statements.stated, scenario.max_new_tokens, Fallback.of(options.fallback))
-    return asker.report(options, statements, readings, scenario.trace.select(test))
+    fallback = Fallback.of(options.fallback)
+    readings = read_lengths(statements.stated, scenario.max_new_tokens, fallback, history)
+    return asker.report(options, statements, readings, scenario.trace.select(test), history)
 
 
 def _sentence(report: dict[str, Any]) -> str:
     return (
         f"error {report['error']:.1f} tokens, Acc-50 {report['acc_50']:.1%}, "
-        f"Acc-100 {report['acc_100']:.1%}, {report['fell_back']} of {report['requests']} answers stated no "
-        f"length (taken as {report['fallback_tokens']})"
+        f"Acc-100 {report['acc_100']:.1%}, Spearman {_rank(report)}, {report['fell_back']} of "
+        f"{report['requests']} answers stated no length (taken as {report['fallback_tokens']})"
     )
+
+
+def _rank(report: dict[str, Any]) -> str:
+    """The rank correlation; of a constant there is none."""
+    spearman = report.get("spearman")
+    return "–" if spearman is None else f"{spearman:.2f}"
 
 
 def _show(about: dict[str, Any]) -> None:
@@ -245,11 +255,14 @@ def _show(about: dict[str, Any]) -> None:
     ):
         print(f"{key}: {about[key]}")
     print(f"loss: {about['first_loss']:.3f} at first, {about['last_loss']:.3f} at last")
-    print("\n| | error, tokens | Acc-50 | Acc-100 | stated no length |\n|---|---:|---:|---:|---:|")
+    print(
+        "\n| | error, tokens | Acc-50 | Acc-100 | Spearman | stated no length |"
+        "\n|---|---:|---:|---:|---:|---:|"
+    )
     for name in ("before", "after", "always_the_median"):
         row = about[name]
         lost = f"{row['fell_back']} of {row['requests']}" if "fell_back" in row else "–"
-        cells = f"{row['error']:.1f} | {row['acc_50']:.1%} | {row['acc_100']:.1%} | {lost}"
+        cells = f"{row['error']:.1f} | {row['acc_50']:.1%} | {row['acc_100']:.1%} | {_rank(row)} | {lost}"
         print(f"| {name.replace('_', ' ')} | {cells} |")
     print()
 

@@ -43,6 +43,7 @@ def validate(
     *,
     clock: Literal["wall", "paced"] | None = None,
     adapter: Path | None = None,
+    steps: Path | None = None,
     repeat: int = 3,
     tolerance: Several = (),
     quality: bool = False,
@@ -58,6 +59,9 @@ def validate(
         shared processor with all requests arriving at once; default: paced in that case, else wall.
     adapter
         A LoRA adapter (real/tune.py) used when the model is asked for lengths (predictor model).
+    steps
+        Without a profile: append what the calibration measures to this CSV file. Rows already in it count as
+        measured, so that after an interruption the same command continues.
     repeat
         Real runs of every policy.
     tolerance
@@ -90,7 +94,13 @@ def validate(
             "simulator predicts what it was calibrated for; it says nothing about a GPU."
         )
     cases, about = experiment(
-        replay, replay.pairs(POLICIES), repeat=repeat, clock=clock, adapter=adapter, say=_say
+        replay,
+        replay.pairs(POLICIES),
+        repeat=repeat,
+        clock=clock,
+        adapter=adapter,
+        steps=steps,
+        say=_say,
     )
     _finish(cases, about, tolerances, save_result, out)
 

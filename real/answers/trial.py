@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
 from sim.hardware import catalogue as profiles
@@ -16,13 +15,16 @@ from sim.scenario.policies import make_scheduler
 from sim.scenario.scenario import Scenario
 from sim.scenario.scenario import scenario as make_scenario
 from sim.scenario.settings import DEFAULT_PROFILE
+from traces.trace import IntArray
 
 from ..calibration.calibration import versions
 from ..engines.engine import Engine
 from ..engines.logit_tap import logit_tap
 from ..engines.model import LoadedModel
 from ..execution.run import RealResult, RealRun
-from ..lengths.prompts import Prompts, prompts_of
+from ..lengths.asker import lacks_texts, put
+from ..lengths.own_lengths import with_lengths, with_own_lengths
+from ..lengths.prompts import Prompts
 from ..options import ReplayFlags
 from .compare import compare
 from .near_ties import FORCED_STEPS, batch_effect, explain
@@ -62,7 +64,7 @@ class Bench:
 
 def judge(replay: ReplayFlags, pairs: Sequence[Pair], say: Callable[[str], None]) -> AnswerVerdict:
     """Run every pair, compare all with the first, and explain the differences."""
-    bench = _prepare(replay, pairs)
+    bench = _prepare(replay, pairs, say)
     answers = {}
     for pair in pairs:
         answers[pair] = bench.run(pair).answers
@@ -91,7 +93,7 @@ def judge(replay: ReplayFlags, pairs: Sequence[Pair], say: Callable[[str], None]
     return _explained(bench, verdict, first, others, answers[first])
 
 
-def _prepare(replay: ReplayFlags, pairs: Sequence[Pair]) -> Bench:
+def _prepare(replay: ReplayFlags, pairs: Sequence[Pair], say: Callable[[str], None]) -> Bench:
     profile = replay.profile or DEFAULT_PROFILE
     settings = replay.settings()
     # Bad settings are refused before the model is loaded.
@@ -102,17 +104,25 @@ def _prepare(replay: ReplayFlags, pairs: Sequence[Pair]) -> Bench:
     replay.check()
     loaded = replay.load()
     engine = replay.start(loaded, profiles.load(profile) if replay.profile else None)
-    kv_blocks = engine.capacity_tokens // BLOCK_SIZE
+    kv_blocks, source = engine.capacity_tokens // BLOCK_SIZE, replay.source(loaded)
+    if line := lacks_texts(make_scenario(source, **settings).trace, loaded):
+        say(line)
+    own: IntArray | None = None
     scenarios: dict[str, Scenario] = {}
     prompts: Prompts = ()
     for _, predictor in pairs:
         if predictor not in scenarios:
             scenario = make_scenario(
-                replay.source(), predictor=predictor, profile=profile, kv_blocks=kv_blocks, **settings
+                source, predictor=predictor, profile=profile, kv_blocks=kv_blocks, **settings
             )
-            rng = np.random.default_rng(scenario.seed)
-            trace, prompts = prompts_of(scenario.trace, loaded.tokenizer, loaded.shape.vocab, rng)
-            scenarios[predictor] = replace(scenario, trace=trace)
+            trace, prompts = put(scenario.trace, loaded, scenario.seed)
+            scenario = replace(scenario, trace=trace)
+            if own is not None:
+                scenario = replace(scenario, trace=with_lengths(trace, own))
+            elif replay.lengths == "model":
+                scenario = with_own_lengths(scenario, engine, prompts, loaded.eos_tokens, say)
+                own = scenario.trace.output_tokens
+            scenarios[predictor] = scenario
     return Bench(loaded, engine, replay, scenarios, prompts)
 
 

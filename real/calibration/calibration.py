@@ -27,6 +27,7 @@ from traces.errors import InputError
 
 from ..engines.engine import Engine
 from ..engines.model import LoadedModel
+from ..lengths.progress import Progress, silent
 from .cells import Cell
 from .memory import NOT_MEASURED, MeasuredMemory, memory_part, warm_and_measure
 from .memory_floor import Floor, PeakRates, at_context, floors, measure_peak_rates
@@ -42,7 +43,7 @@ class Calibration:
     """Measures `cells` on an engine; `rows` holds the measurements so far, in order.
 
     path: the file that rows are read from at the start and appended to. Raises InputError where it holds rows
-    of another engine or machine.
+    of another engine, machine or clock. `say` is told now and then how far it is.
     """
 
     def __init__(
@@ -53,9 +54,13 @@ class Calibration:
         path: Path | None = None,
         seed: int = 0,
         clock: Callable[[], float] = time.perf_counter,
+        say: Callable[[str], None] = silent,
     ) -> None:
         self.engine, self.loaded, self.cells, self.path = engine, loaded, list(cells), path
-        self.meter = Meter(engine, loaded.shape.vocab, np.random.default_rng(seed), clock)
+        self.say = say
+        # Times of two clocks are not to be mixed.
+        self.measured_on = loaded.label + ("" if clock is time.perf_counter else ", at an even pace")
+        self.meter = Meter(engine, loaded.ordinary_tokens, np.random.default_rng(seed), clock)
         self.order = order(self.cells, seed)
         self.rows: list[dict[str, Any]] = []
         self.host_s = 0.0
@@ -81,13 +86,25 @@ class Calibration:
                 **self.meter.visit(cell),
                 **cell._asdict(),
                 "engine": self.engine.name,
-                "measured_on": self.loaded.label,
+                "measured_on": self.measured_on,
             }
             self.rows.append(row)
             self.done[cell] += 1
             if self.path is not None:
                 with self.path.open("a", encoding="utf-8", newline="") as file:
                     csv.DictWriter(file, HEADER, lineterminator="\n").writerow(row)
+
+    def complete(self, passes: int, is_late: Callable[[], bool] = lambda: False) -> None:
+        """Visit every cell until each has been visited `passes` times, those of rows that were read included.
+
+        Ends sooner where it is late, but not before every cell has been visited once.
+        """
+        self.warm()
+        due = sum(max(0, passes - self.done[cell]) for cell in self.cells)
+        progress = Progress(self.say, "calibration, visits", due)
+        while self.passes < passes and not (self.passes and is_late()):
+            self.measure(1)
+            progress.advance()
 
     def fit(self, name: str) -> tuple[Profile, FitReport]:
         """The profile fitted to all rows so far, its provenance with date, machine and versions; a report."""
@@ -122,7 +139,8 @@ class Calibration:
         if self.is_warm:
             return
         device = self.loaded.device
-        self.memory = warm_and_measure(self.meter, self.cells, self.loaded)
+        progress = Progress(self.say, "warm-up, kinds of iteration", len(self.cells))
+        self.memory = warm_and_measure(self.meter, self.cells, self.loaded, progress.advance)
         self.host_s = self.meter.host_s(max(cell.rows for cell in self.cells))
         self.peak_rates = measure_peak_rates(
             device, self.loaded.dtype, lambda function: timed(device, function).device_s
@@ -159,7 +177,7 @@ class Calibration:
             if whole and not whole.startswith(header):
                 raise InputError(f"{path}: its first line is not the header of a calibration")
             for number, row in enumerate(csv.DictReader(whole.splitlines()), start=1):
-                for key, mine in (("engine", self.engine.name), ("measured_on", self.loaded.label)):
+                for key, mine in (("engine", self.engine.name), ("measured_on", self.measured_on)):
                     if row[key] != mine:
                         raise InputError(f"{path}, row {number}, {key}: {row[key]!r} is not {mine!r}")
                 self.rows.append(row)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,14 +40,19 @@ class MeasuredMemory:
 NOT_MEASURED = {"memory": "prefill peak and workspace not measured: no CUDA device"}
 
 
-def warm_and_measure(meter: Meter, cells: Sequence[Cell], loaded: LoadedModel) -> MeasuredMemory | None:
-    """Visit every cell once, unrecorded, and measure the memory used; None without CUDA."""
+def warm_and_measure(
+    meter: Meter, cells: Sequence[Cell], loaded: LoadedModel, visited: Callable[[], None]
+) -> MeasuredMemory | None:
+    """Visit every cell once, unrecorded, and measure the memory used; None without CUDA.
+
+    `visited` is called after each.
+    """
     device = loaded.device
     if device.type != "cuda":
-        warm(meter, cells)
+        warm(meter, cells, visited)
         return None
     torch.cuda.reset_peak_memory_stats(device)
-    warm(meter, cells)
+    warm(meter, cells, visited)
     reserved = torch.cuda.max_memory_reserved(device)
     free, total = torch.cuda.mem_get_info(device)
     outside = max(0, total - free - torch.cuda.memory_reserved(device))

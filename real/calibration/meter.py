@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from traces.trace import IntArray
+
 from ..engines.engine import Engine, Part
-from ..lengths.prompts import FIRST_ORDINARY_TOKEN
+from ..lengths.prompts import random_tokens
 from .cells import HEADROOM_TOKENS, STEPS_PER_VISIT, Cell
 
 HOST_ROWS = (1, 16, 64)
@@ -49,16 +51,16 @@ def timed(
 
 
 class Meter:
-    """Times cells on one engine. `rng` draws the prompts; `clock` is used for engines on the CPU."""
+    """Times cells on one engine. `rng` draws prompts of the `ordinary` ids; `clock` is used on the CPU."""
 
     def __init__(
         self,
         engine: Engine,
-        vocab: int,
+        ordinary: IntArray,
         rng: np.random.Generator,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.engine, self.vocab, self.rng, self.clock = engine, vocab, rng, clock
+        self.engine, self.ordinary, self.rng, self.clock = engine, ordinary, rng, clock
 
     def visit(self, cell: Cell) -> dict[str, float]:
         """One measurement of the cell, as a row of a steps file plus the host's clock, `wall_ms`.
@@ -128,8 +130,7 @@ class Meter:
         return [self._ids(n) for n in lengths]
 
     def _ids(self, count: int) -> list[int]:
-        ids: list[int] = self.rng.integers(FIRST_ORDINARY_TOKEN, self.vocab, count).tolist()
-        return ids
+        return random_tokens(count, self.ordinary, self.rng)
 
     def _mixed(self, cell: Cell) -> list[StepTime]:
         engine: Any = self.engine
@@ -141,10 +142,11 @@ class Meter:
         return [step]
 
 
-def warm(meter: Meter, cells: Sequence[Cell]) -> None:
+def warm(meter: Meter, cells: Sequence[Cell], visited: Callable[[], None]) -> None:
     """Visit each cell once, unrecorded, so that no measurement contains compilation, capture, allocation."""
     for cell in sorted(cells, reverse=True):  # largest first: smaller graphs then fit the pool it made
         meter.visit(cell)
+        visited()
 
 
 def order(cells: Sequence[Cell], seed: int) -> Iterator[Cell]:

@@ -125,7 +125,7 @@ class ArenaEngine:
         starts = [self.places.regions[key].start for key in self.batch]
         self.starts[slots] = torch.tensor(starts, device=self.device)
         self.lengths[slots] = context_tokens
-        self.tokens[slots] = torch.randint(3, self.vocab, (rows,), device=self.device)
+        self.tokens[slots] = torch.randint(self.vocab, (rows,), device=self.device)
         for key in self.batch:
             self.length_of[key] = context_tokens
 

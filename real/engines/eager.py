@@ -64,7 +64,7 @@ class EagerEngine:
         place = torch.arange(context_tokens, device=self.device)
         self.mask = (place[None] >= padding[:, None]).long()
         self.positions = self.mask.sum(-1, keepdim=True)
-        self.tokens = torch.randint(3, self.shape.vocab, (rows,), device=self.device)
+        self.tokens = torch.randint(self.shape.vocab, (rows,), device=self.device)
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> list[int]:
         with torch.no_grad():

@@ -6,14 +6,18 @@ Knows nothing of requests, batches or time.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from sim.hardware.model_shape import MODELS, ModelShape
 from traces.errors import InputError
+from traces.trace import IntArray
 
 Weights = Literal["random", "pretrained"]
 
@@ -37,6 +41,8 @@ class LoadedModel:
     shape: ModelShape
     weights: Weights
     tokenizer: Any = None
+    eos_tokens: frozenset[int] = frozenset()
+    """The tokens that end an answer where the model decides that itself."""
 
     @property
     def device(self) -> torch.device:
@@ -50,10 +56,34 @@ class LoadedModel:
         return dtype
 
     @property
-    def eos_tokens(self) -> frozenset[int]:
-        """The tokens that end an answer where the model decides that itself."""
-        ids = self.model.config.eos_token_id
-        return frozenset([] if ids is None else ids if isinstance(ids, list) else [ids])
+    def end_token(self) -> int:
+        """The token that ends a turn of a conversation; InputError where the model has no end token."""
+        own = getattr(self.tokenizer, "eos_token_id", None)
+        if own is not None:
+            return int(own)
+        if not self.eos_tokens:
+            raise InputError(
+                f"model {self.shape.name}: neither its settings nor its tokenizer name an end token"
+            )
+        return min(self.eos_tokens)
+
+    @property
+    def pad_token(self) -> int:
+        """The token that stands where a row has none; masked, so that any would do where none is named."""
+        named = (getattr(self.tokenizer, "pad_token_id", None), self.model.config.pad_token_id)
+        return next((int(id) for id in (*named, *sorted(self.eos_tokens)) if id is not None), 0)
+
+    @cached_property
+    def ordinary_tokens(self) -> IntArray:
+        """Ids of the tokens that are text: all but padding, begin, end and other special ones, ascending."""
+        special = {
+            *_special(self.model.config),
+            *self.eos_tokens,
+            *getattr(self.tokenizer, "all_special_ids", ()),
+        }
+        added = getattr(self.tokenizer, "added_tokens_decoder", {})
+        special |= {id for id, token in added.items() if token.special}
+        return np.setdiff1d(np.arange(self.shape.vocab), np.array(sorted(special), dtype=np.int64))
 
     @property
     def weight_bytes(self) -> int:
@@ -103,9 +133,25 @@ def load(
         model, tokenizer = _pretrained(PUBLISHED_AT.get(name, name), kind, place)
     else:
         model = _random(_config(known) if known is not None else _read_config(name), kind, place, name, seed)
+    ends = {*_ids(model.config.eos_token_id), *_ids(model.generation_config.eos_token_id)}
+    ends |= {*_ids(getattr(tokenizer, "eos_token_id", None))}
     # A None in a call's GenerationConfig falls back to the model's own, which would end answers early.
     model.generation_config.eos_token_id = None
-    return LoadedModel(model.eval(), _shape(name, model.config, kind), weights, tokenizer)
+    shape = _shape(name, model.config, kind)
+    return LoadedModel(model.eval(), shape, weights, tokenizer, frozenset(ends))
+
+
+def _ids(setting: int | Iterable[int] | None) -> Iterator[int]:
+    """The ids in a setting of transformers: none, one, or several."""
+    if isinstance(setting, int):
+        yield setting
+    elif setting is not None:
+        yield from setting
+
+
+def _special(config: Any) -> Iterator[int]:
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id"):
+        yield from _ids(getattr(config, name, None))
 
 
 def _config(shape: ModelShape) -> LlamaConfig:

@@ -94,7 +94,9 @@ class RealRun:
             predictions=predictions_of(perception),
             question=asking.question
             if asking
-            else question(loaded.tokenizer, perception.cost[0] or QUESTION_TOKENS, loaded.shape.vocab, rng),
+            else question(
+                loaded.tokenizer, perception.cost[0] or QUESTION_TOKENS, loaded.ordinary_tokens, rng
+            ),
             perception=PerceptionCost(*perception.cost) if perception.charged else PerceptionCost(),
             eos_tokens=loaded.eos_tokens if free else frozenset(),
             max_concurrency=scenario.max_concurrency,

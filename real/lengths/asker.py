@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median_high
 from typing import Any, Literal
 
 import numpy as np
 
-from sim.perception.accuracy import error_report
+from sim.perception.accuracy import error_report, rank_report
 from sim.perception.predictions import asking_tokens
 from sim.perception.predictors import ANSWER_TOKENS, QUESTION_TOKENS
 from sim.scenario.scenario import Scenario
@@ -28,12 +29,15 @@ from .asking import Asking, Statements
 from .byte_tokenizer import ByteTokenizer
 from .conversation import Conversation, conversation_of
 from .prompts import ADVANCE_QUESTION, QUESTION, Prompts, made_up_texts, prompts_of, question, turn_of
-from .read_length import Fallback, ReadLengths, read_lengths
+from .read_length import Fallback, History, ReadLengths, read_lengths
 
 MODEL = "model"
 """Name of this predictor on the command line."""
 
 Way = Literal["po", "pia"]
+MEDIAN_LEARNT = "median_length"
+"""Key in an adapter's note: the median of the lengths that it learnt from."""
+
 QUESTIONS: dict[str, str] = {"po": QUESTION, "pia": ADVANCE_QUESTION}
 
 
@@ -46,7 +50,9 @@ class ModelPredictor:
     adapter: bool = True
     """Ask with the adapter, if there is one."""
     fallback: str = "median"
-    """Where no length is stated: median (of the stated ones), max (the most new tokens), or a number."""
+    """Where no length is stated: median (of the stated ones, or where few are, of past answers), max (the
+    most new tokens), or a number.
+    """
 
     def __post_init__(self) -> None:
         Fallback.of(self.fallback)
@@ -109,22 +115,28 @@ class Asker:
 
     def prompts_of(self, trace: Trace) -> tuple[Trace, Prompts]:
         """The trace and the prompts as the model gets them, with made-up texts where it has none."""
-        rng = np.random.default_rng(self.seed)
         if self.tokenizer is not None and not self.is_nonsense:
             trace = made_up_texts(trace, np.random.default_rng((self.seed, 1)))
-        return prompts_of(trace, self.tokenizer, self.loaded.shape.vocab, rng, self.conversation)
+        return put(trace, self.loaded, self.seed)
 
     def asking(self, predictor: str | ModelPredictor) -> Asking:
         """The way of asking that the predictor's options select."""
         options = model_predictor(predictor) if isinstance(predictor, str) else predictor
         if self.tokenizer is None:
             rng = np.random.default_rng(self.seed)
-            ids, turn = question(None, QUESTION_TOKENS, self.loaded.shape.vocab, rng), 0
+            ids, turn = question(None, QUESTION_TOKENS, self.loaded.ordinary_tokens, rng), 0
         else:
             ids = self.tokenizer(QUESTIONS[options.way], add_special_tokens=False)["input_ids"]
             turn = len(turn_of(self.tokenizer, self.conversation))
         adapter = self.adapter if options.adapter else None
         return Asking(ids, turn, ANSWER_TOKENS, self.tokenizer, self.loaded.eos_tokens, adapter)
+
+    def history(self, trace: Trace) -> History:
+        """The median length of past answers: those that the adapter learnt from, else those of the trace."""
+        learnt = self.adapter.note.get(MEDIAN_LEARNT) if self.adapter is not None else None
+        if isinstance(learnt, int):
+            return History(learnt, "the lengths that the adapter learnt from")
+        return History(median_high(trace.perceived_truth.tolist()), "the lengths of the trace")
 
     def with_predictions(
         self,
@@ -138,11 +150,14 @@ class Asker:
         options = model_predictor(predictor)
         asking = self.asking(predictor)
         statements = asking.collect(engine, prompts, clock=clock)
-        readings = read_lengths(statements.stated, scenario.max_new_tokens, Fallback.of(options.fallback))
+        history = self.history(scenario.trace)
+        readings = read_lengths(
+            statements.stated, scenario.max_new_tokens, Fallback.of(options.fallback), history
+        )
         self.askings[predictor] = asking
         slowdown = asking.slowdown(engine, prompts, clock)
         self.reports[predictor] = {
-            **self.report(options, statements, readings, scenario.trace),
+            **self.report(options, statements, readings, scenario.trace, history),
             "slowdown": slowdown,
         }
         collected = CollectedLengths(readings.predicted, len(asking.question), asking.answer_tokens, slowdown)
@@ -155,27 +170,35 @@ class Asker:
         return max((len(self.asking(p).question) for p in predictors if asks_the_model(p)), default=0)
 
     def report(
-        self, options: ModelPredictor, statements: Statements, readings: ReadLengths, trace: Trace
+        self,
+        options: ModelPredictor,
+        statements: Statements,
+        readings: ReadLengths,
+        trace: Trace,
+        history: History,
     ) -> dict[str, Any]:
-        """How the model was asked, how many answers were readable, their errors, and the time taken."""
+        """How the model was asked, how many answers were readable, their errors, and the time taken.
+
+        Beside them stand the errors of a predictor that always says the median of `history`.
+        """
         asking, n, truth = self.asking(options), len(statements.rows), trace.perceived_truth
         errors, understood = error_report(readings.predicted, truth), ~readings.fell_back
+        constant = error_report(np.full(n, history.tokens), truth)
         any_read = bool(understood.any())
-        fallback = options.fallback
-        if fallback == "median" and not any_read:
-            fallback = "max, for not one answer stated a length"
         return {
             "way": options.way,
             "adapter": None if asking.adapter is None else asking.adapter.path,
             "is_nonsense": self.loaded.weights == "random" and asking.adapter is None,
             "requests": n,
             "fell_back": int(readings.fell_back.sum()),
-            "fallback": fallback,
-            "fallback_tokens": readings.fallback_tokens,
+            "fallback": readings.fallback.source,
+            "fallback_tokens": readings.fallback.tokens,
             "error": errors.error,
             "bias": errors.bias,
             "acc_50": errors.acc_50,
             "acc_100": errors.acc_100,
+            **rank_report(readings.predicted, truth)._asdict(),
+            "always_the_median": {"tokens": history.tokens, "whose": history.whose, **constant._asdict()},
             "error_of_those_read": error_report(readings.predicted[understood], truth[understood]).error
             if any_read
             else None,
@@ -185,6 +208,22 @@ class Asker:
             "seconds": statements.seconds,
             "seconds_per_request": statements.seconds / n,
         }
+
+
+def put(trace: Trace, loaded: LoadedModel, seed: int) -> tuple[Trace, Prompts]:
+    """The trace with the lengths of its prompts, and the prompts as every command puts them to the model:
+    texts in its chat template, random ids where there are none.
+    """
+    tokenizer = tokenizer_of(loaded)
+    conversation = conversation_of(tokenizer, loaded.shape.name)
+    return prompts_of(trace, tokenizer, loaded.ordinary_tokens, np.random.default_rng(seed), conversation)
+
+
+def lacks_texts(trace: Trace, loaded: LoadedModel) -> str | None:
+    """What a user must know of a trace without texts that is put to a model with real weights."""
+    if trace.prompt is not None or loaded.weights == "random":
+        return None
+    return f"{trace.name} has no texts: the model gets random tokens, and its answers mean nothing"
 
 
 def tokenizer_of(loaded: LoadedModel) -> Any:

@@ -128,20 +128,9 @@ class Asking:
         self, engine: Engine, prompts: Prompts, batch_size: int, limits: Sequence[int] | None = None
     ) -> Iterator[list[int]]:
         """Consecutive requests that fit in the KV cache together; `limits`: tokens each may generate."""
-        batch: list[int] = []
-        longest = most = 0
-        for i, prompt in enumerate(prompts):
-            length, limit = len(prompt) + len(self.question), limits[i] if limits else self.answer_tokens
-            if length + limit > engine.capacity_tokens:
-                continue
-            size = (len(batch) + 1) * (max(longest, length) + max(most, limit))
-            if batch and (len(batch) == batch_size or size > engine.capacity_tokens):
-                yield batch
-                batch, longest, most = [], 0, 0
-            batch.append(i)
-            longest, most = max(longest, length), max(most, limit)
-        if batch:
-            yield batch
+        lengths = [len(prompt) + len(self.question) for prompt in prompts]
+        most = limits or [self.answer_tokens] * len(prompts)
+        return batches_that_fit(lengths, most, batch_size, engine.capacity_tokens)
 
     def answers(self, engine: Engine, questions: Sequence[Sequence[int]]) -> list[list[int]]:
         """The answers of one batch, computed as the executor does, and as the simulator charges it."""
@@ -149,3 +138,26 @@ class Asking:
         steps += [engine.decode() for _ in range(self.answer_tokens)]
         engine.release()
         return [list(row) for row in zip(*steps[: self.answer_tokens], strict=True)]
+
+
+def batches_that_fit(
+    lengths: Sequence[int], limits: Sequence[int], batch_size: int, capacity_tokens: int
+) -> Iterator[list[int]]:
+    """Indices of consecutive rows that fit in the KV cache together, each padded to the longest of its batch.
+
+    `lengths`: tokens of each prompt. `limits`: tokens each may generate. A row too long for the whole cache
+    is left out.
+    """
+    batch: list[int] = []
+    longest = most = 0
+    for i, (length, limit) in enumerate(zip(lengths, limits, strict=True)):
+        if length + limit > capacity_tokens:
+            continue
+        size = (len(batch) + 1) * (max(longest, length) + max(most, limit))
+        if batch and (len(batch) == batch_size or size > capacity_tokens):
+            yield batch
+            batch, longest, most = [], 0, 0
+        batch.append(i)
+        longest, most = max(longest, length), max(most, limit)
+    if batch:
+        yield batch

@@ -8,12 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from traces.trace import Trace
+from traces.trace import IntArray, Trace
 
 from .conversation import PLAIN, Conversation
-
-FIRST_ORDINARY_TOKEN = 3
-"""Ids below are padding, begin and end in the vocabularies of LLaMA."""
 
 ADVANCE_QUESTION = (
     "\nBefore responding to the above instruction, you have to predict the length of your response. Print "
@@ -31,21 +28,31 @@ QUESTION = (
 Prompts = Sequence[Sequence[int]]
 
 
-def random_prompts(prompt_tokens: Sequence[int], vocab: int, rng: np.random.Generator) -> Prompts:
+def random_tokens(num_tokens: int, ordinary: IntArray, rng: np.random.Generator) -> list[int]:
+    """That many of the `ordinary` ids, drawn at random."""
+    ids: list[int] = ordinary[rng.integers(len(ordinary), size=num_tokens)].tolist()
+    return ids
+
+
+def random_prompts(prompt_tokens: Sequence[int], ordinary: IntArray, rng: np.random.Generator) -> Prompts:
     """Random ids, one list per prompt length."""
-    return [rng.integers(FIRST_ORDINARY_TOKEN, vocab, int(n)).tolist() for n in prompt_tokens]
+    return [random_tokens(int(n), ordinary, rng) for n in prompt_tokens]
 
 
 def prompts_of(
-    trace: Trace, tokenizer: Any, vocab: int, rng: np.random.Generator, conversation: Conversation = PLAIN
+    trace: Trace,
+    tokenizer: Any,
+    ordinary: IntArray,
+    rng: np.random.Generator,
+    conversation: Conversation = PLAIN,
 ) -> tuple[Trace, Prompts]:
     """The trace with the lengths of its prompts, and the prompts as token ids, in the chat template.
 
-    Texts are tokenised given both a text column and a tokenizer; otherwise ids are drawn at random, and the
-    trace is unchanged.
+    Texts are tokenised given both a text column and a tokenizer; otherwise the `ordinary` ids are drawn at
+    random, and the trace is unchanged.
     """
     if tokenizer is None or trace.prompt is None:
-        return trace, random_prompts(trace.prompt_tokens.tolist(), vocab, rng)
+        return trace, random_prompts(trace.prompt_tokens.tolist(), ordinary, rng)
     turn = turn_of(tokenizer, conversation)
     special = not conversation.has_begin_token
     prompts = [
@@ -69,10 +76,10 @@ def with_question(prompt: Sequence[int], question: Sequence[int], turn_tokens: i
     return [*prompt[:end], *question, *prompt[end:]]
 
 
-def question(tokenizer: Any, num_tokens: int, vocab: int, rng: np.random.Generator) -> list[int]:
+def question(tokenizer: Any, num_tokens: int, ordinary: IntArray, rng: np.random.Generator) -> list[int]:
     """The question for a length as exactly `num_tokens` ids, so that it costs what the simulator charges."""
     ids = [] if tokenizer is None else tokenizer(QUESTION, add_special_tokens=False)["input_ids"]
-    filler = rng.integers(FIRST_ORDINARY_TOKEN, vocab, num_tokens).tolist()
+    filler = random_tokens(num_tokens, ordinary, rng)
     return [*ids[:num_tokens], *filler[len(ids) :]]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median_high
 from typing import Literal, NamedTuple
@@ -102,13 +103,32 @@ def _in_digits(text: str) -> str:
     return _IN_WORDS.sub(digits, text)
 
 
+LEAST_STATED = 10
+LEAST_SHARE = 0.25
+"""The median of the lengths that were read counts where so many were, and so large a share of all answers."""
+
+
+class History(NamedTuple):
+    """The median length of past answers, and whose: the stand-in where too few answers state a length."""
+
+    tokens: int
+    whose: str
+
+
+class StandIn(NamedTuple):
+    """The prediction where an answer states no length, and where the number comes from."""
+
+    tokens: int
+    source: str
+
+
 @dataclass(frozen=True)
 class Fallback:
-    """The prediction where an answer states no length."""
+    """How to predict where an answer states no length."""
 
     rule: Literal["median", "max"] | int = "median"
-    """The median of the lengths that were read, the most tokens that an answer may have (also if none was
-    read), or a number of tokens.
+    """The median of the lengths that were read (of the history where too few were), the most tokens that an
+    answer may have, or a number of tokens.
     """
 
     def __post_init__(self) -> None:
@@ -124,26 +144,35 @@ class Fallback:
             raise ValueError(f"fallback: {text!r} is not median, max or a number of tokens")
         return cls(int(text))
 
-    def tokens(self, lengths: list[int], max_new_tokens: int) -> int:
-        """The fallback, given all the lengths that were read."""
+    def stand_in(
+        self, lengths: Sequence[int], num_answers: int, max_new_tokens: int, history: History
+    ) -> StandIn:
+        """The fallback, given the lengths that were read of `num_answers` answers."""
         if isinstance(self.rule, int):
-            return min(self.rule, max_new_tokens)
-        return median_high(lengths) if self.rule == "median" and lengths else max_new_tokens
+            return StandIn(min(self.rule, max_new_tokens), "the number given")
+        if self.rule == "max":
+            return StandIn(max_new_tokens, "the most new tokens")
+        if len(lengths) >= max(LEAST_STATED, LEAST_SHARE * num_answers):
+            return StandIn(median_high(lengths), f"the median of the {len(lengths)} lengths stated")
+        few = f"{len(lengths)} of {num_answers} answers stated one"
+        return StandIn(min(history.tokens, max_new_tokens), f"the median of {history.whose}, for {few}")
 
 
 class ReadLengths(NamedTuple):
-    """Predicted lengths, shape (n,), and which of them are the fallback."""
+    """Predicted lengths, shape (n,), which of them are the fallback, and the fallback itself."""
 
     predicted: IntArray
     fell_back: npt.NDArray[np.bool_]
-    fallback_tokens: int
+    fallback: StandIn
 
 
-def read_lengths(stated: list[int | None], max_new_tokens: int, fallback: Fallback) -> ReadLengths:
+def read_lengths(
+    stated: list[int | None], max_new_tokens: int, fallback: Fallback, history: History
+) -> ReadLengths:
     """A length per answer: as stated, at most `max_new_tokens`; else the fallback."""
     lengths = [min(length, max_new_tokens) for length in stated if length is not None]
-    instead = fallback.tokens(lengths, max_new_tokens)
-    predicted = [instead if length is None else min(length, max_new_tokens) for length in stated]
+    instead = fallback.stand_in(lengths, len(stated), max_new_tokens, history)
+    predicted = [instead.tokens if length is None else min(length, max_new_tokens) for length in stated]
     return ReadLengths(
         np.array(predicted, dtype=np.int64), np.array([length is None for length in stated]), instead
     )

@@ -90,7 +90,7 @@ def sampled_lengths(
             config = settings(
                 max_new_tokens=max_new_tokens,
                 eos_token_id=eos or None,
-                pad_token_id=0,
+                pad_token_id=loaded.pad_token,
                 do_sample=temperature > 0,
                 **draws,
             )

@@ -24,10 +24,10 @@ from ..calibration.cells import CellBounds
 from ..engines.engine import Engine
 from ..engines.model import LoadedModel
 from ..execution.clocks import PacedClock
-from ..lengths.asker import Asker, asks_the_model, model_predictor
+from ..lengths.asker import Asker, asks_the_model, lacks_texts, model_predictor
 from ..options import ReplayFlags
 from .report import PolicyCheck
-from .validation import STAND_IN, Validation, put
+from .validation import STAND_IN, Validation, put_to
 
 PASSES = 6
 """How often every kind of iteration is measured again between the runs where no profile is given."""
@@ -40,22 +40,30 @@ def experiment(
     repeat: int,
     clock: Literal["wall", "paced"] | None,
     adapter: Path | None = None,
+    steps: Path | None = None,
     say: Callable[[str], None],
 ) -> tuple[list[PolicyCheck], dict[str, Any]]:
     """Load, calibrate where needed, run, simulate; returns the checks and a description of the experiment."""
-    source, settings, seed = replay.source(), replay.settings(), replay.seed
+    settings, seed = replay.settings(), replay.seed
     profile = profiles.load(replay.profile) if replay.profile is not None else None
     if profile is not None and profile.engine != replay.engine:
         raise InputError(f"profile {replay.profile}: its engine is {profile.engine}, not {replay.engine}")
+    if profile is not None and steps is not None:
+        raise InputError(f"steps {steps}: with profile {replay.profile} nothing is calibrated")
     # Bad settings are refused before the model is loaded; any profile serves for that.
     first = pairs[0][1]
-    checked = make_scenario(source, predictor=STAND_IN if asks_the_model(first) else first, **settings)
+    stand_in = STAND_IN if asks_the_model(first) else first
+    checked = make_scenario(replay.source(), predictor=stand_in, **settings)
     for policy, predictor in pairs:
         _check(policy, predictor, checked.limits)
     replay.check(adapter)
     loaded = replay.load()
     asker = _asker(pairs, loaded, adapter, seed, say)
-    checked = replace(checked, trace=put(checked.trace, loaded, asker, seed)[0])
+    source = replay.source(loaded)
+    checked = make_scenario(source, predictor=stand_in, **settings)
+    if asker is None and (line := lacks_texts(checked.trace, loaded)):
+        say(line)
+    checked = replace(checked, trace=put_to(loaded, asker, checked)[0])
     on_gpu = loaded.device.type == "cuda"
     at_once = not np.any(checked.trace.arrival_s)
     # Without waits, and with a calibration on the same clock, a processor can be timed at an even pace.
@@ -68,7 +76,7 @@ def experiment(
     if profile is None:
         longest = asker.question_tokens([predictor for _, predictor in pairs]) if asker is not None else 0
         cells = _bounds(checked, engine, max(longest, QUESTION_TOKENS)).cells(engine.capacity_tokens)
-        calibration = Calibration(engine, loaded, cells, seed=seed, clock=ticks)
+        calibration = Calibration(engine, loaded, cells, steps, seed, ticks, say)
     validation = Validation(
         loaded, engine, source, settings, profile, calibration, replay.lengths, say, ticks, asker
     )

@@ -13,15 +13,15 @@ from sim.hardware.profile import Profile
 from sim.hardware.what_if import BLOCK_SIZE
 from sim.scenario.scenario import Scenario
 from sim.scenario.scenario import scenario as make_scenario
-from traces.trace import Trace
+from traces.trace import IntArray, Trace
 
 from ..calibration.calibration import Calibration
 from ..engines.engine import Engine
 from ..engines.model import LoadedModel
 from ..execution.run import RealResult, RealRun
-from ..lengths.asker import Asker, asks_the_model
-from ..lengths.conversation import conversation_of
-from ..lengths.prompts import Prompts, prompts_of
+from ..lengths.asker import Asker, asks_the_model, put
+from ..lengths.own_lengths import with_lengths, with_own_lengths
+from ..lengths.prompts import Prompts
 from .report import PolicyCheck
 
 FIRST_PASSES = 2
@@ -31,13 +31,9 @@ STAND_IN = "oracle"
 """Stands in for the predictor `model` until the model has been asked."""
 
 
-def put(trace: Trace, loaded: LoadedModel, asker: Asker | None, seed: int) -> tuple[Trace, Prompts]:
-    """The trace with the lengths of its prompts, and the prompts as the model gets them."""
-    if asker is not None:
-        return asker.prompts_of(trace)
-    conversation = conversation_of(loaded.tokenizer, loaded.shape.name)
-    rng = np.random.default_rng(seed)
-    return prompts_of(trace, loaded.tokenizer, loaded.shape.vocab, rng, conversation)
+def put_to(loaded: LoadedModel, asker: Asker | None, scenario: Scenario) -> tuple[Trace, Prompts]:
+    """The trace with the lengths of its prompts, and the prompts; texts made up if it is to be asked."""
+    return put(scenario.trace, loaded, scenario.seed) if asker is None else asker.prompts_of(scenario.trace)
 
 
 @dataclass
@@ -59,6 +55,8 @@ class Validation:
     clock: Callable[[], float] = time.perf_counter
     asker: Asker | None = None
     prompts: Prompts = ()
+    own_lengths: IntArray | None = None
+    """Lengths of the model's own answers, once a first run has found them."""
     scenarios: dict[str, Scenario] = field(default_factory=dict)
     runs: dict[tuple[str, str], list[RealResult]] = field(default_factory=dict)
 
@@ -66,8 +64,7 @@ class Validation:
         """Calibrate where no profile is given, and prepare the scenario of every predictor in `pairs`."""
         if self.calibration is not None:
             self.say(f"calibrating: {len(self.calibration.cells)} kinds of iteration")
-            while self.calibration.passes < FIRST_PASSES:
-                self.calibration.measure(1)
+            self.calibration.complete(FIRST_PASSES)
             self.profile, _ = self.calibration.fit("calibrated-on-the-spot")
         assert self.profile is not None
         blocks = self.engine.capacity_tokens // BLOCK_SIZE
@@ -81,8 +78,8 @@ class Validation:
                     kv_blocks=blocks,
                     **self.settings,
                 )
-                trace, self.prompts = put(scenario.trace, self.loaded, self.asker, scenario.seed)
-                scenario = replace(scenario, trace=trace)
+                trace, self.prompts = put_to(self.loaded, self.asker, scenario)
+                scenario = self._with_lengths(replace(scenario, trace=trace))
                 if self.asker is not None and asks:
                     scenario = self.asker.with_predictions(
                         scenario, predictor, self.engine, self.prompts, self.clock
@@ -90,14 +87,27 @@ class Validation:
                     self.say(f"asked for all lengths: {predictor}")
                 self.scenarios[predictor] = scenario
 
+    def _with_lengths(self, scenario: Scenario) -> Scenario:
+        """The scenario with the lengths that its answers will have, as far as they are known beforehand."""
+        if self.lengths == "trace":
+            return scenario
+        if self.own_lengths is not None:
+            return replace(scenario, trace=with_lengths(scenario.trace, self.own_lengths))
+        found = with_own_lengths(scenario, self.engine, self.prompts, self.loaded.eos_tokens, self.say)
+        self.own_lengths = found.trace.output_tokens
+        return found
+
     def measure(self, pairs: Sequence[tuple[str, str]], repeats: int, warm_ups: int, passes: int) -> None:
         """Run every (policy, predictor) `repeats` times.
 
         `warm_ups` more rounds come first and are discarded. `passes`: how often every cell is visited again,
-        in total, some visits after each Work.
+        in total, some visits after each Work; visits from before an interruption count.
         """
         rng = np.random.default_rng(0)
-        to_visit = passes * len(self.calibration.cells) if self.calibration is not None else 0
+        to_visit = 0
+        if self.calibration is not None:
+            visits = (FIRST_PASSES + passes) * len(self.calibration.cells)
+            to_visit = max(0, visits - len(self.calibration.rows))
         num_works = repeats * sum(len(self.scenarios[q].run(p, log=True).batches) for p, q in pairs)
         works = visited = 0
         for repeat in range(-warm_ups, repeats):

@@ -41,6 +41,23 @@ def error_report(predicted: IntArray, truth: IntArray) -> ErrorReport:
     )
 
 
+class RankReport(NamedTuple):
+    """Whether a predictor puts lengths in order; None where it is undefined, as of a constant."""
+
+    spearman: float | None
+    kendall_tau: float | None
+
+
+def rank_report(predicted: IntArray, truth: IntArray) -> RankReport:
+    """Spearman's rank correlation and Kendall's tau-b of two arrays of shape (n,)."""
+    from scipy.stats import kendalltau, spearmanr
+
+    if len(predicted) < 2 or np.ptp(predicted) == 0 or np.ptp(truth) == 0:
+        return RankReport(None, None)
+    found = (spearmanr(predicted, truth), kendalltau(predicted, truth))
+    return RankReport(*(float(each.statistic) for each in found))
+
+
 def fit_published(
     trace: Trace, *, num_draws: int = 8, seed: int = 0, round_to: int = 50
 ) -> tuple[Noisy, float]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -79,8 +81,49 @@ def serve(loaded: Any, make_engine: Callable[..., Any]) -> Callable[..., Any]:
 
     def run_it(scenario: Any, policy: str, engine: str = "transformers-eager", **settings: Any) -> Any:
         rng = np.random.default_rng(1)
-        given = random_prompts(scenario.trace.prompt_tokens.tolist(), loaded.shape.vocab, rng)
+        given = random_prompts(scenario.trace.prompt_tokens.tolist(), loaded.ordinary_tokens, rng)
         made = make_engine(engine, scenario.limits.kv_tokens)
         return run(scenario, policy, made, loaded, given, **settings), given
 
     return run_it
+
+
+class ChatTokenizer:
+    """Bytes in a chat template of its own, with special ids unlike LLaMA's; made up, nothing to download."""
+
+    chat_template = "made up"
+    name_or_path = "chat"
+    bos_token, bos_token_id, eos_token_id, pad_token_id = "", None, 300, 301
+    all_special_ids = (300, 301, 302)
+    added_tokens_decoder: dict[int, Any] = {}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        from real.lengths.byte_tokenizer import ByteTokenizer
+
+        self.bytes = ByteTokenizer()
+
+    def apply_chat_template(self, turns: Any, tokenize: bool, add_generation_prompt: bool) -> str:
+        return f"<user>{turns[0]['content']}<end><assistant>"
+
+    def __call__(self, text: Any, add_special_tokens: bool = True) -> Any:
+        return self.bytes(text, add_special_tokens=False)
+
+    def decode(self, ids: Any, skip_special_tokens: bool = False) -> str:
+        return self.bytes.decode([id for id in ids if id not in self.all_special_ids])
+
+
+@pytest.fixture(scope="session")
+def chatty(loaded: Any) -> Any:
+    """The tiny model as one that was tuned on conversations, whose answers end often."""
+    ends = frozenset({*range(0, 512, 9), ChatTokenizer.eos_token_id})
+    return replace(loaded, weights="pretrained", tokenizer=ChatTokenizer(), eos_tokens=ends)
+
+
+@pytest.fixture
+def texts(tmp_path: Any) -> Any:
+    """A file of six instructions with answers, and the instructions."""
+    words = ("Sing.", "Count to ten.", "Why?", "Tell a tale of rivers.", "Name a colour.", "Rhyme.")
+    rows = [{"instruction": text, "output": text * (k + 1)} for k, text in enumerate(words)]
+    path = tmp_path / "texts.json"
+    path.write_text(json.dumps(rows))
+    return path, words

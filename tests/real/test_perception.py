@@ -26,13 +26,15 @@ from real.lengths.asker import Asker, ModelPredictor, asks_the_model, model_pred
 from real.lengths.asking import Asking
 from real.lengths.byte_tokenizer import UNREADABLE, VOCAB_SIZE, ByteTokenizer
 from real.lengths.conversation import PLAIN, VICUNA, conversation_of
-from real.lengths.read_length import MOST_TOKENS, Fallback, read_length, read_lengths
+from real.lengths.read_length import MOST_TOKENS, Fallback, History, read_length, read_lengths
 from real.validation import experiment, validation
 from sim.cli import run_script
+from sim.perception.accuracy import rank_report
 from sim.scenario.scenario import scenario as make
 
 TRACE = "lognormal:prompt_median=6,max_prompt_tokens=12,output_median=8,output_sigma=0.6,max_output_tokens=20"
 TOKENIZER = ByteTokenizer()
+PAST = History(70, "past answers")
 
 
 def command(capsys: Any, function: Any, *arguments: Any) -> tuple[int, str, str]:
@@ -104,20 +106,43 @@ def test_a_number_at_the_cut_may_lack_digits():
 
 def test_who_states_no_length_gets_the_fallbacks():
     stated = [10, None, 30, 20, 900]
-    for rule, instead in (("median", 30), ("max", 512), ("64", 64), ("900", 512)):
-        read = read_lengths(stated, 512, Fallback.of(rule))
+    for rule, instead in (("median", 70), ("max", 512), ("64", 64), ("900", 512)):
+        read = read_lengths(stated, 512, Fallback.of(rule), PAST)
         assert read.predicted.tolist() == [10, instead, 30, 20, 512]
         assert read.fell_back.tolist() == [False, True, False, False, False]
-        assert read.fallback_tokens == instead
-    assert read_lengths([None, None], 512, Fallback()).predicted.tolist() == [512, 512]
+        assert read.fallback.tokens == instead
+    assert read_lengths([None, None], 64, Fallback(), PAST).predicted.tolist() == [64, 64]
     for bad in ("0", "-1", "mean", "", "1.5", "٣"):
         with pytest.raises(ValueError, match="fallback"):
             Fallback.of(bad)
 
 
+@pytest.mark.parametrize(
+    ("stated", "silent", "instead"),
+    [(10, 30, 30), (9, 0, 70), (10, 31, 70), (1, 41, 70), (12, 12, 30), (0, 3, 70)],
+)
+def test_the_median_of_what_few_stated_stands_for_nobody(stated, silent, instead):
+    read = read_lengths([30] * stated + [None] * silent, 512, Fallback(), PAST)
+    assert read.fallback.tokens == instead
+    if instead == 70:
+        few = f"{stated} of {stated + silent} answers stated one"
+        assert read.fallback.source == f"the median of past answers, for {few}"
+
+
+def test_a_constant_has_learnt_no_order():
+    truth = np.array([10, 20, 30, 40, 400])
+    assert rank_report(np.full(5, 30), truth) == (None, None)
+    assert rank_report(truth**2, truth) == pytest.approx((1.0, 1.0))
+    assert rank_report(-truth, truth) == pytest.approx((-1.0, -1.0))
+    assert rank_report(truth[:1], truth[:1]) == (None, None)
+    # One pair of ten stands the wrong way round: (9 - 1) / 10, and 1 - 6 * 2 / (5 * 24).
+    assert rank_report(np.array([2, 1, 3, 4, 5]), truth) == pytest.approx((0.9, 0.8))
+
+
 def test_the_question_stands_before_the_assistants_turn():
     trace = Trace("t", np.arange(1), np.array([1]), np.array([1]), prompt=np.array(["Sing."], dtype=object))
-    trace, (prompt,) = prompts.prompts_of(trace, TOKENIZER, 512, np.random.default_rng(0), VICUNA)
+    ordinary, rng = np.arange(3, 512), np.random.default_rng(0)
+    trace, (prompt,) = prompts.prompts_of(trace, TOKENIZER, ordinary, rng, VICUNA)
     assert trace.prompt_tokens.tolist() == [len(prompt)]
     turn = prompts.turn_of(TOKENIZER, VICUNA)
     question = TOKENIZER(prompts.QUESTION, add_special_tokens=False)["input_ids"]
@@ -317,6 +342,7 @@ def test_in_advance_with_answers_that_the_model_ends(capsys):
         (["--engine", "vllm"], "vllm"),
         (["--trace", "nosuch.csv"], "nosuch.csv"),
         (["--answers", "nosuch.json"], "nosuch.json"),
+        (["--answers", "a.json", "--trace", "b.csv"], "and so is trace b.csv; give one"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(arguments, says, capsys):

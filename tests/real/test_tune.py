@@ -80,6 +80,11 @@ def test_the_loss_falls_and_the_model_says_lengths(tuned):
     assert after["error"] < before["error"]
     assert after["error"] < tuned.found["always_the_median"]["error"]
     assert after["acc_100"] > before["acc_100"]
+    assert before["spearman"] is None and after["spearman"] > 0.5 and after["kendall_tau"] > 0.3
+    assert before["fallback_tokens"] == tuned.found["always_the_median"]["tokens"]
+    assert (
+        json.loads((tuned.folder / "seqsched.json").read_text())["median_length"] == before["fallback_tokens"]
+    )
 
 
 def test_the_adapter_loads_back_and_predicts(tuned):
@@ -179,16 +184,11 @@ def test_bad_options_are_refused(options, says):
 
 
 def test_lengths_are_sampled_from_the_model(loaded, alone):
-    prompts = random_prompts([3, 9, 5, 7], 512, np.random.default_rng(0))
+    prompts = random_prompts([3, 9, 5, 7], np.arange(3, 512), np.random.default_rng(0))
     # Any of these ends an answer: with random weights a single end token would hardly ever come.
     ends = set(range(0, 512, 9)) | {2}
-    config = loaded.model.config
-    before, config.eos_token_id = config.eos_token_id, sorted(ends)
-    try:
-        lengths = sampled_lengths(loaded, prompts, (0.0, 0.5, 2.0), 12, batch_size=3)
-        again = sampled_lengths(loaded, prompts, (0.0, 0.5, 2.0), 12, batch_size=3)
-    finally:
-        config.eos_token_id = before
+    ending = replace(loaded, eos_tokens=frozenset(ends))
+    lengths, again = (sampled_lengths(ending, prompts, (0.0, 0.5, 2.0), 12, batch_size=3) for _ in range(2))
     greedy = [alone(prompt, 12) for prompt in prompts]
     expected = [next((k for k, t in enumerate(row, 1) if t in ends), 12) for row in greedy]
     assert lengths[:, 0].tolist() == expected

@@ -123,10 +123,37 @@ def test_an_error_beyond_the_tolerance_is_exit_status_1(capsys, tmp_path, make_e
     assert "validate: vanilla (oracle): mean_e2el_ms errs by +" in err and "| exceeded |" in out
 
 
+def test_a_calibration_on_the_spot_continues_where_it_was_interrupted(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(experiment, "PASSES", 0)
+    monkeypatch.setattr(validation, "FIRST_PASSES", 1)
+    steps = tmp_path / "steps.csv"
+    arguments = [*SMALL, "--repeat", 1, "--policies", "vanilla", "--predictors", "oracle", "--steps", steps]
+    assert validate(capsys, *arguments)[0] == 0
+    header, *rows = whole = steps.read_text().splitlines(keepends=True)
+    steps.write_text("".join([header, *rows[:5]]) + "1,2")  # killed while it wrote
+    assert validate(capsys, *arguments)[0] == 0
+    again = steps.read_text().splitlines(keepends=True)
+    assert again[:6] == whole[:6] and len(again) == len(whole)
+    assert validate(capsys, *arguments)[0] == 0  # nothing is left to measure
+    assert steps.read_text().splitlines(keepends=True) == again
+    status, _, err = validate(capsys, *arguments, "--clock", "wall")
+    assert status == 2 and "measured_on" in err.splitlines()[-1]
+    status, _, err = validate(capsys, *arguments, "--profile", "a100-80gb-vicuna-7b-transformers")
+    assert status == 2 and "nothing is calibrated" in err.splitlines()[-1]
+
+
+def test_texts_take_the_place_of_a_trace(tmp_path, capsys, texts, brief):
+    arguments = ["--answers", texts[0], "--kv-tokens", 2048, "--threads", 1, "--repeat", 1]
+    status, out, _ = validate(capsys, *arguments, "--policies", "vanilla", "--predictors", "oracle")
+    found = json.loads(out.splitlines()[-1])
+    assert (status, found["trace"], found["requests"]) == (0, "texts", len(texts[1]))
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["--repeat", "0"], "repeat: 0"),
+        (["--answers", "a.json"], "and so is trace lognormal"),
         (["--tolerance", "-1"], "tolerance: -1"),
         (["--policies", "nonsense"], "nonsense"),
         (["--policies", ";"], "at least one of each"),
