@@ -19,6 +19,8 @@ from sim.hardware.model_shape import MODELS, ModelShape
 from traces.errors import InputError
 from traces.trace import IntArray
 
+from .packaged import PACKAGED, folder_of
+
 Weights = Literal["random", "pretrained"]
 
 TINY = ModelShape("tiny", 4, 64, 128, 4, 4, 16, 512)
@@ -107,7 +109,8 @@ def load(
     device: str | None = None,
     seed: int = 0,
 ) -> LoadedModel:
-    """The model `name`: `tiny`, a shape of `sim.hardware.model_shape`, a path, or a name on the hub.
+    """The model `name`: `tiny`, a shape of `sim.hardware.model_shape`, one of `PACKAGED`, a path, or a name
+    on the hub.
 
     Defaults: vicuna-7b in bfloat16 where there is CUDA, else tiny in float32 on the CPU; random weights for a
     shape, pretrained ones otherwise. Random weights are drawn on the device, in seconds. Raises InputError
@@ -127,12 +130,14 @@ def load(
     known = {**MODELS, TINY.name: TINY}.get(name)
     weights = weights or ("random" if known is not None else "pretrained")
     tokenizer = None
+    place_of = str(folder_of(name)) if name in PACKAGED else PUBLISHED_AT.get(name, name)
     if weights == "pretrained":
         if name == TINY.name:
             raise InputError("weights: pretrained, but the model tiny exists with random weights only")
-        model, tokenizer = _pretrained(PUBLISHED_AT.get(name, name), kind, place)
+        model, tokenizer = _pretrained(name, place_of, kind, place)
     else:
-        model = _random(_config(known) if known is not None else _read_config(name), kind, place, name, seed)
+        config = _config(known) if known is not None else _read_config(place_of)
+        model = _random(config, kind, place, name, seed)
     ends = {*_ids(model.config.eos_token_id), *_ids(model.generation_config.eos_token_id)}
     ends |= {*_ids(getattr(tokenizer, "eos_token_id", None))}
     # A None in a call's GenerationConfig falls back to the model's own, which would end answers early.
@@ -191,10 +196,10 @@ def _random(config: Any, dtype: torch.dtype, place: torch.device, name: str, see
         torch.set_default_dtype(before)
 
 
-def _pretrained(name: str, dtype: torch.dtype, place: torch.device) -> tuple[Any, Any]:
+def _pretrained(name: str, source: str, dtype: torch.dtype, place: torch.device) -> tuple[Any, Any]:
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-        return model.to(place), AutoTokenizer.from_pretrained(name)
+        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+        return model.to(place), AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, torch.OutOfMemoryError) as error:
         raise InputError(
             f"model {name}: cannot be loaded ({_first_line(error)}); --weights random needs no files"
@@ -205,8 +210,9 @@ def _read_config(name: str) -> Any:
     try:
         return AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
+        names = ", ".join((*PACKAGED, *MODELS))
         raise InputError(
-            f"model {name!r}: not tiny, nor one of {', '.join(MODELS)}, nor readable ({_first_line(error)})"
+            f"model {name!r}: not tiny, nor one of {names}, nor readable ({_first_line(error)})"
         ) from None
 
 
