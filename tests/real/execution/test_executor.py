@@ -246,7 +246,7 @@ def test_where_the_model_decides_an_answer_ends_with_its_end_token(
     policy, engine, make_scenario, serve, alone, loaded, monkeypatch
 ):
     enders = frozenset(range(40))
-    monkeypatch.setattr(type(loaded), "eos_tokens", enders)
+    monkeypatch.setitem(vars(loaded), "eos_tokens", enders)
     scenario = make_scenario(16)
     measured, prompts = serve(scenario, policy, engine, lengths="model")
     for i, prompt in enumerate(prompts):
