@@ -13,7 +13,7 @@ import torch.nn.functional as functional
 from ..engines.attention import arena_operator
 from ..engines.model import LoadedModel
 from ..execution.run import make_engine
-from ..lengths.prompts import FIRST_ORDINARY_TOKEN
+from ..lengths.prompts import random_prompts
 
 ARENA_TOKENS = 4096
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -102,7 +102,7 @@ def equal_answers(loaded: LoadedModel, release: Any, seed: int = 0) -> dict[str,
     In float32 all; in a narrower type a near tie may fall to the other side. `release()` frees an engine.
     """
     rng = np.random.default_rng(seed)
-    prompts = [rng.integers(FIRST_ORDINARY_TOKEN, loaded.shape.vocab, n).tolist() for n in PROMPT_TOKENS]
+    prompts = random_prompts(PROMPT_TOKENS, loaded.ordinary_tokens, rng)
     answers = []
     for name in ("transformers-eager", "cuda-graphs"):
         engine = make_engine(name, loaded, CAPACITY_TOKENS)

@@ -117,7 +117,7 @@ def host_gaps(bench: Bench, engine: str, seconds: float) -> dict[str, Any]:
     """By batch size, how long a decode step takes on the device, and in the executor's loop, in ms."""
     begin = time.monotonic()
     machine = bench.engine(engine)
-    meter = Meter(machine, bench.loaded.shape.vocab, np.random.default_rng(bench.seed))
+    meter = Meter(machine, bench.loaded.ordinary_tokens, np.random.default_rng(bench.seed))
     steps: dict[str, dict[str, float]] = {}
     for rows in bench.sizes.rows:
         if time.monotonic() - begin > seconds:
