@@ -238,8 +238,13 @@ class RunningRequests:
         if ended:
             if self.use.unfinished is None and not heap:
                 self.use.unfinished = []  # perhaps nobody finishes after them
-            contexts = [request.prompt_tokens + self.output_tokens[request.id] - 1 for request in ended]
-            num_rows, tokens, most = num_rows + len(ended), tokens + sum(contexts), max(most, *contexts)
+            output_tokens = self.output_tokens
+            num_rows += len(ended)
+            for request in ended:
+                context = request.prompt_tokens + output_tokens[request.id] - 1
+                tokens += context
+                if context > most:
+                    most = context
         return num_rows, tokens, 0 if longest is None else num_rows * most - tokens
 
     def _resumed(self, id: int) -> int:

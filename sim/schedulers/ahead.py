@@ -19,6 +19,9 @@ from .continuous import ContinuousScheduler
 MORE = Iterations((), (), 1, False)
 """One more iteration of those that run: what is decided while nothing changes."""
 
+OVER = (1, False, inf)
+"""The outlook of a decision that holds no longer."""
+
 
 class AheadScheduler(ContinuousScheduler):
     """A `ContinuousScheduler` with one decision in hand.
@@ -30,19 +33,35 @@ class AheadScheduler(ContinuousScheduler):
     """
 
     NUM_IN_FLIGHT = 1
-    __slots__ = ("at_limit", "decided", "evictions", "outlook", "overrun", "pending_drops")
+    __slots__ = (
+        "at_limit",
+        "counted",
+        "decided",
+        "evictions",
+        "has_news",
+        "outlook",
+        "overrun",
+        "pending_drops",
+    )
 
     def _clear(self) -> None:
         super()._clear()
         self.decided: Work | None = None
-        # Of `MORE` in hand: for how many iterations that would hold, whether an arrival ends it, until when.
-        self.outlook = (1, False, inf)
-        self.overrun: list[Request] = []  # rows that the iteration in hand has too many
+        self.counted = Outcome()  # used again and again
+        # What was decided last: for how many iterations it holds, whether an arrival ends it, until when.
+        self.outlook = OVER
+        self.has_news = True  # anything has come or ended since
+        self.overrun: Sequence[Request] = ()  # rows that the iteration in hand has too many
         self.evictions: list[Request] = []  # that the executor does not know of yet
         self.pending_drops: deque[Drop] = deque()  # likewise
         # What decodes, by the iteration with which it reaches its token limit: (iteration, id), a heap. Those
         # that end before stay in it until then.
         self.at_limit: list[tuple[int, int]] = []
+
+    def submit(self, request: Request, now: float) -> None:
+        """Queue the request, or turn it away where it could never run."""
+        self.has_news = True
+        super().submit(request, now)
 
     def next_work(self, now: float) -> Work | None:
         """The decision taken an iteration ago, or a new one where there is none; decides the one after it.
@@ -59,24 +78,42 @@ class AheadScheduler(ContinuousScheduler):
             work = super().next_work(now)
             if isinstance(work, Iterations):
                 self._note_limits(work)
+                self.outlook = work.at_most, work.stop_on_arrival, work.until_s
                 self._count_in(work, (), now)
         if not isinstance(work, Iterations):
             return work
         evict: Sequence[Request] = work.evict
         if self.evictions:
             evict, self.evictions = [*self.evictions, *evict], []
-        overrun, self.overrun = self.overrun, []
-        pause = [request for request in work.pause if request.id in self.running]
-        following = self.decided = self._decide(now)
-        if following is not MORE or self.pending_drops:
-            return Iterations(work.chunks, evict, 1, False, overrun=overrun, pause=pause)
+        overrun, self.overrun = self.overrun, ()
+        pause = work.pause
+        if pause:
+            pause = [request for request in pause if request.id in self.running]
         at_most, stop, until_s = self.outlook
+        if self.has_news or at_most == 1 or until_s <= now:
+            following = self.decided = self._decide(now)
+            if following is not MORE or self.pending_drops:
+                return Iterations(work.chunks, evict, 1, False, overrun=overrun, pause=pause)
+            at_most, stop, until_s = self.outlook
+        else:
+            self.decided = MORE
+            at_most -= 1
+        self.outlook = OVER
         if pause:
             at_most = 1
         return Iterations(work.chunks, evict, at_most, stop, until_s, overrun, pause)
 
     def _decide(self, now: float) -> Work | None:
         """What comes after the iteration that now begins."""
+        self.has_news = False
+        kv = self.kv
+        if not (self.waiting or kv.partial or self.deadlines or self.unperceived) and kv.need <= kv.free:
+            # Nobody waits, and memory suffices.
+            self.is_stuck = False
+            if not kv.births:
+                return None
+            self.outlook = kv.iterations_that_fit(), len(self.running) < self.max_num_seqs, inf
+            return MORE
         self.is_ahead = True
         work = super().next_work(now)
         while isinstance(work, Drop):
@@ -85,8 +122,9 @@ class AheadScheduler(ContinuousScheduler):
         self.is_ahead = False
         if not isinstance(work, Iterations):
             return work
-        births = self.kv.births
+        births = kv.births
         if work.chunks or (work.evict and len(work.pause) < len(births)):
+            self.outlook = OVER if work.pause else (work.at_most, work.stop_on_arrival, work.until_s)
             self._note_limits(work)
             return work
         if births and not work.pause:
@@ -99,37 +137,51 @@ class AheadScheduler(ContinuousScheduler):
         """Note who has finished, and count the iteration in hand as done."""
         if not isinstance(work, Iterations):
             super().record(work, outcome, now)
+            self.has_news = True
             return
-        if outcome.iterations > 1:
-            self.kv.advance(outcome.iterations - 1, ())
+        iterations, ended, at_limit = outcome.iterations, outcome.finished, self.at_limit
+        if iterations > 1 and at_limit and at_limit[0][0] < self.kv.iteration + iterations:
+            self.kv.advance(iterations - 1, ())
             self._stop_at_limits()
-        ended = outcome.finished
-        if ended and not all(request.id in self.running for request in ended):
-            ended = self._withdraw_evicted(ended)
+            iterations = 1
+        if ended:
+            self.has_news = True
+            running = self.running
+            for request in ended:
+                if request.id not in running:
+                    ended = self._withdraw_evicted(ended)
+                    break
         following, births = self.decided, self.kv.births
         if isinstance(following, Iterations) and (following.chunks or births):
             if ended:
-                paused = {request.id for request in following.pause}
-                self.overrun = [r for r in ended if r.id in births and r.id not in paused]
-            self._count_in(following, ended, now)
+                self.overrun = [request for request in ended if request.id in births]
+                if following.pause:
+                    self.overrun = [request for request in self.overrun if request not in following.pause]
+            self._count_in(following, ended, now, iterations or 1)
             return
         # Nothing is in hand that would keep them: what comes next is decided anew, and knows of all.
         if following is MORE:
             self.decided = None
-        super().record(work, Outcome(0, ended), now)
+        self.outlook = OVER
+        super().record(work, Outcome(max(iterations - 1, 0), ended), now)
 
     def drain(self, now: float) -> list[Request]:
         """Everything submitted that has not ended."""
         dropped = [request for drop in self.pending_drops for request in drop.requests]
         return [*super().drain(now), *dropped]
 
-    def _count_in(self, work: Iterations, ended: Sequence[Request], now: float) -> None:
-        """Count an iteration as done, and those who ended with the one before as gone."""
-        super().record(work, Outcome(1, ended), now)
+    def _count_in(self, work: Iterations, ended: Sequence[Request], now: float, iterations: int = 1) -> None:
+        """Count the last of so many iterations as done, and those before it that are not counted yet; those
+        who ended with the one before it are gone.
+        """
+        counted = self.counted
+        counted.iterations, counted.finished = iterations, ended
+        super().record(work, counted, now)
         for request in work.pause:
             if request.id in self.kv.births:
                 self._note_limit(request)
-        self._stop_at_limits()
+        if self.at_limit:
+            self._stop_at_limits()
 
     def _note_limits(self, work: Iterations) -> None:
         """Note when those that begin to decode reach their token limits."""
