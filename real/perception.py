@@ -134,13 +134,13 @@ def _ask(
     asking.collect(engine, prompts[:2])  # the first passes of a process are slow
     extra: dict[str, Any] = {}
     if options.way == "po":
-        statements = asking.collect(engine, prompts, batch_size or ASK_AT_ONCE)
+        statements = asking.collect(engine, prompts, batch_size or ASK_AT_ONCE, say=say)
         added = statements.seconds
     else:
         free = lengths == "model"
         most = [scenario.max_new_tokens] * len(prompts) if free else scenario.trace.output_tokens.tolist()
         advance = in_advance.generate(
-            asking, engine, prompts, most, may_end=free, batch_size=batch_size or in_advance.BATCH
+            asking, engine, prompts, most, may_end=free, batch_size=batch_size or in_advance.BATCH, say=say
         )
         statements, added = advance.statements, advance.added_seconds
         if free:

@@ -153,7 +153,9 @@ def _sampled(asker: Asker, scenario: Scenario, prompts: Any, temperatures: tuple
     from real.lengths.training_data import sampled_lengths, with_samples
 
     say(f"sampling {len(temperatures)} answers to each of {len(prompts)} prompts")
-    lengths = sampled_lengths(asker.loaded, prompts, temperatures, scenario.max_new_tokens, seed=asker.seed)
+    lengths = sampled_lengths(
+        asker.loaded, prompts, temperatures, scenario.max_new_tokens, seed=asker.seed, say=say
+    )
     return replace(scenario, trace=with_samples(scenario.trace, lengths, temperatures))
 
 
@@ -221,7 +223,7 @@ def _judge(
     from real.lengths.read_length import Fallback, read_lengths
 
     options = ModelPredictor(adapter=asker.adapter is not None)
-    statements = asker.asking(options).collect(engine, [prompts[i] for i in test.tolist()])
+    statements = asker.asking(options).collect(engine, [prompts[i] for i in test.tolist()], say=say)
     fallback = Fallback.of(options.fallback)
     readings = read_lengths(statements.stated, scenario.max_new_tokens, fallback, history)
     return asker.report(options, statements, readings, scenario.trace.select(test), history)

@@ -28,6 +28,7 @@ from .adapter import Adapter
 from .asking import Asking, Statements
 from .byte_tokenizer import ByteTokenizer
 from .conversation import Conversation, conversation_of
+from .progress import silent
 from .prompts import ADVANCE_QUESTION, QUESTION, Prompts, made_up_texts, prompts_of, question, turn_of
 from .read_length import Fallback, History, ReadLengths, read_lengths
 
@@ -145,11 +146,12 @@ class Asker:
         engine: Engine,
         prompts: Prompts,
         clock: Callable[[], float] = time.perf_counter,
+        say: Callable[[str], None] = silent,
     ) -> Scenario:
         """The scenario with the lengths that the model states as its predictions; asks the model now."""
         options = model_predictor(predictor)
         asking = self.asking(predictor)
-        statements = asking.collect(engine, prompts, clock=clock)
+        statements = asking.collect(engine, prompts, clock=clock, say=say)
         history = self.history(scenario.trace)
         readings = read_lengths(
             statements.stated, scenario.max_new_tokens, Fallback.of(options.fallback), history

@@ -13,6 +13,7 @@ import torch
 
 from ..engines.engine import Engine
 from .adapter import Adapter
+from .progress import Progress, silent
 from .prompts import Prompts, with_question
 from .read_length import read_length
 
@@ -74,11 +75,13 @@ class Asking:
         prompts: Prompts,
         batch_size: int = ASK_AT_ONCE,
         clock: Callable[[], float] = time.perf_counter,
+        say: Callable[[str], None] = silent,
     ) -> Statements:
         """Ask for the lengths of all prompts, in order, in batches as large as memory allows.
 
-        Prompts too long for the whole KV cache are left out.
+        Prompts too long for the whole KV cache are left out. `say` is told now and then how far it is.
         """
+        progress = Progress(say, "lengths asked for", len(prompts))
         rows: list[list[int]] = [[] for _ in prompts]
         seconds, batches = 0.0, list(self.batches(engine, prompts, batch_size))
         num_batches = 0
@@ -96,6 +99,7 @@ class Asking:
                     continue
                 seconds += clock() - begin
                 num_batches += 1
+                progress.advance(len(batch))
                 for i, answer in zip(batch, answers, strict=True):
                     rows[i] = answer
         return Statements(rows, [self.read(row) for row in rows], seconds, num_batches)

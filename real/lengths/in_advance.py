@@ -14,6 +14,7 @@ import torch
 
 from ..engines.engine import Engine
 from .asking import Asking, Statements
+from .progress import Progress, silent
 from .prompts import Prompts
 from .read_length import read_length
 
@@ -45,6 +46,7 @@ def generate(
     may_end: bool,
     batch_size: int = BATCH,
     clock: Callable[[], float] = time.perf_counter,
+    say: Callable[[str], None] = silent,
 ) -> AdvanceAnswers:
     """Have the model state a length and answer, for all prompts in order.
 
@@ -55,6 +57,7 @@ def generate(
     rows: list[list[int]] = [[] for _ in prompts]
     seconds = added = 0.0
     num_batches = 0
+    progress = Progress(say, "answers in advance", len(prompts))
     with torch.no_grad(), asking.awake(engine):
         for batch in asking.batches(engine, prompts, batch_size, limits):
             limit = max(limits[i] for i in batch)
@@ -79,6 +82,7 @@ def generate(
             seconds += clock() - begin
             engine.release()
             num_batches += 1
+            progress.advance(len(batch))
             for i, tokens in zip(batch, zip(*steps, strict=True), strict=True):
                 rows[i] = list(tokens[: limits[i]])
     parts = [split(asking, row) for row in rows]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from traces.trace import IntArray, Trace
 
 from ..engines.engine import left_padded
 from ..engines.model import LoadedModel
+from .progress import Progress, silent
 from .prompts import Prompts
 
 ROUND_UP_TO = 50
@@ -70,6 +71,7 @@ def sampled_lengths(
     *,
     batch_size: int = 16,
     seed: int = 0,
+    say: Callable[[str], None] = silent,
 ) -> IntArray:
     """Lengths of the model's own answers, one column per temperature, shape (n, k); 0 is greedy.
 
@@ -80,6 +82,7 @@ def sampled_lengths(
     settings: Any = GenerationConfig  # has no types
 
     loaded.model.set_attn_implementation("sdpa")
+    progress = Progress(say, "answers", len(prompts) * len(temperatures))
     lengths = np.zeros((len(prompts), len(temperatures)), dtype=np.int64)
     eos = sorted(loaded.eos_tokens)
     devices = [loaded.device] if loaded.device.type == "cuda" else []
@@ -101,6 +104,7 @@ def sampled_lengths(
                 for k, row in enumerate(out[:, ids.shape[1] :].tolist()):
                     ended = next((i for i, token in enumerate(row, start=1) if token in eos), len(row))
                     lengths[begin + k, column] = ended
+                progress.advance(len(rows))
     return lengths
 
 

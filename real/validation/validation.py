@@ -82,7 +82,7 @@ class Validation:
                 scenario = self._with_lengths(replace(scenario, trace=trace))
                 if self.asker is not None and asks:
                     scenario = self.asker.with_predictions(
-                        scenario, predictor, self.engine, self.prompts, self.clock
+                        scenario, predictor, self.engine, self.prompts, self.clock, self.say
                     )
                     self.say(f"asked for all lengths: {predictor}")
                 self.scenarios[predictor] = scenario
