@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import pytest
 
 from sim.work import SchedulingError
@@ -196,3 +198,17 @@ def test_rows_are_padded_on_the_left():
     ids, mask = left_padded([[5, 6, 7], [8]], torch.device("cpu"))
     assert ids.tolist() == [[5, 6, 7], [0, 0, 8]]
     assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+@pytest.mark.parametrize("name", ["transformers-eager", "cuda-graphs"])
+def test_no_forward_pass_uses_what_transformers_deprecates(name, make_engine, prompts):
+    engine = make_engine(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        warnings.simplefilter("error", DeprecationWarning)
+        engine.prefill(prompts, 4)
+        engine.decode()
+        engine.release()
+        engine.prime(2, 8)
+        engine.decode()
+        engine.release()
