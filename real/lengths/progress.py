@@ -32,9 +32,9 @@ class Progress:
         """So many more steps are done."""
         self.done += steps
         now = self.clock()
-        if now - self.said_s < SILENCE_S:
+        if now - self.said_s < SILENCE_S or self.done == self.at_first:
             return
         self.said_s = now
         taken = now - self.since_s
-        left = taken / (self.done - self.at_first) * (self.total - self.done)
+        left = taken / (self.done - self.at_first) * max(0, self.total - self.done)
         self.say(f"{self.what}: {self.done} of {self.total} after {taken:.0f} s, about {left:.0f} s left")

@@ -21,6 +21,7 @@ from ..engines.model import LoadedModel
 from ..execution.run import RealResult, RealRun
 from ..lengths.asker import Asker, asks_the_model, put
 from ..lengths.own_lengths import with_lengths, with_own_lengths
+from ..lengths.progress import Progress
 from ..lengths.prompts import Prompts
 from .report import PolicyCheck
 
@@ -110,14 +111,20 @@ class Validation:
             to_visit = max(0, visits - len(self.calibration.rows))
         num_works = repeats * sum(len(self.scenarios[q].run(p, log=True).batches) for p, q in pairs)
         works = visited = 0
+        progress = Progress(self.say, "runs and visits between them", num_works + to_visit)
         for repeat in range(-warm_ups, repeats):
             started = {pair: self._start(*pair) for pair in pairs}
             for done in self._in_turns(started, rng):
-                if self.calibration is not None and repeat >= 0:
-                    works += done
+                if repeat < 0:
+                    continue
+                works += done
+                if self.calibration is not None:
                     due = min(to_visit, works * to_visit // num_works) - visited
-                    self.calibration.measure(due)
                     visited += due
+                    for _ in range(due):
+                        self.calibration.measure(1)
+                        progress.advance()
+                progress.advance(done)
             if repeat < 0:
                 continue
             for pair, run in started.items():
