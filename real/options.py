@@ -168,7 +168,8 @@ class ReplayFlags(WorkloadFlags, EngineFlags):
     """Policies, separated by semicolons; default: vanilla and several variants of sequence."""
     predictors: str = PREDICTORS
     """Predictors, separated by semicolons; vanilla, which uses none, runs under the first only. Besides
-    those of the simulator, model[:way=po|pia,adapter=on|off,fallback=median|max|N] asks the model itself.
+    those of the simulator, model[:way=po|pia,adapter=on|off,fallback=median|max|N,answer_tokens=N] asks the
+    model itself.
     """
     lengths: Literal["trace", "model"] = "trace"
     """Answers stop at the trace's lengths (trace) or where the model ends them (model); then a first run

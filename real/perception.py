@@ -57,6 +57,7 @@ def perceive(
     way: Literal["po", "pia"] = "po",
     adapter: Path | None = None,
     fallback: str = "median",
+    answer_tokens: int = 8,
     batch_size: int | None = None,
     lengths: Literal["trace", "model"] = "trace",
 ) -> None:
@@ -72,7 +73,10 @@ def perceive(
         A LoRA adapter (real/tune.py) to ask with.
     fallback
         Used where no length is stated: median (of the stated ones; of past answers where fewer than 10 or
-        than a quarter are), max, or a number of tokens.
+        than half are), max, or a number of tokens.
+    answer_tokens
+        Tokens that the model has to state a length in. A model that was not taught to state a number alone
+        may need more.
     batch_size
         Most requests in a batch, as far as memory allows; default: 128 (po), 16 (pia).
     lengths
@@ -89,7 +93,7 @@ def perceive(
         raise InputError(f"batch_size: {batch_size} must be at least 1")
     machine.check(adapter)
     try:
-        options = ModelPredictor(way, adapter is not None, fallback)
+        options = ModelPredictor(way, adapter is not None, fallback, answer_tokens)
     except ValueError as error:
         raise InputError(str(error)) from None
     loaded = machine.load()

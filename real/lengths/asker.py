@@ -36,6 +36,9 @@ MODEL = "model"
 """Name of this predictor on the command line."""
 
 Way = Literal["po", "pia"]
+MOST_ANSWER_TOKENS = 256
+"""More than this is no statement of a length."""
+
 MEDIAN_LEARNT = "median_length"
 """Key in an adapter's note: the median of the lengths that it learnt from."""
 
@@ -55,8 +58,15 @@ class ModelPredictor:
     most new tokens), or a number.
     """
 
+    answer_tokens: int = ANSWER_TOKENS
+    """Tokens that it has to state a length in; a model that was not taught to may need words around it."""
+
     def __post_init__(self) -> None:
         Fallback.of(self.fallback)
+        if not 1 <= self.answer_tokens <= MOST_ANSWER_TOKENS:
+            raise ValueError(
+                f"answer_tokens: {self.answer_tokens} must be between 1 and {MOST_ANSWER_TOKENS}"
+            )
 
 
 def asks_the_model(predictor: str) -> bool:
@@ -130,7 +140,7 @@ class Asker:
             ids = self.tokenizer(QUESTIONS[options.way], add_special_tokens=False)["input_ids"]
             turn = len(turn_of(self.tokenizer, self.conversation))
         adapter = self.adapter if options.adapter else None
-        return Asking(ids, turn, ANSWER_TOKENS, self.tokenizer, self.loaded.eos_tokens, adapter)
+        return Asking(ids, turn, options.answer_tokens, self.tokenizer, self.loaded.eos_tokens, adapter)
 
     def history(self, trace: Trace) -> History:
         """The median length of past answers: those that the adapter learnt from, else those of the trace."""
@@ -167,9 +177,11 @@ class Asker:
         labels = {**scenario.labels, "predictor": predictor}
         return replace(scenario, predictor=collected, limits=limits, labels=labels)
 
-    def question_tokens(self, predictors: Sequence[str]) -> int:
-        """Tokens of the longest question that any of these predictors asks."""
-        return max((len(self.asking(p).question) for p in predictors if asks_the_model(p)), default=0)
+    def asking_tokens(self, predictors: Sequence[str]) -> tuple[int, int]:
+        """Tokens of the longest question that any of these predictors asks, and of the longest answer."""
+        askings = [self.asking(predictor) for predictor in predictors if asks_the_model(predictor)]
+        question = max((len(asking.question) for asking in askings), default=0)
+        return question, max((asking.answer_tokens for asking in askings), default=0)
 
     def report(
         self,

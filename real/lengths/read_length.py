@@ -28,7 +28,7 @@ _NUMBER = r"(?>\d{1,3}(?:[,'_ \u2019]\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:\s?[kK]\b)?"
 _LENGTH = re.compile(
     rf"(?<![\w.,$€£#])(?<!\w-)(?<!\d[:/^])(?P<minus>-\s?)?(?P<low>{_NUMBER})"
     rf"(?:\s*(?:-|to|and|or)\s*(?P<high>{_NUMBER}))?"
-    r"(?![:/^]\d)(?!(?!tok)[a-z])(?P<cut>,?\Z)?(?P<after>\s*%|[\s-]*[a-z]+)?",
+    r"(?![:/^-]\d)(?!(?!tok)[a-z])(?P<cut>,?\Z)?(?P<after>\s*%|[\s-]*[a-z]+)?",
     re.IGNORECASE,
 )
 _LIST_MARK = re.compile(r"^\s*\d{1,2}[.)]\s+(?=[^\W\d])", re.MULTILINE)
@@ -104,7 +104,7 @@ def _in_digits(text: str) -> str:
 
 
 LEAST_STATED = 10
-LEAST_SHARE = 0.25
+LEAST_SHARE = 0.5
 """The median of the lengths that were read counts where so many were, and so large a share of all answers."""
 
 

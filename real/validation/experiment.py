@@ -74,8 +74,9 @@ def experiment(
     engine = replay.start(loaded, profile)
     calibration = None
     if profile is None:
-        longest = asker.question_tokens([predictor for _, predictor in pairs]) if asker is not None else 0
-        cells = _bounds(checked, engine, max(longest, QUESTION_TOKENS)).cells(engine.capacity_tokens)
+        longest = asker.asking_tokens([predictor for _, predictor in pairs]) if asker is not None else (0, 0)
+        question, answer = max(longest[0], QUESTION_TOKENS), max(longest[1], ANSWER_TOKENS)
+        cells = _bounds(checked, engine, question, answer).cells(engine.capacity_tokens)
         calibration = Calibration(engine, loaded, cells, steps, seed, ticks, say)
     validation = Validation(
         loaded, engine, source, settings, profile, calibration, replay.lengths, say, ticks, asker
@@ -132,13 +133,13 @@ def _clock_label(ticks: Any) -> str:
     return f"processor time at an even pace (meanwhile a fixed beat took {low:.2f} to {high:.2f} ms)"
 
 
-def _bounds(checked: Scenario, engine: Engine, question_tokens: int) -> CellBounds:
+def _bounds(checked: Scenario, engine: Engine, question_tokens: int, answer_tokens: int) -> CellBounds:
     """Bounds that cover what the trace can ask of the engine: padded batches of at most 256 rows."""
     prompt = int(checked.trace.prompt_tokens.max())
     rows = min(256, len(checked.trace))
     return CellBounds(
         max_rows=rows,
-        max_context=prompt + max(checked.max_new_tokens, question_tokens + ANSWER_TOKENS),
+        max_context=prompt + max(checked.max_new_tokens, question_tokens + answer_tokens),
         max_prompt=prompt + question_tokens,
         mixed=hasattr(engine, "iterate"),
         floor=False,

@@ -76,7 +76,7 @@ def test_what_is_no_text_is_seen_to_be_none():
         ("− 5 tokens", None), ("0", None), ("1,200,000", None), ("99999999", None), ("1e9", None),
         ("3 sentences", None), ("50 words", None), ("5 %", None), ("$5", None), ("GPT4", None),
         ("v1.5", None), ("12:30", None), ("3/4", None), ("10^6", None), ("1. First", None), ("one", None),
-        (f"{UNREADABLE}7", None), ("7\x01", None),
+        (f"{UNREADABLE}7", None), ("7\x01", None), ("2022-01-22", None), ("The answer is: 2022-01-22", None),
     ],
 )  # fmt: skip
 def test_a_length_is_read_as_people_write_it(text, length):
@@ -119,7 +119,7 @@ def test_who_states_no_length_gets_the_fallbacks():
 
 @pytest.mark.parametrize(
     ("stated", "silent", "instead"),
-    [(10, 30, 30), (9, 0, 70), (10, 31, 70), (1, 41, 70), (12, 12, 30), (0, 3, 70)],
+    [(10, 10, 30), (9, 0, 70), (10, 11, 70), (1, 41, 70), (19, 29, 70), (0, 3, 70)],
 )
 def test_the_median_of_what_few_stated_stands_for_nobody(stated, silent, instead):
     read = read_lengths([30] * stated + [None] * silent, 512, Fallback(), PAST)
@@ -228,6 +228,24 @@ def test_in_advance_every_row_gets_its_statement_and_its_answer(loaded, make_eng
     assert {len(row) for row in free.statements.rows} == {1}
 
 
+def test_a_longer_answer_is_asked_for_read_and_charged(loaded, make_engine, monkeypatch):
+    lengths = []
+    monkeypatch.setattr(Asking, "read", lambda self, row: lengths.append(len(row)) or 5)
+    made = make(TRACE, num_prompts=12, kv_blocks=500)
+    asker = Asker(loaded)
+    trace, ids = asker.prompts_of(made.trace)
+    engine = make_engine("transformers-eager", made.limits.kv_tokens)
+    name = "model:answer_tokens=20"
+    made = asker.with_predictions(replace(made, trace=trace), name, engine, ids)
+    assert set(lengths) == {20} and asker.asking_tokens([name, "model"]) == (len(prompts.QUESTION), 20)
+    measured = run(made, "sequence", engine, loaded, ids, asking=asker.askings[name])
+    predicted = made.run("sequence", log=True)
+    assert measured.result.decisions == predicted.decisions
+    asked = [next(b for b in r.batches if b.kind == "Perceive") for r in (measured.result, predicted)]
+    assert asked[0].kv_tokens == asked[1].kv_tokens
+    assert made.limits.perception_tokens == len(prompts.QUESTION) + 20
+
+
 @pytest.mark.parametrize("engine", ["transformers-eager", "cuda-graphs"])
 @pytest.mark.parametrize("way", ["po", "pia"])
 def test_simulator_and_executor_decide_alike_on_what_the_model_said(
@@ -282,7 +300,8 @@ def test_the_predictor_of_the_command_line():
     assert asks_the_model(" model:way=pia")
     assert not asks_the_model("modelled")
     assert model_predictor("model:way=pia,adapter=off,fallback=9") == ModelPredictor("pia", False, "9")
-    for bad in ("model:way=psychic", "model:fallback=0", "model:tokens=3"):
+    assert model_predictor("model:answer_tokens=24").answer_tokens == 24
+    for bad in ("model:answer_tokens=0", "model:way=psychic", "model:fallback=0", "model:tokens=3"):
         with pytest.raises(InputError, match="predictor model"):
             model_predictor(bad)
 
@@ -336,6 +355,7 @@ def test_in_advance_with_answers_that_the_model_ends(capsys):
     [
         (["--fallback", "nothing"], "fallback: 'nothing'"),
         (["--batch-size", "0"], "batch_size: 0"),
+        (["--answer-tokens", "0"], "answer_tokens: 0"),
         (["--num-prompts", "0"], "num_prompts: 0"),
         (["--adapter", "nowhere"], "adapter nowhere: no LoRA adapter there"),
         (["--adapter", "nowhere", "--compile-layers"], "adapter: cannot be switched on and off"),
