@@ -6,6 +6,7 @@
 # make validate  run a tiny model for real and compare the simulation with it (python real/validate.py)
 # make gpu OUT=out/gpu   what matters most of a GPU that is lent for minutes; again, it goes on
 # make bench     speed, as ratios to a bare SimPy run; how time and memory grow with replicas and requests
+# make validate-servers   a llama.cpp server, and vLLM after `make vllm`: watched at three rates, predicted at a fourth
 # make vllm      set up vLLM for processors, in a virtual environment of its own (4 GB)
 # make vllm-check decisions of `continuous` beside vLLM's own, in WORLDS random worlds of each of 28 settings
 # make lint      ruff, mypy, import-linter
@@ -16,13 +17,14 @@ WORLDS ?= 200
 OUT ?= out/gpu
 VENV := .venv
 VLLM := .venv-vllm
+SERVERS := .venv-servers
 VLLM_VERSION := 0.32.0
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # One thread of linear algebra a process, and every file's tests in one process.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-.PHONY: demo test test-fast test-all-pythons pytest lint docs validate gpu vllm vllm-check bench clean
+.PHONY: demo test test-fast test-all-pythons pytest lint docs validate validate-servers gpu vllm vllm-check bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/seqsched compare --num-prompts 1024 --predictor tuned --out out/demo
@@ -56,6 +58,9 @@ docs: $(VENV)/installed-dev
 validate: $(VENV)/installed-dev
 	$(BIN)/python real/validate.py --out out/validate
 
+validate-servers: $(VENV)/installed-dev $(SERVERS)/installed
+	$(BIN)/python -m tests.servers.validate --servers-python $(SERVERS)/bin/python --vllm-python $(VLLM)/bin/python
+
 gpu: $(VENV)/installed-dev
 	$(BIN)/python real/gpu.py --out $(OUT)
 
@@ -79,6 +84,11 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) install -c constraints.txt -e ".[dev,parquet,real,cluster,serve]"
 	touch $@ $(VENV)/installed
+
+$(SERVERS)/installed: tests/servers/requirements.txt
+	$(PYTHON) -m venv $(SERVERS)
+	$(SERVERS)/bin/python -m pip -q install --no-deps --require-hashes -r tests/servers/requirements.txt
+	touch $@
 
 $(VLLM)/installed: pyproject.toml constraints.txt tests/vllm/requirements.py
 	$(PYTHON) -m venv $(VLLM)

@@ -48,8 +48,9 @@ def observe(
 ) -> Observation:
     """Send the requests of a workload to the server at `url` at their times, and measure.
 
-    Prompts are the trace's texts where it has any, else words drawn with `seed`, of about the right number of
-    tokens by the server's own count. `lengths` trace: answers are as long as the trace says where the server
+    Prompts are the trace's texts where it has any, else words of about the right number of tokens by the
+    server's own count, others in each run, whatever its `seed`: a server that keeps prefixes knows none of
+    them. `lengths` trace: answers are as long as the trace says where the server
     can be told to ignore its end token; model: they end where the model ends them, at most at the cap. A key
     is taken from OPENAI_API_KEY. `model`: default the first that the server names. `timeout_s`: for a whole
     answer.
@@ -76,7 +77,7 @@ def observe(
             workload,
             timeout_s,
             bounds,
-            np.random.default_rng(seed),
+            np.random.default_rng(),
             on_progress,
         )
     )

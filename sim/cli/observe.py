@@ -61,7 +61,7 @@ def observe(
     timeout_s
         Seconds until an answer is given up.
     seed
-        Seed of drawn arrivals and prompts.
+        Seed of drawn requests and arrivals.
     out
         Write a row per request to this CSV file, for `seqsched validate --against`.
     save_result

@@ -59,14 +59,12 @@ def test_prompts_have_the_tokens_of_the_trace_by_the_servers_own_count() -> None
     assert watched.summary["total_input_tokens"] == watched.log.prompt_tokens.sum()
 
 
-def test_no_two_prompts_begin_alike_and_a_seed_draws_them_again() -> None:
-    texts = []
-    for seed in (1, 1, 2):
-        does = Behaviour()
-        watch(does, trace([1] * 8), seed=seed)
-        texts.append([body["prompt"] for body in does.seen])
-    assert texts[0] == texts[1] != texts[2]
-    assert len({text[:20] for text in texts[0]}) == len(texts[0])
+def test_no_two_prompts_begin_alike_not_even_of_two_runs_with_one_seed() -> None:
+    does = Behaviour()
+    for _ in range(2):
+        watch(does, trace([1] * 8), seed=1)
+    texts = [body["prompt"] for body in does.seen]
+    assert len(texts) == 20 and len({text[:20] for text in texts}) == len(texts)
 
 
 def test_texts_of_the_trace_are_sent_as_they_are() -> None:

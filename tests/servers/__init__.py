@@ -1,0 +1,1 @@
+"""Real servers, watched, fitted and predicted: `make validate-servers`."""

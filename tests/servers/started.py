@@ -1,0 +1,108 @@
+"""Starts a server in a process of its own and ends it; knows how llama.cpp and vLLM are started."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from tests.servers import random_llama
+
+HERE = Path(__file__).parent
+START_S = 300.0
+CONTEXT = 512
+SLOTS = 8
+
+
+class Server(NamedTuple):
+    """How a server is started, and the policy under which the simulator batches as it does."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    policy: str
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def llama_cpp(python: Path, port: int) -> Server:
+    """llama.cpp on one thread: two spin against each other on a busy machine.
+
+    It fills an iteration with a token of each slot that decodes and then with prompts, up to 2,048 tokens
+    (its default), and decides an iteration when the one before is over.
+    """
+    command = [str(python), str(HERE / "llama_cpp.py"), *map(str, (port, SLOTS, CONTEXT, 1))]
+    policy = f"continuous:max_num_seqs={SLOTS},max_num_batched_tokens=2048,async_scheduling=off"
+    return Server("llama.cpp", command, {}, policy)
+
+
+def vllm(python: Path, port: int, folder: Path) -> Server:
+    """A vLLM server on one thread of the processor, with a random model that is written into `folder`."""
+    if not (folder / "config.json").exists():
+        random_llama.write(folder)
+    options = {
+        "port": port,
+        "host": "127.0.0.1",
+        "served-model-name": "random-135m",
+        "max-model-len": CONTEXT,
+        "max-num-seqs": SLOTS,
+        "max-num-batched-tokens": 2048,
+        "dtype": "bfloat16",
+    }
+    flags = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    environment = {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+    }
+    policy = f"continuous:max_num_seqs={SLOTS},max_num_batched_tokens=2048"
+    # The command `vllm` asks for a version that the package for processors does not have under that name.
+    command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), *flags]
+    return Server("vLLM", command, environment, policy)
+
+
+@contextmanager
+def running(server: Server, url: str, log: Path) -> Iterator[None]:
+    """Inside the block the server answers at `url`, what it says is in `log`; RuntimeError where it fails."""
+    with log.open("w", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            server.command, env={**os.environ, **server.environment}, stdout=file, stderr=subprocess.STDOUT
+        )
+        try:
+            begin = time.monotonic()
+            while not _answers(url):
+                if process.poll() is not None or time.monotonic() - begin > START_S:
+                    tail = " | ".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-3:])
+                    raise RuntimeError(f"{server.name} does not start: {tail}")
+                time.sleep(0.5)
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urlopen(f"{url}/v1/models", timeout=5) as response:
+            return bool(response.status == 200)
+    except (URLError, OSError):
+        return False

@@ -1,0 +1,203 @@
+"""How well are real servers predicted at a rate that nobody has watched? `make validate-servers`.
+
+    python -m tests.servers.validate --out out/servers
+
+Starts a llama.cpp server and, where there is an environment with it, a vLLM server, both on the processor;
+finds how many requests a second it serves; watches it at four shares of that, twice each; fits a profile to
+the logs of three (`calibrate --log`) and predicts the fourth. The exit status is 1 where mean TPOT is missed
+by more than 8 % or mean TTFT by more than 15 %. How far the two runs of a rate lie from their mean stands
+beside, for on a busy machine that may be more. The last line of stdout is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from real.observing.observe import observe
+from sim.cli import run_script
+from sim.hardware.profile import Profile
+from sim.scenario.settings import WorkloadSettings
+from sim.studies.log_fit import fit_logs
+from sim.studies.server_log import against
+from tests.servers.started import SLOTS, Server, free_port, llama_cpp, running, vllm
+from traces.errors import InputError
+
+TRACE = (
+    "lognormal:prompt_median=24,prompt_sigma=0.8,max_prompt_tokens=160,"
+    "output_median=10,output_sigma=0.6,max_output_tokens=40"
+)
+AT_ONCE = 32
+"""Requests of the run that finds what the server can do."""
+SHARES = (0.25, 0.45, 0.85)
+"""Rates that are fitted, as shares of that."""
+LEFT_OUT = 0.65
+ROUNDS = 2
+BOUNDS = {"tpot": 0.08, "ttft": 0.15}
+FIGURES = ("ttft", "tpot", "e2el")
+
+
+class Row(NamedTuple):
+    """A rate: mean latencies in ms, measured in each round, and predicted for each."""
+
+    server: str
+    share: float
+    rate: float
+    requests: int
+    measured: dict[str, list[float]]
+    predicted: dict[str, list[float]]
+
+    @property
+    def is_left_out(self) -> bool:
+        """Whether the fit has not seen it."""
+        return self.share == LEFT_OUT
+
+    def error(self, figure: str) -> float:
+        """Predicted over measured, minus 1, of the means of the rounds."""
+        return float(np.mean(self.predicted[figure]) / np.mean(self.measured[figure]) - 1)
+
+    def noise(self, figure: str) -> float:
+        """The largest distance of a round from their mean, as a share of it."""
+        values = np.array(self.measured[figure])
+        return float(abs(values / values.mean() - 1).max())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        errors = {f: {"error": self.error(f), "noise": self.noise(f)} for f in FIGURES}
+        return {**self._asdict(), "is_left_out": self.is_left_out, **errors}
+
+
+def validate(
+    *,
+    servers_python: Path = Path(".venv-servers/bin/python"),
+    vllm_python: Path = Path(".venv-vllm/bin/python"),
+    seconds: float = 25.0,
+    out: Path = Path("out/servers"),
+) -> None:
+    """Watch real servers, fit a profile to what was seen at three rates, and predict a fourth.
+
+    Parameters
+    ----------
+    servers_python
+        The interpreter of the environment with llama.cpp; without it, it is left out.
+    vllm_python
+        The interpreter of the environment with vLLM; without it, it is left out.
+    seconds
+        How long each run sends requests.
+    out
+        Folder of logs and profiles.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    missed = []
+    for name, python in (("llama.cpp", servers_python), ("vLLM", vllm_python)):
+        if not python.exists():
+            print(f"{name}: skipped, there is no {python}", file=sys.stderr)
+            continue
+        port = free_port()
+        started = llama_cpp(python, port) if name == "llama.cpp" else vllm(python, port, out / "random-135m")
+        try:
+            rows += _of_server(started, f"http://127.0.0.1:{port}", seconds, out)
+        except (RuntimeError, InputError) as error:  # the other one has its turn
+            missed.append(f"{name}: {error}")
+    if not rows and not missed:
+        raise InputError("no server: neither environment is there")
+    print("\n".join(_table(rows)))
+    missed += [line for row in rows if row.is_left_out for line in _missed(row)]
+    print(json.dumps({"rows": [row.to_json() for row in rows], "missed": missed}))
+    for line in missed:
+        print(line, file=sys.stderr)
+    if missed:
+        sys.exit(1)
+
+
+def _of_server(server: Server, url: str, seconds: float, out: Path) -> list[Row]:
+    """Watch one server at all rates, fit, predict."""
+    with running(server, url, out / f"{server.name}.txt"):
+        for number in (SLOTS, AT_ONCE):  # the first warms up
+            workload = WorkloadSettings(trace=TRACE, num_prompts=number, request_rate=float("inf"))
+            watch = observe(url, workload)
+        capacity = float(watch.summary["request_throughput"])
+        logs = _watched(server.name, url, capacity, seconds, out)
+    seen = [log for (share, _), log in logs.items() if share != LEFT_OUT]
+    print(f"{server.name}: fitting {len(seen)} logs", file=sys.stderr)
+    fit = fit_logs(seen, name=server.name, policy=server.policy, engine=server.name)
+    fit.profile.save(out / f"{server.name}.json")
+    return [
+        _row(server, share, [logs[share, n] for n in range(ROUNDS)], fit.profile, capacity)
+        for share in sorted((*SHARES, LEFT_OUT))
+    ]
+
+
+def _watched(
+    name: str, url: str, capacity: float, seconds: float, out: Path
+) -> dict[tuple[float, int], Path]:
+    """A log of every rate in every round; in each round all rates, in an order of its own.
+
+    Lengths and arrivals of a rate are the same in all rounds: what differs between them is the machine.
+    """
+    rng, logs = np.random.default_rng(0), {}
+    for number in range(ROUNDS):
+        for share in rng.permutation([*SHARES, LEFT_OUT]).tolist():
+            rate = share * capacity
+            requests = max(30, round(rate * seconds))
+            workload = WorkloadSettings(trace=TRACE, num_prompts=requests, request_rate=rate)
+            watched = observe(url, workload, seed=round(100 * share))
+            path = out / f"{name}-{share:g}-{number}.csv"
+            watched.save_log(path)
+            figures = watched.summary
+            print(
+                f"{name}, {rate:.2f}/s: {figures['completed']} of {requests}, mean TTFT "
+                f"{figures['mean_ttft_ms']:.1f} ms, TPOT {figures['mean_tpot_ms']:.2f} ms",
+                *(f"({note})" for note in watched.notes if "words drawn" not in note),
+                file=sys.stderr,
+                flush=True,
+            )
+            logs[share, number] = path
+    return logs
+
+
+def _row(server: Server, share: float, logs: Sequence[Path], profile: Profile, capacity: float) -> Row:
+    held = [against(log, policy=server.policy, profile=profile, kv_blocks=100_000) for log in logs]
+    sides = [
+        {figure: [getattr(each, side)[f"mean_{figure}_ms"] for each in held] for figure in FIGURES}
+        for side in ("measured", "predicted")
+    ]
+    requests = sum(each.result.summary["completed"] for each in held)
+    return Row(server.name, share, share * capacity, requests, *sides)
+
+
+def _missed(row: Row) -> Iterator[str]:
+    """A line for each bound that is exceeded."""
+    for figure, bound in BOUNDS.items():
+        if not abs(row.error(figure)) <= bound:
+            yield (
+                f"{row.server}, {row.rate:.2f}/s: mean {figure.upper()} {row.error(figure):+.1%}, at most "
+                f"{bound:.0%}; the runs themselves differ by {row.noise(figure):.1%} from their mean"
+            )
+
+
+def _table(rows: Sequence[Row]) -> Iterator[str]:
+    """Rows for people: of each rate measured, predicted, error and noise."""
+    yield (
+        "| server | per s | requests | "
+        + " | ".join(f"{f.upper()} ms | predicted | error (noise)" for f in FIGURES)
+        + " |"
+    )
+    yield "|---|---:|---:|" + "---:|---:|---:|" * len(FIGURES)
+    for row in rows:
+        rate = f"{row.rate:.2f}{', left out' if row.is_left_out else ''}"
+        cells = [row.server, rate, f"{row.requests}"]
+        for figure in FIGURES:
+            cells += [f"{np.mean(side[figure]):.1f}" for side in (row.measured, row.predicted)]
+            cells.append(f"{row.error(figure):+.1%} (±{row.noise(figure):.1%})")
+        yield "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    run_script(validate)
