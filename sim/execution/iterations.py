@@ -101,6 +101,7 @@ class RunningRequests:
         self.prompt_tokens = 0  # summed over incomplete prompts
         self.peak_tokens = 0  # in memory at the end of the last leap, before what finished left
         self.iterated_s = math.nan  # end of the last iteration
+        self.is_overrun_alone = False  # rows that run for nobody had an iteration of their own
         # What decodes, the longest context first, as (tick - context, tick of its last token); what has ended
         # stays in it until it comes first.
         self.longest: list[tuple[int, int]] | None = [] if self.cost.counts_uneven else None
@@ -214,12 +215,14 @@ class RunningRequests:
         if self.paused:
             self._end_pause()
         if (unfinished := use.unfinished) is not None:
-            if finished:
-                unfinished.clear()
-            else:
+            if not finished:
                 unfinished += (start_s, end_s)
                 if len(unfinished) >= FOLD_AT:
                     use.join_unfinished()
+            elif self.is_overrun_alone:
+                use.unfinished, self.is_overrun_alone = None, False
+            else:
+                unfinished.clear()
         return finished
 
     def _rows(self, ended: Sequence[Request]) -> tuple[int, int, int]:
@@ -227,24 +230,19 @@ class RunningRequests:
         where that counts; with those of requests that have ended.
         """
         heap, longest, most = self.heap, self.longest, 0
-        num_rows, tokens = len(heap), self.context_tokens
+        num_rows, tokens = len(heap) + len(ended), self.context_tokens
         if longest is not None and heap:
             tick = self.use.iterations
             while longest[0][1] <= tick:
                 heappop(longest)
             most = tick - longest[0][0]
-            if not ended:
-                return num_rows, tokens, num_rows * most - tokens
-        if ended:
-            if self.use.unfinished is None and not heap:
-                self.use.unfinished = []  # perhaps nobody finishes after them
-            output_tokens = self.output_tokens
-            num_rows += len(ended)
-            for request in ended:
-                context = request.prompt_tokens + output_tokens[request.id] - 1
-                tokens += context
-                if context > most:
-                    most = context
+        for request in ended:
+            context = request.prompt_tokens + self.output_tokens[request.id] - 1
+            tokens += context
+            if context > most:
+                most = context
+        if ended and not heap and self.use.unfinished is None:
+            self.use.unfinished, self.is_overrun_alone = [], True  # perhaps nobody finishes after them
         return num_rows, tokens, 0 if longest is None else num_rows * most - tokens
 
     def _resumed(self, id: int) -> int:

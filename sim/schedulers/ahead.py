@@ -35,7 +35,6 @@ class AheadScheduler(ContinuousScheduler):
     NUM_IN_FLIGHT = 1
     __slots__ = (
         "at_limit",
-        "counted",
         "decided",
         "evictions",
         "has_news",
@@ -47,7 +46,6 @@ class AheadScheduler(ContinuousScheduler):
     def _clear(self) -> None:
         super()._clear()
         self.decided: Work | None = None
-        self.counted = Outcome()  # used again and again
         # What was decided last: for how many iterations it holds, whether an arrival ends it, until when.
         self.outlook = OVER
         self.has_news = True  # anything has come or ended since
@@ -69,17 +67,15 @@ class AheadScheduler(ContinuousScheduler):
         Where that one is to go on alike, what is handed out goes on, too: for as many iterations as nothing
         can change in, but for the last, which is in hand when these are over.
         """
-        if self.drops:
-            return self.drops.popleft()  # turned away on arrival, whatever runs
-        if self.pending_drops:
-            return self.pending_drops.popleft()
+        if self.drops or self.pending_drops:
+            return (self.drops or self.pending_drops).popleft()  # on arrival first, whatever runs
         work, self.decided = self.decided, None
         if work is None:
             work = super().next_work(now)
             if isinstance(work, Iterations):
                 self._note_limits(work)
                 self.outlook = work.at_most, work.stop_on_arrival, work.until_s
-                self._count_in(work, (), now)
+                self._count_in(work, 1, ())
         if not isinstance(work, Iterations):
             return work
         evict: Sequence[Request] = work.evict
@@ -93,15 +89,22 @@ class AheadScheduler(ContinuousScheduler):
         if self.has_news or at_most == 1 or until_s <= now:
             following = self.decided = self._decide(now)
             if following is not MORE or self.pending_drops:
-                return Iterations(work.chunks, evict, 1, False, overrun=overrun, pause=pause)
-            at_most, stop, until_s = self.outlook
+                if work is MORE and not (evict or overrun):
+                    return MORE
+                at_most, stop, until_s = OVER
+            else:
+                at_most, stop, until_s = self.outlook
         else:
             self.decided = MORE
             at_most -= 1
         self.outlook = OVER
         if pause:
             at_most = 1
-        return Iterations(work.chunks, evict, at_most, stop, until_s, overrun, pause)
+        if work is MORE:
+            return Iterations((), evict, at_most, stop, until_s, overrun)
+        work.evict, work.overrun, work.pause = evict, overrun, pause
+        work.at_most, work.stop_on_arrival, work.until_s = at_most, stop, until_s
+        return work
 
     def _decide(self, now: float) -> Work | None:
         """What comes after the iteration that now begins."""
@@ -157,7 +160,7 @@ class AheadScheduler(ContinuousScheduler):
                 self.overrun = [request for request in ended if request.id in births]
                 if following.pause:
                     self.overrun = [request for request in self.overrun if request not in following.pause]
-            self._count_in(following, ended, now, iterations or 1)
+            self._count_in(following, iterations or 1, ended)
             return
         # Nothing is in hand that would keep them: what comes next is decided anew, and knows of all.
         if following is MORE:
@@ -170,29 +173,36 @@ class AheadScheduler(ContinuousScheduler):
         dropped = [request for drop in self.pending_drops for request in drop.requests]
         return [*super().drain(now), *dropped]
 
-    def _count_in(self, work: Iterations, ended: Sequence[Request], now: float, iterations: int = 1) -> None:
+    def _count_in(self, work: Iterations, iterations: int, ended: Sequence[Request]) -> None:
         """Count the last of so many iterations as done, and those before it that are not counted yet; those
         who ended with the one before it are gone.
         """
-        counted = self.counted
-        counted.iterations, counted.finished = iterations, ended
-        super().record(work, counted, now)
-        for request in work.pause:
-            if request.id in self.kv.births:
-                self._note_limit(request)
-        if self.at_limit:
+        kv = self.kv
+        kv.advance(iterations, ended)
+        if ended:
+            self._leave(ended)
+        if work.pause:
+            self._note_paused(work.pause)
+        at_limit = self.at_limit
+        if at_limit and at_limit[0][0] <= kv.iteration:
             self._stop_at_limits()
 
     def _note_limits(self, work: Iterations) -> None:
         """Note when those that begin to decode reach their token limits."""
+        births, at_limit = self.kv.births, self.at_limit
         for chunk in work.chunks:
             if chunk.last:
-                self._note_limit(chunk.request)
+                request = chunk.request
+                last = request.prompt_tokens + request.max_new_tokens - 1
+                heappush(at_limit, (last - births[request.id], request.id))
 
-    def _note_limit(self, request: Request) -> None:
-        """Note when a request that decodes reaches its token limit."""
-        last = request.prompt_tokens + request.max_new_tokens - 1
-        heappush(self.at_limit, (last - self.kv.births[request.id], request.id))
+    def _note_paused(self, paused: Sequence[Request]) -> None:
+        """Those that were paused reach their token limits later than was noted."""
+        births = self.kv.births
+        for request in paused:
+            if request.id in births:
+                last = request.prompt_tokens + request.max_new_tokens - 1
+                heappush(self.at_limit, (last - births[request.id], request.id))
 
     def _stop_at_limits(self) -> None:
         """Those that reach their token limits with the iteration in flight take part in no other."""

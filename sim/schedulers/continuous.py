@@ -360,12 +360,16 @@ class ContinuousScheduler:
         finished = outcome.finished
         self.kv.advance(outcome.iterations, finished)
         if finished:
-            running = self.running
-            for request in finished:
-                del running[request.id]
-            self.is_stuck = False
-            if self.generated or self.has_end_hooks:
-                self._forget(finished)
+            self._leave(finished)
+
+    def _leave(self, finished: Sequence[Request]) -> None:
+        """Those that have finished, and whose memory is free, run no longer."""
+        running = self.running
+        for request in finished:
+            del running[request.id]
+        self.is_stuck = False
+        if self.generated or self.has_end_hooks:
+            self._forget(finished)
 
     def _learn(self, work: Work, outcome: Outcome) -> None:
         """Queue the requests whose lengths are known now."""
