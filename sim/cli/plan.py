@@ -72,7 +72,7 @@ class QuestionFlags:
     policies: str = "continuous"
     """Policies (`seqsched list policies`) with semicolons between them."""
     profiles: str | None = None
-    """Profiles with semicolons between them; default: those of Vicuna-7B that are shipped."""
+    """Profiles with semicolons between them; default: Llama-3.1-8B under vLLM on an H100 and on an H200."""
     price: Several = ()
     """USD per hour, NAME:USD: of one GPU by its name, such as H200:3.50, times the GPUs of a replica; of a
     replica by the name of its profile; else the profile's own.

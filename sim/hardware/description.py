@@ -62,7 +62,8 @@ def describe(profile: Profile) -> list[tuple[str, str]]:
     real = {"prefill": cost.ragged_prefill, "decode": cost.ragged_decode}
     free = " and ".join(name for name, is_free in real.items() if is_free)
     rows.append(("padding of batches", f"not computed in {free}" if free else "computed"))
-    rows.append(("host time", f"{cost.host_ms:.3f} ms an iteration"))
+    if cost.host_ms or profile.host == NO_HOST:  # else the terms of the host say all
+        rows.append(("host time", f"{cost.host_ms:.3f} ms an iteration"))
     rows.extend(_host_rows(profile.host))
     if profile.price_per_hour is not None:
         rows.append(("price", f"{profile.price_per_hour:g} an hour, as the user states it"))
@@ -81,14 +82,11 @@ def _host_rows(host: Host) -> list[tuple[str, str]]:
     origin = f"{host.name}, fitted on {host.fitted_on}" if host.name else "terms of your own"
     rows = [("host", origin)]
     if host.changes_iterations:
-        rows.append(
-            (
-                "host, an iteration",
-                f"{host.kernel_factor:g} of the kernels ({host.kernel_factor * host.prefill_factor:g} with "
-                f"prefill), {host.iteration_ms:+g} ms, "
-                f"{host.per_seq_ms:+g} ms for each sequence that decodes",
-            )
-        )
+        text = f"{host.iteration_ms:+g} ms, {host.per_seq_ms:+g} ms for each sequence that decodes"
+        factors = host.kernel_factor, host.kernel_factor * host.prefill_factor
+        if factors != (1.0, 1.0):
+            text = f"{factors[0]:g} of the kernels ({factors[1]:g} with prefill), {text}"
+        rows.append(("host, an iteration", text))
     for label, constant, each in (
         ("before scheduling", host.before_ms, host.before_per_request_ms),
         ("after an iteration", host.after_ms, host.after_per_request_ms),

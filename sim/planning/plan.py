@@ -77,7 +77,7 @@ def plan(
     own. A trace's own gaps between arrivals are scaled to the rate; where that is its own, or varies, the
     answer is held against a replay of the trace itself. With `burstiness`, or where the trace has
     no times, gaps are drawn (1: Poisson). `policies`, `profiles`: one answer for each pair; a text holds them
-    with semicolons between them; no profiles: those of Vicuna-7B. `spare`: replicas that may fail while the
+    with semicolons between them; no profiles: the default ones. `spare`: replicas that may fail while the
     rest still meets the SLO. `price`: USD per hour, of a replica by the name of its profile or of one
     GPU by its own, or texts `NAME:USD`.
 

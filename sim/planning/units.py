@@ -93,7 +93,7 @@ def unused_prices(prices: Mapping[str, float], units: Sequence[Unit]) -> list[st
 
 
 def units_of(profiles: Sequence[str | Profile] | str | Profile | None, settings: Settings) -> list[Unit]:
-    """What a plan is to find the number of: each profile (those of Vicuna-7B where none is given), or the
+    """What a plan is to find the number of: each profile (the default ones where none is given), or the
     mix that the settings name.
     """
     if settings.fleet is not None:

@@ -116,6 +116,8 @@ def test_every_term_can_be_set_by_its_name(kernels: Profile) -> None:
     assert changed.name.endswith(" +host.before_ms=20 +host.iteration_ms=-0.4")
     assert changed.provenance.kind == "what-if"
     assert dict(describe(changed))["host, before scheduling"] == "20 ms, +0 ms for each request under way"
+    assert dict(describe(changed))["host, an iteration"] == "-0.4 ms, +0 ms for each sequence that decodes"
+    assert "host time" not in dict(describe(changed))
     assert "host" not in dict(describe(kernels))
 
 
