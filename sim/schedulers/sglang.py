@@ -101,6 +101,8 @@ class SglangScheduler(ContinuousScheduler):
         somebody has left.
         """
         waiting = [r for *_, r in self.waiting if r.id not in self.withdrawn] + self.unperceived
+        if self.stale and not (self.running or waiting):
+            self.stale, self.is_full = [], False  # there is no other decode that they would wait for
         if self.is_full or len(self.running) + len(waiting) >= self.max_num_seqs:
             return False
         budget = self._budget(0)

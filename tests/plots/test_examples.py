@@ -26,14 +26,17 @@ def answer(module: Any, arguments: list[str], capsys: pytest.CaptureFixture[str]
 
 def test_how_many_h200s(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [
-        *SMALL,
+        *SMALL[:2],
+        *SMALL[4:],
         *SHORT,
         "--request-rate",
         "60",
         "--slo",
-        "tpot_p90:6 ttft_p90:500",
+        "tpot_p90:12 ttft_p90:500",
         "--price",
         "H200:3.5",
+        "--max-requests",
+        "500",
     ]
     found = answer(how_many_h200s, arguments, capsys)
     today, more, failed = found.values()

@@ -74,7 +74,7 @@ def test_everything_is_in_the_one_file(page: Path) -> None:
 
 def test_where_numbers_come_from_is_said_in_words(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    for kind in ("published", "estimated", "given", "drawn"):
+    for kind in ("composed", "given", "drawn"):
         assert f'<span class="kind {kind}">{kind}</span></td>' in text
 
 

@@ -428,6 +428,16 @@ def test_no_replica_idles_while_a_request_is_there_for_it(
                 assert t.index[there].tolist() == []
 
 
+def test_a_replica_that_is_full_takes_from_a_shared_queue_when_all_have_left(profile: Profile) -> None:
+    n = 15
+    prompts, outputs = np.full(n, 1), np.full(n, 1)
+    prompts[1], outputs[0] = 59, 2
+    made = Trace("made up", np.arange(n), prompts, outputs, arrival_s=np.zeros(n))
+    policy = "continuous:rules=sglang,chunked_prefill_size=64,max_num_seqs=5"
+    result = fleet(made, profile, [12, 60], {"router": "shared-queue"}).run(policy)
+    assert result.summary["completed"] == n
+
+
 @settings(max_examples=60)
 @given(
     trace=traces(),

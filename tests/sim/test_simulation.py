@@ -95,7 +95,7 @@ def sizes(result: Any) -> list[int]:
         ({"max_concurrency": 0}, "max_concurrency: 0 must be at least 1"),
         ({"max_new_tokens": 0}, "max_new_tokens: 0 must be between 1"),
         ({"max_new_tokens": 10**8}, "max_new_tokens: 100000000 must be between 1"),
-        ({"kv_blocks": 0}, "--kv-blocks: 0 is below 1"),
+        ({"kv_blocks": 0}, "kv_blocks: 0 is below 1"),
         ({"goodput": {"itl": 5}}, "goodput: 'itl' is not one of ttft, tpot, e2el, wait"),
         ({"goodput": {"ttft": 0}}, "goodput: ttft:0 must be above 0 ms"),
         ({"goodput": {"ttft": None}}, "goodput: ttft:None is not a number"),

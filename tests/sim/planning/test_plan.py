@@ -266,7 +266,9 @@ def test_the_command_says_the_answer_first(capsys: pytest.CaptureFixture[str], t
     command = [*COMMAND, "--slo", "ttft_p90:800", "--request-rate", "30", "--price", "H200:3.5"]
     main([*command, "--save-result", str(saved)])
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("1 × h200-vicuna-7b (roofline estimate) under continuous carries 30 requests/s")
+    assert said[0].startswith(
+        "1 × h200-vicuna-7b (composed from measured kernels) under continuous carries 30 requests/s"
+    )
     data = json.loads(saved.read_text())
     assert data["answer"] == said[0] and data["answers"][0]["cost_per_hour"] == 3.5
     main([*command, "--json"])

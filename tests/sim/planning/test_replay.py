@@ -61,8 +61,8 @@ def test_the_highest_rate_is_that_of_the_trace_itself(made: Plan) -> None:
     for rate, holds in ((answer.rates.low, True), (answer.rates.high, False)):
         faster = Trace(**{**vars(trace), "arrival_s": trace.arrival_s * (trace.mean_rate / rate)})  # type: ignore[operator]
         waits = replayed(faster, answer.replicas)
-        busy = waits[540:]  # at least these are in the busiest tenth
-        assert (max(np.percentile(waits, 90), np.percentile(busy, 90)) <= 500) == holds
+        busy = waits[540:]  # nearly the busiest window of the plan: its bound holds here within 5 %
+        assert (max(np.percentile(waits, 90), np.percentile(busy, 90)) <= 1.05 * 500) == holds
 
 
 def test_the_headline_and_the_notes_say_that_it_was_replayed(

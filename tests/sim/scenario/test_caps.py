@@ -20,10 +20,11 @@ from traces.errors import InputError
 from traces.trace import Trace
 
 N = 200
+# Where the engine decides an iteration ahead, it knows by the caps whose answer ends with the one in flight.
 LENGTH_AWARE = (
-    "continuous:order=shortest-predicted,max_num_seqs=16",
-    "continuous:order=shortest-remaining,admission=predicted,max_num_seqs=16",
-    "continuous:order=fair,max_num_seqs=16",
+    "continuous:order=shortest-predicted,max_num_seqs=16,async_scheduling=off",
+    "continuous:order=shortest-remaining,admission=predicted,max_num_seqs=16,async_scheduling=off",
+    "continuous:order=fair,max_num_seqs=16,async_scheduling=off",
     "sequence:vbs=memory",
     "sequence:vbs=table,fcr=on",
     "sequence:max_wait_s=1",
@@ -115,7 +116,7 @@ def test_no_policy_profits_from_caps_that_are_the_answers(policy: str, router: s
     assert (own.columns["finish_s"] == shared.columns["finish_s"]).all()
 
 
-@pytest.mark.parametrize("policy", ["continuous:order=fair,max_num_seqs=4"])
+@pytest.mark.parametrize("policy", ["continuous:order=fair,max_num_seqs=4,async_scheduling=off"])
 def test_shares_and_routes_without_predictions_do_not_go_by_caps(policy: str) -> None:
     # Asked of the model, and never by these: nothing is predicted where they would want to know it.
     how = HOW | {"policy": policy, "predictor": "oracle:charge=on", "router": "least-predicted-work"}
@@ -131,7 +132,7 @@ def test_shares_and_routes_without_predictions_do_not_go_by_caps(policy: str) ->
 
 def test_planned_memory_does_not_go_by_caps() -> None:
     how = HOW | {
-        "policy": "continuous:order=fcfs,admission=predicted",
+        "policy": "continuous:order=fcfs,admission=predicted,async_scheduling=off",
         "kv_blocks": 151,
         "predictor": "constant:tokens=400",
     }

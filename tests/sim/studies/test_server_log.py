@@ -274,7 +274,7 @@ def test_latencies_that_do_not_fit_together_are_noted(log: Path, capsys: pytest.
 def test_latencies_in_seconds_are_refused(log: Path) -> None:
     changed(log, dict.fromkeys(COLUMNS[4:], 0.001))
     with pytest.raises(
-        InputError, match=r"e2el_ms: 0\.005\d+ ms a token in the median row is below .*in seconds"
+        InputError, match=r"e2el_ms: 0\.00\d+ ms a token in the median row is below .*in seconds"
     ):
         against(log, **SETTINGS)
 
