@@ -5,7 +5,7 @@ Every log is simulated, again and again, until TTFT and TPOT are nearest to what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date as Date
 from pathlib import Path
@@ -37,6 +37,10 @@ STEP = 0.1
 """Relative change of a quantity by which its effect is found. A small one only shifts who meets whom."""
 EVALUATIONS = 12
 """The most steps of a fit."""
+PASSES = 2
+"""Fits, one after another. Errors are over what was measured in the first, over what the one before predicted
+in the others: over what was measured, the faster of two runs of the same requests would weigh more.
+"""
 GROUPS = 5
 """Groups of requests, by length of the prompt and by arrival, whose mean latencies are fitted."""
 LONGEST_PREFILL = 8192.0
@@ -195,16 +199,15 @@ class _Replay:
             )
         return {name: columns[name][self.several] if name == "tpot_ms" else columns[name] for name in FIGURES}
 
-    def residuals(self, profile: Profile) -> FloatArray:
-        """Mean TTFT and TPOT of groups of requests against what was measured, over the mean of the log; every
-        log weighs the same. A single request tells little: when exactly it came to the server decides whom it
-        met.
+    def residuals(self, profile: Profile, scale: Mapping[str, float]) -> FloatArray:
+        """Mean TTFT and TPOT of groups of requests against what was measured, over `scale`; every log weighs
+        the same. A single request tells little: when exactly it came to the server decides whom it met.
         """
         predicted = self.predicted(profile)
         parts = []
         for name in ("ttft_ms", "tpot_ms"):
             measured = self.measured[name]
-            error = (predicted[name] - measured) / measured.mean()
+            error = (predicted[name] - measured) / scale[name]
             parts += [error[rows].mean() * np.sqrt(len(rows) / len(error)) for rows in self.groups[name]]
         return np.array(parts)
 
@@ -218,6 +221,10 @@ class _Replay:
         trace = self.log.trace
         measured = {key: float(values.mean()) for key, values in self.measured.items()}
         return LogErrors(name, len(trace), trace.mean_rate or np.inf, measured, fitted, left_out)
+
+
+def _means(latency: Mapping[str, FloatArray]) -> dict[str, float]:
+    return {name: float(values.mean()) for name, values in latency.items()}
 
 
 def _groups(trace: Trace) -> list[IntArray]:
@@ -235,19 +242,23 @@ def _refined(replays: Sequence[_Replay], shape: _Model) -> tuple[FloatArray, Flo
 
     def residuals(x: FloatArray) -> FloatArray:
         profile = shape.profile(seconds(x))
-        return np.concatenate([replay.residuals(profile) for replay in replays])
+        return np.concatenate([r.residuals(profile, s) for r, s in zip(replays, scales, strict=True)])
 
     span = np.log(RANGE)
-    found = least_squares(
-        residuals,
-        np.ones(len(start)),
-        bounds=(1 - span, 1 + span),
-        diff_step=np.full(len(start), STEP),
-        loss="soft_l1",
-        xtol=1e-3,
-        ftol=1e-2,
-        max_nfev=EVALUATIONS,
-    )
+    scales = [_means(replay.measured) for replay in replays]
+    for number in range(PASSES):
+        found = least_squares(
+            residuals,
+            np.ones(len(start)),
+            bounds=(1 - span, 1 + span),
+            diff_step=np.full(len(start), STEP),
+            loss="soft_l1",
+            xtol=1e-3,
+            ftol=1e-2,
+            max_nfev=EVALUATIONS,
+        )
+        if number + 1 < PASSES:
+            scales = [_means(replay.predicted(shape.profile(seconds(found.x)))) for replay in replays]
     jacobian: FloatArray = np.asarray(found.jac)
     freedom = max(len(found.fun) - len(start), 1)
     # Quantities that the logs do not tell have no finite spread of their own: they get the widest allowed.

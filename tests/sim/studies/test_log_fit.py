@@ -131,6 +131,19 @@ def test_requests_that_came_all_at_once_are_fitted_too_and_said_to_have(tmp_path
     assert profile.provenance.grid["requests per second"] == ["all at once"]
 
 
+def test_of_a_fast_and_a_slow_run_of_the_same_requests_the_mean_is_predicted(tmp_path: Path) -> None:
+    logs = [write_log(tmp_path / f"{n}.csv", 1.0, 1, number=60) for n in range(2)]
+    for path, factor in zip(logs, (0.7, 1.5), strict=True):
+        log = pd.read_csv(path)
+        log[["ttft_ms", "tpot_ms", "e2el_ms"]] *= factor
+        log.to_csv(path, index=False)
+    errors = fit_logs(logs, name="mine", policy=POLICY).errors
+    for figure in ("ttft_ms", "tpot_ms"):
+        measured = sum(each.measured[figure] for each in errors)
+        predicted = sum(each.measured[figure] * (1 + each.fitted[figure]) for each in errors)
+        assert predicted == pytest.approx(measured, rel=0.07), figure
+
+
 def test_logs_of_one_file_name_are_told_apart_and_none_counts_twice(tmp_path: Path) -> None:
     logs = []
     for seed, folder in enumerate(("slow", "fast")):
