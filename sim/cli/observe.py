@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -73,7 +72,7 @@ def observe(
 
     for path in (out, save_result):
         show.check_file(path)
-    settings = WorkloadSettings(**{f.name: _given(getattr(workload, f.name)) for f in fields(workload)})
+    settings = WorkloadSettings(**vars(workload))
     with show.bar("observing") as progress:
         watched = watch(
             url,
@@ -116,11 +115,6 @@ def _saved(save: Callable[[Path], None], path: Path) -> list[str]:
         except InputError:
             return [str(error)]
         return [f"{error}; it is in {elsewhere}"]
-
-
-def _given(value: Any) -> Any:
-    """A flag that takes several words and was given none is not given."""
-    return value or None if isinstance(value, tuple) else value
 
 
 def _print_table(watched: Observation) -> None:

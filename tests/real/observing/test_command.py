@@ -10,19 +10,10 @@ import pytest
 
 pytest.importorskip("aiohttp", reason="needs the extra serve")
 
-from sim.cli import main
 from tests.real.observing.server import Behaviour, serving
+from tests.sim.command import run
 
 TRACE = "request_id,arrival_s,prompt_tokens,output_tokens\n0,0.0,10,5\n1,0.01,12,7\n2,0.02,9,3\n"
-
-
-def run(*arguments: object) -> int:
-    """The command's exit status."""
-    try:
-        main([str(a) for a in arguments])
-    except SystemExit as exit_:
-        return int(exit_.code or 0)
-    return 0
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from sim.cli import main
+from tests.sim.command import run
 
 TRACE = "request_id,arrival_s,prompt_tokens,output_tokens\n0,0.0,10,5\n1,0.5,12,7\n2,1.0,9,3\n"
 
@@ -21,15 +22,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "trace.csv").write_text(TRACE, encoding="utf-8")
     return tmp_path
-
-
-def run(*arguments: str) -> int:
-    """The command's exit status."""
-    try:
-        main([str(a) for a in arguments])
-    except SystemExit as exit_:
-        return int(exit_.code or 0)
-    return 0
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -7,18 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sim.cli import main
+from tests.sim.command import run
 
 HEAD = "request_id,arrival_s,prompt_tokens,output_tokens,ttft_ms,tpot_ms,e2el_ms\n"
-
-
-def run(*arguments: object) -> int:
-    """The command's exit status."""
-    try:
-        main([str(a) for a in arguments])
-    except SystemExit as exit_:
-        return int(exit_.code or 0)
-    return 0
 
 
 @pytest.fixture

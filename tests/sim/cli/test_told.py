@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.cli import main
+from tests.sim.command import run
 
 LINE = (
     "seqsched: t.jsonl: Mooncake; timestamp read as seconds (span 8.5 s, 0.35 requests/s); "
@@ -22,14 +22,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "grid.toml").write_text('trace = "t.jsonl"\n[grid]\nseed = [0, 1]\n', encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def run(*arguments: str) -> int:
-    try:
-        main(list(arguments))
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
 
 
 @pytest.mark.parametrize(
