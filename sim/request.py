@@ -4,7 +4,24 @@ that.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+
+@dataclass(slots=True, frozen=True)
+class KnownBlocks:
+    """How a prompt begins: blocks of any sizes with their hashes, and the tokens from the start of the prompt
+    to the end of each.
+
+    A hash stands for its block and for all before it: two requests with the same hash agree in every token up
+    to the end of that block. What is behind the last one is like nobody else's. `answer`: the hash that a
+    later prompt has for a block which is the answer to this request, so that it goes on from there; -1 where
+    none does. An answer is looked for only when its request has ended.
+    """
+
+    hashes: Sequence[int]
+    ends: Sequence[int]
+    answer: int = -1
 
 
 @dataclass(slots=True, eq=False)
@@ -19,6 +36,8 @@ class Request:
     `max_new_tokens` is the cap by which admission decides and where the answer is cut. Where requests have
     caps of their own, these may be the answers' lengths, and `largest_cap` is the largest of all requests:
     what is to order or plan goes by `bound_tokens`, so that a cap is no prediction unless one is made of it.
+
+    `blocks`: what is known of how the prompt begins, None for nothing.
     """
 
     id: int
@@ -31,6 +50,7 @@ class Request:
     predicted_tokens: int | None = None
     predicted_upper_tokens: int | None = None
     largest_cap: int | None = None
+    blocks: KnownBlocks | None = None
 
     @property
     def bound_tokens(self) -> int:

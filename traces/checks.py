@@ -22,6 +22,8 @@ MAX_TOKENS = 10_000_000
 MAX_SPAN_S = 1_000_000_000
 MAX_TIME_S = 100_000_000_000
 MAX_PRIORITY = 1_000_000_000
+MAX_EXACT = 2**53
+"""Whole numbers up to here are exact as floats."""
 
 ObjectArray = npt.NDArray[np.object_]
 BoolArray = npt.NDArray[np.bool_]
@@ -63,6 +65,13 @@ def tokens(table: Table, column: str, low: int = 1, unless: BoolArray | None = N
 def priorities(table: Table, column: str, unless: BoolArray | None = None) -> IntArray:
     """Whole numbers within ±MAX_PRIORITY, shape (n,); 0, unchecked, in rows where `unless` holds."""
     return _whole(table, column, -MAX_PRIORITY, MAX_PRIORITY, unless)
+
+
+def whole_numbers(
+    table: Table, column: str, low: int, high: int, unless: BoolArray | None = None
+) -> IntArray:
+    """Whole numbers from `low` to `high`, shape (n,); 0, unchecked, in rows where `unless` holds."""
+    return _whole(table, column, low, high, unless)
 
 
 def times(table: Table, column: str, per_second: float = 1.0, unless: BoolArray | None = None) -> FloatArray:

@@ -8,7 +8,8 @@ import numpy as np
 
 from . import checks, witnesses
 from .errors import InputError
-from .prefixes import share_seen_before
+from .prefixes import hash_lists, own_blocks
+from .prompt_blocks import share_found_again
 from .readers import Format, Lengths, Reading, Requests, make_trace
 from .registry import Registry
 from .tables import Table
@@ -32,6 +33,11 @@ class Seqsched(Requests):
         "user",
         "deadline_s",
         "max_tokens",
+        "prefix_id",
+        "prefix_tokens",
+        "hash_ids",
+        "hash_tokens",
+        "answer_id",
         "L_*",
     )
 
@@ -82,6 +88,7 @@ class Seqsched(Requests):
             prompt=checks.texts(table, "prompt") if "prompt" in has else None,
             user=checks.texts(table, "user") if "user" in has else None,
             max_tokens=caps,
+            blocks=own_blocks(table, lengths.prompt, lengths.left_out),
             samples=_samples(table, sampled) if sampled else None,
             sample_names=tuple(column.removeprefix("L_") for column in sampled),
             notes=(
@@ -146,8 +153,8 @@ class BurstGPT(Requests):
 
 
 class Mooncake(Requests):
-    """Mooncake: times in milliseconds (in seconds beside chat_id, as in Qwen-Bailian); shared prefixes are
-    not used.
+    """Mooncake: times in milliseconds; hashes of blocks of 512 tokens. Beside chat_id, as in Qwen-Bailian,
+    times are in seconds and blocks of 16 tokens.
     """
 
     required = ("timestamp", "input_length", "output_length")
@@ -156,27 +163,33 @@ class Mooncake(Requests):
     def read(self, table: Table, reading: Reading) -> Trace:
         """Every value checked."""
         lengths = self.lengths(table, "input_length", "output_length")
-        in_seconds = bool({"chat_id", "parent_chat_id", "turn"} & set(table.columns))
+        is_chat = bool({"chat_id", "parent_chat_id", "turn"} & set(table.columns))
         times = _arrivals(
             table,
             "timestamp",
             reading,
             lengths,
-            habit="s" if in_seconds else "ms",
-            is_certain=in_seconds or "hash_ids" in table.columns,
+            habit="s" if is_chat else "ms",
+            is_certain=is_chat or "hash_ids" in table.columns,
         )
+        blocks, notes = None, lengths.notes
+        if "hash_ids" in table.columns:
+            usual = 16 if is_chat else 512
+            blocks, size = hash_lists(table, "hash_ids", lengths.prompt, usual, lengths.left_out)
+            share = share_found_again(blocks, lengths.prompt)
+            notes += (
+                f"hash_ids of blocks of {size} tokens: {100 * share:.0f} % of the prompt tokens can be found "
+                "again",
+            )
         return make_trace(
-            table, lengths.prompt, lengths.output, arrival=times, keep=lengths.keep, notes=lengths.notes
+            table,
+            lengths.prompt,
+            lengths.output,
+            arrival=times,
+            keep=lengths.keep,
+            notes=notes,
+            blocks=blocks,
         )
-
-    def unused(self, table: Table) -> dict[str, str]:
-        """The shared prefixes too, with the share of the prompt tokens that they cover."""
-        unused = super().unused(table)
-        if "hash_ids" not in table.columns:
-            return unused
-        share = share_seen_before(table, "hash_ids", table.raw("input_length"))
-        said = "" if share is None else f"{100 * share:.0f} % of the prompt tokens could be found again"
-        return {"hash_ids": said, **unused}
 
 
 class Vidur(Requests):

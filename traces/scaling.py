@@ -18,17 +18,20 @@ def scale_lengths(trace: Trace, prompt_scale: float = 1.0, output_scale: float =
 
     `output_scale` takes the predicted lengths, the samples and the caps on outputs along, so that a predictor
     is as good or bad as before in proportion. Texts of prompts are dropped where `prompt_scale` is not 1,
-    since they would no longer have these lengths. Raises InputError where a factor is not above 0 and finite,
+    since they would no longer have these lengths; what
+    prompts share grows with them. Raises InputError where a factor is not above 0 and finite,
     and where a length would exceed 10,000,000 tokens.
     """
     for name, factor in (("prompt_scale", prompt_scale), ("output_scale", output_scale)):
         if not 0 < factor < math.inf:
             raise InputError(f"{name}: {factor:g} is not above 0 and finite")
     if prompt_scale != 1:
+        lengths, blocks = _scaled(trace, "prompt_tokens", prompt_scale), trace.blocks
         trace = replace(
             trace,
-            prompt_tokens=_scaled(trace, "prompt_tokens", prompt_scale),
+            prompt_tokens=lengths,
             prompt=None,
+            blocks=None if blocks is None else blocks.scaled(prompt_scale, lengths),
             notes=(*trace.notes, f"prompt lengths times {prompt_scale:g}"),
         )
     if output_scale != 1:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import InputError
+from .prompt_blocks import PromptBlocks, block_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,8 +31,9 @@ class Trace:
     0.7). `max_new_tokens` is the cap under which the outputs were generated, None where the source states
     none; `max_tokens` is each request's own. `notes` state what was assumed or drawn instead of read;
     `inspect` shows them. `read_as` says in which unit the times of a file were read, empty where there are
-    none. `source_rows` are the rows of the source that these are, from 0, where it has rows. Raises
-    InputError where one of these conditions is violated.
+    none. `source_rows` are the rows of the source that these are, from 0, where it has rows. `blocks` say
+    which prompts begin alike, None where nothing is known of that; a prompt covers its own. Raises InputError
+    where one of these conditions is violated.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Trace:
     notes: tuple[str, ...] = field(default=())
     read_as: str = ""
     source_rows: IntArray | None = field(default=None, repr=False)
+    blocks: PromptBlocks | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         n = len(self.request_id)
@@ -68,6 +71,13 @@ class Trace:
         self._refuse("output_tokens", output < 1, lambda i: f"{output[i]} is below 1")
         if caps is not None:
             self._refuse("max_tokens", caps < 1, lambda i: f"{caps[i]} is below 1")
+        if (blocks := self.blocks) is not None:
+            if len(blocks) != n:
+                raise InputError(f"{self.name}: blocks has {len(blocks)} rows, request_id has {n}")
+            ends = blocks.last_ends
+            self._refuse(
+                "blocks", ends > prompt, lambda i: f"{ends[i]} tokens are more than the prompt's {prompt[i]}"
+            )
         if (times := self.arrival_s) is not None:
             self._refuse("arrival_s", ~np.isfinite(times), lambda i: f"{times[i]} is not finite")
             self._refuse(
@@ -85,7 +95,7 @@ class Trace:
         return len(self.request_id)
 
     def columns(self) -> tuple[str, ...]:
-        """Names of the per-request columns that this trace has, samples aside."""
+        """Names of the per-request columns that this trace has, samples and blocks aside."""
         names = (
             "request_id",
             "arrival_s",
@@ -120,7 +130,7 @@ class Trace:
         return replace(self, **self._at(np.asarray(rows, dtype=np.int64)))
 
     def _at(self, index: IntArray) -> dict[str, Any]:
-        others = [name for name in ("samples", "source_rows") if getattr(self, name) is not None]
+        others = [name for name in ("samples", "source_rows", "blocks") if getattr(self, name) is not None]
         names = (*self.columns(), *others)
         return {name: getattr(self, name)[index] for name in names}
 
@@ -162,11 +172,16 @@ class Trace:
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """A DataFrame of the columns that exist, samples as `L_<name>`; for people and for writers."""
+        """A DataFrame of the columns that exist, samples as `L_<name>` and blocks as in `block_columns`; for
+        people and for writers.
+        """
         import pandas as pd
 
         frame = pd.DataFrame({c: getattr(self, c) for c in self.columns()})
         if self.samples is not None:
             for k, name in enumerate(self.sample_names):
                 frame[f"L_{name}"] = self.samples[:, k]
+        if self.blocks is not None:
+            for name, values in block_columns(self.blocks).items():
+                frame[name] = values
         return frame

@@ -12,6 +12,7 @@ from typing import Any
 
 from .errors import InputError
 from .files import atomic_write
+from .prompt_blocks import block_columns
 from .trace import Trace
 from .unpacking import PARQUET_EXTRA
 
@@ -34,6 +35,8 @@ def _columns(trace: Trace, path: str) -> dict[str, list[Any]]:
     columns = {name: getattr(trace, name).tolist() for name in trace.columns()}
     if trace.samples is not None:
         columns |= {f"L_{name}": trace.samples[:, k].tolist() for k, name in enumerate(trace.sample_names)}
+    if trace.blocks is not None:
+        columns |= block_columns(trace.blocks)
     for name, values in columns.items():
         try:
             "".join(value for value in values if isinstance(value, str)).encode()
@@ -58,7 +61,11 @@ def _csv(trace: Trace, path: str) -> None:
 
 
 def _cell(value: object) -> str:
-    """Text is always quoted, so that no comma, quote or line end can break a row; numbers never are."""
+    """Text and lists are always quoted, so that no comma, quote or line end can break a row; numbers never
+    are.
+    """
+    if isinstance(value, list):
+        value = json.dumps(value)
     return '"' + value.replace('"', '""') + '"' if isinstance(value, str) else repr(value)
 
 

@@ -123,6 +123,9 @@ def digest_of_trace(trace: Trace) -> str:
         state.update(name.encode())
         whole = np.ascontiguousarray(column)
         state.update(repr(column.tolist()).encode() if whole.dtype == object else whole.tobytes())
+    if (blocks := trace.blocks) is not None:
+        for part in (blocks.hashes, blocks.ends, blocks.offsets, blocks.answers):
+            state.update(b"" if part is None else part.tobytes())
     return state.hexdigest()[:KEY_DIGITS]
 
 

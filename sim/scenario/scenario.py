@@ -7,7 +7,7 @@ numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain, repeat
 from typing import Any, Unpack, cast
@@ -15,6 +15,7 @@ from typing import Any, Unpack, cast
 import numpy as np
 
 from traces.errors import InputError
+from traces.prompt_blocks import PromptBlocks
 from traces.trace import Trace
 
 from ..execution.arrivals import Arrivals, Progress
@@ -33,7 +34,7 @@ from ..fleet.sole import FrontedSole, Sole
 from ..hardware.profile import Profile
 from ..perception.predictions import Perception, asking_tokens, perceive
 from ..perception.predictors import Predictor, make_predictor
-from ..request import Request
+from ..request import KnownBlocks, Request
 from ..results.ledger import Ledger, ReplicaUse, column
 from ..results.result import Result, make_result
 from ..results.warmup import read_warmup
@@ -187,6 +188,7 @@ class Scenario:
         columns: dict[str, np.ndarray[Any, Any] | None] = {
             **{each.name: getattr(trace, each.name, None) for each in fields(Request)},
             "id": np.arange(n),
+            "blocks": None,
             "max_new_tokens": trace.max_tokens,
             "predicted_tokens": None if perception.charged else perception.predicted,
             "predicted_upper_tokens": None if perception.charged else perception.upper,
@@ -198,11 +200,13 @@ class Scenario:
 
         def block(start: int) -> Iterator[Request]:
             rows = order[start : start + REQUESTS_AT_A_TIME]
-            values = [
-                repeat(defaults[name]) if column is None else column[rows].tolist()
+            values: dict[str, Iterable[Any]] = {
+                name: repeat(defaults[name]) if column is None else column[rows].tolist()
                 for name, column in columns.items()
-            ]
-            return map(Request, *values)
+            }
+            if trace.blocks is not None:
+                values["blocks"] = _known_blocks(trace.blocks, rows)
+            return map(Request, *values.values())
 
         return chain.from_iterable(map(block, range(0, n, REQUESTS_AT_A_TIME)))
 
@@ -245,6 +249,14 @@ class Scenario:
 
         context = RouterContext(len(machines), stream(self.seed, "routing"), work_s)
         return router_maker(self.router)(context)
+
+
+def _known_blocks(blocks: PromptBlocks, rows: np.ndarray[Any, Any]) -> Iterator[KnownBlocks]:
+    """What a scheduler may know of the prompts in these rows."""
+    answers = repeat(-1) if blocks.answers is None else blocks.answers[rows].tolist()
+    for row, answer in zip(rows.tolist(), answers, strict=False):
+        hashes, ends = blocks.of(row)
+        yield KnownBlocks(hashes, ends, answer)
 
 
 def _check_none_lost(ledger: Ledger, scheduler: str) -> None:

@@ -144,7 +144,7 @@ def test_mooncake_is_in_milliseconds(put: Put) -> None:
     trace = read(
         put(
             lines(
-                {"timestamp": 3000, "input_length": 6758, "output_length": 500, "hash_ids": [0, 1]},
+                {"timestamp": 3000, "input_length": 6758, "output_length": 500, "hash_ids": [*range(14)]},
                 {"timestamp": 4500, "input_length": 7, "output_length": 490, "hash_ids": []},
             )
         )
