@@ -31,7 +31,9 @@ class Request:
     Tokens are counts, times are seconds on the executor's clock. A lower `priority` number goes first (as in
     vLLM). The two predictions are None until perception has spoken: `predicted_tokens` is the expected length
     of the answer, `predicted_upper_tokens` the length that it stays below with the scheduler's
-    `upper_quantile`.
+    `upper_quantile`. `predicted_lengths` is a distribution: lengths that the answer has with equal
+    probability, by rising length. Where the predictor ranks only, `predicted_tokens` is no length: only its
+    order means something.
 
     `max_new_tokens` is the cap by which admission decides and where the answer is cut. Where requests have
     caps of their own, these may be the answers' lengths, and `largest_cap` is the largest of all requests:
@@ -51,6 +53,7 @@ class Request:
     predicted_upper_tokens: int | None = None
     largest_cap: int | None = None
     blocks: KnownBlocks | None = None
+    predicted_lengths: tuple[int, ...] | None = None
 
     @property
     def bound_tokens(self) -> int:

@@ -115,6 +115,9 @@ class Iterations:
     sooner when a request finishes, with the iteration in progress at `until_s`, or, with `stop_on_arrival`,
     with the iteration in which one arrives.
 
+    `ask`: who is to be asked again how long its answer will be, with the tokens that it has at the end of the
+    first iteration; `at_most` is 1 then, and the outcome's predictions answer in this order.
+
     `overrun`: requests that ended with the iteration before, when the first of these was decided already. It
     computes their rows once more, for nothing, and runs even where there are no others.
     """
@@ -133,6 +136,7 @@ class Iterations:
     until_s: float = math.inf
     overrun: Sequence[Request] = ()
     pause: Sequence[Request] = ()
+    ask: Sequence[Request] = ()
 
     @property
     def requests(self) -> tuple[Request, ...]:
@@ -160,10 +164,18 @@ def unknown_work(work: Never, scheduler: object) -> NoReturn:
 
 
 class Prediction(NamedTuple):
-    """A predicted response length in tokens, and the length it stays below at the quantile asked for."""
+    """A predicted response length in tokens, the length it stays below at the quantile asked for, and lengths
+    that it has with equal probability; the last two where they were asked for.
+    """
 
     tokens: int
     upper_tokens: int | None = None
+    lengths: tuple[int, ...] | None = None
+
+
+def tell(request: Request, prediction: Prediction) -> None:
+    """Write on a request what is predicted of it."""
+    request.predicted_tokens, request.predicted_upper_tokens, request.predicted_lengths = prediction
 
 
 @dataclass(slots=True)
@@ -171,7 +183,7 @@ class Outcome:
     """What really happened to a Work.
 
     `iterations`: forward passes run. `finished` and `unfinished` split the requests of a PaddedBatch, each in
-    batch order. `predictions` answers a Perceive, in its order.
+    batch order. `predictions` answers a Perceive, or who was asked in Iterations, in its order.
     """
 
     iterations: int = 0

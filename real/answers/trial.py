@@ -10,7 +10,7 @@ import torch
 
 from sim.hardware import catalogue as profiles
 from sim.hardware.what_if import BLOCK_SIZE
-from sim.perception.predictors import make_predictor
+from sim.perception.registry import make_predictor
 from sim.scenario.policies import make_scheduler
 from sim.scenario.scenario import Scenario
 from sim.scenario.scenario import scenario as make_scenario

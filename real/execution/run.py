@@ -12,12 +12,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from sim.execution.padded_batch import PerceptionCost
-from sim.perception.predictions import perceive
 from sim.perception.predictors import QUESTION_TOKENS
 from sim.results.ledger import Ledger, ReplicaUse, column
 from sim.results.result import Result, make_result
 from sim.scenario.policies import kv_capacity, make_scheduler
-from sim.scenario.scenario import Scenario, predictions_of, stream
+from sim.scenario.scenario import Scenario, predictions_of
 from traces.errors import InputError
 
 from ..engines.arena import ArenaEngine
@@ -81,8 +80,9 @@ class RealRun:
         self.scenario, self.policy, self.stopwatch = scenario, policy, Stopwatch(clock)
         self.ran = f"{engine.name} on {loaded.label}"
         scheduler = make_scheduler(policy, scenario.limits)
-        quantile = scheduler.upper_quantile
-        perception = perceive(scenario.predictor, trace, stream(scenario.seed, "perception"), quantile)
+        if "again" in scheduler.needs:
+            raise InputError(f"policy {policy}: asking again while answers grow is simulated only")
+        perception = scenario.perceived_for(scheduler)
         requests = list(scenario.requests(perception))
         free = lengths == "model"
         self.asking = asking

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from sim.hardware import catalogue as profiles
-from sim.perception.predictors import ANSWER_TOKENS, QUESTION_TOKENS, make_predictor
+from sim.perception.predictors import ANSWER_TOKENS, QUESTION_TOKENS
+from sim.perception.registry import make_predictor
 from sim.scenario.policies import make_scheduler
 from sim.scenario.scenario import Scenario
 from sim.scenario.scenario import scenario as make_scenario

@@ -10,7 +10,7 @@ from traces.registry import Registry
 from traces.synthetic import GENERATORS
 
 from ..fleet.routers import ROUTERS
-from ..perception.predictors import PREDICTORS
+from ..perception.registry import PREDICTORS
 from ..scenario.policies import POLICIES
 from . import show
 

@@ -31,9 +31,10 @@ from ..work import (
     unknown_work,
 )
 from .arrivals import SimProcess
+from .asked import AskedRequests, LaterAnswers, running_requests
 from .blame import blame
 from .environment import DECISION, END, OUTAGE, Environment
-from .iterations import Leap, RunningRequests, TimedRequests
+from .iterations import Leap
 from .padded_batch import FREE, PerceptionCost, batch_record, cut_off, perceive_record
 from .progress import Progress
 
@@ -76,6 +77,7 @@ class Replica:
     outcome.
 
     `output_tokens` and `predictions` (of what the model is asked, not free ones) are indexed by request id;
+    `later`: what it answers when it is asked again;
     `ledger` is filled as the run goes, with `number` as the replica's.
     """
 
@@ -90,6 +92,7 @@ class Replica:
         output_tokens: Sequence[int],
         predictions: Sequence[Prediction] = (),
         perception: PerceptionCost = FREE,
+        later: LaterAnswers | None = None,
         leap: bool = True,
         number: int = 0,
     ) -> None:
@@ -97,8 +100,8 @@ class Replica:
         self.scheduler = complete(scheduler)
         self.output_tokens, self.predictions, self.perception = output_tokens, predictions, perception
         self.leap, self.number, self.use = leap, number, ledger.replicas[number]
-        running = RunningRequests if ledger.gaps.kept is None else TimedRequests
-        self.running = running(cost, output_tokens, ledger, self.use, number)
+        about, is_timed = (cost, output_tokens, ledger, self.use, number), ledger.gaps.kept is not None
+        self.running = running_requests(later, *about, is_timed=is_timed)
         self.num_requests = 0  # submitted and not ended
         self.is_listening = False  # idle, or in iterations that an arrival ends early
         self.is_leaping = False  # in iterations that could be ended early
@@ -194,6 +197,8 @@ class Replica:
                         elif not running.heap:
                             self._prefilled(work, iterations)
                         iterated.iterations, iterated.finished = iterations, finished
+                        if work.ask:
+                            iterated.predictions = self._later_answers(work)
                         scheduler.record(work, iterated, now)
                 except simpy.Interrupt:
                     assert self.repaired is not None
@@ -297,8 +302,17 @@ class Replica:
     def _answer(self, request: Request) -> Prediction:
         """The model's answer; a free prediction is repeated."""
         if request.predicted_tokens is not None:
-            return Prediction(request.predicted_tokens, request.predicted_upper_tokens)
+            return Prediction(
+                request.predicted_tokens, request.predicted_upper_tokens, request.predicted_lengths
+            )
         return self.predictions[request.id]
+
+    def _later_answers(self, work: Iterations) -> list[Prediction]:
+        """What is answered of who is asked about again."""
+        if not isinstance(self.running, AskedRequests):
+            name = type(self.scheduler).__name__
+            raise SchedulingError(f"{name}: it asks again while answers grow, which is none of its needs")
+        return self.running.answers(work.ask)
 
     def _drop(self, work: Drop) -> Outcome:
         waiting = self.num_requests - len(work.requests)

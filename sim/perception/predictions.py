@@ -7,6 +7,7 @@ that names it.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ import numpy as np
 from traces.errors import InputError, raised_outside
 from traces.trace import IntArray, Trace
 
+from .again import Again
+from .distributions import Column, calibrated, stated
 from .predictors import ANSWER_TOKENS, QUESTION_TOKENS, Predictor, name_of
 
 CALIBRATION_BINS = 40
@@ -24,34 +27,66 @@ MOST_TOKENS = 1_000_000_000
 
 
 class Perception(NamedTuple):
-    """The predictions for every request of a trace: arrays of shape (n,), tokens."""
+    """The predictions for every request of a trace: arrays of shape (n,), tokens.
+
+    `lengths` holds tuples: lengths of equal probability. With `is_rank` the predictions are no lengths: only
+    their order means something. `again`: what comes of asking once more; None: that cannot be done.
+    """
 
     predicted: IntArray
     upper: IntArray | None
     charged: bool
     cost: tuple[int, int, float] = (0, 0, 1.0)
     """What asking takes: tokens of the question and of an answer, and how much longer iterations are then."""
+    lengths: Column | None = None
+    is_rank: bool = False
+    again: Again | None = None
 
 
 def perceive(
-    predictor: Predictor, trace: Trace, rng: np.random.Generator, upper_quantile: float | None = None
+    predictor: Predictor,
+    trace: Trace,
+    rng: np.random.Generator,
+    upper_quantile: float | None = None,
+    needs: Collection[str] = (),
 ) -> Perception:
-    """Everything a predictor says of a trace.
+    """Everything a predictor says of a trace that is needed: `needs` as in `sim.schedulers.base`.
 
-    With `upper_quantile`, also the length that answers stay below with that probability given the prediction,
+    With `upper_quantile`, also the length that answers stay below with that probability given the prediction;
+    for a `distribution`, also lengths of equal probability, as the predictor states them. Else both are
     calibrated on a second, independent draw of predictions for the same traffic.
-    Raises InputError where the predictor fails, or returns other than one number >= 0 per request.
+    Raises InputError where the predictor fails, cannot give what is needed, or returns other than one number
+    >= 0 per request.
     """
+    is_rank, again = _kind(predictor, needs)
     predicted = _predict(predictor, trace, rng)
-    upper = None
-    if upper_quantile is not None:
+    upper = lengths = None
+    if "distribution" in needs:
+        lengths = stated(predictor, name_of(predictor), predicted, trace, MOST_TOKENS)
+    if upper_quantile is not None or ("distribution" in needs and lengths is None):
         calibration = _predict(predictor, trace, rng)
-        upper = _upper(predicted, calibration, trace.output_tokens, upper_quantile)
+        if upper_quantile is not None:
+            upper = _upper(predicted, calibration, trace.output_tokens, upper_quantile)
+        if "distribution" in needs and lengths is None:
+            lengths = calibrated(predicted, calibration, trace.output_tokens)
     try:
         is_charged = bool(getattr(predictor, "charge", False))
     except (Exception, SystemExit) as error:
         raise raised_outside(f"predictor {name_of(predictor)}: charge", error) from error
-    return Perception(predicted, upper, is_charged, _cost(predictor))
+    return Perception(predicted, upper, is_charged, _cost(predictor), lengths, is_rank, again)
+
+
+def _kind(predictor: Predictor, needs: Collection[str]) -> tuple[bool, Again | None]:
+    """Whether it gives ranks only, and how it answers again; InputError where that is not what is needed."""
+    is_rank = bool(getattr(predictor, "is_rank", False))
+    if is_rank and (lacking := [need for need in needs if need != "order"]):
+        what = f"predictor {name_of(predictor)} gives an order of the requests and no lengths"
+        raise InputError(f"{what}; the policy needs a {lacking[0]}")
+    again = getattr(predictor, "again", None)
+    if "again" in needs and again is None:
+        what = f"predictor {name_of(predictor)} cannot be asked again while an answer grows"
+        raise InputError(f"{what}, which ask_every needs; progressive can")
+    return is_rank, again
 
 
 def asking_tokens(predictor: Predictor) -> int:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 
 from traces.errors import InputError
-from traces.registry import Registry
 from traces.trace import FloatArray, IntArray, Trace
 
 QUESTION_TOKENS = 36
@@ -28,6 +27,10 @@ ANSWER_TOKENS = 8
 class Predictor(Protocol):
     """What predicts lengths; where a model does it, `question_tokens`, `answer_tokens` and `slowdown` may say
     what asking takes.
+
+    It may have further members. `quantiles(trace, predicted, levels)`: the quantiles of each length, shape
+    (n, number of levels), tokens. `is_rank`: what it predicts are no lengths, only their order. `again`: an
+    `Again`, where it can be asked once more while an answer grows.
     """
 
     @property
@@ -63,6 +66,10 @@ class Exact:
     def predict(self, trace: Trace, rng: np.random.Generator) -> IntArray:
         """The trace's output lengths."""
         return trace.output_tokens
+
+    def quantiles(self, trace: Trace, predicted: IntArray, levels: FloatArray) -> IntArray:
+        """The length itself at every level: it is certain."""
+        return np.repeat(predicted[:, None], len(levels), axis=1)
 
 
 @dataclass(frozen=True)
@@ -253,36 +260,6 @@ def _normal_scores(uniform: FloatArray) -> FloatArray:
     from scipy.special import ndtri
 
     return np.asarray(ndtri(uniform), dtype=np.float64)
-
-
-PREDICTORS = Registry(
-    "predictor",
-    {
-        "oracle": Oracle,
-        "exact": Exact,
-        "constant": Constant,
-        "trace": FromTrace,
-        "cap": Cap,
-        "noisy": Noisy,
-        "tuned": Tuned,
-        "empirical": Empirical,
-    },
-    fields_are_options=True,
-)
-"""Called as `Class(**options)`, where the fields of the dataclass are the options."""
-
-
-def make_predictor(predictor: str | Predictor) -> Predictor:
-    """The predictor of `NAME[:key=value,...]` or `some.module:Class[:key=value,...]`; an object is returned.
-
-    Raises InputError for an unknown name, a class that cannot be imported, options it does not take, and for
-    what has no method `predict`.
-    """
-    built = PREDICTORS.resolve(predictor).build() if isinstance(predictor, str) else predictor
-    if not callable(getattr(built, "predict", None)):
-        what = f"predictor {predictor!r}" if isinstance(predictor, str) else f"predictor {name_of(predictor)}"
-        raise InputError(f"{what}: has no method predict(trace, rng)")
-    return cast(Predictor, built)
 
 
 def name_of(predictor: object) -> str:

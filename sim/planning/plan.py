@@ -17,7 +17,7 @@ from traces.trace import Trace
 from ..fleet.routers import router_maker, router_name
 from ..hardware.profile import Profile
 from ..parallel.runner import Where, Workers
-from ..perception.predictors import make_predictor
+from ..perception.registry import make_predictor
 from ..scenario.machines import outages_of
 from ..scenario.policies import limits_of, make_scheduler
 from ..scenario.requests import goodput_bounds

@@ -24,7 +24,7 @@ from traces.trace import Trace
 from ..fleet.routers import ROUTERS
 from ..hardware import catalogue
 from ..hardware.profile import Profile
-from ..perception.predictors import PREDICTORS
+from ..perception.registry import PREDICTORS
 from .policies import POLICIES
 
 REGISTRIES = {"predictor": PREDICTORS, "router": ROUTERS}

@@ -19,6 +19,7 @@ from traces.prompt_blocks import PromptBlocks
 from traces.trace import Trace
 
 from ..execution.arrivals import Arrivals, Progress
+from ..execution.asked import LaterAnswers
 from ..execution.blame import blame
 from ..execution.environment import Environment
 from ..execution.frontend import FrontedArrivals
@@ -33,11 +34,13 @@ from ..fleet.shared_queue import SharedQueueFleet
 from ..fleet.sole import FrontedSole, Sole
 from ..hardware.profile import Profile
 from ..perception.predictions import Perception, asking_tokens, perceive
-from ..perception.predictors import Predictor, make_predictor
+from ..perception.predictors import Predictor
+from ..perception.registry import make_predictor
 from ..request import KnownBlocks, Request
 from ..results.ledger import Ledger, ReplicaUse, column
 from ..results.result import Result, make_result
 from ..results.warmup import read_warmup
+from ..schedulers.base import CompleteScheduler
 from ..version import __version__
 from ..work import Limits, Prediction, Scheduler, SchedulingError
 from .machines import Accelerator, accelerators_of, fleet_text, frontend_of, outages_of, provenance_of
@@ -105,8 +108,7 @@ class Scenario:
         read_warmup(warmup)
         machines, make = self.machines, scheduler_maker(policy)
         schedulers = [make(machine.limits) for machine in machines]
-        quantile = schedulers[0].upper_quantile
-        perception = perceive(self.predictor, self.trace, stream(self.seed, "perception"), quantile)
+        perception = self.perceived_for(schedulers[0])
         lengths: list[int] = output_tokens or self.trace.output_tokens.tolist()
         ledger = Ledger(
             len(self.trace),
@@ -127,6 +129,7 @@ class Scenario:
         source: Source = fleet or cast(Sole, arrivals)
         predictions = predictions_of(perception) if perception.charged else ()
         cost = PerceptionCost(*perception.cost) if perception.charged else FREE
+        later = later_answers(perception, lengths) if "again" in schedulers[0].needs else None
         replicas = [
             Replica(
                 env,
@@ -137,6 +140,7 @@ class Scenario:
                 output_tokens=lengths,
                 predictions=predictions,
                 perception=cost,
+                later=later,
                 leap=leap,
                 number=number,
             )
@@ -150,6 +154,8 @@ class Scenario:
         for use, scheduler in zip(ledger.replicas, schedulers, strict=True):
             use.kv_peak_tokens = max(use.kv_peak_tokens, scheduler.kv_peak_tokens)
         arrivals.close()
+        if perception.is_rank:
+            ledger.predicted = column(np.full(len(self.trace), -1))  # ranks are no lengths
         _check_none_lost(ledger, type(schedulers[0]).__name__)
         return make_result(
             ledger,
@@ -168,15 +174,18 @@ class Scenario:
         make, never = scheduler_maker(policy), None
         for machine in {id(m.limits): m for m in self.machines}.values():
             scheduler = make(machine.limits)
-            perception = perceive(
-                self.predictor, self.trace, stream(self.seed, "perception"), scheduler.upper_quantile
-            )
+            perception = self.perceived_for(scheduler)
             with blame(lambda: [scheduler]):  # noqa: B023
                 for request in self.requests(perception):
                     scheduler.submit(request, request.arrival_s)
             refused = {r.id: drop.reason for drop in scheduler.drops for r in drop.requests}
             never = refused if never is None else {i: why for i, why in never.items() if i in refused}
         return never or {}
+
+    def perceived_for(self, scheduler: CompleteScheduler) -> Perception:
+        """What the predictor says of the trace, as far as the scheduler needs it."""
+        rng = stream(self.seed, "perception")
+        return perceive(self.predictor, self.trace, rng, scheduler.upper_quantile, scheduler.needs)
 
     def requests(self, perception: Perception) -> Iterator[Request]:
         """The requests as a scheduler sees them, by rising arrival; what costs nothing to predict is already
@@ -192,6 +201,7 @@ class Scenario:
             "max_new_tokens": trace.max_tokens,
             "predicted_tokens": None if perception.charged else perception.predicted,
             "predicted_upper_tokens": None if perception.charged else perception.upper,
+            "predicted_lengths": None if perception.charged else perception.lengths,
         }
         defaults = {each.name: each.default for each in fields(Request)}
         defaults |= {"arrival_s": 0.0, "max_new_tokens": self.max_new_tokens}
@@ -323,7 +333,21 @@ def scenario_on(requests: Trace, settings: Settings) -> Scenario:
     )
 
 
+def later_answers(perception: Perception, lengths: Sequence[int]) -> LaterAnswers:
+    """What is answered when the model is asked again of a request, by its id and its tokens so far."""
+    again = perception.again
+    assert again is not None
+    first = perception.predicted.tolist()
+
+    def answer(id: int, generated: int) -> Prediction:
+        return Prediction(again.tokens(first[id], lengths[id], generated))
+
+    return LaterAnswers(again.ask_s, answer)
+
+
 def predictions_of(perception: Perception) -> list[Prediction]:
     """What is predicted of each request, by request id."""
-    upper = [None] * len(perception.predicted) if perception.upper is None else perception.upper.tolist()
-    return [Prediction(p, u) for p, u in zip(perception.predicted.tolist(), upper, strict=True)]
+    upper, lengths = (
+        repeat(None) if each is None else each.tolist() for each in (perception.upper, perception.lengths)
+    )
+    return list(map(Prediction, perception.predicted.tolist(), upper, lengths))

@@ -21,7 +21,8 @@ from ..fleet.routers import DEFAULT_ROUTER, ROUTERS, RouterSpec
 from ..hardware import overrides
 from ..hardware.overrides import Overrides
 from ..hardware.profile import Profile
-from ..perception.predictors import PREDICTORS, Predictor
+from ..perception.predictors import Predictor
+from ..perception.registry import PREDICTORS
 
 DEFAULT_PREDICTOR = "oracle"
 DEFAULT_PROFILE = "a100-80gb-vicuna-7b-transformers"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import Literal, Protocol, TypeAlias, cast
 
 from ..request import Request
 from ..work import Drop, Scheduler
+
+Need: TypeAlias = Literal["order", "length", "distribution", "again"]
 
 
 class BaseScheduler:
@@ -14,6 +16,7 @@ class BaseScheduler:
 
     wake_at: float | None = None
     upper_quantile: float | None = None
+    needs: Sequence[Need] = ()
     drops: Sequence[Drop] = ()
     has_place: bool = False
     kv_capacity_tokens: int | None = None
@@ -38,6 +41,12 @@ class CompleteScheduler(Scheduler, Protocol):
     @property
     def upper_quantile(self) -> float | None:
         """The quantile that predictors shall report as `predicted_upper_tokens`; None: not needed."""
+
+    @property
+    def needs(self) -> Sequence[Need]:
+        """What predictors have to give: an `order` of the requests, a `length` of each, a `distribution` of
+        it, and answers `again` while it grows. A predictor that cannot is refused.
+        """
 
     @property
     def drops(self) -> Sequence[Drop]:
@@ -65,7 +74,16 @@ class CompleteScheduler(Scheduler, Protocol):
 
 
 DEFAULTS = BaseScheduler()
-MEMBERS = ("wake_at", "upper_quantile", "drops", "has_place", "kv_capacity_tokens", "kv_peak_tokens", "wants")
+MEMBERS = (
+    "wake_at",
+    "upper_quantile",
+    "needs",
+    "drops",
+    "has_place",
+    "kv_capacity_tokens",
+    "kv_peak_tokens",
+    "wants",
+)
 
 
 def complete(scheduler: Scheduler) -> CompleteScheduler:

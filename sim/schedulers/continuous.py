@@ -17,7 +17,7 @@ from typing import Any
 
 from ..kv_blocks import blocks_for, split_to_fit
 from ..request import Request
-from ..work import Chunk, Drop, Iterations, Limits, Outcome, Perceive, Work
+from ..work import Chunk, Drop, Iterations, Limits, Outcome, Perceive, Work, tell
 from .admission import EXPIRED, rejection, unsplit_rejection
 from .continuous_options import ContinuousOptions
 from .kv_cache import KvCache
@@ -376,7 +376,7 @@ class ContinuousScheduler:
         self.is_stuck = False
         if isinstance(work, Perceive):
             for request, prediction in zip(work.requests, outcome.predictions, strict=True):
-                request.predicted_tokens, request.predicted_upper_tokens = prediction
+                tell(request, prediction)
                 self.waiting.push((self.rank(request, 0), self.num_queued, request))
                 self.num_queued += 1
             del self.unperceived[: len(work.requests)]

@@ -9,14 +9,15 @@ requests that keep arriving: `open_sequence`.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from heapq import heappop, heappush
 from typing import Any
 
 from ..kv_blocks import split_to_fit
 from ..request import Request
-from ..work import Drop, Limits, Outcome, PaddedBatch, Perceive, Work
+from ..work import Drop, Limits, Outcome, PaddedBatch, Perceive, Work, tell
 from .admission import expiry, rejection
-from .base import BaseScheduler
+from .base import BaseScheduler, Need
 from .binning import (
     Batch,
     batches_by_bin,
@@ -37,6 +38,7 @@ class SequenceScheduler(BaseScheduler):
     """
 
     Options = SequenceOptions
+    needs: Sequence[Need] = ("length",)
 
     def __init__(self, limits: Limits, **options: Any) -> None:
         o = SequenceOptions(**options)
@@ -86,7 +88,7 @@ class SequenceScheduler(BaseScheduler):
         self.in_flight = ()
         if isinstance(work, Perceive):
             for request, prediction in zip(work.requests, outcome.predictions, strict=True):
-                request.predicted_tokens, request.predicted_upper_tokens = prediction
+                tell(request, prediction)
         else:
             for request in outcome.unfinished:
                 heappush(self.failed, (request.priority, self.num_failed, now, request))

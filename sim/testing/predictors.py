@@ -12,7 +12,8 @@ from traces.arguments import checked
 from traces.trace import Trace
 
 from ..perception.predictions import perceive
-from ..perception.predictors import Predictor, make_predictor, name_of
+from ..perception.predictors import Predictor, name_of
+from ..perception.registry import make_predictor
 from .worlds import random_world, reported, require
 
 

@@ -9,7 +9,7 @@ import pytest
 from sim.cli import main
 from sim.cli.listing import KINDS, Kind
 from sim.fleet.routers import ROUTERS
-from sim.perception.predictors import PREDICTORS
+from sim.perception.registry import PREDICTORS
 from sim.scenario.policies import POLICIES
 from traces.known_formats import FORMATS
 from traces.registry import Registry

@@ -17,7 +17,8 @@ import traces
 from sim import simulate
 from sim.hardware.profile import Profile
 from sim.perception.predictions import Perception, asking_tokens, perceive
-from sim.perception.predictors import TUNED, Tuned, make_predictor
+from sim.perception.predictors import TUNED, Tuned
+from sim.perception.registry import make_predictor
 from sim.scenario.inputs import digest_of
 from traces.errors import InputError
 from traces.trace import Trace

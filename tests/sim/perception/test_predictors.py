@@ -30,8 +30,8 @@ from sim.perception.predictors import (
     Noisy,
     Oracle,
     Tuned,
-    make_predictor,
 )
+from sim.perception.registry import make_predictor
 from sim.scenario.scenario import scenario, stream
 from traces.errors import InputError
 from traces.trace import Trace
