@@ -67,6 +67,7 @@ def test_what_crosses_to_a_scheduler_holds_no_true_length() -> None:
         "predicted_tokens",
         "predicted_upper_tokens",
         "largest_cap",
+        "blocks",
         "predicted_lengths",
     ]
     for field in (*fields(Outcome), *fields(Limits)):
