@@ -30,7 +30,7 @@ class Perception(NamedTuple):
     """The predictions for every request of a trace: arrays of shape (n,), tokens.
 
     `lengths` holds tuples: lengths of equal probability. With `is_rank` the predictions are no lengths: only
-    their order means something. `again`: what comes of asking once more; None: that cannot be done.
+    their order means something. `again`: what comes of asking once more, where it is needed.
     """
 
     predicted: IntArray
@@ -82,7 +82,7 @@ def _kind(predictor: Predictor, needs: Collection[str]) -> tuple[bool, Again | N
     if is_rank and (lacking := [need for need in needs if need != "order"]):
         what = f"predictor {name_of(predictor)} gives an order of the requests and no lengths"
         raise InputError(f"{what}; the policy needs a {lacking[0]}")
-    again = getattr(predictor, "again", None)
+    again = getattr(predictor, "again", None) if "again" in needs else None
     if "again" in needs and again is None:
         what = f"predictor {name_of(predictor)} cannot be asked again while an answer grows"
         raise InputError(f"{what}, which ask_every needs; progressive can")

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain, repeat
-from typing import Any, Unpack, cast
+from typing import Any, TypedDict, Unpack, cast
 
 import numpy as np
 
@@ -127,9 +127,7 @@ class Scenario:
         arrivals = self._arrivals(self.requests(perception), ledger, on_progress, schedulers)
         fleet = None if isinstance(arrivals, Sole) else self._fleet(env, arrivals)
         source: Source = fleet or cast(Sole, arrivals)
-        predictions = predictions_of(perception) if perception.charged else ()
-        cost = PerceptionCost(*perception.cost) if perception.charged else FREE
-        later = later_answers(perception, lengths) if "again" in schedulers[0].needs else None
+        answers = answers_of(perception, lengths)
         replicas = [
             Replica(
                 env,
@@ -138,9 +136,7 @@ class Scenario:
                 source,
                 ledger,
                 output_tokens=lengths,
-                predictions=predictions,
-                perception=cost,
-                later=later,
+                **answers,
                 leap=leap,
                 number=number,
             )
@@ -331,6 +327,23 @@ def scenario_on(requests: Trace, settings: Settings) -> Scenario:
         fleet=() if fleet is None else accelerators,
         outages=outages_of(settings),
     )
+
+
+class Answers(TypedDict):
+    """What a model answers that is asked how long its answers will be, and what asking costs."""
+
+    predictions: Sequence[Prediction]
+    perception: PerceptionCost
+    later: LaterAnswers | None
+
+
+def answers_of(perception: Perception, lengths: Sequence[int]) -> Answers:
+    """The answers before and while answers grow; `lengths` are the true ones, by request id."""
+    later = None if perception.again is None else later_answers(perception, lengths)
+    if not perception.charged:
+        return Answers(predictions=(), perception=FREE, later=later)
+    cost = PerceptionCost(*perception.cost)
+    return Answers(predictions=predictions_of(perception), perception=cost, later=later)
 
 
 def later_answers(perception: Perception, lengths: Sequence[int]) -> LaterAnswers:
