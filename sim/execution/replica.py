@@ -197,8 +197,7 @@ class Replica:
                         elif not running.heap:
                             self._prefilled(work, iterations)
                         iterated.iterations, iterated.finished = iterations, finished
-                        if work.ask:
-                            iterated.predictions = self._later_answers(work)
+                        iterated.predictions = self._later_answers(work) if work.ask else ()
                         scheduler.record(work, iterated, now)
                 except simpy.Interrupt:
                     assert self.repaired is not None
