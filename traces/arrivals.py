@@ -13,6 +13,7 @@ import numpy.typing as npt
 from .checks import MAX_SPAN_S
 from .errors import InputError
 from .trace import FloatArray, Trace
+from .whole_sessions import sessions_of
 
 GOLDEN = 0.6180339887498949
 """Windows of a trace start at multiples of this share of it, modulo 1: they lie as far apart as can be."""
@@ -40,6 +41,10 @@ def assign(
     request_rate, to steady its figures), so that what queueing theory says of it holds: the mean rate of n
     arrivals then misses the one asked for by 1 / sqrt(n) or so.
 
+    Of requests that wait for others of their session only the starts of sessions are scaled or drawn, at the
+    rate that gives `request_rate` requests per second on average; what happens within a session keeps its
+    distance from its start, and think times stay as they are.
+
     With an equal state of `rng`, times at two rates are proportional, so two loads see the same pattern.
     A deadline keeps its distance from the arrival. Raises InputError where `request_rate`, `burstiness` or
     `time_scale` is not above 0 or not finite (a rate may be `inf`), where a `time_scale` other than 1 meets a
@@ -58,6 +63,14 @@ def assign(
             f"time_scale: {time_scale:g} scales a trace's own times, which request_rate {request_rate:g} "
             "replaces; only 1 is allowed with it"
         )
+    grouped = sessions_of(trace)
+    if grouped is not None:
+        rate = None if request_rate is None else grouped.share(request_rate)
+        starts = assign(
+            grouped.starts, request_rate=rate, burstiness=burstiness, time_scale=time_scale, rng=rng
+        )
+        assert starts.arrival_s is not None
+        return grouped.starting_at(starts.arrival_s)
     n = len(trace)
     if request_rate is None and trace.arrival_s is not None:
         with np.errstate(over="ignore"):
@@ -84,8 +97,13 @@ def window(trace: Trace, seed: int, num_requests: int) -> Trace:
     end.
 
     Rows keep their own gaps; where the start follows the end, or the trace goes round, the gap is the mean
-    one. A longer window of the same seed begins with the shorter one.
+    one. A longer window of the same seed begins with the shorter one. Sessions are kept whole: their starts
+    are the rows, as many as have `num_requests` requests on average.
     """
+    grouped = sessions_of(trace)
+    if grouped is not None:
+        starts = window(grouped.numbered_starts, seed, max(1, round(grouped.share(num_requests))))
+        return grouped.those(starts)
     n = len(trace)
     start = int(n * ((seed * GOLDEN) % 1.0))
     rows = (start + np.arange(num_requests)) % n
@@ -102,7 +120,13 @@ def window(trace: Trace, seed: int, num_requests: int) -> Trace:
 
 
 def busiest(trace: Trace, num_requests: int) -> Trace:
-    """The `num_requests` in a row that come in the shortest time, with their own gaps; at most all."""
+    """The `num_requests` in a row that come in the shortest time, with their own gaps; at most all.
+
+    Sessions are kept whole: as in a `window`.
+    """
+    grouped = sessions_of(trace)
+    if grouped is not None:
+        return grouped.those(busiest(grouped.numbered_starts, max(1, round(grouped.share(num_requests)))))
     n, own = len(trace), trace.arrival_s
     assert own is not None
     if n <= num_requests:
@@ -115,7 +139,12 @@ def busiest(trace: Trace, num_requests: int) -> Trace:
 
 
 def stretched(trace: Trace, factor: float) -> Trace:
-    """The trace with its own arrival times multiplied by `factor`; a deadline keeps its distance."""
+    """The trace with its own arrival times multiplied by `factor`, those at which sessions start where there
+    are any; a deadline keeps its distance.
+    """
+    grouped = sessions_of(trace)
+    if grouped is not None:
+        return grouped.those(stretched(grouped.numbered_starts, factor))
     assert trace.arrival_s is not None
     times = trace.arrival_s * factor
     deadline = None if trace.deadline_s is None else trace.deadline_s - trace.arrival_s + times
@@ -131,7 +160,13 @@ def busiest_tenth(arrival_s: FloatArray) -> npt.NDArray[np.intp]:
 
 
 def at_rate(trace: Trace, rate: float) -> Trace:
-    """The trace with its own arrival times stretched or pressed, so that their mean rate is `rate`."""
+    """The trace with its own arrival times stretched or pressed, so that their mean rate is `rate`.
+
+    Of sessions the starts are, to as many a second as have `rate` requests on average.
+    """
+    grouped = sessions_of(trace)
+    if grouped is not None:
+        return grouped.those(at_rate(grouped.numbered_starts, grouped.share(rate)))
     assert trace.arrival_s is not None
     span = float(trace.arrival_s[-1])
     if not span > 0:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from . import checks, witnesses
+from . import checks, session_columns, witnesses
 from .errors import InputError
 from .prefixes import hash_lists, own_blocks
 from .prompt_blocks import share_found_again
 from .readers import Format, Lengths, Reading, Requests, make_trace
 from .registry import Registry
+from .session_columns import Waits
 from .tables import Table
 from .trace import DEFAULT_MAX_NEW_TOKENS, IntArray, Trace
 from .units import Times, arrival_column, near_arrivals, read_times
@@ -38,6 +40,7 @@ class Seqsched(Requests):
         "hash_ids",
         "hash_tokens",
         "answer_id",
+        *session_columns.COLUMNS,
         "L_*",
     )
 
@@ -60,7 +63,8 @@ class Seqsched(Requests):
         if ids is not None:
             witnesses.refuse_summary(table, "request_id", ids[-1])
         lengths = self.lengths(table, "prompt_tokens", "output_tokens")
-        times = _arrivals(table, arrival_column(table.columns), reading, lengths)
+        waits = session_columns.read(table, ids)
+        times = self._times(table, reading, lengths, waits)
         deadline = checks.times(table, "deadline_s", unless=lengths.left_out) if "deadline_s" in has else None
         if times is not None and deadline is not None:
             arrival = times.seconds
@@ -91,13 +95,28 @@ class Seqsched(Requests):
             blocks=own_blocks(table, lengths.prompt, lengths.left_out),
             samples=_samples(table, sampled) if sampled else None,
             sample_names=tuple(column.removeprefix("L_") for column in sampled),
+            waits=waits,
             notes=(
                 *lengths.notes,
+                *waits.notes,
                 *_above_their_caps(lengths, caps),
                 *(("L_gt is not used: it is no sample of the model",) if "L_gt" in has else ()),
             ),
             request_id=ids,
         )
+
+    def _times(self, table: Table, reading: Reading, lengths: Lengths, waits: Waits) -> Times | None:
+        """The arrival times; of requests that wait for others they may be left out."""
+        column = arrival_column(table.columns)
+        if column is None:
+            return _arrivals(table, None, reading, lengths)
+        unstated = waits.unstated(table, column)
+        if unstated is None:
+            return _arrivals(table, column, reading, lengths)
+        missing = unstated if lengths.left_out is None else unstated | lengths.left_out
+        times = _arrivals(table, column, reading, replace(lengths, keep=~missing))
+        assert times is not None
+        return waits.with_times(times, unstated)
 
 
 def _above_their_caps(lengths: Lengths, caps: IntArray | None) -> tuple[str, ...]:

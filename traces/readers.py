@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from . import checks, completion, witnesses
 from .errors import InputError
+from .session_columns import NO_WAITS, Waits
 from .tables import Table
 from .trace import FloatArray, IntArray, Trace
 from .units import Times, span_text
@@ -82,12 +83,13 @@ def make_trace(
     per_second: float = 1.0,
     keep: npt.NDArray[np.bool_] | None = None,
     notes: tuple[str, ...] = (),
+    waits: Waits = NO_WAITS,
     **columns: Any,
 ) -> Trace:
     """A Trace of the kept rows in order of arrival; `arrival` is in 1/`per_second` s since any epoch, or says
-    itself what it is in.
+    itself what it is in. Who waits for a row that is not kept waits for what that one waited for.
     """
-    read_as = ""
+    read_as, rows = "", np.arange(table.num_rows)
     if isinstance(arrival, Times):
         arrival_column, per_second, read_as = arrival.column, arrival.per_second, arrival.read_as
         arrival = arrival.values
@@ -109,14 +111,14 @@ def make_trace(
             columns["deadline_s"] = columns["deadline_s"] - first / per_second
     names = columns.pop("sample_names", ())
     if keep is not None:
-        columns = {name: values[keep] for name, values in columns.items()}
-    if "arrival_s" in columns and (np.diff(columns["arrival_s"]) < 0).any():
-        order = np.argsort(columns["arrival_s"], kind="stable")
-        columns = {name: values[order] for name, values in columns.items()}
+        rows = np.flatnonzero(keep)
+    order = waits.order(table, arrival_column, columns.get("arrival_s"), rows)
+    if "arrival_s" in columns and (np.diff(columns["arrival_s"][rows]) < 0).any():
         notes = (
             *notes,
             f"{arrival_column} was not in order: rows are sorted by arrival, ties as in the file",
         )
+    columns = {name: values[order] for name, values in columns.items()} | waits.columns(order)
     if "arrival_s" in columns:
         notes += _ties(arrival_column, columns["arrival_s"])
     return Trace(name=Path(table.path).stem, sample_names=names, notes=notes, read_as=read_as, **columns)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from . import sessions
 from .errors import InputError
 from .prompt_blocks import PromptBlocks, block_columns
 
@@ -28,12 +29,15 @@ class Trace:
     Units: `arrival_s` in seconds from the first arrival (None: the source has no times), token columns in
     tokens. `samples` holds, per request, the response lengths of several generations of the same prompt,
     shape (n, k), with `sample_names` naming the k columns (the paper's file: temperatures 0.0, 0.3, 0.5,
-    0.7). `max_new_tokens` is the cap under which the outputs were generated, None where the source states
-    none; `max_tokens` is each request's own. `notes` state what was assumed or drawn instead of read;
-    `inspect` shows them. `read_as` says in which unit the times of a file were read, empty where there are
-    none. `source_rows` are the rows of the source that these are, from 0, where it has rows. `blocks` say
-    which prompts begin alike, None where nothing is known of that; a prompt covers its own. Raises InputError
-    where one of these conditions is violated.
+    0.7). `waits_for` holds, per request, the earlier rows of its session that must have ended before it
+    comes, shape (n, k), -1 where there are fewer; it then arrives `think_s` seconds after the last of them,
+    and its `arrival_s`, the time at which it came where that was recorded, only orders it. `max_new_tokens`
+    is the cap under which the outputs were generated, None where the source states none; `max_tokens` is each
+    request's own. `notes` state what was assumed or drawn instead of read; `inspect` shows them. `read_as`
+    says in which unit the times of a file were read, empty where there are none. `source_rows` are the rows
+    of the source that these are, from 0, where it has rows. `blocks` say which prompts begin alike, None
+    where nothing is known of that; a prompt covers its own. Raises InputError where one of these conditions
+    is violated.
     """
 
     name: str
@@ -50,6 +54,9 @@ class Trace:
     sample_names: tuple[str, ...] = ()
     max_new_tokens: int | None = None
     max_tokens: IntArray | None = None
+    session_id: npt.NDArray[Any] | None = None
+    waits_for: IntArray | None = None
+    think_s: FloatArray | None = None
     notes: tuple[str, ...] = field(default=())
     read_as: str = ""
     source_rows: IntArray | None = field(default=None, repr=False)
@@ -85,6 +92,15 @@ class Trace:
                 np.append(False, times[1:] < times[:-1]),
                 lambda i: f"{times[i]} is below {times[i - 1]}, the row before; rows are in order of arrival",
             )
+        if self.waits_for is not None:
+            if self.waits_for.ndim != 2:
+                raise InputError(f"{self.name}: waits_for has shape {self.waits_for.shape}, not (n, k)")
+            sessions.refuse(self.waits_for, self.think_s, self.session_id, self._refuse_row)
+        elif self.think_s is not None:
+            raise InputError(f"{self.name}: think_s is of no use without waits_for")
+
+    def _refuse_row(self, column: str, row: int, what: str) -> None:
+        raise InputError(f"{self.name}, row {row + 1}, {column}: {what}")
 
     def _refuse(self, column: str, bad: npt.NDArray[np.bool_], what: Callable[[int], str]) -> None:
         if bad.any():
@@ -105,7 +121,25 @@ class Trace:
             "priority",
             "prompt",
         )
-        return tuple(c for c in (*names, "user", "deadline_s", "max_tokens") if getattr(self, c) is not None)
+        more = ("user", "deadline_s", "max_tokens", "session_id", "waits_for", "think_s")
+        return tuple(c for c in (*names, *more) if getattr(self, c) is not None)
+
+    @property
+    def is_waiting(self) -> npt.NDArray[np.bool_]:
+        """Which requests wait for another one to end, shape (n,)."""
+        return (
+            np.zeros(len(self), dtype=bool) if self.waits_for is None else sessions.is_waiting(self.waits_for)
+        )
+
+    @property
+    def thinks_s(self) -> FloatArray:
+        """`think_s`, 0 where the trace has none, shape (n,)."""
+        return np.zeros(len(self)) if self.think_s is None else self.think_s
+
+    def cells(self, column: str) -> npt.NDArray[Any]:
+        """A column as a table shows it, shape (n,): who is waited for by id."""
+        values: npt.NDArray[Any] = getattr(self, column)
+        return sessions.texts(values, self.request_id.tolist()) if column == "waits_for" else values
 
     @property
     def perceived_truth(self) -> IntArray:
@@ -125,6 +159,7 @@ class Trace:
     def select(self, rows: Iterable[int] | IntArray) -> Trace:
         """These rows in this order (copies).
 
+        Who waits for a row that is not among them waits for what that one waited for, both think times long.
         Raises InputError where the trace has arrival times and they are not in order along it.
         """
         return replace(self, **self._at(np.asarray(rows, dtype=np.int64)))
@@ -132,14 +167,19 @@ class Trace:
     def _at(self, index: IntArray) -> dict[str, Any]:
         others = [name for name in ("samples", "source_rows", "blocks") if getattr(self, name) is not None]
         names = (*self.columns(), *others)
-        return {name: getattr(self, name)[index] for name in names}
+        chosen = {name: getattr(self, name)[index] for name in names}
+        if self.waits_for is not None:
+            waits_for, think_s = sessions.taken(self.waits_for, self.thinks_s, index)
+            chosen |= {"waits_for": waits_for, "think_s": think_s}
+        return chosen
 
     def sample(self, num_prompts: int | None = None, sample_seed: int | None = None) -> Trace:
         """The first `num_prompts` rows, of the file or of its seeded permutation, in that order.
 
         The permutation is `numpy.random.RandomState(sample_seed).permutation(n)`, the paper's choice; its
         order is then the order of arrival, so the sorted arrival times are reassigned along it.
-        Raises InputError where `num_prompts` is below 1 or above the length of the trace.
+        Raises InputError where `num_prompts` is below 1 or above the length of the trace, and for a
+        permutation of requests that wait for each other.
         """
         n = len(self)
         count = n if num_prompts is None else num_prompts
@@ -151,6 +191,10 @@ class Trace:
             return self if count == n else self.select(np.arange(count))
         if not 0 <= sample_seed < 2**32:
             raise InputError(f"sample_seed: {sample_seed} is not between 0 and {2**32 - 1}")
+        if self.is_waiting.any():
+            raise InputError(
+                f"sample_seed: {sample_seed} permutes requests, and those of {self.name} wait for each other"
+            )
         chosen = self._at(np.random.RandomState(sample_seed).permutation(n)[:count])
         if "arrival_s" in chosen:
             times = np.sort(chosen["arrival_s"])
@@ -177,7 +221,7 @@ class Trace:
         """
         import pandas as pd
 
-        frame = pd.DataFrame({c: getattr(self, c) for c in self.columns()})
+        frame = pd.DataFrame({c: self.cells(c) for c in self.columns()})
         if self.samples is not None:
             for k, name in enumerate(self.sample_names):
                 frame[f"L_{name}"] = self.samples[:, k]

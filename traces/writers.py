@@ -32,7 +32,7 @@ def write(trace: Trace, path: str | Path) -> None:
 
 
 def _columns(trace: Trace, path: str) -> dict[str, list[Any]]:
-    columns = {name: getattr(trace, name).tolist() for name in trace.columns()}
+    columns = {name: trace.cells(name).tolist() for name in trace.columns()}
     if trace.samples is not None:
         columns |= {f"L_{name}": trace.samples[:, k].tolist() for k, name in enumerate(trace.sample_names)}
     if trace.blocks is not None:

@@ -29,6 +29,8 @@ from .clocks import Clock, Stopwatch
 from .executor import Executor
 from .job import Job
 
+WAITS = "has requests that wait for others of their session (waits_for), which the simulator alone replays"
+
 
 class RealResult(NamedTuple):
     """The outcome of a real run: the result, answers by request id, their lengths, and incidents."""
@@ -72,6 +74,8 @@ class RealRun:
         asking: Asking | None = None,
     ) -> None:
         trace, capacity = scenario.trace, scenario.limits.kv_tokens
+        if trace.is_waiting.any():
+            raise InputError(f"{trace.name}: {WAITS}")
         if capacity > engine.capacity_tokens:
             raise KvOvercommitted(
                 f"{engine.name}: the scheduler counts on {capacity} KV tokens, "

@@ -29,6 +29,7 @@ KEY = "OPENAI_API_KEY"
 """The environment variable that holds the server's key, where it wants one."""
 PROBED = (16, 144)
 """Words of the two texts by which the server's tokens a word are found."""
+WAITS = "has requests that wait for others of their session (waits_for), which the simulator alone replays"
 WITHOUT = ((False, True), (True, False), (False, False))
 """Whether requests force lengths and ask for counts, in the order tried with a server that refuses both."""
 
@@ -59,6 +60,8 @@ def observe(
     """
     base = _checked(url, endpoint, lengths, timeout_s)
     requests = requests_of(workload, seed)
+    if requests.is_waiting.any():
+        raise InputError(f"{requests.name}: {WAITS}")
     check_concurrency(workload)
     bounds = goodput_bounds(workload.goodput)
     trace = arriving(requests, workload, stream(seed, "arrivals"))

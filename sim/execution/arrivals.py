@@ -11,6 +11,7 @@ import simpy
 from ..request import Request
 from ..results.ledger import Ledger
 from .environment import ARRIVAL, Environment
+from .sessions import Sessions
 
 SimProcess = Generator[simpy.Event, Any, None]
 
@@ -27,9 +28,9 @@ NOBODY = Request(-1, math.inf, 0, 0)
 class Arrivals:
     """Hands out requests when they are due, at most `max_concurrency` of them unfinished at a time.
 
-    `requests` come by rising arrival, and are taken one at a time. A request held back by that bound arrives
-    when a place falls free (vLLM's benchmark client does the same); one that arrives as another ends finds
-    that place free.
+    `requests` come by rising arrival, and are taken one at a time; of `Sessions` the next one may change as
+    others end. A request held back by that bound arrives when a place falls free (vLLM's benchmark client
+    does the same); one that arrives as another ends finds that place free.
     """
 
     due_s: float
@@ -44,12 +45,16 @@ class Arrivals:
         on_progress: Progress | None = None,
     ) -> None:
         self.coming, self.ledger = requests, ledger
+        self.sessions = requests if isinstance(requests, Sessions) else None
         self.is_bounded = max_concurrency is not None
         self.num_places = self.room = ledger.num_requests if max_concurrency is None else max_concurrency
         self.head = next(self.coming, NOBODY)
         self.due_s = self.head.arrival_s
         self.freed_s = -math.inf
         self.freed: tuple[Environment, simpy.Event] | None = None
+        self.env: Environment | None = None  # of a process that submits and may have to wake sooner
+        self.alarm: simpy.Event | None = None  # for which that process waits
+        self.alarm_s = math.inf  # when it goes off
         self.num_ended, self.on_progress = 0, on_progress
         self.report_at = self.step = max(1, ledger.num_requests // 200)
 
@@ -84,12 +89,33 @@ class Arrivals:
     def close(self) -> None:
         """The run is over."""
 
-    def ended(self, replica: Any, requests: Sequence[Request], now: float) -> None:
-        """Requests have ended, wherever: their places are free from now on."""
+    def ended(self, replica: Any, requests: Sequence[Request], now: float) -> int:
+        """Requests have ended, wherever: their places are free from now on, and who waits for them may come.
+
+        How many have ended with them, those included that will not come any more.
+        """
         if self.is_bounded:
             self._free_places(replica, len(requests), now)
+        num_ended = len(requests)
+        if self.sessions is not None:
+            num_cancelled = self.sessions.ended(requests, lambda _: now)
+            num_ended += num_cancelled
+            self.room -= 0 if self.is_bounded else num_cancelled
+            self._look_again(self.sessions)
+            if self.env is not None:
+                self._set_alarm(self.env, self.due_s)
         if self.on_progress is not None:
-            self._report(len(requests))
+            self._report(num_ended)
+        return num_ended
+
+    def _look_again(self, coming: Sessions) -> None:
+        """Who comes next may be another now."""
+        head = self.head
+        if coming.ready and coming.ready[0][:2] < (head.arrival_s, head.id):
+            if head is not NOBODY:
+                coming.put_back(head)
+            self.head = next(coming)
+            self.due_s = self.head.arrival_s if self.room else math.inf
 
     def _report(self, num_ended: int) -> None:
         assert self.on_progress is not None
@@ -110,6 +136,8 @@ class Arrivals:
 
     def run(self, env: Environment, submit: Submit) -> SimProcess:
         """Submit each request when it is due; where there is no room, when there is."""
+        if self.sessions is not None:
+            yield from self._run_sessions(env, submit)
         while self.head is not NOBODY:
             if self.due_s <= env.now:
                 self.take(env.now, submit)
@@ -118,3 +146,25 @@ class Arrivals:
             else:
                 self.freed = env, env.event()
                 yield self.freed[1]
+
+    def _run_sessions(self, env: Environment, submit: Submit) -> SimProcess:
+        """The same for ever, where an end may let somebody come before whom it waits for."""
+        self.env = env
+        while True:
+            self.take(env.now, submit)
+            self._set_alarm(env, self.due_s)
+            self.alarm = env.event()
+            yield self.alarm
+            self.alarm_s = math.inf
+
+    def _set_alarm(self, env: Environment, wake_s: float) -> None:
+        """Wake the process that submits by then."""
+        if wake_s < self.alarm_s:
+            self.alarm_s = wake_s
+            timer = env.at(max(wake_s, env.now), ARRIVAL)
+            assert timer.callbacks is not None
+            timer.callbacks.append(lambda _: self._ring(env))
+
+    def _ring(self, env: Environment) -> None:
+        if self.alarm is not None and not self.alarm.triggered:
+            env.trigger(self.alarm, ARRIVAL)

@@ -13,12 +13,11 @@ from heapq import heappop, heappush
 
 import numpy as np
 import numpy.typing as npt
-import simpy
 
 from ..request import Request
 from ..results.ledger import Ledger
 from .arrivals import NOBODY, Arrivals, Progress, SimProcess, Submit
-from .environment import ARRIVAL, Environment
+from .environment import Environment
 
 
 @dataclass(frozen=True)
@@ -71,9 +70,6 @@ class FrontedArrivals(Arrivals):
         self.frees: list[float] = []  # when places fall free that are not free yet
         self.num_sent = self.num_submitted = self.num_over = 0
         self.sent_s = -math.inf  # when the last one was sent
-        self.env: Environment | None = None  # of a process that submits (`run`)
-        self.alarm: simpy.Event | None = None  # for which that process waits
-        self.alarm_s = math.inf  # when it goes off
         self._look_ahead()
 
     def take(self, now: float, submit: Submit) -> int:
@@ -101,23 +97,30 @@ class FrontedArrivals(Arrivals):
         """Whether every request that was submitted has ended."""
         return self.num_submitted == self.num_over
 
-    def ended(self, replica: object, requests: Sequence[Request], now: float) -> None:
-        """Requests have ended, wherever; their places are free when their clients know."""
+    def ended(self, replica: object, requests: Sequence[Request], now: float) -> int:
+        """Requests have ended, wherever; their places are free, and who waits for them comes, when their
+        clients know. How many have ended with them.
+        """
         self._send(math.nextafter(now, -math.inf))
         self.num_over += len(requests)
         if self.holds_back:
             for request in requests:
                 heappush(self.frees, now + float(self.out_s[request.id]))
+        num_ended = len(requests)
+        if self.sessions is not None:
+            num_ended += self.sessions.ended(requests, lambda i: now + float(self.out_s[i]))
+            self._look_again(self.sessions)
         self._look_ahead()
         if self.on_progress is not None:
-            self._report(len(requests))
+            self._report(num_ended)
+        return num_ended
 
     def run(self, env: Environment, submit: Submit) -> SimProcess:
         """Submit each request when it comes out."""
         self.env = env
         while True:
             self.take(env.now, submit)
-            if self.is_done:
+            if self.is_done and self.sessions is None:
                 return
             self.alarm = env.event()
             yield self.alarm
@@ -158,17 +161,6 @@ class FrontedArrivals(Arrivals):
         coming_s = self._next_sent_s() + self.frontend.in_s(self.num_sent - self.num_over + 1)
         self.due_s = min(self.inside[0][0], coming_s) if self.inside else coming_s
         if self.env is not None:
-            self._set_alarm(self.env)
-
-    def _set_alarm(self, env: Environment) -> None:
-        """Wake the process when the next one is sent or comes out."""
-        wake_s = min(self._next_sent_s(), self.inside[0][0] if self.inside else math.inf)
-        if wake_s < self.alarm_s:
-            self.alarm_s = wake_s
-            timer = env.at(max(wake_s, env.now), ARRIVAL)
-            assert timer.callbacks is not None
-            timer.callbacks.append(lambda _: self._ring(env))
-
-    def _ring(self, env: Environment) -> None:
-        if self.alarm is not None and not self.alarm.triggered:
-            env.trigger(self.alarm, ARRIVAL)
+            self._set_alarm(
+                self.env, min(self._next_sent_s(), self.inside[0][0] if self.inside else math.inf)
+            )

@@ -53,7 +53,7 @@ class Source(Protocol):
     def release(self, replica: Replica, now: float) -> None:
         """Submit to the replica what it may have by now; called before each decision."""
 
-    def ended(self, replica: Replica, requests: Sequence[Request], now: float) -> None:
+    def ended(self, replica: Replica, requests: Sequence[Request], now: float) -> object:
         """These requests have finished, or were given up."""
 
     @property

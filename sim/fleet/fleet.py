@@ -76,8 +76,7 @@ class Fleet(ABC):
 
     def ended(self, replica: Replica, requests: Sequence[Request], now: float) -> None:
         """Places fall free; when nobody is left the run is over."""
-        self.arrivals.ended(replica, requests, now)
-        self.num_left -= len(requests)
+        self.num_left -= self.arrivals.ended(replica, requests, now)
         if not self.num_left:
             self.all_ended.succeed()
 

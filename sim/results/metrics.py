@@ -102,7 +102,8 @@ THROUGHPUT = (
         lambda run: run.completed, "completed",
     ),
     Metric(
-        "failed", "failed requests", "", "{:,}", "less", "Requests that were rejected or expired.",
+        "failed", "failed requests", "", "{:,}", "less",
+        "Requests that were rejected, expired, or cancelled with their session.",
         lambda run: len(run.done) - run.completed, "failed",
     ),
     Metric(

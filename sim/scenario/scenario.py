@@ -25,6 +25,7 @@ from ..execution.environment import Environment
 from ..execution.frontend import FrontedArrivals
 from ..execution.padded_batch import FREE, PerceptionCost
 from ..execution.replica import Replica, Source
+from ..execution.sessions import Sessions
 from ..fleet.fleet import Fleet
 from ..fleet.outages import NONE, Outages
 from ..fleet.routed import RoutedFleet
@@ -225,6 +226,9 @@ class Scenario:
     ) -> Arrivals:
         """Requests as they come to the machines: to a single one directly, unless it may fail."""
         machines, alone = self.machines, len(self.machines) == 1 and not self.outages.any
+        waits_for = self.trace.waits_for
+        if waits_for is not None and self.trace.is_waiting.any():
+            requests = Sessions(requests, waits_for, self.trace.thinks_s, ledger)
         coming, frontend = (requests, ledger, self.max_concurrency, on_progress), frontend_of(machines)
         if frontend is None:
             return (Sole if alone else Arrivals)(*coming)

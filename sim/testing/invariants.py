@@ -12,6 +12,7 @@ import numpy as np
 from ..results.result import Result
 from .worlds import require
 
+ENDINGS = ("completed", "rejected", "expired", "cancelled")
 TIMES = ("arrival_s", "scheduled_s", "first_token_s", "finish_s")
 
 
@@ -24,13 +25,15 @@ def check_run(result: Result, kv_tokens: Sequence[int]) -> None:
 
 
 def check_conservation(result: Result) -> None:
-    """Every request ends exactly once: as completed, or dropped once and with a reason."""
+    """Every request ends exactly once: as completed, dropped once and with a reason, or cancelled with its
+    session.
+    """
     status, reason = result.columns["status"], result.columns["reason"]
     for i, (ended, why) in enumerate(zip(status, reason, strict=True)):
-        require(ended in ("completed", "rejected", "expired"), f"request {i} ended as {ended!r}")
+        require(ended in ENDINGS, f"request {i} ended as {ended!r}")
         require((ended == "completed") == (not why), f"request {i} is {ended} with the reason {why!r}")
     dropped = Counter(i for b in result.batches if b.kind == "Drop" for i in b.request_ids)
-    given_up = {i for i, ended in enumerate(status) if ended != "completed"}
+    given_up = {i for i, ended in enumerate(status) if ended in ("rejected", "expired")}
     require(set(dropped) == given_up, f"dropped were {sorted(dropped)}, not completed {sorted(given_up)}")
     require(all(times == 1 for times in dropped.values()), f"dropped more than once: {dropped}")
     failed = result.summary["completed"] + result.summary["failed"]
