@@ -94,14 +94,40 @@ def calibrate(
     _check_not_negative(seed=machine.seed, max_seconds=max_seconds)
     machine.check()
     others = _rows_of(beside) if beside is not None else []
-    loaded = machine.load()
-    engine = machine.start(loaded)
-    cells = CellBounds(rows, context, prompt, mixed=hasattr(engine, "iterate")).cells(engine.capacity_tokens)
-    calibration = Calibration(
-        engine, loaded, cells, steps or out.with_suffix(".steps.csv"), machine.seed, say=_say
-    )
+    steps = steps or out.with_suffix(".steps.csv")
+    if machine.schedules_by_itself:
+        calibration = _of_its_own_scheduler(machine, rows, context, prompt, steps)
+    else:
+        loaded = machine.load()
+        engine = machine.start(loaded)
+        mixed = hasattr(engine, "iterate")
+        cells = CellBounds(rows, context, prompt, mixed=mixed).cells(engine.capacity_tokens)
+        calibration = Calibration(engine, loaded, cells, steps, machine.seed, say=_say)
     seconds = measure(calibration, visits, max_seconds)
     write(calibration, name or out.stem, out, figure or out.with_suffix(".png"), seconds, others)
+
+
+def _of_its_own_scheduler(
+    machine: EngineFlags, rows: int, context: int, prompt: int, steps: Path
+) -> Calibration:
+    """The calibration of an engine that schedules by itself, brought to each cell by what it is handed."""
+    import numpy as np
+
+    from real.calibration.calibration import Calibration
+    from real.calibration.cells import CellBounds
+    from real.calibration.own_meter import LONG_ANSWER, OwnMeter, fits
+    from real.engines.scheduling import EngineSizes, SchedulerSettings
+
+    budget = max(SchedulerSettings.max_num_batched_tokens, rows + prompt)
+    longest = max(context, 2 * prompt) + LONG_ANSWER
+    loaded = machine.load(outline=True)
+    sizes = EngineSizes(rows + 1, budget, longest, machine.kv_tokens)
+    engine = machine.start_own(loaded, sizes)
+    bounds = CellBounds(rows, context, prompt, max_prefill_tokens=budget, mixed=True)
+    cells = [cell for cell in bounds.cells(engine.capacity_tokens) if fits(cell, budget)]
+    rng = np.random.default_rng(machine.seed)
+    meter = OwnMeter(engine, loaded.ordinary_tokens, rng, sizes)
+    return Calibration(engine, loaded, cells, steps, machine.seed, say=_say, meter=meter)
 
 
 def _sizes(quick: bool, **given: int | None) -> list[int]:

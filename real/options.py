@@ -16,12 +16,15 @@ from sim.hardware.what_if import BLOCK_SIZE
 from sim.scenario.settings import WorkloadSettings
 from traces.errors import InputError
 
+from .engines import vllm
+
 if TYPE_CHECKING:
     from sim.hardware.profile import Profile
     from traces.trace import Trace
 
     from .engines.engine import Engine
     from .engines.model import LoadedModel
+    from .engines.scheduling import EngineSizes, SchedulingEngine
 
 if TYPE_CHECKING:
     WorkloadFlags = WorkloadSettings
@@ -79,12 +82,17 @@ class ModelFlags:
         elif self.threads is not None:
             torch.set_num_threads(self.threads)
 
-    def load(self) -> LoadedModel:
-        """The model itself (`real.engines.model.load`)."""
+    def load(self, *, outline: bool = False) -> LoadedModel:
+        """The model itself, or an outline without its weights (`real.engines.model.load`)."""
         from .engines import model
 
         return model.load(
-            self.model, weights=self.weights, dtype=self.dtype, device=self.device, seed=self.seed
+            self.model,
+            weights=self.weights,
+            dtype=self.dtype,
+            device=self.device,
+            seed=self.seed,
+            outline=outline,
         )
 
 
@@ -93,8 +101,8 @@ class ModelFlags:
 class EngineFlags(ModelFlags):
     """The model that runs, its device and its engine."""
 
-    engine: Literal["transformers-eager", "cuda-graphs"] = "transformers-eager"
-    """transformers-eager or cuda-graphs."""
+    engine: Literal["transformers-eager", "cuda-graphs", "vllm"] = "transformers-eager"
+    """transformers-eager, cuda-graphs, or vllm, which schedules by itself (calibrate and validate only)."""
     compile_layers: bool = False
     """Compile the decoder layer (cuda-graphs on CUDA only)."""
     kv_tokens: int | None = None
@@ -102,12 +110,27 @@ class EngineFlags(ModelFlags):
     that the weights leave free (on the processor 16,384).
     """
 
+    @property
+    def schedules_by_itself(self) -> bool:
+        """Whether the engine has a scheduler of its own."""
+        return self.engine == vllm.NAME
+
     def check(self, adapter: Path | None = None) -> None:
         """InputError for settings that no model can run with; needs no loaded model."""
         if self.kv_tokens is not None and self.kv_tokens < BLOCK_SIZE:
             raise InputError(f"kv_tokens: {self.kv_tokens} must be at least {BLOCK_SIZE}, one block")
         if adapter is not None and self.compile_layers:
             raise InputError("adapter: cannot be switched on and off in compiled layers (compile_layers)")
+        if self.schedules_by_itself:
+            vllm.require()
+            if self.compile_layers:
+                raise InputError("compile_layers: engine vllm compiles what it runs by its own rules")
+
+    def start_own(self, loaded: LoadedModel, sizes: EngineSizes) -> SchedulingEngine:
+        """The engine that schedules by itself, started for requests of these sizes."""
+        from .engines.vllm.engine import VllmEngine
+
+        return VllmEngine(loaded, sizes)
 
     def start(self, loaded: LoadedModel, profile: Profile | None = None) -> Engine:
         """The engine, with a KV cache of the size in `kv_tokens`, else in the profile, else the default.
@@ -166,10 +189,10 @@ class ReplayFlags(WorkloadFlags, EngineFlags):
     """Replay the first N requests; default: all of a given trace, else 512 on CUDA, 192 on the processor."""
     policies: str | None = None
     """Policies, separated by semicolons; default: vanilla and several variants of sequence."""
-    predictors: str = PREDICTORS
-    """Predictors, separated by semicolons; vanilla, which uses none, runs under the first only. Besides
-    those of the simulator, model[:way=po|pia,adapter=on|off,fallback=median|max|N,answer_tokens=N] asks the
-    model itself.
+    predictors: str | None = None
+    """Predictors, separated by semicolons; default: oracle;tuned (engine vllm: oracle). vanilla, which uses
+    none, runs under the first only. Besides those of the simulator, model[:way=po|pia,adapter=on|off,
+    fallback=median|max|N,answer_tokens=N] asks the model itself.
     """
     lengths: Literal["trace", "model"] = "trace"
     """Answers stop at the trace's lengths (trace) or where the model ends them (model); then a first run
@@ -198,9 +221,13 @@ class ReplayFlags(WorkloadFlags, EngineFlags):
 
         Raises InputError where either list is empty.
         """
+        predictors = "oracle" if self.schedules_by_itself else PREDICTORS
         policy_names, predictor_names = (
             [part.strip() for part in text.split(";") if part.strip()]
-            for text in (policies if self.policies is None else self.policies, self.predictors)
+            for text in (
+                policies if self.policies is None else self.policies,
+                predictors if self.predictors is None else self.predictors,
+            )
         )
         if not policy_names or not predictor_names:
             raise InputError("policies and predictors: at least one of each is needed")

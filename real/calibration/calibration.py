@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,13 +25,13 @@ from sim.hardware.profile import Profile
 from sim.hardware.steps_file import COLUMNS, COUNTS
 from traces.errors import InputError
 
-from ..engines.engine import Engine
+from ..engines.engine import Engine, Machine
 from ..engines.model import LoadedModel
 from ..lengths.progress import Progress, silent
 from .cells import Cell
 from .memory import NOT_MEASURED, MeasuredMemory, memory_part, warm_and_measure
 from .memory_floor import Floor, PeakRates, at_context, floors, measure_peak_rates
-from .meter import Meter, order, timed
+from .meter import Measuring, Meter, order, timed
 
 HEADER = (*COLUMNS, "wall_ms", *Cell._fields, "engine", "measured_on")
 
@@ -43,24 +43,27 @@ class Calibration:
     """Measures `cells` on an engine; `rows` holds the measurements so far, in order.
 
     path: the file that rows are read from at the start and appended to. Raises InputError where it holds rows
-    of another engine, machine or clock. `say` is told now and then how far it is.
+    of another engine, machine or clock. `say` is told now and then how far it is. `meter`: what times the
+    engine, by default one that tells it what to run.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Machine,
         loaded: LoadedModel,
         cells: Sequence[Cell],
         path: Path | None = None,
         seed: int = 0,
         clock: Callable[[], float] = time.perf_counter,
         say: Callable[[str], None] = silent,
+        meter: Measuring | None = None,
     ) -> None:
         self.engine, self.loaded, self.cells, self.path = engine, loaded, list(cells), path
         self.say = say
+        rng = np.random.default_rng(seed)
+        self.meter = meter or Meter(cast(Engine, engine), loaded.ordinary_tokens, rng, clock)
         # Times of two clocks are not to be mixed.
         self.measured_on = loaded.label + ("" if clock is time.perf_counter else ", at an even pace")
-        self.meter = Meter(engine, loaded.ordinary_tokens, np.random.default_rng(seed), clock)
         self.order = order(self.cells, seed)
         self.rows: list[dict[str, Any]] = []
         self.host_s = 0.0
@@ -129,7 +132,8 @@ class Calibration:
             ragged_prefill=self.engine.ragged_prefill,
             ragged_decode=self.engine.ragged_decode,
             source=f"measured with real.calibrate on {self.loaded.label}",
-            versions=versions(),
+            versions=versions() | getattr(self.engine, "versions", {}),
+            async_scheduling=getattr(self.engine, "async_scheduling", False),
         )
         grid = {**profile.provenance.grid, **self._facts()}
         return replace(profile, provenance=replace(profile.provenance, grid=grid)), report

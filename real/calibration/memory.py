@@ -11,7 +11,7 @@ from sim.hardware.kv_memory import GIB, KvMemory, kv_bytes_per_token
 
 from ..engines.model import LoadedModel
 from .cells import Cell
-from .meter import Meter, warm
+from .meter import Measuring, warm
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ NOT_MEASURED = {"memory": "prefill peak and workspace not measured: no CUDA devi
 
 
 def warm_and_measure(
-    meter: Meter, cells: Sequence[Cell], loaded: LoadedModel, visited: Callable[[], None]
+    meter: Measuring, cells: Sequence[Cell], loaded: LoadedModel, visited: Callable[[], None]
 ) -> MeasuredMemory | None:
     """Visit every cell once, unrecorded, and measure the memory used; None without CUDA.
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from statistics import fmean, median
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from traces.trace import IntArray
 
-from ..engines.engine import Engine, Part
+from ..engines.engine import Engine, Machine, Part
 from ..lengths.prompts import random_tokens
 from .cells import HEADROOM_TOKENS, STEPS_PER_VISIT, Cell
 
@@ -48,6 +48,20 @@ def timed(
     end.record()
     torch.cuda.synchronize(device)
     return StepTime(start.elapsed_time(end) / 1e3, time.perf_counter() - begin)
+
+
+class Measuring(Protocol):
+    """Times iterations of one engine."""
+
+    @property
+    def engine(self) -> Machine:
+        """The engine."""
+
+    def visit(self, cell: Cell) -> dict[str, float]:
+        """One measurement of the cell, as a row of a steps file plus the host's clock, `wall_ms`."""
+
+    def host_s(self, max_rows: int) -> float:
+        """What the host adds to the time of a step."""
 
 
 class Meter:
@@ -142,7 +156,7 @@ class Meter:
         return [step]
 
 
-def warm(meter: Meter, cells: Sequence[Cell], visited: Callable[[], None]) -> None:
+def warm(meter: Measuring, cells: Sequence[Cell], visited: Callable[[], None]) -> None:
     """Visit each cell once, unrecorded, so that no measurement contains compilation, capture, allocation."""
     for cell in sorted(cells, reverse=True):  # largest first: smaller graphs then fit the pool it made
         meter.visit(cell)

@@ -10,6 +10,7 @@ import torch
 from sim.work import SchedulingError
 
 ENGINES = ("transformers-eager", "cuda-graphs")
+"""Those that run what they are told; `vllm` schedules by itself (`scheduling`)."""
 
 
 class KvOvercommitted(SchedulingError):
@@ -31,12 +32,8 @@ class Part(NamedTuple):
     yields: bool
 
 
-class Engine(Protocol):
-    """Runs token sequences on a model; knows nothing of requests, lengths or schedulers.
-
-    A padded batch: `prefill`, then `decode` once per further token, then `release`. All calls return when the
-    tokens are on the host.
-    """
+class Machine(Protocol):
+    """What a measurement must know of any engine."""
 
     name: str
     capacity_tokens: int
@@ -46,6 +43,14 @@ class Engine(Protocol):
     """A padded batch computes each row's real prompt only."""
     ragged_decode: bool
     """Decoding reads each row's real context only."""
+
+
+class Engine(Machine, Protocol):
+    """Runs token sequences on a model; knows nothing of requests, lengths or schedulers.
+
+    A padded batch: `prefill`, then `decode` once per further token, then `release`. All calls return when the
+    tokens are on the host.
+    """
 
     def prefill(self, prompts: Sequence[Sequence[int]], token_limit: int) -> list[int]:
         """First token of every row; reserves rows x (longest prompt + token_limit) tokens of KV cache."""

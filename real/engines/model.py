@@ -45,11 +45,15 @@ class LoadedModel:
     tokenizer: Any = None
     eos_tokens: frozenset[int] = frozenset()
     """The tokens that end an answer where the model decides that itself."""
+    source: str = ""
+    """The folder, or the name on the hub, that its weights are read from; empty where they are random."""
+    place: torch.device | None = None
+    """Where it is to run, if the model here is an outline without weights."""
 
     @property
     def device(self) -> torch.device:
         """Where it runs."""
-        return torch.device(self.model.device)
+        return torch.device(self.model.device) if self.place is None else self.place
 
     @property
     def dtype(self) -> torch.dtype:
@@ -108,13 +112,15 @@ def load(
     dtype: str | None = None,
     device: str | None = None,
     seed: int = 0,
+    outline: bool = False,
 ) -> LoadedModel:
     """The model `name`: `tiny`, a shape of `sim.hardware.model_shape`, one of `PACKAGED`, a path, or a name
     on the hub.
 
     Defaults: vicuna-7b in bfloat16 where there is CUDA, else tiny in float32 on the CPU; random weights for a
-    shape, pretrained ones otherwise. Random weights are drawn on the device, in seconds. Raises InputError
-    for a model or device that is not available.
+    shape, pretrained ones otherwise. Random weights are drawn on the device, in seconds. `outline`: without
+    its weights, for an engine that reads or draws them itself. Raises InputError for a model or device that
+    is not available.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if re.fullmatch(r"cpu|cuda(:\d+)?", device) is None:
@@ -129,21 +135,24 @@ def load(
     kind = DTYPES[dtype or ("bfloat16" if on_gpu else "float32")]
     known = {**MODELS, TINY.name: TINY}.get(name)
     weights = weights or ("random" if known is not None else "pretrained")
-    tokenizer = None
     place_of = str(folder_of(name)) if name in PACKAGED else PUBLISHED_AT.get(name, name)
-    if weights == "pretrained":
-        if name == TINY.name:
-            raise InputError("weights: pretrained, but the model tiny exists with random weights only")
+    if weights == "pretrained" and name == TINY.name:
+        raise InputError("weights: pretrained, but the model tiny exists with random weights only")
+    if weights == "pretrained" and not outline:
         model, tokenizer = _pretrained(name, place_of, kind, place)
     else:
-        config = _config(known) if known is not None else _read_config(place_of)
-        model = _random(config, kind, place, name, seed)
+        tokenizer = _tokenizer(name, place_of) if weights == "pretrained" else None
+        drawn = known if weights == "random" else None
+        config = _read_config(place_of) if drawn is None else _config(drawn)
+        model = _random(config, kind, torch.device("meta") if outline else place, name, seed)
     ends = {*_ids(model.config.eos_token_id), *_ids(model.generation_config.eos_token_id)}
     ends |= {*_ids(getattr(tokenizer, "eos_token_id", None))}
     # A None in a call's GenerationConfig falls back to the model's own, which would end answers early.
     model.generation_config.eos_token_id = None
     shape = _shape(name, model.config, kind)
-    return LoadedModel(model.eval(), shape, weights, tokenizer, frozenset(ends))
+    source = place_of if weights == "pretrained" else ""
+    placed = place if outline else None
+    return LoadedModel(model.eval(), shape, weights, tokenizer, frozenset(ends), source, placed)
 
 
 def _ids(setting: int | Iterable[int] | None) -> Iterator[int]:
@@ -201,9 +210,20 @@ def _pretrained(name: str, source: str, dtype: torch.dtype, place: torch.device)
         model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
         return model.to(place), AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, torch.OutOfMemoryError) as error:
-        raise InputError(
-            f"model {name}: cannot be loaded ({_first_line(error)}); --weights random needs no files"
-        ) from None
+        raise _cannot_be_loaded(name, error) from None
+
+
+def _tokenizer(name: str, source: str) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise _cannot_be_loaded(name, error) from None
+
+
+def _cannot_be_loaded(name: str, error: BaseException) -> InputError:
+    return InputError(
+        f"model {name}: cannot be loaded ({_first_line(error)}); --weights random needs no files"
+    )
 
 
 def _read_config(name: str) -> Any:

@@ -29,6 +29,10 @@ class Stopwatch:
         """Seconds counted so far."""
         return self.before_s + (0.0 if self.since_s is None else self.clock() - self.since_s)
 
+    def skip(self, seconds: float) -> None:
+        """Count seconds in which nothing happens, without letting them pass."""
+        self.before_s += seconds
+
     @contextmanager
     def running(self) -> Iterator[None]:
         """Inside the block it counts."""

@@ -20,6 +20,7 @@ from sim.scenario.scenario import Scenario, predictions_of
 from traces.errors import InputError
 
 from ..engines.arena import ArenaEngine
+from ..engines.decision import Decision
 from ..engines.eager import EagerEngine
 from ..engines.engine import ENGINES, Engine, KvOvercommitted
 from ..engines.model import LoadedModel
@@ -32,13 +33,25 @@ from .job import Job
 WAITS = "has requests that wait for others of their session (waits_for), which the simulator alone replays"
 
 
+class Scheduled(NamedTuple):
+    """What an engine's own scheduler decided, and how many iterations had ended when each request came, by
+    request id.
+    """
+
+    decisions: tuple[Decision, ...]
+    arrived: tuple[int, ...]
+
+
 class RealResult(NamedTuple):
-    """The outcome of a real run: the result, answers by request id, their lengths, and incidents."""
+    """The outcome of a real run: the result, answers by request id, their lengths, and incidents; where the
+    engine scheduled by itself, what it decided.
+    """
 
     result: Result
     answers: dict[int, list[int]]
     output_tokens: list[int]
     incidents: list[str]
+    scheduled: Scheduled | None = None
 
 
 def make_engine(
@@ -49,7 +62,7 @@ def make_engine(
         return EagerEngine(loaded, capacity_tokens)
     if name == ArenaEngine.name:
         return ArenaEngine(loaded, capacity_tokens, compile_layers=compile_layers)
-    raise InputError(f"engine: {name!r} is not one of {', '.join(ENGINES)}")
+    raise InputError(f"engine: {name!r} is not one of {', '.join(ENGINES)} that run what they are told")
 
 
 class RealRun:

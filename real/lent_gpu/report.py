@@ -40,9 +40,10 @@ def _policies(policies: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterat
     yield from ("", "| policy | figure | predicted | measured | error |", "|---|---|---:|---:|---:|")
     for policy, figures in policies.items():
         for key, judged in figures.items():
-            error = "–" if judged["error"] is None else f"{judged['error']:+.1%}"
+            error = judged["error_fraction"]
+            text = "–" if error is None else f"{error:+.1%}"
             sides = " | ".join(_text(judged[side]) for side in ("predicted", "measured"))
-            yield f"| {policy} | {key} | {sides} | {error} |"
+            yield f"| {policy} | {key} | {sides} | {text} |"
     yield ""
 
 

@@ -52,7 +52,7 @@ def paper_ratio(bench: Bench, seconds: float) -> dict[str, Any]:
         **result,
         "ratio_measured": measured,
         "ratio_predicted": predicted,
-        "error": predicted / measured - 1,
+        "error_fraction": predicted / measured - 1,
     }
 
 

@@ -5,28 +5,26 @@ beside ours.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from sim.hardware.host import NO_HOST
+from sim.hardware.piecewise_linear import PiecewiseLinear
+from sim.hardware.step_cost import StepCost
 from sim.kv_blocks import blocks_for
 from sim.request import Request
 from sim.scenario.policies import make_scheduler
+from sim.scenario.scenario import Scenario
 from sim.work import Iterations, Limits, Outcome, Scheduler, Work
 
+from ..engines.decision import Decision
+from ..execution.run import Scheduled
 
-class Decision(NamedTuple):
-    """One iteration. All by request id.
-
-    `tokens`: those that it computes, a chunk of a prompt or the one of who decodes. `reused`: of who is let
-    in, the tokens found in memory. `preempted`: who gave up its memory for it. `blocks`: in use while it
-    runs.
-    """
-
-    iteration: int
-    tokens: dict[int, int]
-    reused: dict[int, int]
-    preempted: tuple[int, ...]
-    blocks: int
+FLAT = PiecewiseLinear((1,), (1.0,))
+"""Every iteration takes a second, whatever it computes."""
 
 
 class Recorder:
@@ -109,3 +107,41 @@ def differences(one: Sequence[Decision], other: Sequence[Decision]) -> Iterator[
     for number, (left, right) in enumerate(zip_longest(one, other)):
         if left != right:
             yield Difference(number, left, right)
+
+
+class Comparison(NamedTuple):
+    """An engine's decisions beside ours: how many iterations it had, and where the first one differs."""
+
+    num_iterations: int
+    first: Difference | None
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of plain values."""
+        return {
+            "iterations": self.num_iterations,
+            "first_difference": None if self.first is None else str(self.first),
+        }
+
+
+def compare(scenario: Scenario, policy: str, scheduled: Scheduled) -> Comparison:
+    """What an engine's scheduler decided beside what ours decides of the same requests.
+
+    To ours they come before the same iterations, whatever time these took.
+    """
+    ours = decide_again(scenario, policy, scheduled.arrived)
+    theirs: Sequence[Decision] = scheduled.decisions
+    if scenario.limits.async_scheduling:
+        # Who has ended holds blocks for an iteration more, which is not in what our scheduler hands out.
+        ours, theirs = ([d._replace(blocks=0) for d in each] for each in (ours, theirs))
+    return Comparison(len(theirs), next(differences(theirs, ours), None))
+
+
+def decide_again(scenario: Scenario, policy: str, arrived: Sequence[int]) -> list[Decision]:
+    """What our scheduler decides where each request comes after so many iterations, by request id."""
+    profile = replace(scenario.profile, step_cost=StepCost(FLAT, 0.0, FLAT, 0.0, 0.0), host=NO_HOST)
+    trace = replace(scenario.trace, arrival_s=np.array(arrived, dtype=np.float64))
+    decisions: list[Decision] = []
+    replace(scenario, trace=trace, profile=profile, max_concurrency=None).run(
+        recorded(policy, decisions), leap=False
+    )
+    return decisions

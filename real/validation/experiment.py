@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from sim.hardware import catalogue as profiles
+from sim.hardware.profile import Profile
 from sim.perception.predictors import ANSWER_TOKENS, QUESTION_TOKENS
 from sim.perception.registry import make_predictor
 from sim.scenario.policies import make_scheduler
@@ -24,9 +25,10 @@ from ..calibration.calibration import Calibration, versions
 from ..calibration.cells import CellBounds
 from ..engines.engine import Engine
 from ..engines.model import LoadedModel
-from ..execution.clocks import PacedClock
+from ..execution.clocks import Clock, PacedClock
 from ..lengths.asker import Asker, asks_the_model, lacks_texts, model_predictor
 from ..options import ReplayFlags
+from .own_experiment import own_experiment
 from .report import PolicyCheck
 from .validation import STAND_IN, Validation, put_to
 
@@ -45,19 +47,43 @@ def experiment(
     say: Callable[[str], None],
 ) -> tuple[list[PolicyCheck], dict[str, Any]]:
     """Load, calibrate where needed, run, simulate; returns the checks and a description of the experiment."""
-    settings, seed = replay.settings(), replay.seed
     profile = profiles.load(replay.profile) if replay.profile is not None else None
     if profile is not None and profile.engine != replay.engine:
         raise InputError(f"profile {replay.profile}: its engine is {profile.engine}, not {replay.engine}")
     if profile is not None and steps is not None:
         raise InputError(f"steps {steps}: with profile {replay.profile} nothing is calibrated")
+    replay.check(adapter)
+    if replay.schedules_by_itself:
+        if adapter is not None:
+            raise InputError(f"adapter {adapter}: engine {replay.engine} is not asked for lengths")
+        ran = own_experiment(replay, pairs, profile, repeat=repeat, clock=clock, steps=steps, say=say)
+    else:
+        ran = _experiment(
+            replay, pairs, profile, repeat=repeat, clock=clock, adapter=adapter, steps=steps, say=say
+        )
+    validation, checked, ticks = ran
+    return validation.cases(pairs), _about(replay, validation, checked, ticks, repeat)
+
+
+def _experiment(
+    replay: ReplayFlags,
+    pairs: Sequence[tuple[str, str]],
+    profile: Profile | None,
+    *,
+    repeat: int,
+    clock: Literal["wall", "paced"] | None,
+    adapter: Path | None,
+    steps: Path | None,
+    say: Callable[[str], None],
+) -> tuple[Validation, Scenario, Clock]:
+    """The same on an engine that runs what it is told; what was run and on which clock."""
+    settings, seed = replay.settings(), replay.seed
     # Bad settings are refused before the model is loaded; any profile serves for that.
     first = pairs[0][1]
     stand_in = STAND_IN if asks_the_model(first) else first
     checked = make_scenario(replay.source(), predictor=stand_in, **settings)
     for policy, predictor in pairs:
         _check(policy, predictor, checked.limits)
-    replay.check(adapter)
     loaded = replay.load()
     asker = _asker(pairs, loaded, adapter, seed, say)
     source = replay.source(loaded)
@@ -71,7 +97,7 @@ def experiment(
     is_paced = clock == "paced" or (
         clock is None and not on_gpu and at_once and profile is None and torch.get_num_threads() == 1
     )
-    ticks = PacedClock() if is_paced else time.perf_counter
+    ticks: Clock = PacedClock() if is_paced else time.perf_counter
     engine = replay.start(loaded, profile)
     calibration = None
     if profile is None:
@@ -84,24 +110,30 @@ def experiment(
     )
     validation.prepare(pairs)
     validation.measure(pairs, repeat, warm_ups=int(on_gpu), passes=0 if on_gpu else PASSES)
-    cases = validation.cases(pairs)
+    return validation, checked, ticks
+
+
+def _about(
+    replay: ReplayFlags, validation: Validation, checked: Scenario, ticks: Clock, repeat: int
+) -> dict[str, Any]:
+    """A description of the experiment."""
     assert validation.profile is not None
-    provenance = validation.profile.provenance
+    engine, provenance, asker = validation.engine, validation.profile.provenance, validation.asker
     about = {
-        "ran": f"{replay.engine} on {loaded.label}",
+        "ran": f"{replay.engine} on {validation.loaded.label}",
         "trace": checked.trace.name,
         "requests": len(checked.trace),
-        "arrivals": "all at once" if at_once else "over time",
+        "arrivals": "over time" if np.any(checked.trace.arrival_s) else "all at once",
         "clock": _clock_label(ticks),
         "lengths": replay.lengths,
         "repeats": repeat,
-        "seed": seed,
+        "seed": replay.seed,
         "kv_tokens": engine.capacity_tokens,
         "profile": f"{validation.profile.name} ({provenance.kind}, {provenance.date})",
         "fit_residuals": provenance.residuals,
-        "versions": versions(),
+        "versions": versions() | getattr(engine, "versions", {}),
     }
-    return cases, about | ({} if asker is None else {"perception": asker.reports})
+    return about | ({} if asker is None else {"perception": asker.reports})
 
 
 def _asker(

@@ -22,8 +22,8 @@ def errors(cases: Sequence[PolicyCheck], key: str, ax: Axes) -> None:
     """The error of one metric, a bar per check; whiskers: the largest distance of a run from the median."""
     judged = [case.figures[key] for case in cases]
     place = np.arange(len(cases))
-    error = np.array([np.nan if j.error is None else 100 * j.error for j in judged])
-    noise = np.array([0.0 if j.noise is None else 100 * j.noise for j in judged])
+    error = np.array([np.nan if j.error_fraction is None else 100 * j.error_fraction for j in judged])
+    noise = np.array([0.0 if j.noise_fraction is None else 100 * j.noise_fraction for j in judged])
     ax.barh(place, error, height=0.6, color=[style.colour(k) for k in range(len(cases))])
     ax.errorbar(error, place, xerr=noise, fmt="none", ecolor=style.EDGE, elinewidth=1.0, capsize=3)
     ax.axvline(0, color="black", linewidth=1.0)

@@ -30,7 +30,9 @@ def spreads_of(cases: Sequence[PolicyCheck]) -> dict[str, float]:
     Of all policies, since the noise is the machine's: three runs of one may lie close together by chance.
     """
     noise = {
-        key: [case.figures[key].noise or 0.0 for case in cases] for keys in JUDGED.values() for key in keys
+        key: [case.figures[key].noise_fraction or 0.0 for case in cases]
+        for keys in JUDGED.values()
+        for key in keys
     }
     return {key: max(values, default=0.0) for key, values in noise.items()}
 
@@ -49,7 +51,7 @@ def judgements(
             figure = case.figures[key]
             if figure.predicted is None and figure.measured is None:
                 continue
-            error = math.nan if figure.error is None else figure.error
+            error = math.nan if figure.error_fraction is None else figure.error_fraction
             judged.append(Judgement(key, error, tolerances[kind], spreads[key]))
     return judged
 

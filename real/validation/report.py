@@ -14,6 +14,8 @@ from sim.results.failures import failed_share, failures_text
 from sim.results.metrics import metric, request_latencies
 from sim.results.result import Result
 
+from .decisions import Comparison
+
 COMPARED = (
     "request_throughput",
     "output_throughput",
@@ -32,14 +34,14 @@ COMPARED = (
 class MetricError(NamedTuple):
     """One metric: the simulator's value, the median of the real runs, and the errors of both as fractions.
 
-    `error` is predicted / measured - 1, `noise` the largest distance of a run from the median of the runs.
-    Both are None where the metric is undefined.
+    `error_fraction` is predicted / measured - 1, `noise_fraction` the largest distance of a run from the
+    median of the runs. Both are None where the metric is undefined.
     """
 
     predicted: float | None
     measured: float | None
-    error: float | None
-    noise: float | None
+    error_fraction: float | None
+    noise_fraction: float | None
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class PolicyCheck:
     predicted: Result
     measured: tuple[Result, ...]
     incidents: tuple[str, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    """Of each real run, where the engine scheduled by itself."""
 
     @property
     def name(self) -> str:
@@ -67,7 +71,11 @@ class PolicyCheck:
 
     @property
     def equal_decisions(self) -> int:
-        """Number of real runs whose decisions equal the simulation's."""
+        """Number of real runs whose decisions equal the simulation's, or those that our scheduler takes of
+        the same requests where the engine scheduled by itself.
+        """
+        if self.comparisons:
+            return sum(comparison.first is None for comparison in self.comparisons)
         return sum(m.decisions == self.predicted.decisions for m in self.measured)
 
     @property
@@ -83,6 +91,7 @@ class PolicyCheck:
             "predictor": self.predictor,
             "runs": len(self.measured),
             "runs_with_equal_decisions": self.equal_decisions,
+            **({"decisions": [c.to_json() for c in self.comparisons]} if self.comparisons else {}),
             "completed": [m.summary["completed"] for m in self.measured],
             "failed": [m.summary["failed"] for m in self.measured],
             "incidents": list(self.incidents),
@@ -138,13 +147,16 @@ def markdown(cases: Sequence[PolicyCheck], about: Mapping[str, Any]) -> str:
         figures = case.figures
         rate = figures["request_throughput"]
         cells = [case.policy, case.predictor, _number(rate.predicted), _number(rate.measured)]
-        cells += [f"{percent(figures[k].error)} (±{percent(figures[k].noise, False)})" for k in shown]
+        cells += [
+            f"{percent(figures[k].error_fraction)} (±{percent(figures[k].noise_fraction, False)})"
+            for k in shown
+        ]
         cells.append(f"{case.equal_decisions} of {len(case.measured)} equal")
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
         "Errors are predicted / measured - 1; in brackets, the largest distance of a run from the median.",
-        *(f"\n{case.name}: {text}" for case in cases for text in failure_lines(case)),
+        *(f"\n{case.name}: {text}" for case in cases for text in (*failure_lines(case), *differing(case))),
     ]
     return "\n".join(lines) + "\n"
 
@@ -154,6 +166,15 @@ def failure_lines(case: PolicyCheck) -> list[str]:
     sides = {"predicted": case.predicted.summary, "measured": max(summaries(case), key=failed_share)}
     texts = {side: failures_text(summary) for side, summary in sides.items()}
     return [f"latencies leave out, {side}: {text}" for side, text in texts.items() if text is not None]
+
+
+def differing(case: PolicyCheck) -> list[str]:
+    """Where the decisions of an engine's own scheduler first differ from ours, a line for each run."""
+    return [
+        f"run {number} decides otherwise from {comparison.first} (the engine's against ours)"
+        for number, comparison in enumerate(case.comparisons, start=1)
+        if comparison.first is not None
+    ]
 
 
 def summaries(case: PolicyCheck) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 
@@ -16,13 +16,14 @@ from sim.scenario.scenario import scenario as make_scenario
 from traces.trace import IntArray, Trace
 
 from ..calibration.calibration import Calibration
-from ..engines.engine import Engine
+from ..engines.engine import Engine, Machine
 from ..engines.model import LoadedModel
 from ..execution.run import RealResult, RealRun
 from ..lengths.asker import Asker, asks_the_model, put
 from ..lengths.own_lengths import with_lengths, with_own_lengths
 from ..lengths.progress import Progress
 from ..lengths.prompts import Prompts
+from .decisions import Comparison, compare
 from .report import PolicyCheck
 
 FIRST_PASSES = 2
@@ -30,6 +31,18 @@ FIRST_PASSES = 2
 
 STAND_IN = "oracle"
 """Stands in for the predictor `model` until the model has been asked."""
+
+
+class Run(Protocol):
+    """A real run under way."""
+
+    scenario: Scenario
+
+    def step(self) -> bool:
+        """Go on a little; False where the run is over."""
+
+    def measured(self) -> RealResult:
+        """What came of it, once it is over."""
 
 
 def put_to(loaded: LoadedModel, asker: Asker | None, scenario: Scenario) -> tuple[Trace, Prompts]:
@@ -46,7 +59,7 @@ class Validation:
     """
 
     loaded: LoadedModel
-    engine: Engine
+    engine: Machine
     trace: Trace | str
     settings: Mapping[str, Any]
     profile: Profile | None
@@ -79,14 +92,19 @@ class Validation:
                     kv_blocks=blocks,
                     **self.settings,
                 )
+                scenario = self.on_engine(scenario)
                 trace, self.prompts = put_to(self.loaded, self.asker, scenario)
                 scenario = self._with_lengths(replace(scenario, trace=trace))
                 if self.asker is not None and asks:
                     scenario = self.asker.with_predictions(
-                        scenario, predictor, self.engine, self.prompts, self.clock, self.say
+                        scenario, predictor, cast(Engine, self.engine), self.prompts, self.clock, self.say
                     )
                     self.say(f"asked for all lengths: {predictor}")
                 self.scenarios[predictor] = scenario
+
+    def on_engine(self, scenario: Scenario) -> Scenario:
+        """The scenario with the memory that the engine has, where blocks of `BLOCK_SIZE` do not say it."""
+        return scenario
 
     def _with_lengths(self, scenario: Scenario) -> Scenario:
         """The scenario with the lengths that its answers will have, as far as they are known beforehand."""
@@ -94,7 +112,8 @@ class Validation:
             return scenario
         if self.own_lengths is not None:
             return replace(scenario, trace=with_lengths(scenario.trace, self.own_lengths))
-        found = with_own_lengths(scenario, self.engine, self.prompts, self.loaded.eos_tokens, self.say)
+        engine = cast(Engine, self.engine)
+        found = with_own_lengths(scenario, engine, self.prompts, self.loaded.eos_tokens, self.say)
         self.own_lengths = found.trace.output_tokens
         return found
 
@@ -109,11 +128,11 @@ class Validation:
         if self.calibration is not None:
             visits = (FIRST_PASSES + passes) * len(self.calibration.cells)
             to_visit = max(0, visits - len(self.calibration.rows))
-        num_works = repeats * sum(len(self.scenarios[q].run(p, log=True).batches) for p, q in pairs)
+        num_works = repeats * sum(self.num_works(*pair) for pair in pairs)
         works = visited = 0
         progress = Progress(self.say, "runs and visits between them", num_works + to_visit)
         for repeat in range(-warm_ups, repeats):
-            started = {pair: self._start(*pair) for pair in pairs}
+            started = {pair: self.start(*pair) for pair in pairs}
             for done in self._in_turns(started, rng):
                 if repeat < 0:
                     continue
@@ -131,16 +150,14 @@ class Validation:
                 self.runs.setdefault(pair, []).append(run.measured())
             self.say(f"round {repeat + 1} of {repeats} done")
 
-    def _start(self, policy: str, predictor: str) -> RealRun:
+    def start(self, policy: str, predictor: str) -> Run:
+        """A real run that is about to begin."""
         scenario = self.scenarios[predictor]
         asking = self.asker.askings.get(predictor) if self.asker is not None else None
-        return RealRun(
-            scenario, policy, self.engine, self.loaded, self.prompts, self.lengths, self.clock, asking
-        )
+        engine = cast(Engine, self.engine)
+        return RealRun(scenario, policy, engine, self.loaded, self.prompts, self.lengths, self.clock, asking)
 
-    def _in_turns(
-        self, started: Mapping[tuple[str, str], RealRun], rng: np.random.Generator
-    ) -> Iterator[int]:
+    def _in_turns(self, started: Mapping[tuple[str, str], Run], rng: np.random.Generator) -> Iterator[int]:
         """Drive all runs to their end; whenever the engine is empty, yield the number of Works since then.
 
         Where all requests arrive at the start and every Work leaves the engine empty, the runs take turns,
@@ -149,7 +166,7 @@ class Validation:
         """
         runs = list(started.values())
         at_once = not any(np.any(run.scenario.trace.arrival_s) for run in runs)
-        take_turns = at_once and not hasattr(self.engine, "iterate")
+        take_turns = at_once and self.leaves_empty
         while runs:
             k = int(rng.integers(len(runs)))
             works = 0
@@ -160,6 +177,15 @@ class Validation:
             yield works
             if not goes_on:
                 del runs[k]
+
+    def num_works(self, policy: str, predictor: str) -> int:
+        """About how many steps a run has."""
+        return len(self.scenarios[predictor].run(policy, log=True).batches)
+
+    @property
+    def leaves_empty(self) -> bool:
+        """Whether every Work leaves the engine empty."""
+        return not hasattr(self.engine, "iterate")
 
     def cases(self, pairs: Sequence[tuple[str, str]]) -> list[PolicyCheck]:
         """Simulate the same requests with the latest calibration, and pair each result with its runs."""
@@ -175,5 +201,12 @@ class Validation:
             predicted = same.run(policy, output_tokens=output_tokens, log=True)
             incidents = tuple(line for measured in runs for line in measured.incidents)
             results = tuple(measured.result for measured in runs)
-            checks.append(PolicyCheck(policy, predictor, predicted, results, incidents))
+            check = PolicyCheck(policy, predictor, predicted, results, incidents)
+            checks.append(replace(check, comparisons=self.comparisons(same, policy, runs)))
         return checks
+
+    def comparisons(
+        self, scenario: Scenario, policy: str, runs: Sequence[RealResult]
+    ) -> tuple[Comparison, ...]:
+        """What the engine decided beside what we decide, of each run; none where it runs what it is told."""
+        return tuple(compare(scenario, policy, run.scheduled) for run in runs if run.scheduled is not None)

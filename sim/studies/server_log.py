@@ -68,15 +68,15 @@ class Against:
 
     @property
     def errors(self) -> dict[str, float]:
-        """Predicted over measured, minus 1."""
+        """Predicted over measured, minus 1, a fraction."""
         return {key: self.predicted[key] / value - 1 for key, value in self.measured.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: measured, predicted, error by figure, and the whole summary."""
+        """Plain values: measured, predicted, error as a fraction by figure, and the whole summary."""
         return {
             "measured": dict(self.measured),
             "predicted": dict(self.predicted),
-            "error": self.errors,
+            "error_fraction": self.errors,
             "summary": self.result.summary,
             "notes": list(self.notes),
         }

@@ -66,7 +66,7 @@ def test_the_whole_command_on_a_small_trace(tmp_path, capsys, brief):
         assert case["runs_with_equal_decisions"] == 2
         assert set(case["metrics"]) == set(report.COMPARED)
         for key in ("iterations", "average_length", "kv_peak_fraction"):
-            assert case["metrics"][key]["error"] == 0
+            assert case["metrics"][key]["error_fraction"] == 0
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "errors.csv",
         "errors.png",
@@ -119,7 +119,7 @@ def test_an_error_beyond_the_tolerance_is_exit_status_1(capsys, tmp_path, make_e
     verdict = json.loads(out.splitlines()[-1])
     lines = verdict["over_tolerance"]["vanilla (oracle)"]
     assert {line.partition(" ")[0] for line in lines} >= {"mean_e2el_ms", "p99_e2el_ms"}
-    assert verdict["worst_throughput_error"] > 0.3
+    assert verdict["worst_throughput_error_fraction"] > 0.3
     assert "validate: vanilla (oracle): mean_e2el_ms errs by +" in err and "| exceeded |" in out
 
 

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
-from real.validation.decisions import Decision, Difference, differences
+from real.engines.decision import Decision
+from real.validation.decisions import Difference, differences
 from tests.vllm import simulated
 from tests.vllm.worlds import SETTINGS, World, random_world, smallest
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
-from real.validation.decisions import Decision
+from real.engines.decision import Decision
 from tests.vllm.examples import EXAMPLES
 from tests.vllm.worlds import SETTINGS, World, random_world
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from real.validation.decisions import Decision, recorded
+from real.engines.decision import Decision
+from real.validation.decisions import recorded
 from sim.scenario.machines import Accelerator
 from sim.scenario.policies import limits_of
 from sim.scenario.scenario import scenario

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from real.validation.decisions import Decision, Recorder, differences
+from real.engines.decision import Decision
+from real.validation.decisions import Recorder, differences
 from sim.request import Request
 from sim.work import Chunk, Drop, Iterations, Outcome, Work
 

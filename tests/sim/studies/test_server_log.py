@@ -67,7 +67,7 @@ def test_the_command_prints_the_comparison_and_judges_it(
     assert set(json.loads(log.with_suffix(".json").read_text())) == {
         "measured",
         "predicted",
-        "error",
+        "error_fraction",
         "summary",
         "notes",
         "tolerance",
@@ -77,7 +77,7 @@ def test_the_command_prints_the_comparison_and_judges_it(
         main([*base, "--policy", "continuous:max_num_seqs=1", "--tolerance", "1", "--json"])
     assert caught.value.code == 1
     out, err = capsys.readouterr()
-    assert json.loads(out)["error"]["output_throughput"] < -0.01
+    assert json.loads(out)["error_fraction"]["output_throughput"] < -0.01
     assert "errs by" in err
 
 

@@ -1,0 +1,120 @@
+"""Times single iterations of an engine that schedules by itself, cell by cell: whole steps, host included.
+
+A cell is brought about by the requests that the engine is handed; what an iteration then computed is read
+from its journal. The counterpart of `Meter`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from statistics import fmean
+
+import numpy as np
+
+from traces.trace import IntArray
+
+from ..engines.scheduling import EngineSizes, Journal, Load, SchedulerSettings, SchedulingEngine
+from ..lengths.prompts import random_tokens
+from .cells import STEPS_PER_VISIT, Cell
+from .meter import StepTime
+
+LONG_ANSWER = 4 * STEPS_PER_VISIT
+"""More tokens than a visit lets any sequence have."""
+
+
+def fits(cell: Cell, budget: int) -> bool:
+    """Whether an iteration of so many tokens can be it, and another one before it compute its history."""
+    return cell.rows + max(cell.history, cell.prefill_tokens) <= budget
+
+
+class OwnMeter:
+    """Times cells on an engine of these sizes. `rng` draws prompts of the `ordinary` ids; `clock` gives
+    seconds.
+
+    The prompt that sequence number k decodes behind is the same in every visit, so that all but the first
+    find it in memory; prompts that are timed are always new.
+    """
+
+    def __init__(
+        self,
+        engine: SchedulingEngine,
+        ordinary: IntArray,
+        rng: np.random.Generator,
+        sizes: EngineSizes,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.engine, self.ordinary, self.rng, self.clock = engine, ordinary, rng, clock
+        self.settings = SchedulerSettings(
+            max_num_seqs=sizes.max_num_seqs,
+            max_num_batched_tokens=sizes.max_num_batched_tokens,
+            async_scheduling=engine.async_scheduling,
+        )
+        self.next_key = 0
+        self.texts: list[list[int]] = []
+        self.journal: Journal | None = None
+
+    def visit(self, cell: Cell) -> dict[str, float]:
+        """One measurement of the cell, as a row of a steps file plus the host's clock, `wall_ms`.
+
+        What was computed and how long it took are means over the visit's steps.
+        """
+        if self.engine.journal is not self.journal:  # a run has set it up otherwise
+            self.engine.use(self.settings)
+            self.journal = self.engine.journal
+        timed = {"decode": self._decode, "prefill": self._prefill, "mixed": self._mixed}[cell.kind](cell)
+        self.engine.clear()
+        loads, times = zip(*timed, strict=True)
+        means = {name: fmean(getattr(load, name) for load in loads) for name in Load._fields}
+        return {
+            **means,
+            "step_ms": fmean(t.device_s for t in times) * 1e3,
+            "wall_ms": fmean(t.wall_s for t in times) * 1e3,
+        }
+
+    def host_s(self, max_rows: int) -> float:
+        """The host's time beyond a step: none, for it is in the step."""
+        return 0.0
+
+    def _decode(self, cell: Cell) -> list[tuple[Load, StepTime]]:
+        self._prime(cell.rows, cell.context)
+        self.engine.step()
+        return [self._timed() for _ in range(STEPS_PER_VISIT)]
+
+    def _prefill(self, cell: Cell) -> list[tuple[Load, StepTime]]:
+        for _ in range(cell.chunks):
+            self._add(random_tokens(cell.chunk_tokens, self.ordinary, self.rng))
+        return [self._timed()]
+
+    def _mixed(self, cell: Cell) -> list[tuple[Load, StepTime]]:
+        self._prime(cell.rows, cell.context)
+        self._add(random_tokens(cell.history + cell.chunk_tokens, self.ordinary, self.rng))
+        if cell.history:
+            self.engine.limit_tokens(cell.rows + cell.history)
+            self.engine.step()
+            self.engine.limit_tokens(self.settings.max_num_batched_tokens)
+        return [self._timed()]
+
+    def _prime(self, rows: int, context: int) -> None:
+        """So many sequences decode, each behind about so many tokens."""
+        while len(self.texts) < rows:
+            self.texts.append([])
+        waiting = set()
+        for text in self.texts[:rows]:
+            text.extend(random_tokens(max(0, context - len(text)), self.ordinary, self.rng))
+            waiting.add(self._add(text[:context]))
+        while waiting:
+            waiting -= {progress.key for progress in self.engine.step()}
+
+    def _add(self, prompt: Sequence[int]) -> int:
+        self.next_key += 1
+        self.engine.add(self.next_key, prompt, LONG_ANSWER)
+        return self.next_key
+
+    def _timed(self) -> tuple[Load, StepTime]:
+        """One step, and what the iteration computed that ended with it."""
+        begin, ticked = time.perf_counter(), self.clock()
+        self.engine.step()
+        took = StepTime(self.clock() - ticked, time.perf_counter() - begin)
+        journal = self.engine.journal
+        return journal.loads[journal.num_ended - 1], took

@@ -1,0 +1,231 @@
+"""One run of one policy on an engine that schedules by itself: the counterpart of `run` for such engines.
+
+The engine's scheduler is set up as the policy says; then requests are handed to it at their times, and what
+it decides and what becomes of each request is written down.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.perception.predictions import perceive
+from sim.request import Request
+from sim.results.ledger import Ledger, ReplicaUse, column
+from sim.results.result import make_result
+from sim.scenario.policies import kv_capacity, make_scheduler
+from sim.scenario.scenario import Scenario, stream
+from sim.schedulers.continuous_options import ContinuousOptions
+from sim.schedulers.order import Order
+from sim.work import Chunk, Iterations, Limits
+from traces.errors import InputError
+
+from ..engines.decision import Decision
+from ..engines.model import LoadedModel
+from ..engines.scheduling import Progress, SchedulerSettings, SchedulingEngine
+from ..lengths.prompts import Prompts
+from .arrivals import WallArrivals
+from .clocks import Clock, Stopwatch
+from .run import RealResult, Scheduled
+
+PRIORITY: dict[Order, Callable[[Request], int]] = {
+    "priority": lambda request: request.priority,
+    "shortest-predicted": lambda request: request.predicted_tokens or 0,
+}
+"""Orders that are a number for each request, which its own field `priority` carries; fcfs needs none."""
+
+
+class OwnScheduling(NamedTuple):
+    """How an engine's scheduler is set up for a policy, and the priority that a request is sent with."""
+
+    settings: SchedulerSettings
+    priority: Callable[[Request], int]
+
+
+def own_scheduling(policy: str, limits: Limits, engine_name: str) -> OwnScheduling:
+    """The policy as settings of an engine that schedules by itself; InputError for one that it has not."""
+    options = getattr(make_scheduler(policy, limits), "options", None)
+    if not isinstance(options, ContinuousOptions) or options.rules != "vllm":
+        raise InputError(
+            f"policy {policy}: engine {engine_name} schedules by itself, by the rules of continuous; others "
+            "it does not have"
+        )
+    allowed = {
+        "order": ("fcfs", *PRIORITY),
+        "admission": ("chunk", "prompt"),
+        "aging_s": (0.0,),
+        "margin": (0.0,),
+    }
+    for name, values in allowed.items():
+        if (given := getattr(options, name)) not in values:
+            known = ", ".join(f"{value:g}" if isinstance(value, float) else value for value in values)
+            raise InputError(f"policy {policy}: {name}={given}, engine {engine_name} has only {known}")
+    is_async = limits.async_scheduling if options.async_scheduling is None else options.async_scheduling
+    if is_async != limits.async_scheduling:
+        here = "with" if limits.async_scheduling else "without"
+        raise InputError(f"policy {policy}: engine {engine_name} runs {here} async_scheduling here")
+    settings = SchedulerSettings(
+        max_num_seqs=options.max_num_seqs,
+        max_num_batched_tokens=options.max_num_batched_tokens,
+        chunked=options.chunked,
+        priority=options.order in PRIORITY,
+        prefix_caching=options.prefix_caching,
+        async_scheduling=is_async,
+        reserve_full_prompt=options.admission == "prompt",
+        num_gpu_blocks=limits.kv_tokens // limits.block_size,
+    )
+    return OwnScheduling(settings, PRIORITY.get(options.order, lambda request: 0))
+
+
+class OwnSchedulerRun:
+    """A scenario's trace served by an engine's own scheduler, in real time, an iteration at a time.
+
+    `prompts`: token ids by request id; answers are as long as the trace says. With `skips_waits` the clock
+    jumps over the time in which nothing is to do, as a clock must that counts the processor's work only. What
+    it takes to write all down is not on the clock.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        policy: str,
+        engine: SchedulingEngine,
+        loaded: LoadedModel,
+        prompts: Prompts,
+        clock: Clock = time.perf_counter,
+        *,
+        skips_waits: bool = False,
+    ) -> None:
+        self.scenario, self.policy, self.engine, self.prompts = scenario, policy, engine, prompts
+        self.own = own_scheduling(policy, scenario.limits, engine.name)
+        self.stopwatch, self.skips_waits = Stopwatch(clock), skips_waits
+        self.ran = f"{engine.name} on {loaded.label}"
+        scheduler = make_scheduler(policy, scenario.limits)
+        perception = perceive(
+            scenario.predictor, scenario.trace, stream(scenario.seed, "perception"), scheduler.upper_quantile
+        )
+        if perception.charged and self.own.settings.priority:
+            raise InputError(
+                f"predictor {scenario.labels['predictor']}: engine {engine.name} asks for no lengths, so "
+                "that they have to be known beforehand (charge=off)"
+            )
+        self.requests = {request.id: request for request in scenario.requests(perception)}
+        self.output_tokens: list[int] = scenario.trace.output_tokens.tolist()
+        arrival_s = [self.requests[i].arrival_s for i in range(len(self.requests))]
+        self.use = ReplicaUse(self.ran, kv_capacity(scheduler, scenario.limits))
+        self.ledger = Ledger(len(self.requests), arrival_s, log=True, replicas=[self.use])
+        if not perception.charged:
+            self.ledger.predicted = column(perception.predicted.astype(np.int64))
+        ordered = list(self.requests.values())
+        self.arrivals = WallArrivals(ordered, self.ledger, scenario.max_concurrency, self._submit)
+        self.arrived = [0] * len(self.requests)  # by id: iterations that had ended
+        self.journal, self.has_begun = engine.journal, False
+        self.num_noted = 0  # decisions that are in the ledger
+        self.computed: dict[int, int] = {}  # id -> tokens in memory
+        self.num_generated: dict[int, int] = {}
+        self.last_token_s: dict[int, float] = {}
+
+    def step(self) -> bool:
+        """One iteration, or a wait for the next request; False where the run is over."""
+        if not self.has_begun:
+            self.engine.use(self.own.settings)
+            self.journal, self.has_begun = self.engine.journal, True
+        with self.stopwatch.running():
+            now = self.stopwatch()
+            self.arrivals.release(now)
+            has_requests = self.engine.has_requests()
+            gave = self.engine.step() if has_requests else []
+        if has_requests:
+            self._note(gave, now, self.stopwatch())
+            return True
+        return self._wait(now)
+
+    def _submit(self, request: Request) -> None:
+        i = request.id
+        self.arrived[i] = self.journal.num_ended
+        self.engine.add(
+            i, self.prompts[i], self.output_tokens[i], self.own.priority(request), request.arrival_s
+        )
+
+    def _wait(self, now: float) -> bool:
+        """Wait for the next request; False where none will come."""
+        if self.arrivals.next_s is None:
+            return False
+        wait_s = max(0.0, self.arrivals.next_s - now)
+        if self.skips_waits:
+            self.stopwatch.skip(wait_s)
+        else:
+            with self.stopwatch.running():
+                time.sleep(wait_s)
+        return True
+
+    def _note(self, gave: Sequence[Progress], start_s: float, end_s: float) -> None:
+        """Write down the iterations that were scheduled meanwhile, and what came of the one that ended."""
+        ledger, journal = self.ledger, self.journal
+        self.use.busy_s += end_s - start_s
+        for decision in journal.decisions[self.num_noted :]:
+            self._note_decision(decision, start_s, end_s)
+        self.num_noted = len(journal.decisions)
+        finished = []
+        for progress in gave:
+            i = progress.key
+            self.num_generated[i] = self.num_generated.get(i, 0) + progress.num_tokens
+            if math.isnan(ledger.first_token_s[i]):
+                ledger.record_first_tokens((i,), end_s)
+            else:
+                ledger.gaps.add(end_s - self.last_token_s[i], 0.0, 1, 1, self.last_token_s[i])
+            self.last_token_s[i] = end_s
+            if progress.is_finished:
+                finished.append(self.requests[i])
+                self.computed.pop(i, None)
+        ledger.record_finished(finished, end_s, replica=0)
+        if finished:
+            self.arrivals.ended(len(finished), end_s)
+
+    def _note_decision(self, decision: Decision, start_s: float, end_s: float) -> None:
+        """An iteration in the terms of `continuous`, as the simulated one is written down."""
+        for i in decision.preempted:
+            self.computed.pop(i, None)
+        self.use.preemptions += len(decision.preempted)
+        self.use.iterations += 1
+        self.ledger.record_scheduled(
+            [i for i in decision.reused if math.isnan(self.ledger.scheduled_s[i])], start_s
+        )
+        chunks = []
+        for i, num_tokens in decision.tokens.items():
+            known = len(self.prompts[i]) + self.num_generated.get(i, 0)
+            before = self.computed.setdefault(i, decision.reused.get(i, 0))
+            self.computed[i] = before + num_tokens
+            if i in decision.reused or before + num_tokens < known or num_tokens > 1:
+                is_last = before + num_tokens >= known
+                chunks.append(Chunk(self.requests[i], num_tokens, is_last, decision.reused.get(i, 0)))
+        held = decision.blocks * self.engine.block_size
+        self.use.kv_peak_tokens = max(self.use.kv_peak_tokens, held)
+        work = Iterations(chunks, [self.requests[i] for i in decision.preempted], 1, True)
+        self.ledger.record_iterations(
+            work, 1, start_s, end_s, end_s, first_step_s=0.0, step_slope_s=0.0, kv_tokens=held
+        )
+
+    def measured(self) -> RealResult:
+        """What came of it, once it is over."""
+        trace = self.scenario.trace
+        result = make_result(
+            self.ledger,
+            request_id=trace.request_id,
+            prompt_tokens=trace.prompt_tokens,
+            output_tokens=trace.output_tokens,
+            priority=trace.priority,
+            labels={
+                "policy": self.policy,
+                **self.scenario.labels,
+                "profile": self.ran,
+                "provenance": "real run",
+            },
+            goodput_ms=self.scenario.goodput_ms,
+        )
+        scheduled = Scheduled(tuple(self.journal.decisions), tuple(self.arrived))
+        return RealResult(result, {}, self.output_tokens, [], scheduled)

@@ -1,0 +1,154 @@
+"""A validation on an engine that schedules by itself: it is set up as the policy says, handed the requests,
+and held against the simulation, times and decisions alike.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+import torch
+
+from sim.hardware.profile import Profile
+from sim.scenario.policies import limits_of
+from sim.scenario.scenario import Scenario
+from sim.scenario.scenario import scenario as make_scenario
+from traces.errors import InputError
+
+from ..calibration.calibration import Calibration
+from ..calibration.cells import Cell, CellBounds
+from ..calibration.own_meter import LONG_ANSWER, OwnMeter, fits
+from ..engines.scheduling import EngineSizes, SchedulerSettings, SchedulingEngine
+from ..execution.clocks import Clock, PacedClock
+from ..execution.own_scheduler import OwnSchedulerRun, own_scheduling
+from ..lengths.asker import asks_the_model, lacks_texts
+from ..options import ReplayFlags
+from .validation import Run, Validation, put_to
+
+PASSES = 2
+"""How often every kind of iteration is measured again between the runs where no profile is given."""
+
+
+@dataclass
+class OwnValidation(Validation):
+    """The real runs of several policies by an engine's own scheduler."""
+
+    skips_waits: bool = False
+    """The clock counts the processor's work only, and jumps over waits."""
+
+    @property
+    def own_engine(self) -> SchedulingEngine:
+        """The engine."""
+        return cast(SchedulingEngine, self.engine)
+
+    @property
+    def leaves_empty(self) -> bool:
+        """Its iterations do not."""
+        return False
+
+    def num_works(self, policy: str, predictor: str) -> int:
+        """About how many iterations a run has."""
+        return int(self.scenarios[predictor].run(policy).summary["iterations"])
+
+    def on_engine(self, scenario: Scenario) -> Scenario:
+        """The scenario in blocks of the engine's size."""
+        return in_its_blocks(scenario, self.own_engine)
+
+    def start(self, policy: str, predictor: str) -> Run:
+        """A real run that is about to begin."""
+        return OwnSchedulerRun(
+            self.scenarios[predictor],
+            policy,
+            self.own_engine,
+            self.loaded,
+            self.prompts,
+            self.clock,
+            skips_waits=self.skips_waits,
+        )
+
+
+def in_its_blocks(scenario: Scenario, engine: SchedulingEngine) -> Scenario:
+    """The scenario on a machine with the memory of this engine."""
+    size = engine.block_size
+    limits = limits_of(scenario.profile, engine.capacity_tokens // size, size)
+    return replace(scenario, limits=replace(limits, async_scheduling=engine.async_scheduling), fleet=())
+
+
+def own_experiment(
+    replay: ReplayFlags,
+    pairs: Sequence[tuple[str, str]],
+    profile: Profile | None,
+    *,
+    repeat: int,
+    clock: Literal["wall", "paced"] | None,
+    steps: Path | None,
+    say: Callable[[str], None],
+) -> tuple[Validation, Scenario, Clock]:
+    """Start the engine, calibrate where there is no profile, and run; what was run and on which clock.
+
+    Raises InputError for what such an engine cannot be told.
+    """
+    if replay.lengths == "model":
+        raise InputError(f"lengths model: engine {replay.engine} runs at the trace's lengths only")
+    for _, predictor in pairs:
+        if asks_the_model(predictor):
+            raise InputError(f"predictor {predictor}: engine {replay.engine} is not asked for lengths")
+    settings = replay.settings()
+    loaded = replay.load(outline=True)
+    source = replay.source(loaded)
+    checked = make_scenario(source, predictor=pairs[0][1], **settings)
+    if line := lacks_texts(checked.trace, loaded):
+        say(line)
+    checked = replace(checked, trace=put_to(loaded, None, checked)[0])
+    on_gpu = loaded.device.type == "cuda"
+    limits = replace(checked.limits, async_scheduling=on_gpu)
+    own = [own_scheduling(policy, limits, replay.engine).settings for policy, _ in pairs]
+    sizes = sizes_of(checked, own, replay.kv_tokens or (profile.kv_tokens() if profile else None))
+    engine = replay.start_own(loaded, sizes)
+    # It works in this process and on one thread only while it is stepped, so that waits can be skipped.
+    one_thread = not on_gpu and torch.get_num_threads() == 1
+    is_paced = clock == "paced" or (clock is None and profile is None and one_thread)
+    ticks: Clock = PacedClock() if is_paced else time.perf_counter
+    calibration = None
+    if profile is None:
+        cells = _cells(checked, sizes, engine.capacity_tokens)
+        rng = np.random.default_rng(replay.seed)
+        meter = OwnMeter(engine, loaded.ordinary_tokens, rng, sizes, ticks)
+        calibration = Calibration(engine, loaded, cells, steps, replay.seed, ticks, say, meter)
+    validation = OwnValidation(
+        loaded, engine, source, settings, profile, calibration, "trace", say, ticks, skips_waits=is_paced
+    )
+    validation.prepare(pairs)
+    # The first run of a trace meets batches of sizes that kernels have not been prepared for.
+    validation.measure(pairs, repeat, warm_ups=1, passes=0 if on_gpu else PASSES)
+    return validation, checked, ticks
+
+
+def sizes_of(checked: Scenario, own: Sequence[SchedulerSettings], kv_tokens: int | None) -> EngineSizes:
+    """The most that these requests under these settings, and a calibration for them, ask of an engine."""
+    prompt = int(checked.trace.prompt_tokens.max())
+    return EngineSizes(
+        # One more than the policies have: beside so many that decode, a prompt is measured as well.
+        max_num_seqs=1 + max(settings.max_num_seqs for settings in own),
+        max_num_batched_tokens=max(settings.max_num_batched_tokens for settings in own),
+        max_model_len=max(prompt + checked.max_new_tokens, 2 * prompt) + LONG_ANSWER,
+        kv_tokens=kv_tokens,
+    )
+
+
+def _cells(checked: Scenario, sizes: EngineSizes, capacity_tokens: int) -> list[Cell]:
+    """Iterations that cover what the trace can ask of the engine."""
+    prompt, budget = int(checked.trace.prompt_tokens.max()), sizes.max_num_batched_tokens
+    bounds = CellBounds(
+        max_rows=min(sizes.max_num_seqs - 1, len(checked.trace)),
+        max_context=prompt + checked.max_new_tokens,
+        max_prompt=prompt,
+        max_prefill_tokens=budget,
+        mixed=True,
+        floor=False,
+    )
+    return [cell for cell in bounds.cells(capacity_tokens) if fits(cell, budget)]
