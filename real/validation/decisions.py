@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,9 @@ from sim.scenario.scenario import Scenario
 from sim.work import Iterations, Limits, Outcome, Scheduler, Work
 
 from ..engines.decision import Decision
-from ..execution.run import Scheduled
+
+if TYPE_CHECKING:
+    from ..execution.run import Scheduled
 
 FLAT = PiecewiseLinear((1,), (1.0,))
 """Every iteration takes a second, whatever it computes."""

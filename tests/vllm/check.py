@@ -20,6 +20,7 @@ from functools import partial
 from typing import NamedTuple
 
 from real.engines.decision import Decision
+from real.engines.vllm.engine import prepare_environment
 from real.validation.decisions import Difference, differences
 from tests.vllm import simulated
 from tests.vllm.worlds import SETTINGS, World, random_world, smallest
@@ -121,15 +122,15 @@ def explain(agreement: Agreement, judge: Decide) -> str:
 
 def compare_all(groups: Sequence[Group], first_seed: int, only: str) -> tuple[list[Agreement], list[str]]:
     """Every setting of every group; and the first difference of those that have one, in words."""
+    prepare_environment(cpu_kv_gib=1)
     from tests.vllm import judged
 
     agreements, explained = list[Agreement](), list[str]()
-    any_world = random_world("plenty", 0, async_scheduling=False)
     for group in groups:
         settings = [name for name in SETTINGS if only in f"{name}{group.label}"]
         if not settings or not group.num_worlds:
             continue
-        made = judged.Engine(in_larger_blocks(any_world)) if group.is_engine else judged.Dry(any_world)
+        made = judged.Engine() if group.is_engine else judged.Dry()
         judge: Decide = partial(judged.decide, judge=made)
         for setting in settings:
             agreement = compare(f"{setting}{group.label}", group.worlds(setting, first_seed), judge)

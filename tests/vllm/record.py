@@ -13,6 +13,7 @@ from itertools import product
 from pathlib import Path
 
 from real.engines.decision import Decision
+from real.engines.vllm.engine import prepare_environment
 from tests.vllm.examples import EXAMPLES
 from tests.vllm.worlds import SETTINGS, World, random_world
 
@@ -62,11 +63,12 @@ def _decision(
 
 def main() -> None:
     """Decide every example and every random world anew."""
+    prepare_environment(cpu_kv_gib=1)
     import vllm
 
     from tests.vllm import judged
 
-    judge = judged.Dry(next(iter(EXAMPLES.values())))
+    judge = judged.Dry()
     decided = {name: judged.decide(world, judge) for name, world in EXAMPLES.items()}
     # A decision a line.
     texts = [

@@ -20,6 +20,7 @@ LEAST_HEAD_DIM = 32
 """vLLM's attention on a processor takes no narrower heads."""
 CPU_BLOCK_SIZE = 32
 """And no smaller blocks."""
+GPU_BLOCK_SIZE = 16
 CPU_KV_TOKENS = 16_384
 
 
@@ -37,6 +38,32 @@ def prepare_environment(cpu_kv_gib: int) -> None:
         os.environ.setdefault(name, value)
 
 
+def engine_arguments(loaded: LoadedModel, sizes: EngineSizes) -> Any:
+    """What an engine of vLLM's for this model and these sizes is started with."""
+    on_gpu = loaded.device.type == "cuda"
+    kv_tokens = sizes.kv_tokens if on_gpu else sizes.kv_tokens or CPU_KV_TOKENS
+    held_bytes = (kv_tokens or 0) * kv_bytes_per_token(loaded.shape)
+    prepare_environment(cpu_kv_gib=max(1, math.ceil(1.1 * held_bytes / GIB)))
+
+    from vllm.engine.arg_utils import EngineArgs
+
+    block_size = None if on_gpu else CPU_BLOCK_SIZE
+    return EngineArgs(
+        model=loaded.source or str(_described(loaded)),
+        load_format="auto" if loaded.source else "dummy",
+        skip_tokenizer_init=True,
+        dtype=str(loaded.dtype).removeprefix("torch."),
+        max_model_len=sizes.max_model_len,
+        block_size=block_size,
+        max_num_seqs=sizes.max_num_seqs,
+        max_num_batched_tokens=sizes.max_num_batched_tokens,
+        enable_prefix_caching=True,
+        enforce_eager=not on_gpu,
+        num_gpu_blocks_override=None if kv_tokens is None else kv_tokens // (block_size or GPU_BLOCK_SIZE),
+        disable_log_stats=True,
+    )
+
+
 class VllmEngine:
     """An engine of vLLM's for this model; one at a time in a process.
 
@@ -48,32 +75,13 @@ class VllmEngine:
     ragged_prefill = ragged_decode = True
 
     def __init__(self, loaded: LoadedModel, sizes: EngineSizes) -> None:
-        self.device, self.sizes = loaded.device, sizes
-        on_gpu = self.device.type == "cuda"
-        kv_tokens = sizes.kv_tokens if on_gpu else sizes.kv_tokens or CPU_KV_TOKENS
-        held_bytes = (kv_tokens or 0) * kv_bytes_per_token(loaded.shape)
-        prepare_environment(cpu_kv_gib=max(1, math.ceil(1.1 * held_bytes / GIB)))
+        self.device = loaded.device
+        arguments = engine_arguments(loaded, sizes)
 
         from vllm import SamplingParams, __version__
-        from vllm.engine.arg_utils import EngineArgs
+        from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        block_size = None if on_gpu else CPU_BLOCK_SIZE
-        blocks = None if kv_tokens is None else kv_tokens // (block_size or 16)
-        arguments = EngineArgs(
-            model=loaded.source or str(_described(loaded)),
-            load_format="auto" if loaded.source else "dummy",
-            skip_tokenizer_init=True,
-            dtype=str(loaded.dtype).removeprefix("torch."),
-            max_model_len=sizes.max_model_len,
-            block_size=block_size,
-            max_num_seqs=sizes.max_num_seqs,
-            max_num_batched_tokens=sizes.max_num_batched_tokens,
-            enable_prefix_caching=True,
-            enforce_eager=not on_gpu,
-            num_gpu_blocks_override=blocks,
-            disable_log_stats=True,
-        )
         try:
             self.engine = LLMEngine.from_engine_args(arguments, enable_multiprocessing=False)
         except (ValueError, RuntimeError, AssertionError) as error:
@@ -89,7 +97,8 @@ class VllmEngine:
         self.kv_cache_config = self.core.scheduler.kv_cache_config
         self.versions = {"vllm": str(__version__)}
         self.journal, self.keys = Journal(), dict[str, int]()
-        self._parameters, self._run = SamplingParams, 0
+        # As a server streams: each output holds the new tokens only.
+        self._parameters, self._delta = SamplingParams, RequestOutputKind.DELTA
 
     def use(self, settings: SchedulerSettings) -> None:
         """Schedule by these settings from now on, with an empty memory and a new journal."""
@@ -103,7 +112,6 @@ class VllmEngine:
             kv_cache_groups=self.kv_cache_config.kv_cache_groups,
         )
         self.journal, self.keys = Journal(), {}
-        self._run += 1
         self.core.scheduler = scheduler_for(
             settings, self.config, kv_cache, self.block_size, self.journal, self.keys
         )
@@ -113,14 +121,18 @@ class VllmEngine:
     ) -> None:
         """A request arrives, whose answer has exactly `num_tokens`."""
         parameters = self._parameters(
-            max_tokens=num_tokens, ignore_eos=True, temperature=0.0, detokenize=False
+            max_tokens=num_tokens,
+            ignore_eos=True,
+            temperature=0.0,
+            detokenize=False,
+            output_kind=self._delta,
         )
-        # Its own id begins with this one, and decides where priority and arrival are equal.
         id = self.engine.add_request(
-            f"{self._run:04}-{key:08}",
+            str(key),
             {"prompt_token_ids": list(prompt)},
             parameters,
-            arrival_time=arrival_s,
+            # Of equal priority, who came last leaves first: no two may have come at once.
+            arrival_time=arrival_s + 1e-9 * len(self.keys),
             priority=priority,
         )
         self.keys[id] = key
@@ -131,11 +143,10 @@ class VllmEngine:
 
     def step(self) -> list[Progress]:
         """Run on until an iteration is done, and its tokens are with the host."""
-        outputs = self.engine.step()
-        return [self._progress(output) for output in outputs]
-
-    def _progress(self, output: Any) -> Progress:
-        return Progress(int(output.request_id.rpartition("-")[2]), 1, bool(output.finished))
+        return [
+            Progress(int(output.request_id), len(output.outputs[0].token_ids), bool(output.finished))
+            for output in self.engine.step()
+        ]
 
     def clear(self) -> None:
         """Abort all requests, and let the worker know."""

@@ -1,0 +1,47 @@
+"""Cells of an engine that schedules by itself: what is timed is what was asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the real extra is not installed")
+
+from real.calibration.cells import STEPS_PER_VISIT, Cell
+from real.calibration.own_meter import OwnMeter, fits
+from real.engines.scheduling import EngineSizes, SchedulerSettings
+from tests.real.own_engine import STEP_S, OwnEngine
+
+
+@pytest.fixture
+def meter(loaded: Any) -> OwnMeter:
+    sizes = EngineSizes(9, 128, 400, 4096)
+    return OwnMeter(OwnEngine(loaded, sizes), loaded.ordinary_tokens, np.random.default_rng(0), sizes)
+
+
+def counts(row: dict[str, float]) -> tuple[float, ...]:
+    return tuple(row[name] for name in ("num_decode", "num_prefill", "prefill_tokens", "prefill_attention"))
+
+
+def test_what_is_timed_is_the_cell(meter: OwnMeter) -> None:
+    assert counts(meter.visit(Cell(0, 0, 3, 20))) == (0, 3, 60, 3 * 20 * 10)
+    assert counts(meter.visit(Cell(4, 32, 1, 24, 48))) == (4, 1, 24, 24 * (48 + 12))
+    row = meter.visit(Cell(8, 64))
+    assert counts(row) == (8, 0, 0, 0)
+    # Behind 64 tokens and the one of the prompt's end come those of the visit.
+    assert 64 + STEPS_PER_VISIT / 2 < row["decode_context_tokens"] / 8 < 64 + 8 + STEPS_PER_VISIT
+    assert row["step_ms"] >= 1e3 * STEP_S and row["wall_ms"] >= row["step_ms"] * 0.9
+    assert not meter.engine.has_requests()
+
+
+def test_a_run_in_between_leaves_the_meter_its_own_settings(meter: OwnMeter) -> None:
+    meter.visit(Cell(8, 16))
+    meter.engine.use(SchedulerSettings(max_num_seqs=2))
+    assert counts(meter.visit(Cell(8, 16))) == (8, 0, 0, 0)
+
+
+def test_cells_beyond_the_budget_do_not_fit() -> None:
+    assert fits(Cell(8, 64, 1, 120), 128) and not fits(Cell(9, 64, 1, 120), 128)
+    assert not fits(Cell(8, 64, 1, 8, 121), 128) and not fits(Cell(0, 0, 4, 33), 128)
