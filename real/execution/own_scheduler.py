@@ -13,12 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.perception.predictions import perceive
 from sim.request import Request
 from sim.results.ledger import Ledger, ReplicaUse, column
 from sim.results.result import make_result
 from sim.scenario.policies import kv_capacity, make_scheduler
-from sim.scenario.scenario import Scenario, stream
+from sim.scenario.scenario import Scenario
 from sim.schedulers.continuous_options import ContinuousOptions
 from sim.schedulers.order import Order
 from sim.work import Chunk, Iterations, Limits
@@ -105,9 +104,7 @@ class OwnSchedulerRun:
         self.stopwatch, self.skips_waits = Stopwatch(clock), skips_waits
         self.ran = f"{engine.name} on {loaded.label}"
         scheduler = make_scheduler(policy, scenario.limits)
-        perception = perceive(
-            scenario.predictor, scenario.trace, stream(scenario.seed, "perception"), scheduler.upper_quantile
-        )
+        perception = scenario.perceived_for(scheduler)
         if perception.charged and self.own.settings.priority:
             raise InputError(
                 f"predictor {scenario.labels['predictor']}: engine {engine.name} asks for no lengths, so "
