@@ -102,6 +102,24 @@ class PromptBlocks:
         ends = np.minimum(np.rint(self.ends * factor).astype(np.int64), most)
         return PromptBlocks(self.hashes, ends, self.offsets, self.answers)
 
+    def with_answers(self, longer: IntArray, prompt_tokens: IntArray) -> tuple[PromptBlocks, IntArray]:
+        """The blocks and the lengths of the prompts, shape (n,), where answers are so many tokens `longer`,
+        shape (n,): each block that is an answer is so too, and its prompt with it.
+        """
+        if self.answers is None or not longer.any() or not (self.answers >= 0).any():
+            return self, prompt_tokens
+        rows = np.flatnonzero(self.answers >= 0)
+        rows = rows[np.argsort(self.answers[rows])]
+        named = self.answers[rows]
+        at = np.minimum(np.searchsorted(named, self.hashes), len(named) - 1)
+        is_answer = named[at] == self.hashes
+        change = np.where(is_answer, np.maximum(longer[rows[at]], self.starts - self.ends), 0)
+        total = np.concatenate([[0], np.cumsum(change)])
+        before, behind = total[self.offsets[:-1]], total[self.offsets[1:]]
+        ends = self.ends + total[1:] - np.repeat(before, np.diff(self.offsets))
+        blocks = PromptBlocks(self.hashes, ends, self.offsets, self.answers)
+        return blocks, prompt_tokens + behind - before
+
     def engine_blocks(self, row: int, block_size: int) -> list[tuple[int, int]]:
         """The full blocks of `block_size` tokens of a prompt, as far as its own blocks cover them: (hash,
         number), alike where all tokens up to the block's end are known to be.

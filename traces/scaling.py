@@ -18,9 +18,9 @@ def scale_lengths(trace: Trace, prompt_scale: float = 1.0, output_scale: float =
 
     `output_scale` takes the predicted lengths, the samples and the caps on outputs along, so that a predictor
     is as good or bad as before in proportion. Texts of prompts are dropped where `prompt_scale` is not 1,
-    since they would no longer have these lengths; what
-    prompts share grows with them. Raises InputError where a factor is not above 0 and finite,
-    and where a length would exceed 10,000,000 tokens.
+    since they would no longer have these lengths; what prompts share grows with them, and prompts that hold
+    earlier answers grow with these. Raises InputError where a factor is not above 0 and finite, and where a
+    length would exceed 10,000,000 tokens.
     """
     for name, factor in (("prompt_scale", prompt_scale), ("output_scale", output_scale)):
         if not 0 < factor < math.inf:
@@ -40,9 +40,8 @@ def scale_lengths(trace: Trace, prompt_scale: float = 1.0, output_scale: float =
             c: _scaled(trace, c, output_scale) for c in columns if getattr(trace, c) is not None
         }
         cap = trace.max_new_tokens
-        trace = replace(
-            trace,
-            output_tokens=_scaled(trace, "output_tokens", output_scale),
+        trace = trace.with_outputs(
+            _scaled(trace, "output_tokens", output_scale),
             **others,
             max_new_tokens=None if cap is None else max(1, math.ceil(cap * output_scale)),
             notes=(*trace.notes, f"output lengths times {output_scale:g}"),

@@ -26,8 +26,6 @@ compared with.
 from __future__ import annotations
 
 import json
-import math
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -38,14 +36,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import InputError
+from .generating import MAX_NUM_PROMPTS, MAX_TOKENS, Bounded, lognormal_tokens, stream
 from .registry import Registry
+from .session_generator import Sessions
 from .trace import DEFAULT_MAX_NEW_TOKENS, FloatArray, IntArray, Trace
 
 BoolArray = npt.NDArray[np.bool_]
 
 DEFAULT_NUM_PROMPTS = 1000
-MAX_NUM_PROMPTS = 10_000_000
-MAX_TOKENS = 1_000_000
 MAX_SEED = 2**32 - 1
 
 TEMPLATE_TOKENS = 38
@@ -62,7 +60,8 @@ NORMALS_PER_ROW = 10
 
 
 def generate(spec: str, num_prompts: int | None = None, seed: int = 0) -> Trace:
-    """The trace that `NAME[:key=value,...]` describes: `num_prompts` rows (default 1000), no arrival times.
+    """The trace that `NAME[:key=value,...]` describes: `num_prompts` rows, and no arrival times but those of
+    sessions. Without `num_prompts` there are as many as the generator says, else 1000.
 
     NAME may be `some.module:Class`, a class with a method `generate(num_prompts, seed) -> Trace`. The same
     arguments give the same trace, and a shorter trace is the beginning of a longer one of that seed.
@@ -70,12 +69,14 @@ def generate(spec: str, num_prompts: int | None = None, seed: int = 0) -> Trace:
     for what a class from outside does wrong.
     """
     named = GENERATORS.resolve(spec)
+    generator = named.build()
+    if not 0 <= seed <= MAX_SEED:
+        raise InputError(f"seed: {seed} is not between 0 and {MAX_SEED}")
+    if num_prompts is None and isinstance(generator, Bounded):
+        num_prompts = generator.num_requests(seed)
     count = DEFAULT_NUM_PROMPTS if num_prompts is None else num_prompts
     if not 1 <= count <= MAX_NUM_PROMPTS:
         raise InputError(f"num_prompts: {count} is not between 1 and {MAX_NUM_PROMPTS}")
-    if not 0 <= seed <= MAX_SEED:
-        raise InputError(f"seed: {seed} is not between 0 and {MAX_SEED}")
-    generator = named.build()
     trace = named.call(generator, "generate", count, seed, returns=Trace)
     if len(trace) != count:
         raise InputError(f"{named.label}: generate returned {len(trace)} requests, not {count}")
@@ -93,25 +94,6 @@ def alpaca_prompt_tokens(n: int, rng: np.random.Generator) -> IntArray:
     instruction = np.ceil(INSTRUCTION_MEDIAN_TOKENS * np.exp(INSTRUCTION_SIGMA * rng.standard_normal(n)))
     clipped: FloatArray = np.minimum(TEMPLATE_TOKENS + instruction, MAX_ALPACA_PROMPT_TOKENS)
     return clipped.astype(np.int64)
-
-
-class Bounded:
-    """Base of the generators: fields are options, `BOUNDS` holds what each may be, ends included."""
-
-    BOUNDS: ClassVar[Mapping[str, tuple[float, float]]] = {}
-    NAME: ClassVar[str] = ""
-
-    def __post_init__(self) -> None:
-        for option, (low, high) in self.BOUNDS.items():
-            value = getattr(self, option)
-            # Written so that NaN fails as well.
-            if not low <= value <= high:
-                raise InputError(f"{self.NAME}: {option} {value:g} is not between {low:g} and {high:g}")
-
-
-def _stream(seed: int, purpose: str) -> np.random.Generator:
-    """One stream per purpose; named, so that no other numbering of streams of the same seed can meet it."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(zlib.crc32(purpose.encode()),)))
 
 
 @cache
@@ -183,11 +165,11 @@ class AlpacaVicuna(Bounded):
     def generate(self, num_prompts: int, seed: int) -> Trace:
         """Four answers to each prompt as samples, the first of which is the output."""
         model = alpaca_vicuna_model()
-        samples = draw_samples(model, num_prompts, _stream(seed, "response lengths"))
+        samples = draw_samples(model, num_prompts, stream(seed, "response lengths"))
         return Trace(
             name=self.NAME,
             request_id=np.arange(num_prompts),
-            prompt_tokens=alpaca_prompt_tokens(num_prompts, _stream(seed, "prompt lengths")),
+            prompt_tokens=alpaca_prompt_tokens(num_prompts, stream(seed, "prompt lengths")),
             output_tokens=np.minimum(samples[:, 0], self.max_new_tokens),
             samples=samples,
             sample_names=tuple(model["sample_names"]),
@@ -230,10 +212,7 @@ class Lognormal(Bounded):
         """Lengths rounded to whole tokens and clipped."""
 
         def draw(median: float, sigma: float, most: int, purpose: str) -> IntArray:
-            # The clip in log space keeps exp from overflowing; the bound below is the one that counts.
-            log_length = math.log(median) + sigma * _stream(seed, purpose).standard_normal(num_prompts)
-            drawn = np.round(np.exp(np.minimum(log_length, math.log(2 * MAX_TOKENS))))
-            return np.clip(drawn, 1, most).astype(np.int64)
+            return lognormal_tokens(stream(seed, purpose), num_prompts, median, sigma, most)
 
         return Trace(
             name=self.NAME,
@@ -278,7 +257,7 @@ class Fixed(Bounded):
 
 GENERATORS = Registry(
     "trace",
-    {"alpaca-vicuna": AlpacaVicuna, "fixed": Fixed, "lognormal": Lognormal},
+    {"alpaca-vicuna": AlpacaVicuna, "fixed": Fixed, "lognormal": Lognormal, "sessions": Sessions},
     fields_are_options=True,
 )
 """Called as `Class(**options)`, where the fields of the dataclass are the options."""

@@ -204,13 +204,27 @@ class Trace:
             chosen["arrival_s"] = times
         return replace(self, **chosen)
 
+    def with_outputs(self, output_tokens: IntArray, **others: Any) -> Trace:
+        """The trace with answers of these lengths, shape (n,), and the `others` in place of its own columns.
+
+        Prompts that hold answers of earlier requests, by `blocks`, grow or shrink with these. A text of such
+        a prompt is dropped.
+        """
+        changed = replace(self, output_tokens=output_tokens, **others)
+        if self.blocks is None or self.blocks.answers is None:
+            return changed
+        longer = output_tokens - self.output_tokens
+        blocks, prompt_tokens = self.blocks.with_answers(longer, self.prompt_tokens)
+        is_same = bool((prompt_tokens == self.prompt_tokens).all())
+        prompt = self.prompt if is_same else None
+        return replace(changed, blocks=blocks, prompt_tokens=prompt_tokens, prompt=prompt)
+
     def with_output_cap(self, max_new_tokens: int) -> Trace:
         """Output lengths, and the requests' own caps, clipped to `max_new_tokens` (a request that reaches the
         cap is finished there).
         """
-        return replace(
-            self,
-            output_tokens=np.minimum(self.output_tokens, max_new_tokens),
+        return self.with_outputs(
+            np.minimum(self.output_tokens, max_new_tokens),
             max_new_tokens=max_new_tokens,
             max_tokens=None if self.max_tokens is None else np.minimum(self.max_tokens, max_new_tokens),
         )

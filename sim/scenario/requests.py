@@ -50,10 +50,8 @@ def requests_of(settings: WorkloadSettings, seed: int) -> Trace:
     if cap is not None:
         trace = trace.with_output_cap(output_cap(trace, cap))
     assert trace.max_tokens is not None
-    return replace(
-        trace,
-        output_tokens=np.minimum(trace.output_tokens, trace.max_tokens),
-        max_new_tokens=int(trace.max_tokens.max()),
+    return trace.with_outputs(
+        np.minimum(trace.output_tokens, trace.max_tokens), max_new_tokens=int(trace.max_tokens.max())
     )
 
 

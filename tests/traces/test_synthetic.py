@@ -28,10 +28,11 @@ def equal(a: Trace, b: Trace) -> bool:
 
 
 def test_names_are_sorted_and_each_generates_its_default() -> None:
-    assert synthetic.GENERATORS.names == ("alpaca-vicuna", "fixed", "lognormal")
+    assert synthetic.GENERATORS.names == ("alpaca-vicuna", "fixed", "lognormal", "sessions")
     for name in synthetic.GENERATORS.names:
         trace = generate(name)
-        assert (len(trace), trace.name, trace.arrival_s) == (1000, name, None)
+        assert (len(trace), trace.name) == (1000, name)
+        assert (trace.arrival_s is None) == (name != "sessions")
         assert trace.notes and trace.max_new_tokens is not None
         assert trace.prompt_tokens.dtype == trace.output_tokens.dtype == np.int64
 
@@ -123,7 +124,10 @@ def test_the_committed_model_is_small_and_says_where_it_comes_from() -> None:
 @pytest.mark.parametrize(
     ("spec", "named"),
     [
-        ("alpaca", "trace 'alpaca' is not one of alpaca-vicuna, fixed, lognormal, nor .*alpaca-vicuna?"),
+        (
+            "alpaca",
+            "trace 'alpaca' is not one of alpaca-vicuna, fixed, lognormal, sessions, nor .*alpaca-vicuna?",
+        ),
         ("", "the name is empty"),
         ("fixed:length=3", "unknown option 'length'.*prompt_tokens, output_tokens"),
         ("fixed:prompt_tokens", "'prompt_tokens' is not key=value"),
