@@ -24,7 +24,7 @@ from .told import assumptions
 CONFIG_FILE = "seqsched.toml"
 EXTRAS = {
     **dict.fromkeys(("torch", "transformers", "accelerate", "peft"), "real"),
-    "aiohttp": "serve",
+    **dict.fromkeys(("aiohttp", "prometheus_client", "starlette", "uvicorn"), "serve"),
 }
 """Modules that a simulation does without -> the extra that has them."""
 
@@ -40,6 +40,10 @@ COMMANDS = {
     "observe": (
         "observe:observe",
         "Send a trace to a server at its times, and log what was measured.",
+    ),
+    "serve": (
+        "serve:serve",
+        "Stand before an inference API: predict lengths, order requests, send them on.",
     ),
     "list": (
         "listing:list_names",

@@ -66,11 +66,13 @@ WITHOUT_FIGURES_OF_RUNS = {
     "list",
     "calibrate",
     "observe",
+    "serve",
     "plot perception",
     *(f"trace {name}" for name in GROUPS["trace"][1]),
     *(f"profile {name}" for name in GROUPS["profile"][1]),
 }
-"""Commands that run no simulation, or show none of its figures (tests/real/observing tries `observe`)."""
+"""Commands that run no simulation, or show none of its figures (tests/real/observing tries `observe`,
+tests/real/serving `serve`)."""
 
 
 @pytest.fixture

@@ -1,0 +1,168 @@
+"""The layer's HTTP side: its routes, who is let in, what a client may say. An ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import suppress
+
+import aiohttp
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from .call import PATHS, BadRequest, read_body, told_length
+from .client import Client, ClientGone, TooLarge, error_body
+from .keys import Key, Keys
+from .layer import MOST_LEVEL, Layer
+
+MODELS_TIMEOUT_S = 30.0
+
+
+class Answering:
+    """The endpoint of a path that answers prompts (an ASGI application of its own, so that bytes pass as
+    they come).
+    """
+
+    def __init__(self, layer: Layer, keys: Keys, path: str) -> None:
+        self.layer, self.keys, self.path = layer, keys, path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Take one request in, answer it, and let go of it whatever happens."""
+        client, layer = Client(scope, receive, send), self.layer
+        key = self.keys.find(client.headers)
+        if self.keys and key is None:
+            layer.metrics.refused.labels("key").inc()
+            await client.error(401, "the API key is missing or not known", "authentication_error")
+            return
+        name = key.name if key is not None else None
+        refusal = layer.refuse(name)
+        if refusal is not None:
+            layer.metrics.refused.labels(refusal.reason.partition(":")[0]).inc()
+            status = 503 if layer.is_draining or "upstream" in refusal.reason else 429
+            await client.error(
+                status, refusal.reason, "rate_limit_error", retry_after_s=refusal.retry_after_s
+            )
+            return
+        try:
+            await self._answer(client, key)
+        except ClientGone:
+            layer.metrics.refused.labels("the client left").inc()
+        except TooLarge:
+            layer.metrics.refused.labels("too large").inc()
+            await client.error(413, "the body is too large", "invalid_request_error")
+        except BadRequest as error:
+            layer.metrics.refused.labels("bad request").inc()
+            await client.error(400, str(error), "invalid_request_error")
+        finally:
+            layer.leave(name)
+
+    async def _answer(self, client: Client, key: Key | None) -> None:
+        raw = await client.read(self.layer.settings.max_body)
+        body = read_body(raw)
+        call = self.layer.call(
+            self.path,
+            raw,
+            body,
+            client,
+            key,
+            priority=_level(client, body),
+            deadline_s=_seconds(client, "x-seqsched-deadline-s"),
+            told_tokens=told_length(body, client.headers),
+        )
+        answering = asyncio.create_task(self.layer.answer(call, client))
+        gone = asyncio.create_task(client.gone())
+        try:
+            await asyncio.wait((answering, gone), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            if not answering.done():
+                answering.cancel()
+            with suppress(asyncio.CancelledError):
+                await answering
+
+
+def make_app(layer: Layer, keys: Keys) -> Starlette:
+    """The application of a layer."""
+
+    async def models(request: Request) -> Response:
+        headers = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]
+        }
+        if keys and keys.find(headers) is None:
+            return _error(401, "the API key is missing or not known", "authentication_error")
+        timeout = aiohttp.ClientTimeout(total=MODELS_TIMEOUT_S)
+        for upstream in sorted(layer.pool.upstreams, key=lambda u: u.num_failures):
+            with suppress(aiohttp.ClientError, OSError, TimeoutError):
+                async with layer.relay.session.get(
+                    upstream.url + "/v1/models",
+                    headers=layer.relay.headers(headers),
+                    timeout=timeout,
+                    allow_redirects=False,
+                ) as response:
+                    if response.status < 300 or 400 <= response.status < 500:
+                        content_type = response.headers.get("content-type", "application/json")
+                        return Response(
+                            await response.read(), response.status, {"content-type": content_type}
+                        )
+        return _error(502, "no upstream names its models", "upstream_error")
+
+    async def health(request: Request) -> Response:
+        is_able = not layer.is_draining and layer.pool.capacity(layer.clock()) > 0
+        return JSONResponse({"status": "ok" if is_able else "unable"}, 200 if is_able else 503)
+
+    async def metrics(request: Request) -> Response:
+        return Response(layer.expose(), headers={"content-type": CONTENT_TYPE_LATEST})
+
+    async def failed(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        return _error(status, getattr(error, "detail", "the layer failed"), "invalid_request_error")
+
+    return Starlette(
+        routes=[
+            *(Route(path, Answering(layer, keys, path), methods=["POST"]) for path in PATHS),
+            Route("/v1/models", models),
+            Route("/health", health),
+            Route("/metrics", metrics),
+        ],
+        exception_handlers={HTTPException: failed},
+    )
+
+
+def _error(status: int, text: str, kind: str) -> Response:
+    return Response(error_body(status, text, kind), status, {"content-type": "application/json"})
+
+
+def _level(client: Client, body: dict[str, object]) -> int | None:
+    """The priority that the client says: by header, or as vLLM's clients do."""
+    said: object = client.headers.get("x-seqsched-priority")
+    if said is None:
+        said = body.get("priority")
+        if said is None or isinstance(said, bool) or not isinstance(said, int):
+            return None
+    else:
+        try:
+            said = json.loads(str(said))
+        except ValueError:
+            said = None
+    if isinstance(said, bool) or not isinstance(said, int) or abs(said) > MOST_LEVEL:
+        raise BadRequest(f"the priority is not a whole number from {-MOST_LEVEL} to {MOST_LEVEL}")
+    return said
+
+
+def _seconds(client: Client, name: str) -> float | None:
+    """The seconds that a header says; BadRequest for what are none."""
+    text = client.headers.get(name)
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < 1e6:
+        raise BadRequest(f"{name} is not a number of seconds above 0")
+    return seconds

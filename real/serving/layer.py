@@ -1,0 +1,334 @@
+"""The layer itself: takes calls in, lets the executor say when each is sent, learns from what comes back.
+
+Knows HTTP only as a `Client` to answer and a `Relay` to send with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sim.request import Request
+from sim.results.batch_record import BatchRecord
+from sim.work import Prediction
+
+from .call import Call
+from .client import Client
+from .executor import SlotExecutor
+from .keys import Key
+from .lengths import Ask, LengthPredictor, PromptTokens
+from .log import Log
+from .metrics import Metrics
+from .policy import slot_scheduler_maker
+from .quotas import Quotas, Refusal
+from .relay import Relay, Relayed, UpstreamFailed
+from .report import Report
+from .settings import ServeSettings
+from .upstreams import Pool, Upstream
+
+MOST_LEVEL = 100
+"""Levels of importance lie between this and its negative."""
+FIRST_RETRY_S = 0.05
+LEAST_SLEEP_S = 0.001
+LONGEST_SLEEP_S = 60.0
+
+
+class Dropped(Exception):
+    """The scheduler has given the request up, for this reason."""
+
+
+class Layer:
+    """Everything between the clients and the upstreams; one event loop, no locks.
+
+    `clock` gives seconds for queues and latencies, `wall` those since 1970 for the log.
+    """
+
+    def __init__(
+        self,
+        settings: ServeSettings,
+        pool: Pool,
+        relay: Relay,
+        predictor: LengthPredictor,
+        *,
+        log: Log | None = None,
+        on_decision: Callable[[int, BatchRecord], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings, self.pool, self.relay, self.predictor = settings, pool, relay, predictor
+        self.clock = clock
+        self.metrics = Metrics()
+        self.report = Report(self.metrics, log, clock)
+        self.prompt_tokens = PromptTokens()
+        self.quotas = Quotas(
+            max_queue=settings.max_queue,
+            rate_per_key=settings.rate_per_key,
+            concurrency_per_key=settings.concurrency_per_key,
+        )
+        self.levels = settings.levels()
+        # An upstream that is told orders by itself.
+        policy = settings.policy if settings.act == "hold" else "continuous"
+        make, is_by_level = slot_scheduler_maker(policy, settings.slots * len(pool.upstreams))
+        self.quantile = make().upper_quantile
+        self.executor = SlotExecutor(
+            make,
+            lambda: self.pool.capacity(self.clock()),
+            self._send,
+            self._drop,
+            predictions=self._predictions,
+            max_wait_s=settings.max_wait_s,
+            is_by_level=is_by_level,
+            on_decision=on_decision,
+            on_failure=self._scheduler_failed,
+        )
+        self.since_s = clock()
+        self.turns: dict[int, asyncio.Future[None]] = {}
+        self.next_id = log.next_id if log is not None else 0
+        self.timer: asyncio.TimerHandle | None = None
+        self.is_draining = False
+        self.open = 0
+        self.seconds_each = 1.0  # that a place in the queue lasts, by the last answers
+
+    # Taking in
+
+    def refuse(self, key: str | None) -> Refusal | None:
+        """Why a request is not taken now; else it counts as open until `leave`."""
+        now = self.clock()
+        refusal: Refusal | None
+        if self.is_draining:
+            refusal = Refusal("the layer is about to end", 1.0)
+        elif not self.pool.capacity(now):
+            refusal = Refusal("no upstream can be reached", max(1.0, self.pool.next_trial_s(now) - now))
+        else:
+            refusal = self.quotas.enter(key, now, len(self.executor.waiting), self.seconds_each)
+        if refusal is None:
+            self.open += 1
+        return refusal
+
+    def leave(self, key: str | None) -> None:
+        """A request that was taken has ended."""
+        self.open -= 1
+        self.quotas.leave(key)
+
+    def call(
+        self,
+        path: str,
+        raw: bytes,
+        body: dict[str, Any],
+        client: Client,
+        key: Key | None,
+        *,
+        priority: int | None,
+        deadline_s: float | None,
+        told_tokens: int | None,
+    ) -> Call:
+        """The request as schedulers see it, with its prediction. `priority`: what the client says; it may
+        not be more important than its key is.
+        """
+        name = key.name if key is not None else None
+        call = Call(self.next_id, path, raw, body, client.headers, self.clock(), name, told_tokens)
+        self.next_id += 1
+        level = self.levels.get(call.model, key.priority if key is not None else 0)
+        if priority is not None:
+            level = max(level, priority) if key is not None else priority
+        cap = call.max_tokens
+        call.ask = Ask(call.model, call.text, cap)
+        call.request = Request(
+            id=call.id,
+            arrival_s=call.arrival_s,
+            prompt_tokens=self.prompt_tokens.count(call.ask.text),
+            max_new_tokens=cap or self.settings.max_new_tokens,
+            priority=level,
+            user=call.key,
+            deadline_s=None if deadline_s is None else call.arrival_s + deadline_s,
+        )
+        prediction = self._predict(call)
+        call.request.predicted_tokens, call.request.predicted_upper_tokens = prediction
+        if self.settings.act == "tell":
+            call.extra["priority"] = self._priority(call.request)
+        return call
+
+    def _priority(self, request: Request) -> int:
+        """What vLLM's `priority` says of the request: the shorter its prediction the sooner, and the sooner
+        the longer ago it came, so that it is overtaken by none that came `max_wait_s` later. A level of
+        importance counts as much as so long a wait.
+        """
+        step = self.settings.max_new_tokens
+        waited = (request.arrival_s - self.since_s) / self.settings.max_wait_s + request.priority
+        return round(step * waited) + min(step, request.predicted_tokens or 0)
+
+    def _predict(self, call: Call) -> Prediction:
+        if call.told_tokens is not None:
+            tokens = upper = call.told_tokens
+        else:
+            tokens, said = self.predictor.predict(call.ask, self.quantile)
+            upper = max(tokens, said or 0)
+        cap = call.max_tokens or tokens
+        return Prediction(min(tokens, cap), min(upper, cap))
+
+    def _predictions(self, requests: Sequence[Request]) -> list[Prediction]:
+        """For a scheduler that asks again: what it was told."""
+        return [Prediction(r.predicted_tokens or 0, r.predicted_upper_tokens) for r in requests]
+
+    # One request
+
+    async def answer(self, call: Call, client: Client) -> None:
+        """Wait for its turn, send it, pass the answer on; whatever happens, its slot is free afterwards.
+
+        Cancelled (the client has left), it hangs up on the upstream.
+        """
+        relayed, error, upstream = Relayed(), "cancelled: the client has left", None
+        scheduled_s = 0.0
+        attempts = 0
+        tried: list[Upstream] = []
+        try:
+            await self._turn(call)
+            scheduled_s = self.clock()
+            while True:
+                attempts += 1
+                upstream = await self._upstream(tried)
+                tried.append(upstream)
+                try:
+                    await self._attempt(call, client, upstream, relayed)
+                    error = relayed.seen.error
+                    break
+                except UpstreamFailed as failure:
+                    if client.has_begun or not failure.may_retry or attempts > self.settings.retries:
+                        raise
+                    relayed.seen, relayed.first_s = type(relayed.seen)(), 0.0
+                    self.metrics.retries.labels(upstream.url).inc()
+                    await asyncio.sleep(FIRST_RETRY_S * 2 ** (attempts - 1))
+        except Dropped as drop:
+            error = str(drop)
+            await client.error(504 if error.startswith("expired") else 400, error, "timeout_error")
+        except UpstreamFailed as failure:
+            error = str(failure)
+            await _say(client, failure)
+        finally:
+            self._ended(call)
+            self.report.ended(
+                call,
+                relayed,
+                scheduled_s=scheduled_s,
+                error=error if error or relayed.status == 200 else f"the upstream answers {relayed.status}",
+                upstream=self.pool.upstreams.index(upstream) if upstream is not None else None,
+                attempts=attempts,
+            )
+            if not error and relayed.status == 200:
+                self._learn(call, relayed, scheduled_s)
+
+    async def _turn(self, call: Call) -> None:
+        """Returns when there is a slot for it; Dropped where the scheduler gives it up."""
+        self.turns[call.id] = turn = asyncio.get_running_loop().create_future()
+        self.executor.submit(call.request, self.clock())
+        self.poll()
+        try:
+            await turn
+        finally:
+            del self.turns[call.id]
+
+    async def _upstream(self, tried: Sequence[Upstream]) -> Upstream:
+        """The server to ask; where none may be asked now, when one may."""
+        until_s = self.clock() + self.settings.idle_timeout_s
+        while (upstream := self.pool.choose(now := self.clock(), tried)) is None:
+            if now >= until_s:
+                raise UpstreamFailed("no upstream can be reached", 503, may_retry=False)
+            await asyncio.sleep(min(1.0, max(0.01, self.pool.next_trial_s(now) - now)))
+        return upstream
+
+    async def _attempt(self, call: Call, client: Client, upstream: Upstream, relayed: Relayed) -> None:
+        upstream.busy += 1
+        try:
+            async with asyncio.timeout(self.settings.timeout_s):
+                await self.relay.send(call, upstream, client, relayed)
+            upstream.succeeded()
+        except TimeoutError:
+            upstream.failed(self.clock())
+            text = f"no end of the answer after {self.settings.timeout_s:g} s"
+            raise UpstreamFailed(text, 504, may_retry=False) from None
+        except UpstreamFailed:
+            upstream.failed(self.clock())
+            raise
+        finally:
+            upstream.busy -= 1
+
+    def _ended(self, call: Call) -> None:
+        self.executor.leave(call.request)
+        self.executor.ended(call.request, self.clock())
+        self.poll()
+
+    def _learn(self, call: Call, relayed: Relayed, scheduled_s: float) -> None:
+        """An answer has come whole: a row to learn from."""
+        seen, took_s = relayed.seen, self.clock() - scheduled_s
+        tokens = seen.output_tokens or seen.events
+        if tokens:
+            self.predictor.learn(call.ask, max(1, tokens // call.num_choices))
+        if seen.prompt_tokens:
+            self.prompt_tokens.learn(call.ask.text, seen.prompt_tokens)
+        each = took_s / max(1, self.pool.capacity(self.clock()))
+        self.seconds_each += 0.05 * (each - self.seconds_each)
+
+    # The executor's words
+
+    def poll(self) -> None:
+        """Let the executor send whom it will, and ask again when it wants to be asked."""
+        now = self.clock()
+        self.executor.poll(now)
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        wake_at = self.executor.wake_at()
+        if self.executor.waiting:
+            wake_at = min(wake_at, self.pool.next_trial_s(now))
+        if wake_at < math.inf:
+            wait_s = min(LONGEST_SLEEP_S, max(LEAST_SLEEP_S, wake_at - now))
+            self.timer = asyncio.get_running_loop().call_later(wait_s, self.poll)
+
+    def _send(self, request: Request) -> None:
+        turn = self.turns.get(request.id)
+        if turn is not None and not turn.done():
+            turn.set_result(None)
+
+    def _drop(self, request: Request, reason: str) -> None:
+        turn = self.turns.get(request.id)
+        if turn is not None and not turn.done():
+            turn.set_exception(Dropped(reason))
+
+    def _scheduler_failed(self, error: Exception) -> None:
+        self.metrics.scheduler_failures.inc()
+        print(
+            f"seqsched: the scheduler failed ({type(error).__name__}: {error}): its requests go first come, "
+            "first served",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    # To be seen
+
+    def expose(self) -> bytes:
+        """The metrics as they are now."""
+        now, waiting = self.clock(), self.executor.waiting
+        first = next(iter(waiting.values()), None)
+        self.metrics.waiting.set(len(waiting))
+        self.metrics.running.set(self.executor.num_running)
+        self.metrics.slots.set(self.pool.capacity(now))
+        self.metrics.bound.set(self.settings.max_wait_s)
+        self.metrics.longest_wait.set(0.0 if first is None else now - first.arrival_s)
+        for upstream in self.pool.upstreams:
+            self.metrics.upstream_up.labels(upstream.url).set(upstream.open_until_s is None)
+        self.metrics.overdue.inc(self.executor.num_sent_overdue - self.report.num_overdue)
+        self.report.num_overdue = self.executor.num_sent_overdue
+        return self.metrics.text()
+
+
+async def _say(client: Client, failure: UpstreamFailed) -> None:
+    """Tell the client that no whole answer comes: in the upstream's words where it had any."""
+    if failure.answer is not None and not client.has_begun:
+        status, body, headers = failure.answer
+        await client.answer(status, body, headers.items())
+    else:
+        retry_s = 1.0 if failure.status == 503 else None
+        await client.error(failure.status, str(failure), "upstream_error", retry_after_s=retry_s)

@@ -1,0 +1,174 @@
+"""How long answers will be, learnt from those that came: the layer's own traffic.
+
+No prediction is needed to start: the median of what came, by model, until there are enough. Knows nothing of
+clocks or connections.
+"""
+
+from __future__ import annotations
+
+import zlib
+from bisect import bisect_left, insort
+from collections import deque
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+
+from sim.work import Prediction
+
+FIRST_GUESS = 256
+"""Tokens that an answer is taken to have before any has come."""
+ENOUGH = 64
+"""Answers from which on words count."""
+WINDOW = 1000
+"""Answers that a median, or an error, is taken over."""
+NUM_FEATURES = 1 << 15
+MOST_WORDS = 256
+"""Words of a prompt that are looked at: half of them its first, half its last."""
+RATE = 0.5
+"""First step of the regression, in logarithms of tokens."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a predictor may look at: the model's name, the prompt's text, the cap on the answer."""
+
+    model: str
+    text: str
+    max_tokens: int | None = None
+
+
+class LengthPredictor(Protocol):
+    """Predicts an answer's tokens, and learns from answers."""
+
+    def predict(self, ask: Ask, upper_quantile: float | None) -> Prediction:
+        """The expected tokens, and those that it stays below at the quantile, where one is wanted."""
+
+    def learn(self, ask: Ask, tokens: int) -> None:
+        """An answer has come whole, and had so many tokens."""
+
+
+class Window:
+    """The last numbers, in order: median and quantiles of a few hundred in microseconds."""
+
+    def __init__(self, size: int = WINDOW) -> None:
+        self.size = size
+        self.recent: deque[float] = deque()
+        self.ordered: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self.recent)
+
+    def add(self, value: float) -> None:
+        """One more; the oldest goes."""
+        self.recent.append(value)
+        insort(self.ordered, value)
+        if len(self.recent) > self.size:
+            del self.ordered[bisect_left(self.ordered, self.recent.popleft())]
+
+    def quantile(self, q: float, default: float) -> float:
+        """The value that a share `q` stays below."""
+        return (
+            self.ordered[min(len(self.ordered) - 1, int(q * len(self.ordered)))] if self.ordered else default
+        )
+
+
+class MedianLength:
+    """The median of the last answers of the same model."""
+
+    def __init__(self) -> None:
+        self.windows: dict[str, Window] = {}
+
+    def predict(self, ask: Ask, upper_quantile: float | None = None) -> Prediction:
+        """The same for every prompt."""
+        window = self.windows.get(ask.model)
+        if window is None:
+            return Prediction(FIRST_GUESS, FIRST_GUESS)
+        middle = round(window.quantile(0.5, FIRST_GUESS))
+        return Prediction(middle, round(window.quantile(upper_quantile or 0.5, middle)))
+
+    def learn(self, ask: Ask, tokens: int) -> None:
+        """One more answer."""
+        self.windows.setdefault(ask.model, Window()).add(tokens)
+
+
+class OnlineLength:
+    """A linear regression on a prompt's words, learnt answer by answer (AdaGrad on the logarithm of tokens).
+
+    Drift is watched: while its errors over the last answers are no smaller than the median's, the median is
+    what it says.
+    """
+
+    def __init__(self) -> None:
+        self.median = MedianLength()
+        self.weights = np.zeros(NUM_FEATURES)
+        self.squares = np.full(NUM_FEATURES, 1e-3)
+        self.num_seen = 0
+        self.own_errors, self.median_errors = Window(WINDOW // 4), Window(WINDOW // 4)
+        self.ratios = Window()  # actual over predicted
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether words are worth more than the median now."""
+        if self.num_seen < ENOUGH:
+            return False
+        return sum(self.own_errors.recent) < sum(self.median_errors.recent)
+
+    def predict(self, ask: Ask, upper_quantile: float | None = None) -> Prediction:
+        """By the prompt's words where that has proved better, else the median."""
+        if not self.is_trusted:
+            return self.median.predict(ask, upper_quantile)
+        tokens = self._tokens(features(ask))
+        upper = None
+        if upper_quantile is not None:
+            upper = max(1, round(tokens * self.ratios.quantile(upper_quantile, 1.0)))
+        return Prediction(max(1, round(tokens)), upper)
+
+    def learn(self, ask: Ask, tokens: int) -> None:
+        """One step of the regression, on the error of what it would have said."""
+        index = features(ask)
+        said = self._tokens(index)
+        self.own_errors.add(abs(said - tokens))
+        self.median_errors.add(abs(self.median.predict(ask).tokens - tokens))
+        self.ratios.add(tokens / max(1.0, said))
+        self.median.learn(ask, tokens)
+        self.num_seen += 1
+        # Squared error in logarithms, so that long answers do not rule; bounded, so that none does.
+        error = float(np.clip(np.log(said) - np.log(tokens), -2.0, 2.0))
+        scale = 1 / np.sqrt(len(index))
+        self.squares[index] += (error * scale) ** 2
+        self.weights[index] -= RATE * error * scale / np.sqrt(self.squares[index])
+
+    def _tokens(self, index: np.ndarray[tuple[int], np.dtype[np.int64]]) -> float:
+        log = float(self.weights[index].sum()) / np.sqrt(len(index)) + np.log(FIRST_GUESS)
+        return float(np.exp(np.clip(log, 0.0, 12.0)))
+
+
+def features(ask: Ask) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Numbers of what is there: a constant, model, length of the prompt, cap, words and pairs of words."""
+    words = ask.text.lower().split()
+    if len(words) > MOST_WORDS:
+        words = words[: MOST_WORDS // 2] + words[-MOST_WORDS // 2 :]
+    cap = "none" if ask.max_tokens is None else str(ask.max_tokens.bit_length())
+    names = ["", f"\1{ask.model}", f"\2{len(ask.text).bit_length()}", f"\3{cap}"]
+    names += words
+    names += [f"{a} {b}" for a, b in pairwise(words[:17])]
+    hashes = {zlib.crc32(name.encode("utf-8", "surrogatepass")) % NUM_FEATURES for name in names}
+    return np.fromiter(hashes, dtype=np.int64, count=len(hashes))
+
+
+class PromptTokens:
+    """Tokens of a prompt by its characters, as the upstream counted those before."""
+
+    def __init__(self) -> None:
+        self.per_token = Window(200)
+
+    def count(self, text: str) -> int:
+        """Tokens of this text, about; at least 1."""
+        return max(1, round(len(text) / self.per_token.quantile(0.5, 4.0)))
+
+    def learn(self, text: str, tokens: int) -> None:
+        """The upstream has counted this text's tokens."""
+        if text:
+            self.per_token.add(len(text) / tokens)

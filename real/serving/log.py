@@ -1,0 +1,95 @@
+"""The layer's log: one JSON object a line and request, which is a trace.
+
+`seqsched trace inspect`, `simulate --trace` and `validate --against` read it. Columns:
+
+- `request_id`: the number of the request, over restarts.
+- `arrival_s`, `scheduled_s`, `finish_s`: when it arrived, was sent to an upstream, ended; seconds since 1970.
+- `prompt_tokens`, `output_tokens`: by the upstream's count; counted here where it says none (`counted` is
+  then "events"); 0 output tokens where it failed.
+- `predicted_tokens`, `told_tokens`: of the answer, by the layer and by the client; `max_tokens`: its cap.
+- `priority`, `deadline_s`, `user`: the name of the key; `model`, `endpoint`, `stream`.
+- `ttft_ms`, `tpot_ms`, `e2el_ms`: as vLLM defines them, from the arrival.
+- `status`: completed, or failed; `error`: why; `finish_reason`; `upstream`: its number; `attempts`.
+- `hash_ids`, `hash_tokens`: of the prompt, in blocks of 256 characters, taken for 64 tokens each: equal
+  numbers are equal beginnings. Salted anew at each start, so that nobody can try texts against them.
+- `prompt`: the text, only where it was asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from traces.errors import InputError
+
+BLOCK_CHARACTERS, BLOCK_TOKENS = 256, 64
+MOST_BLOCKS = 4096
+
+
+class Log:
+    """Appends rows to a file; what a process that was killed left half written at its end is cut off.
+
+    Raises InputError where the file cannot be written.
+    """
+
+    def __init__(self, path: Path, *, texts: bool = False, prefixes: bool = True) -> None:
+        self.texts, self.prefixes = texts, prefixes
+        self.salt = secrets.token_bytes(16)
+        try:
+            self.file: BinaryIO = path.open("ab")
+            self.next_id = _repair(path, self.file)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.file.close()
+
+    def write(self, row: dict[str, Any], text: str) -> None:
+        """One request that has ended."""
+        if self.prefixes:
+            hashes = prefix_hashes(text, self.salt)[: row["prompt_tokens"] // BLOCK_TOKENS]
+            row |= {"hash_ids": hashes, "hash_tokens": [BLOCK_TOKENS] * len(hashes)}
+        if self.texts:
+            row["prompt"] = text
+        self.file.write(json.dumps(row, separators=(",", ":"), allow_nan=False).encode() + b"\n")
+        self.file.flush()
+
+
+def prefix_hashes(text: str, salt: bytes) -> list[int]:
+    """A number for each whole block of a text, the same where all up to there is the same."""
+    running = hashlib.blake2b(salt, digest_size=8)
+    data, numbers = text[: BLOCK_CHARACTERS * MOST_BLOCKS], []
+    for start in range(0, len(data) - BLOCK_CHARACTERS + 1, BLOCK_CHARACTERS):
+        running.update(data[start : start + BLOCK_CHARACTERS].encode("utf-8", "surrogatepass"))
+        numbers.append(int.from_bytes(running.digest(), "big") >> 3)
+    return numbers
+
+
+def _repair(path: Path, file: BinaryIO) -> int:
+    """Cut off a last line without end; the number of the next request."""
+    size = file.tell()
+    if not size:
+        return 0
+    with path.open("rb") as before:
+        before.seek(max(0, size - (1 << 20)))
+        tail = before.read()
+    whole = tail.rpartition(b"\n")[0]
+    file.truncate(size - len(tail) + (len(whole) + 1 if b"\n" in tail else 0))
+    return 1 + max((_number(line) for line in whole.split(b"\n")), default=-1)
+
+
+def _number(line: bytes) -> int:
+    """The `request_id` in a line; -1 where there is none."""
+    try:
+        return int(json.loads(line)["request_id"])
+    except (ValueError, KeyError, TypeError):
+        return -1

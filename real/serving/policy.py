@@ -1,0 +1,47 @@
+"""From the text of a policy to a scheduler over slots: the same classes, with limits that slots have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sim.scenario.policies import POLICIES, scheduler_maker
+from sim.schedulers.base import CompleteScheduler
+from sim.work import Limits
+from traces.spec import parse
+
+PLENTY = 1 << 50
+"""KV tokens: the upstream counts its memory itself."""
+WHOLE = 1 << 31
+"""Tokens of an iteration: prompts are not split."""
+
+
+def slot_scheduler_maker(policy: str, slots: int) -> tuple[Callable[[], CompleteScheduler], bool]:
+    """Builds schedulers of a policy for so many slots; and whether each level of priority needs its own, for
+    the policy's order does not know levels.
+
+    What slots do not have is set where the policy leaves it open: `max_num_seqs` is their number, batches are
+    no larger, nothing is cut (`fcr=off`) or decided ahead. Raises InputError as `scheduler_maker` does.
+    """
+    limits = Limits(kv_tokens=PLENTY, knee=((0, slots),))
+    is_by_level = False
+    if not POLICIES.is_outside(policy):
+        name, given = parse(policy, "policy")
+        options = {**_options(name, slots), **given}
+        is_by_level = name == "continuous" and options.get("order", "fcfs") not in ("priority", "fair")
+        policy = ":".join((name, ",".join(f"{key}={value}" for key, value in options.items()))).rstrip(":")
+    make = scheduler_maker(policy)
+    make(limits)  # so that what it refuses is said now
+    return lambda: make(limits), is_by_level
+
+
+def _options(name: str, slots: int) -> dict[str, str]:
+    if name == "continuous":
+        return {
+            "max_num_seqs": str(slots),
+            "max_num_batched_tokens": str(WHOLE),
+            "async_scheduling": "off",
+            "prefix_caching": "off",
+        }
+    if name == "sequence":
+        return {"fcr": "off", "vbs": "memory", "batch_size": str(slots)}
+    return {"batch_size": str(slots)} if name == "vanilla" else {}

@@ -1,0 +1,122 @@
+"""What is written down of a request when it has ended: its metrics, and its row in the log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .call import Call
+from .log import Log
+from .metrics import Metrics
+from .relay import Relayed
+
+
+class Report:
+    """Writes down requests as they end."""
+
+    def __init__(self, metrics: Metrics, log: Log | None, clock: Callable[[], float]) -> None:
+        self.metrics, self.log, self.clock = metrics, log, clock
+        self.since_1970_s = time.time() - clock()
+        self.num_overdue = 0  # of those that the metrics count already
+        self.is_complaining = False
+
+    def ended(
+        self,
+        call: Call,
+        relayed: Relayed,
+        *,
+        scheduled_s: float,
+        error: str,
+        upstream: int | None,
+        attempts: int,
+    ) -> None:
+        """A request has ended; `error`: why there is no whole answer, empty where there is one."""
+        now = self.clock()
+        tokens = 0 if error else relayed.seen.output_tokens or relayed.seen.events
+        first_s = relayed.first_s or now
+        self._count(call, relayed, tokens, error, now, scheduled_s, first_s)
+        if self.log is None:
+            return
+        try:
+            self.log.write(
+                self._row(call, relayed, tokens, error, now, scheduled_s, first_s, upstream, attempts),
+                call.ask.text,
+            )
+        except OSError as failure:  # a full disk is no reason to answer nobody
+            if not self.is_complaining:
+                print(
+                    f"seqsched: the log cannot be written ({failure.strerror})", file=sys.stderr, flush=True
+                )
+            self.is_complaining = True
+
+    def _count(
+        self,
+        call: Call,
+        relayed: Relayed,
+        tokens: int,
+        error: str,
+        now: float,
+        scheduled_s: float,
+        first_s: float,
+    ) -> None:
+        m, model = self.metrics, call.model
+        if scheduled_s:
+            m.queue.labels(model).observe(scheduled_s - call.arrival_s)
+        if error:
+            m.failure.labels(model, error.partition(":")[0].partition(" (")[0]).inc()
+            return
+        reason = next(iter(relayed.seen.reasons.values()), "")
+        m.success.labels(model, reason).inc()
+        m.e2e.labels(model).observe(now - call.arrival_s)
+        m.ttft.labels(model).observe(first_s - call.arrival_s)
+        m.output.labels(model).observe(tokens)
+        m.output_tokens.labels(model).inc(tokens)
+        m.prompt_tokens.labels(model).inc(relayed.seen.prompt_tokens or call.request.prompt_tokens)
+        if tokens:
+            m.ratio.labels(model).observe((call.request.predicted_tokens or 0) / tokens)
+        if tokens > 1:
+            m.tpot.labels(model).observe((now - first_s) / (tokens - 1))
+
+    def _row(
+        self,
+        call: Call,
+        relayed: Relayed,
+        tokens: int,
+        error: str,
+        now: float,
+        scheduled_s: float,
+        first_s: float,
+        upstream: int | None,
+        attempts: int,
+    ) -> dict[str, Any]:
+        request, seen, zero = call.request, relayed.seen, self.since_1970_s
+        e2el_ms, ttft_ms = 1e3 * (now - call.arrival_s), 1e3 * (first_s - call.arrival_s)
+        deadline_s = request.deadline_s
+        return {
+            "request_id": call.id,
+            "arrival_s": round(zero + call.arrival_s, 6),
+            "scheduled_s": round(zero + scheduled_s, 6) if scheduled_s else None,
+            "finish_s": round(zero + now, 6),
+            "prompt_tokens": seen.prompt_tokens or request.prompt_tokens,
+            "output_tokens": tokens,
+            "predicted_tokens": request.predicted_tokens,
+            "told_tokens": call.told_tokens,
+            "max_tokens": request.max_new_tokens,
+            "priority": request.priority,
+            **({} if deadline_s is None else {"deadline_s": round(zero + deadline_s, 6)}),
+            "user": call.key or "",
+            "model": call.model,
+            "endpoint": call.path,
+            "stream": call.is_stream,
+            "ttft_ms": round(ttft_ms, 3),
+            "tpot_ms": round((e2el_ms - ttft_ms) / (tokens - 1), 4) if tokens > 1 else 0.0,
+            "e2el_ms": round(e2el_ms, 3),
+            "status": "failed" if error else "completed",
+            "error": error,
+            "finish_reason": next(iter(seen.reasons.values()), ""),
+            "counted": "usage" if seen.output_tokens else "events",
+            "upstream": upstream,
+            "attempts": attempts,
+        }

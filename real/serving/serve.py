@@ -1,0 +1,165 @@
+"""`serve`: run the layer until it is told to end, then let open requests finish."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+
+import aiohttp
+import uvicorn
+
+from sim.results.batch_record import BatchRecord
+from traces.errors import InputError
+
+from ..observing.sending import allow_connections
+from .app import make_app
+from .keys import Keys, read_keys
+from .layer import Layer
+from .log import Log
+from .predictor import make_length_predictor
+from .relay import Relay
+from .settings import ServeSettings, upstream_urls
+from .upstreams import Pool, Upstream
+
+UPSTREAM_KEY = "SEQSCHED_UPSTREAM_KEY"
+"""The environment variable that holds the upstream's API key, where the clients shall not bring it."""
+CONNECTIONS = 4096
+CONNECT_S = 10.0
+KEEP_ALIVE_S = 3.0
+"""Seconds that an idle connection to an upstream is kept: fewer than the 5 of uvicorn, so that no request
+meets one that is being closed.
+"""
+UNLIMITED = 1 << 20
+"""Slots of an upstream that is told: it queues by itself."""
+
+
+def serve(upstream: str, settings: ServeSettings) -> None:
+    """Run the layer before the servers at `upstream` (URL[,URL...]) until SIGTERM or SIGINT.
+
+    Raises InputError for settings out of bounds, files that cannot be used, and an address that is taken.
+    """
+    settings.check()
+    urls = upstream_urls(upstream)
+    keys = Keys() if settings.keys is None else read_keys(settings.keys)
+    with ExitStack() as stack:
+        log = None
+        if settings.log is not None:
+            log = stack.enter_context(
+                Log(settings.log, texts=settings.log_texts, prefixes=settings.log_prefixes)
+            )
+        on_decision = None
+        if settings.decisions is not None:
+            on_decision = stack.enter_context(_decisions(settings.decisions))
+        allow_connections(CONNECTIONS)
+        asyncio.run(_run(urls, settings, keys, log, on_decision))
+
+
+async def _run(
+    urls: list[str],
+    settings: ServeSettings,
+    keys: Keys,
+    log: Log | None,
+    on_decision: Callable[[int, BatchRecord], None] | None,
+) -> None:
+    async with layer_of(urls, settings, os.environ.get(UPSTREAM_KEY), log, on_decision) as layer:
+        await server_of(layer, keys).run_until_told()
+
+
+@asynccontextmanager
+async def layer_of(
+    urls: list[str],
+    settings: ServeSettings,
+    upstream_key: str | None = None,
+    log: Log | None = None,
+    on_decision: Callable[[int, BatchRecord], None] | None = None,
+) -> AsyncIterator[Layer]:
+    """A layer before these servers, which lets go of its connections at the end."""
+    slots = settings.slots if settings.act == "hold" else UNLIMITED
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=settings.idle_timeout_s),
+        read_bufsize=1 << 16,
+        cookie_jar=aiohttp.DummyCookieJar(),
+    ) as session:
+        yield Layer(
+            settings,
+            Pool([Upstream(url, slots) for url in urls]),
+            Relay(session, upstream_key),
+            make_length_predictor(settings.predictor),
+            log=log,
+            on_decision=on_decision,
+        )
+
+
+def server_of(layer: Layer, keys: Keys) -> Server:
+    """The HTTP server of a layer."""
+    settings = layer.settings
+    config = uvicorn.Config(
+        make_app(layer, keys),
+        host=settings.host,
+        port=settings.port,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+        server_header=False,
+    )
+    return Server(config, layer)
+
+
+class Server(uvicorn.Server):
+    """Ends with status 0 when it is told to, after open requests have had their time."""
+
+    def __init__(self, config: uvicorn.Config, layer: Layer) -> None:
+        super().__init__(config)
+        self.layer = layer
+        self.url = ""  # where it listens, once it does
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are this class's own: uvicorn would end by them."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with suppress(NotImplementedError, RuntimeError, ValueError):  # Windows, another thread
+                loop.add_signal_handler(number, self._told)
+        yield
+
+    def _told(self) -> None:
+        self.force_exit = self.should_exit  # told twice
+        self.should_exit = self.layer.is_draining = True
+
+    async def run_until_told(self) -> None:
+        """Listen, say where, and answer until told to end."""
+        config = self.config
+        if not config.loaded:
+            config.load()
+        try:
+            socket = config.bind_socket()
+        except SystemExit:
+            raise InputError(f"port: {config.host}:{config.port} cannot be listened at") from None
+        host, port = socket.getsockname()[:2]
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        upstreams = ", ".join(upstream.url for upstream in self.layer.pool.upstreams)
+        print(f"seqsched: {self.url} before {upstreams}", file=sys.stderr, flush=True)
+        await self.serve(sockets=[socket])
+
+
+@contextmanager
+def _decisions(path: Path) -> Iterator[Callable[[int, BatchRecord], None]]:
+    try:
+        file = path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    with file:
+
+        def note(level: int, record: BatchRecord) -> None:
+            entry = {"start_s": round(record.start_s, 6), "level": level, **record.decision()}
+            file.write(json.dumps(entry, separators=(",", ":")) + "\n")
+
+        yield note

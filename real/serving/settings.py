@@ -1,0 +1,130 @@
+"""What can be chosen of the layer; the sentence under each field is its help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from traces.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeSettings:
+    """How `seqsched serve` listens, schedules and limits."""
+
+    host: str = "127.0.0.1"
+    """The address to listen at; one that others can reach needs --keys."""
+    port: int = 8080
+    """The port to listen at; 0: any that is free."""
+    slots: int = 8
+    """Requests that each upstream works on at a time."""
+    policy: str = "continuous:order=shortest-predicted"
+    """In which order waiting requests are sent: NAME[:key=value,...], as for simulate; max_num_seqs is the
+    number of slots.
+    """
+    predictor: str = "online"
+    """What predicts the lengths of answers: online (learnt from the traffic, the median until there is
+    enough), median, learned:file=PATH, or some.module:Class.
+    """
+    act: Literal["hold", "tell"] = "hold"
+    """hold: keep a queue, and send where a slot is free; tell: send at once, and give the upstream a priority
+    made from the prediction (vLLM with --scheduling-policy priority).
+    """
+    max_wait_s: float = 60.0
+    """The starvation bound: who has waited this long goes before all that arrived later."""
+    max_new_tokens: int = 4096
+    """The longest answer to plan for, of requests without a cap."""
+    max_queue: int | None = 1000
+    """Most requests that wait; further ones get status 429."""
+    rate_per_key: float | None = None
+    """Most requests per second of one API key, in bursts of up to ten seconds' worth; default: no limit."""
+    concurrency_per_key: int | None = None
+    """Most open requests of one API key; default: no limit."""
+    keys: Path | None = None
+    """Let only the API keys in this file in: lines NAME KEY [PRIORITY]."""
+    priority: tuple[str, ...] = ()
+    """Levels of importance by model, as MODEL=LEVEL; a lower number goes first."""
+    timeout_s: float = 600.0
+    """Seconds until an answer is given up."""
+    idle_timeout_s: float = 120.0
+    """Seconds without a byte from the upstream until an answer is given up."""
+    retries: int = 2
+    """How often a request is sent again that failed before anything of its answer was passed on."""
+    drain_s: float = 30.0
+    """Seconds that open requests may take yet when the layer is told to end."""
+    max_body: int = 16 << 20
+    """Most bytes of a request's body."""
+    log: Path | None = None
+    """Append a row for each request to this file (JSON lines), which is a trace."""
+    log_texts: bool = False
+    """Write the prompts into the log."""
+    log_prefixes: bool = True
+    """Write hashes of the prompts' beginnings into the log."""
+    decisions: Path | None = None
+    """Append the scheduler's decisions to this file (JSON lines)."""
+
+    def check(self) -> None:
+        """InputError for a value out of bounds."""
+        for name, least in (
+            ("slots", 1),
+            ("max_new_tokens", 1),
+            ("retries", 0),
+            ("max_body", 1),
+            ("port", 0),
+        ):
+            if getattr(self, name) < least:
+                raise InputError(f"{name}: {getattr(self, name)} is below {least}")
+        if self.port > 65535:
+            raise InputError(f"port: {self.port} is above 65535")
+        for name in ("max_wait_s", "timeout_s", "idle_timeout_s", "rate_per_key"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"{name}: {value:g} is not above 0")
+        for name, least in (("max_queue", 0), ("concurrency_per_key", 1), ("drain_s", 0)):
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise InputError(f"{name}: {value:g} is below {least}")
+        if self.keys is None and not _is_loopback(self.host):
+            raise InputError(
+                f"host: {self.host} can be reached from elsewhere; --keys FILE must say who is let in"
+            )
+
+    def levels(self) -> dict[str, int]:
+        """The levels by model; InputError for what is none."""
+        levels = {}
+        for text in self.priority:
+            model, equals, level = text.rpartition("=")
+            if not equals or not model or not level.removeprefix("-").isdecimal():
+                raise InputError(f"priority: {text!r} is not MODEL=LEVEL, such as chat=-1")
+            levels[model] = int(level)
+        return levels
+
+
+def upstream_urls(text: str) -> list[str]:
+    """The addresses in URL[,URL...], without a slash or the path of the API at their ends.
+
+    Raises InputError for what is none, and for one that stands twice.
+    """
+    urls = [url.strip().rstrip("/").removesuffix("/v1").rstrip("/") for url in text.split(",")]
+    for url in urls:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InputError(
+                f"upstream: {url!r} is not the address of a server, such as http://localhost:8000"
+            )
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise InputError("upstream: an address has neither a password, a query nor a fragment here")
+        if urls.count(url) > 1:
+            raise InputError(f"upstream: {url} stands {urls.count(url)} times, 1 is allowed")
+    return urls
+
+
+def _is_loopback(host: str) -> bool:
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

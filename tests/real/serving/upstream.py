@@ -1,0 +1,246 @@
+"""A deterministic inference API for tests: batches in the simulator's step times, and faults on order.
+
+An answer's words follow from the prompt alone; its length is the field `fake.tokens`, or the prompt's last
+word. `fake.fault` says what goes wrong, once or, with `fake.always`, each time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import zlib
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+from sim.hardware.catalogue import load
+
+PROFILE = "h200-vicuna-7b"
+WORDS = ("alpha", "beta", "gamma", "d\u00e9l,ta", 'ep"silon', "\u03b6", "eta", "theta\n")
+
+
+def answer_of(prompt: str, tokens: int) -> list[str]:
+    """The words that the model answers."""
+    seed = zlib.crc32(prompt.encode())
+    return [f"{WORDS[(seed >> (k % 24)) % len(WORDS)]} " for k in range(tokens)]
+
+
+@dataclass(eq=False)
+class Running:
+    """A request in the engine: how many tokens are left, and where they go."""
+
+    left: int
+    context: int
+    priority: int = 0
+    steps: asyncio.Queue[int] = field(default_factory=asyncio.Queue)
+
+
+@dataclass
+class Fake:
+    """How it behaves and what it has seen.
+
+    `scale` multiplies the step times. `fails`: statuses to answer with, one a request. `seen`: the bodies,
+    `order`: the prompts, as they came; `begun`: as they got a slot.
+    """
+
+    slots: int = 4
+    scale: float = 0.05
+    takes_usage: bool = True
+    takes_stream: bool = True
+    takes_priority: bool = True
+    fails: deque[int] = field(default_factory=deque)
+    seen: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    order: list[str] = field(default_factory=list)
+    most: int = 0
+    answered: int = 0
+    open: int = 0
+    faulty: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.cost = load(PROFILE).iteration_cost
+        self.waiting: list[Running] = []
+        self.running: list[Running] = []
+        self.news = asyncio.Event()
+
+    async def engine(self) -> None:
+        """Iterations of all that run, for ever."""
+        while True:
+            self.waiting.sort(key=lambda each: each.priority)
+            while self.waiting and len(self.running) < self.slots:
+                self.running.append(self.waiting.pop(0))
+            if not self.running:
+                self.news.clear()
+                await self.news.wait()
+                continue
+            self.most = max(self.most, len(self.running))
+            context = sum(each.context for each in self.running)
+            await asyncio.sleep(self.scale * self.cost.decode_s(len(self.running), context))
+            for each in self.running:
+                each.left -= 1
+                each.context += 1
+                each.steps.put_nowait(each.left)
+            self.running = [each for each in self.running if each.left > 0]
+
+    def app(self) -> web.Application:
+        """Its paths."""
+        app = web.Application(client_max_size=1 << 26)
+        app.router.add_get("/v1/models", self.models)
+        app.router.add_post("/v1/completions", self.answer)
+        app.router.add_post("/v1/chat/completions", self.answer)
+        return app
+
+    async def models(self, request: web.Request) -> web.Response:
+        """The models by name."""
+        return web.json_response({"object": "list", "data": [{"id": "fake", "object": "model"}]})
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """An answer, or what goes wrong with it."""
+        body = await request.json()
+        self.seen.append(body)
+        self.headers.append({name.title(): value for name, value in request.headers.items()})
+        if self.fails:
+            return refusal(self.fails.popleft(), "as ordered")
+        if body.get("stream") and not self.takes_stream:
+            return refusal(400, "no streams here")
+        if "stream_options" in body and not self.takes_usage:
+            return refusal(400, "Unrecognized argument: stream_options")
+        if "priority" in body and not self.takes_priority:
+            return refusal(400, "Got priority but scheduling is fcfs")
+        text = prompt_of(body)
+        if text == "refuse":
+            return refusal(400, "I'd rather not")
+        self.order.append(text)
+        self.open += 1
+        each = Running(tokens_of(body, text), len(text.split()), body.get("priority", 0))
+        try:
+            return await self.speak(request, body, text, each)
+        finally:
+            self.open -= 1
+            self.waiting = [other for other in self.waiting if other is not each]
+            self.running = [other for other in self.running if other is not each]
+
+    async def speak(
+        self, request: web.Request, body: dict[str, Any], text: str, each: Running
+    ) -> web.StreamResponse:
+        """Token by token, or all at once."""
+        fault = self.fault(body, text)
+        if fault == "silent":
+            return hang_up(request)
+        if fault == "stall":
+            await asyncio.sleep(3600)
+        words = answer_of(text, each.left)
+        self.waiting.append(each)
+        self.news.set()
+        is_chat = "messages" in body
+        usage = {"prompt_tokens": len(text.split()), "completion_tokens": len(words)}
+        usage["total_tokens"] = sum(usage.values())
+        head = {"id": "f", "created": 1, "model": "fake", "x_unknown": {"kept": [1, 2.5]}}
+        if not body.get("stream"):
+            for _ in words:
+                await each.steps.get()
+            self.answered += 1
+            return web.json_response({**head, **whole(body, words), "usage": usage})
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Upstream": "fake"})
+        await response.prepare(request)
+        kind = {"object": "chat.completion.chunk" if is_chat else "text_completion"}
+        if is_chat:
+            role = {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+            await write(response, {**head, **kind, "choices": [role]})
+        for number, word in enumerate(words):
+            await each.steps.get()
+            if number == len(words) // 2 and fault:
+                return await self.fail(request, response, fault)
+            piece = {"delta": {"content": word}} if is_chat else {"text": word, "logprobs": None}
+            choice = {"index": 0, **piece, "finish_reason": None}
+            await write(response, {**head, **kind, "choices": [choice]})
+        last = {"index": 0, **({"delta": {}} if is_chat else {"text": ""}), "finish_reason": "stop"}
+        await write(response, {**head, **kind, "choices": [last]})
+        if (body.get("stream_options") or {}).get("include_usage"):
+            await write(response, {**head, **kind, "choices": [], "usage": usage})
+        await response.write(b"data: [DONE]\n\n")
+        self.answered += 1
+        return response
+
+    def fault(self, body: dict[str, Any], text: str) -> str:
+        """What goes wrong with this one, if anything."""
+        fault = (body.get("fake") or {}).get("fault", "")
+        if fault and text in self.faulty and not body["fake"].get("always"):
+            return ""
+        self.faulty.add(text)
+        return str(fault)
+
+    async def fail(
+        self, request: web.Request, response: web.StreamResponse, fault: str
+    ) -> web.StreamResponse:
+        """In the middle of an answer."""
+        match fault:
+            case "half":
+                await response.write(b'data: {"choices": [{"index": 0, "delta": {"con')
+            case "garbage":
+                await response.write(b"data: {not json}\n\n")
+            case "error":
+                await write(response, {"error": {"message": "out of memory", "code": 500}})
+            case "hang":
+                await asyncio.sleep(3600)
+            case "die":
+                return hang_up(request)
+        return response
+
+
+def whole(body: dict[str, Any], words: list[str]) -> dict[str, Any]:
+    """The answer at once."""
+    text = "".join(words)
+    if "messages" in body:
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        return {"object": "chat.completion", "choices": [choice]}
+    choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": "stop"}
+    return {"object": "text_completion", "choices": [choice]}
+
+
+def prompt_of(body: dict[str, Any]) -> str:
+    """The last thing that was said."""
+    return str(body["messages"][-1]["content"] if "messages" in body else body["prompt"])
+
+
+def tokens_of(body: dict[str, Any], text: str) -> int:
+    """How long the answer is."""
+    last = text.split()[-1] if text.split() else ""
+    own = int(last) if last.isdecimal() else 5
+    tokens = (body.get("fake") or {}).get("tokens", own)
+    return max(1, min(tokens, body.get("max_tokens") or tokens))
+
+
+def refusal(status: int, text: str) -> web.Response:
+    """An error as OpenAI's API has them."""
+    return web.json_response({"error": {"message": text}}, status=status, headers={"X-Upstream": "fake"})
+
+
+def hang_up(request: web.Request) -> web.StreamResponse:
+    """The connection is gone."""
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
+
+
+async def write(response: web.StreamResponse, event: dict[str, Any]) -> None:
+    """One event."""
+    await response.write(b"data: " + json.dumps(event, separators=(",", ":")).encode() + b"\n\n")
+
+
+@asynccontextmanager
+async def listening(fake: Fake, port: int = 0) -> AsyncIterator[str]:
+    """The URL of a fake upstream."""
+    runner = web.AppRunner(fake.app(), handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    engine = asyncio.create_task(fake.engine())
+    try:
+        await web.TCPSite(runner, "127.0.0.1", port, reuse_address=True).start()
+        yield "http://{}:{}".format(*runner.addresses[0][:2])
+    finally:
+        engine.cancel()
+        await runner.cleanup()
