@@ -147,7 +147,8 @@ class Driver:
         match work:
             case Iterations():
                 iterations = max(1, min(work.at_most, int((now - self.since_s) / TICK_S)))
-                outcome = Outcome(iterations, self._reported(self.finished))
+                predictions = self.slots.predictions(work.ask) if work.ask else ()
+                outcome = Outcome(iterations, self._reported(self.finished), predictions=predictions)
             case PaddedBatch():
                 iterations = max(1, min(work.token_limit, int((now - self.since_s) / TICK_S)))
                 outcome = Outcome(iterations, self._reported(work.requests))

@@ -14,9 +14,9 @@ from typing import Any
 
 from sim.request import Request
 from sim.results.batch_record import BatchRecord
-from sim.work import Prediction
+from sim.work import Prediction, tell
 
-from .call import Call
+from .call import MOST_TOKENS, Call
 from .client import Client
 from .executor import SlotExecutor
 from .keys import Key
@@ -145,8 +145,7 @@ class Layer:
             user=call.key,
             deadline_s=None if deadline_s is None else call.arrival_s + deadline_s,
         )
-        prediction = self._predict(call)
-        call.request.predicted_tokens, call.request.predicted_upper_tokens = prediction
+        tell(call.request, self._predict(call))
         if self.settings.act == "tell":
             call.extra["priority"] = self._priority(call.request)
         return call
@@ -162,16 +161,21 @@ class Layer:
 
     def _predict(self, call: Call) -> Prediction:
         if call.told_tokens is not None:
-            tokens = upper = call.told_tokens
+            said = Prediction(call.told_tokens, call.told_tokens, (call.told_tokens,))
         else:
-            tokens, said = self.predictor.predict(call.ask, self.quantile)
-            upper = max(tokens, said or 0)
-        cap = call.max_tokens or tokens
-        return Prediction(min(tokens, cap), min(upper, cap))
+            said = self.predictor.predict(call.ask, self.quantile)
+        most = call.max_tokens or MOST_TOKENS
+        lengths = said.lengths and tuple(min(length, most) for length in said.lengths)
+        tokens = min(said.tokens, most)
+        upper = max(tokens, min(said.upper_tokens or 0, most))
+        return Prediction(tokens, upper, lengths)
 
     def _predictions(self, requests: Sequence[Request]) -> list[Prediction]:
         """For a scheduler that asks again: what it was told."""
-        return [Prediction(r.predicted_tokens or 0, r.predicted_upper_tokens) for r in requests]
+        return [
+            Prediction(r.predicted_tokens or 0, r.predicted_upper_tokens, r.predicted_lengths)
+            for r in requests
+        ]
 
     # One request
 

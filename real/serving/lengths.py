@@ -26,6 +26,10 @@ WINDOW = 1000
 NUM_FEATURES = 1 << 15
 MOST_WORDS = 256
 """Words of a prompt that are looked at: half of them its first, half its last."""
+QUANTILES = tuple((k + 0.5) / 16 for k in range(16))
+"""Where a distribution is read off."""
+USUAL_CHARACTERS = 4.0
+"""Characters of a token, before any prompt was counted."""
 RATE = 0.5
 """First step of the regression, in logarithms of tokens."""
 
@@ -43,7 +47,9 @@ class LengthPredictor(Protocol):
     """Predicts an answer's tokens, and learns from answers."""
 
     def predict(self, ask: Ask, upper_quantile: float | None) -> Prediction:
-        """The expected tokens, and those that it stays below at the quantile, where one is wanted."""
+        """The expected tokens, those that it stays below at the quantile, if one is wanted, and lengths that
+        are equally probable, for policies that order by a distribution.
+        """
 
     def learn(self, ask: Ask, tokens: int) -> None:
         """An answer has come whole, and had so many tokens."""
@@ -67,11 +73,9 @@ class Window:
         if len(self.recent) > self.size:
             del self.ordered[bisect_left(self.ordered, self.recent.popleft())]
 
-    def quantile(self, q: float, default: float) -> float:
-        """The value that a share `q` stays below."""
-        return (
-            self.ordered[min(len(self.ordered) - 1, int(q * len(self.ordered)))] if self.ordered else default
-        )
+    def quantile(self, q: float) -> float:
+        """The value that a share `q` stays below; there must be any."""
+        return self.ordered[min(len(self.ordered) - 1, int(q * len(self.ordered)))]
 
 
 class MedianLength:
@@ -84,9 +88,10 @@ class MedianLength:
         """The same for every prompt."""
         window = self.windows.get(ask.model)
         if window is None:
-            return Prediction(FIRST_GUESS, FIRST_GUESS)
-        middle = round(window.quantile(0.5, FIRST_GUESS))
-        return Prediction(middle, round(window.quantile(upper_quantile or 0.5, middle)))
+            return Prediction(FIRST_GUESS, FIRST_GUESS, (FIRST_GUESS,))
+        middle = round(window.quantile(0.5))
+        lengths = tuple(round(window.quantile(q)) for q in QUANTILES)
+        return Prediction(middle, round(window.quantile(upper_quantile or 0.5)), lengths)
 
     def learn(self, ask: Ask, tokens: int) -> None:
         """One more answer."""
@@ -120,10 +125,9 @@ class OnlineLength:
         if not self.is_trusted:
             return self.median.predict(ask, upper_quantile)
         tokens = self._tokens(features(ask))
-        upper = None
-        if upper_quantile is not None:
-            upper = max(1, round(tokens * self.ratios.quantile(upper_quantile, 1.0)))
-        return Prediction(max(1, round(tokens)), upper)
+        upper = self.ratios.quantile(upper_quantile or 0.5)
+        lengths = tuple(max(1, round(tokens * self.ratios.quantile(q))) for q in QUANTILES)
+        return Prediction(max(1, round(tokens)), max(1, round(tokens * upper)), lengths)
 
     def learn(self, ask: Ask, tokens: int) -> None:
         """One step of the regression, on the error of what it would have said."""
@@ -166,7 +170,8 @@ class PromptTokens:
 
     def count(self, text: str) -> int:
         """Tokens of this text, about; at least 1."""
-        return max(1, round(len(text) / self.per_token.quantile(0.5, 4.0)))
+        each = self.per_token.quantile(0.5) if len(self.per_token) else USUAL_CHARACTERS
+        return max(1, round(len(text) / each))
 
     def learn(self, text: str, tokens: int) -> None:
         """The upstream has counted this text's tokens."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from sim.scenario.policies import POLICIES, scheduler_maker
 from sim.schedulers.base import CompleteScheduler
 from sim.work import Limits
+from traces.errors import InputError
 from traces.spec import parse
 
 PLENTY = 1 << 50
@@ -30,7 +31,8 @@ def slot_scheduler_maker(policy: str, slots: int) -> tuple[Callable[[], Complete
         is_by_level = name == "continuous" and options.get("order", "fcfs") not in ("priority", "fair")
         policy = ":".join((name, ",".join(f"{key}={value}" for key, value in options.items()))).rstrip(":")
     make = scheduler_maker(policy)
-    make(limits)  # so that what it refuses is said now
+    if "again" in make(limits).needs:  # made now, so that what it refuses is said now
+        raise InputError(f"policy {policy}: asks for lengths while answers grow, which nobody predicts here")
     return lambda: make(limits), is_by_level
 
 
