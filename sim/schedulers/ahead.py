@@ -115,7 +115,8 @@ class AheadScheduler(ContinuousScheduler):
             self.is_stuck = False
             if not kv.births:
                 return None
-            self.outlook = kv.iterations_that_fit(), len(self.running) < self.max_num_seqs, inf
+            stop = self.PREEMPTS or len(self.running) < self.max_num_seqs
+            self.outlook = kv.iterations_that_fit(), stop, inf
             return MORE
         self.is_ahead = True
         work = super().next_work(now)

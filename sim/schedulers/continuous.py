@@ -20,9 +20,10 @@ from ..request import Request
 from ..work import Chunk, Drop, Iterations, Limits, Outcome, Perceive, Work, tell
 from .admission import EXPIRED, rejection, unsplit_rejection
 from .continuous_options import ContinuousOptions
+from .disciplines import discipline
 from .kv_cache import KvCache
-from .order import PREDICTED_ORDERS, discipline
-from .planned_memory import PlannedMemory, planned_tokens
+from .order import NEEDS
+from .planned_memory import PlannedMemory, planned_memory
 from .preemption import next_chunks, scan
 from .waiting import ByRank, Entry, InOrder
 
@@ -35,10 +36,12 @@ class ContinuousScheduler:
     """Iterations whose tokens are not known when the next is decided."""
     NUM_KEPT = 1
     """Blocks that no request ever gets: vLLM's null block."""
+    PREEMPTS = False
+    """Whether who arrives may take the place of who runs, so that every arrival matters."""
     # Attribute access is faster with slots than with a dict.
     __slots__ = (
         "admitted_in_time", "deadlines", "drops", "generated", "has_end_hooks", "is_ahead", "is_fcfs",
-        "is_stuck", "kv", "limits", "max_num_batched_tokens", "max_num_seqs", "num_queued",
+        "is_stuck", "kv", "limits", "max_num_batched_tokens", "max_num_seqs", "needs", "num_queued",
         "on_admission", "on_end", "options", "perceives", "plans", "rank", "refused", "running",
         "surely_fits_tokens", "unperceived", "unperceived_since_s", "upper_quantile", "waiting",
         "wake_at", "withdrawn",
@@ -55,7 +58,7 @@ class ContinuousScheduler:
         if not o.chunked:
             self.surely_fits_tokens = min(self.surely_fits_tokens, o.max_num_batched_tokens)
         self.upper_quantile = o.margin if 0.0 < o.margin < 1.0 else None
-        self.perceives = o.order in PREDICTED_ORDERS or o.admission == "predicted"
+        self.needs, self.perceives = o.needs, o.order in NEEDS or o.is_planned
         self.is_fcfs = o.order == "fcfs" and not self.perceives
         self.wake_at: float | None = None
         self._clear()
@@ -63,7 +66,7 @@ class ContinuousScheduler:
     def _clear(self) -> None:
         """Start with no requests and an empty memory."""
         self.kv.clear()
-        self.rank = discipline(self.options.order, self.options.aging_s)
+        self.rank = discipline(self.options)
         self.on_admission = getattr(self.rank, "admitted", None)
         self.on_end = getattr(self.rank, "ended", None)
         self.waiting = InOrder() if self.options.order == "fcfs" else ByRank()
@@ -73,9 +76,8 @@ class ContinuousScheduler:
         self.drops: deque[Drop] = deque()
         self.running: dict[int, Entry] = {}  # by request id
         self.generated: dict[int, int] = {}  # id -> tokens kept over its evictions
-        is_planned = self.options.admission == "predicted"
-        self.plans = PlannedMemory(self.kv.block_size) if is_planned else None
-        self.has_end_hooks = is_planned or self.on_end is not None
+        self.plans: PlannedMemory | None = planned_memory(self.options, self.kv.block_size)
+        self.has_end_hooks = self.plans is not None or self.on_end is not None
         self.refused: int | None = None  # by plan; it may ask again when somebody has left
         self.is_ahead = False  # whether an iteration is in flight whose outcome is not known
         self.is_stuck = False  # nobody who waits can start before somebody leaves, or more is known
@@ -286,18 +288,14 @@ class ContinuousScheduler:
         if not self.running:
             return True
         if request.id != self.refused:
-            birth = length - kv.iteration - 1
-            peak = self.plans.peak_blocks(
-                kv.iteration, max(planned_tokens(request, self.options.margin), length), birth
-            )
+            peak = self.plans.peak_with(request, length, kv.iteration)
             self.refused = request.id if peak > kv.num_blocks else None
         return request.id != self.refused
 
     def _plan(self, request: Request, length: int) -> None:
         """Set memory aside for a request that computes `length` tokens before its next one."""
         assert self.plans is not None
-        birth = length - self.kv.iteration - 1
-        self.plans.put(request.id, max(planned_tokens(request, self.options.margin), length), birth)
+        self.plans.plan(request, length, length - self.kv.iteration - 1)
 
     # Preempt
 

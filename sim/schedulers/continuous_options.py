@@ -5,14 +5,35 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from .order import Order
+from .base import Need
+from .order import NEEDS, PREEMPTING, Order
 
 RULE_OPTIONS = {
-    "vllm": ("admission", "margin"),
+    "vllm": ("admission", "margin", "preempt_until", "starve_after", "quantum", "ask_every"),
     "sglang": ("chunked_prefill_size", "max_prefill_tokens", "schedule_conservativeness", "mixed_chunk"),
     "trtllm": ("capacity_scheduler_policy", "batch_wait_timeout_iters", "batch_wait_max_tokens_ratio"),
 }
 """Options that belong to some rules only."""
+
+ADMISSIONS = ("chunk", "prompt", "predicted")
+
+GUARDED = ("ltr", "mlfq")
+"""Orders under which a request that starves goes first, unless said otherwise."""
+
+STARVES = 1000
+"""Iterations after which it does."""
+
+BOUNDS: tuple[tuple[str, float, float], ...] = (
+    ("preempt_until", 0, 1),
+    ("starve_after", 0, 1e9),
+    ("quantum", 1, 1e9),
+    ("ask_every", 0, 1e9),
+    ("tail", 0, 1e6),
+    ("lower_quantile", 0, 1),
+    ("level_tokens", 1, 1e9),
+    ("prompt_weight", 0, 1e6),
+)
+"""(option, least, most)."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +47,14 @@ class ContinuousOptions:
     chunked: bool = True
     """Split prompts that exceed what is left of the token budget over several iterations."""
     order: Order = "fcfs"
-    """Queue discipline: fcfs, shortest-predicted, shortest-remaining, priority, fair."""
+    """Queue discipline: fcfs, shortest-predicted, shortest-remaining, priority, fair, shortest-prompt, ltr,
+    gittins, tie, lower-bound, mlfq.
+    """
     aging_s: float = 0.0
     """Under order=priority: seconds of waiting that are worth one level; 0: no ageing."""
-    admission: Literal["chunk", "prompt", "predicted"] = "prompt"
-    """Memory that must be free to let a request in: for its first chunk, for its prompt, or at the predicted
-    peak of what runs and the request.
+    admission: str = "prompt"
+    """Memory that must be free to let a request in: chunk (for its first chunk), prompt, predicted (at the
+    predicted peak of what runs and the request) or quantile:Q (at that peak, exceeded with probability 1-Q).
     """
     prefix_caching: bool = True
     """Use again what memory still holds of an evicted request (shared prompts are not modelled)."""
@@ -44,6 +67,27 @@ class ContinuousOptions:
     """Requests asked for their length in one batch."""
     perceive_wait_s: float = 1.0
     """Longest wait for questions to fill a batch while others run, since asking makes those pause."""
+    preempt_until: float | None = None
+    """A waiting request takes the place of a running one that ranks after it, unless that has this share of
+    its predicted answer (TRAIL's limit): 0 never, 1 always; default: 1 under ltr, gittins, lower-bound and
+    mlfq, else 0.
+    """
+    starve_after: int | None = None
+    """Iterations after which a waiting request goes before all others, for `quantum` tokens; 0: never;
+    default: 1000 under ltr and mlfq, else 0.
+    """
+    quantum: int = 128
+    """Tokens that a request then gets before it can be preempted again."""
+    ask_every: int = 0
+    """Iterations after which all that decode are asked again how long their answers will be; 0: never."""
+    tail: float = 1.0
+    """order=tie: weight of the mean of the longest tenth, added to that of all."""
+    lower_quantile: float = 0.1
+    """order=lower-bound: quantile of the length that an estimate starts from."""
+    level_tokens: int = 32
+    """order=mlfq: quantum of the first queue, in tokens; it doubles from queue to queue."""
+    prompt_weight: float = 0.01
+    """order=mlfq: decoded tokens that a prompt token is worth, when a request joins a queue."""
     rules: Literal["vllm", "sglang", "trtllm"] = "vllm"
     """Whose rules put iterations together and let requests in; the options below belong to the other two."""
     chunked_prefill_size: int = 8192
@@ -78,7 +122,72 @@ class ContinuousOptions:
             raise ValueError(
                 f"perceive_wait_s: {self.perceive_wait_s} must be at least 0 and below 1000000000"
             )
+        self._check_admission()
         self._check_rules()
+        self._check_ranking()
+
+    @property
+    def admission_quantile(self) -> float | None:
+        """Q of `quantile:Q`."""
+        name, _, quantile = self.admission.partition(":")
+        return float(quantile) if name == "quantile" else None
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether who may enter depends on the memory that answers are predicted to need."""
+        return self.admission == "predicted" or self.admission_quantile is not None
+
+    @property
+    def preempts_until(self) -> float:
+        """`preempt_until`, or what the order says."""
+        return float(self.order in PREEMPTING) if self.preempt_until is None else self.preempt_until
+
+    @property
+    def starves_after(self) -> int:
+        """`starve_after`, or what the order says."""
+        return STARVES * (self.order in GUARDED) if self.starve_after is None else self.starve_after
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether ranks matter beyond the queue: to those that run, or as they wait or grow."""
+        return self.preempts_until > 0 or self.starves_after > 0 or self.ask_every > 0
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """What has to be predicted of answers."""
+        needs: list[Need] = [NEEDS[self.order]] if self.order in NEEDS else []
+        if self.admission == "predicted" or self.margin > 0:
+            needs.append("length")
+        if self.admission_quantile is not None:
+            needs.append("distribution")
+        return (*needs, "again") if self.ask_every else tuple(needs)
+
+    def _check_admission(self) -> None:
+        kind, colon, quantile = self.admission.partition(":")
+        if kind == "quantile" and colon:
+            try:
+                is_good = 0.0 < float(quantile) < 1.0
+            except ValueError:
+                is_good = False
+            if not is_good:
+                raise ValueError(f"admission: the quantile {quantile!r} must be between 0 and 1")
+        elif self.admission not in ADMISSIONS:
+            raise ValueError(
+                f"admission: {self.admission!r} must be one of {', '.join(ADMISSIONS)}, quantile:Q"
+            )
+
+    def _check_ranking(self) -> None:
+        """ValueError for an option of preemption or of a discipline that is out of bounds."""
+        for name, least, most in BOUNDS:
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise ValueError(f"{name}: {value} must be between {least:g} and {most:g}")
+        if self.ask_every and self.order != "shortest-remaining":
+            raise ValueError(f"ask_every: {self.ask_every} needs order=shortest-remaining, not {self.order}")
+        if self.ask_every and self.async_scheduling:
+            raise ValueError(f"ask_every: {self.ask_every} needs async_scheduling=off: answers come too late")
+        if self.is_ranked and self.rules != "vllm":
+            raise ValueError(f"order: {self.order} preempts, which rules={self.rules} do not")
 
     @property
     def never_evicts(self) -> bool:

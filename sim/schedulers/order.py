@@ -8,20 +8,45 @@ then all ranks grow older together. Knows nothing of memory, batches or costs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
 from typing import Literal, TypeAlias, get_args
 
 from ..request import Request
+from .base import Need
 
-Order: TypeAlias = Literal["fcfs", "shortest-predicted", "shortest-remaining", "priority", "fair"]
+Order: TypeAlias = Literal[
+    "fcfs",
+    "shortest-predicted",
+    "shortest-remaining",
+    "priority",
+    "fair",
+    "shortest-prompt",
+    "ltr",
+    "gittins",
+    "tie",
+    "lower-bound",
+    "mlfq",
+]
 ORDERS: tuple[str, ...] = get_args(Order)
 
 Rank: TypeAlias = Callable[[Request, int], float]
 """(request, tokens it has generated already) -> its rank; the smallest goes first, ties by submission."""
 
-PREDICTED_ORDERS = ("shortest-predicted", "shortest-remaining")
-"""Disciplines that need to know how long answers will be."""
+NEEDS: Mapping[str, Need] = {
+    "shortest-predicted": "order",
+    "ltr": "order",
+    "shortest-remaining": "length",
+    "tie": "distribution",
+    "gittins": "distribution",
+    "lower-bound": "distribution",
+}
+"""Disciplines that need to know how long answers will be, and what of it."""
+
+PREEMPTING = ("ltr", "gittins", "lower-bound", "mlfq")
+"""Disciplines under which a waiting request that ranks before a running one takes its place, unless said
+otherwise.
+"""
 
 
 def fcfs(request: Request, generated: int) -> float:
@@ -34,9 +59,21 @@ def shortest_predicted(request: Request, generated: int) -> float:
     return float(request.predicted_tokens or 0)
 
 
-def shortest_remaining(request: Request, generated: int) -> float:
+class ShortestRemaining:
     """The shortest rest of the predicted answer first; what outlived its prediction ranks by its excess."""
-    return float(abs((request.predicted_tokens or 0) - generated))
+
+    def __call__(self, request: Request, generated: int) -> float:
+        """The rest, or the excess (tokens)."""
+        return float(abs((request.predicted_tokens or 0) - generated))
+
+    def until_above(self, request: Request, generated: int, bound: float) -> float:
+        """It rises once the prediction is outlived."""
+        return max(1.0, (request.predicted_tokens or 0) + bound - generated + 1)
+
+
+def shortest_prompt(request: Request, generated: int) -> float:
+    """The shortest prompt first: what can be known without any prediction."""
+    return float(request.prompt_tokens)
 
 
 def by_priority(aging_s: float) -> Rank:
@@ -95,12 +132,10 @@ class FairShare:
         return request.prompt_tokens + (request.predicted_tokens or request.bound_tokens)
 
 
-def discipline(order: Order, aging_s: float) -> Rank:
-    """The rank function of an order's name."""
-    if order == "priority":
-        return by_priority(aging_s)
-    if order == "fair":
-        return FairShare()
-    return {"fcfs": fcfs, "shortest-predicted": shortest_predicted, "shortest-remaining": shortest_remaining}[
-        order
-    ]
+STATIC: Mapping[str, Rank] = {
+    "fcfs": fcfs,
+    "shortest-predicted": shortest_predicted,
+    "ltr": shortest_predicted,
+    "shortest-prompt": shortest_prompt,
+}
+"""Disciplines without options, whose ranks do not change."""

@@ -12,6 +12,7 @@ from .continuous import ContinuousScheduler
 from .continuous_options import ContinuousOptions
 from .microbatch import MicrobatchScheduler
 from .open_sequence import OpenSequenceScheduler
+from .ranked import AheadRankedScheduler, RankedScheduler
 from .sequence import SequenceScheduler
 from .sequence_options import SequenceOptions
 from .sglang import SglangScheduler
@@ -42,6 +43,9 @@ def _continuous(limits: Limits, **options: Any) -> Scheduler:
     if chosen.rules != "vllm":
         return (SglangScheduler if chosen.rules == "sglang" else TrtllmScheduler)(limits, **options)
     is_ahead = limits.async_scheduling if chosen.async_scheduling is None else chosen.async_scheduling
+    if chosen.is_ranked:
+        is_ahead &= not chosen.ask_every  # answers would come too late
+        return (AheadRankedScheduler if is_ahead else RankedScheduler)(limits, **options)
     return (AheadScheduler if is_ahead else ContinuousScheduler)(limits, **options)
 
 

@@ -6,15 +6,17 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import numpy as np
 
 from traces.arguments import checked
+from traces.trace import FloatArray, IntArray, Trace
 
 from ..execution.blame import blame
 from ..fleet.routers import ROUTERS
+from ..perception.predictors import FromTrace
 from ..request import Request
 from ..scenario.policies import Policy, policy_name, scheduler_maker
 from ..scenario.scenario import Scenario
@@ -150,6 +152,16 @@ def _check_fleet(make: Callable[[Limits], CompleteScheduler], world: World) -> N
         require(not left, f"replica {number} still has requests {[r.id for r in left]} which have ended")
 
 
+@dataclass(frozen=True)
+class Stated(FromTrace):
+    """The trace's predictions, and distributions that are made of these alone."""
+
+    def quantiles(self, trace: Trace, predicted: IntArray, levels: FloatArray) -> FloatArray:
+        """From nothing to twice the prediction, all alike."""
+        made: FloatArray = 2 * predicted[:, None] * levels
+        return made
+
+
 def _check_sees_no_lengths(make: Callable[[Limits], CompleteScheduler], world: World) -> None:
     """As long as nothing has run, other true lengths do not change what is decided."""
     if make(ROOM).upper_quantile is not None:
@@ -159,7 +171,7 @@ def _check_sees_no_lengths(make: Callable[[Limits], CompleteScheduler], world: W
     for lengths in (trace.output_tokens, np.roll(trace.output_tokens, 1) % 600 + 1):
         other = replace(trace, output_tokens=lengths, arrival_s=np.zeros(n))
         decided = list[Any]()
-        settings = {"predictor": "trace", "max_new_tokens": 600, "request_rate": None}
+        settings = {"predictor": Stated(), "max_new_tokens": 600, "request_rate": None}
         shared = World(world.seed, other, {**world.settings, **settings}).scenario()
         shared.run(lambda limits, decided=decided: _Watched(make(limits), decided))  # type: ignore[misc]
         first.append(decided)

@@ -8,7 +8,8 @@ are fixed, so that the verdict is the same each time; an interval that is too wi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -178,3 +179,111 @@ def test_routers_rank_as_theory_has_it_at_high_load() -> None:
         means[router] = float(found[0].waits.mean())
     assert list(means.values()) == sorted(means.values())
     assert means["random"] == pytest.approx(load / (1 - load), rel=0.25)
+
+
+class Kind(NamedTuple):
+    """A kind of request: its share of all, its true length, and the one that is predicted (tokens)."""
+
+    share: float
+    length: int
+    predicted: int
+
+
+KNOWN = [Kind(0.6, 50, 50), Kind(0.3, 150, 150), Kind(0.1, 600, 600)]
+PREDICTED = [
+    Kind(share * p, length, round(length * factor))
+    for share, length, _ in KNOWN
+    for p, factor in ((0.25, 0.5), (0.5, 1.0), (0.25, 2.0))
+]
+
+
+@dataclass(frozen=True)
+class Written:
+    """Predicts what the trace says, and charges nothing."""
+
+    def predict(self, trace: Trace, rng: np.random.Generator) -> np.ndarray[Any, Any]:
+        assert trace.predicted_tokens is not None
+        return trace.predicted_tokens
+
+
+def times_in_system(kinds: list[Kind], load: float, policy: str, replications: int = 12) -> list[float]:
+    """The mean of each replication (s), a token taking a second, its first tenth left out."""
+    rate = load / sum(kind.share * kind.length for kind in kinds)
+    means = []
+    for seed in range(replications):
+        rng = np.random.default_rng(500 + seed)
+        n = NUM_REQUESTS[load]
+        chosen = rng.choice(len(kinds), n, p=[kind.share for kind in kinds])
+        length, predicted = (np.array([kind[k] for kind in kinds])[chosen] for k in (1, 2))
+        trace = Trace("theory", np.arange(n), np.full(n, 1), length, predicted_tokens=predicted)
+        how: Any = {"request_rate": rate, "seed": seed, "profile": machine(1.0), "predictor": Written()}
+        result = simulate(trace, policy=f"{CONTINUOUS},{policy}", **how)
+        columns = result.columns
+        means.append(float((columns["finish_s"] - columns["arrival_s"])[n // 10 :].mean()))
+    return means
+
+
+def shortest_first(kinds: list[Kind], load: float) -> float:
+    """Mean time in system where the shortest predicted waiting request goes next: a queue with priorities
+    (Cobham); equal ones go in the order in which they came.
+    """
+    rate = load / sum(kind.share * kind.length for kind in kinds)
+    residual = rate * sum(kind.share * kind.length**2 for kind in kinds) / 2
+
+    def load_of(holds: Callable[[Kind], bool]) -> float:
+        return rate * sum(kind.share * kind.length for kind in kinds if holds(kind))
+
+    total = 0.0
+    for kind in kinds:
+        up_to, below = (
+            load_of(lambda k, y=kind.predicted: k.predicted <= y),  # type: ignore[misc]
+            load_of(lambda k, y=kind.predicted: k.predicted < y),  # type: ignore[misc]
+        )
+        total += kind.share * (residual / ((1 - up_to) * (1 - below)) + kind.length)
+    return total
+
+
+def shortest_remaining_first(kinds: list[Kind], load: float) -> float:
+    """The same where what has the shortest predicted rest runs, and who outlives its prediction is not
+    preempted: SPRPT (Mitzenmacher, "Scheduling with predictions and the price of misprediction", 2020); with
+    true predictions it is Schrage and Miller's formula for SRPT (1966).
+    """
+    rate = load / sum(kind.share * kind.length for kind in kinds)
+
+    def load_below(predicted: float) -> float:
+        return rate * sum(k.share * k.length for k in kinds if k.predicted < predicted)
+
+    total = 0.0
+    for _, length, predicted in kinds:
+        ahead = sum(
+            k.share
+            * (k.length if k.predicted <= predicted else max(0, k.length - (k.predicted - predicted))) ** 2
+            for k in kinds
+        )
+        up_to = rate * sum(k.share * k.length for k in kinds if k.predicted <= predicted)
+        wait = rate * ahead / (2 * (1 - up_to) * (1 - load_below(predicted)))
+        # While it runs, those preempt it whose whole is predicted to be shorter than its rest.
+        rests = np.maximum(predicted - (np.arange(length) + 0.5), 0)
+        residence = float(sum(1 / (1 - load_below(rest)) for rest in rests))
+        total += next(k.share for k in kinds if (k.length, k.predicted) == (length, predicted)) * (
+            wait + residence
+        )
+    return total
+
+
+@pytest.mark.parametrize(("load", "narrowest"), LOADS[:2])
+@pytest.mark.parametrize("kinds", [KNOWN, PREDICTED])
+def test_shortest_first_takes_as_long_as_in_theory(kinds: list[Kind], load: float, narrowest: float) -> None:
+    means = times_in_system(kinds, load, "order=shortest-predicted")
+    assert_mean(means, shortest_first(kinds, load), narrowest)
+
+
+@pytest.mark.parametrize(("load", "narrowest"), LOADS[:2])
+@pytest.mark.parametrize("kinds", [KNOWN, PREDICTED])
+def test_shortest_remaining_first_takes_as_long_as_in_theory(
+    kinds: list[Kind], load: float, narrowest: float
+) -> None:
+    """Just below 1, so that who has outlived its prediction is not preempted."""
+    means = times_in_system(kinds, load, "order=shortest-remaining,preempt_until=0.999999")
+    assert_mean(means, shortest_remaining_first(kinds, load), narrowest)
+    assert shortest_remaining_first(KNOWN, load) < shortest_first(KNOWN, load)

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from sim.request import Request
 from sim.schedulers import ContinuousScheduler
-from sim.schedulers.order import ORDERS, FairShare, Order, discipline
+from sim.schedulers.continuous_options import ContinuousOptions
+from sim.schedulers.disciplines import discipline
+from sim.schedulers.order import ORDERS, FairShare, Order
 from sim.work import Drop, Iterations, Limits, Outcome
 
 
@@ -72,10 +74,10 @@ def test_ties_go_by_submission(order: Order) -> None:
 
 
 def test_remaining_is_what_is_left_of_the_prediction_then_the_excess() -> None:
-    rank = discipline("shortest-remaining", 0.0)
+    rank = discipline(ContinuousOptions(order="shortest-remaining"))
     r = request(0, predicted=50)
     assert [rank(r, generated) for generated in (0, 30, 50, 90)] == [50, 20, 0, 40]
-    assert discipline("shortest-predicted", 0.0)(r, 30) == 50
+    assert discipline(ContinuousOptions(order="shortest-predicted"))(r, 30) == 50
 
 
 def test_a_priority_level_is_worth_so_many_seconds() -> None:
@@ -94,7 +96,7 @@ def test_ageing_is_a_level_per_interval_waited(
     asked: list[tuple[int, float]], aging_s: float, now: float
 ) -> None:
     """Ranks given at arrival sort as if each were aged at the time of asking."""
-    rank = discipline("priority", aging_s)
+    rank = discipline(ContinuousOptions(order="priority", aging_s=aging_s))
     for (p, a), (q, b) in itertools.combinations(asked, 2):
         aged = (p - (now - a) / aging_s) - (q - (now - b) / aging_s)
         if abs(aged) > 1e-6:
@@ -184,5 +186,5 @@ def test_a_heavy_user_starves_nobody_under_fair(order: Order, limits: Limits) ->
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_discipline_ranks_before_anything_is_predicted(order: Order) -> None:
-    rank: Callable[[Request, int], float] = discipline(order, 1.0)
+    rank: Callable[[Request, int], float] = discipline(ContinuousOptions(order=order, aging_s=1.0))
     assert rank(request(0, 3.0), 0) >= 0

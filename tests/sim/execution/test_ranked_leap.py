@@ -1,0 +1,98 @@
+"""Leaping where ranks matter to those that run: same decisions at the same ticks, same times."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim.hardware.profile import Profile
+from tests.sim.execution.test_leap import (
+    assert_same,
+    both_ways,
+    exact_machine,
+    traces,
+)
+from traces.trace import Trace
+
+ORDERS = ("ltr", "gittins", "lower-bound", "mlfq", "tie", "shortest-remaining", "priority", "shortest-prompt")
+PREDICTORS = ("oracle", "exact:charge=on", "noisy:sigma=1,charge=off", "tuned", "trace", "constant:tokens=30")
+
+
+def policies(is_async: bool) -> st.SearchStrategy[str]:
+    """Those that preempt, guard or plan by distributions; a few tokens are many to these small worlds."""
+    return st.builds(
+        (
+            "continuous:order={},admission={},preempt_until={},starve_after={},quantum={},chunked={},"
+            "max_num_seqs={},max_num_batched_tokens={},prefix_caching={},level_tokens={},async_scheduling="
+            + ("on" if is_async else "off")
+        ).format,
+        st.sampled_from(ORDERS),
+        st.sampled_from(["prompt", "prompt", "chunk", "predicted", "quantile:0.9", "quantile:0.5"]),
+        st.sampled_from([0, 0.3, 0.8, 1, 1]),
+        st.sampled_from([0, 0, 5, 60]),
+        st.sampled_from([1, 8]),
+        st.sampled_from(["on", "off"]),
+        st.sampled_from([1, 2, 5, 30]),
+        st.sampled_from([30, 64, 128, 2048]),
+        st.sampled_from(["on", "off"]),
+        st.sampled_from([1, 4, 32]),
+    )
+
+
+SETTINGS = st.fixed_dictionaries(
+    {
+        "predictor": st.sampled_from(PREDICTORS),
+        "kv_blocks": st.sampled_from([None, 15, 30, 60]),
+        "max_new_tokens": st.sampled_from([None, 40, 50, 300]),
+        "max_concurrency": st.sampled_from([None, None, None, 1, 6]),
+    }
+)
+
+
+@settings(max_examples=300)
+@given(trace=traces(expire=True), policy=policies(False), how=SETTINGS)
+def test_leaping_is_iteration_by_iteration(
+    trace: Trace, policy: str, how: dict[str, Any], profile: Profile
+) -> None:
+    assert_same(*both_ways(trace, policy, profile, how))
+
+
+@settings(max_examples=150)
+@given(trace=traces(exact=True, expire=True), policy=policies(False), how=SETTINGS)
+def test_arrivals_at_the_very_end_of_an_iteration(trace: Trace, policy: str, how: dict[str, Any]) -> None:
+    assert_same(*both_ways(trace, policy, exact_machine(), how))
+
+
+@settings(max_examples=300)
+@given(trace=traces(expire=True), policy=policies(True), how=SETTINGS, cap=st.sampled_from(["shared", "own"]))
+def test_leaping_with_a_decision_in_hand(
+    trace: Trace, policy: str, how: dict[str, Any], cap: str, profile: Profile
+) -> None:
+    assert_same(*both_ways(trace, policy, profile, how | {"cap": cap}))
+
+
+@settings(max_examples=150)
+@given(
+    trace=traces(expire=True),
+    ask_every=st.sampled_from([1, 3, 20]),
+    admission=st.sampled_from(["prompt", "predicted"]),
+    places=st.sampled_from([1, 2, 30]),
+    how=SETTINGS,
+    ask_ms=st.sampled_from([0, 5]),
+)
+def test_leaping_where_the_model_is_asked_again(
+    trace: Trace,
+    ask_every: int,
+    admission: str,
+    places: int,
+    how: dict[str, Any],
+    ask_ms: int,
+    profile: Profile,
+) -> None:
+    policy = (
+        f"continuous:order=shortest-remaining,preempt_until=0.8,ask_every={ask_every},max_num_seqs={places}"
+    )
+    asked = f"progressive:sigma=1,ask_ms={ask_ms},charge=off"
+    assert_same(*both_ways(trace, f"{policy},admission={admission}", profile, how | {"predictor": asked}))

@@ -1,0 +1,217 @@
+"""Preemption by rank: equal to a naive reference, best where theory says so, and nobody starves beyond the
+bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from sim.perception.again import Again
+from sim.results.result import Result
+from sim.scenario.scenario import scenario
+from tests.sim.flat_machine import flat_machine
+from tests.sim.schedulers.naive_ranked import RANKS, Job, World, pages
+from tests.sim.schedulers.naive_world import Event, Run
+from traces.errors import InputError
+from traces.trace import FloatArray, IntArray, Trace
+
+NUM_LENGTHS = 20
+
+
+@dataclass(frozen=True)
+class Known:
+    """Says of each request what the test knows of it."""
+
+    tokens: Sequence[int]
+    lengths: Sequence[Sequence[int]]
+    charge: bool = False
+
+    def predict(self, trace: Trace, rng: np.random.Generator) -> IntArray:
+        return np.array(self.tokens)
+
+    def quantiles(self, trace: Trace, predicted: IntArray, levels: FloatArray) -> IntArray:
+        return np.array(self.lengths)
+
+
+def simulated(jobs: Sequence[Job], blocks: int, policy: str, **how: Any) -> tuple[Run, Result]:
+    """The jobs by the simulator, an iteration taking a second."""
+    trace = Trace(
+        "made up",
+        np.arange(len(jobs)),
+        np.array([job.prompt for job in jobs]),
+        np.array([job.output for job in jobs]),
+        arrival_s=np.array([job.arrival for job in jobs], dtype=float),
+    )
+    known = Known([job.predicted for job in jobs], [job.lengths for job in jobs])
+    shared = scenario(
+        trace,
+        profile=flat_machine(1.0),
+        kv_blocks=blocks,
+        **({"predictor": known, "max_new_tokens": 80} | how),
+    )
+    result = shared.run(policy, log=True)
+    run, iteration = Run(), 0
+    for b in result.batches:
+        chunks = [(i, tokens, last) for i, (tokens, last) in zip(b.request_ids, b.chunks, strict=True)]
+        run.note(Event(iteration, list(b.evicted), chunks))
+        iteration += b.iterations
+    run.finished = {i: int(finish_s) for i, finish_s in enumerate(result.columns["finish_s"])}
+    return run, result
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> tuple[list[Job], int]:
+    """Requests whose distributions have few distinct lengths, and blocks that hold each, but not all."""
+    jobs, arrival = [], 0
+    longest = draw(st.sampled_from([8, 80]))
+    for i in range(draw(st.integers(1, 12))):
+        output = draw(st.integers(1, longest))
+        few = draw(st.lists(st.integers(1, longest), min_size=1, max_size=4))
+        lengths = sorted(draw(st.lists(st.sampled_from(few), min_size=NUM_LENGTHS, max_size=NUM_LENGTHS)))
+        predicted = draw(st.sampled_from([output, lengths[0], lengths[-1]]))
+        jobs.append(Job(i, arrival, draw(st.integers(1, 60)), output, predicted, lengths))
+        arrival += draw(st.sampled_from([0, 0, 1, 3, 20]))
+    least = max(pages(job.prompt + 80) for job in jobs)
+    return jobs, least + 1 + draw(st.integers(0, 30))
+
+
+@settings(max_examples=400)
+@given(
+    world=worlds(),
+    order=st.sampled_from(sorted(RANKS)),
+    places=st.sampled_from([1, 2, 5, 30]),
+    until=st.sampled_from([0.0, 0.5, 0.8, 1.0]),
+    starve_after=st.sampled_from([0, 0, 1, 10, 40]),
+    quantum=st.sampled_from([1, 7]),
+)
+def test_it_decides_as_defined(
+    world: tuple[list[Job], int], order: str, places: int, until: float, starve_after: int, quantum: int
+) -> None:
+    assume(until or starve_after)  # else ranks are those of the queue
+    jobs, blocks = world
+    policy = (
+        f"continuous:order={order},max_num_seqs={places},max_num_batched_tokens=1000000,prefix_caching=off,"
+        f"preempt_until={until},starve_after={starve_after},quantum={quantum},level_tokens=4"
+    )
+    run, _ = simulated(jobs, blocks, policy)
+    naive = World(
+        [replace(job) for job in jobs], blocks - 1, places, RANKS[order], until, starve_after, quantum
+    ).run()
+    assert run.events == naive.events
+    assert run.finished == naive.finished
+
+
+def alone(jobs: Sequence[Job], policy: str, **how: Any) -> Result:
+    """One sequence at a time, memory for all, preemption for nothing."""
+    options = "max_num_seqs=1,max_num_batched_tokens=1000000"
+    return simulated(jobs, 10_000, f"continuous:{policy},{options}", **how)[1]
+
+
+def random_jobs(seed: int) -> list[Job]:
+    rng = np.random.default_rng(seed)
+    n, longest = int(rng.integers(2, 15)), int(rng.choice([5, 30, 80]))
+    lengths = rng.integers(1, longest + 1, n)
+    arrivals = np.cumsum(rng.integers(0, int(rng.choice([1, longest, 2 * longest])), n))
+    return [
+        Job(i, int(arrival), int(rng.integers(1, 50)), int(length), int(length), [int(length)] * NUM_LENGTHS)
+        for i, (arrival, length) in enumerate(zip(arrivals, lengths, strict=True))
+    ]
+
+
+OTHERS = (
+    "order=fcfs",
+    "order=shortest-predicted",
+    "order=shortest-remaining,preempt_until=0.5",
+    "order=ltr",
+    "order=tie,preempt_until=1",
+    "order=gittins",
+    "order=lower-bound",
+    "order=mlfq",
+    "order=shortest-prompt,preempt_until=1",
+)
+
+
+@pytest.mark.parametrize("first_seed", range(0, 500, 100))
+def test_nothing_beats_shortest_remaining_where_lengths_are_known(first_seed: int) -> None:
+    """One sequence at a time and free preemption: least mean time in system of all (Schrage, 1968)."""
+    num_beaten = 0
+    for seed in range(first_seed, first_seed + 100):
+        jobs = random_jobs(seed)
+        best = alone(jobs, "order=shortest-remaining,preempt_until=1").summary["mean_e2el_ms"]
+        other = alone(jobs, OTHERS[seed % len(OTHERS)]).summary["mean_e2el_ms"]
+        assert best <= other * (1 + 1e-9), (seed, OTHERS[seed % len(OTHERS)])
+        num_beaten += best < other * (1 - 1e-9)
+    assert num_beaten >= 20  # the others are not the same
+
+
+@pytest.mark.parametrize("order", ["ltr", "shortest-predicted"])
+@pytest.mark.parametrize("seed", range(5))
+def test_nobody_starves_beyond_the_bound(order: str, seed: int) -> None:
+    """Short requests come without end, and one is long: with the guard it gets its quantum at least every
+    `starve_after` iterations and a few quanta of those that starved before it.
+    """
+    rng = np.random.default_rng(seed)
+    jobs = [Job(0, 0, 10, 60, 60, [60] * NUM_LENGTHS)]
+    jobs += [Job(i, i * 5, 10, int(rng.integers(4, 9)), 5, [5] * NUM_LENGTHS) for i in range(1, 200)]
+    guard, quantum = 50, 10
+    policy = f"order={order},preempt_until=1,quantum={quantum},starve_after="
+    starved = alone(jobs, f"{policy}0").columns["finish_s"][0]
+    guarded = alone(jobs, f"{policy}{guard}").columns["finish_s"][0]
+    num_quanta = 60 / quantum
+    assert guarded < num_quanta * (guard + quantum * 10)
+    assert guarded < 0.7 * starved
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("preempt_until=1.5", "preempt_until: 1.5 must be between 0 and 1"),
+        ("quantum=0", "quantum: 0 must be between 1 and 1e+09"),
+        ("ask_every=5", "ask_every: 5 needs order=shortest-remaining, not fcfs"),
+        (
+            "order=shortest-remaining,ask_every=5,async_scheduling=on",
+            "ask_every: 5 needs async_scheduling=off: answers come too late",
+        ),
+        ("order=gittins,rules=sglang", "order: gittins preempts, which rules=sglang do not"),
+        ("preempt_until=0.5,rules=trtllm", "preempt_until: an option of rules=vllm, not of rules=trtllm"),
+        ("admission=quantile:1", "admission: the quantile '1' must be between 0 and 1"),
+        ("admission=quantile:x", "admission: the quantile 'x' must be between 0 and 1"),
+        ("admission=most", "admission: 'most' must be one of chunk, prompt, predicted, quantile:Q"),
+        ("order=lower-bound,lower_quantile=2", "lower_quantile: 2.0 must be between 0 and 1"),
+    ],
+)
+def test_bad_options_are_one_line(options: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        scenario("fixed", num_prompts=2).run(f"continuous:{options}")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+class Mending(Known):
+    """What `Known` says at first; asked again, it is right at once, for a quarter of a second."""
+
+    again = Again(shrink=100.0, ask_s=0.25)
+
+
+def test_asking_again_costs_its_iteration_and_mends_the_order() -> None:
+    """Who was predicted to be long goes on before the others once it is known to be short.
+
+    One place; every four iterations who runs is asked.
+    """
+    jobs = [
+        Job(0, 0, 10, 10, 30, [10] * NUM_LENGTHS),
+        Job(1, 4, 10, 20, 20, [20] * NUM_LENGTHS),
+    ]
+    known = Mending([job.predicted for job in jobs], [job.lengths for job in jobs])
+    policy = "order=shortest-remaining,preempt_until=1"
+    plain, asked = (
+        alone(jobs, p, predictor=known).columns["finish_s"] for p in (policy, policy + ",ask_every=4")
+    )
+    assert plain.tolist() == [30, 24]
+    assert asked.tolist() == [10 + 2 * 0.25, 30 + 7 * 0.25]
