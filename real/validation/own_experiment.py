@@ -55,8 +55,8 @@ class OwnValidation(Validation):
         return int(self.scenarios[predictor].run(policy).summary["iterations"])
 
     def on_engine(self, scenario: Scenario) -> Scenario:
-        """The scenario in blocks of the engine's size."""
-        return in_its_blocks(scenario, self.own_engine)
+        """The scenario as the engine is told of it."""
+        return as_told(scenario, self.own_engine)
 
     def start(self, policy: str, predictor: str) -> Run:
         """A real run that is about to begin."""
@@ -71,11 +71,30 @@ class OwnValidation(Validation):
         )
 
 
-def in_its_blocks(scenario: Scenario, engine: SchedulingEngine) -> Scenario:
-    """The scenario on a machine with the memory of this engine."""
+def _check_unsplit(checked: Scenario, own: Sequence[SchedulerSettings]) -> None:
+    """InputError where a prompt and its answer may have to be computed at once and exceed the budget.
+
+    vLLM does not start with such a budget, and ours would turn the request away.
+    """
+    longest = int((checked.trace.prompt_tokens + checked.trace.output_tokens).max())
+    for settings in own:
+        if not settings.chunked and settings.max_num_batched_tokens < longest:
+            raise InputError(
+                f"max_num_batched_tokens: {settings.max_num_batched_tokens} must be at least {longest}, the "
+                "longest prompt with its answer, with chunked=off"
+            )
+
+
+def as_told(scenario: Scenario, engine: SchedulingEngine) -> Scenario:
+    """The scenario on a machine with the memory of this engine, each request capped at its length."""
     size = engine.block_size
     limits = limits_of(scenario.profile, engine.capacity_tokens // size, size)
-    return replace(scenario, limits=replace(limits, async_scheduling=engine.async_scheduling), fleet=())
+    return replace(
+        scenario,
+        trace=replace(scenario.trace, max_tokens=scenario.trace.output_tokens),
+        limits=replace(limits, async_scheduling=engine.async_scheduling),
+        fleet=(),
+    )
 
 
 def own_experiment(
@@ -107,6 +126,7 @@ def own_experiment(
     on_gpu = loaded.device.type == "cuda"
     limits = replace(checked.limits, async_scheduling=on_gpu)
     own = [own_scheduling(policy, limits, replay.engine).settings for policy, _ in pairs]
+    _check_unsplit(checked, own)
     sizes = sizes_of(checked, own, replay.kv_tokens or (profile.kv_tokens() if profile else None))
     engine = replay.start_own(loaded, sizes)
     # It works in this process and on one thread only while it is stepped, so that waits can be skipped.

@@ -120,6 +120,10 @@ def test_its_steps_are_timed_and_a_profile_is_fitted(
         (["--predictors", "model"], "predictor model: engine vllm is not asked"),
         (["--compile-layers"], "compile_layers: engine vllm"),
         (["--quality"], "quality: engine vllm"),
+        (
+            ["--policies", "continuous:chunked=off,max_num_seqs=4,max_num_batched_tokens=14"],
+            "max_num_batched_tokens: 14 must be at least",
+        ),
         (["--adapter", "somewhere"], "adapter somewhere: engine vllm"),
     ],
 )

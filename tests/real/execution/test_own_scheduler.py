@@ -18,7 +18,7 @@ from real.engines.scheduling import EngineSizes, SchedulerSettings
 from real.execution.own_scheduler import OwnSchedulerRun, own_scheduling
 from real.lengths.prompts import random_prompts
 from real.validation.decisions import compare
-from real.validation.own_experiment import in_its_blocks
+from real.validation.own_experiment import as_told
 from sim.request import Request
 from tests.real.own_engine import STEP_S, OwnEngine
 
@@ -65,7 +65,7 @@ def served(loaded: Any, make_scenario: Callable[..., Any]) -> Callable[..., Any]
     def run(policy: str, kv_tokens: int = 4096, twist: Any = None, **settings: Any) -> Any:
         sizes = EngineSizes(16, 256, 64, kv_tokens)
         engine = OwnEngine(loaded, sizes, **({} if twist is None else {"twist": twist}))
-        scenario = in_its_blocks(make_scenario(24, **settings), engine)
+        scenario = as_told(make_scenario(24, **settings), engine)
         lengths = scenario.trace.prompt_tokens.tolist()
         prompts = random_prompts(lengths, loaded.ordinary_tokens, np.random.default_rng(1))
         under_way = OwnSchedulerRun(scenario, policy, engine, loaded, prompts, skips_waits=True)
@@ -83,7 +83,8 @@ def served(loaded: Any, make_scenario: Callable[..., Any]) -> Callable[..., Any]
         (SCARCE, 256, {}),
         (f"{SCARCE},order=shortest-predicted", 256, {"request_rate": 600.0}),
         (f"{SCARCE},prefix_caching=off,admission=chunk", 224, {"max_concurrency": 9}),
-        ("continuous:max_num_seqs=3,max_num_batched_tokens=64,chunked=off", 4096, {"request_rate": 300.0}),
+        # A prompt and the cap of all would exceed the budget; a prompt and its own length do not.
+        ("continuous:max_num_seqs=3,max_num_batched_tokens=52,chunked=off", 4096, {"request_rate": 300.0}),
     ],
 )
 def test_all_is_served_and_decided_as_we_would(
@@ -124,7 +125,7 @@ def test_lengths_that_would_have_to_be_asked_for_are_refused(
     loaded: Any, make_scenario: Callable[..., Any]
 ) -> None:
     engine = OwnEngine(loaded, EngineSizes(16, 256, 64, 4096))
-    scenario = in_its_blocks(make_scenario(4, predictor="tuned"), engine)
+    scenario = as_told(make_scenario(4, predictor="tuned"), engine)
     with pytest.raises(InputError, match="asks for no lengths"):
         OwnSchedulerRun(scenario, f"{SCARCE},order=shortest-predicted", engine, loaded, [[1]] * 4)
     free = replace(scenario, predictor=replace(scenario.predictor, charge=False))  # type: ignore[type-var]
