@@ -132,6 +132,16 @@ class Trace:
         )
 
     @property
+    def sessions(self) -> npt.NDArray[Any] | None:
+        """The session of each request, shape (n,): by its id, or by the id of its first request; None where
+        nothing is known of sessions.
+        """
+        if self.session_id is not None or self.waits_for is None:
+            return self.session_id
+        first: npt.NDArray[Any] = self.request_id[sessions.session_of(self.waits_for, None)]
+        return first
+
+    @property
     def thinks_s(self) -> FloatArray:
         """`think_s`, 0 where the trace has none, shape (n,)."""
         return np.zeros(len(self)) if self.think_s is None else self.think_s

@@ -15,6 +15,7 @@ from traces.trace import FloatArray
 
 from . import offered_load
 from .metric_kinds import STATISTICS, Latency, Metric, good_requests
+from .session_metrics import SESSIONS, has_sessions
 from .tables import Columns, RunTables
 
 
@@ -229,9 +230,9 @@ PER_REPLICA = (
 
 
 def table() -> dict[str, Metric]:
-    """Every metric by its key, in the order of a summary."""
+    """Every metric by its key, in the order of a summary; the last ones only where there are sessions."""
     latencies = [latency.metric(s) for s in STATISTICS for latency in LATENCIES.values()]
-    return {metric.key: metric for metric in (*THROUGHPUT, *latencies, *EFFICIENCY)}
+    return {metric.key: metric for metric in (*THROUGHPUT, *latencies, *EFFICIENCY, *SESSIONS)}
 
 
 def metric(key: str) -> Metric:
@@ -252,7 +253,8 @@ def summarise(run: RunTables) -> dict[str, Any]:
     by_latency = {key: latency.statistics(run) for key, latency in LATENCIES.items()}
     summary: dict[str, Any] = {m.key: m.compute(run) for m in THROUGHPUT if m.compute}
     summary |= {f"{s}_{key}_ms": values[s] for s in STATISTICS for key, values in by_latency.items()}
-    return summary | {m.key: m.compute(run) for m in EFFICIENCY if m.compute}
+    last = (*EFFICIENCY, *SESSIONS) if has_sessions(run) else EFFICIENCY
+    return summary | {m.key: m.compute(run) for m in last if m.compute}
 
 
 def markdown() -> str:
@@ -261,7 +263,8 @@ def markdown() -> str:
     for latency in LATENCIES.values():
         text = f"{latency.title} ({latency.symbol}). {latency.definition}"
         rows.append(_row(f"{{{','.join(STATISTICS)}}}_{latency.column}", "ms", "less", text))
-    rows += [_row(metric.key, metric.unit, metric.better, metric.definition) for metric in EFFICIENCY]
+    last = (*EFFICIENCY, *SESSIONS)
+    rows += [_row(metric.key, metric.unit, metric.better, metric.definition) for metric in last]
     return "\n".join([_row("key", "unit", "better", "what it is"), "|---|---|---|---|", *rows]) + "\n"
 
 

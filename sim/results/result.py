@@ -100,6 +100,7 @@ def make_result(
     goodput_ms: Mapping[str, float] | None = None,
     warmup: str | int | None = None,
     caps: IntArray | None = None,
+    session_id: np.ndarray[Any, Any] | None = None,
 ) -> Result:
     """Derive the tables and the summary from a ledger.
 
@@ -109,9 +110,12 @@ def make_result(
     request meets. With a `warmup` (`num_warmup`) so many requests have no part in latencies; throughput,
     goodput and gaps between tokens are of what ends after the next has arrived. The summary has their number
     as `warmup_requests` and how long that was as `warmup_s`. With `caps`, the requests' own, shape (n,), it
-    has `share_at_cap`, the share of them that are the answer's length.
+    has `share_at_cap`, the share of them that are the answer's length. With `session_id`, shape (n,), the
+    tables and the summary know of sessions.
     """
     columns = _columns(ledger, request_id, prompt_tokens, output_tokens, priority)
+    if session_id is not None:
+        columns["session_id"] = session_id
     finish = columns["finish_s"]
     done, batches = ~np.isnan(finish), ledger.batches
     end = float(finish[done].max()) if done.any() else None

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .batch_record import BatchRecord
+from .session_table import SessionTable, session_table
 
 Columns = Mapping[str, npt.NDArray[Any]]
 
@@ -51,6 +52,11 @@ class RunTables:
     def steady(self) -> npt.NDArray[np.bool_]:
         """Which requests completed and are no warm-up, of shape (n,)."""
         return self.done & counted(self.requests, self.warmup) if self.warmup else self.done
+
+    @cached_property
+    def sessions(self) -> SessionTable:
+        """One row per session; only where `requests` says which each is of."""
+        return session_table(self.requests, self.done, self.steady)
 
     @cached_property
     def since_s(self) -> float:

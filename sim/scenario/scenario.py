@@ -164,6 +164,7 @@ class Scenario:
             goodput_ms=self.goodput_ms,
             warmup=warmup,
             caps=self.trace.max_tokens,
+            session_id=self.trace.sessions,
         )
 
     def turned_away(self, policy: Policy) -> dict[int, str]:

@@ -1,0 +1,62 @@
+"""One row per session: requests of which some wait for others. Knows nothing of who ran them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from traces.trace import FloatArray, IntArray
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class SessionTable:
+    """One row per session, in order of the first row of each; times in ms.
+
+    `counted`: which have completed and are no warm-up. `span_ms`: from the first arrival to the last finish;
+    `wait_ms`: queueing waits, summed over the requests; `in_system_ms`: latencies, summed likewise.
+    """
+
+    completed: BoolArray
+    counted: BoolArray
+    span_ms: FloatArray
+    wait_ms: FloatArray
+    in_system_ms: FloatArray
+
+
+def session_table(
+    requests: Mapping[str, npt.NDArray[Any]], done: BoolArray, steady: BoolArray
+) -> SessionTable:
+    """The sessions of per-request columns, of which these completed, and these are no warm-up besides."""
+    number = _numbers(requests["session_id"])
+    size = np.bincount(number)
+
+    def all_of(rows: BoolArray) -> BoolArray:
+        every: BoolArray = np.bincount(number, weights=rows, minlength=len(size)) == size
+        return every
+
+    def sum_of(column: str) -> FloatArray:
+        values = np.nan_to_num(requests[column])
+        return np.asarray(np.bincount(number, weights=values, minlength=len(size)), dtype=np.float64)
+
+    first, last = np.full(len(size), np.inf), np.full(len(size), -np.inf)
+    np.minimum.at(first, number, requests["arrival_s"])
+    np.maximum.at(last, number, np.nan_to_num(requests["finish_s"], nan=-np.inf))
+    return SessionTable(
+        completed=all_of(done),
+        counted=all_of(steady),
+        span_ms=(last - first) * 1e3,
+        wait_ms=sum_of("wait_ms"),
+        in_system_ms=sum_of("e2el_ms"),
+    )
+
+
+def _numbers(session_id: npt.NDArray[Any]) -> IntArray:
+    """Sessions by number, from 0 in order of appearance, shape (n,)."""
+    numbers: dict[object, int] = {}
+    return np.array([numbers.setdefault(each, len(numbers)) for each in session_id.tolist()])
