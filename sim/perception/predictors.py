@@ -15,6 +15,8 @@ import numpy as np
 from traces.errors import InputError
 from traces.trace import FloatArray, IntArray, Trace
 
+from .resampling import resampled
+
 QUESTION_TOKENS = 36
 """Tokens of "Don't output the response ... Output one number only.", appended to a prompt (the paper's
 question).
@@ -200,16 +202,7 @@ class Empirical:
         from .pairs_file import read_pairs
 
         predicted, actual = read_pairs(self.file)
-        order = np.argsort(actual, kind="stable")
-        predicted, actual = predicted[order], actual[order]
-        window = min(self.neighbours, len(actual))
-        low, high = (np.searchsorted(actual, trace.output_tokens, side) for side in ("left", "right"))
-        # All pairs of the same length are equally near; only where they are too few are neighbours called in.
-        enough = high - low >= window
-        start = np.where(enough, low, _nearest_window(actual, trace.output_tokens, window))
-        width = np.where(enough, high - low, window)
-        chosen: IntArray = predicted[start + (rng.random(len(trace)) * width).astype(np.int64)]
-        return chosen
+        return predicted[resampled(predicted, actual, trace.output_tokens, self.neighbours, rng)]
 
 
 TUNED = Noisy(sigma=0.39, miss=0.10, round_to=50)
@@ -228,17 +221,6 @@ class Tuned:
     def predict(self, trace: Trace, rng: np.random.Generator) -> IntArray:
         """As `Noisy` with the fitted parameters."""
         return TUNED.predict(trace, rng)
-
-
-def _nearest_window(values: IntArray, wanted: IntArray, width: int) -> IntArray:
-    """Where in sorted `values` the `width` nearest to each wanted one begin, by bisection."""
-    low, high = np.zeros(len(wanted), dtype=np.int64), np.full(len(wanted), len(values) - width)
-    while (low < high).any():
-        middle = (low + high) // 2
-        after = np.minimum(middle + width, len(values) - 1)
-        right = (low < high) & (wanted - values[middle] > values[after] - wanted)
-        low, high = np.where(right, middle + 1, low), np.where(right, high, np.maximum(low, middle))
-    return low
 
 
 def _spread(rng: np.random.Generator, order: IntArray) -> FloatArray:
