@@ -82,7 +82,7 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install -c constraints.txt -e ".[dev,parquet,real,cluster,serve]"
+	$(PIP) install -c constraints.txt -e ".[dev,parquet,real,cluster,serve,predict]"
 	touch $@ $(VENV)/installed
 
 $(SERVERS)/installed: tests/servers/requirements.txt

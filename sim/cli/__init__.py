@@ -25,6 +25,7 @@ CONFIG_FILE = "seqsched.toml"
 EXTRAS = {
     **dict.fromkeys(("torch", "transformers", "accelerate", "peft"), "real"),
     **dict.fromkeys(("aiohttp", "prometheus_client", "starlette", "uvicorn"), "serve"),
+    "sklearn": "predict",
 }
 """Modules that a simulation does without -> the extra that has them."""
 
@@ -62,6 +63,16 @@ GROUPS = {
             "inspect": ("trace:inspect", "Distribution table and pictures of a trace."),
             "generate": ("trace:generate", "Write a synthetic trace."),
             "convert": ("trace:convert", "Read any known format and write CSV, JSONL or Parquet."),
+        },
+    ),
+    "predictor": (
+        "Learn the lengths of answers from a log of prompts, and judge what was learned.",
+        {
+            "train": (
+                "predictor:train",
+                "Learn from a log: errors on rows held out, and a file to predict by.",
+            ),
+            "check": ("predictor:check", "Judge a learned predictor by newer rows: is it worse than it was?"),
         },
     ),
     "profile": (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +18,7 @@ from ..scenario.scenario import stream
 from ..scenario.settings import DEFAULT_TRACE
 from . import show
 from .options import Rate
+from .tokenizers import counter
 
 SourceArgument = Annotated[str, Parameter(help=sources_help())]
 GeneratorArgument = Annotated[str, Parameter(help=f"Generator {GENERATORS.help('generators')}")]
@@ -165,25 +165,8 @@ def convert(
         source,
         seed=seed,
         max_new_tokens=max_new_tokens,
-        tokenizer=_counter(tokenizer),
+        tokenizer=counter(tokenizer),
         time_unit=time_unit,
     )
     traces.write(trace, out)
     show.wrote([out])
-
-
-def _counter(name: str | None) -> Callable[[str], int] | None:
-    """A function from a text to its number of tokens."""
-    if name is None:
-        return None
-    try:
-        from transformers import AutoTokenizer
-    except ImportError:
-        raise traces.InputError(
-            f'--tokenizer {name}: needs transformers: pip install "seqsched[real]"'
-        ) from None
-    try:
-        loaded = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise traces.InputError(f"--tokenizer {name}: cannot be loaded ({error})") from None
-    return lambda text: len(loaded(text, add_special_tokens=False).input_ids)

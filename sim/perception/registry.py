@@ -7,6 +7,7 @@ from typing import cast
 from traces.errors import InputError
 from traces.registry import Registry
 
+from .learned.predictor import Learned
 from .predictors import (
     Cap,
     Constant,
@@ -33,6 +34,7 @@ PREDICTORS = Registry(
         "noisy": Noisy,
         "tuned": Tuned,
         "empirical": Empirical,
+        "learned": Learned,
         "progressive": Progressive,
         "rank": Rank,
     },

@@ -68,6 +68,7 @@ WITHOUT_FIGURES_OF_RUNS = {
     "observe",
     "serve",
     "plot perception",
+    *(f"predictor {name}" for name in GROUPS["predictor"][1]),
     *(f"trace {name}" for name in GROUPS["trace"][1]),
     *(f"profile {name}" for name in GROUPS["profile"][1]),
 }

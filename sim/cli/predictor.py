@@ -1,0 +1,215 @@
+"""`seqsched predictor train | check`: learn the lengths of answers from a log, and judge what was learned."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from . import show
+from .tokenizers import counter
+
+if TYPE_CHECKING:
+    from ..learning.answers import Answers
+    from ..learning.counting import Counter
+    from ..learning.report import Report
+
+JsonFlag = Annotated[bool, Parameter(name="--json", negative="")]
+
+
+def train(
+    log: Path,
+    /,
+    *,
+    out: Path,
+    text: str | None = None,
+    target: str | None = None,
+    answers: Literal["all", "largest"] = "all",
+    user: str | None = None,
+    cap: int | None = None,
+    tokenizer: str | None = None,
+    embeddings: Path | None = None,
+    by: Literal["auto", "user", "time", "prompt"] = "auto",
+    folds: int = 5,
+    time_unit: str | None = None,
+    seed: int = 0,
+    json_: JsonFlag = False,
+) -> None:
+    """Learn how long answers will be from a log of prompts and answers, and print how well, on rows held out.
+
+    Needs scikit-learn: pip install "seqsched[predict]".
+
+    Parameters
+    ----------
+    log
+        CSV, JSON, JSON lines or Parquet: a row a request. Keys within objects are named with points, such as
+        request.messages.
+    out
+        File to write; `--predictor learned:file=OUT` predicts by it. It holds arrays and JSON and runs
+        nothing; it has words of the prompts in it, those that are in two of them.
+    text
+        Column of the prompts, texts or lists of messages; default: the likeliest.
+    target
+        Column of the answers: numbers of tokens, or texts, which are counted; default: the likeliest. Several
+        columns (a,b or a*), or lists, are several answers to the same prompt.
+    answers
+        Of several answers to a prompt learn the distribution of all, or the largest.
+    user
+        Column of users: no user is learned from who is judged; default: the likeliest, if any.
+    cap
+        Tokens at which answers were stopped; default: as max_tokens and finish_reason of the log say.
+    tokenizer
+        Hugging Face tokenizer, a name or a folder, that counts texts (needs seqsched[real]); default: words
+        × 4/3.
+    embeddings
+        Folder of a model whose mean hidden states are looked at too (needs seqsched[real]).
+    by
+        What folds are split by; auto: user where there are many, else time where it is known, else prompt.
+        The same prompt is never in two folds.
+    folds
+        How many.
+    time_unit
+        Unit of the times in the log: s, ms, us or ns; default: told by the name or the values.
+    seed
+        Seed of the folds.
+    json_
+        Print the report alone, as one JSON object.
+    """
+    from ..learning import training
+    from ..learning.answers import Where
+
+    show.check_file(out)
+    given = _answers(log, Where(text, target, user, cap, time_unit), tokenizer, answers)
+    with show.bar("learning") as progress:
+        trained = training.train(
+            given, by=by, num_folds=folds, embeddings=embeddings, seed=seed, on_progress=progress
+        )
+    trained.predictor.save(out)
+    about = {
+        "log": given.name,
+        **given.columns,
+        "folds": trained.num_folds,
+        "split_by": trained.split_by,
+        "notes": list(given.told),
+    }
+    if json_:
+        _print_json({**trained.report.to_json(), **about})
+    else:
+        _print(given.told)
+        _print_report(trained.report, f"{trained.num_folds} folds, split by {trained.split_by}")
+    show.wrote([out])
+
+
+def check(
+    predictor: Path,
+    log: Path,
+    /,
+    *,
+    text: str | None = None,
+    target: str | None = None,
+    answers: Literal["all", "largest"] | None = None,
+    user: str | None = None,
+    cap: int | None = None,
+    tokenizer: str | None = None,
+    time_unit: str | None = None,
+    json_: JsonFlag = False,
+) -> None:
+    """Judge a learned predictor by a newer log; the exit status is 1 where it is worse than at training.
+
+    Parameters
+    ----------
+    predictor
+        File that `seqsched predictor train` wrote.
+    log
+        As for `train`.
+    text
+        Column of the prompts; default: that of the training.
+    target
+        Column of the answers; default: that of the training.
+    answers
+        Judge by all answers to a prompt, or by the largest; default: as in the training.
+    user
+        Column of users.
+    cap
+        Tokens at which answers were stopped; default: as max_tokens and finish_reason of the log say.
+    tokenizer
+        Counts texts; give that of the training.
+    time_unit
+        Unit of the times in the log.
+    json_
+        Print the report alone, as one JSON object.
+    """
+    from ..learning import training
+    from ..learning.answers import Where
+    from ..perception.learned import LearnedPredictor
+
+    learned = LearnedPredictor.load(predictor)
+    columns = learned.about.get("columns", {})
+    where = Where(text or columns.get("text"), target or columns.get("target"), user, cap, time_unit)
+    given = _answers(log, where, tokenizer, answers or columns.get("answers", "all"))
+    drift = training.check(learned, given)
+    if json_:
+        _print_json(
+            {
+                **drift.now.to_json(),
+                "at_training": drift.then,
+                "is_worse": drift.is_worse,
+                "verdict": drift.verdict,
+                "notes": list(given.told),
+            }
+        )
+    else:
+        _print(given.told)
+        _print_report(drift.now, f"trained on {learned.about.get('log')}")
+        print(drift.verdict)
+    if drift.is_worse:
+        sys.exit(1)
+
+
+def _answers(log: Path, where: Any, tokenizer: str | None, which: str) -> Answers:
+    from ..learning.answers import read_answers
+
+    answers = read_answers(log, where, _counter(tokenizer))
+    return answers.largest() if which == "largest" else answers
+
+
+def _counter(tokenizer: str | None) -> Counter:
+    from ..learning.counting import BY_WORDS, Counter
+
+    count = counter(tokenizer)
+    return BY_WORDS if count is None else Counter(count, f"tokenizer {tokenizer}")
+
+
+def _print(lines: tuple[str, ...]) -> None:
+    for line in lines:
+        print(line)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def _print_report(report: Report, how: str) -> None:
+    """A table of the predictor beside what needs no learning, then its intervals."""
+    from rich.table import Table
+
+    table = Table(title=f"{report.n:,} answers to {report.prompts:,} prompts; {how}", title_justify="left")
+    for heading in ("", "learned", "always the median", "by the prompt's length"):
+        table.add_column(heading, justify="right" if heading else "left")
+    rows: list[tuple[str, float | None, float | None, float | None, str]] = [
+        ("error, tokens", report.error, report.error_of_median, report.error_of_prompt_length, ".1f"),
+        ("within 50 tokens", report.acc_50, None, None, ".1%"),
+        ("within 100 tokens", report.acc_100, None, None, ".1%"),
+        ("Kendall tau", report.kendall, None, None, ".3f"),
+        ("Spearman", report.spearman, None, report.spearman_of_prompt_length, ".3f"),
+        (f"in the {report.nominal_coverage:.0%} interval", report.coverage, None, None, ".1%"),
+        ("in the 80% interval", report.coverage_80, None, None, ".1%"),
+    ]
+    for name, *values, form in rows:
+        table.add_row(name, *("–" if value is None else format(value, form) for value in values))
+    show.console().print(table)
+    levels = ", ".join(f"{level} {share:.1%}" for level, share in report.calibration.items())
+    print(f"share of the answers at or below each quantile: {levels}")

@@ -1,0 +1,1 @@
+"""Learns the lengths of answers from somebody's log, and says how well; needs `seqsched[predict]`."""
