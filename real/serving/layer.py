@@ -98,12 +98,14 @@ class Layer:
         """Why a request is not taken now; else it counts as open until `leave`."""
         now = self.clock()
         refusal: Refusal | None
+        capacity = self.pool.capacity(now)
         if self.is_draining:
             refusal = Refusal("the layer is about to end", 1.0)
-        elif not self.pool.capacity(now):
+        elif not capacity:
             refusal = Refusal("no upstream can be reached", max(1.0, self.pool.next_trial_s(now) - now))
         else:
-            refusal = self.quotas.enter(key, now, len(self.executor.waiting), self.seconds_each)
+            # Those whose bodies are still coming count, too.
+            refusal = self.quotas.enter(key, now, self.open - capacity, self.seconds_each)
         if refusal is None:
             self.open += 1
         return refusal

@@ -141,20 +141,26 @@ class Relay:
         passing = Passing(seen, hides_usage=not call.wants_usage)
         async for data in response.content.iter_any():
             lines = passing.feed(data)
-            if not lines:
-                continue
             if seen.events and not relayed.first_s:
                 relayed.first_s = time.monotonic()
-            if not client.has_begun:
-                if seen.error and not seen.events:
-                    raise UpstreamFailed(seen.error)
-                relayed.status = 200
-                await client.begin(200, headers.items())
-            await client.write(lines)
-        if rest := passing.close():
-            await client.write(rest)
+            if lines:
+                await self._write(lines, client, relayed, headers)
+            if passing.broken is not None:
+                raise passing.broken
+        rest = passing.close()
         _check_whole(call, seen)
+        await self._write(rest, client, relayed, headers)
         await client.end()
+
+    async def _write(self, lines: bytes, client: Client, relayed: Relayed, headers: dict[str, str]) -> None:
+        """Lines to the client, and the head before the first; not where they are only an error."""
+        if not client.has_begun:
+            if relayed.seen.error and not relayed.seen.events:
+                raise UpstreamFailed(relayed.seen.error)
+            relayed.status = 200
+            await client.begin(200, headers.items())
+        if lines:
+            await client.write(lines)
 
     async def _gather(
         self,

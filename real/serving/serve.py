@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
@@ -140,14 +141,18 @@ class Server(uvicorn.Server):
         if not config.loaded:
             config.load()
         try:
-            socket = config.bind_socket()
+            listening = config.bind_socket()
         except SystemExit:
             raise InputError(f"port: {config.host}:{config.port} cannot be listened at") from None
-        host, port = socket.getsockname()[:2]
+        host, port = listening.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        await self.serve(sockets=[listening])
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then say where."""
+        await super().startup(sockets=sockets)
         upstreams = ", ".join(upstream.url for upstream in self.layer.pool.upstreams)
         print(f"seqsched: {self.url} before {upstreams}", file=sys.stderr, flush=True)
-        await self.serve(sockets=[socket])
 
 
 @contextmanager

@@ -61,25 +61,30 @@ class Passing:
     """Takes a stream apart into lines, lets them pass, and notes what they say.
 
     `hides_usage`: the event that only counts tokens does not pass, for the client has not asked for it.
+    `broken`: a line was none of a stream of events; those before it have passed.
     """
 
     def __init__(self, seen: Seen, *, hides_usage: bool) -> None:
         self.seen, self.hides_usage = seen, hides_usage
         self.rest = b""
         self.hid_last = False
+        self.broken: BrokenStream | None = None
 
     def feed(self, data: bytes) -> bytes:
-        """What of these bytes, and of those before, goes on now; BrokenStream for a line without end."""
+        """What of these bytes, and of those before, goes on now."""
         data = self.rest + data if self.rest else data
         end = data.rfind(b"\n") + 1
         self.rest = data[end:]
-        if len(self.rest) > LONGEST_LINE:
-            raise BrokenStream("a line does not end")
-        whole = data[:end]
-        if self.seen.events and not self.hid_last and _is_plain(whole):
-            self.seen.events += whole.count(b"data:")
-            return whole
-        return b"".join([line for line in whole.splitlines(keepends=True) if self._passes(line)])
+        passed = []
+        try:
+            for line in data[:end].splitlines(keepends=True):
+                if self._passes(line):
+                    passed.append(line)
+            if len(self.rest) > LONGEST_LINE:
+                raise BrokenStream("a line does not end")
+        except BrokenStream as error:
+            self.broken = error
+        return b"".join(passed)
 
     def close(self) -> bytes:
         """The stream has ended: what is left of it, where that is a whole line but for its end."""
@@ -118,11 +123,3 @@ def event_of(line: bytes) -> dict[str, Any] | None:
     if not isinstance(event, dict):
         raise BrokenStream("an event is no JSON object")
     return event
-
-
-def _is_plain(lines: bytes) -> bool:
-    """Whether there are only tokens in these lines, so that nobody has to read them."""
-    if b'"usage"' in lines or b"[DONE]" in lines or b'"error"' in lines:
-        return False
-    ends = lines.count(b'"finish_reason"')
-    return ends == lines.count(b'"finish_reason":null') + lines.count(b'"finish_reason": null')

@@ -80,7 +80,7 @@ def test_told_to_end_it_answers_what_is_open_and_its_log_is_a_trace(
             threads = [Thread(target=ask, args=(words,)) for words in (3, 4)]
             for thread in threads:
                 thread.start()
-            while urllib.request.urlopen(f"{address}/metrics").read().count(b"running 1.0") == 0:
+            while b"waiting 1.0" not in urllib.request.urlopen(f"{address}/metrics").read():
                 pass
             process.send_signal(signal.SIGTERM)
             for thread in threads:

@@ -119,6 +119,8 @@ class Fake:
         each = Running(tokens_of(body, text), len(text.split()), body.get("priority", 0))
         try:
             return await self.speak(request, body, text, each)
+        except ConnectionResetError:  # nobody listens any more
+            return web.Response()
         finally:
             self.open -= 1
             self.waiting = [other for other in self.waiting if other is not each]

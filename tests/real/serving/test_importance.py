@@ -1,0 +1,232 @@
+"""Who goes first, who is not let in, and what waiting is bounded by, as clients see it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("uvicorn", reason="needs the extra serve")
+
+from real.serving.keys import Key, Keys, digest, read_keys
+from real.serving.log import Log
+from real.serving.quotas import Quotas
+from tests.real.serving.running import Up, layer_before, with_fakes
+from tests.real.serving.upstream import Fake, listening
+from traces.errors import InputError
+
+
+async def in_order(up: Up, fake: Fake, asked: list[tuple[str, dict[str, Any]]]) -> list[str]:
+    """Ask one after the other behind one that takes its time; the order in which they reach the upstream."""
+    blocker = asyncio.create_task(up.ask("blocker 40"))
+    while not fake.order:
+        await asyncio.sleep(0.005)
+    tasks = []
+    for prompt, more in asked:
+        tasks.append(asyncio.create_task(up.ask(prompt, **more)))
+        for _ in range(200):
+            if len(up.layer.executor.waiting) == len(tasks):
+                break
+            await asyncio.sleep(0.005)
+    await asyncio.gather(blocker, *tasks)
+    return fake.order[1:]
+
+
+def told(tokens: int, **headers: str) -> dict[str, Any]:
+    return {"headers": {"X-Seqsched-Output-Tokens": str(tokens), **headers}}
+
+
+def test_the_important_pass_by_header_field_and_model() -> None:
+    async def test(up: Up, fake: Fake) -> None:
+        order = await in_order(
+            up,
+            fake,
+            [
+                ("long 3", told(900)),
+                ("short 3", told(10)),
+                ("field 3", {**told(700), "priority": -1}),
+                ("header 3", told(800, **{"X-Seqsched-Priority": "-2"})),
+                ("model 3", {**told(950), "model": "vip"}),
+                ("lowly 3", {**told(1), "priority": 5}),
+            ],
+        )
+        assert order == ["model 3", "header 3", "field 3", "short 3", "long 3", "lowly 3"]
+
+    with_fakes(test, {"scale": 0.3}, slots=1, priority=("vip=-3",))
+
+
+def test_a_key_may_lower_what_it_sends_but_not_raise_it() -> None:
+    keys = Keys((Key("gold", digest("g"), -1), Key("free", digest("f"), 1)))
+
+    async def run() -> None:
+        fake = Fake(scale=0.3)
+        async with listening(fake) as url, layer_before(url, slots=1, keys=keys) as up:
+            bearer = lambda key, **more: {  # noqa: E731
+                "headers": {"Authorization": f"Bearer {key}", "X-Seqsched-Output-Tokens": "9", **more}
+            }
+            up.session.headers["Authorization"] = "Bearer g"
+            order = await in_order(
+                up,
+                fake,
+                [
+                    ("free 3", bearer("f")),
+                    ("pushy 3", bearer("f", **{"X-Seqsched-Priority": "-9"})),
+                    ("modest 3", bearer("g", **{"X-Seqsched-Priority": "7"})),
+                    ("gold 3", bearer("g")),
+                ],
+            )
+            assert order == ["gold 3", "free 3", "pushy 3", "modest 3"]
+            await up.idle()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("aging_s", "place"), [(0, 3), (1e-6, 0)])
+def test_levels_age_under_an_order_that_weighs_them(aging_s: float, place: int) -> None:
+    async def test(up: Up, fake: Fake) -> None:
+        asked = [("old 3", {"priority": 1})] + [(f"new{k} 3", {"priority": 0}) for k in range(3)]
+        assert (await in_order(up, fake, asked)).index("old 3") == place
+
+    policy = f"continuous:order=priority,aging_s={aging_s}"
+    with_fakes(test, {"scale": 0.3}, slots=1, policy=policy)
+
+
+def test_nobody_waits_beyond_the_bound_while_others_pass() -> None:
+    async def test(up: Up, fake: Fake) -> None:
+        done: list[str] = []
+
+        async def one(prompt: str, tokens: int) -> None:
+            await up.ask(prompt, **told(tokens))
+            done.append(prompt)
+
+        async def stream_of_short() -> None:
+            for k in range(60):
+                asyncio.get_running_loop().create_task(one(f"{k} 3", 3))
+                await asyncio.sleep(0.01)
+
+        shorts = asyncio.create_task(stream_of_short())
+        await asyncio.sleep(0.05)
+        began = time.monotonic()
+        await one("long 3", 900)
+        waited = time.monotonic() - began
+        assert 0.2 < waited < 0.6 and len(done) < 55  # the bound, and a slot that falls free
+        await shorts
+        assert b"seqsched_overdue_requests_total 0.0" not in up.layer.expose()
+        assert b"seqsched_starvation_bound_seconds 0.25" in up.layer.expose()
+
+    with_fakes(test, {"scale": 0.6}, slots=1, max_wait_s=0.25)
+
+
+def test_who_is_not_sent_by_its_deadline_hears_so() -> None:
+    async def test(up: Up, fake: Fake) -> None:
+        blocker = asyncio.create_task(up.ask("blocker 60"))
+        while not fake.order:
+            await asyncio.sleep(0.005)
+        began = time.monotonic()
+        status, body = await up.ask(headers={"X-Seqsched-Deadline-S": "0.05"})
+        assert status == 504 and b"deadline" in body and time.monotonic() - began < 0.5
+        assert (await blocker)[0] == 200
+        assert (await up.ask(headers={"X-Seqsched-Deadline-S": "5"}))[0] == 200
+        assert len(fake.seen) == 2
+
+    for policy in ("continuous", "sequence:max_wait_s=0.01", "vanilla"):
+        with_fakes(test, {"scale": 0.3}, slots=1, policy=policy)
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
+    async def test(up: Up, fake: Fake) -> None:
+        answers = await asyncio.gather(*(up.ask(f"{k} 9") for k in range(12)))
+        assert sorted(status for status, _ in answers) == [200] * 5 + [429] * 7
+        assert (await up.ask())[0] == 200
+
+    with_fakes(test, slots=2, max_queue=3)
+
+
+def test_limits_of_a_key() -> None:
+    quotas = Quotas(rate_per_key=2.0, concurrency_per_key=30)
+    assert [quotas.enter("a", 0.0, 0, 1.0) for _ in range(20)] == [None] * 20  # ten seconds' worth
+    refusal = quotas.enter("a", 0.0, 0, 1.0)
+    assert refusal is not None and refusal.retry_after_s == 0.5
+    assert quotas.enter("b", 0.0, 0, 1.0) is None
+    assert quotas.enter("a", 0.5, 0, 1.0) is None and quotas.enter("a", 0.5, 0, 1.0) is not None
+    assert [quotas.enter("a", 100.0, 0, 1.0) is None for _ in range(11)] == [True] * 9 + [False] * 2
+    for _ in range(30):
+        quotas.leave("a")
+    assert quotas.enter("a", 100.0, 0, 1.0) is None and quotas.open == {"a": 1, "b": 1}
+
+
+def test_no_key_is_in_a_log_or_an_answer(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "keys").write_text("alice sk-secret-1 # hers\nbob sk-secret-2 -1\n")
+    keys = read_keys(tmp_path / "keys")
+    assert "secret" not in repr(keys.keys)
+    seen = bytearray()
+
+    async def run() -> None:
+        fake = Fake()
+        with Log(tmp_path / "log.jsonl", texts=True) as log:
+            async with (
+                listening(fake) as url,
+                layer_before(url, keys=keys, log=log, upstream_key="sk-secret-up", retries=0) as up,
+            ):
+                for bearer in ("sk-secret-1", "sk-secret-2", "sk-secret-wrong"):
+                    for fault in ("", "die", "garbage", "error", "silent"):
+                        headers = {"Authorization": f"Bearer {bearer}"}
+                        _, body = await up.ask(headers=headers, fake={"fault": fault, "always": True})
+                        seen.extend(body)
+                seen.extend(up.layer.expose())
+                await up.idle()
+
+    asyncio.run(run())
+    rows = (tmp_path / "log.jsonl").read_text()
+    assert {json.loads(line)["user"] for line in rows.splitlines()} == {"alice", "bob"}
+    assert "secret" not in rows and b"secret" not in seen and "secret" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("a\n", "line 1: 1 words"),
+        ("a k x\n", "line 1: the priority"),
+        ("a k\na l\n", "line 2: the name a"),
+        ("#\n", "no key"),
+    ],
+)
+def test_a_file_of_keys_that_is_none(text: str, why: str, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(text)
+    with pytest.raises(InputError, match=why):
+        read_keys(tmp_path / "keys")
+
+
+def test_an_upstream_that_is_told_orders_by_itself() -> None:
+    async def test(up: Up, fake: Fake) -> None:
+        fake.slots = 1
+        asked = [("blocker 40", 1), ("c 3", 900), ("a 3", 5), ("b 3", 70)]
+        tasks = []
+        for prompt, tokens in asked:
+            tasks.append(asyncio.create_task(up.ask(prompt, **told(tokens))))
+            await asyncio.sleep(0.02)
+        ended = []
+        for task in tasks:
+            task.add_done_callback(lambda done: ended.append(tasks.index(done)))
+        await asyncio.gather(*tasks)
+        await asyncio.sleep(0)
+        said = [body["priority"] for body in fake.seen]
+        assert said[2] < said[3] < said[1]
+        assert ended == [0, 2, 3, 1]
+
+    with_fakes(test, {"scale": 0.3}, act="tell")
+
+
+def test_an_upstream_that_takes_no_priority_is_told_none() -> None:
+    async def test(up: Up, fake: Fake) -> None:
+        for _ in range(3):
+            assert (await up.ask())[0] == 200
+        assert [("priority" in body, "stream_options" in body) for body in fake.seen] == [
+            (True, True), (False, True), (False, True), (False, True)
+        ]  # fmt: skip
+
+    with_fakes(test, {"takes_priority": False}, act="tell")
