@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import NamedTuple
 
 import numpy as np
@@ -34,8 +35,15 @@ from .run import RealResult, Scheduled
 PRIORITY: dict[Order, Callable[[Request], int]] = {
     "priority": lambda request: request.priority,
     "shortest-predicted": lambda request: request.predicted_tokens or 0,
+    "shortest-prompt": lambda request: request.prompt_tokens,
 }
 """Orders that are a number for each request, which its own field `priority` carries; fcfs needs none."""
+
+CHOICES = {"order": ("fcfs", *PRIORITY), "admission": ("chunk", "prompt")}
+"""Options of which it has these values."""
+
+ITS_OWN = ("max_num_seqs", "max_num_batched_tokens", "chunked", "prefix_caching", "async_scheduling", "rules")
+"""Options that it has as they are."""
 
 
 class OwnScheduling(NamedTuple):
@@ -53,16 +61,13 @@ def own_scheduling(policy: str, limits: Limits, engine_name: str) -> OwnScheduli
             f"policy {policy}: engine {engine_name} schedules by itself, by the rules of continuous; others "
             "it does not have"
         )
-    allowed = {
-        "order": ("fcfs", *PRIORITY),
-        "admission": ("chunk", "prompt"),
-        "aging_s": (0.0,),
-        "margin": (0.0,),
-    }
-    for name, values in allowed.items():
+    for name, values in CHOICES.items():
         if (given := getattr(options, name)) not in values:
-            known = ", ".join(f"{value:g}" if isinstance(value, float) else value for value in values)
+            known = ", ".join(values)
             raise InputError(f"policy {policy}: {name}={given}, engine {engine_name} has only {known}")
+    for each in fields(options):
+        if each.name not in (*CHOICES, *ITS_OWN) and getattr(options, each.name) != each.default:
+            raise InputError(f"policy {policy}: engine {engine_name} has no {each.name}")
     is_async = limits.async_scheduling if options.async_scheduling is None else options.async_scheduling
     if is_async != limits.async_scheduling:
         here = "with" if limits.async_scheduling else "without"

@@ -46,10 +46,14 @@ def test_a_policy_is_what_the_engine_is_set_to() -> None:
     [
         ("vanilla", "policy vanilla: engine vllm schedules by itself"),
         ("continuous:rules=sglang", "by the rules of continuous"),
-        ("continuous:order=fair", "order=fair, engine vllm has only fcfs, priority, shortest-predicted"),
+        (
+            "continuous:order=fair",
+            "order=fair, engine vllm has only fcfs, priority, shortest-predicted, shortest-prompt",
+        ),
         ("continuous:order=shortest-remaining", "order=shortest-remaining"),
         ("continuous:admission=predicted", "admission=predicted, engine vllm has only chunk, prompt"),
-        ("continuous:order=priority,aging_s=2", "aging_s=2"),
+        ("continuous:order=priority,aging_s=2", "engine vllm has no aging_s"),
+        ("continuous:order=priority,preempt_until=1", "engine vllm has no preempt_until"),
         ("continuous:async_scheduling=on", "runs without async_scheduling here"),
     ],
 )
@@ -82,6 +86,7 @@ def served(loaded: Any, make_scenario: Callable[..., Any]) -> Callable[..., Any]
         (SCARCE, 4096, {}),
         (SCARCE, 256, {}),
         (f"{SCARCE},order=shortest-predicted", 256, {"request_rate": 600.0}),
+        (f"{SCARCE},order=shortest-prompt", 256, {"request_rate": 600.0}),
         (f"{SCARCE},prefix_caching=off,admission=chunk", 224, {"max_concurrency": 9}),
         # A prompt and the cap of all would exceed the budget; a prompt and its own length do not.
         ("continuous:max_num_seqs=3,max_num_batched_tokens=52,chunked=off", 4096, {"request_rate": 300.0}),
