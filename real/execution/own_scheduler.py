@@ -30,7 +30,7 @@ from ..engines.scheduling import Progress, SchedulerSettings, SchedulingEngine
 from ..lengths.prompts import Prompts
 from .arrivals import WallArrivals
 from .clocks import Clock, Stopwatch
-from .run import RealResult, Scheduled
+from .run import WAITS, RealResult, Scheduled
 
 PRIORITY: dict[Order, Callable[[Request], int]] = {
     "priority": lambda request: request.priority,
@@ -104,6 +104,8 @@ class OwnSchedulerRun:
         *,
         skips_waits: bool = False,
     ) -> None:
+        if scenario.trace.is_waiting.any():
+            raise InputError(f"{scenario.trace.name}: {WAITS}")
         self.scenario, self.policy, self.engine, self.prompts = scenario, policy, engine, prompts
         self.own = own_scheduling(policy, scenario.limits, engine.name)
         self.stopwatch, self.skips_waits = Stopwatch(clock), skips_waits

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from traces.prompt_blocks import PromptBlocks
 from traces.trace import IntArray, Trace
 
 from .conversation import PLAIN, Conversation
@@ -34,9 +35,23 @@ def random_tokens(num_tokens: int, ordinary: IntArray, rng: np.random.Generator)
     return ids
 
 
-def random_prompts(prompt_tokens: Sequence[int], ordinary: IntArray, rng: np.random.Generator) -> Prompts:
-    """Random ids, one list per prompt length."""
-    return [random_tokens(int(n), ordinary, rng) for n in prompt_tokens]
+def random_prompts(
+    prompt_tokens: Sequence[int],
+    ordinary: IntArray,
+    rng: np.random.Generator,
+    blocks: PromptBlocks | None = None,
+) -> Prompts:
+    """Random ids, one list per prompt length; where `blocks` say that prompts begin alike, they do."""
+    drawn: dict[int, list[int]] = {}
+    prompts = []
+    for row, count in enumerate(prompt_tokens):
+        prompt: list[int] = []
+        for hash_of, end in zip(*blocks.of(row), strict=True) if blocks is not None else ():
+            block = drawn.setdefault(hash_of, [])
+            block += random_tokens(max(0, end - len(prompt) - len(block)), ordinary, rng)
+            prompt += block[: end - len(prompt)]
+        prompts.append(prompt + random_tokens(int(count) - len(prompt), ordinary, rng))
+    return prompts
 
 
 def prompts_of(
@@ -49,10 +64,10 @@ def prompts_of(
     """The trace with the lengths of its prompts, and the prompts as token ids, in the chat template.
 
     Texts are tokenised given both a text column and a tokenizer; otherwise the `ordinary` ids are drawn at
-    random, and the trace is unchanged.
+    random, alike where the trace's blocks are, and the trace is unchanged.
     """
     if tokenizer is None or trace.prompt is None:
-        return trace, random_prompts(trace.prompt_tokens.tolist(), ordinary, rng)
+        return trace, random_prompts(trace.prompt_tokens.tolist(), ordinary, rng, trace.blocks)
     turn = turn_of(tokenizer, conversation)
     special = not conversation.has_begin_token
     prompts = [

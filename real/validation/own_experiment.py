@@ -86,12 +86,16 @@ def _check_unsplit(checked: Scenario, own: Sequence[SchedulerSettings]) -> None:
 
 
 def as_told(scenario: Scenario, engine: SchedulingEngine) -> Scenario:
-    """The scenario on a machine with the memory of this engine, each request capped at its length."""
-    size = engine.block_size
+    """The scenario on a machine with the memory of this engine, each request capped at its length.
+
+    What the model answers is not in the prompts that follow, so that these begin as the prompts alone do.
+    """
+    size, trace = engine.block_size, scenario.trace
+    blocks = None if trace.blocks is None else replace(trace.blocks, answers=None)
     limits = limits_of(scenario.profile, engine.capacity_tokens // size, size)
     return replace(
         scenario,
-        trace=replace(scenario.trace, max_tokens=scenario.trace.output_tokens),
+        trace=replace(trace, max_tokens=trace.output_tokens, blocks=blocks),
         limits=replace(limits, async_scheduling=engine.async_scheduling),
         fleet=(),
     )
