@@ -1,4 +1,4 @@
-"""Turns the results of load generators and other simulators into rows of a log, one a request.
+"""Turns the results of load generators, sessions of agents and the like into rows of a log, one a request.
 
 The rows have seqsched's own columns: prompt_tokens, output_tokens, arrival_s, ttft_ms, tpot_ms, e2el_ms,
 max_tokens where the requests state it, and an error where the request failed; what a result does not hold is
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from . import genai_perf
+from . import genai_perf, session_files
 from .errors import InputError
 from .unfolding import Row, Unfolded, at, cap_of, first_of, latencies, number, with_caps
 
@@ -24,6 +24,13 @@ def unfold(path: str, objects: Sequence[Row]) -> Unfolded | None:
     """
     if not objects:
         return None
+    if objects[0].keys() >= {"request_id"} and any("wait_for" in each for each in objects):
+        return session_files.agentic_mooncake(path, objects)
+    if objects[0].keys() >= {"input_length", "session_id"} and any("delay" in each for each in objects):
+        what = "all of its prompt, as Dynamo reads it, or what it adds to the one before, as AIPerf does"
+        raise InputError(f"{path}: turns with session_id and delay: is a turn's input_length {what}?")
+    if any("sub_requests" in each for each in objects):
+        return session_files.servingsim_sessions(path, objects)
     for keys, read in READERS:
         if objects[0].keys() >= set(keys):
             return read(path, objects)
@@ -206,5 +213,6 @@ READERS: tuple[tuple[tuple[str, ...], Callable[[str, Sequence[Row]], Unfolded]],
     (("experiments", "service_kind"), genai_perf.unfold),
     (("start_time", "end_time", "info"), _inference_perf),
     (("input_toks", "output_toks"), _servingsim),
+    (("requests", "hash_id_scope"), session_files.agent_sessions),
 )
 """Keys of the first object -> what reads it."""

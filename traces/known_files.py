@@ -60,11 +60,6 @@ OBJECTS: tuple[tuple[tuple[str, ...], str], ...] = (
         ("load_summary", "successes"),
         "a summary of inference-perf; its requests are in per_request_lifecycle_metrics.json",
     ),
-    (
-        ("hash_id_scope", "requests"),
-        "a session of an agent, whose requests wait for each other: that is not modelled",
-    ),
-    (("sub_requests",), "sessions of LLMServingSim, whose turns wait for each other: these are not modelled"),
     (("metric", "type", "data"), "a file of k6's metrics, which has no numbers of tokens"),
     (("custom_id", "response"), "a file of answers of OpenAI's batch API, which have no times of arrival"),
     (

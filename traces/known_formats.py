@@ -13,7 +13,7 @@ from .prefixes import hash_lists, own_blocks
 from .prompt_blocks import share_found_again
 from .readers import Format, Lengths, Reading, Requests, make_trace
 from .registry import Registry
-from .session_columns import Waits
+from .session_columns import NO_WAITS, Waits
 from .tables import Table
 from .trace import DEFAULT_MAX_NEW_TOKENS, IntArray, Trace
 from .units import Times, arrival_column, near_arrivals, read_times
@@ -171,13 +171,17 @@ class BurstGPT(Requests):
         )
 
 
+CHATS = ("chat_id", "parent_chat_id")
+"""Columns that make sessions of Qwen-Bailian's requests, where both are there."""
+
+
 class Mooncake(Requests):
     """Mooncake: times in milliseconds; hashes of blocks of 512 tokens. Beside chat_id, as in Qwen-Bailian,
-    times are in seconds and blocks of 16 tokens.
+    times are in seconds and blocks of 16 tokens, and turns wait for their parent_chat_id.
     """
 
     required = ("timestamp", "input_length", "output_length")
-    optional = ("hash_ids",)
+    optional = ("hash_ids", *CHATS)
 
     def read(self, table: Table, reading: Reading) -> Trace:
         """Every value checked."""
@@ -200,15 +204,25 @@ class Mooncake(Requests):
                 f"hash_ids of blocks of {size} tokens: {100 * share:.0f} % of the prompt tokens can be found "
                 "again",
             )
+        waits = NO_WAITS
+        if times is not None and set(CHATS) <= set(table.columns):
+            waits = session_columns.read_chats(table, times.seconds)
         return make_trace(
             table,
             lengths.prompt,
             lengths.output,
             arrival=times,
             keep=lengths.keep,
-            notes=notes,
+            notes=(*notes, *waits.notes),
             blocks=blocks,
+            waits=waits,
         )
+
+    def unused(self, table: Table) -> dict[str, str]:
+        """Half of what makes sessions too: it makes none."""
+        unused = super().unused(table)
+        half = () if set(CHATS) <= set(table.columns) else CHATS
+        return {c: unused.get(c, "") for c in table.columns if c in unused or c in half}
 
 
 class Vidur(Requests):

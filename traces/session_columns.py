@@ -158,3 +158,36 @@ def _refuse_other_sessions(
                 one, other = checks.display(session_id[parent]), checks.display(session_id[row])
                 what = f"{table.label(parent)} is of session {one}, this one of {other}"
                 raise checks.fault(table, row, "waits_for", what)
+
+
+def read_chats(table: Table, arrival_s: FloatArray) -> Waits:
+    """Turns by `chat_id` and `parent_chat_id` (-1: none), as in Qwen-Bailian's traces.
+
+    The file does not say when answers ended, so the think time is all that lay between two arrivals. A turn
+    whose parent is not in the file starts a session. Raises InputError for chats with one id, and for turns
+    that wait for each other.
+    """
+    ids = checks.identifiers(table, "chat_id").tolist()
+    rows = {str(name): row for row, name in enumerate(ids)}
+    names = [str(name) for name in table.raw("parent_chat_id")]
+    parents = [[rows[name]] if name in rows else [] for name in names]
+    unknown = sum(name != "-1" and name not in rows for name in names)
+    row = sessions.cycle_in(parents)
+    if row is not None:
+        raise checks.fault(table, row, "parent_chat_id", f"{names[row]} waits for this chat in turn")
+    first = list(range(len(ids)))
+    think_s = np.zeros(len(ids))
+    for row in sessions.in_causal_order(parents):
+        for parent in parents[row]:
+            first[row] = first[parent]
+            think_s[row] = arrival_s[row] - arrival_s[parent]
+    notes: tuple[str, ...] = ()
+    if count := sum(map(bool, parents)):
+        notes = (
+            f"{count} turns wait for the one before, and then as long as lay between the two arrivals: when "
+            "answers ended is not stated",
+        )
+    if unknown:
+        notes += (f"{unknown} turns whose parent is not in the file start a session",)
+    session_id = np.array([str(ids[lead]) for lead in first], dtype=object)
+    return Waits(parents, np.maximum(think_s, 0.0), session_id, notes)

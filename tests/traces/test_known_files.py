@@ -36,7 +36,6 @@ KNOWN = {
     '10.0.0.1 - - [05/Jan/2025:10:00:00 +0000] "POST /v1" 200 1234 0.1\n': "a web server's access log",
     "sep=;\nprompt_tokens;output_tokens\n1;2\n": "a table below a spreadsheet's line sep=",
     "num_decode,decode_context_tokens,step_ms\n1,16,16.6\n": "a table of measured steps, not of requests",
-    json.dumps({"id": "a", "hash_id_scope": "local", "requests": [{}]}): "a session of an agent",
     "metric_name,timestamp,metric_value,check\nhttp_reqs,1736071200,1.0,\n": "a file of k6's metrics",
     "Type,Name,Request Count,Failure Count\nPOST,/v1,10,0\n": "a table of locust's statistics",
     json.dumps({"type": "Point", "metric": "http_req_duration", "data": {}}): "a file of k6's metrics",
@@ -45,7 +44,6 @@ KNOWN = {
         {"object": "chat.completion", "usage": {}, "choices": []}
     ): "a file of answers of OpenAI's API",
     json.dumps({"object": "page", "data": [{}], "has_more": False}): "a page of OpenAI's API",
-    json.dumps({"session_id": "s", "sub_requests": []}) + "\n": "sessions of LLMServingSim",
     json.dumps({"custom_id": "a", "body": {}})
     + "\n"
     + json.dumps({"custom_id": "b", "body": {}}): "OpenAI's batch",

@@ -92,9 +92,7 @@ def test_dates_are_read_under_a_name_that_does_not_ask_for_seconds(put: Put) -> 
 
 
 def test_mooncakes_columns_are_in_seconds_beside_those_of_a_conversation(put: Put) -> None:
-    assert span(put(mooncake(*FOUR, chat_id=1, parent_chat_id=-1, turn=1, hash_ids=[1]))) == pytest.approx(
-        61.1
-    )
+    assert span(put(mooncake(*FOUR, parent_chat_id=-1, turn=1, hash_ids=[1]))) == pytest.approx(61.1)
     assert span(put(mooncake(0, 20, 40, 61, turn=1))) == 61
 
 
