@@ -93,6 +93,7 @@ GROUPS = {
             "perception": ("plot:perception", "A predictor against truth: error, Acc-50, Acc-100."),
             "load": ("plot_load:load", "Latency and goodput against request rate, per policy."),
             "gain": ("plot_load:gain", "Where knowing lengths pays, by load and prediction error."),
+            "arena": ("plot_arena:arena", "Which policy to use with which predictor, by load and memory."),
             "starvation": ("plot_load:starvation", "What shortest-first costs the long requests."),
         },
     ),

@@ -60,7 +60,7 @@ def load(
     from plots import load as figures
     from plots.style import save
 
-    settings = _settings(flags)
+    settings = settings_of(flags)
     chosen = names_of(policies, "policies")
     check_policies(*chosen)
     capacity.check(num_seeds, settings, **({"rates": rates} if rates else {"loads": loads}))
@@ -82,7 +82,7 @@ def load(
             **settings,
         )
     save(figures.figure(frame, bounds), out)
-    _save_table(frame, save_table)
+    save_points(frame, save_table)
     frame["load"] = frame["request_rate"] / most
     columns = ["load", "mean_ttft_ms", "mean_tpot_ms", "mean_e2el_ms", "p99_e2el_ms", "request_goodput"]
     mean = frame.groupby(["policy", "request_rate"], sort=False)[columns].mean()
@@ -130,7 +130,7 @@ def gain(
         Picture to draw (PNG or SVG); those of further metrics get the metric into their name.
     """
     _check_metrics(metrics)
-    settings = _settings(flags)
+    settings = settings_of(flags)
     with show.bar("simulating") as progress:
         frame = gain_map.gain_map(
             flags.trace,
@@ -146,7 +146,7 @@ def gain(
             **settings,
         )
     pictures = _draw_maps(frame, metrics, baseline, out)
-    _save_table(frame, save_table)
+    save_points(frame, save_table)
     _show_map(frame, metrics[0], baseline)
     show.note_left_out(frame)
     show.wrote([*pictures, *([save_table] if save_table else [])])
@@ -190,10 +190,10 @@ def starvation(
             num_seeds=num_seeds,
             **vars(running),
             on_progress=progress,
-            **_settings(flags),
+            **settings_of(flags),
         )
     save(figures.figure(frame), out)
-    _save_table(frame, save_table)
+    save_points(frame, save_table)
     columns = ["mean_ttft_ms", "mean_e2el_ms", "p99_e2el_ms", "long_e2el_ms", "short_e2el_ms"]
     mean = frame.groupby("label", sort=False)[[*columns, "throughput"]].mean()
     show.frame_table(f"{frame['request_rate'].iloc[0]:.2f} requests/s", mean.reset_index())
@@ -224,7 +224,8 @@ def _check_metrics(metrics: tuple[str, ...]) -> None:
             raise InputError(f"metrics: {name!r} is not one of {', '.join(gain_map.GAINS)}")
 
 
-def _settings(flags: Flags) -> Keywords:
+def settings_of(flags: Flags) -> Keywords:
+    """The settings of a study that sets the request rate itself; InputError where it is given."""
     if flags.request_rate is not None:
         raise InputError(
             f"request-rate: {flags.request_rate:g} has no place here; --loads (or --rates) set it"
@@ -232,7 +233,8 @@ def _settings(flags: Flags) -> Keywords:
     return keywords(flags)
 
 
-def _save_table(frame: pd.DataFrame, path: Path | None) -> None:
+def save_points(frame: pd.DataFrame, path: Path | None) -> None:
+    """Write the points of a study, where they are asked for."""
     from traces.files import atomic_write
 
     if path is not None:

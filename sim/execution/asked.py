@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ..request import Request
-from ..work import Iterations, Prediction
+from ..work import Iterations, Prediction, SchedulingError
 from .iterations import Leap, RunningRequests, TimedRequests
 
 
@@ -43,8 +43,13 @@ class AskedRequests(RunningRequests):
         """What is answered of each, with the tokens that it has by now."""
         tick, output_tokens = self.use.iterations, self.output_tokens
         left = {i: end - tick for end, i, _ in self.heap}
-        ids = [request.id for request in requests]
-        return [self.later.answer(i, output_tokens[i] - left.get(i, 0)) for i in ids]
+        answers = []
+        for request in requests:
+            i = request.id
+            if i not in left and not self.ledger.ended(i):
+                raise SchedulingError(f"request {i} was asked about again though it does not decode")
+            answers.append(self.later.answer(i, output_tokens[i] - left.get(i, 0)))
+        return answers
 
 
 class TimedAskedRequests(TimedRequests, AskedRequests):

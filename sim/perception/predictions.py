@@ -58,7 +58,7 @@ def perceive(
     Raises InputError where the predictor fails, cannot give what is needed, or returns other than one number
     >= 0 per request.
     """
-    is_rank, again = _kind(predictor, needs)
+    is_rank, again = ability(predictor, needs)
     predicted = _predict(predictor, trace, rng)
     upper = lengths = None
     if "distribution" in needs:
@@ -76,7 +76,7 @@ def perceive(
     return Perception(predicted, upper, is_charged, _cost(predictor), lengths, is_rank, again)
 
 
-def _kind(predictor: Predictor, needs: Collection[str]) -> tuple[bool, Again | None]:
+def ability(predictor: Predictor, needs: Collection[str]) -> tuple[bool, Again | None]:
     """Whether it gives ranks only, and how it answers again; InputError where that is not what is needed."""
     is_rank = bool(getattr(predictor, "is_rank", False))
     if is_rank and (lacking := [need for need in needs if need != "order"]):

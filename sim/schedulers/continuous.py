@@ -288,8 +288,8 @@ class ContinuousScheduler:
         if not self.running:
             return True
         if request.id != self.refused:
-            peak = self.plans.peak_with(request, length, kv.iteration)
-            self.refused = request.id if peak > kv.num_blocks else None
+            fits = self.plans.fits(request, length, kv.iteration, kv.num_blocks)
+            self.refused = None if fits else request.id
         return request.id != self.refused
 
     def _plan(self, request: Request, length: int) -> None:

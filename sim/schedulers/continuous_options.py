@@ -184,8 +184,6 @@ class ContinuousOptions:
                 raise ValueError(f"{name}: {value} must be between {least:g} and {most:g}")
         if self.ask_every and self.order != "shortest-remaining":
             raise ValueError(f"ask_every: {self.ask_every} needs order=shortest-remaining, not {self.order}")
-        if self.ask_every and self.async_scheduling:
-            raise ValueError(f"ask_every: {self.ask_every} needs async_scheduling=off: answers come too late")
         if self.is_ranked and self.rules != "vllm":
             raise ValueError(f"order: {self.order} preempts, which rules={self.rules} do not")
 

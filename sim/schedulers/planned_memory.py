@@ -49,14 +49,14 @@ class PlannedMemory:
         """Set memory aside for a request that computes `length` tokens before its next one."""
         self.put(request.id, max(planned_tokens(request, self.margin), length), birth)
 
-    def peak_with(self, request: Request, length: int, iteration: int) -> int:
-        """Blocks at the peak, if the request begins with the next iteration."""
+    def fits(self, request: Request, length: int, iteration: int, num_blocks: int) -> bool:
+        """Whether the peak takes no more than `num_blocks`, if the request begins with the next iteration."""
         planned = max(planned_tokens(request, self.margin), length)
-        return self.peak_blocks(iteration, planned, length - iteration - 1)
+        return self.peak_blocks(iteration, planned, length - iteration - 1) <= num_blocks
 
     def put(self, id: int, planned_tokens: int, birth: int) -> None:
         """Add a sequence, or replace its entry where its birth has changed."""
-        self.leave(id)
+        PlannedMemory.leave(self, id)
         self.entry[id] = entry = (birth - planned_tokens, birth, id)
         insort(self.entries, entry)
 
@@ -95,20 +95,32 @@ class QuantileMemory(PlannedMemory):
         super().__init__(block_size)
         self.quantile = quantile
         self.samples: list[PlannedMemory] = []
-        self.lengths: dict[int, tuple[Request, int]] = {}  # id -> who is planned, and its birth
+        self.lengths: dict[int, tuple[Request, int]] = {}  # id -> who was planned for, and its birth
 
     def plan(self, request: Request, length: int, birth: int) -> None:
-        """Set memory aside in every plan."""
+        """Set memory aside in every plan, and in one that has everybody's longest."""
         self._grow(request)
         self.lengths[request.id] = request, birth
+        self.put(request.id, max(_totals(request)[-1], length), birth)
         for k, sample in enumerate(self.samples):
             sample.put(request.id, self._planned(request, k, length), birth)
 
     def leave(self, id: int) -> None:
         """Remove a sequence that has left the memory from every plan."""
+        super().leave(id)
         if self.lengths.pop(id, None) is not None:
             for sample in self.samples:
                 sample.leave(id)
+
+    def fits(self, request: Request, length: int, iteration: int, num_blocks: int) -> bool:
+        """Whether that quantile of the plans' peaks takes no more than `num_blocks`, if the request begins
+        with the next iteration.
+        """
+        # Where memory suffices for everybody's longest, there is nothing to try.
+        most = max(_totals(request)[-1], length)
+        if self.peak_blocks(iteration, most, length - iteration - 1) <= num_blocks:
+            return True
+        return self.peak_with(request, length, iteration) <= num_blocks
 
     def peak_with(self, request: Request, length: int, iteration: int) -> int:
         """The quantile of the plans' peaks, if the request begins with the next iteration (blocks)."""

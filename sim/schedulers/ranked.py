@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from heapq import heapify
 from math import inf
 from operator import itemgetter
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple
 
 from ..kv_blocks import blocks_for
 from ..request import Request
-from ..work import Chunk, Iterations, Limits, Outcome, Work
+from ..work import Chunk, Iterations, Limits, Outcome, Prediction, Work
 from .ahead import AheadScheduler
 from .continuous import ContinuousScheduler
 from .waiting import ByRank, Entry
@@ -153,9 +154,7 @@ class RankedScheduler(ContinuousScheduler):
         if self.plans is None:
             return True
         is_refused = request.id == self.refused
-        return (
-            not is_refused and self.plans.peak_with(request, length, self.kv.iteration) <= self.kv.num_blocks
-        )
+        return not is_refused and self.plans.fits(request, length, self.kv.iteration, self.kv.num_blocks)
 
     def _stay(self, going: Sequence[Entry], request: Request) -> None:
         """These do not leave after all, for the request would not get in; it asks again when somebody has
@@ -289,13 +288,18 @@ class RankedScheduler(ContinuousScheduler):
     def record(self, work: Work, outcome: Outcome, now: float) -> None:
         """As ever; who was asked about ranks by the new answer."""
         super().record(work, outcome, now)
-        if isinstance(work, Iterations) and work.ask:
-            for request, prediction in zip(work.ask, outcome.predictions, strict=True):
-                if request.id in self.running:
-                    self.first_predicted.setdefault(request.id, request.predicted_tokens or 0)
-                    request.predicted_tokens = prediction.tokens
+        if isinstance(work, Iterations) and outcome.predictions:
+            self._hear(work.ask, outcome.predictions)
+
+    def _hear(self, asked: Sequence[Request], predictions: Sequence[Prediction]) -> None:
+        """Note the new answers of those that still run."""
+        for request, prediction in zip(asked, predictions, strict=True):
+            if request.id in self.running:
+                self.first_predicted.setdefault(request.id, request.predicted_tokens or 0)
+                request.predicted_tokens = prediction.tokens
+                if request.id in self.kv.births:
                     self._plan_again(request)
-            self.refused, self.is_stuck = None, False
+        self.refused, self.is_stuck = None, False
 
     def _learn(self, work: Work, outcome: Outcome) -> None:
         """Queue the requests whose lengths are known now."""
@@ -312,4 +316,27 @@ class RankedScheduler(ContinuousScheduler):
 
 
 class AheadRankedScheduler(AheadScheduler, RankedScheduler):
-    """The same, with one decision in hand."""
+    """The same, with one decision in hand: answers come too late for it, and change the one after it."""
+
+    def next_work(self, now: float) -> Work | None:
+        """The decision in hand, with questions where it is time for them."""
+        work, every = super().next_work(now), self.options.ask_every
+        if not every or not isinstance(work, Iterations):
+            return work
+        after = self.kv.iteration  # the first of these iterations is counted in already
+        at_most, ask = min(work.at_most, every - after % every), list[Request]()
+        if after % every == 0:
+            following = self.decided.chunks if isinstance(self.decided, Iterations) else ()
+            later = {chunk.request.id for chunk in following}
+            at_most, ask = 1, [self.running[id][2] for id in self.kv.births if id not in later]
+        return replace(work, at_most=at_most, ask=ask)
+
+    def _ask(self, work: Iterations) -> None:
+        """Questions go with what is handed out, not with what is decided."""
+
+    def record(self, work: Work, outcome: Outcome, now: float) -> None:
+        """As ever; who was asked about ranks by the new answer in the decision to come."""
+        super().record(work, outcome, now)
+        if isinstance(work, Iterations) and work.ask:
+            self._hear(work.ask, outcome.predictions)
+            self.has_news = True

@@ -44,7 +44,6 @@ def _continuous(limits: Limits, **options: Any) -> Scheduler:
         return (SglangScheduler if chosen.rules == "sglang" else TrtllmScheduler)(limits, **options)
     is_ahead = limits.async_scheduling if chosen.async_scheduling is None else chosen.async_scheduling
     if chosen.is_ranked:
-        is_ahead &= not chosen.ask_every  # answers would come too late
         return (AheadRankedScheduler if is_ahead else RankedScheduler)(limits, **options)
     return (AheadScheduler if is_ahead else ContinuousScheduler)(limits, **options)
 

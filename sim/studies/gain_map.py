@@ -132,7 +132,7 @@ class _Map(NamedTuple):
 
 def _map_rows(shared: _Map, case: int, load: float, rate: float, seed: int) -> list[dict[str, Any]]:
     settings = shared.machine(case) | {"seed": seed}
-    workload = _arriving(shared.trace, rate, shared.cases[case].burstiness, settings)
+    workload = arriving_at(shared.trace, rate, shared.cases[case].burstiness, settings)
     base = workload.run(shared.baseline).summary
     rows = []
     for sigma in shared.sigmas:
@@ -153,7 +153,7 @@ def _map_rows(shared: _Map, case: int, load: float, rate: float, seed: int) -> l
     return rows
 
 
-def _arriving(trace: Trace | str, rate: float, burstiness: float | None, settings: Keywords) -> Scenario:
+def arriving_at(trace: Trace | str, rate: float, burstiness: float | None, settings: Keywords) -> Scenario:
     """The scenario at so many requests/s: drawn gaps or, without a burstiness, the trace's own, scaled."""
     if burstiness is not None:
         return scenario(trace, **(settings | {"request_rate": rate, "burstiness": burstiness}))

@@ -48,6 +48,7 @@ CASES: dict[str, list[str]] = {
     "validate": ["validate", "--against", "log.csv", "--max-new-tokens", "64", *SMALL],
     "plot load": ["plot", "load", *STUDY, "--rates", "2", *ONE_POLICY, *PICTURE],
     "plot gain": [*GAIN, "--loads", "0.5", "--sigmas", "0.2", *PICTURE],
+    "plot arena": ["plot", "arena", *GAIN[2:], "--loads", "0.5", *PICTURE],
     "plot starvation": ["plot", "starvation", *STUDY, "--agings", "5", *PICTURE],
     "plot sensitivity": ["plot", "sensitivity", *STUDY, "--policies", "sequence", *PICTURE],
     "plot variance": [

@@ -81,6 +81,7 @@ def test_leaping_with_a_decision_in_hand(
     places=st.sampled_from([1, 2, 30]),
     how=SETTINGS,
     ask_ms=st.sampled_from([0, 5]),
+    is_async=st.sampled_from(["on", "off"]),
 )
 def test_leaping_where_the_model_is_asked_again(
     trace: Trace,
@@ -89,10 +90,18 @@ def test_leaping_where_the_model_is_asked_again(
     places: int,
     how: dict[str, Any],
     ask_ms: int,
+    is_async: str,
     profile: Profile,
 ) -> None:
     policy = (
         f"continuous:order=shortest-remaining,preempt_until=0.8,ask_every={ask_every},max_num_seqs={places}"
     )
     asked = f"progressive:sigma=1,ask_ms={ask_ms},charge=off"
-    assert_same(*both_ways(trace, f"{policy},admission={admission}", profile, how | {"predictor": asked}))
+    assert_same(
+        *both_ways(
+            trace,
+            f"{policy},admission={admission},async_scheduling={is_async}",
+            profile,
+            how | {"predictor": asked},
+        )
+    )
