@@ -73,6 +73,10 @@ GROUPS = {
                 "Learn from a log: errors on rows held out, and a file to predict by.",
             ),
             "check": ("predictor:check", "Judge a learned predictor by newer rows: is it worse than it was?"),
+            "limit": (
+                "predictor:limit",
+                "How well any predictor can do, by several answers to the same prompts.",
+            ),
         },
     ),
     "profile": (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ..perception.accuracy import error_report
+from ..perception.accuracy import error_report, rank_report
 from ..perception.predictions import perceive
 from ..results import failures
 from ..scenario.scenario import scenario, stream
@@ -94,7 +94,7 @@ def variance(
 
 
 def perception(flags: Flags = DEFAULT, *, out: Path = Path("perception.png")) -> None:
-    """A predictor against truth: mean error, shares within 50 and 100 tokens, and a picture.
+    """A predictor against truth: mean error, shares within 50 and 100 tokens, order, and a picture.
 
     Parameters
     ----------
@@ -110,5 +110,6 @@ def perception(flags: Flags = DEFAULT, *, out: Path = Path("perception.png")) ->
     report = error_report(perception.predicted, truth)
     title = f"{flags.predictor} on {shared.trace.name}: mean error {report.error:.1f} tokens"
     save(figures.report(perception.predicted, truth, title), out)
-    print(json.dumps(report._asdict(), indent=2))
+    order = rank_report(perception.predicted, truth)
+    print(json.dumps(report._asdict() | order._asdict(), indent=2))
     show.wrote([out])

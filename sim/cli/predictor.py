@@ -1,21 +1,28 @@
-"""`seqsched predictor train | check`: learn the lengths of answers from a log, and judge what was learned."""
+"""`seqsched predictor train | check | limit`: learn the lengths of answers from a log, and judge that."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from traces.errors import InputError
+
+from ..scenario.settings import DEFAULT_PROFILE
 from . import show
 from .tokenizers import counter
+from .trace import SourceArgument
 
 if TYPE_CHECKING:
     from ..learning.answers import Answers
     from ..learning.counting import Counter
     from ..learning.report import Report
+    from ..learning.training import Trained
+    from ..studies.prediction_gain import Gain, Worth
 
 JsonFlag = Annotated[bool, Parameter(name="--json", negative="")]
 
@@ -36,6 +43,8 @@ def train(
     folds: int = 5,
     time_unit: str | None = None,
     seed: int = 0,
+    profile: str = DEFAULT_PROFILE,
+    price: float | None = None,
     json_: JsonFlag = False,
 ) -> None:
     """Learn how long answers will be from a log of prompts and answers, and print how well, on rows held out.
@@ -75,6 +84,10 @@ def train(
         Unit of the times in the log: s, ms, us or ns; default: told by the name or the values.
     seed
         Seed of the folds.
+    profile
+        Machine on which it is simulated what the predictions are worth, errors as on the rows held out.
+    price
+        What one GPU costs an hour, to say that in money.
     json_
         Print the report alone, as one JSON object.
     """
@@ -88,6 +101,7 @@ def train(
             given, by=by, num_folds=folds, embeddings=embeddings, seed=seed, on_progress=progress
         )
     trained.predictor.save(out)
+    gain, why_not = _gain(trained, profile)
     about = {
         "log": given.name,
         **given.columns,
@@ -96,10 +110,14 @@ def train(
         "notes": list(given.told),
     }
     if json_:
-        _print_json({**trained.report.to_json(), **about})
+        worth = None if gain is None else gain.to_json() | {"price_per_gpu_hour": price}
+        _print_json({**trained.report.to_json(), **about, "gain": worth})
     else:
         _print(given.told)
         _print_report(trained.report, f"{trained.num_folds} folds, split by {trained.split_by}")
+        _print(() if gain is None else worth_lines(gain, price))
+    if why_not:
+        print(f"seqsched: note: {why_not}", file=sys.stderr)
     show.wrote([out])
 
 
@@ -167,6 +185,84 @@ def check(
         print(drift.verdict)
     if drift.is_worse:
         sys.exit(1)
+
+
+def limit(source: SourceArgument, /, *, time_unit: str | None = None, json_: JsonFlag = False) -> None:
+    """How well a predictor that sees the prompt alone can do, by a trace with several answers to each prompt.
+
+    Parameters
+    ----------
+    time_unit
+        Unit of the arrival times: s, ms, us or ns.
+    json_
+        Print the figures alone, as one JSON object.
+    """
+    import traces
+
+    from ..learning import limits
+
+    trace = traces.load(source, time_unit=time_unit)
+    if trace.samples is None:
+        raise InputError(f"{trace.name}: has no samples of the same prompt (columns L_t0.0, L_t0.3, ...)")
+    found = limits.limit(trace.samples, trace.name)
+    if json_:
+        _print_json(found.to_json())
+        return
+    print(f"{found.n:,} prompts of {trace.name}, {found.answers} answers to each")
+    print(
+        f"by another answer to the same prompt: error {found.error:.1f} tokens, {found.acc_50:.1%} within "
+        f"50, {found.acc_100:.1%} within 100, Spearman {found.spearman:.3f}, Kendall tau {found.kendall:.3f}"
+    )
+    print(
+        f"by the median of the others: error {found.error_of_others:.1f}; always the median of all: "
+        f"{found.error_of_median:.1f}"
+    )
+    print(
+        f"no predictor that sees the prompt alone errs by less than {found.least_error:.1f} tokens in the "
+        f"mean, or has a Spearman correlation above {found.most_spearman:.3f}"
+    )
+
+
+def _gain(trained: Trained, profile: str) -> tuple[Gain | None, str]:
+    """What the held-out predictions are worth on a machine; or why that cannot be said."""
+    import numpy as np
+
+    from ..learning.report import in_tokens
+    from ..studies.prediction_gain import prediction_gain
+
+    answers = trained.judged
+    actual = answers.tokens
+    predictions = {
+        "learned": in_tokens(trained.held_out),
+        "always the median": np.full(len(actual), max(1, round(float(np.median(actual))))),
+        "perfect": actual,
+    }
+    try:
+        return prediction_gain(answers.prompt_tokens, actual, predictions, profile=profile), ""
+    except InputError as error:
+        return None, f"what the predictions are worth is not known: {error}"
+
+
+def worth_lines(gain: Gain, price: float | None) -> tuple[str, ...]:
+    """What predictions are worth, in GPU time and, with a price of a GPU hour, in money."""
+    learned, first = gain.worth["learned"], gain.base
+
+    def beside(change: Callable[[Worth], float]) -> str:
+        others = [f"{name} {change(w):+.1%}" for name, w in gain.worth.items() if name != "learned"]
+        return f"{change(learned):+.1%} ({', '.join(others)})"
+
+    money = ""
+    if price is not None:
+        before, now = (seconds / 3600 * price for seconds in (first.gpu_s, learned.gpu_s))
+        money = f", {now:.4g} instead of {before:.4g} in money"
+    return (
+        f"worth on {gain.profile}, in padded batches: {learned.gpu_s:,.0f} GPU seconds per 1,000 answers "
+        f"instead of {first.gpu_s:,.0f}{money}: {beside(lambda w: -w.gpu_saved)}",
+        f"in continuous batching, in a rush of {gain.load:.0%} of what it serves, shortest first: "
+        f"mean E2EL {beside(lambda w: w.mean_e2el_ms / first.mean_e2el_ms - 1)}, "
+        f"p99 {beside(lambda w: w.p99_e2el_ms / first.p99_e2el_ms - 1)}; "
+        f"GPUs for the same mean {beside(lambda w: -w.cost_saved)}",
+    )
 
 
 def _answers(log: Path, where: Any, tokenizer: str | None, which: str) -> Answers:
