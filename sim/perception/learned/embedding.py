@@ -35,7 +35,7 @@ def fingerprint(folder: str | Path) -> str:
 def embedder(
     folder: str, sha256: str | None = None, wanted_by: str = ""
 ) -> Callable[[Sequence[str]], FloatArray]:
-    """From texts to embeddings of length 1, shape (n, dimensions), by the model in a folder.
+    """From texts to embeddings of length 1 (0 without tokens), shape (n, dimensions), by a model's folder.
 
     `sha256`: what `fingerprint` said of it, else InputError; `wanted_by`: who needs it, for errors.
     """
@@ -48,12 +48,14 @@ def embedder(
 @cache
 def _loaded(folder: str) -> tuple[Any, Any]:
     try:
-        from transformers import AutoModel, AutoTokenizer
+        import transformers
     except ImportError:
         raise InputError('embeddings: need transformers and torch: pip install "seqsched[real]"') from None
+    library: Any = transformers
+    library.utils.logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
+        tokenizer = library.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = library.AutoModel.from_pretrained(folder, local_files_only=True).eval()
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"embeddings: {folder} cannot be loaded ({error})") from None
     if tokenizer.pad_token is None:
