@@ -77,7 +77,7 @@ def own_scheduling(policy: str, limits: Limits, engine_name: str) -> OwnScheduli
         max_num_batched_tokens=options.max_num_batched_tokens,
         chunked=options.chunked,
         priority=options.order in PRIORITY,
-        prefix_caching=options.prefix_caching,
+        prefix_caching=options.prefix_caching != "off",
         async_scheduling=is_async,
         reserve_full_prompt=options.admission == "prompt",
         num_gpu_blocks=limits.kv_tokens // limits.block_size,

@@ -18,6 +18,7 @@ from sim.kv_blocks import blocks_for
 from sim.request import Request
 from sim.scenario.policies import make_scheduler
 from sim.scenario.scenario import Scenario
+from sim.schedulers.base import complete
 from sim.work import Iterations, Limits, Outcome, Scheduler, Work
 
 from ..engines.decision import Decision
@@ -78,6 +79,8 @@ class Recorder:
         for id, num_tokens in tokens.items():
             self.held[id] += num_tokens
         blocks = sum(blocks_for(n, self.block_size) for n in self.held.values())
+        if (cache := complete(self.scheduler).prefix_cache) is not None:
+            blocks -= cache.shared_tokens // self.block_size
         evicted = tuple(sorted(request.id for request in work.evict))
         self.decisions.append(Decision(round(now), tokens | overrun, reused, evicted, blocks))
 

@@ -188,7 +188,7 @@ class Replica:
                             self.iterations = None
                         finished = running.advance(leap, iterations, start_s, now)
                         if running.peak_tokens > kv_capacity_tokens:
-                            raise self._overcommitted()
+                            self._check_memory()
                         if logs:
                             self._note(work, leap, iterations, start_s, len(finished))
                         if finished:
@@ -276,11 +276,18 @@ class Replica:
         record, self.batch = self.batch[1], None
         return record._replace(end_s=self.env.now)
 
-    def _overcommitted(self) -> SchedulingError:
-        return SchedulingError(
-            f"{type(self.scheduler).__name__}: {self.running.peak_tokens} KV tokens in use, "
-            f"the capacity is {self.use.kv_capacity_tokens}"
-        )
+    def _check_memory(self) -> None:
+        """SchedulingError where more is in memory than it holds, what requests share counted once."""
+        if (tokens := self._kv_tokens()) > self.use.kv_capacity_tokens:
+            raise SchedulingError(
+                f"{type(self.scheduler).__name__}: {tokens} KV tokens in use, "
+                f"the capacity is {self.use.kv_capacity_tokens}"
+            )
+
+    def _kv_tokens(self) -> int:
+        """Tokens in memory at the end of the last leap, before what finished left."""
+        cache = self.scheduler.prefix_cache
+        return self.running.peak_tokens - (0 if cache is None else cache.shared_tokens)
 
     def _note(self, work: Iterations, leap: Leap, iterations: int, start_s: float, num_finished: int) -> None:
         """Write the decision down, if it falls into the time that is logged."""
@@ -293,7 +300,7 @@ class Replica:
             end_s,
             first_step_s=leap.first_s,
             step_slope_s=leap.slope_s,
-            kv_tokens=self.running.peak_tokens,
+            kv_tokens=self._kv_tokens(),
             replica=self.number,
             num_waiting=self.num_requests - num_finished - self.running.num_running,
         )

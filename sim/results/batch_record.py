@@ -13,7 +13,7 @@ class BatchRecord(NamedTuple):
     `limit` is its token limit (a Perceive: the tokens of an answer), `prompt_tokens` the padded prompt. The
     decode iteration j = 0, 1, ... after the prefill took `first_step_s + j * step_slope_s`. `replica` is the
     accelerator that ran it, `num_waiting` the requests that waited there meanwhile, `paused` those in memory
-    that got no token in its first iteration.
+    that got no token in its first iteration, `found_tokens` what was in memory already of those let in.
     """
 
     kind: Kind
@@ -32,6 +32,7 @@ class BatchRecord(NamedTuple):
     replica: int = 0
     num_waiting: int = 0
     paused: tuple[int, ...] = ()
+    found_tokens: int = 0
 
     def decision(self) -> dict[str, Any]:
         """The entry of the decision log: what was decided, and how many iterations it ran."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +19,24 @@ from .batch_record import BatchRecord
 from .token_gaps import GapPool
 
 
+class PrefixUse(NamedTuple):
+    """`found`: prompt tokens that were in memory when their request first ran. `recomputed`: lost by
+    preemptions, less those found again. `evicted`: given up, though they might still have been found.
+    """
+
+    found: int
+    recomputed: int
+    evicted: int
+
+
 @dataclass
 class ReplicaUse:
     """What one accelerator did: sums over its iterations of continuous batching, its memory, its outages.
 
     Padded batches are not in `iterations` and `busy_s`: their records are (`Ledger.batches`). `unfinished`:
     when it iterated since it last finished a request, from and until in turns; None: it need not be known,
-    since nothing that has begun is lost, nor run for nobody.
+    since nothing that has begun is lost, nor run for nobody. `prefixes`: None where nobody looks for
+    the beginnings of prompts in memory.
     """
 
     profile: str = ""
@@ -37,6 +48,7 @@ class ReplicaUse:
     failures: int = 0
     down_s: float = 0.0
     unfinished: list[float] | None = None
+    prefixes: PrefixUse | None = None
 
     def join_unfinished(self) -> None:
         """Join spans of `unfinished` that follow each other without a gap."""
@@ -224,6 +236,7 @@ class Ledger:
                 replica,
                 num_waiting,
                 tuple([request.id for request in work.pause]),
+                sum([chunk.cached for chunk in work.chunks]),
             )
         )
 

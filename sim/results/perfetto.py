@@ -168,6 +168,8 @@ def _one(batch: BatchRecord) -> tuple[str, Event]:
     if batch.is_chunked:
         tokens = sum(num_tokens for num_tokens, _ in batch.chunks)
         args |= {"prefill_tokens": tokens, "evictions": len(batch.evicted), "kv_tokens": batch.kv_tokens}
+        if batch.found_tokens:
+            args |= {"found_tokens": batch.found_tokens}
         head = f"prefill {tokens} tokens of {len(batch.chunks)}" if batch.chunks else "decode"
         name = f"{head}, {iterations} iteration{'s' if iterations > 1 else ''}"
         return f"{name}, {len(batch.evicted)} evicted" if batch.evicted else name, args
@@ -190,6 +192,7 @@ def _several(group: Sequence[BatchRecord]) -> tuple[str, Event]:
         "requests": sum(len(b.request_ids) for b in group),
         "iterations": iterations,
         "prefill_tokens": sum(tokens for b in group for tokens, _ in b.chunks),
+        "found_tokens": sum(b.found_tokens for b in group),
         "evictions": sum(len(b.evicted) for b in group),
         "kv_tokens": max(b.kv_tokens for b in group),
         "busy_fraction": busy_s / span_s if span_s else 1.0,

@@ -23,6 +23,7 @@ from .batch_record import BatchRecord
 from .caps import share_at_cap
 from .ledger import COUNTS, Ledger
 from .metrics import request_latencies, summarise
+from .prefix_use import prefix_figures
 from .tables import RunTables, TokenUse, start_of
 from .token_gaps import Ramps
 from .warmup import num_warmup
@@ -111,7 +112,7 @@ def make_result(
     goodput and gaps between tokens are of what ends after the next has arrived. The summary has their number
     as `warmup_requests` and how long that was as `warmup_s`. With `caps`, the requests' own, shape (n,), it
     has `share_at_cap`, the share of them that are the answer's length. With `session_id`, shape (n,), the
-    tables and the summary know of sessions.
+    tables and the summary know of sessions; with prefix caching it has what `prefix_figures` says.
     """
     columns = _columns(ledger, request_id, prompt_tokens, output_tokens, priority)
     if session_id is not None:
@@ -136,8 +137,9 @@ def make_result(
     begins_s = float(columns["arrival_s"].min())
     warm = {} if warmup is None else {"warmup_requests": left_out, "warmup_s": run.since_s - begins_s}
     capped = {} if caps is None else {"share_at_cap": share_at_cap(caps, output_tokens)}
+    found = prefix_figures(ledger.replicas, prompt_tokens, columns["scheduled_s"])
     return Result(
-        {**summarise(run), **why, **warm, **capped, **labels},
+        {**summarise(run), **why, **warm, **capped, **found, **labels},
         MappingProxyType(_frozen(columns)),
         tuple(batches),
         tokens,

@@ -38,7 +38,7 @@ from ..perception.predictions import Perception, asking_tokens, perceive
 from ..perception.predictors import Predictor
 from ..perception.registry import make_predictor
 from ..request import KnownBlocks, Request
-from ..results.ledger import Ledger, ReplicaUse, column
+from ..results.ledger import Ledger, PrefixUse, ReplicaUse, column
 from ..results.result import Result, make_result
 from ..results.warmup import read_warmup
 from ..schedulers.base import CompleteScheduler
@@ -149,7 +149,7 @@ class Scenario:
             else:
                 fleet.run(replicas, self.outages.schedules(len(machines), stream(self.seed, "failures")))
         for use, scheduler in zip(ledger.replicas, schedulers, strict=True):
-            use.kv_peak_tokens = max(use.kv_peak_tokens, scheduler.kv_peak_tokens)
+            _note_memory(use, scheduler)
         arrivals.close()
         if perception.is_rank:
             ledger.predicted = column(np.full(len(self.trace), -1))  # ranks are no lengths
@@ -260,6 +260,13 @@ class Scenario:
 
         context = RouterContext(len(machines), stream(self.seed, "routing"), work_s)
         return router_maker(self.router)(context)
+
+
+def _note_memory(use: ReplicaUse, scheduler: CompleteScheduler) -> None:
+    """What a scheduler says of its memory at the end of a run."""
+    use.kv_peak_tokens = max(use.kv_peak_tokens, scheduler.kv_peak_tokens)
+    if (cache := scheduler.prefix_cache) is not None:
+        use.prefixes = PrefixUse(cache.found_tokens, cache.recomputed_tokens, cache.evicted_tokens)
 
 
 def _known_blocks(blocks: PromptBlocks, rows: np.ndarray[Any, Any]) -> Iterator[KnownBlocks]:

@@ -8,6 +8,27 @@ from typing import Literal, Protocol, TypeAlias, cast
 from ..request import Request
 from ..work import Drop, Scheduler
 
+
+class PrefixCache(Protocol):
+    """What a scheduler says of the beginnings of requests that it found in memory."""
+
+    @property
+    def shared_tokens(self) -> int:
+        """Tokens in memory that several requests hold, counted for each of them but the first."""
+
+    @property
+    def found_tokens(self) -> int:
+        """Prompt tokens that were in memory when their request was let in for the first time."""
+
+    @property
+    def recomputed_tokens(self) -> int:
+        """Tokens lost by preemptions, less those found when their request came back."""
+
+    @property
+    def evicted_tokens(self) -> int:
+        """Tokens given up so far that might still have been found."""
+
+
 Need: TypeAlias = Literal["order", "length", "distribution", "again"]
 
 
@@ -21,6 +42,7 @@ class BaseScheduler:
     has_place: bool = False
     kv_capacity_tokens: int | None = None
     kv_peak_tokens: int = 0
+    prefix_cache: PrefixCache | None = None
 
     def wants(self, request: Request) -> bool | None:
         """None: no opinion."""
@@ -66,6 +88,10 @@ class CompleteScheduler(Scheduler, Protocol):
     def kv_peak_tokens(self) -> int:
         """The most KV memory that it ever gave out (tokens)."""
 
+    @property
+    def prefix_cache(self) -> PrefixCache | None:
+        """What requests share in memory; None: each has its own."""
+
     def wants(self, request: Request) -> bool | None:
         """Whether to take the request from a shared queue; None: only where the replica has none.
 
@@ -82,6 +108,7 @@ MEMBERS = (
     "has_place",
     "kv_capacity_tokens",
     "kv_peak_tokens",
+    "prefix_cache",
     "wants",
 )
 

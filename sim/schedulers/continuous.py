@@ -23,12 +23,13 @@ from .continuous_options import ContinuousOptions
 from .disciplines import discipline
 from .kv_cache import KvCache
 from .order import NEEDS
+from .paged import Paged
 from .planned_memory import PlannedMemory, planned_memory
 from .preemption import next_chunks, scan
 from .waiting import ByRank, Entry, InOrder
 
 
-class ContinuousScheduler:
+class ContinuousScheduler(Paged):
     """Iteration-level scheduling over paged KV memory, as vLLM v1 does it."""
 
     Options = ContinuousOptions
@@ -84,16 +85,6 @@ class ContinuousScheduler:
         self.deadlines: list[tuple[float, int, Request]] = []  # heap of what may expire while it waits
         self.admitted_in_time: set[int] = set()  # ids with a deadline
         self.withdrawn: set[int] = set()  # ids that still stand in the queue though they have ended
-
-    @property
-    def kv_capacity_tokens(self) -> int:
-        """KV tokens that requests can hold: all whole blocks of the machine but those that are kept."""
-        return self.limits.kv_tokens
-
-    @property
-    def kv_peak_tokens(self) -> int:
-        """The most KV memory ever held, in tokens of whole blocks."""
-        return self.kv.peak_tokens
 
     @property
     def has_place(self) -> bool:
@@ -232,7 +223,7 @@ class ContinuousScheduler:
         places = self.max_num_seqs - len(running)
         is_planned = self.plans is not None
         has_hooks = is_planned or self.on_admission is not None or bool(self.deadlines)
-        has_evicted = kv.has_evicted
+        may_find = kv.may_find
         while places and waiting:
             entry = waiting[0]
             request = entry[2]
@@ -243,18 +234,20 @@ class ContinuousScheduler:
                 continue
             if kept and id in kept:
                 length += kept[id]
-            cached = kv.cached_tokens(id, length) if has_evicted else 0
+            if budget <= 0:
+                return not chunks
+            cached = kv.cached_tokens(request, length) if may_find else 0
             tokens, is_last = length, True
             if length - cached > budget:
-                if budget <= 0 or not self.options.chunked:
-                    return not chunks  # without chunks the budget is the same at the next iteration
+                if not self.options.chunked:
+                    return not chunks  # the budget is the same at the next iteration
                 tokens, is_last = cached + budget, False
             if (is_planned or not is_last) and not self._may_enter(request, tokens, length):
                 return True
             if not kv.admit(id, tokens, is_last):
                 return True
-            if has_evicted:
-                kv.reuse(id, cached)
+            if may_find:
+                kv.reuse(id, tokens)
             waiting.pop_first()
             budget -= tokens - cached
             chunks.append(Chunk(request, tokens - cached, is_last, cached))

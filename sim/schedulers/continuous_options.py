@@ -56,8 +56,10 @@ class ContinuousOptions:
     """Memory that must be free to let a request in: chunk (for its first chunk), prompt, predicted (at the
     predicted peak of what runs and the request) or quantile:Q (at that peak, exceeded with probability 1-Q).
     """
-    prefix_caching: bool = True
-    """Use again what memory still holds of an evicted request (shared prompts are not modelled)."""
+    prefix_caching: Literal["off", "own", "on"] = "own"
+    """Use again what memory still holds: nothing, what an evicted request had itself, or what any had that
+    begins alike, by vLLM's rules (the trace has to say which do).
+    """
     async_scheduling: bool | None = None
     """Decide an iteration while the one before it runs, as vLLM's servers do; default: what the profile says.
     """
@@ -194,6 +196,8 @@ class ContinuousOptions:
 
     def _check_rules(self) -> None:
         """ValueError for an option of other rules than those that are chosen, and for one out of bounds."""
+        if self.prefix_caching == "on" and self.rules != "vllm":
+            raise ValueError(f"prefix_caching: on goes by rules=vllm, not by rules={self.rules}")
         for f in fields(self):
             rules = next((r for r, names in RULE_OPTIONS.items() if f.name in names), self.rules)
             if rules != self.rules and getattr(self, f.name) != f.default:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from ..kv_blocks import blocks_ahead, blocks_for, iterations_within
 from ..request import Request
 from ..work import Chunk
+from .prefixes import Caching, OwnPrefixes, Prefixes, SharedPrefixes
 
 FAR = 64
 """Iterations that a leap seldom reaches: where memory lasts longer, its end is computed to a round only."""
@@ -38,26 +39,29 @@ class KvCache:
         "block_size",
         "complete",
         "free",
-        "has_evicted",
         "iteration",
         "least_free",
+        "may_find",
         "need",
         "num_blocks",
         "out_of_queue",
         "partial",
         "paused",
+        "prefix_caching",
         "prefixes",
-        "reuses_prefixes",
         "takers",
         "unknown_tokens",
     )  # fmt: skip
 
     def __init__(
-        self, num_blocks: int, block_size: int, prefix_caching: bool = True, unknown_tokens: int = 0
+        self, num_blocks: int, block_size: int, prefix_caching: Caching = "own", unknown_tokens: int = 0
     ) -> None:
-        self.num_blocks, self.block_size, self.reuses_prefixes = num_blocks, block_size, prefix_caching
+        self.num_blocks, self.block_size, self.prefix_caching = num_blocks, block_size, prefix_caching
         self.unknown_tokens = unknown_tokens
         self.least_free = num_blocks
+        self.prefixes: Prefixes = (
+            SharedPrefixes(num_blocks, block_size) if prefix_caching == "on" else OwnPrefixes()
+        )
         self.clear()
 
     def clear(self) -> None:
@@ -71,8 +75,10 @@ class KvCache:
         self.births: dict[int, int] = {}
         self.complete: dict[int, int] = {}
         self.takers = [0] * self.block_size
-        self.prefixes = EvictedPrefixes()
-        self.has_evicted = False  # whether anything of these is there, or is used again by the next iteration
+        self.prefixes.clear()
+        # Whether something may be found again, or is by the next iteration: it matters then which block is
+        # taken.
+        self.may_find = self.prefixes.may_find
 
     @property
     def peak_tokens(self) -> int:
@@ -105,16 +111,17 @@ class KvCache:
             return 1 + iterations_within(self.takers, self.iteration + 1, left)
         return iterations
 
-    def cached_tokens(self, id: int, length: int) -> int:
+    def cached_tokens(self, request: Request, length: int) -> int:
         """First tokens of a sequence of `length` that need not be computed when it is admitted to the next
-        iteration; its last one always is.
+        iteration; its last one always is. What is said of admission from now on is said of this sequence.
         """
-        intact = self.prefixes.intact(id, self.need - self.out_of_queue)
-        return min(intact, (length - 1) // self.block_size) * self.block_size
+        self.prefixes.take(self.need - self.out_of_queue)
+        self.out_of_queue = self.need
+        return self.prefixes.find(request, (length - 1) // self.block_size) * self.block_size
 
     def can_admit(self, tokens: int) -> bool:
         """Whether the next iteration can also hold `tokens` tokens of one more sequence."""
-        return self.need + blocks_for(tokens, self.block_size) <= self.free
+        return self.need + blocks_for(tokens, self.block_size) - self.prefixes.num_shared <= self.free
 
     def admit(self, id: int, tokens: int, is_last: bool) -> bool:
         """Bring a sequence in with the next iteration, with `tokens` in memory after it; it decodes from then
@@ -122,6 +129,8 @@ class KvCache:
         """
         size = self.block_size
         need = self.need - -tokens // size
+        if self.may_find:
+            need -= self.prefixes.num_shared
         if need > self.free:
             return False
         self.need = need
@@ -133,10 +142,9 @@ class KvCache:
         return True
 
     def reuse(self, id: int, tokens: int) -> None:
-        """Use the first `tokens` of a sequence just admitted again: its `cached_tokens`."""
-        blocks = tokens // self.block_size
-        self.prefixes.reuse(id, blocks)
-        self.out_of_queue += blocks
+        """A sequence just admitted, of which `tokens` will be in memory, uses its `cached_tokens` again."""
+        self.out_of_queue += self.prefixes.reuse(id)
+        self.prefixes.computed(id, tokens // self.block_size)
 
     def can_extend(self, chunks: Iterable[Chunk]) -> bool:
         """Whether memory suffices for the next iteration with these chunks of incomplete prompts."""
@@ -156,6 +164,8 @@ class KvCache:
         """A chunk will be in memory; who has its whole prompt there decodes."""
         id = chunk.request.id
         tokens = self.partial[id] + chunk.num_tokens
+        if self.may_find:
+            self.prefixes.computed(id, tokens // self.block_size)
         if chunk.last:
             del self.partial[id]
             self.births[id] = birth = tokens - self.iteration - 1
@@ -172,6 +182,8 @@ class KvCache:
 
     def begin_scan(self) -> None:
         """Nothing is taken yet."""
+        if self.prefix_caching == "on" and self.unknown_tokens:
+            self.prefixes.num_in_flight = self.prefixes.num_held_twice
         self.need = self.out_of_queue = 0
 
     def go_on(self, id: int, num_tokens: int) -> bool:
@@ -183,7 +195,7 @@ class KvCache:
         if self.need + blocks > self.free:
             return False
         self.need += blocks
-        if self.has_evicted:
+        if self.may_find:
             self.prefixes.take(blocks)
             self.out_of_queue += blocks
         return True
@@ -195,12 +207,13 @@ class KvCache:
         held, size = self.held(id), self.block_size
         tokens = held + num_tokens
         before, blocks = blocks_for(held, size), blocks_for(tokens, size)
-        if self.reuses_prefixes:
-            if not self.has_evicted:
+        if self.prefix_caching != "off":
+            if not self.may_find:
                 self.out_of_queue = self.need
-                self.has_evicted = True
+                self.may_find = True
             known = tokens if tokens <= length else tokens - self.unknown_tokens
-            self.prefixes.evicted(id, self.free - self.need, blocks, known // size)
+            self.prefixes.lost_tokens += held
+            self.free -= self.prefixes.evicted(id, self.free - self.need, blocks, known // size)
             self.out_of_queue -= blocks - before
         self.need -= blocks - before
         self.free += before
@@ -221,7 +234,7 @@ class KvCache:
 
     def forget(self, id: int) -> None:
         """A request that was evicted never comes back."""
-        self.prefixes.parts.pop(id, None)
+        self.prefixes.forget(id)
 
     def stop(self, id: int) -> None:
         """A decoding sequence takes no more tokens; it keeps its blocks."""
@@ -235,10 +248,11 @@ class KvCache:
         need = self.need
         if iterations != 1:
             need = need + blocks_ahead(takers, self.iteration + 1, iterations - 1) if iterations else 0
-        if self.has_evicted:
+        if self.may_find:
             self.prefixes.take(need - self.out_of_queue)
             self.out_of_queue = 0
-            self.has_evicted = bool(self.prefixes.parts)
+            self.may_find = self.prefixes.may_find
+            self.prefixes.num_in_flight = 0
         free = self.free - need
         if free < self.least_free:
             self.least_free = free
@@ -246,7 +260,9 @@ class KvCache:
         if self.paused:
             self._end_pause()
         if finished:
-            births, has_evicted = self.births, self.has_evicted
+            births, may_find = self.births, self.may_find
+            if may_find and len(finished) > 1:
+                finished = self.prefixes.as_let_in(finished)
             for request in finished:
                 birth = births.pop(request.id, None)
                 if birth is None:
@@ -256,8 +272,8 @@ class KvCache:
                     tokens = birth + iteration
                     known = tokens - self.unknown_tokens
                 free -= -tokens // size
-                if has_evicted:
-                    self.prefixes.unhashed += -(-tokens // size) - known // size
+                if may_find:
+                    free -= self.prefixes.ended(request.id, -(-tokens // size), known // size)
         self.free = free
         self.need = takers[iteration % size]
 
@@ -270,50 +286,3 @@ class KvCache:
             births[id] = birth = birth - 1
             takers[-birth % size] += 1
         self.paused = []
-
-
-class EvictedPrefixes:
-    """How much of an evicted request's KV is still in memory when it comes back.
-
-    Free blocks form a queue, and new ones are taken from its head. Of what a request frees, the blocks that
-    are full have a hash and join the tail, the last one first; a last block that is not full can never be
-    found again and joins the head (vLLM's `BlockPool.free_blocks`). What is freed keeps its content until it
-    is taken, so a request that comes back in time finds the first of its blocks intact. Counting is enough:
-    but for those at the head, block number k to be taken since the start is block number k.
-    """
-
-    def __init__(self) -> None:
-        self.taken = 0  # blocks ever taken from the queue, without those that had joined its head
-        self.unhashed = 0  # blocks at the head of the queue that joined it there
-        self.parts: dict[int, tuple[int, int]] = {}  # id -> first of its numbers, full blocks
-
-    def take(self, blocks: int) -> None:
-        """So many blocks leave the head of the queue."""
-        unhashed = min(self.unhashed, blocks)
-        self.unhashed -= unhashed
-        self.taken += blocks - unhashed
-
-    def evicted(self, request_id: int, free_before: int, blocks: int, full_blocks: int) -> None:
-        """`blocks` of a request join a queue of `free_before`; `full_blocks` of them can be found again."""
-        if not self.parts:
-            self.unhashed = 0  # what is free already all stands before them, whatever it holds
-        self.parts[request_id] = (self.taken + free_before - self.unhashed, full_blocks)
-        self.unhashed += blocks - full_blocks
-
-    def intact(self, request_id: int, taken_since: int) -> int:
-        """Blocks of the request to be used again, when `taken_since` more will have been taken by then."""
-        part = self.parts.get(request_id)
-        if part is None:
-            return 0
-        first, full_blocks = part
-        taken = self.taken + max(0, taken_since - self.unhashed)
-        return max(0, min(first + full_blocks - taken, full_blocks))
-
-    def reuse(self, request_id: int, blocks: int) -> None:
-        """The request is back and takes its intact blocks out of the queue; what was freed later moves up."""
-        part = self.parts.pop(request_id, None)
-        if part is None or not blocks:
-            return
-        for other, (first, full_blocks) in self.parts.items():
-            if first > part[0]:
-                self.parts[other] = (first - blocks, full_blocks)

@@ -71,7 +71,7 @@ class SglangScheduler(ContinuousScheduler):
         self.max_num_batched_tokens = sys.maxsize
         self.surely_fits_tokens = self.limits.kv_tokens - self.limits.perception_tokens
         # What a retracted request had in memory is given up at once.
-        self.kv = KvCache(self.kv.num_blocks, size, prefix_caching=False)
+        self.kv = KvCache(self.kv.num_blocks, size, prefix_caching="off")
 
     def _clear(self) -> None:
         super()._clear()

@@ -135,7 +135,7 @@ class TrtllmScheduler(ContinuousScheduler):
         for place, entry in enumerate(fitting):
             request = entry[2]
             length = self._length(request)
-            cached = kv.cached_tokens(request.id, length) if kv.has_evicted else 0
+            cached = kv.cached_tokens(request, length) if kv.may_find else 0
             tokens = self._chunk_size(length - cached, budget)
             if not tokens:
                 if not self.options.chunked or budget <= 0:
@@ -147,7 +147,8 @@ class TrtllmScheduler(ContinuousScheduler):
             if not kv.admit(request.id, cached + tokens, is_last):
                 stayed += fitting[place:]
                 break
-            kv.reuse(request.id, cached)
+            if kv.may_find:
+                kv.reuse(request.id, cached + tokens)
             budget -= tokens
             chunks.append(Chunk(request, tokens, is_last, cached))
             self.running[request.id] = entry

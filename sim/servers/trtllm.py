@@ -59,6 +59,8 @@ def finish(reading: Reading, gpu: str | None, gpu_bytes: int | None) -> None:
     options.setdefault("max_num_batched_tokens", MAX_NUM_TOKENS)
     options.setdefault("max_num_seqs", min(MAX_BATCH_SIZE, options["max_num_batched_tokens"]))
     options.setdefault("chunked", False)
+    if options.get("prefix_caching"):
+        options["prefix_caching"] = "own"  # on goes by vLLM's rules
     if "capacity" in reading.engine:
         options["capacity_scheduler_policy"] = reading.engine["capacity"].lower()
     if reading.engine.get("dp_attention"):

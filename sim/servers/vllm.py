@@ -25,9 +25,7 @@ FLAGS: dict[str, Flag] = {
     "max-num-batched-tokens": Flag("policy.max_num_batched_tokens", "int"),
     "max-model-len": Flag("engine.max_model_len", "int"),
     "enable-chunked-prefill": Flag("policy.chunked", "switch"),
-    "enable-prefix-caching": Flag(
-        "policy.prefix_caching", "switch", "prompts that share a prefix are not modelled, only evicted ones"
-    ),
+    "enable-prefix-caching": Flag("policy.prefix_caching", "switch"),
     "scheduling-policy": Flag("policy.order"),
     "async-scheduling": Flag("policy.async_scheduling", "switch"),
     "enforce-eager": Flag(kind="switch", why="kernel times are those with CUDA graphs"),
@@ -79,5 +77,6 @@ def finish(reading: Reading, gpu: str | None, gpu_bytes: int | None) -> None:
         )
     if options.get("chunked") is False:
         tokens = max(tokens, reading.engine.get("max_model_len") or 0)
+    options.setdefault("prefix_caching", True)
     options.setdefault("max_num_batched_tokens", tokens)
     options.setdefault("max_num_seqs", min(seqs, options["max_num_batched_tokens"]))

@@ -23,7 +23,7 @@ from real.engines.decision import Decision
 from real.engines.vllm.engine import prepare_environment
 from real.validation.decisions import Difference, differences
 from tests.vllm import simulated
-from tests.vllm.worlds import SETTINGS, World, random_world, smallest
+from tests.vllm.worlds import SETTINGS, World, random_world, smallest, without
 
 Decide = Callable[[World], list[Decision]]
 FIRST_SEED = 1_000
@@ -92,7 +92,13 @@ class Group(NamedTuple):
 
 
 def in_larger_blocks(world: World) -> World:
-    """The same in blocks that the engine takes: fewer of them, so that memory is as scarce."""
+    """The same in blocks that the engine takes: fewer of them, so that memory is as scarce. Without further
+    turns, and with an end of its own for every prompt: what its model answers is not known beforehand.
+    """
+    requests = tuple(asking._replace(prompt_tokens=asking.prompt_tokens + 1) for asking in world.requests)
+    world = replace(world, requests=requests)
+    while any(asking.after >= 0 for asking in world.requests):
+        world = without(world, next(k for k, asking in enumerate(world.requests) if asking.after >= 0))
     num_usable = (world.num_gpu_blocks - 1) * world.block_size // ENGINE_BLOCK_SIZE
     return replace(world, block_size=ENGINE_BLOCK_SIZE, num_gpu_blocks=num_usable + 1)
 

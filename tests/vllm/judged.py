@@ -63,6 +63,7 @@ class Dry:
     def start(self, world: World) -> None:
         """A new world begins."""
         self.world, self.journal, self.num_sampled = world, Journal(), dict[str, int]()
+        self.prompts = prompts_of(world)
         self.keys = {str(number): number for number in range(len(world.requests))}
         spec = FullAttentionSpec(
             block_size=world.block_size, num_kv_heads=1, head_size=32, dtype=torch.bfloat16
@@ -79,7 +80,7 @@ class Dry:
 
     def add(self, number: int) -> None:
         """The request of that number arrives."""
-        self.scheduler.add_request(request_of(self.world, number))
+        self.scheduler.add_request(request_of(self.world, number, self.prompts[number]))
 
     def has_requests(self) -> bool:
         """Whether a request has not ended, or an iteration is in flight."""
@@ -102,8 +103,7 @@ class Dry:
                 sampled.append([])
                 continue
             count = self.num_sampled[id] = self.num_sampled.get(id, 0) + 1
-            is_last = count >= self.world.requests[int(id)].output_tokens
-            sampled.append([EOS if is_last else 3 + count % (VOCAB - 3)])
+            sampled.append([answer_of(self.world, int(id))[count - 1]])
         return ModelRunnerOutput(
             req_ids=ids, req_id_to_index={id: k for k, id in enumerate(ids)}, sampled_token_ids=sampled
         )
@@ -122,14 +122,13 @@ class Engine:
 
     def start(self, world: World) -> None:
         """A new world begins."""
-        self.world = world
+        self.world, self.prompts = world, prompts_of(world)
         self.engine.use(settings_of(world))
 
     def add(self, number: int) -> None:
         """The request of that number arrives."""
         asking = self.world.requests[number]
-        prompt = prompt_of(self.world, number)
-        self.engine.add(number, prompt, asking.output_tokens, asking.priority, asking.arrival)
+        self.engine.add(number, self.prompts[number], asking.output_tokens, asking.priority, asking.arrival)
 
     def has_requests(self) -> bool:
         """Whether a request has not ended."""
@@ -153,13 +152,20 @@ def settings_of(world: World) -> SchedulerSettings:
     )
 
 
-def prompt_of(world: World, number: int) -> list[int]:
-    """Tokens drawn at random, so that no two prompts share a block."""
-    rng = random.Random(f"{world.seed} {number}")
-    return [rng.randrange(3, VOCAB) for _ in range(world.requests[number].prompt_tokens)]
+def answer_of(world: World, number: int) -> list[int]:
+    """The answer as made up: random, like no other; `EOS` is the last where answers end by it."""
+    rng, length = random.Random(f"{world.seed} answer {number}"), world.requests[number].output_tokens
+    tokens = [rng.randrange(3, VOCAB) for _ in range(length)]
+    # A row that was decided ahead runs once more.
+    return [*tokens[:-1], EOS if world.stops_by_eos else tokens[-1], EOS]
 
 
-def request_of(world: World, number: int) -> Request:
+def prompts_of(world: World) -> list[list[int]]:
+    """The tokens of all prompts."""
+    return world.prompts(lambda number: answer_of(world, number), VOCAB)
+
+
+def request_of(world: World, number: int, prompt: list[int]) -> Request:
     """The request of that number, for a scheduler alone."""
     asking = world.requests[number]
     most = max(asking.output_tokens for asking in world.requests)
@@ -168,7 +174,7 @@ def request_of(world: World, number: int) -> Request:
     params.update_from_generation_config({}, EOS)
     return Request(
         request_id=str(number),
-        prompt_token_ids=prompt_of(world, number),
+        prompt_token_ids=prompt,
         sampling_params=params,
         pooling_params=None,
         arrival_time=asking.arrival + 1e-6 * number,

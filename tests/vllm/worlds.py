@@ -9,12 +9,18 @@ from typing import NamedTuple
 
 
 class Asking(NamedTuple):
-    """A request of a world; `arrival`: the iteration before which it arrives. A lower priority goes first."""
+    """A request of a world; `arrival`: the iteration before which it arrives. A lower priority goes first.
+
+    The prompt begins with that of request `after` and its answer, which has ended by then, or (-1) with
+    nothing; then come texts that others may have too, as (name, tokens), and what is left is its own.
+    """
 
     prompt_tokens: int
     output_tokens: int
     arrival: int = 0
     priority: int = 0
+    after: int = -1
+    texts: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,22 @@ class World:
     stops_by_eos: bool = False
     seed: int = 0
 
+    def prompts(self, answer: Callable[[int], list[int]], highest: int) -> list[list[int]]:
+        """The tokens of every prompt, up to `highest`; those of answers are given, by number of request."""
+        prompts: list[list[int]] = []
+        for number, request in enumerate(self.requests):
+            tokens: list[int] = []
+            if request.after >= 0:
+                before = self.requests[request.after]
+                tokens = prompts[request.after] + answer(request.after)[: before.output_tokens]
+            for name, length in request.texts:
+                rng = random.Random(f"text {name}")
+                tokens += [rng.randrange(3, highest) for _ in range(length)]
+            rng = random.Random(f"{self.seed} {number}")
+            rest = request.prompt_tokens - len(tokens)
+            prompts.append(tokens + [rng.randrange(3, highest) for _ in range(rest)])
+        return prompts
+
     @property
     def policy(self) -> str:
         """The policy that decides by these settings."""
@@ -54,13 +76,19 @@ class World:
 
 
 class Shape(NamedTuple):
-    """Bounds that requests are drawn within; `last_arrival` 0: all at once, `priorities` 1: all alike."""
+    """Bounds that requests are drawn within; `last_arrival` 0: all at once, `priorities` 1: all alike.
+
+    `texts`: of so many the prompts are made up, some to the last token; `turns`: so many more requests go on
+    from others when all these have ended.
+    """
 
     num_requests: int
     most_prompt_tokens: int
     most_output_tokens: int
     last_arrival: int = 0
     priorities: int = 1
+    texts: int = 0
+    turns: int = 0
 
 
 Settings = Mapping[str, int | bool]
@@ -86,8 +114,35 @@ SETTINGS: Mapping[str, tuple[Settings, Shape]] = {
         {"prefix_caching": True, "num_gpu_blocks": 25, "priority": True},
         Shape(16, 120, 200, 150, 4),
     ),
+    "shared prefixes": ({"prefix_caching": True}, Shape(24, 260, 60, 80, texts=3)),
+    "shared prefixes, scarce": (
+        {"prefix_caching": True, "num_gpu_blocks": 33, "max_num_batched_tokens": 64},
+        Shape(24, 260, 80, 80, texts=3),
+    ),
+    "shared prefixes, few blocks": (
+        {"prefix_caching": True, "num_gpu_blocks": 17, "max_num_seqs": 6},
+        Shape(20, 90, 40, 120, texts=2, turns=8),
+    ),
+    "shared prefixes, turns": (
+        {"prefix_caching": True, "num_gpu_blocks": 49},
+        Shape(16, 150, 60, 100, texts=2, turns=16),
+    ),
+    "shared prefixes, priority": (
+        {"prefix_caching": True, "num_gpu_blocks": 29, "priority": True},
+        Shape(20, 160, 100, 100, 4, texts=2, turns=6),
+    ),
+    "shared prefixes, no chunks": (
+        {"prefix_caching": True, "num_gpu_blocks": 61, "chunked": False, "max_num_batched_tokens": 400},
+        Shape(20, 280, 60, 100, texts=3),
+    ),
 }  # fmt: skip
-"""Each synchronous and asynchronous: 28 kinds of world."""
+"""Each synchronous and asynchronous: 40 kinds of world."""
+
+TEXTS = (37, 64, 96)
+"""How many tokens the texts have that prompts are made up of."""
+
+LATER = 5_000
+"""The iteration from which on further turns come: all that came before has ended."""
 
 
 def random_world(setting: str, seed: int, *, async_scheduling: bool) -> World:
@@ -104,16 +159,58 @@ def random_world(setting: str, seed: int, *, async_scheduling: bool) -> World:
         for _ in range(shape.num_requests)
     ]
     requests.sort(key=lambda request: request.arrival)
+    if shape.texts:
+        requests = [_with_texts(request, shape.texts, rng) for request in requests]
+    later = sorted(rng.randint(0, 60) for _ in range(shape.turns))
+    requests += [_turn(requests, LATER + arrival, shape, rng) for arrival in later]
     kind = f"{setting}{', ahead' if async_scheduling else ''}"
     made = World(f"{kind} {seed}", tuple(requests), async_scheduling=async_scheduling, seed=seed)
     return replace(made, **options)
 
 
+def _with_texts(request: Asking, num_texts: int, rng: random.Random) -> Asking:
+    """The request with texts of its prompt drawn: none, one or two, with or without an end of its own."""
+    left, texts = request.prompt_tokens, list[tuple[int, int]]()
+    for _ in range(rng.randrange(3)):
+        name = rng.randrange(num_texts)
+        if left >= TEXTS[name]:
+            texts.append((name, TEXTS[name]))
+            left -= TEXTS[name]
+    if texts and rng.random() < 0.3:
+        left = 0
+    return request._replace(texts=tuple(texts), prompt_tokens=sum(n for _, n in texts) + left)
+
+
+def _turn(requests: list[Asking], arrival: int, shape: Shape, rng: random.Random) -> Asking:
+    """A further turn after one of those that came before all turns."""
+    after = rng.randrange(shape.num_requests)
+    before = requests[after]
+    said = before.prompt_tokens + before.output_tokens
+    return Asking(
+        said + rng.choice((0, 0, rng.randint(1, 40))),
+        rng.randint(1, shape.most_output_tokens),
+        arrival,
+        rng.randrange(shape.priorities),
+        after,
+    )
+
+
 def smallest(world: World, differs: Callable[[World], bool]) -> World:
     """A world that still differs, with as few requests as leaving out one after the other gives."""
     kept = world
-    for request in world.requests:
-        fewer = tuple(other for other in kept.requests if other is not request)
-        if fewer and differs(replace(kept, requests=fewer)):
-            kept = replace(kept, requests=fewer)
+    number = 0
+    while number < len(kept.requests):
+        fewer = without(kept, number)
+        if fewer.requests and differs(fewer):
+            kept = fewer
+        else:
+            number += 1
     return kept
+
+
+def without(world: World, number: int) -> World:
+    """The world without that request, and those that go on from it."""
+    left = [k for k, asking in enumerate(world.requests) if number not in (k, asking.after)]
+    place = {k: position for position, k in enumerate(left)} | {-1: -1}
+    chosen = (world.requests[k] for k in left)
+    return replace(world, requests=tuple(asking._replace(after=place[asking.after]) for asking in chosen))

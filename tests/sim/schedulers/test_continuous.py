@@ -142,7 +142,7 @@ class Desk:
             self.pool.hold(i, self.tokens[i])
         for chunk in work.chunks:
             i = chunk.request.id
-            if o.prefix_caching and i not in self.tokens:
+            if o.prefix_caching != "off" and i not in self.tokens:
                 assert chunk.cached == 16 * self.pool.reuse(i)
             done = self.tokens.get(i, 0) + chunk.cached + chunk.num_tokens
             self.pool.hold(i, done)
@@ -331,7 +331,7 @@ def test_a_prompt_in_the_middle_can_be_evicted_and_begins_anew(requests: Request
     """Five blocks: in its fifth iteration the long prompt wants a fourth, and request 0 has two by then."""
     asked = requests([None, None], prompt_tokens=[15, 64], max_new_tokens=16)
     small = {"blocks": 5, "max_num_seqs": 4, "max_num_batched_tokens": 16, "admission": "chunk"}
-    lines = Desk(asked, [10, 2], prefix_caching=False, **small).run()
+    lines = Desk(asked, [10, 2], prefix_caching="off", **small).run()
     assert lines[:6] == [
         Line([], [(0, 15), (1, 1)], []),
         Line([], [(1, 15)], [0]),
@@ -346,7 +346,7 @@ def test_what_memory_still_holds_of_an_evicted_request_is_used_again(requests: R
     """Evicted with two full blocks, and back before anybody takes one: 32 tokens need no second look."""
     asked = requests([None, None], prompt_tokens=[16, 40], max_new_tokens=16)
     small = {"blocks": 4, "max_num_seqs": 2, "max_num_batched_tokens": 64}
-    with_cache, without = Desk(asked, [2, 10], **small), Desk(asked, [2, 10], prefix_caching=False, **small)
+    with_cache, without = Desk(asked, [2, 10], **small), Desk(asked, [2, 10], prefix_caching="off", **small)
     lines = with_cache.run()
     assert lines[:3] == [Line([], [(0, 16), (1, 40)], []), Line([1], [], [0]), Line([], [(1, 9)], [])]
     assert without.run()[2] == Line([], [(1, 41)], [])

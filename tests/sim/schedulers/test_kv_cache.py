@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sim.kv_blocks import blocks_for
 from sim.request import Request
 from sim.schedulers.kv_cache import FAR, KvCache
+from sim.schedulers.prefixes import Caching
 from sim.work import Chunk
 
 
@@ -23,6 +24,15 @@ def decoding(*tokens: int, num_blocks: int = 100, block_size: int = 4) -> KvCach
         assert kv.admit(id, held, True)
     kv.advance(1, [])
     return kv
+
+
+def let_in(kv: KvCache, id: int, tokens: int) -> int:
+    """It is let in whole; how many of its tokens were found."""
+    cached = kv.cached_tokens(request(id), tokens) if kv.may_find else 0
+    assert kv.admit(id, tokens, True)
+    if kv.may_find:
+        kv.reuse(id, tokens)
+    return cached
 
 
 def evict(kv: KvCache, id: int) -> None:
@@ -62,17 +72,14 @@ def test_a_prompt_comes_in_chunks() -> None:
     assert (kv.held(0), kv.free, kv.need) == (12, 0, 1)
 
 
-@pytest.mark.parametrize("prefix_caching", [True, False])
-def test_an_evicted_sequence_finds_its_full_blocks_again(prefix_caching: bool) -> None:
+@pytest.mark.parametrize("prefix_caching", ["on", "own", "off"])
+def test_an_evicted_sequence_finds_its_full_blocks_again(prefix_caching: Caching) -> None:
     kv = KvCache(4, 4, prefix_caching=prefix_caching)
-    assert kv.admit(0, 9, True)
+    assert let_in(kv, 0, 9) == 0
     kv.advance(1, [])
     evict(kv, 0)
     assert (kv.free, kv.need) == (4, 0)
-    cached = kv.cached_tokens(0, 9)
-    assert cached == (8 if prefix_caching else 0)
-    assert kv.admit(0, 9, True)
-    kv.reuse(0, cached)
+    assert let_in(kv, 0, 9) == (0 if prefix_caching == "off" else 8)
     kv.advance(1, [])
     assert (kv.free, kv.held(0)) == (1, 9)
 
@@ -81,7 +88,7 @@ def test_blocks_taken_meanwhile_are_not_found_again() -> None:
     kv = decoding(8, num_blocks=3)
     evict(kv, 0)
     assert kv.admit(1, 8, True)
-    assert kv.cached_tokens(0, 9) == 4  # of its blocks the last went first, after the one that was free
+    assert kv.cached_tokens(request(0), 9) == 4  # the last went first, behind the one that was free
 
 
 def test_clearing_keeps_the_peak() -> None:
