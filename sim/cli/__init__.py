@@ -46,6 +46,10 @@ COMMANDS = {
         "serve:serve",
         "Stand before an inference API: predict lengths, order requests, send them on.",
     ),
+    "pilot": (
+        "pilot:pilot",
+        "Replay a server's log under other policies, slots or machines: what would each gain?",
+    ),
     "list": (
         "listing:list_names",
         "What flags take by name: policies, predictors, routers, formats, generators.",

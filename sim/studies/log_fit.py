@@ -47,6 +47,8 @@ LONGEST_PREFILL = 8192.0
 DRAWS = 400
 """Draws from the distribution of the quantities, of which the uncertainty is computed."""
 FIGURES = ("ttft_ms", "tpot_ms", "e2el_ms")
+FITTED = ("ttft_ms", "tpot_ms")
+"""What fits bring near to what was measured."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +127,36 @@ def fit_logs(
     """
     if not paths:
         raise InputError("log: no file is given")
-    names = _names(paths)
-    logs = [read_log(path, time_unit) for path in paths]
-    for path, log in zip(paths, logs, strict=True):
+    logs = dict(zip(_names(paths), (read_log(path, time_unit) for path in paths), strict=True))
+    return fit_read(
+        logs,
+        name=name,
+        policy=of_a_server(policy),
+        kv_blocks=kv_blocks,
+        engine=engine,
+        model=model,
+        gpu=gpu,
+        on_progress=on_progress,
+    )
+
+
+def fit_read(
+    named: Mapping[str, Log],
+    *,
+    name: str,
+    policy: str,
+    kv_blocks: int | None = None,
+    engine: str = "unknown",
+    model: ModelShape | None = None,
+    gpu: Gpu | None = None,
+    fitted_figures: tuple[str, ...] = FITTED,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> LogFit:
+    """The same for logs that have been read, by name, under `policy` as it is; nearest in the means of
+    `fitted_figures`.
+    """
+    names, logs = list(named), list(named.values())
+    for path, log in named.items():
         if (several := int((log.trace.output_tokens > 1).sum())) < LEAST_REQUESTS:
             raise InputError(
                 f"{path}: {several} completed requests of several tokens, {LEAST_REQUESTS} needed"
@@ -141,7 +170,7 @@ def fit_logs(
         if on_progress is not None:
             on_progress(done, fits)
 
-    replays = [_Replay(log, of_a_server(policy), kv_blocks) for log in logs]
+    replays = [_Replay(log, policy, kv_blocks, fitted_figures) for log in logs]
     shape = _Model(sizes_of(logs), name, engine, model, gpu)
     best, spread = _refined(replays, shape)
     progress(1)
@@ -170,7 +199,7 @@ def _names(paths: Sequence[str | Path]) -> list[str]:
 class _Replay:
     """A log that can be simulated under a profile."""
 
-    def __init__(self, log: Log, policy: str, kv_blocks: int | None) -> None:
+    def __init__(self, log: Log, policy: str, kv_blocks: int | None, fitted_figures: tuple[str, ...]) -> None:
         trace = log.trace
         assert trace.arrival_s is not None
         self.log, self.policy = log, policy
@@ -182,10 +211,8 @@ class _Replay:
             name: log.latency[name][self.several] if name == "tpot_ms" else log.latency[name]
             for name in FIGURES
         }
-        self.groups = {
-            "ttft_ms": _groups(trace),
-            "tpot_ms": _groups(trace.select(np.flatnonzero(self.several))),
-        }
+        several = _groups(trace.select(np.flatnonzero(self.several)))
+        self.groups = {name: several if name == "tpot_ms" else _groups(trace) for name in fitted_figures}
 
     def predicted(self, profile: Profile) -> dict[str, FloatArray]:
         """Latencies in ms, as `measured` has them."""
@@ -200,12 +227,12 @@ class _Replay:
         return {name: columns[name][self.several] if name == "tpot_ms" else columns[name] for name in FIGURES}
 
     def residuals(self, profile: Profile, scale: Mapping[str, float]) -> FloatArray:
-        """Mean TTFT and TPOT of groups of requests against what was measured, over `scale`; every log weighs
-        the same. A single request tells little: when exactly it came to the server decides whom it met.
+        """Means of what is fitted, of groups of requests, against what was measured, over `scale`; every log
+        weighs the same. A single request tells little: when exactly it came decides whom it met.
         """
         predicted = self.predicted(profile)
         parts = []
-        for name in ("ttft_ms", "tpot_ms"):
+        for name in self.groups:
             measured = self.measured[name]
             error = (predicted[name] - measured) / scale[name]
             parts += [error[rows].mean() * np.sqrt(len(rows) / len(error)) for rows in self.groups[name]]

@@ -6,7 +6,7 @@ output_tokens, ttft_ms, tpot_ms and e2el_ms; tpot_ms of a request with one outpu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Unpack
@@ -93,16 +93,17 @@ class Log:
     notes: tuple[str, ...]
 
 
-def read_log(path: str | Path, time_unit: str | None = None) -> Log:
+def read_log(path: str | Path, time_unit: str | None = None, also_used: Collection[str] = ()) -> Log:
     """The log in a file; TPOT by another definition than ours is computed anew.
 
     Requests that failed, by a column of states or errors or with no output, are left out. `time_unit`: as for
-    `traces.load`. Raises InputError naming file, row, column, value and bound.
+    `traces.load`; `also_used`: columns that the caller reads. Raises InputError naming file, row, column,
+    value and bound.
     """
     table = open_table(path, lambda name: latency_of(name) is not None or name == END)
     columns, notes = _latency_columns(table)
-    also_used = (*columns.values(), END)
-    trace = formats.read(path, time_unit=time_unit, also_used=also_used)
+    used = (*columns.values(), END, *also_used)
+    trace = formats.read(path, time_unit=time_unit, also_used=used)
     if trace.arrival_s is None:
         why = "; ".join(table.notes) or "column arrival_s is missing"
         raise InputError(f"{path}: {why}; a log has arrival_s, {', '.join(LOGGED)}")

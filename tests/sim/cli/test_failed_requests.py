@@ -67,6 +67,7 @@ WITHOUT_FIGURES_OF_RUNS = {
     "list",
     "calibrate",
     "observe",
+    "pilot",
     "serve",
     "plot perception",
     *(f"predictor {name}" for name in GROUPS["predictor"][1]),
@@ -74,7 +75,8 @@ WITHOUT_FIGURES_OF_RUNS = {
     *(f"profile {name}" for name in GROUPS["profile"][1]),
 }
 """Commands that run no simulation, or show none of its figures (tests/real/observing tries `observe`,
-tests/real/serving `serve`)."""
+tests/real/serving `serve`); `pilot` refuses machines on which a request fails.
+"""
 
 
 @pytest.fixture

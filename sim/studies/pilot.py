@@ -1,0 +1,275 @@
+"""What other policies, slots or machines would have done with the requests of a log, and how sure that is.
+
+The log is that of a layer before a server (`seqsched serve`), which sends as many requests at a time as the
+server has slots, or of any server. What a slot takes is fitted to the log: the time to a first token, and
+that of a token by how many decode at once (`log_fit`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from traces.errors import InputError
+from traces.spec import names_of
+from traces.trace import FloatArray, Trace
+
+from ..hardware.profile import Profile
+from ..kv_blocks import blocks_for
+from ..perception.accuracy import ErrorReport, RankReport, error_report, rank_report
+from ..scenario.policies import scheduler_maker
+from ..scenario.scenario import Scenario, scenario
+from .slot_log import FIRST, SENT, bare, read, server_of, slots_used, with_slots
+
+POLICIES = (
+    "continuous",
+    "continuous:order=shortest-predicted",
+    "continuous:order=tie",
+    "continuous:order=shortest-prompt",
+)
+OWN, NONE, PERFECT = "as in the log", "none", "perfect"
+FIGURES = ("ttft_ms", "e2el_ms")
+STATISTICS: Mapping[str, Callable[[FloatArray], float]] = {
+    "mean": lambda values: float(values.mean()),
+    "p99": lambda values: float(np.percentile(values, 99)),
+}
+WINDOW = 5
+"""Requests one after another that are drawn together: neighbours are alike."""
+BETWEEN = (5.0, 95.0)
+"""Percentiles between which a gain is said to be."""
+
+
+class Point(NamedTuple):
+    """What is replayed: a policy with so many slots, on the server of the log or on a profile, where lengths
+    are predicted as in the log or are known.
+    """
+
+    policy: str
+    slots: int | None
+    machine: str
+    predictor: str
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """A replay: mean and p99 of TTFT and E2EL in ms, and the share by which each is below that of what ran,
+    with the range in which it is in 90 of 100 logs of the same arrivals whose requests are drawn from this
+    one.
+    """
+
+    point: Point
+    latency_ms: Mapping[str, float]
+    gain: Mapping[str, float]
+    between: Mapping[str, tuple[float, float]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        figures = {
+            key: {"ms": value, "gain": self.gain[key], "between": list(self.between[key])}
+            for key, value in self.latency_ms.items()
+        }
+        return {**self.point._asdict(), **figures}
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """A log replayed. `measured`, `replayed`: of what ran, by figure in ms; `rows`: what else was tried;
+    `error`, `order`: how good the predictions in the log were, None without any.
+    """
+
+    log: str
+    requests: int
+    slots: int | None
+    ran: Point
+    measured: Mapping[str, float]
+    replayed: Mapping[str, float]
+    rows: tuple[Replayed, ...]
+    error: ErrorReport | None
+    order: RankReport | None
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        error = (
+            None if self.error is None or self.order is None else self.error._asdict() | self.order._asdict()
+        )
+        return {
+            "log": self.log,
+            "requests": self.requests,
+            "slots": self.slots,
+            "ran": self.ran._asdict(),
+            "measured": dict(self.measured),
+            "replayed": dict(self.replayed),
+            "replay_error": {key: self.replayed[key] / value - 1 for key, value in self.measured.items()},
+            "predictions": error,
+            "rows": [row.to_json() for row in self.rows],
+            "notes": list(self.notes),
+        }
+
+
+def pilot(
+    path: str | Path,
+    *,
+    policies: Sequence[str] | str = POLICIES,
+    ran: str = FIRST,
+    slots: Sequence[int] = (),
+    profiles: Sequence[str] = (),
+    predictor: str | None = None,
+    time_unit: str | None = None,
+    replicates: int = 20,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Pilot:
+    """Replay a log under `policies`, with each number of `slots` (none: as many as were used at most), on the
+    server that made it, and on `profiles`.
+
+    `ran`: the policy under which it was made. `predictor`: whose predictions are used; None: those in the
+    log. `replicates`: logs that are drawn from this one, to say how sure gains are; a predictor that draws
+    does so anew in each. InputError for a log that cannot be replayed.
+    """
+    names = names_of(policies, "policies")
+    for what, least, values in (("slots", 1, slots), ("replicates", 2, (replicates,))):
+        if wrong := [value for value in values if value < least]:
+            raise InputError(f"{what}: {wrong[0]} must be at least {least}")
+    told = read(path, time_unit)
+    used = slots_used(told) if told.sent_s is not None else None
+    own = slots[0] if slots and used is None else used
+    server, notes = server_of(told, ran, own, Path(path).stem)
+    trace = bare(told.log.trace)
+    who = predictor or ("trace" if trace.predicted_tokens is not None else None)
+    world = _World(trace, server, who)
+    points = world.points(names, ran, own, slots, profiles)
+    # Of the log itself, then of logs that are drawn from it: figures by point.
+    drawn: list[list[Mapping[str, float]]] = []
+    for number in range(1 + replicates):
+        requests = trace if not number else _resampled(trace, np.random.default_rng(number))
+        drawn.append([world.figures(requests, point, seed=number) for point in points])
+        if on_progress is not None:
+            on_progress(number + 1, 1 + replicates)
+    measured = statistics_of(told.log.latency)
+    rows = tuple(_compared(point, [figures[k] for figures in drawn], drawn) for k, point in enumerate(points))
+    predicted = trace.predicted_tokens
+    return Pilot(
+        log=Path(path).name,
+        requests=len(trace),
+        slots=own,
+        ran=points[0],
+        measured=measured,
+        replayed=rows[0].latency_ms,
+        rows=rows[1:],
+        error=None if predicted is None else error_report(predicted, trace.output_tokens),
+        order=None if predicted is None else rank_report(predicted, trace.output_tokens),
+        notes=(*told.log.notes, *notes, *_notes(trace, who, own, slots, told.sent_s is not None)),
+    )
+
+
+def _resampled(trace: Trace, rng: np.random.Generator) -> Trace:
+    """A trace of the same arrivals, whose requests are windows of this one, drawn with replacement."""
+    n = len(trace)
+    starts = rng.integers(max(1, n - WINDOW + 1), size=-(-n // WINDOW))
+    rows = (starts[:, None] + np.arange(min(WINDOW, n))).ravel()[:n]
+    drawn = replace(trace, arrival_s=None).select(rows)
+    return replace(drawn, request_id=trace.request_id, arrival_s=trace.arrival_s)
+
+
+class _World:
+    """The requests of a log, the server that was fitted to it, and whose predictions are used."""
+
+    def __init__(self, trace: Trace, server: Profile, predictor: str | None) -> None:
+        self.trace, self.server, self.predictor = trace, server, predictor
+        # A layer before a server counts slots: memory is enough for all.
+        most = int((trace.prompt_tokens + trace.output_tokens).max())
+        self.blocks = len(trace) * blocks_for(most, 16)
+
+    def points(
+        self,
+        policies: Sequence[str],
+        ran: str,
+        own: int | None,
+        slots: Sequence[int],
+        profiles: Sequence[str],
+    ) -> list[Point]:
+        """What ran, on the fitted server, then everything that is asked; where a policy goes by predictions,
+        with those there are and with perfect ones.
+        """
+        points = [Point(ran, own, OWN, self._whose(ran)[0])]
+        for machine in (OWN, *profiles):
+            for count in slots or (own,):
+                for policy in policies:
+                    points += [Point(policy, count, machine, whose) for whose in self._whose(policy)]
+        return list(dict.fromkeys(points))
+
+    def _whose(self, policy: str) -> tuple[str, ...]:
+        """With whose predictions a policy is tried."""
+        if not self._scheduler_needs(policy):
+            return (NONE,)
+        return (PERFECT,) if self.predictor is None else (self.predictor, PERFECT)
+
+    def _scheduler_needs(self, policy: str) -> bool:
+        return bool(scheduler_maker(policy)(self._scenario(self.trace, OWN, PERFECT, 0).limits).needs)
+
+    def _scenario(self, requests: Trace, machine: str, predictor: str, seed: int) -> Scenario:
+        return scenario(
+            requests,
+            profile=self.server if machine == OWN else machine,
+            kv_blocks=self.blocks if machine == OWN else None,
+            predictor="exact" if predictor in (PERFECT, NONE) else predictor,
+            seed=seed,
+        )
+
+    def figures(self, requests: Trace, point: Point, seed: int) -> dict[str, float]:
+        """Statistics of latencies in ms of a run."""
+        result = self._scenario(requests, point.machine, point.predictor, seed).run(
+            with_slots(point.policy, point.slots)
+        )
+        if failed := result.summary["failed"]:
+            where = "" if point.machine == OWN else f" on {point.machine}"
+            raise InputError(
+                f"{requests.name}: {failed} of {len(requests)} requests cannot be served under {point.policy}"
+                f"{where} ({result.summary['failed_reason']})"
+            )
+        return statistics_of(result.columns)
+
+
+def statistics_of(latency: Mapping[str, FloatArray]) -> dict[str, float]:
+    """Statistics of latencies in ms, by name such as mean_e2el_ms."""
+    return {
+        f"{name}_{key}": statistic(latency[key]) for key in FIGURES for name, statistic in STATISTICS.items()
+    }
+
+
+def _compared(
+    point: Point, ours: Sequence[Mapping[str, float]], all_points: Sequence[Sequence[Mapping[str, float]]]
+) -> Replayed:
+    """A replay beside what ran, the first of all points: of the log, and of all that were drawn from it."""
+    gains = {
+        key: [1 - mine[key] / points[0][key] for mine, points in zip(ours, all_points, strict=True)]
+        for key in ours[0]
+    }
+    ranges = {key: np.percentile(values[1:], BETWEEN) for key, values in gains.items()}
+    return Replayed(
+        point,
+        ours[0],
+        {key: values[0] for key, values in gains.items()},
+        {key: (float(low), float(high)) for key, (low, high) in ranges.items()},
+    )
+
+
+def _notes(
+    trace: Trace, predictor: str | None, own: int | None, slots: Sequence[int], sent: bool
+) -> tuple[str, ...]:
+    notes = []
+    if predictor is None:
+        notes.append("no predictions in the log (predicted_tokens): only perfect ones are tried")
+    if not sent:
+        notes.append(
+            f"the log does not say when requests were sent on ({SENT}): the policy that ran is believed"
+        )
+    if own is not None and any(count > own for count in slots):
+        notes.append(f"more slots than the {own} of the log: what a token takes there is extrapolated")
+    if (trace.output_tokens < 2).all():
+        notes.append("all answers have one token")
+    return tuple(notes)

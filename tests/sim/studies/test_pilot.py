@@ -1,0 +1,180 @@
+"""What a pilot says of a log comes true when the other policy runs, on a server that it cannot see."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.simulation import simulate
+from sim.studies.pilot import pilot
+from sim.studies.slot_log import read, slots_used, with_slots
+from traces.errors import InputError
+from traces.trace import Trace
+
+SHORTEST = "continuous:order=shortest-predicted"
+PERFECT = "perfect"
+
+
+def requests(n: int, seed: int = 0) -> Trace:
+    rng = np.random.default_rng(seed)
+    output = np.maximum(2, np.rint(np.exp(4.6 + 0.8 * rng.normal(size=n)))).astype(np.int64)
+    predicted = np.maximum(1, np.rint(output * np.exp(0.5 * rng.normal(size=n)))).astype(np.int64)
+    prompt = np.maximum(5, np.rint(np.exp(4 + 0.5 * rng.normal(size=n)))).astype(np.int64)
+    return Trace("log", np.arange(n), prompt, output, predicted_tokens=predicted)
+
+
+def served(trace: Trace, policy: str, slots: int, rate: float) -> Any:
+    """What a server of so many slots, eight times as slow as a fast one, does with them."""
+    return simulate(
+        trace,
+        policy=with_slots(policy, slots),
+        profile="h200-vicuna-7b",
+        set=["scale=8"],
+        predictor="trace",
+        request_rate=rate,
+    )
+
+
+def logged(path: Path, trace: Trace, policy: str, slots: int, rate: float, **leave_out: bool) -> Path:
+    """The log of that, in the columns of `seqsched serve`."""
+    result = served(trace, policy, slots, rate).requests
+    assert trace.predicted_tokens is not None
+    with path.open("w") as file:
+        for i, row in enumerate(result.itertuples()):
+            values = {
+                "request_id": i,
+                "arrival_s": 1.7e9 + row.arrival_s,
+                "scheduled_s": 1.7e9 + row.scheduled_s,
+                "prompt_tokens": int(trace.prompt_tokens[i]),
+                "output_tokens": int(trace.output_tokens[i]),
+                "predicted_tokens": int(trace.predicted_tokens[i]),
+                "ttft_ms": row.ttft_ms,
+                "tpot_ms": (row.e2el_ms - row.ttft_ms) / (int(trace.output_tokens[i]) - 1),
+                "e2el_ms": row.e2el_ms,
+                "status": "completed",
+            }
+            file.write(json.dumps({k: v for k, v in values.items() if k not in leave_out}) + "\n")
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "rate"), [(80, np.inf), (300, 1.4)])
+def test_gains_come_true(tmp_path: Path, n: int, rate: float) -> None:
+    trace = requests(n)
+    log = logged(tmp_path / "log.jsonl", trace, "continuous", 4, rate)
+    found = pilot(log, policies=("continuous", SHORTEST), replicates=12)
+    assert found.slots == 4 and found.requests == n
+    for key, measured in found.measured.items():
+        assert found.replayed[key] == pytest.approx(measured, rel=0.06), key
+    row = next(r for r in found.rows if r.point.policy == SHORTEST and r.point.predictor == "trace")
+    first, then = (served(trace, policy, 4, rate).summary for policy in ("continuous", SHORTEST))
+    true = 1 - then["mean_e2el_ms"] / first["mean_e2el_ms"]
+    assert true > 0.15 and row.gain["mean_e2el_ms"] == pytest.approx(true, rel=0.15)
+    low, high = row.between["mean_e2el_ms"]
+    others = [
+        1
+        - served(other, SHORTEST, 4, rate).summary["mean_e2el_ms"]
+        / served(other, "continuous", 4, rate).summary["mean_e2el_ms"]
+        for other in (requests(n, seed) for seed in range(1, 9))
+    ]
+    assert low < high and sum(low - 0.05 <= other <= high + 0.05 for other in others) >= 5
+    perfect = next(r for r in found.rows if r.point.predictor == PERFECT)
+    assert perfect.gain["mean_e2el_ms"] >= row.gain["mean_e2el_ms"]
+
+
+def test_more_slots_and_what_ran(tmp_path: Path) -> None:
+    log = logged(tmp_path / "log.jsonl", requests(80), SHORTEST, 4, np.inf)
+    found = pilot(log, policies="continuous;" + SHORTEST, ran=SHORTEST, slots=(4, 8), replicates=2)
+    assert found.ran.policy == SHORTEST
+    by_point = {(r.point.policy, r.point.slots, r.point.predictor): r for r in found.rows}
+    assert by_point["continuous", 4, "none"].gain["mean_e2el_ms"] < 0
+    assert by_point["continuous", 8, "none"].gain["mean_e2el_ms"] > 0.2
+    assert found.rows and all(r.gain["mean_e2el_ms"] for r in found.rows)
+    assert any("more slots than the 4 of the log" in note for note in found.notes)
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_without_times_of_sending_the_policy_that_ran_is_believed(tmp_path: Path) -> None:
+    log = logged(tmp_path / "log.jsonl", requests(80), "continuous", 4, np.inf, scheduled_s=True)
+    found = pilot(log, policies=(SHORTEST,), slots=(4,), replicates=2)
+    assert found.replayed["mean_e2el_ms"] == pytest.approx(found.measured["mean_e2el_ms"], rel=0.1)
+    assert any("does not say when requests were sent on" in note for note in found.notes)
+
+
+def test_without_predictions_perfect_ones_are_tried(tmp_path: Path) -> None:
+    log = logged(tmp_path / "log.jsonl", requests(60), "continuous", 4, np.inf, predicted_tokens=True)
+    found = pilot(log, policies=("continuous", SHORTEST), replicates=2)
+    assert [row.point.predictor for row in found.rows] == ["perfect"] and found.error is None
+    assert any("no predictions in the log" in note for note in found.notes)
+
+
+def test_another_machine_beside_the_server(tmp_path: Path) -> None:
+    log = logged(tmp_path / "log.jsonl", requests(60), "continuous", 4, np.inf)
+    found = pilot(log, policies=("continuous",), profiles=("h200-vicuna-7b",), replicates=2)
+    (fast,) = [row for row in found.rows if row.point.machine == "h200-vicuna-7b"]
+    assert fast.gain["mean_e2el_ms"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"policies": "continuous:order=best"}, "order"),
+        ({"slots": (0,)}, "slots: 0 must be at least 1"),
+        ({"replicates": 1}, "replicates: 1 must be at least 2"),
+        ({"profiles": ("nothing",)}, "nothing"),
+    ],
+)
+def test_bad_settings_are_one_line(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    log = logged(tmp_path / "log.jsonl", requests(40), "continuous", 4, np.inf)
+    with pytest.raises(InputError) as error:
+        pilot(log, **arguments)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_machine_that_cannot_serve_them_is_refused(tmp_path: Path) -> None:
+    trace = requests(40)
+    log = logged(tmp_path / "log.jsonl", trace, "continuous", 4, np.inf)
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    rows[7]["prompt_tokens"] = 900_000
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match="cannot be served under continuous on h200-vicuna-7b"):
+        pilot(log, policies=("continuous",), profiles=("h200-vicuna-7b",), replicates=2)
+
+
+def test_a_request_sent_after_its_first_token_is_refused(tmp_path: Path) -> None:
+    log = logged(tmp_path / "log.jsonl", requests(40), "continuous", 4, np.inf)
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    rows[3]["scheduled_s"] += 1e4
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match="line 4, scheduled_s: is after the first token"):
+        pilot(log)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 50), st.integers(1, 20), st.integers(0, 9)), min_size=1, max_size=25)
+)
+def test_slots_in_use_by_hand(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, int, int]]
+) -> None:
+    path = tmp_path_factory.mktemp("log") / "log.csv"
+    lines = ["arrival_s,scheduled_s,prompt_tokens,output_tokens,ttft_ms,tpot_ms,e2el_ms"]
+    for arrival, lasts, wait in rows:
+        first, last = (wait + 0.5) * 1e3, (wait + lasts) * 1e3
+        lines.append(f"{arrival},{arrival + wait},10,2,{first},{last - first},{last}")
+    path.write_text("\n".join(lines) + "\n")
+    spans = [(arrival + wait, arrival + wait + lasts) for arrival, lasts, wait in rows]
+    most = max(sum(start <= at < end for start, end in spans) for at, _ in spans)
+    assert slots_used(read(path, "s")) == most
+
+
+def test_slots_are_added_where_they_are_not_said() -> None:
+    assert with_slots("continuous", 4) == "continuous:max_num_seqs=4"
+    assert with_slots(SHORTEST, 4) == f"{SHORTEST},max_num_seqs=4"
+    assert with_slots("continuous:max_num_seqs=2", 4) == "continuous:max_num_seqs=2"
+    assert with_slots("vanilla", 4) == "vanilla" and with_slots("continuous", None) == "continuous"
