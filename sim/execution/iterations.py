@@ -40,17 +40,18 @@ class Leap:
         """
         if after:
             seconds = math.nextafter(seconds, math.inf)
-        rest, last = seconds - self.head_s, self.iterations - 1
+        head, first, slope, last = self.head_s, self.first_s, self.slope_s, self.iterations - 1
+        rest = seconds - head
         if rest <= 0 or not last:
             return 1
-        first, slope = self.first_s, self.slope_s
         if last * first + slope * (last * (last - 1) / 2) < rest:
             return self.iterations
         half = first - slope / 2
         k = int(2 * rest / (half + math.sqrt(half * half + 2 * slope * rest)))
-        while k > 0 and self.seconds(1 + k) >= seconds:
+        # Round-off may have taken one too many or too few. The sums are those of `seconds`, without a call.
+        while k > 0 and head + k * first + slope * (k * (k - 1) / 2) >= seconds:
             k -= 1
-        while self.seconds(1 + k) < seconds:
+        while head + k * first + slope * (k * (k - 1) / 2) < seconds:
             k += 1
         return min(1 + k, self.iterations)
 
@@ -89,7 +90,7 @@ class RunningRequests:
         # Who gets no token in the iteration in progress, and how many are left to it: (left, id, request).
         self.paused: list[tuple[int, int, Request]] = []
         self.behind: set[int] = set()  # ids of who got none in the one before
-        self.single = Leap(1, 0.0)  # the commonest leap, used again and again
+        self.leap = Leap(1, 0.0)  # in progress, or the last one: the same object again and again
         # What decodes, by the tick at which it has its last token: (tick, id, request).
         self.heap: list[tuple[int, int, Request]] = []
         self.computed: dict[int, int] = {}  # id -> prompt tokens computed, while its prompt is incomplete
@@ -166,20 +167,22 @@ class RunningRequests:
             head_s = cost.decode_s(num_rows, row_tokens, uneven)
         else:
             raise SchedulingError("Iterations with nothing to run")
+        leap = self.leap
+        leap.head_s = head_s
         iterations = heap[0][0] - tick if heap else 1
         if iterations > work.at_most:
             iterations = work.at_most
         if iterations > 1 and now + head_s < until_s:
             n, uneven = len(heap), self._rows(())[2] if longest and (chunks or work.overrun) else uneven
-            first_s, slope_s = cost.decode_run(n, context + n, uneven)
-            leap = Leap(iterations, head_s, first_s, slope_s)
+            leap.first_s, leap.slope_s = cost.decode_run(n, context + n, uneven)
+            leap.iterations = iterations
             if until_s < math.inf:
                 leap.iterations = leap.iterations_begun(until_s - now)
             return leap
         if iterations < 1:
             raise SchedulingError("Iterations of which none is to run")
-        self.single.head_s = head_s
-        return self.single
+        leap.iterations, leap.first_s, leap.slope_s = 1, 0.0, 0.0
+        return leap
 
     def advance(self, leap: Leap, iterations: int, start_s: float, end_s: float) -> list[Request]:
         """Move on by so many of the leap's iterations; the requests that finish with the last of them."""

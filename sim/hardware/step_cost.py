@@ -79,13 +79,13 @@ class StepCost:
     """v: seconds per token by which the longest context exceeds the mean, U / n, in a decode-only iteration,
     over the number of sequences; constant beyond the largest. v = alpha * c_d * n, where U tokens that are
     missing cost as much as alpha * U that are there."""
-    _decode_cache: dict[int, float] = field(
+    _decode_cache: dict[int, tuple[float, float]] = field(
         default_factory=dict, init=False, repr=False, compare=False, hash=False
     )
     _mixed_cache: dict[int, float] = field(
         default_factory=dict, init=False, repr=False, compare=False, hash=False
     )
-    _slope_cache: dict[int, float] = field(
+    _mixed_decode_cache: dict[int, float] = field(
         default_factory=dict, init=False, repr=False, compare=False, hash=False
     )
     _has_launches: bool = field(default=False, init=False, repr=False, compare=False, hash=False)
@@ -114,25 +114,15 @@ class StepCost:
 
     def decode_s(self, num_seqs: int, context_tokens: float, uneven_tokens: float = 0.0) -> float:
         """One decode-only iteration of `num_seqs` sequences with `context_tokens` in all; uneven: U."""
-        base = self._decode_cache.get(num_seqs)
-        if base is None:
-            base = self._decode_base_s(num_seqs)
+        base, per_token_s = self._decode_cache.get(num_seqs) or self._decode_terms_s(num_seqs)
         if uneven_tokens:
             base += self.decode_uneven_s(num_seqs) * uneven_tokens
-        if self.decode_context is None:
-            return base + self.decode_per_context_s * context_tokens
-        return base + self.decode_context_s(num_seqs) * context_tokens
+        return base + per_token_s * context_tokens
 
     def decode_context_s(self, num_seqs: int) -> float:
         """Seconds per context token in a decode-only iteration of `num_seqs` sequences."""
-        if self.decode_context is None:
-            return self.decode_per_context_s
-        slope = self._slope_cache.get(num_seqs)
-        if slope is None:
-            slope = self.decode_per_context_s + self.decode_context(num_seqs)
-            if num_seqs <= _LARGEST_CACHED:
-                self._slope_cache[num_seqs] = slope
-        return slope
+        _, per_token_s = self._decode_cache.get(num_seqs) or self._decode_terms_s(num_seqs)
+        return per_token_s
 
     def decode_uneven_s(self, num_seqs: int) -> float:
         """Seconds per token of U in a decode-only iteration of `num_seqs` sequences."""
@@ -154,10 +144,10 @@ class StepCost:
         `context_tokens` is the sum before the run's first iteration; it grows by `num_seqs` an iteration,
         while `uneven_tokens`, U, stays.
         """
-        per_token_s = self.decode_per_context_s
-        if self.decode_context is not None:
-            per_token_s = self.decode_context_s(num_seqs)
-        return self.decode_s(num_seqs, context_tokens, uneven_tokens), per_token_s * num_seqs
+        base, per_token_s = self._decode_cache.get(num_seqs) or self._decode_terms_s(num_seqs)
+        if uneven_tokens:
+            base += self.decode_uneven_s(num_seqs) * uneven_tokens
+        return base + per_token_s * context_tokens, per_token_s * num_seqs
 
     def decode_run_s(
         self, num_seqs: int, context_tokens: float, iterations: int, uneven_tokens: float = 0.0
@@ -210,7 +200,7 @@ class StepCost:
         new = 2 * prefill_attention / reach  # reach * share, of all chunks
         seconds += new * (self.mixed_per_reach_s + self.mixed_per_share_s / (num_prefill * reach))
         if num_decode and self.mixed_decode is not None:
-            seconds += self.mixed_decode(num_decode)
+            seconds += self._mixed_decode_cache.get(num_decode) or self._mixed_decode_s(num_decode)
             seconds += self.decode_context_s(num_decode) * decode_context_tokens
         return seconds
 
@@ -310,12 +300,24 @@ class StepCost:
         except InputError as error:
             raise InputError(f"{fields.where}, {error}") from None
 
-    def _decode_base_s(self, num_seqs: int) -> float:
-        """The base with host time, cached: the inner loop asks for the same few sizes."""
-        base = self.decode_base(num_seqs) + self.host_s
+    # What depends on a size alone is cached: the inner loop asks for the same few sizes.
+
+    def _decode_terms_s(self, num_seqs: int) -> tuple[float, float]:
+        """The base with host time, and seconds per context token."""
+        base, per_token_s = self.decode_base(num_seqs) + self.host_s, self.decode_per_context_s
+        if self.decode_context is not None:
+            per_token_s += self.decode_context(num_seqs)
         if num_seqs <= _LARGEST_CACHED:
-            self._decode_cache[num_seqs] = base
-        return base
+            self._decode_cache[num_seqs] = base, per_token_s
+        return base, per_token_s
+
+    def _mixed_decode_s(self, num_decode: int) -> float:
+        """What decoding sequences add to an iteration with prefill, context left out."""
+        assert self.mixed_decode is not None
+        seconds = self.mixed_decode(num_decode)
+        if num_decode <= _LARGEST_CACHED:
+            self._mixed_decode_cache[num_decode] = seconds
+        return seconds
 
     def _mixed_base_s(self, tokens: int) -> float:
         base = self.mixed_base(tokens) + self.host_s

@@ -52,9 +52,9 @@ class AheadScheduler(ContinuousScheduler):
         self.overrun: Sequence[Request] = ()  # rows that the iteration in hand has too many
         self.evictions: list[Request] = []  # that the executor does not know of yet
         self.pending_drops: deque[Drop] = deque()  # likewise
-        # What decodes, by the iteration with which it reaches its token limit: (iteration, id), a heap. Those
-        # that end before stay in it until then.
-        self.at_limit: list[tuple[int, int]] = []
+        # What decodes, by the iteration in which it reaches its token limit: (iteration, id, birth), a heap.
+        # Who ends, is evicted or paused before has no such birth any more, and stays in it until it is first.
+        self.at_limit: list[tuple[int, int, int]] = []
 
     def submit(self, request: Request, now: float) -> None:
         """Queue the request, or turn it away where it could never run."""
@@ -143,11 +143,13 @@ class AheadScheduler(ContinuousScheduler):
             super().record(work, outcome, now)
             self.has_news = True
             return
-        iterations, ended, at_limit = outcome.iterations, outcome.finished, self.at_limit
-        if iterations > 1 and at_limit and at_limit[0][0] < self.kv.iteration + iterations:
-            self.kv.advance(iterations - 1, ())
+        kv, at_limit, iterations, ended = self.kv, self.at_limit, outcome.iterations, outcome.finished
+        last = kv.iteration + iterations
+        if iterations > 1 and at_limit and at_limit[0][0] < last and self._next_limit() < last:
+            kv.advance(iterations - 1, ())
             self._stop_at_limits()
             iterations = 1
+        following, births = self.decided, kv.births
         if ended:
             self.has_news = True
             running = self.running
@@ -155,8 +157,7 @@ class AheadScheduler(ContinuousScheduler):
                 if request.id not in running:
                     ended = self._withdraw_evicted(ended)
                     break
-        following, births = self.decided, self.kv.births
-        if isinstance(following, Iterations) and (following.chunks or births):
+        if isinstance(following, Iterations) and (births or following.chunks):
             if ended:
                 self.overrun = [request for request in ended if request.id in births]
                 if following.pause:
@@ -182,38 +183,41 @@ class AheadScheduler(ContinuousScheduler):
         kv.advance(iterations, ended)
         if ended:
             self._leave(ended)
-        if work.pause:
-            self._note_paused(work.pause)
+        for request in work.pause:
+            if request.id in kv.births:
+                self._note_limit(request)  # later than was noted before
         at_limit = self.at_limit
         if at_limit and at_limit[0][0] <= kv.iteration:
             self._stop_at_limits()
 
     def _note_limits(self, work: Iterations) -> None:
         """Note when those that begin to decode reach their token limits."""
-        births, at_limit = self.kv.births, self.at_limit
         for chunk in work.chunks:
             if chunk.last:
-                request = chunk.request
-                last = request.prompt_tokens + request.max_new_tokens - 1
-                heappush(at_limit, (last - births[request.id], request.id))
+                self._note_limit(chunk.request)
 
-    def _note_paused(self, paused: Sequence[Request]) -> None:
-        """Those that were paused reach their token limits later than was noted."""
-        births = self.kv.births
-        for request in paused:
-            if request.id in births:
-                last = request.prompt_tokens + request.max_new_tokens - 1
-                heappush(self.at_limit, (last - births[request.id], request.id))
+    def _note_limit(self, request: Request) -> None:
+        """Note when a sequence that decodes reaches its token limit, if nothing holds it up."""
+        birth = self.kv.births[request.id]
+        last = request.prompt_tokens + request.max_new_tokens - 1
+        heappush(self.at_limit, (last - birth, request.id, birth))
+
+    def _next_limit(self) -> float:
+        """The iteration with which the next sequence reaches its token limit; infinity where none decodes."""
+        at_limit, births = self.at_limit, self.kv.births
+        while at_limit:
+            iteration, id, birth = at_limit[0]
+            if births.get(id) == birth:
+                return iteration
+            heappop(at_limit)
+        return inf
 
     def _stop_at_limits(self) -> None:
         """Those that reach their token limits with the iteration in flight take part in no other."""
-        at_limit, kv = self.at_limit, self.kv
-        while at_limit and at_limit[0][0] <= kv.iteration:
-            iteration, id = heappop(at_limit)
-            if iteration == kv.iteration and id in kv.births:
-                request = self.running[id][2]
-                if kv.held(id) == request.prompt_tokens + request.max_new_tokens - 1:
-                    kv.stop(id)
+        kv = self.kv
+        while self._next_limit() <= kv.iteration:
+            _, id, _ = heappop(self.at_limit)
+            kv.stop(id)
 
     def _withdraw_evicted(self, ended: Sequence[Request]) -> list[Request]:
         """Those that the decision in hand has not evicted. The others it has put back into the queue: there
