@@ -167,15 +167,13 @@ class RunningRequests:
             head_s = cost.decode_s(num_rows, row_tokens, uneven)
         else:
             raise SchedulingError("Iterations with nothing to run")
-        leap = self.leap
-        leap.head_s = head_s
-        iterations = heap[0][0] - tick if heap else 1
+        leap, iterations = self.leap, heap[0][0] - tick if heap else 1
         if iterations > work.at_most:
             iterations = work.at_most
+        leap.iterations, leap.head_s = iterations, head_s
         if iterations > 1 and now + head_s < until_s:
             n, uneven = len(heap), self._rows(())[2] if longest and (chunks or work.overrun) else uneven
             leap.first_s, leap.slope_s = cost.decode_run(n, context + n, uneven)
-            leap.iterations = iterations
             if until_s < math.inf:
                 leap.iterations = leap.iterations_begun(until_s - now)
             return leap

@@ -157,7 +157,7 @@ class ContinuousScheduler(Paged):
         until_s = self._until_s(now) if is_unusual else inf
         # Under fcfs an arrival stands behind those that wait already.
         stop = len(running) < self.max_num_seqs and not (self.is_fcfs and self.waiting)
-        return Iterations(chunks, evict, at_most, stop, until_s, pause=pause)
+        return Iterations(chunks, evict, at_most, stop, until_s, (), pause)
 
     def _turn_away_or_ask(self, now: float) -> Work | None:
         """A Drop or a Perceive that goes before all iterations, if any."""
