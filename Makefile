@@ -7,6 +7,7 @@
 # make gpu OUT=out/gpu   what matters most of a GPU that is lent for minutes; again, it goes on
 # make bench     speed, as ratios to a bare SimPy run; how time and memory grow with replicas and requests
 # make validate-servers   a llama.cpp server, and vLLM after `make vllm`: watched at three rates, predicted at a fourth
+# make serve-test   a llama.cpp server behind `seqsched serve`: the same answers, and what an overload gains
 # make vllm      set up vLLM for processors, in a virtual environment of its own (4 GB)
 # make vllm-check decisions of `continuous` beside vLLM's own, in WORLDS random worlds of each of 28 settings
 # make lint      ruff, mypy, import-linter
@@ -24,7 +25,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # One thread of linear algebra a process, and every file's tests in one process.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-.PHONY: demo test test-fast test-all-pythons pytest lint docs validate validate-servers gpu vllm vllm-check bench clean
+.PHONY: demo test test-fast test-all-pythons pytest lint docs validate validate-servers serve-test gpu vllm vllm-check bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/seqsched compare --num-prompts 1024 --predictor tuned --out out/demo
@@ -60,6 +61,9 @@ validate: $(VENV)/installed-dev
 
 validate-servers: $(VENV)/installed-dev $(SERVERS)/installed
 	$(BIN)/python -m tests.servers.validate --servers-python $(SERVERS)/bin/python --vllm-python $(VLLM)/bin/python
+
+serve-test: $(VENV)/installed-dev $(SERVERS)/installed
+	$(BIN)/python -m tests.servers.serve --servers-python $(SERVERS)/bin/python
 
 gpu: $(VENV)/installed-dev
 	$(BIN)/python real/gpu.py --out $(OUT)

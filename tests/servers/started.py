@@ -37,14 +37,14 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def llama_cpp(python: Path, port: int) -> Server:
+def llama_cpp(python: Path, port: int, slots: int = SLOTS) -> Server:
     """llama.cpp on one thread: two spin against each other on a busy machine.
 
     It fills an iteration with a token of each slot that decodes and then with prompts, up to 2,048 tokens
     (its default), and decides an iteration when the one before is over.
     """
-    command = [str(python), str(HERE / "llama_cpp.py"), *map(str, (port, SLOTS, CONTEXT, 1))]
-    policy = f"continuous:max_num_seqs={SLOTS},max_num_batched_tokens=2048,async_scheduling=off"
+    command = [str(python), str(HERE / "llama_cpp.py"), *map(str, (port, slots, CONTEXT, 1))]
+    policy = f"continuous:max_num_seqs={slots},max_num_batched_tokens=2048,async_scheduling=off"
     return Server("llama.cpp", command, {}, policy)
 
 
