@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
+from sim.perception.learned import LearnedPredictor
 from sim.work import Prediction
 
 FIRST_GUESS = 256
@@ -98,6 +99,29 @@ class MedianLength:
         self.windows.setdefault(ask.model, Window()).add(tokens)
 
 
+class Watch:
+    """Whether a predictor is better than the median, by its errors over the last answers."""
+
+    def __init__(self) -> None:
+        self.median = MedianLength()
+        self.own_errors, self.median_errors = Window(WINDOW // 4), Window(WINDOW // 4)
+        self.ratios = Window(WINDOW // 4)  # actual over predicted
+        self.num_seen = 0
+
+    def note(self, ask: Ask, said: float, tokens: int) -> None:
+        """An answer has come of which `said` tokens were, or would have been, predicted."""
+        self.own_errors.add(abs(said - tokens))
+        self.median_errors.add(abs(self.median.predict(ask).tokens - tokens))
+        self.ratios.add(tokens / max(1.0, said))
+        self.median.learn(ask, tokens)
+        self.num_seen += 1
+
+    @property
+    def is_better(self) -> bool:
+        """Whether its errors were smaller; the errors of too few answers say nothing."""
+        return self.num_seen >= ENOUGH and sum(self.own_errors.recent) < sum(self.median_errors.recent)
+
+
 class OnlineLength:
     """A linear regression on a prompt's words, learnt answer by answer (AdaGrad on the logarithm of tokens).
 
@@ -106,38 +130,24 @@ class OnlineLength:
     """
 
     def __init__(self) -> None:
-        self.median = MedianLength()
+        self.watch = Watch()
         self.weights = np.zeros(NUM_FEATURES)
-        self.squares = np.full(NUM_FEATURES, 1e-3)
-        self.num_seen = 0
-        self.own_errors, self.median_errors = Window(WINDOW // 4), Window(WINDOW // 4)
-        self.ratios = Window()  # actual over predicted
-
-    @property
-    def is_trusted(self) -> bool:
-        """Whether words are worth more than the median now."""
-        if self.num_seen < ENOUGH:
-            return False
-        return sum(self.own_errors.recent) < sum(self.median_errors.recent)
+        self.squares = np.full(NUM_FEATURES, 0.1)
 
     def predict(self, ask: Ask, upper_quantile: float | None = None) -> Prediction:
         """By the prompt's words where that has proved better, else the median."""
-        if not self.is_trusted:
-            return self.median.predict(ask, upper_quantile)
-        tokens = self._tokens(features(ask))
-        upper = self.ratios.quantile(upper_quantile or 0.5)
-        lengths = tuple(max(1, round(tokens * self.ratios.quantile(q))) for q in QUANTILES)
+        if not self.watch.is_better:
+            return self.watch.median.predict(ask, upper_quantile)
+        tokens, ratios = self._tokens(features(ask)), self.watch.ratios
+        upper = ratios.quantile(upper_quantile or 0.5)
+        lengths = tuple(max(1, round(tokens * ratios.quantile(q))) for q in QUANTILES)
         return Prediction(max(1, round(tokens)), max(1, round(tokens * upper)), lengths)
 
     def learn(self, ask: Ask, tokens: int) -> None:
         """One step of the regression, on the error of what it would have said."""
         index = features(ask)
         said = self._tokens(index)
-        self.own_errors.add(abs(said - tokens))
-        self.median_errors.add(abs(self.median.predict(ask).tokens - tokens))
-        self.ratios.add(tokens / max(1.0, said))
-        self.median.learn(ask, tokens)
-        self.num_seen += 1
+        self.watch.note(ask, said, tokens)
         # Squared error in logarithms, so that long answers do not rule; bounded, so that none does.
         error = float(np.clip(np.log(said) - np.log(tokens), -2.0, 2.0))
         scale = 1 / np.sqrt(len(index))
@@ -147,6 +157,29 @@ class OnlineLength:
     def _tokens(self, index: np.ndarray[tuple[int], np.dtype[np.int64]]) -> float:
         log = float(self.weights[index].sum()) / np.sqrt(len(index)) + np.log(FIRST_GUESS)
         return float(np.exp(np.clip(log, 0.0, 12.0)))
+
+
+@dataclass(eq=False)
+class LearnedLength:
+    """By a file that `seqsched predictor train` wrote; where the traffic has become another, the median."""
+
+    file: str
+    """The file."""
+
+    def __post_init__(self) -> None:
+        self.model, self.watch = LearnedPredictor.load(self.file), Watch()
+
+    def predict(self, ask: Ask, upper_quantile: float | None = None) -> Prediction:
+        """As it was learnt, unless the last answers were nearer to their median."""
+        if self.watch.num_seen >= ENOUGH and not self.watch.is_better:
+            return self.watch.median.predict(ask, upper_quantile)
+        said = self.model.predict_text(ask.text)
+        lengths = tuple(max(1, round(said.quantile(q))) for q in QUANTILES)
+        return Prediction(said.tokens, round(said.quantile(upper_quantile or 0.5)), lengths)
+
+    def learn(self, ask: Ask, tokens: int) -> None:
+        """The file stays as it is; whether it still fits is watched."""
+        self.watch.note(ask, self.model.predict_text(ask.text).tokens, tokens)
 
 
 def features(ask: Ask) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

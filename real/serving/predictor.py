@@ -7,9 +7,13 @@ from typing import cast
 from traces.errors import InputError
 from traces.registry import Registry
 
-from .lengths import LengthPredictor, MedianLength, OnlineLength
+from .lengths import LearnedLength, LengthPredictor, MedianLength, OnlineLength
 
-PREDICTORS = Registry("predictor", {"online": OnlineLength, "median": MedianLength})
+PREDICTORS = Registry(
+    "predictor",
+    {"online": OnlineLength, "median": MedianLength, "learned": LearnedLength},
+    fields_are_options=True,
+)
 
 
 def make_length_predictor(spec: str) -> LengthPredictor:

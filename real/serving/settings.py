@@ -26,7 +26,7 @@ class ServeSettings:
     """
     predictor: str = "online"
     """What predicts the lengths of answers: online (learnt from the traffic, the median until there is
-    enough), median, learned:file=PATH, or some.module:Class.
+    enough), median, learned:file=PATH (`seqsched predictor train`), or some.module:Class.
     """
     act: Literal["hold", "tell"] = "hold"
     """hold: keep a queue, and send where a slot is free; tell: send at once, and give the upstream a priority

@@ -6,7 +6,7 @@
 First, prompts go to it directly and through `seqsched serve`, decoded greedily, streaming and not: every
 answer must be the same, but for its number and its times. Then many are sent at once through the layer, under
 several arms in turn: first come, first served; the shortest predicted first, by what the layer has learnt
-from other prompts; the same with the lengths told. The exit status is 1 where an answer differs or is missing,
+from other prompts; the same with the lengths told. The exit status is 1 where an answer differs or fails,
 or where knowing the lengths did not lower the mean latency. The last line of stdout is JSON.
 """
 
