@@ -25,7 +25,7 @@ class ServerFlags:
 
     server: str | None = None
     """Take policy, profile and limits from a server's command, such as "vllm serve MODEL --max-num-seqs 256",
-    or from its YAML or JSON file (vLLM, SGLang, TensorRT-LLM); flags given beside it win.
+    or from its YAML or JSON file (vLLM, SGLang, TensorRT-LLM); what is given beside it wins.
     """
     gpu: str | None = None
     """The GPU that --server runs on, such as h200: its defaults and the profile follow from it."""

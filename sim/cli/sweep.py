@@ -12,8 +12,10 @@ from cyclopts import Parameter
 from ..results.caps import cap_texts
 from ..results.failures import worst_of
 from ..sweeps import sweep as sweeping
+from ..sweeps.grid import read_grid
 from . import show
 from .running import Running
+from .serving import NO_SERVER, ServerFlags, profile_of, read_server
 
 DEFAULT = Running()
 MOST_ROWS = 40
@@ -28,6 +30,7 @@ def sweep(
     *,
     out: Path | None = None,
     running: Running = DEFAULT,
+    serving: ServerFlags = NO_SERVER,
     retry_failed: Annotated[bool, Parameter(negative="")] = False,
     prune: Annotated[bool, Parameter(negative="")] = False,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -51,10 +54,14 @@ def sweep(
     """
     path = Path(f"{file.stem}.csv") if out is None else out
     show.check_file(path)
+    server = read_server(serving)
+    if server is not None and not read_grid(file).given & {"profile", "fleet"}:
+        profile_of(server)
     try:
         with show.bar(file.name) as progress:
             result = sweeping.sweep(
                 file,
+                defaults=None if server is None else server.settings,
                 out=path,
                 retry_failed=retry_failed,
                 prune=prune,

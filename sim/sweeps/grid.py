@@ -133,6 +133,11 @@ class Grid:
     def __len__(self) -> int:
         return math.prod(map(len, self.axes.values()))
 
+    @property
+    def given(self) -> set[str]:
+        """The settings that it varies or holds fixed."""
+        return {*self.axes, *self.fixed}
+
     def settings(self) -> Iterable[dict[str, Any]]:
         """The settings of every point, in order."""
         for values in itertools.product(*self.axes.values()):
@@ -179,10 +184,11 @@ def replace_axis(grid: Grid, name: str, value: Any) -> Grid:
     return Grid(grid.name, {**grid.axes, name: (value,)}, grid.fixed)
 
 
-def read_grid(source: str | Path | Mapping[str, Any]) -> Grid:
+def read_grid(source: str | Path | Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> Grid:
     """The grid of a TOML file, or of a mapping that holds what such a file does.
 
-    Top level: fixed settings. Table `[grid]`: a list for each setting that varies.
+    Top level: fixed settings. Table `[grid]`: a list for each setting that varies. `defaults`: settings for
+    what these leave open.
     Raises InputError, one line naming file, key, value and bound, for anything else.
     """
     name, data = ("sweep", source) if isinstance(source, Mapping) else (str(source), _toml(Path(source)))
@@ -209,10 +215,21 @@ def read_grid(source: str | Path | Mapping[str, Any]) -> Grid:
         for text in texts:
             if texts.count(text) > 1:
                 raise InputError(f"{where}: {text} is there {texts.count(text)} times; once is enough")
-    grid = Grid(name, axes, fixed)
+    grid = with_defaults(Grid(name, axes, fixed), defaults or {})
     if len(grid) > MAX_POINTS:
         raise InputError(f"{name}: {len(grid)} points are above {MAX_POINTS}, the most that a sweep takes")
     return grid
+
+
+def with_defaults(grid: Grid, defaults: Mapping[str, Any]) -> Grid:
+    """The grid with these settings for what it leaves open; a fleet has its own machines, and how many."""
+    closed = grid.given | ({"profile", "replicas"} if "fleet" in grid.given else set())
+    added = {
+        name: _setting(f"defaults, {name}", name).read(value, f"defaults, {name}")
+        for name, value in defaults.items()
+        if name not in closed
+    }
+    return Grid(grid.name, grid.axes, {**grid.fixed, **added})
 
 
 def inputs_of(settings: Mapping[str, Any], digests: dict[tuple[str, str], str]) -> dict[str, str]:

@@ -77,6 +77,7 @@ class SweepResult:
 def sweep(
     source: str | Path | Mapping[str, Any],
     *,
+    defaults: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     jobs: int = -1,
     backend: Where = "joblib",
@@ -89,6 +90,7 @@ def sweep(
 
     - `source`: a TOML file, or a mapping like one: settings of `simulate`, and under `grid` a list for each
       that varies.
+    - `defaults`: settings for what it leaves open, such as those of a `server(…)`.
     - `out`: a .csv or .parquet, which has every point as soon as it ends and at last all of them in the order
       of the grid, the same bytes however often it was interrupted and wherever it ran. A point that fails, or
       whose process dies, is a row with an `error`; `retry_failed` runs those again. `prune` drops rows that
@@ -101,7 +103,7 @@ def sweep(
     runs), and for an `out` that holds anything else.
     """
     workers = Workers(jobs, backend, address)
-    grid = read_grid(source)
+    grid = read_grid(source, defaults)
     points = grid.points()
     table = None if out is None else RowFile(out, KEY, _text_columns())
     try:

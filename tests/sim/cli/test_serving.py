@@ -65,3 +65,27 @@ def test_a_file_compares_and_plans(tmp_path: Path, capsys: pytest.CaptureFixture
     except SystemExit as ended:
         assert ended.code in (0, 1)
     assert "rules=sglang" in capsys.readouterr().out
+
+
+def test_a_sweep_takes_from_a_server_what_its_file_leaves_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = 'trace = "fixed"\nnum_prompts = 20\n'
+    Path("a.toml").write_text(few + 'profile = "h200-vicuna-7b"\n[grid]\nseeds = [0, 1]\n')
+    main(["sweep", "a.toml", "--server", SERVER, "--jobs", "1", "--json"])
+    printed = capsys.readouterr()
+    assert "colour blue: not understood" in printed.err
+    for row in json.loads(printed.out)["rows"]:
+        assert row["policy"] == "continuous:max_num_seqs=4,max_num_batched_tokens=2048"
+        assert (row["profile"], row["kv_blocks"]) == ("h200-vicuna-7b", 300)
+    Path("b.toml").write_text(few + 'fleet = "h200-vicuna-7b*3"\n[grid]\npolicies = ["vanilla"]\n')
+    main(["sweep", "b.toml", "--server", SERVER, "--jobs", "1", "--json"])
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert (row["policy"], row["replicas"]) == ("vanilla", 3)
+    Path("c.toml").write_text(few + "[grid]\nseeds = [0]\n")
+    assert run("sweep", "c.toml", "--server", SERVER) == 2
+    assert "--gpu GPU, one with tables of kernels or --profile is needed" in capsys.readouterr().err
+    assert run("sweep", "c.toml", "--gpu", "h200") == 2
+    assert "gpu: 'h200' needs --server" in capsys.readouterr().err
+    assert not Path("c.csv").exists()

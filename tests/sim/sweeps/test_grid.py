@@ -212,3 +212,16 @@ def test_a_sweep_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.toml: cannot be read"):
         read_grid(tmp_path / "none.toml")
     assert isinstance(read_grid({"grid": {"seeds": [0]}}), Grid)
+
+
+def test_defaults_are_for_what_is_left_open_and_a_fleet_has_its_own_machines() -> None:
+    defaults = {"policy": "vanilla", "profile": "h200-vicuna-7b", "replicas": 2}
+    (point,) = read_grid({"trace": "fixed", "grid": {"policies": ["continuous"]}}, defaults).points()
+    assert dict(point.settings) == {"trace": "fixed", "policy": "continuous", "profile": "h200-vicuna-7b",
+                                    "replicas": 2}  # fmt: skip
+    fleet = read_grid({"fleet": "h200-vicuna-7b*3", "grid": {"seeds": [0]}}, defaults)
+    assert fleet.given == {"fleet", "seed", "policy"}
+    with pytest.raises(InputError, match="defaults, colour: unknown setting"):
+        read_grid({"grid": {"seeds": [0]}}, {"colour": "red"})
+    with pytest.raises(InputError, match="defaults, replicas: 'two' is not a whole number"):
+        read_grid({"grid": {"seeds": [0]}}, {"replicas": "two"})
