@@ -22,7 +22,7 @@ from sim.hardware.datasheets import GPUS, Gpu
 from sim.hardware.fitting import FitReport, fit
 from sim.hardware.kv_memory import KvMemory, kv_bytes_per_token
 from sim.hardware.profile import Profile
-from sim.hardware.steps_file import COLUMNS, COUNTS
+from sim.hardware.steps_file import COLUMNS
 from traces.errors import InputError
 
 from ..engines.engine import Engine, Machine
@@ -114,9 +114,6 @@ class Calibration:
         import pandas as pd
 
         steps = pd.DataFrame([{key: float(row[key]) for key in COLUMNS} for row in self.rows])
-        if self.loaded.device.type != "cuda":
-            # A processor is slow in bursts, and a run takes their sum: the mean predicts it, not the median.
-            steps = steps.groupby(list(COUNTS), as_index=False).mean()
         profile, report = fit(
             steps,
             name,

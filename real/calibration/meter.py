@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -79,8 +79,8 @@ class Meter:
     def visit(self, cell: Cell) -> dict[str, float]:
         """One measurement of the cell, as a row of a steps file plus the host's clock, `wall_ms`.
 
-        The times are means over the visit's steps, since a run takes the sum of its steps; the fit takes the
-        median over visits.
+        The times are means over the visit's steps, and the fit takes the mean over visits, since a run takes
+        the sum of its steps.
         """
         times = {"decode": self._decode, "prefill": self._prefill, "mixed": self._mixed}[cell.kind](cell)
         self.engine.release()
@@ -97,18 +97,18 @@ class Meter:
         }
 
     def host_s(self, max_rows: int) -> float:
-        """Time of a decode step in the executor's loop beyond its time on the device (median)."""
+        """Time of a decode step in the executor's loop beyond its time on the device, on average."""
         gaps = []
         room = self.engine.capacity_tokens // (HOST_CONTEXT + HOST_STEPS + HEADROOM_TOKENS)
         for rows in [r for r in HOST_ROWS if r <= min(max_rows, room)] * 3:
             step = self.loop_step(rows)
             gaps.append(step.wall_s - step.device_s)
         # On the CPU both are the same clock, and their difference is noise around zero.
-        return max(0.0, median(gaps)) if gaps and self.engine.device.type == "cuda" else 0.0
+        return max(0.0, fmean(gaps)) if gaps and self.engine.device.type == "cuda" else 0.0
 
     def loop_step(self, rows: int) -> StepTime:
-        """A decode step of a short context: alone on the device (median), and one after another as the
-        executor's loop runs it (mean, on the host's clock).
+        """A decode step of a short context, the mean of several: alone on the device, and one after another
+        as the executor's loop runs it, on the host's clock.
         """
         self._prime(rows, HOST_CONTEXT)
         begin = time.perf_counter()
@@ -116,7 +116,7 @@ class Meter:
             self.engine.decode()
         each_s = (time.perf_counter() - begin) / HOST_STEPS
         self._prime(rows, HOST_CONTEXT)
-        device_s = median(self._timed(self.engine.decode).device_s for _ in range(HOST_STEPS))
+        device_s = fmean(self._timed(self.engine.decode).device_s for _ in range(HOST_STEPS))
         self.engine.release()
         return StepTime(device_s, each_s)
 

@@ -7,7 +7,7 @@ on grid cells that the fit did not see.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date as Date
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,28 @@ CANDIDATES = ("mixed_per_decode_s", "mixed_per_longest_s", "mixed_per_key_s")
 
 
 @dataclass(frozen=True)
+class Repeats:
+    """Cells with more than one row: how many, of how many rows, and how far the fit lies from them.
+
+    of_means, of_medians: the mean over these cells of fitted over the mean (the median) of its rows, less 1.
+    Where a few rows of a cell are slow its median is below its mean, and a run takes the sum of its steps.
+    """
+
+    num_cells: int
+    num_rows: int
+    of_means: float
+    of_medians: float
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        return (
+            f"{self.num_rows:,} of {self.num_cells:,} cells; the fit lies {100 * self.of_means:+.2f} % from "
+            f"their means, {100 * self.of_medians:+.2f} % from their medians"
+        )
+
+
+@dataclass(frozen=True)
 class FitReport:
     """What the fit did, ready to be shown and drawn. Arrays have one entry per distinct cell, shape (n,)."""
 
@@ -76,6 +98,8 @@ class FitReport:
     """(sequences, alpha of uneven contexts in decode-only iterations); empty where it was not measured."""
     terms: tuple[str, ...]
     """The coefficients that the mixed regime has."""
+    repeats: Repeats | None
+    """How the fit lies to rows of the same cell; None where no cell has more than one."""
     tried: dict[str, float]
     """Cross-validated mean error of every set of mixed terms that was tried."""
     notes: tuple[str, ...]
@@ -91,6 +115,8 @@ class FitReport:
             for regime, ways in self.errors.items()
             for way, errors in ways.items()
         ]
+        if self.repeats is not None:
+            rows.append(("repeated rows", self.repeats.text))
         rows.append(("mixed terms", ", ".join(self.terms)))
         if self.alpha:
             shares = ", ".join(f"{share:.3f} at batch {n:g}" for n, share in self.alpha)
@@ -122,17 +148,20 @@ def fit(
 
     host_s: what the engine adds to every iteration and that `step_ms` leaves out. ragged_*: see `StepCost`;
     async_scheduling: see `Profile`.
-    date: ISO, by default today. Weighted non-negative least squares on the relative error; 10-fold
-    cross-validation, folds leaving out whole grid cells (and, reported beside it, whole batch sizes or token
-    counts). Raises `InputError` for a missing regime.
+    date: ISO, by default today. Rows of the same cell count as one, at their mean. Weighted non-negative
+    least squares on the relative error; 10-fold cross-validation, folds leaving out whole grid cells (and,
+    reported beside it, whole batch sizes or token counts). Raises `InputError` for a missing regime.
     """
-    counts = [*COUNTS, LONGEST]
-    cells = with_longest(steps).groupby(counts, as_index=False, sort=True)[["step_ms"]].median()
+    by_cell = with_longest(steps).groupby([*COUNTS, LONGEST], sort=True)["step_ms"]
+    cells = by_cell.mean().reset_index()
     mixed_rows = (cells["num_prefill"] > 0).to_numpy(dtype=bool)
     for there, regime in ((~mixed_rows, "decode-only rows"), (mixed_rows, "rows with prefill")):
         if not there.any():
             raise InputError(f"{source or name}: no {regime}; both regimes must be measured")
     decode_fit, mixed_fit, report = _fit_regimes(cells, mixed_rows)
+    num_rows = np.asarray(by_cell.size(), dtype=np.int64)
+    medians_ms = np.asarray(by_cell.median(), dtype=np.float64)
+    report = replace(report, repeats=_repeats(report, num_rows, medians_ms / 1e3))
     coefficients: dict[str, Any] = {**decode_fit.even.coefficients, **mixed_fit.coefficients}
     cost = StepCost(
         decode_base=decode_fit.even.base,
@@ -182,10 +211,23 @@ def _fit_regimes(
         errors=_errors(decode, decode_fit, mixed, mixed_fit),
         alpha=decode_fit.alpha,
         terms=tuple(terms),
+        repeats=None,
         tried=tried,
         notes=_notes(cells.loc[~mixed_rows], cells.loc[mixed_rows], decode_fit),
     )
     return decode_fit, mixed_fit, report
+
+
+def _repeats(report: FitReport, num_rows: IntArray, medians_s: FloatArray) -> Repeats | None:
+    """num_rows, medians_s: of every cell of the report, whose `measured_s` are means."""
+    several = num_rows > 1
+    if not several.any():
+        return None
+    of_means, of_medians = (
+        float(np.mean(report.fitted_s[several] / measured_s[several])) - 1
+        for measured_s in (report.measured_s, medians_s)
+    )
+    return Repeats(int(several.sum()), int(num_rows[several].sum()), of_means, of_medians)
 
 
 def _decode_cells(rows: pd.DataFrame) -> Cells:
@@ -296,6 +338,8 @@ def _description(kind: Kind, num_rows: int, num_cells: int, report: FitReport) -
         "the relative error; terms of the mixed regime chosen by cross-validation: "
         f"{', '.join(report.terms)}."
     )
+    if report.repeats is not None:
+        text += f" Repeated rows: {report.repeats.text}."
     return " ".join([text, *report.notes])
 
 

@@ -1,7 +1,10 @@
 """Fits one regime of the step cost: a monotone curve over sizes plus named terms; knows nothing of files or
 profiles.
 
-Weighted non-negative least squares on the relative error. The curve is a sum of ramps between knots at
+Weighted non-negative least squares on the relative error. What is measured more than once, or nearly so, is
+fitted at its mean, since a run takes the sum of its iterations: errors are over what was measured only in a
+first pass, where the faster of two equal iterations weighs more, and over what that predicted in the second.
+The curve is a sum of ramps between knots at
 measured sizes, each with a weight of at least 0, which is what keeps it from falling; beyond the last knot
 the ramps continue along the chord that `PiecewiseLinear` follows, so cross-validation judges exactly the
 function that is used later.
@@ -23,13 +26,17 @@ IntArray = npt.NDArray[np.int64]
 MAX_KNOTS = 64
 NUM_FOLDS = 10
 FOLD_SEED = 0
+PASSES = 2
+"""Solutions of the least squares, each but the first with errors over what the one before it predicts."""
+LEAST_SCALE = 0.01
+"""Share of what was measured that errors are taken over at least, however little is predicted."""
 WORTHWHILE = 0.02
 """A term is kept where it lowers the cross-validated error by at least this share of itself."""
 
 
 @dataclass(frozen=True)
 class Cells:
-    """The distinct grid cells of one regime, repeated measurements reduced to their median.
+    """The distinct grid cells of one regime, repeated measurements reduced to their mean.
 
     sizes, seconds: shape (n,). terms: name → shape (n,), what one unit of that coefficient is multiplied
     with.
@@ -58,7 +65,7 @@ class RegimeFit:
 def fit_regime(cells: Cells, terms: Sequence[str]) -> RegimeFit:
     """The non-negative curve and coefficients of `terms` with the least squared relative error."""
     knots = choose_knots(cells.sizes)
-    weights = _solve(_design(cells, knots, terms), cells.seconds)
+    weights = _solve(_design(cells, knots, terms), cells.seconds, PASSES)
     # An iteration must take time, however little of it the least squares leave to the curve.
     weights[0] = max(weights[0], 1e-6 * float(cells.seconds.min()))
     heights = np.cumsum(weights[: len(knots)])
@@ -69,7 +76,7 @@ def fit_regime(cells: Cells, terms: Sequence[str]) -> RegimeFit:
 def choose_terms(
     cells: Cells, always: Sequence[str], candidates: Sequence[str], folds: IntArray
 ) -> tuple[list[str], dict[str, float]]:
-    """Forward selection by cross-validated mean absolute relative error.
+    """Forward selection by cross-validated mean absolute relative error, of the first pass: many are tried.
 
     Returns the terms, `always` first, and the error of every set that was tried, by its names joined with ` +
     `.
@@ -92,17 +99,17 @@ def choose_terms(
 
 def mean_error(cells: Cells, terms: Sequence[str], folds: IntArray) -> float:
     """Mean absolute relative error on cells left out of the fit."""
-    return float(np.mean(np.abs(cross_validate(cells, terms, folds))))
+    return float(np.mean(np.abs(cross_validate(cells, terms, folds, passes=1))))
 
 
-def cross_validate(cells: Cells, terms: Sequence[str], folds: IntArray) -> FloatArray:
+def cross_validate(cells: Cells, terms: Sequence[str], folds: IntArray, passes: int = PASSES) -> FloatArray:
     """Relative error of every cell, predicted by a fit that never saw its fold. folds: shape (n,), from 0."""
     errors = np.empty(len(cells.seconds))
     for fold in range(int(folds.max()) + 1):
         test = folds == fold
         train = take(cells, ~test)
         knots = choose_knots(train.sizes)
-        weights = _solve(_design(train, knots, terms), train.seconds)
+        weights = _solve(_design(train, knots, terms), train.seconds, passes)
         unseen = take(cells, test)
         errors[test] = (_design(unseen, knots, terms) @ weights) / unseen.seconds - 1
     return errors
@@ -154,18 +161,27 @@ def _design(cells: Cells, knots: FloatArray, terms: Sequence[str]) -> FloatArray
     return np.column_stack(columns)
 
 
-def _solve(design: FloatArray, seconds: FloatArray) -> FloatArray:
-    """Non-negative weights with the least squared relative error.
+def _solve(design: FloatArray, seconds: FloatArray, passes: int) -> FloatArray:
+    """Non-negative weights with the least squared relative error."""
+    over = seconds
+    for _ in range(passes):
+        weights = _least_squares(design, seconds, over)
+        over = np.maximum(design @ weights, LEAST_SCALE * seconds)
+    return weights
+
+
+def _least_squares(design: FloatArray, seconds: FloatArray, over: FloatArray) -> FloatArray:
+    """Non-negative weights with the least squared error over `over`.
 
     The QR factor has the same least squares as the tall matrix and as many rows as columns, which makes the
     active-set search cheap however long the log is.
     """
     from scipy.optimize import nnls
 
-    relative = design / seconds[:, None]
+    relative = design / over[:, None]
     scale = np.linalg.norm(relative, axis=0)
     scale[scale == 0] = 1.0
-    target = np.ones(len(seconds))
+    target = seconds / over
     factor = np.asarray(np.linalg.qr(np.column_stack([relative / scale, target]), mode="r"))
     weights, _ = nnls(factor[:, :-1], factor[:, -1], maxiter=100 * factor.shape[1])
     return np.asarray(weights / scale, dtype=np.float64)

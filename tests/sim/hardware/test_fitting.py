@@ -124,12 +124,34 @@ def test_a_fit_is_a_measured_profile_without_memory() -> None:
     assert dict(report.rows())["mixed terms"].startswith("mixed_per_context_s")
 
 
-def test_repeated_cells_count_by_their_median() -> None:
+def test_repeated_cells_count_by_their_mean_and_the_report_says_so() -> None:
     steps = measured_with(TRUE)
-    outliers = steps.copy()
-    outliers["step_ms"] *= 10
-    together = pd.concat([steps, steps, outliers], ignore_index=True)
-    assert fit(together, "a", date="d")[0].step_cost == fit(steps, "a", date="d")[0].step_cost
+    slow = steps.assign(step_ms=4 * steps["step_ms"])
+    profile, report = fit(pd.concat([steps, steps, slow], ignore_index=True), "a", date="d")
+    twice, once = fit(steps.assign(step_ms=2 * steps["step_ms"]), "a", date="d")
+    np.testing.assert_allclose(report.fitted_s, once.fitted_s, rtol=1e-6)
+    assert once.repeats is None and "repeated rows" not in dict(once.rows())
+    assert "Repeated rows" in profile.provenance.description
+    assert "Repeated rows" not in twice.provenance.description
+    assert report.repeats is not None
+    assert (report.repeats.num_cells, report.repeats.num_rows) == (len(steps), 3 * len(steps))
+    assert report.repeats.of_means == pytest.approx(0.0, abs=1e-6)
+    assert report.repeats.of_medians == pytest.approx(1.0, abs=1e-6)
+    assert dict(report.rows())["repeated rows"].endswith("from their means, +100.00 % from their medians")
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.4])
+def test_rows_that_are_slow_in_bursts_are_fitted_at_their_mean(sigma: float) -> None:
+    """As in a log of an engine, where no two iterations have the same context."""
+    rng = np.random.default_rng(0)
+    n = rng.integers(1, 33, 6000)
+    context = n * rng.integers(16, 2000, len(n))
+    true = np.array([TRUE.decode_s(int(k), int(c)) for k, c in zip(n, context, strict=True)])
+    skewed = true * rng.lognormal(-(sigma**2) / 2, sigma, len(n))  # of mean 1
+    cells = Cells(n.astype(float), {"decode_per_context_s": context.astype(float)}, skewed)
+    fitted = fit_regime(cells, ["decode_per_context_s"]).predict(cells)
+    assert fitted.sum() == pytest.approx(true.sum(), rel=0.02)
+    assert fitted == pytest.approx(true, rel=0.1)
 
 
 def test_two_rows_of_each_regime_are_enough(tmp_path: Path) -> None:
