@@ -16,8 +16,9 @@ def test_flags_and_lists_that_the_page_names_are_there() -> None:
     flags = {flag.replace("-", "_") for flag in re.findall(r"`--([a-z-]+)", PAGE.text)}
     flags |= {flag.replace("-", "_") for flag in re.findall(r"seqsched sweep .*? --([a-z-]+)", PAGE.text)}
     assert flags >= {"out", "prune", "retry_failed", "jobs", "backend"}
-    assert flags - {"state"} <= set(inspect.signature(sweep).parameters)
+    assert flags - {"state", "server", "gpu"} <= set(inspect.signature(sweep).parameters)
     assert "state" in inspect.signature(plan).parameters  # the page says what a plan keeps, too
+    assert "defaults" in inspect.signature(sweep).parameters  # of a server
 
 
 def test_the_sweep_that_speed_is_measured_with_has_200_points_of_10_000_requests() -> None:
