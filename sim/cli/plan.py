@@ -223,9 +223,7 @@ def _table(result: Plan) -> None:
     show.console().print(table)
     for answer in result.answers:
         if answer.undecided and answer is not result.best:
-            print(
-                f"{answer.policy} on {answer.profile}: whether {answer.undecided_text} would do is undecided"
-            )
+            print(f"{answer.policy} on {answer.profile}: {answer.doubt}")
 
 
 def _cells(answer: Answer) -> list[str]:

@@ -17,6 +17,7 @@ from .verdict import (
     failures_of,
     interval_text,
     json_value,
+    open_text,
     point_standing,
     value_text,
 )
@@ -120,6 +121,14 @@ class Answer:
         """`44, 45 or 46`: the smaller fleets that may do."""
         *others, last = map(str, self.undecided)
         return f"{', '.join(others)} or {last}" if others else last
+
+    @property
+    def doubt(self) -> str:
+        """Which smaller fleets may do, and why it was not decided of the largest of them."""
+        without_spares = self.undecided[-1] - self.spare
+        point = next(p for p in self.points if (p.replicas, p.verdict) == (without_spares, "undecided"))
+        place = f"with the other {without_spares} " if self.spare else ""
+        return f"undecided whether {self.undecided_text} would do: {place}{open_text(point)}"
 
     @property
     def headroom(self) -> float | None:
@@ -301,7 +310,7 @@ class Plan:
             )
         doubt = f" There {failures_of(best.point)}." if best.point.failed else ""
         if best.undecided:
-            doubt += f" Whether {best.undecided_text} would do is undecided."
+            doubt += f" It is {best.doubt}."
         carry = "carries" if best.replicas == 1 else "carry"
         return (
             f"{fleet} under {best.policy} {carry} {q.request_rate:.4g} requests/s{rest} within {q.bounds}: "
@@ -346,6 +355,8 @@ def point_text(point: FleetPoint | None) -> str:
         return "–"
     if point.verdict == "unstable":
         return f"unstable: backlog +{point.drift.mean:.2f} per arrival"
+    if point.verdict == "undecided" and point.across is None and point.may_grow:
+        return f"undecided: backlog +{point.drift.mean:.2f} per arrival, within the noise"
     return f"{point.verdict}: {point_standing(point)}"
 
 

@@ -21,6 +21,7 @@ from .verdict import (
     failures_of,
     judge,
     long_enough,
+    open_text,
     point_standing,
     to_settle,
     value_text,
@@ -260,24 +261,12 @@ def _not_enough(point: FleetPoint) -> str:
 
 
 def left_open(slo: Slo, rate: float, point: FleetPoint, effort: Effort) -> str:
-    """Why a point is undecided at a rate, and what would decide it."""
-    longest, seeds = effort.max_requests, effort.max_seeds
+    """Why the longest runs leave a point undecided at a rate, and what would decide it."""
     if _too_short(slo, rate, point.mean_e2el_s, effort):
-        need = to_settle(slo, rate, point.mean_e2el_s, seeds)
+        need = to_settle(slo, rate, point.mean_e2el_s, effort.max_seeds)
         need += -need % 10 ** max(len(str(need)) - 2, 0)
         return (
-            f"at {rate:.4g} requests/s runs of {longest:,} requests are too short to settle; "
+            f"at {rate:.4g} requests/s runs of {effort.max_requests:,} requests are too short to settle; "
             f"--max-requests {need} would do"
         )
-    across = [m for m in point.measured if m.low <= m.limit <= m.high]
-    if across:
-        bound = across[0]
-        return (
-            f"at {rate:.4g} requests/s {point.replicas} replicas reach {point_standing(point, bound)}, "
-            f"across the bound of {value_text(bound, bound.limit)}, with {seeds} seeds of {longest:,} "
-            "requests"
-        )
-    return (
-        f"at {rate:.4g} requests/s the backlog of {point.replicas} replicas seems to grow, but not beyond "
-        f"the noise between {seeds} seeds of {longest:,} requests"
-    )
+    return f"at {rate:.4g} requests/s {point.replicas} replicas: {open_text(point)}"

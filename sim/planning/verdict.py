@@ -80,6 +80,16 @@ class FleetPoint:
         return next(m.mean for m in self.measured if m.name == bound)
 
     @property
+    def across(self) -> Measured | None:
+        """A bound that lies within the interval of what was measured."""
+        return next((m for m in self.measured if m.low <= m.limit <= m.high), None)
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether the backlog seems to grow, be it beyond the noise or not."""
+        return self.drift.mean >= LEAST_DRIFT
+
+    @property
     def meets_by_mean(self) -> bool:
         """The better guess where nothing is decided."""
         return self.verdict == "meets" or (
@@ -214,6 +224,18 @@ def point_standing(point: FleetPoint, bound: Measured | None = None) -> str:
     # A trace is what it is, so that a replay has no interval.
     text = standing_text(at) if not point.is_replay else f"{at.name} {value_text(at, at.mean)}"
     return f"{text}, and {failures_of(point)}" if point.failed else text
+
+
+def open_text(point: FleetPoint) -> str:
+    """Why that point is undecided."""
+    runs = f"{point.num_seeds} seeds of {point.num_requests:,} requests"
+    bound = point.across
+    if bound is not None:
+        limit = value_text(bound, bound.limit)
+        return f"{point_standing(point, bound)}, across the bound of {limit}, with {runs}"
+    if point.may_grow:
+        return f"the backlog seems to grow, but not beyond the noise between {runs}"
+    return f"{point_standing(point)}, but {runs} are too short to settle"
 
 
 def interval_text(bound: Measured) -> str:
