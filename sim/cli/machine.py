@@ -40,7 +40,7 @@ def list_profiles() -> None:
         table.add_row(
             name,
             p.provenance.kind,
-            p.model.name if p.model else "–",
+            p.model_name or "–",
             p.gpu.name if p.gpu else "–",
             p.engine,
             f"{p.kv_tokens():,}" if p.memory else "–",

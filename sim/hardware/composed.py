@@ -26,7 +26,7 @@ from traces.datasets import cache_folder
 from traces.errors import InputError
 from traces.spec import nearest
 
-FORMAT = 3
+FORMAT = 4
 """Raised when the same kernels give another profile: copies kept before are not used again."""
 
 _ASYNCHRONOUS_SINCE = {"vllm": (0, 14), "sglang": (0, 4), "trtllm": (1, 0)}
@@ -88,7 +88,11 @@ def compose(deployment: Deployment | str, *, name: str | None = None, date: str 
             "tables": f"{kernels.PACKAGE} {origin.package}",
             "licence": kernels.LICENCE,
         },
-        grid={**_shares(parts), "attention": parts.coverage},
+        grid={
+            **({} if shape else {"model": short_name(asked.model)}),
+            **_shares(parts),
+            "attention": parts.coverage,
+        },
         residuals=errors,
     )
     return Profile(

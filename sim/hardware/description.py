@@ -31,9 +31,7 @@ def describe(profile: Profile) -> list[tuple[str, str]]:
     rows.append(("engine", profile.engine))
     if profile.async_scheduling:
         rows.append(("scheduling", "asynchronous: an iteration is decided while the one before it runs"))
-    if profile.model:
-        parameters = profile.model.num_parameters / 1e9
-        rows.append(("model", f"{profile.model.name}, {parameters:.2f} billion parameters"))
+    rows += _model_rows(profile)
     if profile.gpu:
         gpu = profile.gpu
         several = f"{profile.num_gpus} × " if profile.num_gpus > 1 else ""
@@ -73,6 +71,16 @@ def describe(profile: Profile) -> list[tuple[str, str]]:
     rows.extend(_residual_rows(provenance.residuals))
     rows.extend((f"uncertainty, {key}", _range(value)) for key, value in provenance.uncertainty.items())
     return rows
+
+
+def _model_rows(profile: Profile) -> list[tuple[str, str]]:
+    """The row about the model, if it is known."""
+    if profile.model:
+        parameters = profile.model.num_parameters / 1e9
+        return [("model", f"{profile.model.name}, {parameters:.2f} billion parameters")]
+    if profile.model_name:
+        return [("model", f"{profile.model_name}, without a shape that what-ifs could start from")]
+    return []
 
 
 def _host_rows(host: Host) -> list[tuple[str, str]]:

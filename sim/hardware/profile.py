@@ -126,6 +126,11 @@ class Profile:
             )
         return self.memory.capacity_tokens
 
+    @property
+    def model_name(self) -> str | None:
+        """What the model is called, also where its shape is none that what-ifs could start from."""
+        return self.model.name if self.model else self.provenance.grid.get("model")
+
     @cached_property
     def iteration_cost(self) -> StepCost:
         """How long iterations take: the step cost, with the terms of the host on it."""

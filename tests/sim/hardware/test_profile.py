@@ -244,3 +244,11 @@ def test_absurd_numbers_are_refused_or_simulated_at_once(where: tuple[str, ...],
         assert "\n" not in str(error)
     else:
         json.loads(result.to_json())
+
+
+def test_every_shipped_profile_names_its_model() -> None:
+    named = {name: load(name).model_name for name in names()}
+    assert named["h200-qwen3-30b-a3b-vllm"] == "qwen3-30b-a3b" and all(named.values())
+    experts = load("h200-qwen3-30b-a3b-vllm")
+    assert dict(describe(experts))["model"].startswith("qwen3-30b-a3b, without a shape")
+    assert "model" not in dict(describe(replace(experts, provenance=replace(experts.provenance, grid={}))))
