@@ -36,8 +36,9 @@ def load(
     Where a file and a name coincide, the file is taken only if `source` is a Path or holds a path separator
     or a suffix (`./fixed` or `fixed.csv`, not `fixed`). `seed` feeds whatever is drawn rather than read,
     `max_new_tokens` caps the outputs, `tokenizer(text)` counts tokens where a file holds text. `num_prompts`
-    is the number of requests to generate (None: the generator's default); files and datasets come whole,
-    `Trace.sample` takes a part. `time_unit` (s, ms, us, ns) is that of a file's times where it is not clear.
+    is the number of requests to generate (None: the generator's default), or the first so many of a file or
+    dataset (None: all); `Trace.sample` takes others. `time_unit` (s, ms, us, ns) is that of a file's times
+    where it is not clear.
     The trace's name is the source as it was given; for a path it is the name of the file.
     Raises InputError for a source that is none of these, and for bad input of any kind.
     """
@@ -53,12 +54,12 @@ def load(
     named = _named_format(source)
     if named is not None:
         reading = Reading(seed, max_new_tokens, tokenizer, time_unit)
-        return replace(formats.read_named(named, reading), name=text)
+        return replace(formats.read_named(named, reading), name=text).sample(num_prompts)
     path = _path(source)
     trace = formats.read(
         path, seed=seed, max_new_tokens=max_new_tokens, tokenizer=tokenizer, time_unit=time_unit
     )
-    return trace if path == text else replace(trace, name=text)
+    return (trace if path == text else replace(trace, name=text)).sample(num_prompts)
 
 
 def announce(source: str, time_unit: str | None) -> None:

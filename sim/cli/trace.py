@@ -73,7 +73,7 @@ def inspect(
     """
     from rich.table import Table
 
-    trace = traces.load(source, seed=seed, num_prompts=num_prompts, time_unit=time_unit).sample(num_prompts)
+    trace = traces.load(source, seed=seed, num_prompts=num_prompts, time_unit=time_unit)
     facts, frame = inspection.facts(trace), inspection.describe(trace)
     if out is not None:
         from plots import lengths

@@ -30,14 +30,16 @@ def requests_of(settings: WorkloadSettings, seed: int) -> Trace:
     """
     import traces
     from traces import scaling
+    from traces.loading import is_generator
 
     trace, cap = settings.trace, settings.max_new_tokens
     if isinstance(trace, str):
+        is_file = not is_generator(trace)  # a permutation is one of all its requests
         first_cap = cap if settings.output_scale == 1 else None  # the cap is one on the scaled lengths
         trace = traces.load(
             trace,
             seed=seed,
-            num_prompts=settings.num_prompts,
+            num_prompts=None if settings.sample_seed is not None and is_file else settings.num_prompts,
             max_new_tokens=first_cap,
             time_unit=settings.time_unit,
         )

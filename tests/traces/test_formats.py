@@ -283,6 +283,15 @@ def test_load_takes_files_generators_and_datasets(put: Put, monkeypatch: pytest.
     assert load("azure-conv-2023").name == "azure-conv-2023"
 
 
+def test_load_takes_the_first_requests_of_whatever_it_loads(put: Put) -> None:
+    path = put("prompt_tokens,output_tokens\n1,9\n2,8\n3,7\n", "mine.csv")
+    for source in (path, f"seqsched:file={path}"):
+        assert load(source, num_prompts=2).prompt_tokens.tolist() == [1, 2]
+        assert len(load(source)) == 3
+        with pytest.raises(InputError, match=r"num_prompts: 4 is not between 1 and 3, the length of trace"):
+            load(source, num_prompts=4)
+
+
 def test_load_prefers_a_name_over_a_bare_file_and_a_path_over_a_name(
     put: Put, monkeypatch: pytest.MonkeyPatch
 ) -> None:
