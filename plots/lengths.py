@@ -13,7 +13,7 @@ from traces import inspection
 from traces.errors import InputError
 from traces.trace import Trace
 
-from . import style
+from . import reuse, style
 
 HEAVY_TAIL = 40  # p99 over p10, across both columns, beyond which equal steps would hide most requests
 MAX_BINS = 40
@@ -67,7 +67,7 @@ def arrival_rate(trace: Trace, ax: Axes) -> None:
     except InputError:
         style.say(ax, _why_not(trace, "arrival rate"))
         return
-    unit, name = _time_unit(float(edges[-1]))
+    unit, name = style.time_unit(float(edges[-1]))
     mean = float(np.average(rates, weights=np.diff(edges)))
     ax.stairs(rates, edges / unit, fill=True, color=style.PADDING)
     ax.stairs(rates, edges / unit, color=style.USEFUL, linewidth=1.0)
@@ -101,9 +101,15 @@ def burstiness(trace: Trace, ax: Axes) -> None:
 
 
 def overview(trace: Trace) -> Figure:
-    """Lengths, arrival rate and burstiness of a trace beside each other, and the trace's notes below."""
-    fig, axes = style.figure(13.5, 4.2, cols=3)
-    for draw, ax in zip((length_histograms, arrival_rate, burstiness), axes, strict=True):
+    """Lengths, arrival rate and burstiness of a trace beside each other, and the trace's notes below; what of
+    its prompts is found again, and its sessions, in a second row where it knows of these.
+    """
+    panels = [length_histograms, arrival_rate, burstiness]
+    if trace.blocks is not None or trace.sessions is not None:
+        panels += [reuse.cache_curve, reuse.over_time, reuse.session_shapes]
+    rows = len(panels) // 3
+    fig, axes = style.figure(13.5, 4.2 * rows, rows=rows, cols=3)
+    for draw, ax in zip(panels, axes, strict=True):
         draw(trace, ax)
     fig.suptitle(f"{style.plain(style.shorten(trace.name, 60))}: {len(trace):,} requests", fontsize=11)
     if trace.notes:
@@ -115,10 +121,3 @@ def overview(trace: Trace) -> Figure:
 def _why_not(trace: Trace, what: str) -> str:
     reason = "This trace has no arrival times" if trace.arrival_s is None else "All requests arrive at once"
     return f"{reason}:\nno {what} to draw."
-
-
-def _time_unit(span_s: float) -> tuple[float, str]:
-    """Seconds per unit, and its name, for a span of this length."""
-    if span_s >= 3 * 3600:
-        return 3600.0, "h"
-    return (60.0, "min") if span_s >= 600 else (1.0, "s")

@@ -209,3 +209,10 @@ def plot_cumulative(
         linewidth=1.8,
         label=label,
     )
+
+
+def time_unit(span_s: float) -> tuple[float, str]:
+    """Seconds per unit, and its name, for a span of this length."""
+    if span_s >= 3 * 3600:
+        return 3600.0, "h"
+    return (60.0, "min") if span_s >= 600 else (1.0, "s")

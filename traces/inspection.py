@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .errors import InputError
+from .reuse import reuse_facts, reuse_of
+from .sessions import session_sizes
 from .trace import FloatArray, IntArray, Trace
 
 if TYPE_CHECKING:
@@ -19,8 +21,8 @@ _MIN_WINDOWS = 10
 def describe(trace: Trace) -> pd.DataFrame:
     """The distribution of each numeric column: a row per column; count, min, p10, p50, mean, p90, p99, max.
 
-    Times are in seconds (`interarrival_s`: the n-1 gaps between arrivals), lengths in tokens, samples under
-    `L_<name>`.
+    Times are in seconds (`interarrival_s`: the n-1 gaps between arrivals; `think_s`: of what waits for
+    another), lengths in tokens, samples under `L_<name>`; `session_requests` is of sessions.
     """
     import pandas as pd
 
@@ -33,6 +35,10 @@ def describe(trace: Trace) -> pd.DataFrame:
     }
     if trace.arrival_s is not None and len(trace) > 1:
         columns["interarrival_s"] = np.diff(trace.arrival_s)
+    if (ids := trace.sessions) is not None:
+        columns["session_requests"] = session_sizes(ids)
+    if (waiting := trace.is_waiting).any():
+        columns["think_s"] = trace.thinks_s[waiting]
     if trace.samples is not None:
         columns |= {f"L_{name}": trace.samples[:, k] for k, name in enumerate(trace.sample_names)}
     order = ("count", "min", "p10", "p50", "mean", "p90", "p99", "max")
@@ -63,7 +69,8 @@ def facts(trace: Trace) -> dict[str, float | int | None]:
     variation of the gaps) and burstiness (1/cv², as `vllm bench serve` means it: 1 is Poisson, less is
     burstier); max_new_tokens and share_at_cap (outputs that reach
     it, or the request's own cap); sample_correlation (mean Pearson
-    correlation over pairs of samples).
+    correlation over pairs of samples). Of sessions their number, where there are any, and what caches of
+    prefixes find (`reuse_facts`), where that is known.
     """
     cv = _interarrival_cv(trace)
     span = None if trace.arrival_s is None else float(trace.arrival_s.max() - trace.arrival_s.min())
@@ -80,6 +87,8 @@ def facts(trace: Trace) -> dict[str, float | int | None]:
         "max_new_tokens": cap,
         "share_at_cap": None if caps is None else float((trace.output_tokens >= caps).mean()),
         "sample_correlation": _sample_correlation(trace),
+        **({} if trace.sessions is None else {"sessions": len(session_sizes(trace.sessions))}),
+        **reuse_facts(reuse_of(trace)),
     }
 
 

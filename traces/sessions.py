@@ -132,6 +132,14 @@ def session_of(waits_for: IntArray, session_id: npt.NDArray[Any] | None) -> IntA
     return np.array([find(row) for row in range(n)], dtype=np.int64)
 
 
+def session_sizes(session_id: npt.NDArray[Any]) -> IntArray:
+    """The number of requests of each session, in order of appearance."""
+    counts: dict[Any, int] = {}
+    for each in session_id.tolist():
+        counts[each] = counts.get(each, 0) + 1
+    return np.array(list(counts.values()), dtype=np.int64)
+
+
 def earliest_s(parents: Sequence[Sequence[int]], think_s: FloatArray, arrival_s: FloatArray) -> FloatArray:
     """Arrival times, shape (n,), of which NaN is filled in where a request waits for others: with the time
     at which it would come if these took none.
