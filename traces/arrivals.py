@@ -98,7 +98,8 @@ def window(trace: Trace, seed: int, num_requests: int) -> Trace:
 
     Rows keep their own gaps; where the start follows the end, or the trace goes round, the gap is the mean
     one. A longer window of the same seed begins with the shorter one. Sessions are kept whole: their starts
-    are the rows, as many as have `num_requests` requests on average.
+    are the rows, as many as have `num_requests` requests on average. Prompts that come again in a longer
+    window than the trace begin like none of the time before: a cache would else find all of them.
     """
     grouped = sessions_of(trace)
     if grouped is not None:
@@ -108,8 +109,10 @@ def window(trace: Trace, seed: int, num_requests: int) -> Trace:
     start = int(n * ((seed * GOLDEN) % 1.0))
     rows = (start + np.arange(num_requests)) % n
     own = trace.arrival_s
-    bare = trace if own is None else replace(trace, arrival_s=None, deadline_s=None)
+    bare = replace(trace, arrival_s=None, deadline_s=None, blocks=None)
     chosen = bare.select(rows)
+    if trace.blocks is not None:
+        chosen = replace(chosen, blocks=trace.blocks.again(rows, np.arange(num_requests) // n))
     if own is None:
         return chosen
     gaps = np.diff(own, prepend=own[0])

@@ -102,6 +102,20 @@ class PromptBlocks:
         ends = np.minimum(np.rint(self.ends * factor).astype(np.int64), most)
         return PromptBlocks(self.hashes, ends, self.offsets, self.answers)
 
+    def again(self, rows: IntArray, rounds: IntArray) -> PromptBlocks:
+        """These rows in this order, each in a round, shape as `rows`: what comes again in another round is
+        like nothing of the rounds before.
+        """
+        answers = np.full(len(self), -1) if self.answers is None else self.answers
+        chosen = PromptBlocks(self.hashes, self.ends, self.offsets)[rows]
+        names, codes = np.unique(np.concatenate([chosen.hashes, answers[rows]]), return_inverse=True)
+        if not rounds.any():
+            codes = names[codes]
+        shift = rounds * len(names)
+        hashes = codes[: len(chosen.hashes)] + np.repeat(shift, np.diff(chosen.offsets))
+        moved = np.where(answers[rows] >= 0, codes[len(chosen.hashes) :] + shift, -1)
+        return PromptBlocks(hashes, chosen.ends, chosen.offsets, None if self.answers is None else moved)
+
     def with_answers(self, longer: IntArray, prompt_tokens: IntArray) -> tuple[PromptBlocks, IntArray]:
         """The blocks and the lengths of the prompts, shape (n,), where answers are so many tokens `longer`,
         shape (n,): each block that is an answer is so too, and its prompt with it.

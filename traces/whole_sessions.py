@@ -50,7 +50,10 @@ class Sessions:
         return self.chosen(np.arange(len(self.leads)), start_s)
 
     def chosen(self, numbers: IntArray, start_s: FloatArray) -> Trace:
-        """These sessions, by their place in `leads`, starting at these times; one may come several times."""
+        """These sessions, by their place in `leads`, starting at these times.
+
+        One may come several times, each time with another id and prompts like none of the time before.
+        """
         trace, sizes, by_session = self.trace, *self._members()
         ends = np.cumsum(sizes)
         rows = np.concatenate([by_session[ends[k] - sizes[k] : ends[k]] for k in numbers.tolist()])
@@ -58,13 +61,18 @@ class Sessions:
         own = np.zeros(len(trace)) if trace.arrival_s is None else trace.arrival_s
         times = start_s[copy] + (own[rows] - own[self.first[rows]])
         order = np.argsort(times, kind="stable")
-        bare = replace(trace, arrival_s=None, deadline_s=None, waits_for=None, think_s=None)
+        turns = _turns(numbers)[copy]
+        bare = replace(
+            trace, arrival_s=None, deadline_s=None, waits_for=None, think_s=None, blocks=None, session_id=None
+        )
         columns: dict[str, Any] = {"arrival_s": times[order], "think_s": trace.thinks_s[rows][order]}
         columns["waits_for"] = self._waits_for(rows, copy, np.cumsum(sizes[numbers]) - sizes[numbers], order)
         if trace.deadline_s is not None:
             columns["deadline_s"] = ((trace.deadline_s - own)[rows] + times)[order]
         if trace.session_id is not None:
-            columns["session_id"] = _apart(trace.session_id[rows], numbers, copy)[order]
+            columns["session_id"] = _named(trace.session_id[rows], turns)[order]
+        if trace.blocks is not None:
+            columns["blocks"] = trace.blocks.again(rows[order], turns[order])
         return replace(bare.select(rows[order]), **columns)
 
     def _members(self) -> tuple[IntArray, IntArray]:
@@ -93,13 +101,18 @@ def sessions_of(trace: Trace) -> Sessions | None:
     return Sessions(trace, first, np.unique(first))
 
 
-def _apart(session_id: Any, numbers: IntArray, copy: IntArray) -> Any:
-    """The ids of the rows' sessions; one that comes again has the number of its turn behind its id."""
+def _turns(numbers: IntArray) -> IntArray:
+    """How often each number came before, shape as `numbers`."""
     count, turns = Counter[int](), []
     for number in numbers.tolist():
         turns.append(count[number])
         count[number] += 1
-    if not any(turns):
+    return np.array(turns, dtype=np.int64)
+
+
+def _named(session_id: Any, turns: IntArray) -> Any:
+    """The ids of the rows' sessions; one that comes again has the number of its turn behind its id."""
+    if not turns.any():
         return session_id
-    pairs = zip(session_id.tolist(), copy.tolist(), strict=True)
-    return np.array([f"{one}#{turns[k] + 1}" if turns[k] else one for one, k in pairs], dtype=object)
+    pairs = zip(session_id.tolist(), turns.tolist(), strict=True)
+    return np.array([f"{one}#{turn + 1}" if turn else one for one, turn in pairs], dtype=object)

@@ -67,9 +67,9 @@ class World:
         shared = scenario_on(trace, settings)
         outages = replace(shared.outages, is_partial=True) if run.outages else NONE
         result = replace(shared, outages=outages).run(self.policy)
-        if self.settings.max_concurrency is None or shared.trace.arrival_s is None:
+        if self.settings.max_concurrency is None:
             return result
-        return _counted_from_due(result, shared.trace.arrival_s)
+        return _counted_from_due(result, result.columns["due_s"])
 
     def _requests(self, run: Run) -> Trace:
         if isinstance(self.source, str):

@@ -252,3 +252,22 @@ def test_cycles_are_found_and_orders_are_causal(parents: list[list[int]]) -> Non
 
 def test_without_ids_a_session_is_what_hangs_together() -> None:
     assert session_of(padded([[], [], [0], [1], [2, 3], []]), None).tolist() == [0, 0, 0, 0, 0, 5]
+
+
+@given(seed=st.integers(0, 20), number=st.integers(1, 90))
+def test_prompts_that_come_again_in_a_window_are_new(seed: int, number: int) -> None:
+    """Within a round as much is shared as ever; a second round finds nothing of the first."""
+    trace = load("sessions:users=4,turns=3", seed=1)
+    for source in (trace, replace(trace, waits_for=None, think_s=None)):
+        cut = window(source, seed, number)
+        assert cut.blocks is not None and cut.blocks.answers is not None and cut.session_id is not None
+        parts = [cut.blocks.of(row) for row in range(len(cut))]
+        tokens = [cut.prompt_tokens[row] for row in range(len(cut))]
+        assert all(ends[-1] == length for (_, ends), length in zip(parts, tokens, strict=True))
+        for one in range(len(cut)):
+            for other in range(one):
+                is_again = one // 12 != other // 12 if source is not trace else "#" in cut.session_id[one]
+                if cut.request_id[one] == cut.request_id[other] and is_again:
+                    assert not set(parts[one][0]) & set(parts[other][0])
+        check = cut.blocks.answers[cut.blocks.answers >= 0]
+        assert len(np.unique(check)) == len(check)
