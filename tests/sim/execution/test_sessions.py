@@ -18,7 +18,8 @@ from sim.results.result import Result
 from sim.scenario.scenario import Scenario, scenario
 from tests.sim.execution.test_ties import Scheduled, check_bounds, outages
 from tests.sim.flat_machine import flat_machine
-from traces import InputError
+from traces import InputError, load
+from traces.reuse import reuse_of
 from traces.sessions import padded
 from traces.trace import Trace
 
@@ -216,3 +217,36 @@ def test_a_trace_whose_requests_cannot_wait_so_is_refused(columns: dict[str, Any
         replace(trace, **{name: np.array(values) for name, values in columns.items()})
     with pytest.raises(InputError, match="think_s is of no use without waits_for"):
         replace(trace, waits_for=None)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    spec=st.sampled_from(
+        [
+            "sessions:turns=4,rate=20,think_s=0.2,system_tokens=40,prompt_tokens=20,output_tokens=10",
+            "sessions:turns=3,turns_law=geometric,rate=5,agents=2,system_tokens=0,prompt_tokens=30,output_tokens=6",
+        ]
+    ),
+    seed=st.integers(0, 1000),
+    replicas=st.sampled_from([1, 2]),
+    blocks=st.sampled_from([25, 60, 4000]),
+    cap=st.sampled_from([4, 60]),
+)
+def test_a_cache_finds_the_same_in_a_leap_and_never_more_than_an_endless_one(
+    spec: str, seed: int, replicas: int, blocks: int, cap: int
+) -> None:
+    trace = load(spec, num_prompts=40, seed=seed, max_new_tokens=cap)
+    how: dict[str, Any] = {"profile": flat_machine(TICK_S), "replicas": replicas, "kv_blocks": blocks}
+    shared = scenario(trace, **how)
+    policy = "continuous:prefix_caching=on,max_num_seqs=8"
+    leaped, stepped = shared.run(policy), shared.run(policy, leap=False)
+    for name in ROWS:
+        assert leaped.columns[name].tolist() == pytest.approx(stepped.columns[name].tolist(), nan_ok=True), (
+            name
+        )
+    assert leaped.summary["prefix_hit_fraction"] == stepped.summary["prefix_hit_fraction"]
+    check_sessions(leaped, shared.trace, is_bounded=False)
+    reuse, found = reuse_of(shared.trace), leaped.summary["prefix_hit_fraction"]
+    assert reuse is not None and found is not None
+    if leaped.summary["preemptions"] == 0 and leaped.summary["failed"] == 0:
+        assert found <= reuse.most
