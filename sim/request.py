@@ -4,7 +4,7 @@ that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 
@@ -39,7 +39,8 @@ class Request:
     caps of their own, these may be the answers' lengths, and `largest_cap` is the largest of all requests:
     what is to order or plan goes by `bound_tokens`, so that a cap is no prediction unless one is made of it.
 
-    `blocks`: what is known of how the prompt begins, None for nothing.
+    `blocks`: what is known of how the prompt begins, None for nothing. `session_id`: whose turn it is, None
+    where that is not known.
     """
 
     id: int
@@ -54,6 +55,7 @@ class Request:
     largest_cap: int | None = None
     blocks: KnownBlocks | None = None
     predicted_lengths: tuple[int, ...] | None = None
+    session_id: Hashable = None
 
     @property
     def bound_tokens(self) -> int:

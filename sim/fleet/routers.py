@@ -15,6 +15,7 @@ import numpy as np
 from traces.registry import Registry
 
 from ..request import Request
+from .prefix_routers import PrefixAware, Sticky
 from .routing import BaseRouter, CheckedRouter, Router, RouterContext
 
 PER_SECOND = 10**9
@@ -169,6 +170,8 @@ ROUTERS = Registry(
         "least-tokens": LeastTokens,
         "least-predicted-work": LeastPredictedWork,
         "power-of-two": PowerOfTwo,
+        "prefix-aware": PrefixAware,
+        "sticky": Sticky,
         "shared-queue": shared_queue,
     },
 )

@@ -27,6 +27,8 @@ class RouterContext:
     """The stream of random numbers for routing."""
     work_s: Callable[[Request, int], float]
     """(request, replica) -> seconds of accelerator time that the request is predicted to take there."""
+    kv_tokens: tuple[int, ...] = ()
+    """KV tokens that each replica holds; empty where that is not known."""
 
 
 class Router(Protocol):

@@ -196,6 +196,7 @@ class Scenario:
             **{each.name: getattr(trace, each.name, None) for each in fields(Request)},
             "id": np.arange(n),
             "blocks": None,
+            "session_id": trace.sessions,
             "max_new_tokens": trace.max_tokens,
             "predicted_tokens": None if perception.charged else perception.predicted,
             "predicted_upper_tokens": None if perception.charged else perception.upper,
@@ -258,7 +259,8 @@ class Scenario:
             answer = request.bound_tokens if request.predicted_tokens is None else request.predicted_tokens
             return request.prompt_tokens * prompt_s + answer * answer_s
 
-        context = RouterContext(len(machines), stream(self.seed, "routing"), work_s)
+        rng, capacities = stream(self.seed, "routing"), tuple(m.limits.kv_tokens for m in machines)
+        context = RouterContext(len(machines), rng, work_s, capacities)
         return router_maker(self.router)(context)
 
 
