@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from sim.hardware.profile import Profile
-from sim.scenario.policies import limits_of
+from sim.scenario.policies import limits_of, make_scheduler
 from sim.scenario.scenario import Scenario
 from sim.scenario.scenario import scenario as make_scenario
 from traces.errors import InputError
@@ -85,6 +85,20 @@ def _check_unsplit(checked: Scenario, own: Sequence[SchedulerSettings]) -> None:
             )
 
 
+def _check_shared(checked: Scenario, pairs: Sequence[tuple[str, str]]) -> None:
+    """InputError where prompts begin alike and a policy counts on finding its own tokens alone.
+
+    vLLM finds whatever begins alike, or nothing.
+    """
+    for policy, _ in pairs:
+        options = getattr(make_scheduler(policy, checked.limits), "options", None)
+        if checked.trace.blocks is not None and getattr(options, "prefix_caching", None) == "own":
+            raise InputError(
+                f"policy {policy}: prefix_caching=own, but prompts of {checked.trace.name} begin alike, "
+                "which vLLM makes use of (on) or does not (off)"
+            )
+
+
 def as_told(scenario: Scenario, engine: SchedulingEngine) -> Scenario:
     """The scenario on a machine with the memory of this engine, each request capped at its length.
 
@@ -131,6 +145,7 @@ def own_experiment(
     limits = replace(checked.limits, async_scheduling=on_gpu)
     own = [own_scheduling(policy, limits, replay.engine).settings for policy, _ in pairs]
     _check_unsplit(checked, own)
+    _check_shared(checked, pairs)
     sizes = sizes_of(checked, own, replay.kv_tokens or (profile.kv_tokens() if profile else None))
     engine = replay.start_own(loaded, sizes)
     # It works in this process and on one thread only while it is stepped, so that waits can be skipped.

@@ -134,6 +134,18 @@ def test_what_it_cannot_do_is_one_line(
     assert status == 2 and not out and named in err.splitlines()[-1] and not engines
 
 
+def test_prompts_that_begin_alike_need_a_policy_that_says_whether_they_are_found(
+    capsys: Any, engines: list[OwnEngine], tmp_path: Any
+) -> None:
+    path = tmp_path / "alike.csv"
+    path.write_text("prompt_tokens,output_tokens,prefix_id,prefix_tokens\n" + "40,3,0,32\n" * 4)
+    arguments = ["--engine", "vllm", "--trace", path, "--threads", 1, "--repeat", 1, "--policies"]
+    status, _, err = run(capsys, validate_script.validate, *arguments, POLICY)
+    assert status == 2 and "prefix_caching=own, but prompts of" in err.splitlines()[-1] and not engines
+    off = f"{POLICY},prefix_caching=off"
+    assert run(capsys, validate_script.validate, *arguments, off)[0] == 0
+
+
 @pytest.mark.parametrize(
     "command",
     [(validate_script.validate, *SMALL), (calibrate_script.calibrate, "--engine", "vllm", "--out", "x.json")],
