@@ -190,7 +190,7 @@ class ContinuousScheduler(Paged):
 
     def _ask_now(self, now: float) -> bool:
         """Whether to ask now: a batch is full, nothing runs, or the first has waited long enough."""
-        if len(self.running) >= self.max_num_seqs:
+        if len(self.running) >= self.max_num_seqs and not self.PREEMPTS:
             return False
         is_full = len(self.unperceived) >= self.options.perceive_batch
         return is_full or not self.running or now >= self.unperceived_since_s + self.options.perceive_wait_s
@@ -208,7 +208,7 @@ class ContinuousScheduler(Paged):
             self.admitted_in_time.remove(heappop(self.deadlines)[1])
         until_s = self.deadlines[0][0] if self.deadlines else inf
         ask_s = self.unperceived_since_s + self.options.perceive_wait_s
-        if now < ask_s and len(self.running) < self.max_num_seqs:
+        if now < ask_s and (self.PREEMPTS or len(self.running) < self.max_num_seqs):
             until_s = min(until_s, ask_s)
         return until_s
 

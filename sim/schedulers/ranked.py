@@ -53,7 +53,7 @@ class RankedScheduler(ContinuousScheduler):
     def _clear(self) -> None:
         super()._clear()
         self.waiting = ByRank()
-        self.has_end_hooks = True
+        self.has_end_hooks, self.is_choosing = True, False
         self.discipline, self.rank = self.rank, self._rank
         self.until_above = getattr(self.discipline, "until_above", None)
         self.first_predicted: dict[int, int] = {}  # id -> what was predicted before it was asked about again
@@ -79,7 +79,9 @@ class RankedScheduler(ContinuousScheduler):
             if work is not None:
                 return work
         left, was_partial = self._make_way() if self.waiting else [], bool(self.kv.partial)
+        self.is_choosing = True
         work = super().next_work(now)
+        self.is_choosing = False
         if not isinstance(work, Iterations):
             return work
         work.stop_on_arrival = True
@@ -91,6 +93,10 @@ class RankedScheduler(ContinuousScheduler):
             # Nobody made way beside an incomplete prompt; the next iteration may be the first without one.
             work.at_most = 1 if was_partial else int(min(work.at_most, self._ranks_hold()))
         return work
+
+    def _turn_away_or_ask(self, now: float) -> Work | None:
+        """What goes before all iterations; nothing any more once somebody may have left for the next one."""
+        return None if self.is_choosing else super()._turn_away_or_ask(now)
 
     def _make_way(self) -> list[Request]:
         """Let the last in rank leave, as far as those before them in the queue get in by it."""

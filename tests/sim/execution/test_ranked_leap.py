@@ -25,8 +25,8 @@ def policies(is_async: bool) -> st.SearchStrategy[str]:
     return st.builds(
         (
             "continuous:order={},admission={},preempt_until={},starve_after={},quantum={},chunked={},"
-            "max_num_seqs={},max_num_batched_tokens={},prefix_caching={},level_tokens={},async_scheduling="
-            + ("on" if is_async else "off")
+            "max_num_seqs={},max_num_batched_tokens={},prefix_caching={},level_tokens={},perceive_wait_s={},"
+            "perceive_batch={},async_scheduling=" + ("on" if is_async else "off")
         ).format,
         st.sampled_from(ORDERS),
         st.sampled_from(["prompt", "prompt", "chunk", "predicted", "quantile:0.9", "quantile:0.5"]),
@@ -38,6 +38,8 @@ def policies(is_async: bool) -> st.SearchStrategy[str]:
         st.sampled_from([30, 64, 128, 2048]),
         st.sampled_from(["on", "off"]),
         st.sampled_from([1, 4, 32]),
+        st.sampled_from([0, 0.2, 1]),
+        st.sampled_from([1, 3, 128]),
     )
 
 

@@ -211,3 +211,15 @@ def test_asking_again_costs_its_iteration_and_mends_the_order() -> None:
     )
     assert plain.tolist() == [30, 24]
     assert asked.tolist() == [10 + 2 * 0.25, 30 + 7 * 0.25]
+
+
+def test_who_arrives_is_asked_about_though_all_places_are_taken() -> None:
+    """Else nobody whose length has to be asked for could preempt: the short one goes before the long one.
+
+    A question takes no iteration; the machine computes its prompt in a second, and an answer of 8 tokens.
+    """
+    jobs = [Job(0, 0, 10, 60, 60, [60] * NUM_LENGTHS), Job(1, 20, 10, 5, 5, [5] * NUM_LENGTHS)]
+    known = replace(Known([60, 5], [[60] * NUM_LENGTHS, [5] * NUM_LENGTHS]), charge=True)
+    result = alone(jobs, "order=gittins,perceive_wait_s=0", predictor=known)
+    short, long = result.columns["finish_s"][1], result.columns["finish_s"][0]
+    assert result.summary["preemptions"] == 1 and short < 40 < long
