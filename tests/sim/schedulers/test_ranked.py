@@ -59,6 +59,8 @@ def simulated(jobs: Sequence[Job], blocks: int, policy: str, **how: Any) -> tupl
     result = shared.run(policy, log=True)
     run, iteration = Run(), 0
     for b in result.batches:
+        if b.kind != "Iterations":
+            continue
         chunks = [(i, tokens, last) for i, (tokens, last) in zip(b.request_ids, b.chunks, strict=True)]
         run.note(Event(iteration, list(b.evicted), chunks))
         iteration += b.iterations
