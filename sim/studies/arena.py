@@ -45,18 +45,15 @@ POLICIES = (
     "continuous:order=tie",
     "continuous:order=lower-bound",
     "continuous:admission=quantile:0.9",
-    "continuous:order=tie,admission=quantile:0.9",
 )
 PREDICTORS = (
     "exact",
     "tuned:charge=off",
-    "tuned",
     "progressive:charge=off,ask_ms=0.1",
-    "rank:tau=0.8",
     "rank:tau=0.6",
     "rank:tau=0.4",
 )
-ARENA_LOADS = (0.7, 0.9, 1.0, 1.2)
+ARENA_LOADS = (0.9, 1.2)
 SHORT, LONG = 0.25, 0.9
 """Answers up to the first quantile of the lengths are short, from the second on long."""
 HARM = 2.0

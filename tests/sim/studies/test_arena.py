@@ -68,4 +68,4 @@ def test_arena(profile: Profile, tmp_path: Path) -> None:
 
 
 def test_the_default_predictors_can_all_be_made(profile: Profile) -> None:
-    assert len(entries([LTR], PREDICTORS, scenario("fixed", num_prompts=2, profile=profile))) == 6
+    assert len(entries([LTR], PREDICTORS, scenario("fixed", num_prompts=2, profile=profile))) == 4
