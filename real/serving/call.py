@@ -24,7 +24,8 @@ class BadRequest(ValueError):
 class Call:
     """A request as it was received: its path, bytes and content, and who sends it.
 
-    `arrival_s` is on the layer's clock. `told_tokens`: how long the client says the answer will be.
+    `arrival_s` is on the layer's clock. `told_tokens`: how long the client says the answer will be. `arm`:
+    whose order it waits in, the policy's or that of arrival.
     `request` is what schedulers see of it.
     """
 
@@ -36,6 +37,7 @@ class Call:
     arrival_s: float
     key: str | None = None
     told_tokens: int | None = None
+    arm: str = "policy"
     request: Request = field(init=False)
     ask: Ask = field(init=False)
     extra: dict[str, Any] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, cast
 
@@ -28,6 +29,10 @@ class Slots(Protocol):
     def num_free(self) -> int:
         """Slots that nobody has and nobody is next for."""
 
+    @property
+    def num_offered(self) -> int:
+        """Those of them that a scheduler may fill now."""
+
     def is_waiting(self, request: Request) -> bool:
         """Whether the request has not been sent."""
 
@@ -44,7 +49,8 @@ class Slots(Protocol):
 class Driver:
     """One scheduler at work over the executor's slots.
 
-    `held`: what the scheduler holds. `running`: those of these that it has handed out, by id.
+    `held`: what the scheduler holds. `running`: those of these that it has handed out, by id. `turns`: when
+    each turn for a slot came (s); there are as many as requests that wait.
     """
 
     def __init__(self, slots: Slots, scheduler: CompleteScheduler, level: int) -> None:
@@ -54,14 +60,17 @@ class Driver:
         self.held: dict[int, Request] = {}
         self.running: dict[int, Request] = {}
         self.finished: list[Request] = []
+        self.turns: deque[float] = deque()
         self.work: Iterations | PaddedBatch | None = None
         self.since_s = 0.0
-        self.places = 0  # that were free when the work was handed out
+        self.places = 0  # that were free when the work was handed out,
+        self.offered = 0  # and those of them that it might fill
         self.has_arrival = self.is_broken = False
 
     def submit(self, request: Request, now: float) -> None:
         """A request has arrived."""
         self.held[request.id] = request
+        self.turns.append(request.arrival_s)
         self.has_arrival = True
         if not self.is_broken:
             try:
@@ -80,6 +89,11 @@ class Driver:
     def waiting_first(self) -> Request | None:
         """The first of its requests that has not been sent."""
         return next((r for r in self.held.values() if self.slots.is_waiting(r)), None)
+
+    @property
+    def next_turn_s(self) -> float:
+        """When its next turn came (s); infinite where none of its requests waits."""
+        return self.turns[0] if self.turns else math.inf
 
     def step(self, now: float) -> bool:
         """End the work in progress where it is over, then ask for more; whether there was any."""
@@ -111,9 +125,9 @@ class Driver:
         return bool(self.held) and (self.slots.num_free > 0 or (self.takes_places and bool(self.running)))
 
     def _ask(self, now: float) -> Work | None:
-        self.places = max(0, self.slots.num_free)
+        self.places, self.offered = max(0, self.slots.num_free), self.slots.num_offered
         if self.takes_places:
-            cast(Any, self.scheduler).max_num_seqs = len(self.running) + self.places
+            cast(Any, self.scheduler).max_num_seqs = len(self.running) + self.offered
         return self.scheduler.next_work(now)
 
     def _start(self, work: Iterations | PaddedBatch, now: float) -> None:
@@ -139,8 +153,13 @@ class Driver:
             or (self.has_arrival and (work.stop_on_arrival or has_place))
             or now > work.until_s
             or now >= self.since_s + work.at_most * TICK_S
-            or (self.slots.num_free > self.places - len(work.chunks) and len(self.held) > len(self.running))
+            or (len(self.held) > len(self.running) and self._has_more(work))
         )
+
+    def _has_more(self, work: Iterations) -> bool:
+        """Whether there are slots that the work could not have filled."""
+        free = self.slots.num_free
+        return free > self.places - len(work.chunks) or (0 < self.offered <= len(work.chunks) and free > 0)
 
     def _end(self, work: Work, now: float) -> None:
         """Tell the scheduler what became of the work."""

@@ -10,6 +10,11 @@ sent now, `wake_at` when to ask again. What an API cannot do is carried out as f
 
 A request that has waited `max_wait_s` goes before all that arrived later, whatever the scheduler says: that
 is the starvation bound. Should a scheduler fail, all its requests count as such.
+
+Traffic may be split into arms, each with a scheduler of its own, so that policies can be compared. Free slots
+then go one by one to the arms whose turn it is, and turns go by arrival: each request that arrives brings its
+arm a turn, which whoever of that arm is sent next uses up. So first come, first served is what it would be
+alone, and another policy can only change the order within its arm.
 """
 
 from __future__ import annotations
@@ -41,14 +46,15 @@ class Stage(Enum):
 class SlotExecutor:
     """Slots at work: asks the schedulers, hands requests to `send` and to `drop`, remembers who is where.
 
-    `schedulers`: by level of importance, a lower number first; each has the requests of its priority, or, as
-    the only one, all of them. `capacity()`: how many slots there are now. `predictions(requests)` answers a
-    scheduler that asks for lengths. `on_decision(level, record)` is told of each Work when it is over.
+    `make_schedulers`: of each arm. `is_by_level`: each level of importance has a scheduler of its own, a
+    lower number first; else one has all levels. `capacity()`: how many slots there are now.
+    `predictions(requests)` answers a scheduler that asks for lengths. `on_decision(level, record)` is told of
+    each Work when it is over.
     """
 
     def __init__(
         self,
-        make_scheduler: Callable[[], CompleteScheduler],
+        make_schedulers: Sequence[Callable[[], CompleteScheduler]],
         capacity: Callable[[], int],
         send: Callable[[Request], None],
         drop: Callable[[Request, str], None],
@@ -59,25 +65,28 @@ class SlotExecutor:
         on_decision: Callable[[int, BatchRecord], None] | None = None,
         on_failure: Callable[[Exception], None] | None = None,
     ) -> None:
-        self.make_scheduler, self.capacity, self.predictions = make_scheduler, capacity, predictions
+        self.make_schedulers, self.capacity, self.predictions = make_schedulers, capacity, predictions
         self.send, self.drop, self.max_wait_s, self.is_by_level = send, drop, max_wait_s, is_by_level
         self.on_decision, self.on_failure = on_decision, on_failure
         self.stages: dict[int, Stage] = {}  # of every request that has not ended, or that a scheduler holds
+        self.arms: dict[int, int] = {}  # of the same requests, where there are several arms
         self.waiting: OrderedDict[int, Request] = OrderedDict()  # by arrival; those in line too
         self.line: deque[Request] = deque()
         self.num_running = 0
         self.num_sent_overdue = 0
-        self.drivers: dict[int, Driver] = {}
+        self.drivers: dict[tuple[int, int], Driver] = {}  # by level and arm
         self.deadlines: list[tuple[float, int]] = []  # heap of what may pass while somebody waits
 
     # What has happened
 
-    def submit(self, request: Request, now: float) -> None:
-        """A request has arrived."""
-        level = request.priority if self.is_by_level else 0
-        driver = self.drivers.get(level)
+    def submit(self, request: Request, now: float, arm: int = 0) -> None:
+        """A request of this arm has arrived."""
+        if len(self.make_schedulers) > 1:
+            self.arms[request.id] = arm
+        level, arm = key = self._key(request)
+        driver = self.drivers.get(key)
         if driver is None:
-            self.drivers[level] = driver = Driver(self, self.make_scheduler(), level)
+            self.drivers[key] = driver = Driver(self, self.make_schedulers[arm](), level)
             self.drivers = dict(sorted(self.drivers.items()))
         self.stages[request.id] = Stage.WAITING
         self.waiting[request.id] = request
@@ -95,7 +104,7 @@ class SlotExecutor:
     def leave(self, request: Request) -> None:
         """Nobody wants the answer any more of a request that has not been sent."""
         if self.stages.get(request.id) in (Stage.WAITING, Stage.IN_LINE):
-            del self.waiting[request.id]
+            self._no_longer_waits(request)
             self._over(request)
 
     def _over(self, request: Request) -> None:
@@ -103,7 +112,17 @@ class SlotExecutor:
         self.stages[request.id] = Stage.OVER
         driver = self.driver_of(request)
         if driver.over(request):
-            del self.stages[request.id]
+            self._remove(request)
+
+    def _no_longer_waits(self, request: Request) -> None:
+        """It is sent, or nobody wants it: a turn of its arm is used up."""
+        del self.waiting[request.id]
+        self.driver_of(request).turns.popleft()
+
+    def _remove(self, request: Request) -> None:
+        """Nobody knows the request any more."""
+        self.stages.pop(request.id, None)
+        self.arms.pop(request.id, None)
 
     # What to do
 
@@ -112,16 +131,33 @@ class SlotExecutor:
         """Slots that nobody has and nobody is next for."""
         return self.capacity() - self.num_running - len(self.line)
 
+    @property
+    def num_offered(self) -> int:
+        """Slots that the scheduler whose turn it is may fill: all free ones, or one where arms take turns."""
+        free = max(0, self.num_free)
+        return free if len(self.make_schedulers) == 1 else min(1, free)
+
     def driver_of(self, request: Request) -> Driver:
         """Whose scheduler has the request."""
-        return self.drivers[request.priority if self.is_by_level else 0]
+        return self.drivers[self._key(request)]
+
+    def _key(self, request: Request) -> tuple[int, int]:
+        return request.priority if self.is_by_level else 0, self.arms.get(request.id, 0)
 
     def poll(self, now: float) -> None:
         """Send whoever is to be sent now."""
         self._expire(now)
         self._fill(now)
-        while sum(driver.step(now) for driver in self.drivers.values()):  # each has its turn
-            self._fill(now)
+        if len(self.make_schedulers) > 1:
+            while any(driver.step(now) for driver in self._by_turn()):
+                self._fill(now)
+        else:
+            while sum(driver.step(now) for driver in self.drivers.values()):  # each has its turn
+                self._fill(now)
+
+    def _by_turn(self) -> list[Driver]:
+        """Levels by importance, the arms of each by whose turn it is."""
+        return sorted(self.drivers.values(), key=lambda driver: (driver.level, driver.next_turn_s))
 
     def _expire(self, now: float) -> None:
         """Give up whose deadline has passed, whenever its scheduler may be asked next."""
@@ -141,7 +177,7 @@ class SlotExecutor:
                 request = self._next_in_line()
             if request is None:
                 return
-            del self.waiting[request.id]
+            self._no_longer_waits(request)
             self.stages[request.id] = Stage.RUNNING
             self.num_running += 1
             self.send(request)
@@ -178,17 +214,17 @@ class SlotExecutor:
         """A scheduler holds the request no longer; whether it was over, so that nobody knows it now."""
         is_over = self.stages.get(request.id) is Stage.OVER
         if is_over:
-            del self.stages[request.id]
+            self._remove(request)
         return is_over
 
     def give_up(self, request: Request, reason: str) -> None:
         """A scheduler drops the request; one that was sent meanwhile is answered all the same."""
         stage = self.stages.get(request.id)
         if stage in (Stage.WAITING, Stage.IN_LINE):
-            del self.waiting[request.id]
+            self._no_longer_waits(request)
             self.drop(request, reason)
         if stage is not Stage.RUNNING:
-            self.stages.pop(request.id, None)
+            self._remove(request)
 
     def wake_at(self) -> float:
         """When to poll again though nothing happened (s); infinite: never."""

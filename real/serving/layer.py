@@ -16,9 +16,11 @@ from sim.request import Request
 from sim.results.batch_record import BatchRecord
 from sim.work import Prediction, tell
 
+from .arms import ARMS, UNORDERED, arm_of
 from .call import MOST_TOKENS, Call
 from .client import Client
 from .executor import SlotExecutor
+from .guard import Guard
 from .keys import Key
 from .lengths import Ask, LengthPredictor, PromptTokens
 from .log import Log
@@ -61,6 +63,7 @@ class Layer:
         self.settings, self.pool, self.relay, self.predictor = settings, pool, relay, predictor
         self.clock = clock
         self.metrics = Metrics()
+        self.metrics.share.set(settings.share)
         self.report = Report(self.metrics, log, clock)
         self.prompt_tokens = PromptTokens()
         self.quotas = Quotas(
@@ -71,10 +74,14 @@ class Layer:
         self.levels = settings.levels()
         # An upstream that is told orders by itself.
         policy = settings.policy if settings.act == "hold" else "continuous"
-        make, is_by_level = slot_scheduler_maker(policy, settings.slots * len(pool.upstreams))
+        slots = settings.slots * len(pool.upstreams)
+        make, is_by_level = slot_scheduler_maker(policy, slots)
+        makers = [make] if settings.share >= 1.0 else [make, slot_scheduler_maker(UNORDERED, slots)[0]]
         self.quantile = make().upper_quantile
+        self.share = settings.share
+        self.guard = Guard() if settings.guard else None
         self.executor = SlotExecutor(
-            make,
+            makers,
             lambda: self.pool.capacity(self.clock()),
             self._send,
             self._drop,
@@ -136,6 +143,7 @@ class Layer:
         level = self.levels.get(call.model, key.priority if key is not None else 0)
         if priority is not None:
             level = max(level, priority) if key is not None else priority
+        call.arm = arm_of(call, self.share)
         cap = call.max_tokens
         call.ask = Ask(call.model, call.text, cap)
         call.request = Request(
@@ -225,11 +233,13 @@ class Layer:
             )
             if not error and relayed.status == 200:
                 self._learn(call, relayed, scheduled_s)
+            if self.guard is not None:
+                self._watch(self.guard, call, relayed, error)
 
     async def _turn(self, call: Call) -> None:
         """Returns when there is a slot for it; Dropped where the scheduler gives it up."""
         self.turns[call.id] = turn = asyncio.get_running_loop().create_future()
-        self.executor.submit(call.request, self.clock())
+        self.executor.submit(call.request, self.clock(), ARMS.index(call.arm))
         self.poll()
         try:
             await turn
@@ -276,6 +286,27 @@ class Layer:
             self.prompt_tokens.learn(call.ask.text, seen.prompt_tokens)
         each = took_s / max(1, self.pool.capacity(self.clock()))
         self.seconds_each += 0.05 * (each - self.seconds_each)
+
+    def _watch(self, guard: Guard, call: Call, relayed: Relayed, error: str) -> None:
+        """Tell the guard how a request ended, and end the policy's share where it says so. Who left has not
+        been failed.
+        """
+        if not error and relayed.status == 200:
+            tokens = relayed.seen.output_tokens or relayed.seen.events
+            reason = next(iter(relayed.seen.reasons.values()), "")
+            took_s = self.clock() - call.arrival_s
+            guard.answered(call.arm, tokens, took_s, call.request.predicted_tokens or 0, reason)
+        elif not error.startswith("cancelled"):
+            guard.failed(call.arm)
+        if guard.reason and self.share:
+            self.share = 0.0
+            self.metrics.share.set(0.0)
+            print(
+                f"seqsched: the guard ends the policy's share: {guard.reason}; all requests go first come, "
+                "first served",
+                file=sys.stderr,
+                flush=True,
+            )
 
     # The executor's words
 

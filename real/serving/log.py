@@ -7,6 +7,7 @@
 - `prompt_tokens`, `output_tokens`: by the upstream's count; counted here where it says none (`counted` is
   then "events"); 0 output tokens where it failed.
 - `predicted_tokens`, `told_tokens`: of the answer, by the layer and by the client; `max_tokens`: its cap.
+- `arm`: policy, or fcfs for the rest of a traffic of which the policy orders a share.
 - `priority`, `deadline_s`, `user`: the name of the key; `model`, `endpoint`, `stream`.
 - `ttft_ms`, `tpot_ms`, `e2el_ms`: as vLLM defines them, from the arrival.
 - `status`: completed, or failed; `error`: why; `finish_reason`; `upstream`: its number; `attempts`.

@@ -30,6 +30,7 @@ class Metrics:
         self.slots = gauge("num_slots", "Slots of all upstreams that may be used now.")
         self.longest_wait = gauge("longest_wait_seconds", "How long the first in the queue has waited.")
         self.bound = gauge("starvation_bound_seconds", "Who has waited this long goes before all later ones.")
+        self.share = gauge("policy_share", "The share of the traffic that the policy orders.")
         self.upstream_up = gauge("upstream_up", "Whether the upstream may be asked.", ("upstream",))
         self.ttft = histogram("time_to_first_token_seconds", "From arrival to the first token.", SECONDS)
         self.tpot = histogram("time_per_output_token_seconds", "Between tokens, the first left out.", SECONDS)
@@ -37,6 +38,11 @@ class Metrics:
         self.queue = histogram("request_queue_time_seconds", "From arrival to a slot.", SECONDS)
         self.output = histogram("request_generation_tokens", "Tokens of an answer.", TOKENS)
         self.ratio = histogram("predicted_length_ratio", "Tokens predicted over tokens generated.", RATIOS)
+        arm = ["arm"]
+        self.arm_e2e = Histogram(
+            "seqsched_arm_e2e_request_latency_seconds", "The same, by arm.", arm, buckets=SECONDS, registry=r
+        )
+        self.arm_failure = counter("arm_request_failure", "Requests without a whole answer, by arm.", arm)
         self.prompt_tokens = counter("prompt_tokens", "Tokens of prompts.", label)
         self.output_tokens = counter("generation_tokens", "Tokens of answers.", label)
         self.success = counter("request_success", "Answers that came whole.", [*label, "finished_reason"])

@@ -65,10 +65,12 @@ class Report:
         if scheduled_s:
             m.queue.labels(model).observe(scheduled_s - call.arrival_s)
         if error:
+            m.arm_failure.labels(call.arm).inc()
             m.failure.labels(model, error.partition(":")[0].partition(" (")[0]).inc()
             return
         reason = next(iter(relayed.seen.reasons.values()), "")
         m.success.labels(model, reason).inc()
+        m.arm_e2e.labels(call.arm).observe(now - call.arrival_s)
         m.e2e.labels(model).observe(now - call.arrival_s)
         m.ttft.labels(model).observe(first_s - call.arrival_s)
         m.output.labels(model).observe(tokens)
@@ -105,6 +107,7 @@ class Report:
             "told_tokens": call.told_tokens,
             "max_tokens": request.max_new_tokens,
             "priority": request.priority,
+            "arm": call.arm,
             **({} if deadline_s is None else {"deadline_s": round(zero + deadline_s, 6)}),
             "user": call.key or "",
             "model": call.model,

@@ -32,6 +32,14 @@ class ServeSettings:
     """hold: keep a queue, and send where a slot is free; tell: send at once, and give the upstream a priority
     made from the prediction (vLLM with --scheduling-policy priority).
     """
+    share: float = 1.0
+    """The share of the traffic that --policy orders, 0 to 1; the rest goes first come, first served. A key,
+    or a `user` that requests name, stays on one side.
+    """
+    guard: bool = False
+    """Serve all first come, first served as soon as the policy's share is worse by more than chance: other
+    answer lengths, more failures, or a longer mean latency.
+    """
     max_wait_s: float = 60.0
     """The starvation bound: who has waited this long goes before all that arrived later."""
     max_new_tokens: int = 4096
@@ -78,6 +86,14 @@ class ServeSettings:
                 raise InputError(f"{name}: {getattr(self, name)} is below {least}")
         if self.port > 65535:
             raise InputError(f"port: {self.port} is above 65535")
+        if not 0 <= self.share <= 1:
+            raise InputError(f"share: {self.share:g} is not between 0 and 1")
+        if self.guard and not 0 < self.share < 1:
+            raise InputError(
+                f"guard: share {self.share:g} leaves nothing to compare; needs one between 0 and 1"
+            )
+        if self.share < 1 and self.act == "tell":
+            raise InputError("share: needs --act hold; an upstream that is told orders by itself")
         for name in ("max_wait_s", "timeout_s", "idle_timeout_s", "rate_per_key"):
             value = getattr(self, name)
             if value is not None and not value > 0:

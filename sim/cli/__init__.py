@@ -93,6 +93,10 @@ GROUPS = {
             "estimate": ("machine:estimate", "A roofline estimate for a GPU that nobody measured."),
         },
     ),
+    "quality": (
+        "Whether a policy changes more than the order of requests.",
+        {"report": ("quality:report", "Compare both arms of `serve --share` by its log.")},
+    ),
     "plot": (
         "Experiments that answer with a picture.",
         {

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from real.serving.arms import UNORDERED
 from real.serving.executor import SlotExecutor
 from real.serving.policy import slot_scheduler_maker
 from sim.request import Request
@@ -47,13 +48,16 @@ class World:
     decisions: list[BatchRecord] = field(default_factory=list)
     failures: list[Exception] = field(default_factory=list)
     make: Any = None
+    arms: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         make, by_level = slot_scheduler_maker(self.policy, self.slots)
         self.ends: list[tuple[float, int]] = []
         self.capacity = self.slots
         self.executor = SlotExecutor(
-            self.make or make,
+            [self.make or make, slot_scheduler_maker(UNORDERED, self.slots)[0]]
+            if self.arms
+            else [self.make or make],
             lambda: self.capacity,
             self._send,
             lambda request, reason: self.dropped.update({request.id: reason}),
@@ -94,7 +98,7 @@ class World:
             while events and events[0][0] <= self.now:
                 _, kind, i = events.pop(0)
                 if kind == 0:
-                    self.executor.submit(requests[i], self.now)
+                    self.executor.submit(requests[i], self.now, self.arms[i] if self.arms else 0)
                 elif i not in self.dropped and i not in left:
                     left.add(i)
                     self.executor.leave(requests[i])
@@ -138,12 +142,17 @@ def traffic(draw: st.DrawFn) -> tuple[list[Request], list[float], dict[int, floa
 
 @pytest.mark.parametrize("policy", POLICIES)
 @settings(max_examples=30, deadline=None)
-@given(load=traffic(), slots=st.integers(1, 5), max_wait_s=st.sampled_from([math.inf, 0.5, 5.0]))
+@given(
+    load=traffic(),
+    slots=st.integers(1, 5),
+    max_wait_s=st.sampled_from([math.inf, 0.5, 5.0]),
+    arms=st.one_of(st.just(()), st.tuples(*[st.integers(0, 1)] * 25)),
+)
 def test_every_request_ends_once_and_every_slot_is_given_back(
-    policy: str, load: Any, slots: int, max_wait_s: float
+    policy: str, load: Any, slots: int, max_wait_s: float, arms: tuple[int, ...]
 ) -> None:
     requests, lengths, leaves = load
-    world = World(policy, slots, lengths, max_wait_s)
+    world = World(policy, slots, lengths, max_wait_s, arms=arms)
     world.run(requests, leaves)
     assert not world.failures
     sent = {i for _, i in world.sent}
@@ -151,15 +160,21 @@ def test_every_request_ends_once_and_every_slot_is_given_back(
     assert ended == {r.id for r in requests} and not sent & set(world.dropped)
     executor = world.executor
     assert executor.num_running == 0 and not executor.waiting and not executor.line
+    assert not any(driver.turns for driver in executor.drivers.values())
+    assert executor.arms.keys() <= executor.stages.keys()
     assert not any(stage.value != "over" for stage in executor.stages.values())
     assert all(reason.startswith("expired") for reason in world.dropped.values())
 
 
 @settings(max_examples=50, deadline=None)
-@given(load=traffic(), slots=st.integers(1, 5))
-def test_no_slot_is_idle_while_somebody_waits(load: Any, slots: int) -> None:
+@given(
+    load=traffic(), slots=st.integers(1, 5), arms=st.tuples(*[st.integers(0, 1)] * 25), split=st.booleans()
+)
+def test_no_slot_is_idle_while_somebody_waits(
+    load: Any, slots: int, arms: tuple[int, ...], split: bool
+) -> None:
     requests, lengths, leaves = load
-    world = World("continuous:order=shortest-predicted", slots, lengths)
+    world = World("continuous:order=shortest-predicted", slots, lengths, arms=arms if split else ())
     poll = world.executor.poll
 
     def checked(now: float) -> None:
@@ -194,6 +209,24 @@ def test_who_has_waited_too_long_goes_first() -> None:
         world.run(requests, {})
         assert [i for _, i in world.sent].index(1) == place
         assert world.executor.num_sent_overdue == (0 if bound == math.inf else 24)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    arms=st.lists(st.integers(0, 1), min_size=1, max_size=25),
+    slots=st.integers(1, 5),
+    tokens=st.tuples(*[st.integers(1, 900)] * 25),
+    lengths=st.tuples(*[st.sampled_from([0.2, 1.0, 7.0])] * 25),
+)
+def test_arms_get_slots_in_the_order_of_arrival_whatever_the_policy(
+    arms: list[int], slots: int, tokens: tuple[int, ...], lengths: tuple[float, ...]
+) -> None:
+    requests = [request(i, 1e-6 * i, tokens[i]) for i in range(len(arms))]
+    world = World("continuous:order=shortest-predicted", slots, list(lengths), arms=tuple(arms))
+    world.run(requests, {})
+    sent = [i for _, i in world.sent]
+    assert [arms[i] for i in sent] == arms
+    assert [i for i in sent if arms[i]] == sorted(i for i in sent if arms[i])
 
 
 def test_a_lost_slot_comes_back_into_use() -> None:

@@ -69,6 +69,7 @@ WITHOUT_FIGURES_OF_RUNS = {
     "observe",
     "pilot",
     "serve",
+    "quality report",  # failures have a column of their own
     "plot perception",
     *(f"predictor {name}" for name in GROUPS["predictor"][1]),
     *(f"trace {name}" for name in GROUPS["trace"][1]),

@@ -1,0 +1,219 @@
+"""Do two arms of a traffic differ in anything but their order? Tests that may be repeated as rows come in.
+
+Who looks again and again finds a difference in the end where there is none. So looks are taken at doubling
+numbers of requests only, and look k is given the share 6 / (pi k)^2 of `alpha`: all looks together are wrong
+with a probability of at most `alpha`, for ever (a union bound).
+
+Senders stay in one arm, so that arms may differ because their senders do: a difference that was there before
+the policy came is none of its doing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+
+FIRST_LOOK = 200
+"""Requests of both arms together at the first look."""
+LEAST_PER_ARM = 30
+"""With fewer requests in an arm, a look says nothing; with fewer answers, nothing of lengths."""
+GROUPS = ("short", "middle", "long")
+"""Thirds of all requests by predicted length."""
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What an arm has done, in the order in which requests ended.
+
+    Arrays of completed requests, all of one shape (n,): `output_tokens`, `e2el_s` from arrival to end,
+    `predicted_tokens`. `reasons` counts the finish reasons. `failed`: requests without a whole answer.
+    """
+
+    output_tokens: FloatArray
+    e2el_s: FloatArray
+    predicted_tokens: FloatArray
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    failed: int = 0
+
+    @property
+    def total(self) -> int:
+        """Requests that ended, however."""
+        return len(self.output_tokens) + self.failed
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One look at two arms, the policy's against first come, first served.
+
+    `lengths`: the largest difference between the shares of answers that are shorter than some length
+    (Kolmogorov-Smirnov); `seen_from`: such a difference would have been found from this size on. `failures`:
+    difference of the shares that failed, with its interval. `reason`: the finish reason whose share differs
+    most, and by how much. `latency`: by group of predicted length and over all, mean E2EL of the policy's
+    arm over the other's, with its interval. `findings`: what differs by more than chance, in words.
+    """
+
+    num_requests: tuple[int, int]
+    alpha: float
+    lengths: float
+    seen_from: float
+    failures: float
+    failures_interval: tuple[float, float]
+    reason: tuple[str, float]
+    latency: Mapping[str, tuple[float, float, float]]
+    findings: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The answers' quality in a line."""
+        if self.findings:
+            return "; ".join(self.findings)
+        return f"no difference seen in answer lengths down to {100 * self.seen_from:.1f} %"
+
+
+def is_look(num_requests: int) -> bool:
+    """Whether so many requests of both arms together are when to look."""
+    return num_requests >= FIRST_LOOK and 2 ** look_of(num_requests) * FIRST_LOOK // 2 == num_requests
+
+
+def look_of(num_requests: int) -> int:
+    """The number of the last look that so many requests allow, from 1; 0: none yet."""
+    return 0 if num_requests < FIRST_LOOK else 1 + int(math.log2(num_requests / FIRST_LOOK))
+
+
+def alpha_of(look: int, alpha: float) -> float:
+    """What this look may spend of `alpha`."""
+    return alpha * 6 / (math.pi * max(1, look)) ** 2
+
+
+def compare(policy: Sample, other: Sample, alpha: float = 0.05) -> Difference | None:
+    """The arms at the last look that their numbers allow; None where an arm has too few requests.
+
+    `alpha`: the probability, over all looks, of finding a difference where there is none; half is spent on
+    lengths, a quarter each on failures and on finish reasons.
+    """
+    if min(policy.total, other.total) < LEAST_PER_ARM:
+        return None
+    spent = alpha_of(look_of(policy.total + other.total), alpha)
+    findings = []
+    lengths, seen_from = _lengths(policy, other, spent / 2)
+    if lengths > seen_from:
+        findings.append(f"answer lengths differ: by {100 * lengths:.1f} % of the answers")
+    failures, interval = _failures(policy, other, spent / 4)
+    if interval[0] > 0 or interval[1] < 0:
+        more = "more" if failures > 0 else "fewer"
+        findings.append(f"{100 * abs(failures):.1f} % {more} requests fail under the policy")
+    reason, shift, is_real = _reasons(policy, other, spent / 4)
+    if is_real:
+        findings.append(
+            f"{100 * abs(shift):.1f} % {'more' if shift > 0 else 'fewer'} answers end by {reason!r}"
+        )
+    return Difference(
+        (policy.total, other.total),
+        alpha,
+        lengths,
+        seen_from,
+        failures,
+        interval,
+        (reason, shift),
+        _latency(policy, other, spent),
+        tuple(findings),
+    )
+
+
+def _lengths(policy: Sample, other: Sample, alpha: float) -> tuple[float, float]:
+    """The Kolmogorov-Smirnov distance, and that which chance exceeds with probability `alpha` at most (its
+    usual bound for large samples); 0 and 1 with too few answers.
+    """
+    a, b = np.sort(policy.output_tokens), np.sort(other.output_tokens)
+    if min(len(a), len(b)) < LEAST_PER_ARM:
+        return 0.0, 1.0
+    values = np.concatenate([a, b])
+    shares = [np.searchsorted(x, values, side="right") / len(x) for x in (a, b)]
+    bound = math.sqrt(math.log(2 / alpha) / 2 * (1 / len(a) + 1 / len(b)))
+    return float(np.abs(shares[0] - shares[1]).max()), min(1.0, bound)
+
+
+def _failures(policy: Sample, other: Sample, alpha: float) -> tuple[float, tuple[float, float]]:
+    """The difference of the shares that failed, and Newcombe's interval at 1 - alpha."""
+    return _newcombe(policy.failed, policy.total, other.failed, other.total, alpha)
+
+
+def _reasons(policy: Sample, other: Sample, alpha: float) -> tuple[str, float, bool]:
+    """The finish reason whose share differs most: its name, by how much, whether by more than chance."""
+    names = sorted({*policy.reasons, *other.reasons})
+    worst, shift, is_real = "", 0.0, False
+    n, m = (sum(sample.reasons.values()) for sample in (policy, other))
+    if min(n, m) < LEAST_PER_ARM:
+        return worst, shift, is_real
+    for name in names:
+        apart, (low, high) = _newcombe(
+            policy.reasons.get(name, 0), n, other.reasons.get(name, 0), m, alpha / len(names)
+        )
+        if abs(apart) >= abs(shift):
+            worst, shift, is_real = name, apart, low > 0 or high < 0
+    return worst, shift, is_real
+
+
+def _newcombe(a: int, n: int, b: int, m: int, alpha: float) -> tuple[float, tuple[float, float]]:
+    """a/n - b/m with its interval by Newcombe's method 10 (1998), which holds for small counts too."""
+    from scipy.stats import norm
+
+    z = float(norm.ppf(1 - alpha / 2))
+    (p, p_low, p_high), (q, q_low, q_high) = _wilson(a, n, z), _wilson(b, m, z)
+    low = p - q - math.hypot(p - p_low, q_high - q)
+    high = p - q + math.hypot(p_high - p, q - q_low)
+    return p - q, (low, high)
+
+
+def _wilson(count: int, n: int, z: float) -> tuple[float, float, float]:
+    """A share with Wilson's interval."""
+    p = count / n
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return p, max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _latency(policy: Sample, other: Sample, alpha: float) -> dict[str, tuple[float, float, float]]:
+    """Ratios of mean E2EL with bootstrap intervals, by third of the predicted lengths and over all."""
+    predicted = np.concatenate([policy.predicted_tokens, other.predicted_tokens])
+    if not len(predicted):
+        return {}
+    low, high = np.quantile(predicted, [1 / 3, 2 / 3])
+    ratios = {}
+    for name in ("all", *GROUPS):
+        a, b = (_of_group(sample, name, low, high) for sample in (policy, other))
+        if min(len(a), len(b)) >= LEAST_PER_ARM:
+            ratios[name] = _ratio(a, b, alpha)
+    return ratios
+
+
+def _of_group(sample: Sample, name: str, low: float, high: float) -> FloatArray:
+    length = sample.predicted_tokens
+    kept = {
+        "all": np.ones(len(length), bool),
+        "short": length <= low,
+        "middle": (length > low) & (length <= high),
+        "long": length > high,
+    }[name]
+    e2el_s: FloatArray = sample.e2el_s[kept]
+    return e2el_s
+
+
+def _ratio(a: FloatArray, b: FloatArray, alpha: float) -> tuple[float, float, float]:
+    """mean(a) / mean(b) and its interval at 1 - alpha by the bootstrap, the same for the same rows."""
+    rng = np.random.default_rng(0)
+    means = [_resampled(x, rng) for x in (a, b)]
+    low, high = np.quantile(means[0] / means[1], [alpha / 2, 1 - alpha / 2])
+    return float(a.mean() / b.mean()), float(low), float(high)
+
+
+def _resampled(x: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Means of resamples, shape (RESAMPLES,), one at a time, so that memory stays small."""
+    return np.array([rng.choice(x, len(x)).mean() for _ in range(RESAMPLES)])
