@@ -169,6 +169,9 @@ def check(
     where = Where(text or columns.get("text"), target or columns.get("target"), user, cap, time_unit)
     given = _answers(log, where, tokenizer, answers or columns.get("answers", "all"))
     drift = training.check(learned, given)
+    if (then := columns.get("lengths")) != given.columns["lengths"]:
+        how = f"{given.columns['lengths']} here, and {then} at training"
+        print(f"seqsched: note: {log}: {how}; is it the same --tokenizer?", file=sys.stderr)
     if json_:
         _print_json(
             {

@@ -30,6 +30,7 @@ from .columns import (
     TARGETS,
     USERS,
     Columns,
+    answer_of,
     number_of,
     prompt_of,
     shown,
@@ -127,7 +128,7 @@ def read_answers(path: str | Path, where: Where = ANYWHERE, counter: Counter = B
     kept = [i for i, prompt in enumerate(prompts) if prompt is not None and not failed[i]]
     if not kept:
         raise InputError(f"{table.path}, {text}: no row has a text")
-    lengths = _target(columns, target, kept, counter)
+    lengths = _target(columns, target, text, kept, counter)
     user = where.user or columns.find(USERS)
     if where.user is not None and not columns.has(where.user):
         raise columns.missing(where.user)
@@ -155,7 +156,12 @@ def read_answers(path: str | Path, where: Where = ANYWHERE, counter: Counter = B
         prompt_tokens=_prompt_tokens(columns, [prompts[i] or "" for i in rows], rows, counter),
         user=None if user is None else _numbered([str(value) for value in _at(columns.values(user), rows)]),
         time_s=_times(table, at, failed, where.time_unit),
-        columns={"text": text, "target": ",".join(target), **({} if user is None else {"user": user})},
+        columns={
+            "text": text,
+            "target": ",".join(target),
+            "lengths": lengths.told,
+            **({} if user is None else {"user": user}),
+        },
         told=(),
     )
     _check(answers, table.path)
@@ -185,17 +191,23 @@ def _target_names(columns: Columns, given: str | None, text: str) -> list[str]:
         if given is None
         else columns.expand(given)
     )
-    if text in names:
+    if text in names and not any(answer_of(value) for value in columns.values(text)):
         raise InputError(f"{columns.table.path}: {text} cannot be both the prompt and its answer")
     return names
 
 
-def _target(columns: Columns, names: Sequence[str], kept: Sequence[int], counter: Counter) -> _Target:
-    """The lengths in all target columns: numbers as they are, texts counted."""
+def _target(
+    columns: Columns, names: Sequence[str], text: str, kept: Sequence[int], counter: Counter
+) -> _Target:
+    """The lengths in all target columns: numbers as they are, texts counted; of conversations, in the column
+    `text`, the last answers.
+    """
     lengths: list[list[float]] = [[] for _ in range(columns.table.num_rows)]
     are_texts = []
     for name in names:
         values = columns.values(name)
+        if name == text:
+            values = [answer_of(value) for value in values]
         cells = {i: values[i] if isinstance(values[i], list) else [values[i]] for i in kept}
         is_number = columns.table.text_is_number
         numbers = {

@@ -133,6 +133,14 @@ def prompt_of(value: Any) -> str | None:
     return text_of(value)
 
 
+def answer_of(value: Any) -> str | None:
+    """The text of the last answer in a conversation; None where that is none, or ends with a question."""
+    if not (isinstance(value, list) and len(value) > 1 and all(isinstance(each, dict) for each in value)):
+        return None
+    role = value[-1].get("role", value[-1].get("from"))
+    return text_of(value[-1]) if role in ("assistant", "gpt") else None
+
+
 def number_of(value: Any, *, text_is_number: bool) -> float | None:
     """A cell as a number; None where it is none. Whether text may stand for one is up to the file."""
     if isinstance(value, bool) or value is None:

@@ -47,8 +47,6 @@ LONGEST_PREFILL = 8192.0
 DRAWS = 400
 """Draws from the distribution of the quantities, of which the uncertainty is computed."""
 FIGURES = ("ttft_ms", "tpot_ms", "e2el_ms")
-FITTED = ("ttft_ms", "tpot_ms")
-"""What fits bring near to what was measured."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ class LogFit:
 
 
 @dataclass(frozen=True)
-class _Model:
+class IterationModel:
     """From quantities, all above 0, to a profile: the time of a decode iteration at each of `sizes` (as what
     it adds to the size before), per context token, per prompt token, and before a request can be scheduled.
     """
@@ -127,51 +125,18 @@ def fit_logs(
     """
     if not paths:
         raise InputError("log: no file is given")
-    logs = dict(zip(_names(paths), (read_log(path, time_unit) for path in paths), strict=True))
-    return fit_read(
-        logs,
-        name=name,
-        policy=of_a_server(policy),
-        kv_blocks=kv_blocks,
-        engine=engine,
-        model=model,
-        gpu=gpu,
-        on_progress=on_progress,
-    )
-
-
-def fit_read(
-    named: Mapping[str, Log],
-    *,
-    name: str,
-    policy: str,
-    kv_blocks: int | None = None,
-    engine: str = "unknown",
-    model: ModelShape | None = None,
-    gpu: Gpu | None = None,
-    fitted_figures: tuple[str, ...] = FITTED,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> LogFit:
-    """The same for logs that have been read, by name, under `policy` as it is; nearest in the means of
-    `fitted_figures`.
-    """
-    names, logs = list(named), list(named.values())
-    for path, log in named.items():
-        if (several := int((log.trace.output_tokens > 1).sum())) < LEAST_REQUESTS:
-            raise InputError(
-                f"{path}: {several} completed requests of several tokens, {LEAST_REQUESTS} needed"
-            )
-        for column in ("ttft_ms", "tpot_ms"):
-            if not log.latency[column][log.trace.output_tokens > 1].any():
-                raise InputError(f"{path}, {column}: is 0 in every row, so that there is nothing to fit")
+    names = _names(paths)
+    logs = [read_log(path, time_unit) for path in paths]
+    for path, log in zip(paths, logs, strict=True):
+        check_enough(path, log)
     fits = 1 + (len(logs) if len(logs) > 1 else 0)
 
     def progress(done: int) -> None:
         if on_progress is not None:
             on_progress(done, fits)
 
-    replays = [_Replay(log, policy, kv_blocks, fitted_figures) for log in logs]
-    shape = _Model(sizes_of(logs), name, engine, model, gpu)
+    replays = [_Replay(log, of_a_server(policy), kv_blocks) for log in logs]
+    shape = IterationModel(sizes_of(logs), name, engine, model, gpu)
     best, spread = _refined(replays, shape)
     progress(1)
     errors = []
@@ -187,6 +152,15 @@ def fit_read(
     return LogFit(_finished(shape, best, spread, errors), tuple(errors), (*_limits(logs), *notes))
 
 
+def check_enough(path: str | Path, log: Log) -> None:
+    """InputError, naming the file, where a log has too few requests to be fitted to, or no latencies."""
+    if (several := int((log.trace.output_tokens > 1).sum())) < LEAST_REQUESTS:
+        raise InputError(f"{path}: {several} completed requests of several tokens, {LEAST_REQUESTS} needed")
+    for column in ("ttft_ms", "tpot_ms"):
+        if not log.latency[column][log.trace.output_tokens > 1].any():
+            raise InputError(f"{path}, {column}: is 0 in every row, so that there is nothing to fit")
+
+
 def _names(paths: Sequence[str | Path]) -> list[str]:
     """The file names, or the whole paths where two are called alike; InputError for a file given twice."""
     whole = [str(path) for path in paths]
@@ -199,7 +173,7 @@ def _names(paths: Sequence[str | Path]) -> list[str]:
 class _Replay:
     """A log that can be simulated under a profile."""
 
-    def __init__(self, log: Log, policy: str, kv_blocks: int | None, fitted_figures: tuple[str, ...]) -> None:
+    def __init__(self, log: Log, policy: str, kv_blocks: int | None) -> None:
         trace = log.trace
         assert trace.arrival_s is not None
         self.log, self.policy = log, policy
@@ -211,8 +185,10 @@ class _Replay:
             name: log.latency[name][self.several] if name == "tpot_ms" else log.latency[name]
             for name in FIGURES
         }
-        several = _groups(trace.select(np.flatnonzero(self.several)))
-        self.groups = {name: several if name == "tpot_ms" else _groups(trace) for name in fitted_figures}
+        self.groups = {
+            "ttft_ms": _groups(trace),
+            "tpot_ms": _groups(trace.select(np.flatnonzero(self.several))),
+        }
 
     def predicted(self, profile: Profile) -> dict[str, FloatArray]:
         """Latencies in ms, as `measured` has them."""
@@ -227,12 +203,12 @@ class _Replay:
         return {name: columns[name][self.several] if name == "tpot_ms" else columns[name] for name in FIGURES}
 
     def residuals(self, profile: Profile, scale: Mapping[str, float]) -> FloatArray:
-        """Means of what is fitted, of groups of requests, against what was measured, over `scale`; every log
-        weighs the same. A single request tells little: when exactly it came decides whom it met.
+        """Mean TTFT and TPOT of groups of requests against what was measured, over `scale`; every log weighs
+        the same. A single request tells little: when exactly it came to the server decides whom it met.
         """
         predicted = self.predicted(profile)
         parts = []
-        for name in self.groups:
+        for name in ("ttft_ms", "tpot_ms"):
             measured = self.measured[name]
             error = (predicted[name] - measured) / scale[name]
             parts += [error[rows].mean() * np.sqrt(len(rows) / len(error)) for rows in self.groups[name]]
@@ -260,7 +236,7 @@ def _groups(trace: Trace) -> list[IntArray]:
     return [*np.array_split(by_prompt, GROUPS), *np.array_split(np.arange(len(trace)), GROUPS)]
 
 
-def _refined(replays: Sequence[_Replay], shape: _Model) -> tuple[FloatArray, FloatArray]:
+def _refined(replays: Sequence[_Replay], shape: IterationModel) -> tuple[FloatArray, FloatArray]:
     """Quantities nearest to what was measured, and the covariance of their logarithms."""
     start = start_of([replay.log for replay in replays], shape.sizes)
 
@@ -293,7 +269,9 @@ def _refined(replays: Sequence[_Replay], shape: _Model) -> tuple[FloatArray, Flo
     return seconds(found.x), 2 * found.cost / freedom * np.linalg.inv(information)
 
 
-def _finished(shape: _Model, best: FloatArray, spread: FloatArray, errors: Sequence[LogErrors]) -> Profile:
+def _finished(
+    shape: IterationModel, best: FloatArray, spread: FloatArray, errors: Sequence[LogErrors]
+) -> Profile:
     """The profile with where its numbers come from."""
     rng = np.random.default_rng(0)
     drawn = [best * np.exp(x) for x in rng.multivariate_normal(np.zeros(len(best)), spread, DRAWS)]

@@ -1,8 +1,7 @@
 """What other policies, slots or machines would have done with the requests of a log, and how sure that is.
 
 The log is that of a layer before a server (`seqsched serve`), which sends as many requests at a time as the
-server has slots, or of any server. What a slot takes is fitted to the log: the time to a first token, and
-that of a token by how many decode at once (`log_fit`).
+server has slots, or of any server; `slot_log` reads it, and fits what the server takes.
 """
 
 from __future__ import annotations
@@ -19,11 +18,10 @@ from traces.spec import names_of
 from traces.trace import FloatArray, Trace
 
 from ..hardware.profile import Profile
-from ..kv_blocks import blocks_for
 from ..perception.accuracy import ErrorReport, RankReport, error_report, rank_report
 from ..scenario.policies import scheduler_maker
 from ..scenario.scenario import Scenario, scenario
-from .slot_log import FIRST, SENT, bare, read, server_of, slots_used, with_slots
+from .slot_log import FIRST, SENT, bare, enough_blocks, read, server_of, slots_used, with_slots
 
 POLICIES = (
     "continuous",
@@ -137,7 +135,7 @@ def pilot(
     told = read(path, time_unit)
     used = slots_used(told) if told.sent_s is not None else None
     own = slots[0] if slots and used is None else used
-    server, notes = server_of(told, ran, own, Path(path).stem)
+    server = server_of(told, path, ran, own)
     trace = bare(told.log.trace)
     who = predictor or ("trace" if trace.predicted_tokens is not None else None)
     world = _World(trace, server, who)
@@ -162,7 +160,7 @@ def pilot(
         rows=rows[1:],
         error=None if predicted is None else error_report(predicted, trace.output_tokens),
         order=None if predicted is None else rank_report(predicted, trace.output_tokens),
-        notes=(*told.log.notes, *notes, *_notes(trace, who, own, slots, told.sent_s is not None)),
+        notes=(*told.log.notes, *_notes(trace, who, own, slots, told.sent_s is not None)),
     )
 
 
@@ -180,9 +178,7 @@ class _World:
 
     def __init__(self, trace: Trace, server: Profile, predictor: str | None) -> None:
         self.trace, self.server, self.predictor = trace, server, predictor
-        # A layer before a server counts slots: memory is enough for all.
-        most = int((trace.prompt_tokens + trace.output_tokens).max())
-        self.blocks = len(trace) * blocks_for(most, 16)
+        self.blocks = enough_blocks(trace)
 
     def points(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import date as Date
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,20 +11,24 @@ import numpy as np
 import numpy.typing as npt
 
 from traces import checks
+from traces.errors import InputError
 from traces.spec import parse
 from traces.tables import open_table
 from traces.trace import FloatArray, IntArray, Trace
 
-from ..hardware.profile import Profile
-from .log_fit import fit_read
+from ..hardware.profile import Profile, Provenance
+from ..kv_blocks import blocks_for
+from ..scenario.scenario import scenario
+from .log_fit import IterationModel, check_enough
+from .log_start import sizes_of, start_of
 from .server_log import Log, read_log
 
 FIRST = "continuous"
 """First come, first served: what ran where nothing else is said."""
 SENT = "scheduled_s"
 """When a request was sent to the server, by the clock of the arrivals."""
-FITTED = ("e2el_ms", "tpot_ms")
-"""What the server is fitted by: how long a request keeps its slot is what others wait for."""
+STEPS, CLOSE = 12, 0.002
+"""The most replays until requests keep their slots as long as they did, and how near that is to be."""
 
 Mask = npt.NDArray[np.bool_]
 
@@ -69,22 +74,54 @@ def slots_used(told: SlotLog) -> int:
     return max(1, int(np.cumsum(changes).max()))
 
 
-def server_of(told: SlotLog, ran: str, slots: int | None, name: str) -> tuple[Profile, tuple[str, ...]]:
-    """The server of the log as a profile, fitted to what it took from when requests were sent to it; where
-    that is not known from their arrivals, under the policy that ran.
+def server_of(told: SlotLog, path: str | Path, ran: str, slots: int | None) -> Profile:
+    """The server of the log as a profile.
+
+    How long tokens take by how many decode at once follows from the log by linear algebra (`log_start`); all
+    of it is then scaled until requests keep their slots as long, in the mean, as they did, where the log is
+    replayed under the policy that ran. Where it does not say when requests were sent on, until they take as
+    long from their arrival. InputError, naming `path`, for a log with too few requests.
     """
-    log, policy = told.log, ran
-    if told.sent_s is not None:
-        log, policy = _since_sent(told), FIRST
-    else:
-        log = replace(log, trace=bare(log.trace))
-    fitted = fit_read({name: log}, name=name, policy=with_slots(policy, slots), fitted_figures=FITTED)
-    return fitted.profile, tuple(note for note in fitted.notes if "one log:" not in note)
+    log = _since_sent(told)
+    check_enough(path, log)
+    sizes = sizes_of([log])
+    seconds = start_of([log], sizes)
+    seconds[-1] = 1e-6  # what comes before an iteration is not waited for by each request in turn
+    model = IterationModel(sizes, Path(path).stem)
+    trace, policy = bare(told.log.trace), with_slots(ran, slots)
+    target = float(log.latency["e2el_ms"].mean())
+    for _ in range(STEPS):
+        result = scenario(
+            trace,
+            profile=model.profile(seconds),
+            kv_blocks=enough_blocks(trace),
+            predictor="exact" if trace.predicted_tokens is None else "trace",
+        ).run(policy)
+        if failed := result.summary["failed"]:
+            reason = result.summary["failed_reason"]
+            raise InputError(f"{path}: {failed} requests cannot be served under {policy} ({reason})")
+        kept_ms = result.columns["e2el_ms"]
+        if told.sent_s is not None:
+            kept_ms = 1e3 * (result.columns["finish_s"] - result.columns["scheduled_s"])
+        ratio = target / float(kept_ms.mean())
+        seconds = seconds * np.clip(ratio, 0.1, 10.0)
+        if abs(ratio - 1) < CLOSE:
+            break
+    about = f"fitted to {len(trace):,} requests as their clients saw them; no iteration was timed"
+    provenance = Provenance("measured", Date.today().isoformat(), about, source=Path(path).name)
+    return replace(model.profile(seconds), provenance=provenance)
+
+
+def enough_blocks(trace: Trace) -> int:
+    """KV blocks that are enough for all requests at once: a layer before a server counts slots alone."""
+    return len(trace) * blocks_for(int((trace.prompt_tokens + trace.output_tokens).max()), 16)
 
 
 def _since_sent(told: SlotLog) -> Log:
-    """The log as the server has seen it: arrivals are when requests were sent."""
-    assert told.sent_s is not None and told.log.trace.arrival_s is not None
+    """The log as the server has seen it: arrivals are when requests were sent, where that is known."""
+    if told.sent_s is None:
+        return replace(told.log, trace=bare(told.log.trace))
+    assert told.log.trace.arrival_s is not None
     wait_ms = 1e3 * (told.sent_s - told.log.trace.arrival_s)
     order = np.argsort(told.sent_s, kind="stable")
     latency = {

@@ -40,7 +40,11 @@ def test_a_trace_with_texts(tmp_path: Path) -> None:
     assert answers.tokens.tolist() == [row["output_tokens"] for row in rows]
     assert answers.prompt_tokens.tolist() == [7] * N
     assert not answers.is_cut.any() and answers.num_prompts == N
-    assert answers.columns == {"text": "prompt", "target": "output_tokens"}
+    assert answers.columns == {
+        "text": "prompt",
+        "target": "output_tokens",
+        "lengths": "token counts as in the log",
+    }
 
 
 def test_requests_and_responses_of_an_api(tmp_path: Path) -> None:
@@ -102,6 +106,19 @@ def test_several_answers_to_a_prompt(tmp_path: Path) -> None:
     assert read_answers(wrote(tmp_path / "l.jsonl", lists), Where(target="answers")).tokens.tolist() == (
         both.tokens.tolist()
     )
+
+
+@pytest.mark.parametrize(
+    ("role", "who", "what"), [("role", "assistant", "content"), ("from", "gpt", "value")]
+)
+def test_conversations_hold_prompt_and_answer(tmp_path: Path, role: str, who: str, what: str) -> None:
+    rows = [
+        {"conversations": [{role: "human", what: f"question {i}"}, {role: who, what: "word " * (3 * i + 3)}]}
+        for i in range(N)
+    ]
+    path = wrote(tmp_path / "t.jsonl", rows)
+    answers = read_answers(path, Where("conversations", "conversations"))
+    assert answers.texts[7] == "question 7" and answers.tokens.tolist() == [4 * i + 4 for i in range(N)]
 
 
 def test_prompts_that_differ_in_case_and_spaces_are_one(tmp_path: Path) -> None:
