@@ -77,6 +77,7 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python -m tests.benchmarks.throughput
 	$(BIN)/python -m tests.benchmarks.million
 	$(BIN)/python -m tests.benchmarks.scale
+	$(BIN)/python -m tests.benchmarks.serve
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

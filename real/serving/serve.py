@@ -144,6 +144,8 @@ class Server(uvicorn.Server):
             listening = config.bind_socket()
         except SystemExit:
             raise InputError(f"port: {config.host}:{config.port} cannot be listened at") from None
+        # A token must not wait for the next one; asyncio sees to that for sockets it has made itself only.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         host, port = listening.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         await self.serve(sockets=[listening])

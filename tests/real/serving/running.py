@@ -12,7 +12,7 @@ import aiohttp
 from real.serving.keys import Keys
 from real.serving.layer import Layer
 from real.serving.log import Log
-from real.serving.serve import layer_of, server_of
+from real.serving.serve import Server, layer_of, server_of
 from real.serving.settings import ServeSettings
 from sim.results.batch_record import BatchRecord
 from tests.real.serving.upstream import Fake, listening
@@ -21,8 +21,8 @@ from tests.real.serving.upstream import Fake, listening
 class Up:
     """A layer that is up, its address, and a session of a client."""
 
-    def __init__(self, layer: Layer, url: str, session: aiohttp.ClientSession) -> None:
-        self.layer, self.url, self.session = layer, url, session
+    def __init__(self, layer: Layer, server: Server, session: aiohttp.ClientSession) -> None:
+        self.layer, self.server, self.url, self.session = layer, server, server.url, session
 
     async def ask(
         self,
@@ -75,7 +75,7 @@ async def layer_before(
                 running.result()
         timeout = aiohttp.ClientTimeout(total=30)
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
-            yield Up(layer, server.url, session)
+            yield Up(layer, server, session)
         server.should_exit = True
         await running
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from typing import Any
 
 import pytest
@@ -214,6 +215,14 @@ def test_the_numbers_of_the_field_are_there() -> None:
         total = sum(int(p.split()[-1]) for p in PROMPTS)
         assert f'seqsched_generation_tokens_total{{model_name="fake"}} {float(total)}' in text
         assert "seqsched_num_requests_running 0.0" in text and "seqsched_num_slots 4.0" in text
+
+    with_fakes(test)
+
+
+def test_tokens_do_not_wait_for_one_another() -> None:
+    async def test(up: Up, fake: Fake) -> None:
+        for listening_at in (each for server in up.server.servers for each in server.sockets):
+            assert listening_at.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
     with_fakes(test)
 
