@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sim.fleet.routers import LeastRequests, PowerOfTwo
-from sim.fleet.routing import BaseRouter, RouterContext
 from sim.request import Request
 from sim.schedulers import MicrobatchScheduler
 from sim.schedulers.base import BaseScheduler
-from sim.testing import check_predictor, check_router, check_scheduler
+from sim.testing import check_scheduler
 from sim.testing.worlds import random_world
 from sim.work import Drop, Limits, Outcome, PaddedBatch, Work
-from traces.trace import Trace
 
 
 class OneAtATime(BaseScheduler):
@@ -229,179 +224,6 @@ def test_worlds_are_those_of_their_seeds() -> None:
     assert first.settings == second.settings and str(first) == str(second)
     assert (first.trace.prompt_tokens == second.trace.prompt_tokens).all()
     assert len({str(random_world(k)) for k in range(40)}) > 30
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """The same for all."""
-
-    answer: Callable[[Trace, np.random.Generator], Any]
-    charge: bool = False
-
-    def predict(self, trace: Trace, rng: np.random.Generator) -> Any:
-        return self.answer(trace, rng)
-
-
-def tens(trace: Trace, rng: np.random.Generator) -> Any:
-    return np.full(len(trace), 10)
-
-
-def too_many(trace: Trace, rng: np.random.Generator) -> Any:
-    return np.full(len(trace) + 1, 10)
-
-
-def texts(trace: Trace, rng: np.random.Generator) -> Any:
-    return ["ten"] * len(trace)
-
-
-def infinite(trace: Trace, rng: np.random.Generator) -> Any:
-    return np.full(len(trace), np.inf)
-
-
-def negative(trace: Trace, rng: np.random.Generator) -> Any:
-    return np.full(len(trace), -1)
-
-
-def by_the_shared_die(trace: Trace, rng: np.random.Generator) -> Any:
-    return np.random.randint(0, 100, len(trace))
-
-
-def writes(trace: Trace, rng: np.random.Generator) -> Any:
-    values = np.array(trace.output_tokens)
-    object.__setattr__(trace, "prompt_tokens", trace.prompt_tokens + 1)
-    return values
-
-
-def fails(trace: Trace, rng: np.random.Generator) -> Any:
-    raise ZeroDivisionError("boom")
-
-
-class Counting:
-    """Draws one number more each time."""
-
-    charge, count = False, 0
-
-    def predict(self, trace: Trace, rng: np.random.Generator) -> Any:
-        self.count += 1
-        rng.random(self.count)
-        return np.full(len(trace), 10)
-
-
-@pytest.mark.parametrize(
-    ("predictor", "message"),
-    [
-        (Fixed(too_many), "predict"),
-        (Fixed(texts), "predict"),
-        (Fixed(infinite), "predict"),
-        (Fixed(negative), "predict"),
-        (Fixed(by_the_shared_die), "says something else with the same generator"),
-        (Fixed(writes), "predict changed the trace: prompt_tokens"),
-        (Fixed(fails), "raised ZeroDivisionError: boom (test_testing.py, line"),
-        (Fixed(lambda trace, rng: np.full(len(trace), 10)), "cannot be pickled for parallel runs"),
-        (Counting(), "draws another number of random numbers"),
-    ],
-)
-def test_a_predictor_that_breaks_a_rule_is_caught(predictor: Any, message: str) -> None:
-    check_predictor(Fixed(tens))
-    with pytest.raises(AssertionError) as caught:
-        check_predictor(predictor)
-    assert message in str(caught.value) and "\n" not in str(caught.value)
-
-
-class Whatever(BaseRouter):
-    """Also those that are down."""
-
-    def choose(self, request: Request) -> int:
-        return request.id % self.context.num_replicas
-
-
-class ByDie(BaseRouter):
-    def choose(self, request: Request) -> int:
-        return random.choice(self.members)
-
-
-class NeverEnds(LeastRequests):
-    def ended(self, request: Request, replica: int) -> None:
-        pass
-
-
-class ForgetsFailures(LeastRequests):
-    """What was on a replica that failed counts for ever."""
-
-    def down(self, replica: int) -> None:
-        self.lost = getattr(self, "lost", {}) | {replica: self.loads[replica]}
-        super().down(replica)
-
-    def up(self, replica: int) -> None:
-        super().up(replica)
-        self._set(replica, self.lost[replica])
-
-
-class EndsHalf(LeastRequests):
-    """Every other request that ends counts for ever."""
-
-    def ended(self, request: Request, replica: int) -> None:
-        if request.id % 2:
-            super().ended(request, replica)
-
-
-class Sticky(PowerOfTwo):
-    """Fewer requests of two drawn; of two alike that which was used last."""
-
-    last = 0
-
-    def choose(self, request: Request) -> int:
-        first, second = (self.members[int(next(self.draws) * len(self.members))] for _ in range(2))
-        return min((first, second), key=lambda k: (self.requests[k], k != self.last))
-
-    def sent(self, request: Request, replica: int) -> None:
-        super().sent(request, replica)
-        self.last = replica
-
-
-class Stays(BaseRouter):
-    """All to the replica that was used last, for as long as it is up."""
-
-    last = 0
-
-    def choose(self, request: Request) -> int:
-        return self.last if self.last in self.place else self.members[0]
-
-    def sent(self, request: Request, replica: int) -> None:
-        self.last = replica
-
-
-@pytest.mark.parametrize("router", [Sticky, Stays])
-def test_a_router_may_remember_what_is_no_load(router: Callable[[RouterContext], Any]) -> None:
-    check_router(router)
-
-
-class Fails(BaseRouter):
-    def choose(self, request: Request) -> int:
-        raise ZeroDivisionError("boom")
-
-
-class First(BaseRouter):
-    def choose(self, request: Request) -> int:
-        return min(self.members)
-
-
-@pytest.mark.parametrize(
-    ("router", "message"),
-    [
-        (Whatever, "it is down"),
-        (ByDie, "chooses otherwise with the same context.rng"),
-        (NeverEnds, "a load is left behind"),
-        (ForgetsFailures, "a load is left behind"),
-        (EndsHalf, "a load is left behind"),
-        (Fails, "choose raised ZeroDivisionError: boom (test_testing.py, line"),
-    ],
-)
-def test_a_router_that_breaks_a_rule_is_caught(router: Callable[[RouterContext], Any], message: str) -> None:
-    check_router(First)
-    with pytest.raises(AssertionError) as caught:
-        check_router(router)
-    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_who_is_turned_away_on_arrival_has_not_waited() -> None:

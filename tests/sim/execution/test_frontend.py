@@ -18,8 +18,8 @@ from tests.sim.execution.test_leap import ORDERS, SETTINGS, TICK_S, policies, se
 from tests.sim.execution.test_leap import assert_same as assert_same_events
 from tests.sim.execution.test_leap import traces as requests_over_time
 from tests.sim.flat_machine import flat_machine
-from tests.sim.fleet.test_fleet import FAILURES, POLICIES, worlds
-from tests.sim.fleet.test_fleet import assert_leaping_changes_nothing as assert_leaping_is_stepping
+from tests.sim.fleet.test_fleet_leaps import FAILURES, POLICIES, worlds
+from tests.sim.fleet.test_fleet_leaps import assert_leaping_changes_nothing as assert_leaping_is_stepping
 from traces.trace import Trace
 
 HOSTS = st.builds(

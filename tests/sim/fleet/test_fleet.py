@@ -1,78 +1,32 @@
-"""Small fleets with asserted logs, and what many replicas have in common with one."""
+"""Small fleets with asserted logs."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim import simulate
 from sim.fleet.routers import ROUTERS
-from sim.hardware.kv_memory import KvMemory
 from sim.hardware.profile import Profile
-from sim.results.result import Result
-from sim.scenario.machines import Accelerator
-from sim.scenario.policies import limits_of
-from sim.scenario.scenario import Scenario, scenario
+from sim.scenario.scenario import scenario
 from tests.sim.flat_machine import flat_machine
+from tests.sim.fleet.small import (
+    COLUMNS,
+    ONE_AT_A_TIME,
+    column,
+    log,
+    made,
+    outages,
+    run,
+    with_machines,
+)
 from traces.errors import InputError
-from traces.trace import Trace
-
-COLUMNS = ("scheduled_s", "first_token_s", "finish_s")
-ONE_AT_A_TIME = "continuous:max_num_seqs=1"
-
-
-def made(output: Sequence[int], arrival: Sequence[float] | None = None, **columns: Any) -> Trace:
-    n = len(output)
-    columns = {k: np.array(v) for k, v in columns.items()}
-    prompt = columns.pop("prompt", np.full(n, 10))
-    arrival_s = np.zeros(n) if arrival is None else np.array(arrival, dtype=float)
-    return Trace("made up", np.arange(n), prompt, np.array(output), arrival_s=arrival_s, **columns)
-
-
-def outages(folder: Path, *rows: tuple[int, float, float]) -> Path:
-    path = folder / "failures.csv"
-    lines = ["replica,down_s,up_s", *(f"{k},{down!r},{up!r}" for k, down, up in rows)]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
-
-
-def run(trace: Trace, policy: str = "continuous", **how: Any) -> Result:
-    return scenario(trace, **{"profile": flat_machine(), **how}).run(policy, log=True)
-
-
-def with_machines(shared: Scenario, machines: Sequence[Profile]) -> Scenario:
-    """The scenario on these machines."""
-    return replace(shared, fleet=tuple(Accelerator(m, limits_of(m, None)) for m in machines))
-
-
-def column(result: Result, name: str) -> list[Any]:
-    found: list[Any] = result.columns[name].tolist()
-    return found
-
-
-def log(result: Result) -> list[tuple[int, tuple[int, ...], int, float, float]]:
-    """Replica, request ids, iterations, from, until; in the order in which they ended."""
-    return [(b.replica, b.request_ids, b.iterations, b.start_s, b.end_s) for b in result.batches]
-
-
-def decided(result: Result, replica: int = 0) -> list[tuple[Any, ...]]:
-    """What a replica decided, and after how many of its iterations; who was turned away aside."""
-    tick, found = 0, []
-    for b in result.batches:
-        if b.replica == replica and b.is_busy:
-            if b.request_ids or b.evicted:
-                found.append((tick, b.kind, b.evicted, b.request_ids, b.chunks))
-            tick += b.iterations
-    return [*found, (tick, "end")]
-
 
 # Failures
 
@@ -301,176 +255,6 @@ def test_a_request_that_will_be_turned_away_is_no_load_for_longer_than_it_takes(
     assert column(result, "status")[2] == "rejected"
     assert column(result, "replica") == column(stepped, "replica")
     assert (column(result, "finish_s")[:2], column(result, "finish_s")[3]) == ([50.0, 50.0], 55.0)
-
-
-# What many have in common with one, and leaps with steps
-
-
-@st.composite
-def worlds(draw: st.DrawFn) -> Trace:
-    n = draw(st.integers(1, 25))
-    longest = draw(st.sampled_from([3, 40, 200]))
-
-    def numbers(values: st.SearchStrategy[Any], dtype: type = np.int64) -> Any:
-        return np.array(draw(st.lists(values, min_size=n, max_size=n)), dtype=dtype)
-
-    arrival = np.sort(numbers(st.floats(0, draw(st.sampled_from([0.01, 6.0]))), float))
-    return Trace(
-        "made up",
-        np.arange(n),
-        numbers(st.integers(1, 120)),
-        numbers(st.integers(1, longest)),
-        arrival_s=arrival - arrival[0],
-        predicted_tokens=numbers(st.integers(0, 300)),
-        priority=numbers(st.sampled_from([0, 0, -1, 3])),
-        user=numbers(st.sampled_from(["a", "b"]), str),
-        deadline_s=arrival + numbers(st.sampled_from([np.inf, np.inf, np.inf, 0.7]), float),
-    )
-
-
-POLICIES = [
-    "continuous",
-    "continuous:max_num_seqs=3,max_num_batched_tokens=40",
-    "continuous:max_num_seqs=1,order=shortest-predicted",
-    "continuous:order=shortest-remaining,chunked=off",
-    "continuous:order=priority,aging_s=0.5,max_num_seqs=2",
-    "continuous:order=fair,admission=predicted,max_num_seqs=5",
-    "continuous:rules=sglang,chunked_prefill_size=64,schedule_conservativeness=0.1",
-    "continuous:rules=sglang,mixed_chunk=on,max_num_seqs=3",
-    "continuous:rules=trtllm,max_num_seqs=3,batch_wait_timeout_iters=9,batch_wait_max_tokens_ratio=0.2",
-    "continuous:rules=trtllm,capacity_scheduler_policy=max_utilization",
-]
-
-
-@settings(max_examples=80)
-@given(
-    trace=worlds(),
-    policy=st.sampled_from([*POLICIES, "vanilla:batch_size=3", "sequence:max_wait_s=0.7,batch_size=3"]),
-    router=st.sampled_from(ROUTERS.names),
-    bound=st.sampled_from([None, None, 1, 4]),
-    kv_blocks=st.sampled_from([None, 20, 30]),
-)
-def test_a_fleet_of_one_is_a_sole_accelerator(
-    trace: Trace,
-    policy: str,
-    router: str,
-    bound: int | None,
-    kv_blocks: int | None,
-    profile: Profile,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    # A shared queue is first come, first served, whatever order the scheduler would have chosen from it.
-    assume(router != "shared-queue" or "order=" not in policy)
-    how = {"profile": profile, "max_concurrency": bound, "kv_blocks": kv_blocks, "max_new_tokens": 200}
-    never = outages(tmp_path_factory.getbasetemp(), (0, 9e8, 9.1e8))
-    alone, fleet = run(trace, policy, **how), run(trace, policy, **how, router=router, failures=never)
-    # With a shared queue what cannot start waits outside, and is turned away when it is taken.
-    assume(router != "shared-queue" or alone.summary["failed"] == 0)
-    if router == "shared-queue" and policy not in POLICIES[:2]:
-        assert fleet.summary["completed"] == alone.summary["completed"]
-        return
-    for name in COLUMNS:
-        assert fleet.columns[name] == pytest.approx(alone.columns[name], rel=1e-12, nan_ok=True)
-    assert decided(fleet) == decided(alone)
-
-
-FAILURES = st.sampled_from([{}, {}, {"mtbf_s": 3.0, "mttr_s": 0.4}, {"mtbf_s": 9.0, "mttr_s": 4.0}])
-
-
-@settings(max_examples=120)
-@given(
-    trace=worlds(),
-    policy=st.sampled_from(POLICIES),
-    router=st.sampled_from(ROUTERS.names),
-    blocks=st.lists(st.sampled_from([20, 30, 1000]), min_size=1, max_size=4),
-    predictor=st.sampled_from(["oracle", "trace", "tuned"]),
-    failures=FAILURES,
-    seed=st.integers(0, 50),
-)
-def test_leaping_is_iteration_by_iteration_on_every_replica(
-    trace: Trace,
-    policy: str,
-    router: str,
-    blocks: list[int],
-    predictor: str,
-    failures: dict[str, float],
-    seed: int,
-    profile: Profile,
-) -> None:
-    how = {"predictor": predictor, "router": router, "seed": seed, **failures}
-    assert_leaping_changes_nothing(trace, policy, profile, blocks, how)
-
-
-def assert_leaping_changes_nothing(
-    trace: Trace, policy: str, profile: Profile, blocks: list[int], how: dict[str, Any]
-) -> None:
-    """Machines differ a little in speed, so that no two events of two of them fall together by chance."""
-    machines = [
-        replace(profile.with_scale(1 + 0.0137 * k), memory=KvMemory(16 * b, 1.0, 0, 0, 1))
-        for k, b in enumerate(blocks)
-    ]
-    shared = with_machines(scenario(trace, profile=profile, max_new_tokens=200, **how), machines)
-    leaped, stepped = (shared.run(policy, log=True, leap=leap) for leap in (True, False))
-    for name in COLUMNS:
-        assert leaped.columns[name] == pytest.approx(stepped.columns[name], rel=1e-9, abs=1e-9, nan_ok=True)
-    for name in ("status", "replica", "reroutes", "attempts"):
-        assert (leaped.columns[name] == stepped.columns[name]).all(), name
-    for name in ("completed", "iterations", "preemptions", "failures"):
-        assert (leaped.machines[name] == stepped.machines[name]).all(), name
-    for name in ("busy_s", "down_s", "kv_peak_fraction"):
-        assert leaped.machines[name] == pytest.approx(stepped.machines[name], rel=1e-9, abs=1e-9), name
-    for k in range(len(blocks)):
-        assert decided(leaped, k) == decided(stepped, k)
-
-
-def test_what_comes_back_from_a_failed_replica_goes_before_what_waits_in_the_midst_of_a_leap(
-    profile: Profile, tmp_path: Path
-) -> None:
-    """The second replica has no memory for the long prompt that waits there, but for the short one of the
-    first replica, which arrived before it.
-    """
-    trace = replace(
-        made([100, 200, 1, 50], [0, 0.01, 0.02, 0.03]), prompt_tokens=np.array([10, 250, 10, 500])
-    )
-    how = {"router": "round-robin", "failures": outages(tmp_path, (0, 0.5, 90.0))}
-    assert_leaping_changes_nothing(trace, "continuous", profile, [45, 45], how)
-
-
-@pytest.mark.parametrize(
-    ("policy", "output", "arrival", "down_s"),
-    [
-        ("shortest-remaining", [150, 1, 1, 1], [0, 0.5, 0.5, 1.0], 1.2),
-        ("fair,admission=predicted,max_num_seqs=5", [190, 170, 140, 1], [0, 0, 0, 0.2], 9e8),
-    ],
-)
-def test_what_a_replica_takes_from_the_queue_while_others_wait_to_be_asked_or_for_the_plan(
-    policy: str, output: list[int], arrival: list[float], down_s: float, profile: Profile, tmp_path: Path
-) -> None:
-    """Who is to be asked about joins others that are; nobody comes to where the plan keeps one waiting."""
-    how = {
-        "predictor": "tuned",
-        "router": "shared-queue",
-        "failures": outages(tmp_path, (0, down_s, down_s + 0.5)),
-    }
-    assert_leaping_changes_nothing(made(output, arrival), f"continuous:order={policy}", profile, [20], how)
-
-
-def test_a_replica_in_a_leap_takes_the_shorter_one_that_others_leave_at_the_head_of_the_queue(
-    profile: Profile,
-) -> None:
-    """It had no memory for the one that stood there when its leap began."""
-    prompt = [95, 1, 48, 81, 1, 49, 55, 97, 33, *[1] * 14]
-    trace = made([4, 1, 4, 1, 1, 1, 2, 3, *[1] * 15], [0.0] * 3 + [1 / 128] * 20, prompt=prompt)
-    assert_leaping_changes_nothing(trace, "continuous", profile, [20, 20], {"router": "shared-queue"})
-
-
-def test_a_replica_is_sent_one_request_until_it_decides_again(profile: Profile) -> None:
-    """However many it had at decisions before."""
-    output = [1, 73, 1, 1, 1, 18, 1, 1, 23, 200, 1, 1, 24, 12, 1, 1, 35, 24, 1, 1, 10, 1, 1, 1, 1]
-    arrival = [0.0] * 19 + [1.0, 1.0, 1.0, 1.0625, 1.5, 1.5]
-    trace = made(output, arrival, prompt=[1, 1, 1, 1, 2, *[1] * 20])
-    policy, how = "continuous:order=shortest-remaining,chunked=off", {"predictor": "tuned"}
-    assert_leaping_changes_nothing(trace, policy, profile, [20, 20], {**how, "router": "shared-queue"})
 
 
 def test_a_fleet_says_what_it_is_and_same_inputs_give_the_same_bytes() -> None:

@@ -25,7 +25,7 @@ from sim.hardware.step_cost import StepCost
 from sim.planning.runs import Runs
 from sim.planning.search import Effort, fewest_replicas
 from sim.planning.slo import observe, parse_slo
-from sim.planning.verdict import Run, open_text
+from sim.planning.verdict import Run
 from sim.planning.world import World
 from sim.scenario.settings import Settings
 from tests.sim.planning.test_search import between, carry_out
@@ -391,14 +391,3 @@ def test_no_request_that_fits_is_no_plan(asked: dict[str, Any]) -> None:
     assert not made.reached and made.answers[0].replicas is None
     assert math.isinf(made.answers[0].points[0].measured[0].mean)
     json.loads(made.to_json())
-
-
-def test_the_headline_says_why_a_smaller_fleet_is_undecided(asked: dict[str, Any]) -> None:
-    made = plan(**{**asked, "policies": ONE_AT_A_TIME, "spare": 1})
-    (answer,) = made.answers
-    assert answer.replicas is not None and answer.point is not None
-    smaller = replace(answer.point, replicas=answer.point.replicas - 1, verdict="undecided")
-    doubtful = replace(answer, undecided=(answer.replicas - 1,), points=(smaller, *answer.points))
-    headline = replace(made, answers=(doubtful,)).headline
-    start = f"It is undecided whether {answer.replicas - 1} would do: with the other {smaller.replicas} "
-    assert headline.endswith(f"{start}{open_text(smaller)}.")

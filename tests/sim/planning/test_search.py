@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -14,11 +13,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sim.planning.answer import point_text
 from sim.planning.rate_search import highest_rate
 from sim.planning.search import Effort, Search, decide, fewest_replicas
-from sim.planning.slo import Interval, Observation, Slo, observe, parse_slo
-from sim.planning.verdict import FleetPoint, Run, json_value, open_text
+from sim.planning.slo import Observation, Slo, observe, parse_slo
+from sim.planning.verdict import FleetPoint, Run, json_value
 from traces.errors import InputError
 
 Queue = Callable[[Run], dict[str, np.ndarray[Any, Any]]]
@@ -247,21 +245,3 @@ def test_an_effort_is_checked() -> None:
 
 def test_infinity_becomes_null() -> None:
     assert json_value({"a": (1.0, math.inf), "b": [math.nan]}) == {"a": [1.0, None], "b": [None]}
-
-
-def test_why_a_point_is_undecided_is_said_in_the_answer_and_in_its_cell() -> None:
-    slo = parse_slo(f"wait_mean:{mean_wait_ms(2, 1.5)}")
-    effort = Effort(num_seeds=3, max_seeds=3, num_requests=1000, max_requests=1000)
-    point: FleetPoint = carry_out(decide(slo, 2, 1.5, effort), slo)
-    assert point.verdict == "undecided" and point.across is not None
-    assert open_text(point).startswith("wait_mean ")
-    assert open_text(point).endswith("across the bound of 1,286 ms, with 3 seeds of 1,000 requests")
-    assert point_text(point).startswith("undecided: wait_mean ")
-    inside = (replace(point.measured[0], limit=1e9),)
-    growing = replace(point, measured=inside, drift=Interval(0.05, -0.01, 0.11))
-    assert open_text(growing) == (
-        "the backlog seems to grow, but not beyond the noise between 3 seeds of 1,000 requests"
-    )
-    assert point_text(growing) == "undecided: backlog +0.05 per arrival, within the noise"
-    short = replace(point, measured=inside, drift=Interval(0.0, -0.01, 0.01))
-    assert open_text(short).endswith("but 3 seeds of 1,000 requests are too short to settle")
