@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
 from . import checks, session_columns, witnesses
+from .conversations import Message, read_turns
 from .errors import InputError
 from .prefixes import hash_lists, own_blocks
 from .prompt_blocks import share_found_again
@@ -268,8 +270,12 @@ class LengthFile(Format):
         ).with_output_cap(cap)
 
 
+@dataclass(frozen=True)
 class ShareGPT(Format):
-    """ShareGPT conversations, one request each; the texts are counted by the tokenizer."""
+    """ShareGPT conversations, one request each or all their turns; the texts are counted by the tokenizer."""
+
+    turns: Literal["first", "all"] = "first"
+    """Read the first exchange of each conversation, or all of it as a session."""
 
     required = ("conversations",)
     optional = ("id",)
@@ -282,6 +288,9 @@ class ShareGPT(Format):
                 "(a function from text to a number of tokens, passed as tokenizer=)"
             )
         count = reading.tokenizer
+        if self.turns == "all":
+            talks = enumerate(table.raw("conversations"))
+            return read_turns(table, [list(_messages(table, i, talk)) for i, talk in talks], count)
         prompts: list[str] = []
         lengths = np.zeros((table.num_rows, 2), dtype=np.int64)
         for index, conversation in enumerate(table.raw("conversations")):
@@ -319,6 +328,12 @@ class ShareGPT(Format):
 
 def _first_exchange(table: Table, index: int, conversation: object) -> tuple[str, str]:
     first: dict[str, str] = {}
+    for speaker, text in _messages(table, index, conversation):
+        first.setdefault(speaker, text)
+    return first.get("human", ""), first.get("gpt", "")
+
+
+def _messages(table: Table, index: int, conversation: object) -> Iterator[Message]:
     if not isinstance(conversation, list):
         raise checks.fault(
             table, index, "conversations", f"{checks.display(conversation)} is not a list of turns"
@@ -328,8 +343,7 @@ def _first_exchange(table: Table, index: int, conversation: object) -> tuple[str
         if not isinstance(speaker, str) or not isinstance(text, str):
             what = f"{checks.display(turn)} is not a turn with text under from and value"
             raise checks.fault(table, index, "conversations", what)
-        first.setdefault(speaker, text)
-    return first.get("human", ""), first.get("gpt", "")
+        yield Message(speaker, text)
 
 
 FORMATS = Registry(
