@@ -5,14 +5,18 @@ Takes a Trace; knows nothing of runs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 
 from traces.reuse import reuse_of, share_over_time
 from traces.sessions import session_sizes
-from traces.trace import Trace
+from traces.trace import FloatArray, Trace
 
 from . import style
+from .gain_map import COLOURS, EVEN, SHADES
 
 MARKS = (0.5, 0.9)
 """Parts of what an endless cache finds whose caches are marked."""
@@ -86,6 +90,43 @@ def session_shapes(trace: Trace, ax: Axes) -> None:
     ax.set_xlabel("Requests, or seconds (log scale; below 0.1 at 0.1)")
     ax.set_ylabel("Share of sessions, or of waits (%)")
     _legend(ax)
+
+
+def is_agreed(gains: Sequence[float]) -> bool:
+    """Whether all of these ratios, one a seed, say the same: ahead, behind, or neither by more than 5 %."""
+    ahead, behind = min(gains) > EVEN, max(gains) < 1 / EVEN
+    return ahead or behind or 1 / EVEN <= min(gains) <= max(gains) <= EVEN
+
+
+def cell_text(gain: float, agreed: bool) -> str:
+    """A ratio, in brackets where seeds do not agree."""
+    return f"{gain:.2f}" if agreed else f"({gain:.2f})"
+
+
+def gain_cells(
+    gains: FloatArray,
+    agreed: npt.NDArray[np.bool_],
+    baseline_ms: FloatArray,
+    rates: Sequence[float],
+    rows: Sequence[str],
+    ax: Axes,
+) -> None:
+    """How many times lower the mean TTFT is, above 1 is better, by rate and by what prompts share.
+
+    `gains`, `agreed` (between seeds) and `baseline_ms` (its mean TTFT) have shape (rows, rates).
+    """
+    ax.imshow(gains, origin="lower", aspect="auto", cmap=COLOURS, norm=SHADES, zorder=1)
+    for (row, column), gain in np.ndenumerate(gains):
+        text = f"{cell_text(float(gain), bool(agreed[row, column]))}\nfrom {baseline_ms[row, column]:,.0f} ms"
+        colour = "white" if SHADES(gain) < 0.36 else "black"
+        ax.text(column, row, text, ha="center", va="center", fontsize=style.FONT_SIZE, color=colour, zorder=4)
+    style.tidy(ax, "none")
+    ax.spines[:].set_visible(False)
+    ax.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
+    ax.set_yticks(range(len(rows)), rows)
+    ax.tick_params(length=0)
+    ax.set_xlabel("Requests per second, all replicas")
+    ax.set_ylabel("Turns of a session (prompt tokens found again)")
 
 
 def _legend(ax: Axes) -> None:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from plots.examples import how_many_h200s, length_aware, worse_predictor
+from plots.examples import (
+    cache_and_router,
+    how_many_h200s,
+    length_aware,
+    where_caches_pay,
+    worse_predictor,
+)
 from sim.cli import run_script
 
 SMALL = ["--num-requests", "100", "--max-requests", "200", "--max-seeds", "3", "--jobs", "1"]
@@ -62,3 +69,30 @@ def test_worse_predictor(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["loss"] == pytest.approx(sum(losses) / 2)
     assert found["loss_low"] <= found["loss"] <= found["loss_high"]
     assert good["usd_per_hour"] == pytest.approx(2 * good["replicas"])
+
+
+def test_cache_and_router(capsys: pytest.CaptureFixture[str]) -> None:
+    talk = "sessions:turns=6,think_s=2,system_tokens=1000,prompt_tokens=300,output_tokens=60"
+    few = ["--num-requests", "100", "--max-requests", "400", "--max-seeds", "3", "--jobs", "1"]
+    arguments = [*few, "--trace", talk, "--price", "H100:2", "--routers", "round-robin"]
+    found = answer(cache_and_router, [*arguments, "--request-rate", "6", "--slo", "ttft_p50:1000"], capsys)
+    assert list(found) == [
+        "no cache",
+        "a cache",
+        "twice as large (8-bit KV)",
+        "the cache, router round-robin",
+    ]
+    assert found["no cache"]["saved"] == 0
+    assert found["a cache"]["replicas"] <= found["no cache"]["replicas"]
+    assert all(row["usd_per_month"] == 2 * 730 * row["replicas"] for row in found.values())
+
+
+def test_where_caches_pay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "map.png"
+    small = ["--num-prompts", "150", "--num-seeds", "2", "--jobs", "1", "--out", str(picture)]
+    small += ["--baseline-policy", "continuous", "--router", "least-requests"]
+    grid = ["--turns", "1", "--turns", "6", "--rates", "4", "--rates", "12"]
+    found = answer(where_caches_pay, [*small, *grid], capsys)
+    assert found["found_again"][0] < found["found_again"][1]
+    assert [len(row) for row in found["gain"]] == [2, 2] and picture.stat().st_size > 1000
+    assert all(gain > 1 for gain in found["gain"][1])

@@ -48,3 +48,12 @@ def test_a_trace_that_knows_of_neither_keeps_its_one_row(talks: Trace, trace: Tr
         _, (ax,) = style.figure(5, 4)
         draw(trace, ax)
         assert not ax.lines and len(ax.texts) == 1
+
+
+@pytest.mark.parametrize(
+    ("gains", "agreed"),
+    [([1.2, 2.0], True), ([0.98, 1.03], True), ([0.9, 0.7], True), ([0.98, 1.2], False), ([0.8, 1.2], False)],
+)
+def test_a_cell_is_in_brackets_where_seeds_do_not_agree(gains: list[float], agreed: bool) -> None:
+    assert reuse.is_agreed(gains) == agreed
+    assert reuse.cell_text(1.234, agreed) == ("1.23" if agreed else "(1.23)")
