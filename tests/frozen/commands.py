@@ -60,6 +60,10 @@ OUTPUTS: dict[str, str] = {
     "outages-scheduled": f"{_CSV} --replicas 2 --failures failures.csv --startup-s 2 --save-replicas replicas.csv",
     "outages-shared-queue": f"{_CSV} --replicas 2 --router shared-queue --failures failures.csv",
     # decision logs and timelines
+    "sessions": (
+        "simulate --json --trace sessions:users=12,turns=3,agents=1 --policy continuous:prefix_caching=on --replicas 2 "
+        "--save-requests requests-out.csv"
+    ),
     "decisions-vanilla": f"simulate --json {_TINY} --policy vanilla --save-decisions decisions.jsonl",
     "decisions-sequence": f"simulate --json {_TINY} --predictor tuned --save-decisions decisions.jsonl",
     "decisions-open-bins": (
