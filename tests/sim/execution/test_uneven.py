@@ -80,7 +80,7 @@ def test_the_longest_context_is_that_of_what_runs(
     if failing:
         how |= {"mtbf_s": 0.3, "mttr_s": 0.2}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sim.execution.replica.RunningRequests", Checked)
+        patch.setattr("sim.execution.asked.RunningRequests", Checked)
         shared = scenario(trace, profile=uneven(profile), **how)
         shared.run(policy, leap=leap)
 
