@@ -55,7 +55,8 @@ def panel(frame: pd.DataFrame, ax: Axes, metric: str, *, has_names: bool) -> Non
         y, x = who.index((row["policy"], row["predictor"])), where.index((row["case"], row["load"]))
         values[y, x] = gain = row["gain"]
         is_chance = row["low"] < 1.0 < row["high"]
-        colour = "#6f6f6f" if is_chance else "white" if SHADES(gain) < DARK else "black"
+        colours = ("white", "#a0a0a0") if SHADES(gain) < DARK else ("black", "#6f6f6f")
+        colour = colours[is_chance]
         ax.text(x, y, f"{gain:.2f}", ha="center", va="center", fontsize=style.FONT_SIZE - 2, color=colour)
     ax.imshow(np.ma.masked_invalid(values), aspect="auto", cmap=COLOURS, norm=SHADES, zorder=0)
     style.tidy(ax, "none")
