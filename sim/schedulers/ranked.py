@@ -324,6 +324,9 @@ class RankedScheduler(ContinuousScheduler):
 class AheadRankedScheduler(AheadScheduler, RankedScheduler):
     """The same, with one decision in hand: answers come too late for it, and change the one after it."""
 
+    _choose = RankedScheduler.next_work
+    _queue = RankedScheduler.submit
+
     def next_work(self, now: float) -> Work | None:
         """The decision in hand, with questions where it is time for them."""
         work, every = super().next_work(now), self.options.ask_every

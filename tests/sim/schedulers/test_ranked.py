@@ -225,3 +225,20 @@ def test_who_arrives_is_asked_about_though_all_places_are_taken() -> None:
     result = alone(jobs, "order=gittins,perceive_wait_s=0", predictor=known)
     short, long = result.columns["finish_s"][1], result.columns["finish_s"][0]
     assert result.summary["preemptions"] == 1 and short < 40 < long
+
+
+@pytest.mark.parametrize("order", ["shortest-remaining", "ltr", "gittins", "mlfq"])
+def test_with_a_decision_in_hand_it_preempts_an_iteration_later(order: str) -> None:
+    """A short request takes the only place of a long one; the guard gives it back to who has starved."""
+    jobs = [Job(0, 0, 10, 60, 60, [60] * NUM_LENGTHS), Job(1, 40, 10, 5, 5, [5] * NUM_LENGTHS)]
+    policy = f"order={order},preempt_until=1,level_tokens=4"
+    at_once, later = (
+        alone(jobs, f"{policy},async_scheduling={is_async}").columns["finish_s"] for is_async in ("off", "on")
+    )
+    assert at_once.tolist() == [65, 45]
+    assert [late - soon for soon, late in zip(at_once, later, strict=True)] == [1, 1]
+    jobs = [Job(i, i, 10, 60 if i == 0 else 5, 1, [1 + i] * NUM_LENGTHS) for i in range(30)]
+    jobs[0] = replace(jobs[0], predicted=60, lengths=[60] * NUM_LENGTHS)
+    guarded = f"{policy},async_scheduling=on,quantum=60,starve_after="
+    finish_s = [alone(jobs, f"{guarded}{after}").columns["finish_s"][0] for after in (0, 20)]
+    assert finish_s[1] < finish_s[0]
