@@ -105,7 +105,8 @@ def perception(flags: Flags = DEFAULT, *, out: Path = Path("perception.png")) ->
     from plots.style import save
 
     shared = scenario(flags.trace, **keywords(flags))
-    perception = perceive(shared.predictor, shared.trace, stream(shared.seed, "perception"))
+    rng = stream(shared.seed, "perception")
+    perception = perceive(shared.predictor, shared.trace, rng, needs=("length",))
     truth = shared.trace.perceived_truth
     report = error_report(perception.predicted, truth)
     title = f"{flags.predictor} on {shared.trace.name}: mean error {report.error:.1f} tokens"

@@ -81,7 +81,7 @@ def ability(predictor: Predictor, needs: Collection[str]) -> tuple[bool, Again |
     is_rank = bool(getattr(predictor, "is_rank", False))
     if is_rank and (lacking := [need for need in needs if need != "order"]):
         what = f"predictor {name_of(predictor)} gives an order of the requests and no lengths"
-        raise InputError(f"{what}; the policy needs a {lacking[0]}")
+        raise InputError(f"{what}; a {lacking[0]} is needed")
     again = getattr(predictor, "again", None) if "again" in needs else None
     if "again" in needs and again is None:
         what = f"predictor {name_of(predictor)} cannot be asked again while an answer grows"

@@ -34,7 +34,7 @@ from ..fleet.routing import Router, RouterContext
 from ..fleet.shared_queue import SharedQueueFleet
 from ..fleet.sole import FrontedSole, Sole
 from ..hardware.profile import Profile
-from ..perception.predictions import Perception, asking_tokens, perceive
+from ..perception.predictions import Perception, ability, asking_tokens, perceive
 from ..perception.predictors import Predictor
 from ..perception.registry import make_predictor
 from ..request import KnownBlocks, Request
@@ -255,6 +255,7 @@ class Scenario:
         seconds = [per_token[id(m.profile)] for m in machines]
 
         def work_s(request: Request, replica: int) -> float:
+            ability(self.predictor, ("length",))  # an order says nothing of seconds
             prompt_s, answer_s = seconds[replica]
             answer = request.bound_tokens if request.predicted_tokens is None else request.predicted_tokens
             return request.prompt_tokens * prompt_s + answer * answer_s

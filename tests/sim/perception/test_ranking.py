@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import traces
+from sim.cli import main
 from sim.perception.accuracy import rank_report
 from sim.perception.ranking import SCALE, Rank
 from sim.perception.registry import make_predictor
@@ -45,3 +48,29 @@ def test_ranks_order_a_queue_and_are_no_lengths_in_the_result(charge: str) -> No
     started = np.argsort(np.asarray(result.columns["scheduled_s"]), kind="stable")
     assert (np.diff(shared.trace.output_tokens[started]) >= 0).all()
     assert result.requests.predicted_tokens.isna().all()
+
+
+def test_a_router_that_weighs_work_refuses_an_order() -> None:
+    shared = scenario(
+        "fixed", num_prompts=4, predictor="rank:tau=1", replicas=2, router="least-predicted-work"
+    )
+    with pytest.raises(InputError, match=r"no lengths; a length is needed"):
+        shared.run("continuous")
+    assert scenario("fixed", num_prompts=4, predictor="rank:tau=1", replicas=2).run("continuous")
+
+
+def test_its_errors_are_none_of_lengths(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(
+            [
+                "plot",
+                "perception",
+                "--num-prompts",
+                "9",
+                "--predictor",
+                "rank:tau=1",
+                "--out",
+                f"{tmp_path}/p.png",
+            ]
+        )
+    assert ended.value.code == 2
