@@ -172,7 +172,7 @@ class RunningRequests:
             iterations = work.at_most
         leap.iterations, leap.head_s = iterations, head_s
         if iterations > 1 and now + head_s < until_s:
-            n, uneven = len(heap), self._rows(())[2] if longest and (chunks or work.overrun) else uneven
+            n, uneven = len(heap), len(heap) * (tick - longest[0][0]) - context if longest else 0
             leap.first_s, leap.slope_s = cost.decode_run(n, context + n, uneven)
             if until_s < math.inf:
                 leap.iterations = leap.iterations_begun(until_s - now)
@@ -232,11 +232,12 @@ class RunningRequests:
         """
         heap, longest, most = self.heap, self.longest, 0
         num_rows, tokens = len(heap) + len(ended), self.context_tokens
-        if longest is not None and heap:
+        if longest:
             tick = self.use.iterations
-            while longest[0][1] <= tick:
+            while longest and longest[0][1] <= tick:
                 heappop(longest)
-            most = tick - longest[0][0]
+            if longest:
+                most = tick - longest[0][0]
         for request in ended:
             context = request.prompt_tokens + self.output_tokens[request.id] - 1
             tokens += context
