@@ -145,6 +145,8 @@ def read_answers(path: str | Path, where: Where = ANYWHERE, counter: Counter = B
     number = _numbered([same_prompt(prompts[i] or "") for i in rows])
     counted = np.array(tokens, dtype=np.int64)
     is_cut = cut[at] if cut is not None else counted >= caps[at]
+    if where.cap is not None:  # the user's word beside that of the log
+        is_cut = is_cut | (counted >= where.cap)
     answers = Answers(
         name=Path(path).name,
         texts=[prompts[i] or "" for i in rows],

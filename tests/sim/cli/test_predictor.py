@@ -87,6 +87,18 @@ def test_it_predicts_for_a_simulation(folder: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
+    "policy", ["continuous:order=gittins", "continuous:admission=quantile:0.9", "sequence:margin=0.8"]
+)
+def test_policies_of_distributions_take_its_quantiles(
+    folder: Path, capsys: pytest.CaptureFixture[str], policy: str
+) -> None:
+    predictor = f"learned:file={folder / 'p'}"
+    flags = ("--predictor", predictor, "--policy", policy, "--kv-blocks", 400, "--num-prompts", 100)
+    assert run("simulate", "--trace", folder / "log.jsonl", *flags, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["completed"] == 100
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["train", "none.jsonl", "--out", "p"], "none.jsonl: no such file"),

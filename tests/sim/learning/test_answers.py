@@ -73,6 +73,8 @@ def test_a_cap_that_the_log_does_not_say(tmp_path: Path) -> None:
     assert "say so with --cap 40" in " ".join(read_answers(path).told)
     answers = read_answers(path, Where(cap=40))
     assert answers.is_cut.sum() == N - 39 and "--cap" not in " ".join(answers.told)
+    silent = wrote(tmp_path / "s.jsonl", [{**row, "finish_reason": "stop"} for row in rows])
+    assert (read_answers(silent, Where(cap=40)).is_cut == answers.is_cut).all()
 
 
 def test_without_a_reason_an_answer_of_max_tokens_is_cut(tmp_path: Path) -> None:
