@@ -7,11 +7,10 @@ import json
 from contextlib import suppress
 
 import aiohttp
-from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -19,8 +18,15 @@ from .call import PATHS, BadRequest, read_body, told_length
 from .client import Client, ClientGone, TooLarge, error_body
 from .keys import Key, Keys
 from .layer import MOST_LEVEL, Layer
+from .operators import headers_of, operator_routes
 
 MODELS_TIMEOUT_S = 30.0
+BODY_S = 30.0
+"""Seconds in which a request's body must have come: who sends byte by byte holds no place for ever."""
+
+
+class TooSlow(Exception):
+    """A body that has not come in time."""
 
 
 class Answering:
@@ -52,6 +58,9 @@ class Answering:
             await self._answer(client, key)
         except ClientGone:
             layer.metrics.refused.labels("the client left").inc()
+        except TooSlow:
+            layer.metrics.refused.labels("too slow").inc()
+            await client.error(408, "the body has not come in time", "invalid_request_error")
         except TooLarge:
             layer.metrics.refused.labels("too large").inc()
             await client.error(413, "the body is too large", "invalid_request_error")
@@ -62,7 +71,11 @@ class Answering:
             layer.leave(name)
 
     async def _answer(self, client: Client, key: Key | None) -> None:
-        raw = await client.read(self.layer.settings.max_body)
+        try:
+            async with asyncio.timeout(BODY_S):
+                raw = await client.read(self.layer.settings.max_body)
+        except TimeoutError:
+            raise TooSlow from None
         body = read_body(raw)
         call = self.layer.call(
             self.path,
@@ -90,9 +103,7 @@ def make_app(layer: Layer, keys: Keys) -> Starlette:
     """The application of a layer."""
 
     async def models(request: Request) -> Response:
-        headers = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]
-        }
+        headers = headers_of(request)
         if keys and keys.find(headers) is None:
             return _error(401, "the API key is missing or not known", "authentication_error")
         timeout = aiohttp.ClientTimeout(total=MODELS_TIMEOUT_S)
@@ -111,13 +122,6 @@ def make_app(layer: Layer, keys: Keys) -> Starlette:
                         )
         return _error(502, "no upstream names its models", "upstream_error")
 
-    async def health(request: Request) -> Response:
-        is_able = not layer.is_draining and layer.pool.capacity(layer.clock()) > 0
-        return JSONResponse({"status": "ok" if is_able else "unable"}, 200 if is_able else 503)
-
-    async def metrics(request: Request) -> Response:
-        return Response(layer.expose(), headers={"content-type": CONTENT_TYPE_LATEST})
-
     async def failed(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
         return _error(status, getattr(error, "detail", "the layer failed"), "invalid_request_error")
@@ -126,8 +130,7 @@ def make_app(layer: Layer, keys: Keys) -> Starlette:
         routes=[
             *(Route(path, Answering(layer, keys, path), methods=["POST"]) for path in PATHS),
             Route("/v1/models", models),
-            Route("/health", health),
-            Route("/metrics", metrics),
+            *operator_routes(layer, keys),
         ],
         exception_handlers={HTTPException: failed},
     )

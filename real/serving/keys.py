@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 from collections.abc import Mapping
@@ -30,17 +31,19 @@ class Keys:
         return bool(self.keys)
 
     def find(self, headers: Mapping[str, str]) -> Key | None:
-        """The key that a request brings as `Authorization: Bearer KEY`; None for none, or another one.
+        """The key that a request brings as `Authorization: Bearer KEY`, or as the password of a browser
+        (`Basic`); None for none, or another one.
 
         Takes the same time whichever key it is, and whether it is one.
         """
         scheme, _, secret = headers.get("authorization", "").partition(" ")
-        given = digest(secret.strip())
+        scheme, secret = scheme.lower(), secret.strip()
+        given = digest(_password(secret) if scheme == "basic" else secret)
         found = None
         for key in self.keys:
             if hmac.compare_digest(key.digest, given):
                 found = key
-        return found if scheme.lower() == "bearer" else None
+        return found if scheme in ("bearer", "basic") else None
 
 
 def read_keys(path: Path) -> Keys:
@@ -70,6 +73,14 @@ def read_keys(path: Path) -> Keys:
     if not keys:
         raise InputError(f"{path}: holds no key")
     return Keys(tuple(keys))
+
+
+def _password(credentials: str) -> str:
+    """What follows the name in a browser's credentials; empty where they are none."""
+    try:
+        return base64.b64decode(credentials, validate=True).decode("utf-8").partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def digest(secret: str) -> bytes:

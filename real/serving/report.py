@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from .call import Call
 from .log import Log
 from .metrics import Metrics
 from .relay import Relayed
+
+MOST_RECENT = 300
+
+
+class Ended(NamedTuple):
+    """A request that has ended, for whoever looks at the last of them; s and tokens. `error`: why it has no
+    whole answer.
+    """
+
+    arm: str
+    predicted_tokens: int
+    output_tokens: int
+    wait_s: float
+    e2el_s: float
+    error: str
 
 
 class Report:
@@ -21,6 +37,7 @@ class Report:
         self.since_1970_s = time.time() - clock()
         self.num_overdue = 0  # of those that the metrics count already
         self.is_complaining = False
+        self.recent: deque[Ended] = deque(maxlen=MOST_RECENT)
 
     def ended(
         self,
@@ -36,6 +53,9 @@ class Report:
         now = self.clock()
         tokens = 0 if error else relayed.seen.output_tokens or relayed.seen.events
         first_s = relayed.first_s or now
+        waited_s = (scheduled_s or now) - call.arrival_s
+        predicted = call.request.predicted_tokens or 0
+        self.recent.append(Ended(call.arm, predicted, tokens, waited_s, now - call.arrival_s, error))
         self._count(call, relayed, tokens, error, now, scheduled_s, first_s)
         if self.log is None:
             return

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
@@ -110,6 +111,8 @@ def server_of(layer: Layer, keys: Keys) -> Server:
         lifespan="off",
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
         server_header=False,
+        ssl_certfile=settings.ssl_certfile,
+        ssl_keyfile=settings.ssl_keyfile,
     )
     return Server(config, layer)
 
@@ -138,8 +141,12 @@ class Server(uvicorn.Server):
     async def run_until_told(self) -> None:
         """Listen, say where, and answer until told to end."""
         config = self.config
-        if not config.loaded:
+        try:
             config.load()
+        except (OSError, ssl.SSLError) as error:
+            raise InputError(
+                f"ssl_certfile: {config.ssl_certfile} cannot be used ({error.strerror})"
+            ) from None
         try:
             listening = config.bind_socket()
         except SystemExit:
@@ -147,7 +154,8 @@ class Server(uvicorn.Server):
         # A token must not wait for the next one; asyncio sees to that for sockets it has made itself only.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         host, port = listening.getsockname()[:2]
-        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        scheme = "https" if config.is_ssl else "http"
+        self.url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
         await self.serve(sockets=[listening])
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -50,6 +50,10 @@ class ServeSettings:
     """Most requests per second of one API key, in bursts of up to ten seconds' worth; default: no limit."""
     concurrency_per_key: int | None = None
     """Most open requests of one API key; default: no limit."""
+    ssl_certfile: Path | None = None
+    """The certificate to serve HTTPS with (PEM)."""
+    ssl_keyfile: Path | None = None
+    """The key of that certificate (PEM), where it is not in the same file."""
     keys: Path | None = None
     """Let only the API keys in this file in: lines NAME KEY [PRIORITY]."""
     priority: tuple[str, ...] = ()
@@ -86,14 +90,6 @@ class ServeSettings:
                 raise InputError(f"{name}: {getattr(self, name)} is below {least}")
         if self.port > 65535:
             raise InputError(f"port: {self.port} is above 65535")
-        if not 0 <= self.share <= 1:
-            raise InputError(f"share: {self.share:g} is not between 0 and 1")
-        if self.guard and not 0 < self.share < 1:
-            raise InputError(
-                f"guard: share {self.share:g} leaves nothing to compare; needs one between 0 and 1"
-            )
-        if self.share < 1 and self.act == "tell":
-            raise InputError("share: needs --act hold; an upstream that is told orders by itself")
         for name in ("max_wait_s", "timeout_s", "idle_timeout_s", "rate_per_key"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -102,6 +98,22 @@ class ServeSettings:
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise InputError(f"{name}: {value:g} is below {least}")
+        self._check_share()
+        self._check_access()
+
+    def _check_share(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise InputError(f"share: {self.share:g} is not between 0 and 1")
+        if self.guard and not 0 < self.share < 1:
+            raise InputError(
+                f"guard: share {self.share:g} leaves nothing to compare; needs one between 0 and 1"
+            )
+        if self.share < 1 and self.act == "tell":
+            raise InputError("share: needs --act hold; an upstream that is told orders by itself")
+
+    def _check_access(self) -> None:
+        if self.ssl_keyfile is not None and self.ssl_certfile is None:
+            raise InputError(f"ssl_keyfile: {self.ssl_keyfile} has no certificate; --ssl-certfile names it")
         if self.keys is None and not _is_loopback(self.host):
             raise InputError(
                 f"host: {self.host} can be reached from elsewhere; --keys FILE must say who is let in"

@@ -1,0 +1,225 @@
+"""What operators see: numbers that are right, no texts, no keys; a page that works in a browser."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import dataclasses
+import json
+import re
+import shutil
+import ssl
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("uvicorn", reason="needs the extra serve")
+
+import aiohttp
+
+from real.serving import app
+from real.serving.keys import Key, Keys, digest
+from real.serving.metrics import Metrics
+from real.serving.settings import ServeSettings
+from tests.real.serving.running import Up, layer_before, with_fakes
+from tests.real.serving.upstream import Fake, listening
+from tests.sim.command import run
+
+BROWSER = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
+)
+
+
+async def status_of(up: Up) -> dict[str, object]:
+    async with up.session.get(f"{up.url}/status") as response:
+        assert response.status == 200 and response.headers["cache-control"] == "no-store"
+        numbers: dict[str, object] = await response.json()
+        return numbers
+
+
+def test_the_status_counts_who_runs_who_waits_and_what_was_answered() -> None:
+    async def test(up: Up, fake: Fake) -> None:
+        empty = await status_of(up)
+        assert (empty["running"], empty["waiting"], empty["queue"], empty["recent"]) == (0, 0, [], [])
+        hint = {"agent_hints": {"osl": 100}}
+        asked = [asyncio.create_task(up.ask(f"secret words {i} 40", nvext=hint)) for i in range(9)]
+        while up.layer.executor.num_running < 4 or len(up.layer.executor.waiting) < 5:
+            await asyncio.sleep(0.002)
+        busy = await status_of(up)
+        assert (busy["running"], busy["waiting"], busy["queue"]) == (4, 5, [["128", 5]])
+        assert 0 < float(str(busy["longest_wait_s"])) < 30 and "secret" not in json.dumps(busy)
+        await asyncio.gather(*asked)
+        await up.ask("refuse")
+        after = await status_of(up)
+        recent, arms = after["recent"], after["arms"]
+        assert isinstance(recent, list) and [row[:2] for row in recent] == [[100, 40]] * 9
+        assert isinstance(arms, dict) and (arms["policy"]["requests"], arms["policy"]["failed"]) == (10, 1)
+        assert arms["policy"]["e2el_s"]["mean"] >= arms["policy"]["wait_s"]["mean"] > 0
+        assert arms["fcfs"] == {"requests": 0, "failed": 0, "wait_s": None, "e2el_s": None}
+
+    with_fakes(test)
+
+
+def test_an_upstream_that_is_down_is_shown() -> None:
+    async def go() -> None:
+        async with layer_before("http://127.0.0.1:9", retries=6) as up:
+            await up.ask()
+            upstreams = (await status_of(up))["upstreams"]
+            assert isinstance(upstreams, list) and not upstreams[0]["is_up"] and upstreams[0]["failures"] >= 5
+
+    asyncio.run(go())
+
+
+def test_where_clients_need_a_key_operators_do() -> None:
+    keys = Keys((Key("alice", digest("a-key")),))
+
+    def basic(text: bytes) -> str:
+        return "Basic " + base64.b64encode(text).decode()
+
+    async def go() -> None:
+        async with listening(Fake()) as url, layer_before(url, keys=keys) as up:
+            for path in ("/", "/status", "/metrics"):
+                for header, expected in (
+                    (None, 401),
+                    ("Bearer other", 401),
+                    (basic(b"alice:other"), 401),
+                    ("Basic a-key", 401),
+                    ("Basic \xff", 401),
+                    ("Bearer a-key", 200),
+                    (basic(b"anybody:a-key"), 200),
+                ):
+                    headers = {} if header is None else {"Authorization": header}
+                    async with up.session.get(up.url + path, headers=headers) as response:
+                        assert response.status == expected, (path, header)
+                        assert "a-key" not in await response.text()
+                        assert expected == 200 or response.headers["www-authenticate"].startswith("Basic")
+            async with up.session.get(f"{up.url}/health") as response:
+                assert response.status == 200
+
+    asyncio.run(go())
+
+
+def test_the_page_loads_nothing_from_elsewhere() -> None:
+    async def test(up: Up, fake: Fake) -> None:
+        async with up.session.get(up.url) as response:
+            text = await response.text()
+            assert response.status == 200 and response.content_type == "text/html"
+            assert response.headers["content-security-policy"].startswith("default-src 'none'")
+        assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
+
+    with_fakes(test)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not BROWSER, reason="needs Chromium")
+@pytest.mark.parametrize("width", [400, 1200])
+def test_the_page_shows_the_numbers_in_a_browser(width: int, tmp_path: Path) -> None:
+    async def test(up: Up, fake: Fake) -> None:
+        await asyncio.gather(*(up.ask(f"prompt {i} {5 + i}") for i in range(12)))
+        browser = await asyncio.create_subprocess_exec(
+            *(BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"),
+            *(f"--window-size={width},900", "--virtual-time-budget=3000", "--dump-dom", up.url),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        dom = (await browser.communicate())[0].decode()
+        assert 'data-shown="yes"' in dom and "continuous:order=shortest-predicted" in dom
+        assert dom.count("<circle") == 12 and "nobody waits" in dom and "0 / 4" in dom
+
+    with_fakes(test)
+
+
+def test_a_body_that_never_comes_holds_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "BODY_S", 0.05)
+
+    async def test(up: Up, fake: Fake) -> None:
+        host, port = up.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{")
+        assert (await reader.readline()).split()[1] == b"408"
+        writer.close()
+        assert not fake.seen
+
+    with_fakes(test)
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
+def test_it_can_serve_https(tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        [
+            *(
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-days",
+                "1",
+                "-subj",
+                "/CN=localhost",
+            ),
+            *("-keyout", str(key), "-out", str(cert)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+
+    async def go() -> None:
+        async with listening(Fake()) as url, layer_before(url, ssl_certfile=cert, ssl_keyfile=key) as up:
+            assert up.url.startswith("https://")
+            trusting = ssl.create_default_context(cafile=str(cert))
+            trusting.check_hostname = False
+            async with (
+                aiohttp.ClientSession() as session,
+                session.get(f"{up.url}/health", ssl=trusting) as response,
+            ):
+                assert response.status == 200
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--ssl-keyfile", "key.pem"], "ssl_keyfile: key.pem has no certificate"),
+        (["--ssl-certfile", "nowhere.pem"], "ssl_certfile: nowhere.pem cannot be used"),
+    ],
+)
+def test_certificates_that_cannot_be_used_are_refused(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("serve", "--upstream", "http://localhost:1", "--port", "0", *flags) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
+    dashboard = json.loads(Path("docs/serve/grafana.json").read_text(encoding="utf-8"))
+    text = Metrics().text().decode()
+    defined = set(re.findall(r"^# TYPE (\S+)", text, re.M))
+    asked = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"seqsched_\w+", target["expr"])
+    }
+    assert len(asked) > 15
+    assert {name.removesuffix("_bucket") for name in asked} <= defined
+
+
+def test_the_example_of_containers_names_files_and_flags_that_there_are() -> None:
+    compose = yaml.safe_load(Path("docs/serve/compose.yaml").read_text(encoding="utf-8"))
+    fields = {field.name for field in dataclasses.fields(ServeSettings)} | {"upstream"}
+    flags = re.findall(r"--([a-z-]+)", compose["services"]["seqsched"]["command"])
+    assert len(flags) > 4 and {flag.replace("-", "_") for flag in flags} <= fields
+    for line in Path("docs/serve/Dockerfile").read_text(encoding="utf-8").splitlines():
+        if line.startswith("COPY"):
+            assert all(Path(name).exists() for name in line.split()[1:-1])
+    for service in compose["services"].values():
+        for volume in service.get("volumes", ()):
+            source = volume.partition(":")[0]
+            assert not source.startswith("./") or (Path("docs/serve") / source).exists()
