@@ -48,8 +48,8 @@ class Answering:
         name = key.name if key is not None else None
         refusal = layer.refuse(name)
         if refusal is not None:
-            layer.metrics.refused.labels(refusal.reason.partition(":")[0]).inc()
-            status = 503 if layer.is_draining or "upstream" in refusal.reason else 429
+            layer.metrics.refused.labels(refusal.kind).inc()
+            status = 503 if refusal.kind in ("ending", "upstream") else 429
             await client.error(
                 status, refusal.reason, "rate_limit_error", retry_after_s=refusal.retry_after_s
             )

@@ -107,9 +107,10 @@ class Layer:
         refusal: Refusal | None
         capacity = self.pool.capacity(now)
         if self.is_draining:
-            refusal = Refusal("the layer is about to end", 1.0)
+            refusal = Refusal("ending", "the layer is about to end", 1.0)
         elif not capacity:
-            refusal = Refusal("no upstream can be reached", max(1.0, self.pool.next_trial_s(now) - now))
+            retry_s = max(1.0, self.pool.next_trial_s(now) - now)
+            refusal = Refusal("upstream", "no upstream can be reached", retry_s)
         else:
             # Those whose bodies are still coming count, too.
             refusal = self.quotas.enter(key, now, self.open - capacity, self.seconds_each)

@@ -13,8 +13,9 @@ LONGEST_RETRY_S = 60.0
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a request is not taken, and after how many seconds it may be tried again."""
+    """Why a request is not taken, in a word and in full, and after how many seconds it may be tried again."""
 
+    kind: str
     reason: str
     retry_after_s: float
 
@@ -40,16 +41,22 @@ class Quotas:
         """
         if self.max_queue is not None and num_waiting >= self.max_queue:
             retry_s = min(LONGEST_RETRY_S, max(1.0, num_waiting * seconds_each))
-            return Refusal(f"the queue is full: {num_waiting} requests wait", retry_s)
+            return Refusal("queue", f"the queue is full: {num_waiting} requests wait", retry_s)
         if self.concurrency is not None and self.open[key] >= self.concurrency:
-            return Refusal(f"{self.open[key]} requests of this key are open, {self.concurrency} may be", 1.0)
+            return Refusal(
+                "concurrency",
+                f"{self.open[key]} requests of this key are open, {self.concurrency} may be",
+                1.0,
+            )
         if self.rate is not None:
             left, when = self.tokens.get(key, (self.burst, now))
             left = min(self.burst, left + (now - when) * self.rate)
             if left < 1.0:
                 self.tokens[key] = left, now
                 return Refusal(
-                    f"more than {self.rate:g} requests a second of this key", (1.0 - left) / self.rate
+                    "rate",
+                    f"more than {self.rate:g} requests a second of this key",
+                    (1.0 - left) / self.rate,
                 )
             self.tokens[key] = left - 1.0, now
         self.open[key] += 1

@@ -14,6 +14,8 @@ from .metrics import Metrics
 from .relay import Relayed
 
 MOST_RECENT = 300
+MOST_MODELS = 100
+"""Models that metrics tell apart."""
 
 
 class Ended(NamedTuple):
@@ -38,6 +40,7 @@ class Report:
         self.num_overdue = 0  # of those that the metrics count already
         self.is_complaining = False
         self.recent: deque[Ended] = deque(maxlen=MOST_RECENT)
+        self.models = set[str]()
 
     def ended(
         self,
@@ -81,7 +84,7 @@ class Report:
         scheduled_s: float,
         first_s: float,
     ) -> None:
-        m, model = self.metrics, call.model
+        m, model = self.metrics, self._label(call.model, is_known=not error)
         if scheduled_s:
             m.queue.labels(model).observe(scheduled_s - call.arrival_s)
         if error:
@@ -100,6 +103,12 @@ class Report:
             m.ratio.labels(model).observe((call.request.predicted_tokens or 0) / tokens)
         if tokens > 1:
             m.tpot.labels(model).observe((now - first_s) / (tokens - 1))
+
+    def _label(self, model: str, *, is_known: bool) -> str:
+        """The model's name; empty for one that has never answered, and beyond so many."""
+        if is_known and len(self.models) < MOST_MODELS:
+            self.models.add(model)
+        return model if model in self.models else ""
 
     def _row(
         self,

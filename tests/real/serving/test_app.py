@@ -219,6 +219,18 @@ def test_the_numbers_of_the_field_are_there() -> None:
     with_fakes(test)
 
 
+def test_names_that_clients_make_up_are_no_labels() -> None:
+    async def test(up: Up, fake: Fake) -> None:
+        for k in range(5):
+            await up.ask("refuse", model=f"made-up-{k}")
+        assert b"made-up" not in up.layer.expose()
+        for k in range(120):
+            await up.ask("say 1", model=f"real-{k}")
+        assert up.layer.expose().count(b"seqsched_generation_tokens_total{") == 101
+
+    with_fakes(test)
+
+
 def test_tokens_do_not_wait_for_one_another() -> None:
     async def test(up: Up, fake: Fake) -> None:
         for listening_at in (each for server in up.server.servers for each in server.sockets):
