@@ -90,8 +90,10 @@ class RankedScheduler(ContinuousScheduler):
         if self.options.ask_every:
             self._ask(work)
         if work.at_most > 1 and self.waiting:
-            # Nobody made way beside an incomplete prompt; the next iteration may be the first without one.
-            work.at_most = 1 if was_partial else int(min(work.at_most, self._ranks_hold()))
+            # Nobody made way beside an incomplete prompt, and the next iteration may be without one; and
+            # a planned peak falls as those that run come to their ends.
+            is_open = was_partial or self.plans is not None
+            work.at_most = 1 if is_open else int(min(work.at_most, self._ranks_hold()))
         return work
 
     def _turn_away_or_ask(self, now: float) -> Work | None:
