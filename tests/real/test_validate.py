@@ -193,7 +193,7 @@ def test_an_error_is_judged_by_the_median_and_shown_beside_the_noise():
     assert report.judge(None, [1.0]) == (None, 1.0, None, None)
     assert report.judge(1.0, [None]) == (1.0, None, None, None)
     assert report.judge(0.0, [0.0, 0.0]) == (0.0, 0.0, 0.0, None)
-    assert report.judge(2.0, [0.0]).error is None
+    assert report.judge(2.0, [0.0]).error_fraction is None
 
 
 @pytest.fixture(scope="module")
@@ -214,11 +214,11 @@ def cases(make_scenario):
 def test_a_case_knows_how_far_the_simulator_was_off(cases):
     for case in cases:
         judged = case.figures["request_throughput"]
-        assert judged.error == pytest.approx(0.25)
-        assert judged.noise == pytest.approx(1.25 / 1.2 - 1)
+        assert judged.error_fraction == pytest.approx(0.25)
+        assert judged.noise_fraction == pytest.approx(1.25 / 1.2 - 1)
         assert case.equal_decisions == 3
         assert case.typical is case.measured[0]
-        assert case.figures["iterations"].error == 0
+        assert case.figures["iterations"].error_fraction == 0
         assert json.dumps(case.to_json(), allow_nan=False)
     text = report.markdown(cases, {"ran": "a model"})
     assert "- ran: a model" in text

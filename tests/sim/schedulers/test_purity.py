@@ -69,6 +69,7 @@ def test_what_crosses_to_a_scheduler_holds_no_true_length() -> None:
         "largest_cap",
         "blocks",
         "predicted_lengths",
+        "session_id",
     ]
     for field in (*fields(Outcome), *fields(Limits)):
         assert "output" not in field.name and "actual" not in field.name
