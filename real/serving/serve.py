@@ -10,7 +10,7 @@ import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import aiohttp
@@ -21,6 +21,7 @@ from traces.errors import InputError
 
 from ..observing.sending import allow_connections
 from .app import make_app
+from .demo import DEMO, demo_server
 from .keys import Keys, read_keys
 from .layer import Layer
 from .log import Log
@@ -42,12 +43,12 @@ UNLIMITED = 1 << 20
 
 
 def serve(upstream: str, settings: ServeSettings) -> None:
-    """Run the layer before the servers at `upstream` (URL[,URL...]) until SIGTERM or SIGINT.
+    """Run the layer before the servers at `upstream` (URL[,URL...], or demo) until SIGTERM or SIGINT.
 
     Raises InputError for settings out of bounds, files that cannot be used, and an address that is taken.
     """
     settings.check()
-    urls = upstream_urls(upstream)
+    urls = [DEMO] if upstream == DEMO else upstream_urls(upstream)
     keys = Keys() if settings.keys is None else read_keys(settings.keys)
     with ExitStack() as stack:
         log = None
@@ -69,7 +70,11 @@ async def _run(
     log: Log | None,
     on_decision: Callable[[int, BatchRecord], None] | None,
 ) -> None:
-    async with layer_of(urls, settings, os.environ.get(UPSTREAM_KEY), log, on_decision) as layer:
+    async with AsyncExitStack() as stack:
+        if urls == [DEMO]:
+            urls = [await stack.enter_async_context(demo_server(settings.slots))]
+        key = os.environ.get(UPSTREAM_KEY)
+        layer = await stack.enter_async_context(layer_of(urls, settings, key, log, on_decision))
         await server_of(layer, keys).run_until_told()
 
 

@@ -31,7 +31,8 @@ def serve(
     Parameters
     ----------
     upstream
-        The servers, such as http://localhost:8000, several with commas between.
+        The servers, such as http://localhost:8000, several with commas between; demo: a server of made-up
+        answers in simulated step times, started here, to try the layer with.
     """
     from real.serving.serve import serve as run
 
