@@ -86,7 +86,10 @@ class RankedScheduler(ContinuousScheduler):
             return work
         work.stop_on_arrival = True
         if left:
-            work.evict, work.at_most = [*left, *work.evict], 1
+            work.evict = [*left, *work.evict]
+        if work.evict:
+            # Who left for lack of memory waits now, and others may have to make way for it or for the next.
+            work.at_most = 1
         if self.options.ask_every:
             self._ask(work)
         if work.at_most > 1 and self.waiting:

@@ -4,13 +4,13 @@ bound.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from sim.perception.again import Again
@@ -84,6 +84,15 @@ def worlds(draw: st.DrawFn) -> tuple[list[Job], int]:
     return jobs, least + 1 + draw(st.integers(0, 30))
 
 
+def outliving(outputs: Sequence[int], prompts: Mapping[int, int]) -> list[Job]:
+    """Requests that come at once and soon outlive what was said of their lengths; prompts of one token, but
+    for these.
+    """
+    return [
+        Job(i, 0, prompts.get(i, 1), output, output, [1] * NUM_LENGTHS) for i, output in enumerate(outputs)
+    ]
+
+
 @settings(max_examples=400)
 @given(
     world=worlds(),
@@ -92,6 +101,14 @@ def worlds(draw: st.DrawFn) -> tuple[list[Job], int]:
     until=st.sampled_from([0.0, 0.5, 0.8, 1.0]),
     starve_after=st.sampled_from([0, 0, 1, 10, 40]),
     quantum=st.sampled_from([1, 7]),
+)
+@example(  # who leaves for lack of memory alone, before all others, bares who makes way for the next in line
+    world=(outliving([74, 1, 58, 10, 62, 1, 1, 1, 1, 1, 65, 1], {1: 33, 2: 8}), 9),
+    order="gittins",
+    places=2,
+    until=0.8,
+    starve_after=0,
+    quantum=1,
 )
 def test_it_decides_as_defined(
     world: tuple[list[Job], int], order: str, places: int, until: float, starve_after: int, quantum: int
