@@ -8,6 +8,7 @@ Gittins index in the M/G/1 queue", 2009). SageSched (arXiv 2603.07917) serves LL
 from __future__ import annotations
 
 from functools import lru_cache
+from math import floor
 
 from ..request import Request
 
@@ -57,13 +58,13 @@ class Gittins:
         """Its inverse index (tokens)."""
         return inverse_index(lengths_of(request), generated)
 
-    def until_above(self, request: Request, generated: int, bound: float) -> float:
-        """It falls up to the next length that is outlived."""
+    def until_above(self, request: Request, generated: int, bound: float) -> int:
+        """It falls up to the next length that is outlived, and rises with every token after the last."""
         lengths = lengths_of(request)
         first = _num_outlived(lengths, generated)
         if first < len(lengths):
             return lengths[first] - generated
-        return max(1.0, bound - generated + 1)
+        return max(1, floor(bound) + 1 - generated)
 
 
 def lengths_of(request: Request) -> tuple[int, ...]:

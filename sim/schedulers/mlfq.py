@@ -30,7 +30,7 @@ class SkipJoinQueues:
         level, quantum = self._first(request)
         return float(level + (generated // quantum + 1).bit_length() - 1)
 
-    def until_above(self, request: Request, generated: int, bound: float) -> float:
+    def until_above(self, request: Request, generated: int, bound: float) -> int:
         """It rises when the quanta of its levels so far are used up."""
         _, quantum = self._first(request)
         num_levels = (generated // quantum + 1).bit_length()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
+from math import floor
 from typing import Literal, TypeAlias, get_args
 
 from ..request import Request
@@ -66,9 +67,9 @@ class ShortestRemaining:
         """The rest, or the excess (tokens)."""
         return float(abs((request.predicted_tokens or 0) - generated))
 
-    def until_above(self, request: Request, generated: int, bound: float) -> float:
+    def until_above(self, request: Request, generated: int, bound: float) -> int:
         """It rises once the prediction is outlived."""
-        return max(1.0, (request.predicted_tokens or 0) + bound - generated + 1)
+        return max(1, (request.predicted_tokens or 0) + floor(bound) + 1 - generated)
 
 
 def shortest_prompt(request: Request, generated: int) -> float:

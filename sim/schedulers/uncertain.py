@@ -4,7 +4,7 @@ estimate starts that is raised as the answer outlives it.
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, floor
 
 from ..request import Request
 from .gittins import lengths_of
@@ -46,6 +46,6 @@ class LowerBound:
         lower = lengths[max(0, ceil(self.quantile * len(lengths)) - 1)] if lengths else 0
         return float(max(lower, generated))
 
-    def until_above(self, request: Request, generated: int, bound: float) -> float:
+    def until_above(self, request: Request, generated: int, bound: float) -> int:
         """It rises with every token, once the bound is outlived."""
-        return max(1.0, bound - generated + 1)
+        return max(1, floor(bound) + 1 - generated)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -55,18 +53,3 @@ def test_what_is_certain_has_its_rest() -> None:
     rank = Gittins()
     assert rank(Request(0, 0.0, 1, 100, predicted_tokens=50), 30) == 20
     assert rank(Request(0, 0.0, 1, 100), 0) == 0
-
-
-@given(
-    lengths=st.lists(st.integers(1, 60), min_size=20, max_size=20),
-    age=st.integers(0, 70),
-    bound=st.floats(0, 99),
-)
-def test_it_says_when_it_may_rise(lengths: list[int], age: int, bound: float) -> None:
-    rank, request = Gittins(), Request(0, 0.0, 1, 100, predicted_lengths=tuple(sorted(lengths)))
-    if rank(request, age) > bound:
-        return
-    until = rank.until_above(request, age, bound)
-    assert until >= 1
-    for tokens in range(1, min(200, math.ceil(until))):
-        assert rank(request, age + tokens) <= bound
