@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ LEAST_PER_ARM = 30
 """With fewer requests in an arm, a look says nothing; with fewer answers, nothing of lengths."""
 GROUPS = ("short", "middle", "long")
 """Thirds of all requests by predicted length."""
-RESAMPLES = 1000
+NORMAL = NormalDist()
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,7 @@ def _reasons(policy: Sample, other: Sample, alpha: float) -> tuple[str, float, b
 
 def _newcombe(a: int, n: int, b: int, m: int, alpha: float) -> tuple[float, tuple[float, float]]:
     """a/n - b/m with its interval by Newcombe's method 10 (1998), which holds for small counts too."""
-    from scipy.stats import norm
-
-    z = float(norm.ppf(1 - alpha / 2))
+    z = NORMAL.inv_cdf(1 - alpha / 2)
     (p, p_low, p_high), (q, q_low, q_high) = _wilson(a, n, z), _wilson(b, m, z)
     low = p - q - math.hypot(p - p_low, q_high - q)
     high = p - q + math.hypot(p_high - p, q - q_low)
@@ -181,7 +180,7 @@ def _wilson(count: int, n: int, z: float) -> tuple[float, float, float]:
 
 
 def _latency(policy: Sample, other: Sample, alpha: float) -> dict[str, tuple[float, float, float]]:
-    """Ratios of mean E2EL with bootstrap intervals, by third of the predicted lengths and over all."""
+    """Ratios of mean E2EL with their intervals, by third of the predicted lengths and over all."""
     predicted = np.concatenate([policy.predicted_tokens, other.predicted_tokens])
     if not len(predicted):
         return {}
@@ -189,7 +188,7 @@ def _latency(policy: Sample, other: Sample, alpha: float) -> dict[str, tuple[flo
     ratios = {}
     for name in ("all", *GROUPS):
         a, b = (_of_group(sample, name, low, high) for sample in (policy, other))
-        if min(len(a), len(b)) >= LEAST_PER_ARM:
+        if min(len(a), len(b)) >= LEAST_PER_ARM and min(a.mean(), b.mean()) > 0:
             ratios[name] = _ratio(a, b, alpha)
     return ratios
 
@@ -207,13 +206,10 @@ def _of_group(sample: Sample, name: str, low: float, high: float) -> FloatArray:
 
 
 def _ratio(a: FloatArray, b: FloatArray, alpha: float) -> tuple[float, float, float]:
-    """mean(a) / mean(b) and its interval at 1 - alpha by the bootstrap, the same for the same rows."""
-    rng = np.random.default_rng(0)
-    means = [_resampled(x, rng) for x in (a, b)]
-    low, high = np.quantile(means[0] / means[1], [alpha / 2, 1 - alpha / 2])
-    return float(a.mean() / b.mean()), float(low), float(high)
-
-
-def _resampled(x: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """Means of resamples, shape (RESAMPLES,), one at a time, so that memory stays small."""
-    return np.array([rng.choice(x, len(x)).mean() for _ in range(RESAMPLES)])
+    """mean(a) / mean(b) and its interval at 1 - alpha by the delta method on the logarithm, which lies within
+    a few hundredths of the bootstrap's where an arm has `LEAST_PER_ARM` rows or more, and costs one pass.
+    """
+    means = float(a.mean()), float(b.mean())
+    errors = (float(x.std(ddof=1)) / m / math.sqrt(len(x)) for x, m in zip((a, b), means, strict=True))
+    ratio, far = means[0] / means[1], math.exp(NORMAL.inv_cdf(1 - alpha / 2) * math.hypot(*errors))
+    return ratio, ratio / far, ratio * far

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,37 @@ def test_latency_is_compared_by_predicted_length() -> None:
     assert found.latency["short"][2] < 1 < found.latency["long"][1]
     for ratio, low, high in found.latency.values():
         assert low < ratio < high
+
+
+@pytest.mark.parametrize("n", [30, 300])
+def test_intervals_of_latency_are_those_of_the_bootstrap(n: int) -> None:
+    rng = np.random.default_rng(n)
+    arms = [sample(rng, n, scale=scale) for scale in (1.3, 1.0)]
+    found = compare(*arms)
+    assert found is not None
+    ratio, low, high = found.latency["all"]
+    assert ratio == pytest.approx(arms[0].e2el_s.mean() / arms[1].e2el_s.mean())
+    means = [rng.choice(arm.e2el_s, (4000, n)).mean(axis=1) for arm in arms]
+    spent = alpha_of(look_of(2 * n), 0.05)
+    bounds = np.quantile(means[0] / means[1], [spent / 2, 1 - spent / 2])
+    assert np.log([low, high]) == pytest.approx(np.log(bounds), abs=0.15 * np.log(high / low))
+
+
+def test_times_that_are_nothing_have_no_ratio() -> None:
+    nothing = Sample(np.full(200, 5.0), np.zeros(200), np.full(200, 5.0))
+    found = compare(nothing, sample(np.random.default_rng(8), 200))
+    assert found is not None and found.latency == {}
+
+
+def test_a_look_at_many_rows_holds_up_nobody() -> None:
+    rng = np.random.default_rng(9)
+    arms = sample(rng, 50_000), sample(rng, 50_000)
+    took_s = []
+    for _ in range(5):
+        since_s = time.perf_counter()
+        assert compare(*arms) is not None
+        took_s.append(time.perf_counter() - since_s)
+    assert min(took_s) < 0.15  # 0.02 on a quiet core; a bootstrap takes seconds
 
 
 def test_the_guard_stops_what_is_worse_and_lets_the_better_go_on() -> None:
