@@ -67,12 +67,16 @@ class Demo:
         """Its paths."""
         app = web.Application(client_max_size=1 << 26)
         app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/props", self._props)
         app.router.add_post("/v1/completions", self._answer)
         app.router.add_post("/v1/chat/completions", self._answer)
         return app
 
     async def _models(self, request: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": DEMO, "object": "model"}]})
+
+    async def _props(self, request: web.Request) -> web.Response:
+        return web.json_response({"total_slots": self.slots})
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()

@@ -74,7 +74,7 @@ class Layer:
         self.levels = settings.levels()
         # An upstream that is told orders by itself.
         policy = settings.policy if settings.act == "hold" else "continuous"
-        slots = settings.slots * len(pool.upstreams)
+        slots = sum(upstream.slots for upstream in pool.upstreams)
         make, is_by_level = slot_scheduler_maker(policy, slots)
         makers = [make] if settings.share >= 1.0 else [make, slot_scheduler_maker(UNORDERED, slots)[0]]
         self.quantile = make().upper_quantile

@@ -28,6 +28,7 @@ from .log import Log
 from .predictor import make_length_predictor
 from .relay import Relay
 from .settings import ServeSettings, upstream_urls
+from .slots import FIRST_SLOTS, SlotSource, SlotWatch
 from .upstreams import Pool, Upstream
 
 UPSTREAM_KEY = "SEQSCHED_UPSTREAM_KEY"
@@ -72,7 +73,8 @@ async def _run(
 ) -> None:
     async with AsyncExitStack() as stack:
         if urls == [DEMO]:
-            urls = [await stack.enter_async_context(demo_server(settings.slots))]
+            slots = FIRST_SLOTS if settings.slots == "auto" else settings.slots
+            urls = [await stack.enter_async_context(demo_server(slots))]
         key = os.environ.get(UPSTREAM_KEY)
         layer = await stack.enter_async_context(layer_of(urls, settings, key, log, on_decision))
         await server_of(layer, keys).run_until_told()
@@ -87,21 +89,32 @@ async def layer_of(
     on_decision: Callable[[int, BatchRecord], None] | None = None,
 ) -> AsyncIterator[Layer]:
     """A layer before these servers, which lets go of its connections at the end."""
-    slots = settings.slots if settings.act == "hold" else UNLIMITED
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=settings.idle_timeout_s),
         read_bufsize=1 << 16,
         cookie_jar=aiohttp.DummyCookieJar(),
     ) as session:
-        yield Layer(
-            settings,
-            Pool([Upstream(url, slots) for url in urls]),
-            Relay(session, upstream_key),
-            make_length_predictor(settings.predictor),
-            log=log,
-            on_decision=on_decision,
-        )
+        relay = Relay(session, upstream_key)
+        source = SlotSource(session, relay.headers({}))
+        upstreams = await _upstreams(urls, settings, source)
+        predictor = make_length_predictor(settings.predictor)
+        layer = Layer(settings, Pool(upstreams), relay, predictor, log=log, on_decision=on_decision)
+        watch = SlotWatch(source, lambda: bool(layer.executor.waiting), layer.poll)
+        watching = asyncio.create_task(watch.run([each for each in upstreams if each.says_waiting]))
+        try:
+            yield layer
+        finally:
+            watching.cancel()
+
+
+async def _upstreams(urls: list[str], settings: ServeSettings, source: SlotSource) -> list[Upstream]:
+    """The servers with their slots; InputError where they shall say how many, and do not."""
+    if settings.act == "tell":
+        return [Upstream(url, UNLIMITED) for url in urls]
+    if settings.slots == "auto":
+        return [await source.upstream(url) for url in urls]
+    return [Upstream(url, settings.slots) for url in urls]
 
 
 def server_of(layer: Layer, keys: Keys) -> Server:

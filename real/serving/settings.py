@@ -18,8 +18,10 @@ class ServeSettings:
     """The address to listen at; one that others can reach needs --keys."""
     port: int = 8080
     """The port to listen at; 0: any that is free."""
-    slots: int = 8
-    """Requests that each upstream works on at a time."""
+    slots: int | Literal["auto"] = 8
+    """Requests that each upstream works on at a time; auto: as it says itself (llama.cpp, SGLang), or as its
+    metrics show it (vLLM).
+    """
     policy: str = "continuous:order=shortest-predicted"
     """In which order waiting requests are sent: NAME[:key=value,...], as for simulate; max_num_seqs is the
     number of slots.
@@ -79,8 +81,9 @@ class ServeSettings:
 
     def check(self) -> None:
         """InputError for a value out of bounds."""
+        if self.slots != "auto" and self.slots < 1:
+            raise InputError(f"slots: {self.slots} is below 1")
         for name, least in (
-            ("slots", 1),
             ("max_new_tokens", 1),
             ("retries", 0),
             ("max_body", 1),

@@ -22,7 +22,8 @@ class Upstream:
     """One server: `url` without a path, `slots` requests at a time, `busy` of them in use.
 
     `open_until_s`: when a circuit that is open may be tried; None: it is closed. `refuses`: pairs of a
-    path and what it does not take there beyond the client's own words.
+    path and what it does not take there beyond the client's own words. `says_waiting`: its slots are learnt
+    from how many it says wait.
     """
 
     url: str
@@ -32,6 +33,7 @@ class Upstream:
     open_until_s: float | None = None
     pause_s: float = FIRST_PAUSE_S
     refuses: set[tuple[str, str]] = field(default_factory=set)
+    says_waiting: bool = False
 
     def capacity(self, now: float) -> int:
         """Slots that may be in use now: all, one for a trial, or none."""

@@ -44,7 +44,7 @@ class Fake:
     """How it behaves and what it has seen.
 
     `scale` multiplies the step times. `fails`: statuses to answer with, one a request. `seen`: the bodies,
-    `order`: the prompts, as they came; `begun`: as they got a slot.
+    `order`: the prompts, as they came. `says`: the server in whose way it says how many it runs at a time.
     """
 
     slots: int = 4
@@ -52,6 +52,7 @@ class Fake:
     takes_usage: bool = True
     takes_stream: bool = True
     takes_priority: bool = True
+    says: str = ""
     fails: deque[int] = field(default_factory=deque)
     seen: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -90,6 +91,8 @@ class Fake:
         """Its paths."""
         app = web.Application(client_max_size=1 << 26)
         app.router.add_get("/v1/models", self.models)
+        for path in ("/props", "/server_info", "/metrics"):
+            app.router.add_get(path, self.state)
         app.router.add_post("/v1/completions", self.answer)
         app.router.add_post("/v1/chat/completions", self.answer)
         return app
@@ -97,6 +100,27 @@ class Fake:
     async def models(self, request: web.Request) -> web.Response:
         """The models by name."""
         return web.json_response({"object": "list", "data": [{"id": "fake", "object": "model"}]})
+
+    async def state(self, request: web.Request) -> web.Response:
+        """What the server that it imitates says of its slots."""
+        match self.says, request.path:
+            case "llama.cpp", "/props":
+                return web.json_response({"total_slots": self.slots, "model_path": "fake.gguf"})
+            case "sglang", "/server_info":
+                state = {"effective_max_running_requests_per_dp": self.slots // 2}
+                return web.json_response({"dp_size": 2, "internal_states": [state, state]})
+            case "vllm" | "vllm, stated", "/metrics":
+                labels = '{engine="0",model_name="fake"}'
+                lines = [
+                    f"vllm:num_requests_running{labels} {len(self.running)}.0",
+                    f"vllm:num_requests_waiting{labels} {len(self.waiting)}.0",
+                ]
+                if self.says == "vllm, stated":
+                    lines.append(f'vllm:scheduler_config_info{{max_num_seqs="{self.slots}"}} 1.0')
+                return web.Response(text="\n".join(lines) + "\n")
+            case "garbage", _:
+                return web.Response(text="{none of it")
+        return web.Response(status=404)
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """An answer, or what goes wrong with it."""
