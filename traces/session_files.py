@@ -63,8 +63,9 @@ class _AgentSessions:
         self.seen.add(name)
         self.name, self.scope = name, name if session.get("hash_id_scope") == "local" else ""
         self.block_size = session.get("block_size", 64)
-        if not isinstance(self.block_size, int) or self.block_size < 1:
-            raise InputError(f"{self.path}, session {name}: block_size {self.block_size!r} is not above 0")
+        if type(self.block_size) is not int or self.block_size < 1:
+            what = f"block_size {self.block_size!r} is no whole number above 0"
+            raise InputError(f"{self.path}, session {name}: {what}")
         if not self._requests(session.get("requests"), 0.0, (), name):
             raise InputError(f"{self.path}, session {name}: has no requests")
 
@@ -73,6 +74,7 @@ class _AgentSessions:
     ) -> tuple[Ended, ...]:
         """Add these, the first of which waits for those before; what a later request has to wait for."""
         agents: list[Ended] = []
+        names = set[str]()  # an agent that is called again has the same id
         entries = requests if isinstance(requests, list) else ()
         for place, entry in enumerate(entries):
             if not isinstance(entry, dict):
@@ -84,6 +86,8 @@ class _AgentSessions:
                 seconds = (number(entry.get("duration_ms")) or 0.0) / 1e3
                 began_s = start_s + max(0.0, at_s - seconds)
                 agent = f"{name}/{entry.get('agent_id', place)}"
+                agent = f"{agent}#{place}" if agent in names else agent
+                names.add(agent)
                 last = self._requests(entry.get("requests"), began_s, before, agent)
                 agents += [
                     one._replace(end_s=start_s + at_s) if seconds else one
@@ -100,6 +104,9 @@ class _AgentSessions:
             self.models.add(entry["model"])
         ids = entry.get("hash_ids")
         blocks = ids if isinstance(ids, list) else []
+        if wrong := [each for each in blocks if type(each) not in (int, str)]:
+            what = f"{wrong[0]!r} in hash_ids is neither a whole number nor a text"
+            raise InputError(f"{self.path}, session {self.name}: request {id}: {what}")
         self.rows.append(
             {
                 "request_id": id,

@@ -88,6 +88,16 @@ def test_a_recorded_agent_waits_for_its_answers_its_tools_and_its_sub_agents(put
     assert trace.blocks is not None and [len(trace.blocks.of(row)[0]) for row in range(3)] == [4, 1, 1]
 
 
+def test_an_agent_that_is_called_again_is_the_same_no_more(put: Put) -> None:
+    again = [
+        {"t": t, "type": "subagent", "agent_id": "a", "duration_ms": 1000, "requests": [request(0, 64)]}
+        for t in (2.0, 4.0)
+    ]
+    trace = load(put(json.dumps(session(request(0, 64), *again, request(6, 64))), "s.json"))
+    assert trace.request_id.tolist() == ["s/0", "s/a/0", "s/a#2/0", "s/3"]
+    assert sorted(waits(trace)["s/3"][0]) == ["s/a#2/0", "s/a/0"]
+
+
 @pytest.mark.parametrize(("scope", "shared"), [("local", False), ("global", True)])
 def test_ids_that_belong_to_their_session_are_not_those_of_another(
     put: Put, scope: str, shared: bool
@@ -104,7 +114,13 @@ def test_ids_that_belong_to_their_session_are_not_those_of_another(
     [
         (session(), "session s: has no requests"),
         (session({"type": "n", "in": 5, "out": 1}), "session s: request 1 has no time t"),
-        (session(request(0, 64)) | {"block_size": 0}, "session s: block_size 0 is not above 0"),
+        (session(request(0, 64)) | {"block_size": 0}, "session s: block_size 0 is no whole number"),
+        (session(request(0, 64)) | {"block_size": True}, "block_size True is no whole number above 0"),
+        (
+            session(request(0, 64, hash_ids=[[1]])),
+            r"request s/0: \[1\] in hash_ids is neither a whole number",
+        ),
+        (session(request(0, 64, hash_ids=[1.5])), "1.5 in hash_ids is neither a whole number nor a text"),
         (session(request(0, 640, hash_ids=[*range(99)])), "line 1, hash_tokens: 6336 tokens are more than"),
     ],
 )
