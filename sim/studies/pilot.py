@@ -160,7 +160,7 @@ def pilot(
         rows=rows[1:],
         error=None if predicted is None else error_report(predicted, trace.output_tokens),
         order=None if predicted is None else rank_report(predicted, trace.output_tokens),
-        notes=(*told.log.notes, *_notes(trace, who, own, slots, told.sent_s is not None)),
+        notes=(*told.log.notes, *_notes(told.log.trace, who, own, slots, told.sent_s is not None)),
     )
 
 
@@ -268,4 +268,12 @@ def _notes(
         notes.append(f"more slots than the {own} of the log: what a token takes there is extrapolated")
     if (trace.output_tokens < 2).all():
         notes.append("all answers have one token")
+    if count := int(trace.is_waiting.sum()):
+        notes.append(
+            f"{count} requests wait for others (waits_for): they come at the times of the log, though an "
+            "answer that ends sooner would bring the next request sooner"
+        )
+    for what, is_there in (("deadlines", trace.deadline_s), ("shared prefixes", trace.blocks)):
+        if is_there is not None:
+            notes.append(f"the log has {what}, which are not replayed")
     return tuple(notes)

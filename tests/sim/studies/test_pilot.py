@@ -114,6 +114,22 @@ def test_without_predictions_perfect_ones_are_tried(tmp_path: Path) -> None:
     assert any("no predictions in the log" in note for note in found.notes)
 
 
+def test_what_is_not_replayed_is_said(tmp_path: Path) -> None:
+    log = logged(tmp_path / "log.jsonl", requests(40), "continuous", 4, 1.0)
+    plain = pilot(log, policies=("continuous",), replicates=2)
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    for k, row in enumerate(rows):
+        row |= {"request_id": f"r{k}", "prefix_id": "system", "prefix_tokens": 4}
+        row |= {"session_id": "s", "waits_for": f"r{k - 1}" if k % 2 else None}
+        row |= {"deadline_s": row["arrival_s"] + 1e4}
+    log.write_text("\n".join(map(json.dumps, rows)))
+    found = pilot(log, policies=("continuous",), replicates=2)
+    said = "\n".join(set(found.notes) - set(plain.notes))
+    assert "20 requests wait for others (waits_for): they come at the times of the log" in said
+    assert "the log has deadlines, which are not replayed" in said
+    assert "the log has shared prefixes, which are not replayed" in said
+
+
 def test_another_machine_beside_the_server(tmp_path: Path) -> None:
     log = logged(tmp_path / "log.jsonl", requests(60), "continuous", 4, np.inf)
     found = pilot(log, policies=("continuous",), profiles=("h200-vicuna-7b",), replicates=2)
