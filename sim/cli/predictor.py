@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..learning.training import Trained
     from ..studies.prediction_gain import Gain, Worth
 
+MOST_PRICE = 1e9
 JsonFlag = Annotated[bool, Parameter(name="--json", negative="")]
 
 
@@ -91,10 +92,14 @@ def train(
     json_
         Print the report alone, as one JSON object.
     """
+    from ..hardware import catalogue
     from ..learning import training
     from ..learning.answers import Where
 
     show.check_file(out)
+    catalogue.load(profile)  # a wrong name is told before anything is learned
+    if price is not None and not 0 <= price < MOST_PRICE:
+        raise InputError(f"price: {price:g} is not at least 0 and below {MOST_PRICE:g} an hour")
     given = _answers(log, Where(text, target, user, cap, time_unit), tokenizer, answers)
     with show.bar("learning") as progress:
         trained = training.train(

@@ -116,8 +116,11 @@ class _Target(NamedTuple):
 def read_answers(path: str | Path, where: Where = ANYWHERE, counter: Counter = BY_WORDS) -> Answers:
     """The answers in a log; those to requests that failed are left out, and so are empty ones.
 
-    Raises InputError, naming file and column, where there are no prompts, no lengths or too few of them.
+    Raises InputError, naming file and column, where there are no prompts, no lengths or too few of them, and
+    for a cap below 1.
     """
+    if where.cap is not None and where.cap < 1:
+        raise InputError(f"cap: {where.cap} must be at least 1")
     table = open_table(path, lambda _: True)
     columns = Columns(table)
     text = _column(columns, where.text, PROMPTS, "prompt", "--text")
@@ -167,7 +170,7 @@ def read_answers(path: str | Path, where: Where = ANYWHERE, counter: Counter = B
         told=(),
     )
     _check(answers, table.path)
-    return replace(answers, told=_told(answers, table, text, lengths.told, user, failures))
+    return replace(answers, told=_told(answers, table, rows, failures))
 
 
 def _at(values: list[Any], rows: Sequence[int]) -> list[Any]:
@@ -315,21 +318,20 @@ def _check(answers: Answers, path: str) -> None:
 
 
 def _told(
-    answers: Answers,
-    table: Table,
-    text: str,
-    counted: str,
-    user: str | None,
-    failures: completion.Failures | None,
+    answers: Answers, table: Table, rows: Sequence[int], failures: completion.Failures | None
 ) -> tuple[str, ...]:
-    """What was read, and what was assumed."""
+    """What was read, of which rows, and what was assumed."""
+    columns, num_failed = answers.columns, 0
     told = [
-        f"{table.path}: {answers.num_prompts:,} prompts ({text}) with {len(answers):,} answers "
-        f"({answers.columns['target']}), {counted}"
+        f"{table.path}: {answers.num_prompts:,} prompts ({columns['text']}) with {len(answers):,} answers "
+        f"({columns['target']}), {columns['lengths']}"
     ]
     told += list(table.notes)
     if failures is not None:
         told.append(failures.note)
+        num_failed = int(failures.where.sum())
+    if empty := table.num_rows - num_failed - len(set(rows)):
+        told.append(f"{empty:,} of {table.num_rows:,} rows have no prompt or no answer, and are left out")
     if answers.is_cut.any():
         told.append(
             f"{answers.is_cut.mean():.1%} of the answers were stopped at their cap: they are known to be at "
@@ -343,6 +345,6 @@ def _told(
                 f"{share:.1%} of the answers have {top} tokens, and none more: if that is their cap, say so "
                 f"with --cap {top}"
             )
-    if user is not None:
-        told.append(f"users by {user}")
+    if "user" in columns:
+        told.append(f"users by {columns['user']}")
     return tuple(told)

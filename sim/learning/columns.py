@@ -71,7 +71,7 @@ class Columns:
     def expand(self, name: str) -> list[str]:
         """The columns that a name means: several where it has a * or commas.
 
-        Raises InputError where there is none.
+        Raises InputError where there is none, and where one is meant twice.
         """
         names: list[str] = []
         for part in filter(None, (part.strip() for part in name.split(","))):
@@ -81,6 +81,8 @@ class Columns:
             names += found or [part]
         if not names:
             raise InputError(f"{self.table.path}: a column must be named, {name!r} names none")
+        if twin := next((each for each in names if names.count(each) > 1), None):
+            raise InputError(f"{self.table.path}: column {twin} is named twice in {name!r}, 1 is allowed")
         return names
 
     def missing(self, name: str) -> InputError:

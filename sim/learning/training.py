@@ -50,8 +50,11 @@ def train(
     """Learn from all answers, and judge by folds.
 
     `embeddings`: folder of a model whose mean hidden states are looked at too. `on_progress(done, fits)`.
-    Raises InputError where the log cannot be split as asked, or what learns is not installed.
+    Raises InputError where the log cannot be split as asked, for a negative seed, and where what learns is
+    not installed.
     """
+    if seed < 0:
+        raise InputError(f"seed: {seed} must be at least 0")
     _check_installed()
     described, embed = None, None
     if embeddings is not None:

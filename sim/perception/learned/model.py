@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from traces.checks import MAX_TOKENS
 from traces.errors import InputError
 from traces.trace import FloatArray, IntArray
 
@@ -238,6 +239,9 @@ def _fault(predictor: LearnedPredictor, arrays: archive.Arrays) -> str:
         return "a spread is not above 0"
     if n == 0 or held_out.actual.min() < 1 or held_out.quantiles.min() <= 0 or predictor.longest < 1:
         return "a length is below 1"
+    most = max(float(held_out.quantiles.max()), float(held_out.actual.max()), predictor.longest)
+    if most > MAX_TOKENS:
+        return f"a length is above {MAX_TOKENS}"
     if dense < len(LEXICAL) or (dense > len(LEXICAL)) != bool(predictor.about.get("embeddings")):
         return f"it has {dense} dense columns"
     return ""

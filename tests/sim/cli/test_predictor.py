@@ -105,6 +105,11 @@ def test_policies_of_distributions_take_its_quantiles(
         (["train", "log.jsonl", "--out", "no/p"], "there is no folder no"),
         (["train", "log.jsonl", "--out", "p", "--text", "prmpt"], "column prmpt is missing"),
         (["train", "log.jsonl", "--out", "p", "--folds", "1"], "folds: 1 is not between 2 and 50"),
+        (["train", "log.jsonl", "--out", "q", "--seed", "-1"], "seed: -1 must be at least 0"),
+        (["train", "log.jsonl", "--out", "q", "--cap", "0"], "cap: 0 must be at least 1"),
+        (["train", "log.jsonl", "--out", "q", "--price", "-1"], "price: -1 is not at least 0"),
+        (["train", "log.jsonl", "--out", "q", "--price", "nan"], "price: nan is not at least 0"),
+        (["train", "log.jsonl", "--out", "q", "--profile", "h20"], "profile: 'h20' is neither a file nor"),
         (["train", "log.jsonl", "--out", "p", "--embeddings", "."], "is no folder of a model"),
         (["check", "log.jsonl", "log.jsonl"], "log.jsonl: is no predictor that seqsched wrote"),
     ],
@@ -120,6 +125,7 @@ def test_bad_input_is_one_line(
     assert run("predictor", *arguments) == 2
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.count("\n") == 1 and not captured.out
+    assert not (folder / "q").exists()
 
 
 def test_without_scikit_learn_it_says_what_to_install(

@@ -135,6 +135,17 @@ def test_failed_and_empty_requests_are_left_out(tmp_path: Path) -> None:
     assert answers.tokens.tolist() == list(range(1, N)) and "failed and are left out" in " ".join(
         answers.told
     )
+    # The first row has an answer of 0 tokens.
+    assert f"1 of {N + 1} rows have no prompt or no answer, and are left out" in answers.told
+
+
+def test_rows_without_a_prompt_are_said(tmp_path: Path) -> None:
+    rows = [{"prompt": f"p {i}" if i % 3 else None, "output_tokens": 1 + i} for i in range(3 * N)]
+    answers = read_answers(wrote(tmp_path / "t.jsonl", rows))
+    assert len(answers) == 2 * N
+    assert f"{N} of {3 * N} rows have no prompt or no answer, and are left out" in answers.told
+    whole = read_answers(wrote(tmp_path / "u.jsonl", rows[1::3] + rows[2::3]))
+    assert "left out" not in " ".join(whole.told)
 
 
 @pytest.mark.parametrize(
@@ -172,6 +183,12 @@ def test_failed_and_empty_requests_are_left_out(tmp_path: Path) -> None:
             "line 1, output_tokens: 'many' is no number, as others are",
         ),
         ([{"prompt": None, "output_tokens": 1}] * N, Where(), "prompt: no row has a text"),
+        ([{"prompt": "x", "output_tokens": 1}] * N, Where(cap=0), "cap: 0 must be at least 1"),
+        (
+            [{"prompt": "x", "output_tokens": 1}] * N,
+            Where(target="out*,output_tokens"),
+            "column output_tokens is named twice in 'out*,output_tokens', 1 is allowed",
+        ),
     ],
 )
 def test_what_cannot_be_learned_from_is_one_line(

@@ -144,6 +144,7 @@ def rewritten(path: Path, target: Path, **arrays: np.ndarray) -> Path:
         ({"weights": np.array([1.0])}, "weights has shape (1,), not (3,)"),
         ({"actual": np.array(["a"] * 200)}, "actual holds <U1"),
         ({"actual": np.zeros(200, dtype=np.int64)}, "a length is below 1"),
+        ({"actual": np.full(200, 10**12)}, "a length is above 10000000"),
         ({"scale": np.zeros(len(LEXICAL))}, "a spread is not above 0"),
         ({"idf": np.array([object()] * 3, dtype=object)}, "damaged"),
         (
