@@ -77,6 +77,14 @@ def read_turns(
     for lengths in (turns.prompt, turns.output):
         if max(lengths) > checks.MAX_TOKENS:
             raise InputError(f"{table.path}: {max(lengths)} tokens are above {checks.MAX_TOKENS}")
+    notes: tuple[str, ...] = (
+        "every answer is a request, whose prompt is all that was said before, counted message by message",
+        "think times are not stated: a turn comes as the one before ends",
+    )
+    if silent := len(conversations) - len(set(turns.session_ids)):
+        notes += (
+            f"{silent} of {len(conversations)} conversations have no answer to anything and are left out",
+        )
     blocks = PromptBlocks(*(np.array(v) for v in (turns.hashes, turns.ends, turns.offsets, turns.answers)))
     return Trace(
         name=Path(table.path).stem,
@@ -87,8 +95,5 @@ def read_turns(
         waits_for=sessions.padded(turns.parents),
         think_s=np.zeros(len(turns.ids)),
         blocks=blocks,
-        notes=(
-            "every answer is a request, whose prompt is all that was said before, counted message by message",
-            "think times are not stated: a turn comes as the one before ends",
-        ),
+        notes=notes,
     )

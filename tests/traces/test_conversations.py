@@ -37,6 +37,14 @@ def test_every_answer_is_a_request_that_repeats_what_was_said(put: Put) -> None:
     assert second[0][:3] == [*first[0], trace.blocks.answers[0]]
     assert share_found_again(trace.blocks, trace.prompt_tokens) == pytest.approx(10 / 18)
     assert len(load(path, tokenizer=words)) == 2  # as it is, the first exchange of each
+    assert not any("left out" in note for note in trace.notes)
+
+
+def test_conversations_without_an_answer_are_said(put: Put) -> None:
+    path = put(json.dumps([talk("only a question"), talk("a b", "c"), talk()]), "t.json")
+    trace = load(f"ShareGPT:file={path},turns=all", tokenizer=words)
+    assert len(trace) == 1
+    assert "2 of 3 conversations have no answer to anything and are left out" in trace.notes
 
 
 def test_what_answers_nothing_or_nothing_at_all_is_part_of_later_prompts(put: Put) -> None:
