@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from contextlib import suppress
 
 import aiohttp
@@ -14,8 +13,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from .call import PATHS, BadRequest, read_body, told_length
+from .call import PATHS, BadRequest, read_body, told_length, whole_number
 from .client import Client, ClientGone, TooLarge, error_body
+from .complaints import complain
 from .keys import Key, Keys
 from .layer import MOST_LEVEL, Layer
 from .operators import headers_of, operator_routes
@@ -67,6 +67,10 @@ class Answering:
         except BadRequest as error:
             layer.metrics.refused.labels("bad request").inc()
             await client.error(400, str(error), "invalid_request_error")
+        except Exception as error:
+            complain("a request failed within the layer", error)
+            if not client.has_ended:
+                await client.error(500, "the layer failed", "internal_error")
         finally:
             layer.leave(name)
 
@@ -126,7 +130,7 @@ def make_app(layer: Layer, keys: Keys) -> Starlette:
         status = error.status_code if isinstance(error, HTTPException) else 500
         return _error(status, getattr(error, "detail", "the layer failed"), "invalid_request_error")
 
-    return Starlette(
+    app = Starlette(
         routes=[
             *(Route(path, Answering(layer, keys, path), methods=["POST"]) for path in PATHS),
             Route("/v1/models", models),
@@ -134,6 +138,8 @@ def make_app(layer: Layer, keys: Keys) -> Starlette:
         ],
         exception_handlers={HTTPException: failed},
     )
+    app.router.redirect_slashes = False  # a redirection would say whatever host the client has named
+    return app
 
 
 def _error(status: int, text: str, kind: str) -> Response:
@@ -148,10 +154,7 @@ def _level(client: Client, body: dict[str, object]) -> int | None:
         if said is None or isinstance(said, bool) or not isinstance(said, int):
             return None
     else:
-        try:
-            said = json.loads(str(said))
-        except ValueError:
-            said = None
+        said = whole_number(str(said))
     if isinstance(said, bool) or not isinstance(said, int) or abs(said) > MOST_LEVEL:
         raise BadRequest(f"the priority is not a whole number from {-MOST_LEVEL} to {MOST_LEVEL}")
     return said

@@ -47,7 +47,7 @@ class Call:
     def model(self) -> str:
         """The model that is asked for; empty: the server's own."""
         model = self.body.get("model")
-        return model if isinstance(model, str) else ""
+        return printable(model) if isinstance(model, str) else ""
 
     @property
     def is_stream(self) -> bool:
@@ -102,13 +102,16 @@ class Call:
             head = self.raw.rstrip()[:-1].rstrip()
             comma = b"," if self.body else b""
             return head + comma + json.dumps(added, separators=(",", ":")).encode()[1:]
-        return json.dumps({**self.body, **added}, separators=(",", ":"), ensure_ascii=False).encode()
+        try:
+            return json.dumps({**self.body, **added}, separators=(",", ":")).encode()
+        except RecursionError:
+            raise BadRequest("the body is nested too deeply") from None
 
 
 def read_body(raw: bytes) -> dict[str, Any]:
-    """The JSON object in a body; BadRequest where there is none."""
+    """The JSON object in a body, which is UTF-8 (RFC 8259); BadRequest where there is none."""
     try:
-        body = json.loads(raw)
+        body = json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError):
         raise BadRequest("the body is not JSON") from None
     if not isinstance(body, dict):
@@ -122,13 +125,24 @@ def told_length(body: Mapping[str, Any], headers: Mapping[str, str]) -> int | No
     """
     header = headers.get("x-seqsched-output-tokens")
     if header is not None:
-        if not header.isascii() or not header.isdigit() or (told := count(int(header))) is None:
+        if (told := count(whole_number(header))) is None:
             raise BadRequest("X-Seqsched-Output-Tokens is not a whole number above 0")
         return told
     hints = body.get("nvext")
     for name in ("agent_hints", "osl"):
         hints = hints.get(name) if isinstance(hints, dict) else None
     return count(hints)
+
+
+def whole_number(text: str) -> int | None:
+    """The number that a header says in up to ten digits; None for other texts."""
+    digits = text.removeprefix("-")
+    return int(text) if digits.isascii() and digits.isdigit() and len(digits) <= 10 else None
+
+
+def printable(text: str) -> str:
+    """The text without halves of characters, which JSON can say and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def count(value: Any) -> int | None:

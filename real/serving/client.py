@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ HOP_BY_HOP = frozenset(
 )
 """Headers that belong to one connection, or are made anew."""
 OURS = "x-seqsched-"
+CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class TooLarge(ValueError):
@@ -41,6 +43,8 @@ class Client:
 
     async def read(self, most: int) -> bytes:
         """The body; TooLarge beyond `most` bytes, ClientGone where it never comes whole."""
+        if any(CONTROL.search(value) for value in self.headers.values()):
+            raise BadRequest("a header has a control character")
         said = self.headers.get("content-length", "0")
         if not said.isdecimal():
             raise BadRequest("content-length is not a number")
@@ -66,7 +70,7 @@ class Client:
     async def begin(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
         """The head of an answer that comes in pieces."""
         self.has_begun = True
-        raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        raw = [(name.lower().encode(), value.encode("utf-8", "surrogateescape")) for name, value in headers]
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
 
     async def write(self, data: bytes) -> None:

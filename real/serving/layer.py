@@ -19,6 +19,7 @@ from sim.work import Prediction, tell
 from .arms import ARMS, UNORDERED, arm_of
 from .call import MOST_TOKENS, Call
 from .client import Client
+from .complaints import complain
 from .executor import SlotExecutor
 from .guard import Guard
 from .keys import Key
@@ -26,6 +27,7 @@ from .lengths import Ask, LengthPredictor, PromptTokens
 from .log import Log
 from .metrics import Metrics
 from .policy import slot_scheduler_maker
+from .predictor import SaferLength
 from .quotas import Quotas, Refusal
 from .relay import Relay, Relayed, UpstreamFailed
 from .report import Report
@@ -60,7 +62,8 @@ class Layer:
         on_decision: Callable[[int, BatchRecord], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.settings, self.pool, self.relay, self.predictor = settings, pool, relay, predictor
+        self.settings, self.pool, self.relay = settings, pool, relay
+        self.predictor = SaferLength(predictor, lambda error: complain("the predictor failed", error))
         self.clock = clock
         self.metrics = Metrics()
         self.metrics.share.set(settings.share)
@@ -205,9 +208,10 @@ class Layer:
             while True:
                 attempts += 1
                 upstream = await self._upstream(tried)
+                is_again = upstream in tried
                 tried.append(upstream)
                 try:
-                    await self._attempt(call, client, upstream, relayed)
+                    await self._attempt(call, client, upstream, relayed, is_again=is_again)
                     error = relayed.seen.error
                     break
                 except UpstreamFailed as failure:
@@ -222,6 +226,9 @@ class Layer:
         except UpstreamFailed as failure:
             error = str(failure)
             await _say(client, failure)
+        except Exception as failure:
+            error = f"the layer failed: {type(failure).__name__}"
+            raise
         finally:
             self._ended(call)
             self.report.ended(
@@ -256,7 +263,9 @@ class Layer:
             await asyncio.sleep(min(1.0, max(0.01, self.pool.next_trial_s(now) - now)))
         return upstream
 
-    async def _attempt(self, call: Call, client: Client, upstream: Upstream, relayed: Relayed) -> None:
+    async def _attempt(
+        self, call: Call, client: Client, upstream: Upstream, relayed: Relayed, *, is_again: bool
+    ) -> None:
         upstream.busy += 1
         try:
             async with asyncio.timeout(self.settings.timeout_s):
@@ -266,8 +275,10 @@ class Layer:
             upstream.failed(self.clock())
             text = f"no end of the answer after {self.settings.timeout_s:g} s"
             raise UpstreamFailed(text, 504, may_retry=False) from None
-        except UpstreamFailed:
-            upstream.failed(self.clock())
+        except UpstreamFailed as failure:
+            # What it answers to one request twice may be that request's fault: it counts once.
+            if failure.answer is None or not is_again:
+                upstream.failed(self.clock())
             raise
         finally:
             upstream.busy -= 1
@@ -302,12 +313,8 @@ class Layer:
         if guard.reason and self.share:
             self.share = 0.0
             self.metrics.share.set(0.0)
-            print(
-                f"seqsched: the guard ends the policy's share: {guard.reason}; all requests go first come, "
-                "first served",
-                file=sys.stderr,
-                flush=True,
-            )
+            text = f"{guard.reason}; all requests go first come, first served"
+            print(f"seqsched: the guard ends the policy's share: {text}", file=sys.stderr, flush=True)
 
     # The executor's words
 
@@ -337,12 +344,7 @@ class Layer:
 
     def _scheduler_failed(self, error: Exception) -> None:
         self.metrics.scheduler_failures.inc()
-        print(
-            f"seqsched: the scheduler failed ({type(error).__name__}: {error}): its requests go first come, "
-            "first served",
-            file=sys.stderr,
-            flush=True,
-        )
+        complain("the scheduler failed, so that its requests go first come, first served", error)
 
     # To be seen
 

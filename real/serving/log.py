@@ -27,6 +27,8 @@ from typing import Any, BinaryIO, Self
 
 from traces.errors import InputError
 
+from .call import printable
+
 BLOCK_CHARACTERS, BLOCK_TOKENS = 256, 64
 MOST_BLOCKS = 4096
 
@@ -60,7 +62,7 @@ class Log:
             hashes = prefix_hashes(text, self.salt)[: row["prompt_tokens"] // BLOCK_TOKENS]
             row |= {"hash_ids": hashes, "hash_tokens": [BLOCK_TOKENS] * len(hashes)}
         if self.texts:
-            row["prompt"] = text
+            row["prompt"] = printable(text)
         self.file.write(json.dumps(row, separators=(",", ":"), allow_nan=False).encode() + b"\n")
         self.file.flush()
 

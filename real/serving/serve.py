@@ -124,6 +124,8 @@ def server_of(layer: Layer, keys: Keys) -> Server:
         make_app(layer, keys),
         host=settings.host,
         port=settings.port,
+        http="h11",  # which bounds the bytes of headers
+        ws="none",
         log_level="warning",
         access_log=False,
         lifespan="off",

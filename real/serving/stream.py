@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from .call import count
+from .call import count, printable
 
 LONGEST_LINE = 1 << 24
 """Bytes of a line; an upstream that sends a longer one sends no events."""
@@ -49,7 +49,7 @@ class Seen:
             delta = choice.get("delta") or choice.get("message") or choice
             has_tokens |= isinstance(delta, dict) and any(delta.get(name) for name in TEXTS)
             if (reason := choice.get("finish_reason")) is not None:
-                self.reasons[count(choice.get("index")) or 0] = str(reason)
+                self.reasons[count(choice.get("index")) or 0] = printable(str(reason))
         self.events += has_tokens
 
     def is_whole(self, num_choices: int) -> bool:
