@@ -42,6 +42,7 @@ SLOW = (
     "tests/sim/scenario/test_settings.py::test_a_type_checker_catches_a_misspelt_setting_in_code_of_others",
     "tests/sim/schedulers/test_ahead.py",
     "tests/sim/sweeps/test_sweep.py",
+    "tests/sim/test_fleet_invariants.py",
     "tests/sim/test_invariants.py",
     "tests/sim/test_public_traces.py",
     "tests/sim/test_theory.py",
