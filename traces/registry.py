@@ -147,6 +147,8 @@ class Registry:
                 raise InputError(
                     f"{label}: options are fields of a dataclass; this is none ({', '.join(texts)})"
                 )
+            if texts and not is_outside:
+                raise InputError(f"{label}: unknown option {next(iter(texts))!r}; it has no options")
             return dict(texts)
         values = coerce(options, texts, label)
         if options is not make:  # else it is checked when it is built

@@ -57,6 +57,18 @@ class CachePicture:
             self.known.setdefault(answer, (now, 0))
 
 
+OF_RULE = {
+    "overlap_weight": "dynamo",
+    "cache_threshold": "sglang",
+    "balance_abs": "sglang",
+    "balance_rel": "sglang",
+    "prefix_weight": "llm-d",
+    "queue_weight": "llm-d",
+    "memory_weight": "llm-d",
+}
+"""Option -> the only rule that looks at it."""
+
+
 @dataclass(frozen=True)
 class PrefixAwareOptions:
     """Options of `prefix-aware`; the defaults of each rule are those of the router that it is of."""
@@ -89,6 +101,10 @@ class PrefixAwareOptions:
             raise ValueError(f"cache_threshold: {self.cache_threshold} must be at most 1")
         if self.balance_rel < 1:
             raise ValueError(f"balance_rel: {self.balance_rel} must be at least 1")
+        for f in fields(self):
+            rule = OF_RULE.get(f.name, self.rule)
+            if rule != self.rule and getattr(self, f.name) != f.default:
+                raise ValueError(f"{f.name}: an option of rule={rule}, not of rule={self.rule}")
 
 
 class PrefixAware(BaseRouter):

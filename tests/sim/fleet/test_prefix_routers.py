@@ -136,12 +136,21 @@ def test_sticky_keeps_a_session_together_and_spreads_others() -> None:
         ("stale_s=inf", "stale_s: inf"),
         ("cache_threshold=2", "cache_threshold: 2.0 must be at most 1"),
         ("balance_rel=0.5", "balance_rel: 0.5 must be at least 1"),
+        ("queue_weight=1", "queue_weight: an option of rule=llm-d, not of rule=dynamo"),
+        ("rule=sglang,overlap_weight=2", "overlap_weight: an option of rule=dynamo, not of rule=sglang"),
+        ("rule=llm-d,balance_abs=2", "balance_abs: an option of rule=sglang, not of rule=llm-d"),
         ("rule=nobodys", "'nobodys' must be one of dynamo, sglang, llm-d"),
     ],
 )
 def test_bad_options_end_in_one_line(option: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         make(f"prefix-aware:{option}")
+
+
+@pytest.mark.parametrize("router", ["sticky", "round-robin", "least-requests", "power-of-two"])
+def test_a_router_without_options_says_so(router: str) -> None:
+    with pytest.raises(InputError, match=f"^router {router}: unknown option 'spread'; it has no options$"):
+        make(f"{router}:spread=1")
 
 
 def turns(seed: int, num_sessions: int = 60, num_turns: int = 4) -> Trace:
