@@ -20,11 +20,13 @@ from .token_gaps import GapPool
 
 
 class PrefixUse(NamedTuple):
-    """`found`: prompt tokens that were in memory when their request first ran. `recomputed`: lost by
-    preemptions, less those found again. `evicted`: given up, though they might still have been found.
+    """`found`: prompt tokens that were in memory when their request first ran on the replica, of `asked`.
+    `recomputed`: lost by preemptions, less those found again. `evicted`: given up, though they might still
+    have been found.
     """
 
     found: int
+    asked: int
     recomputed: int
     evicted: int
 

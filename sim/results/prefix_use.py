@@ -5,26 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from traces.trace import FloatArray, IntArray
-
 from .ledger import ReplicaUse
 
 
-def prefix_figures(
-    uses: Sequence[ReplicaUse], prompt_tokens: IntArray, scheduled_s: FloatArray
-) -> dict[str, Any]:
+def prefix_figures(uses: Sequence[ReplicaUse]) -> dict[str, Any]:
     """Keys of a summary where some replica looks for the beginnings of prompts in memory; else none.
 
-    `prefix_hit_fraction`: prompt tokens that were found when their request first ran / prompt tokens of the
-    requests that ran. `prefix_evicted_tokens`: given up for others, though they might still have been found.
+    `prefix_hit_fraction`: prompt tokens that were found when their request first ran on a replica / prompt
+    tokens of the requests that ran, which count once for each replica that they began on, as failures make
+    them. `prefix_evicted_tokens`: given up for others, though they might still have been found.
     `recomputed_tokens`: computed again since a preemption had taken them out of memory.
     """
     used = [use.prefixes for use in uses if use.prefixes is not None]
     if not used:
         return {}
-    asked = int(prompt_tokens[~np.isnan(scheduled_s)].sum())
+    asked = sum(use.asked for use in used)
     return {
         "prefix_hit_fraction": sum(use.found for use in used) / asked if asked else None,
         "prefix_evicted_tokens": sum(use.evicted for use in used),

@@ -137,7 +137,7 @@ def make_result(
     begins_s = float(columns["arrival_s"].min())
     warm = {} if warmup is None else {"warmup_requests": left_out, "warmup_s": run.since_s - begins_s}
     capped = {} if caps is None else {"share_at_cap": share_at_cap(caps, output_tokens)}
-    found = prefix_figures(ledger.replicas, prompt_tokens, columns["scheduled_s"])
+    found = prefix_figures(ledger.replicas)
     return Result(
         {**summarise(run), **why, **warm, **capped, **found, **labels},
         MappingProxyType(_frozen(columns)),

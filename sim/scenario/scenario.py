@@ -269,7 +269,9 @@ def _note_memory(use: ReplicaUse, scheduler: CompleteScheduler) -> None:
     """What a scheduler says of its memory at the end of a run."""
     use.kv_peak_tokens = max(use.kv_peak_tokens, scheduler.kv_peak_tokens)
     if (cache := scheduler.prefix_cache) is not None:
-        use.prefixes = PrefixUse(cache.found_tokens, cache.recomputed_tokens, cache.evicted_tokens)
+        use.prefixes = PrefixUse(
+            cache.found_tokens, cache.let_in_tokens, cache.recomputed_tokens, cache.evicted_tokens
+        )
 
 
 def _known_blocks(blocks: PromptBlocks, rows: np.ndarray[Any, Any]) -> Iterator[KnownBlocks]:

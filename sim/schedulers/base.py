@@ -21,6 +21,10 @@ class PrefixCache(Protocol):
         """Prompt tokens that were in memory when their request was let in for the first time."""
 
     @property
+    def let_in_tokens(self) -> int:
+        """All prompt tokens of the requests that were let in, for the first time likewise."""
+
+    @property
     def recomputed_tokens(self) -> int:
         """Tokens lost by preemptions, less those found when their request came back."""
 

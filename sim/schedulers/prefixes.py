@@ -159,6 +159,7 @@ class SharedPrefixes(Prefixes):
         self.num_blocks, self.block_size = num_blocks, block_size
         self.num_evicted = 0  # with blocks of before memory was cleared
         self.found_tokens = self.refound_tokens = 0
+        self.let_in_tokens = 0
         self.blocks = PrefixBlocks(num_blocks)
         self.clear()
 
@@ -171,6 +172,7 @@ class SharedPrefixes(Prefixes):
         self.paths: dict[int, Path] = {}  # by request id, of those in memory
         self.pieces: dict[int, list[Piece]] = {}  # what they hold
         self.asked, self.path = NOBODY, Path((), ())  # who was looked for last, and its path
+        self.prompt_tokens = 0  # of the same one
         self.found: list[Piece] = []
         self.num_untouched = 0  # of the blocks found last, those that nobody holds
 
@@ -199,6 +201,7 @@ class SharedPrefixes(Prefixes):
         """The longest beginning that any request has left, or computes."""
         if request.id != self.asked:
             self.asked, self.path = request.id, path_of(request, self.block_size)
+            self.prompt_tokens = request.prompt_tokens
         path = self.path
         pieces = self.blocks.find(path, most)
         free = 0
@@ -220,6 +223,7 @@ class SharedPrefixes(Prefixes):
             self.refound_tokens += tokens
         else:
             self.found_tokens += tokens
+            self.let_in_tokens += self.prompt_tokens
         return self.num_untouched
 
     def computed(self, id: int, full_blocks: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -250,3 +251,19 @@ def test_a_cache_finds_the_same_in_a_leap_and_never_more_than_an_endless_one(
     assert reuse is not None and found is not None
     if leaped.summary["preemptions"] == 0 and leaped.summary["failed"] == 0:
         assert found <= reuse.most
+
+
+def test_what_failures_send_back_is_looked_for_and_counted_again(tmp_path: Path) -> None:
+    """The second request finds 64 of its 96 tokens, fails with its machine, and finds nothing after that."""
+    trace, outages = tmp_path / "trace.csv", tmp_path / "outages.csv"
+    rows = [
+        "arrival_s,prompt_tokens,output_tokens,prefix_id,prefix_tokens",
+        *(f"{t},96,20,a,64" for t in (0, 0.9)),
+    ]
+    trace.write_text("\n".join(rows) + "\n")
+    outages.write_text("replica,down_s,up_s\n0,1,2\n")
+    result = scenario(str(trace), profile=flat_machine(TICK_S), failures=outages).run(
+        "continuous:prefix_caching=on"
+    )
+    assert result.columns["reroutes"].tolist() == [0, 1] and result.summary["failed"] == 0
+    assert result.summary["prefix_hit_fraction"] == 64 / (3 * 96)
