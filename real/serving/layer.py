@@ -32,6 +32,7 @@ from .quotas import Quotas, Refusal
 from .relay import Relay, Relayed, UpstreamFailed
 from .report import Report
 from .settings import ServeSettings
+from .spans import following
 from .upstreams import Pool, Upstream
 
 MOST_LEVEL = 100
@@ -69,6 +70,7 @@ class Layer:
         self.metrics.share.set(settings.share)
         self.report = Report(self.metrics, log, clock)
         self.prompt_tokens = PromptTokens()
+        self.follow = following()
         self.quotas = Quotas(
             max_queue=settings.max_queue,
             rate_per_key=settings.rate_per_key,
@@ -202,9 +204,11 @@ class Layer:
         scheduled_s = 0.0
         attempts = 0
         tried: list[Upstream] = []
+        spans = self.follow(call)
         try:
             await self._turn(call)
             scheduled_s = self.clock()
+            spans.sent(client.headers)
             while True:
                 attempts += 1
                 upstream = await self._upstream(tried)
@@ -231,11 +235,13 @@ class Layer:
             raise
         finally:
             self._ended(call)
+            failed = error if error or relayed.status == 200 else f"the upstream answers {relayed.status}"
+            spans.ended(relayed, failed)
             self.report.ended(
                 call,
                 relayed,
                 scheduled_s=scheduled_s,
-                error=error if error or relayed.status == 200 else f"the upstream answers {relayed.status}",
+                error=failed,
                 upstream=self.pool.upstreams.index(upstream) if upstream is not None else None,
                 attempts=attempts,
             )
