@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vllm.v1.core.sched.async_scheduler import AsyncScheduler
-from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.structured_output import StructuredOutputManager
-
 from ..scheduling import Journal, Load, SchedulerSettings
 
 
@@ -24,6 +20,10 @@ def scheduler_for(
 
     It writes `journal`; `keys` are the requests' own by those that vLLM gives them.
     """
+    from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+    from vllm.v1.core.sched.scheduler import Scheduler
+    from vllm.v1.structured_output import StructuredOutputManager
+
     scheduling, cache = config.scheduler_config, config.cache_config
     scheduling.max_num_seqs = settings.max_num_seqs
     scheduling.max_num_batched_tokens = settings.max_num_batched_tokens
