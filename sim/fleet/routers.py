@@ -7,8 +7,10 @@ One more is a class with a method `choose` and a line in `ROUTERS`; in a module 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from typing import TypeAlias
+from math import ceil
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -114,12 +116,43 @@ class LeastTokens(LeastLoaded):
         return request.prompt_tokens
 
 
+@dataclass(frozen=True)
+class LeastPredictedWorkOptions:
+    """Options of `least-predicted-work`."""
+
+    quantile: float | None = None
+    """Quantile of the predicted distribution by which an answer counts; default: the predicted length."""
+
+    def __post_init__(self) -> None:
+        if self.quantile is not None and not 0 < self.quantile <= 1:
+            raise ValueError(f"quantile: {self.quantile} must be above 0 and at most 1")
+
+
 class LeastPredictedWork(LeastLoaded):
     """The replica with the least predicted work: seconds of its own for prompts and predicted answers."""
 
+    Options = LeastPredictedWorkOptions
+
+    def __init__(self, context: RouterContext, **options: Any) -> None:
+        super().__init__(context)
+        self.quantile = LeastPredictedWorkOptions(**options).quantile
+        self.needs = ("length",) if self.quantile is None else ("distribution",)
+
     def weigh(self, request: Request, replica: int) -> int:
         """Predicted nanoseconds on that replica."""
-        return round(self.work_s(request, replica) * PER_SECOND)
+        tokens = None if self.quantile is None else quantile_tokens(request, self.quantile)
+        return round(self.work_s(request, replica, tokens) * PER_SECOND)
+
+
+def quantile_tokens(request: Request, quantile: float) -> int | None:
+    """The least of its predicted lengths that the answer stays within with that probability, cut where any
+    answer is; None where no distribution is predicted.
+    """
+    lengths = request.predicted_lengths
+    if lengths is None:
+        return None
+    rank = max(1, ceil(quantile * len(lengths) - 1e-9))  # 0.55 * 20 is above 11 by rounding
+    return min(lengths[rank - 1], request.bound_tokens)
 
 
 class PowerOfTwo(BaseRouter):

@@ -6,7 +6,7 @@ Knows nothing of SimPy, schedulers or costs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +15,16 @@ import numpy as np
 from traces.errors import InputError, raised_outside
 
 from ..request import Request
+
+NEEDS = ("order", "length", "distribution")
+"""What a router may need of predictors, as schedulers do."""
+
+
+class PredictedWork(Protocol):
+    """Seconds of accelerator time that a request is predicted to take on a replica."""
+
+    def __call__(self, request: Request, replica: int, answer_tokens: int | None = None, /) -> float:
+        """With an answer of `answer_tokens`; by default as long as predicted, or as an answer may be."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +35,18 @@ class RouterContext:
     """Replicas are numbered from 0; all are up at first."""
     rng: np.random.Generator
     """The stream of random numbers for routing."""
-    work_s: Callable[[Request, int], float]
-    """(request, replica) -> seconds of accelerator time that the request is predicted to take there."""
+    work_s: PredictedWork
+    """(request, replica[, answer_tokens]) -> accelerator seconds that it is predicted to take there."""
     kv_tokens: tuple[int, ...] = ()
     """KV tokens that each replica holds; empty where that is not known."""
 
 
 class Router(Protocol):
-    """Chooses among the replicas that are up; it is told who comes, who goes, and what each is sent."""
+    """Chooses among the replicas that are up; it is told who comes, who goes, and what each is sent.
+
+    One that has `needs`, a sequence of `NEEDS`, is given requests with that on them, unless the model itself
+    is asked (`charge=on`); a predictor that cannot give it is refused.
+    """
 
     def choose(self, request: Request) -> int:
         """The replica to serve the request; at least one is up."""
@@ -80,12 +94,21 @@ class BaseRouter:
         """Loads do not matter."""
 
 
+def needs_of(router: Router | None) -> Sequence[str]:
+    """What predictors have to give for it."""
+    needs: Sequence[str] = getattr(router, "needs", ())
+    return needs
+
+
 class CheckedRouter:
     """A router from outside: InputError where a method fails or the choice is no replica that is up."""
 
     def __init__(self, router: Any, label: str, num_replicas: int) -> None:
         self.router, self.label = router, label
         self.num_replicas, self.members = num_replicas, set(range(num_replicas))
+        self.needs = needs_of(router)
+        if isinstance(self.needs, str) or not set(self.needs) <= {*NEEDS}:
+            raise InputError(f"{label}: needs is {self.needs!r}, not a sequence of {', '.join(NEEDS)}")
 
     def choose(self, request: Request) -> int:
         """Its choice, which is up."""

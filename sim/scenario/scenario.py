@@ -30,7 +30,7 @@ from ..fleet.fleet import Fleet
 from ..fleet.outages import NONE, Outages
 from ..fleet.routed import RoutedFleet
 from ..fleet.routers import DEFAULT_ROUTER, RouterSpec, router_maker, router_name
-from ..fleet.routing import Router, RouterContext
+from ..fleet.routing import Router, RouterContext, needs_of
 from ..fleet.shared_queue import SharedQueueFleet
 from ..fleet.sole import FrontedSole, Sole
 from ..hardware.profile import Profile
@@ -83,6 +83,11 @@ class Scenario:
     outages: Outages = NONE
 
     @property
+    def is_alone(self) -> bool:
+        """Whether a single accelerator that never fails serves all, so that nothing is routed."""
+        return len(self.machines) == 1 and not self.outages.any
+
+    @property
     def machines(self) -> tuple[Accelerator, ...]:
         """One per replica."""
         return self.fleet or (Accelerator(self.profile, self.limits),) * self.replicas
@@ -107,9 +112,9 @@ class Scenario:
         iteration, to the same end.
         """
         read_warmup(warmup)
-        machines, make = self.machines, scheduler_maker(policy)
+        machines, make, router = self.machines, scheduler_maker(policy), self._router()
         schedulers = [make(machine.limits) for machine in machines]
-        perception = self.perceived_for(schedulers[0])
+        perception = self.perceived_for(schedulers[0], router)
         lengths: list[int] = output_tokens or self.trace.output_tokens.tolist()
         ledger = Ledger(
             len(self.trace),
@@ -126,7 +131,7 @@ class Scenario:
             ledger.predicted = column(perception.predicted.astype(np.int64))
         env = Environment()
         arrivals = self._arrivals(self.requests(perception), ledger, on_progress, schedulers)
-        fleet = None if isinstance(arrivals, Sole) else self._fleet(env, arrivals)
+        fleet = None if isinstance(arrivals, Sole) else fleet_of(env, arrivals, router)
         source: Source = fleet or cast(Sole, arrivals)
         answers = answers_of(perception, lengths)
         replicas = [
@@ -180,10 +185,10 @@ class Scenario:
             never = refused if never is None else {i: why for i, why in never.items() if i in refused}
         return never or {}
 
-    def perceived_for(self, scheduler: CompleteScheduler) -> Perception:
-        """What the predictor says of the trace, as far as the scheduler needs it."""
-        rng = stream(self.seed, "perception")
-        return perceive(self.predictor, self.trace, rng, scheduler.upper_quantile, scheduler.needs)
+    def perceived_for(self, scheduler: CompleteScheduler, router: Router | None = None) -> Perception:
+        """What the predictor says of the trace, as far as the scheduler and the router need it."""
+        rng, needs = stream(self.seed, "perception"), (*scheduler.needs, *needs_of(router))
+        return perceive(self.predictor, self.trace, rng, scheduler.upper_quantile, needs)
 
     def requests(self, perception: Perception) -> Iterator[Request]:
         """The requests as a scheduler sees them, by rising arrival; what costs nothing to predict is already
@@ -227,11 +232,11 @@ class Scenario:
         schedulers: Sequence[Scheduler],
     ) -> Arrivals:
         """Requests as they come to the machines: to a single one directly, unless it may fail."""
-        machines, alone = self.machines, len(self.machines) == 1 and not self.outages.any
+        alone = self.is_alone
         waits_for = self.trace.waits_for
         if waits_for is not None and self.trace.is_waiting.any():
             requests = Sessions(requests, waits_for, self.trace.thinks_s, ledger)
-        coming, frontend = (requests, ledger, self.max_concurrency, on_progress), frontend_of(machines)
+        coming, frontend = (requests, ledger, self.max_concurrency, on_progress), frontend_of(self.machines)
         if frontend is None:
             return (Sole if alone else Arrivals)(*coming)
         may_drop = self._may_drop(schedulers)
@@ -245,24 +250,29 @@ class Scenario:
         too_large = any(largest > getattr(scheduler, "surely_fits_tokens", -1) for scheduler in schedulers)
         return too_large or trace.deadline_s is not None
 
-    def _fleet(self, env: Environment, arrivals: Arrivals) -> Fleet:
-        router = self._router(self.machines)
-        return SharedQueueFleet(env, arrivals) if router is None else RoutedFleet(env, arrivals, router)
-
-    def _router(self, machines: Sequence[Accelerator]) -> Router | None:
-        """The rule that sends requests to these machines."""
+    def _router(self) -> Router | None:
+        """The rule that sends requests to the machines; None where they take them, or there is only one."""
+        if self.is_alone:
+            return None
+        machines = self.machines
         per_token = {id(m.profile): _seconds_per_token(m.profile) for m in machines}
         seconds = [per_token[id(m.profile)] for m in machines]
 
-        def work_s(request: Request, replica: int) -> float:
+        def work_s(request: Request, replica: int, answer_tokens: int | None = None) -> float:
             ability(self.predictor, ("length",))  # an order says nothing of seconds
             prompt_s, answer_s = seconds[replica]
-            answer = request.bound_tokens if request.predicted_tokens is None else request.predicted_tokens
+            predicted = request.predicted_tokens if answer_tokens is None else answer_tokens
+            answer = request.bound_tokens if predicted is None else predicted
             return request.prompt_tokens * prompt_s + answer * answer_s
 
         rng, capacities = stream(self.seed, "routing"), tuple(m.limits.kv_tokens for m in machines)
         context = RouterContext(len(machines), rng, work_s, capacities)
         return router_maker(self.router)(context)
+
+
+def fleet_of(env: Environment, arrivals: Arrivals, router: Router | None) -> Fleet:
+    """Many replicas behind a router, or without one before a shared queue."""
+    return SharedQueueFleet(env, arrivals) if router is None else RoutedFleet(env, arrivals, router)
 
 
 def _note_memory(use: ReplicaUse, scheduler: CompleteScheduler) -> None:

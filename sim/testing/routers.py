@@ -62,8 +62,7 @@ class _Fleet:
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.seed)
-        weigh = lambda request, replica: request.prompt_tokens * 1e-4 * (1 + replica % 2)  # noqa: E731
-        self.router = self.make(RouterContext(self.num_replicas, rng, weigh))
+        self.router = self.make(RouterContext(self.num_replicas, rng, _prompt_s))
         self.up = set(range(self.num_replicas))
         self.at: dict[int, dict[int, Request]] = {k: {} for k in self.up}
         self.num_requests = 0
@@ -147,6 +146,11 @@ class _Fleet:
         for _ in range(SPREAD * self.num_replicas):
             self.send(Request(0, 0.0, 1, 1, predicted_tokens=1))
         return sorted((len(here) for here in self.at.values()), reverse=True)
+
+
+def _prompt_s(request: Request, replica: int, answer_tokens: int | None = None) -> float:
+    """Seconds of its prompt alone, on every other replica twice as many."""
+    return request.prompt_tokens * 1e-4 * (1 + replica % 2)
 
 
 def _check_forgets(make: Make, used: _Fleet) -> None:

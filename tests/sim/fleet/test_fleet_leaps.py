@@ -48,6 +48,8 @@ def worlds(draw: st.DrawFn) -> Trace:
     )
 
 
+NAMES = [*ROUTERS.names, "least-predicted-work:quantile=0.9"]
+
 POLICIES = [
     "continuous",
     "continuous:max_num_seqs=3,max_num_batched_tokens=40",
@@ -66,7 +68,7 @@ POLICIES = [
 @given(
     trace=worlds(),
     policy=st.sampled_from([*POLICIES, "vanilla:batch_size=3", "sequence:max_wait_s=0.7,batch_size=3"]),
-    router=st.sampled_from(ROUTERS.names),
+    router=st.sampled_from(NAMES),
     bound=st.sampled_from([None, None, 1, 4]),
     kv_blocks=st.sampled_from([None, 20, 30]),
 )
@@ -101,7 +103,7 @@ FAILURES = st.sampled_from([{}, {}, {"mtbf_s": 3.0, "mttr_s": 0.4}, {"mtbf_s": 9
 @given(
     trace=worlds(),
     policy=st.sampled_from(POLICIES),
-    router=st.sampled_from(ROUTERS.names),
+    router=st.sampled_from(NAMES),
     blocks=st.lists(st.sampled_from([20, 30, 1000]), min_size=1, max_size=4),
     predictor=st.sampled_from(["oracle", "trace", "tuned"]),
     failures=FAILURES,

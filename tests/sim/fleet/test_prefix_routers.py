@@ -23,7 +23,10 @@ from traces.trace import Trace
 
 def make(name: str, num_replicas: int = 3, kv_tokens: int = 10_000) -> Router:
     context = RouterContext(
-        num_replicas, np.random.default_rng(0), lambda request, replica: 1.0, (kv_tokens,) * num_replicas
+        num_replicas,
+        np.random.default_rng(0),
+        lambda request, replica, answer_tokens=None: 1.0,
+        (kv_tokens,) * num_replicas,
     )
     made = router_maker(name)(context)
     assert made is not None

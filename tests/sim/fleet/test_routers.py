@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,17 +13,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from scipy import stats
 
-from sim.fleet.routers import ROUTERS, LeastLoaded, router_maker
+from sim import simulate
+from sim.fleet.routers import ROUTERS, LeastLoaded, LeastPredictedWork, quantile_tokens, router_maker
 from sim.fleet.routing import Router, RouterContext
 from sim.request import Request
 from traces.errors import InputError
 
-SENDING = tuple(name for name in ROUTERS.names if name != "shared-queue")
+BY_QUANTILE = "least-predicted-work:quantile=0.7"
+SENDING = (*(name for name in ROUTERS.names if name != "shared-queue"), BY_QUANTILE)
 
 
-def work_s(request: Request, replica: int) -> float:
+def work_s(request: Request, replica: int, answer_tokens: int | None = None) -> float:
     """Replicas of which each is slower than the one before."""
-    return (request.prompt_tokens + 10 * (request.predicted_tokens or 0)) * 0.0013 * (1 + replica / 7)
+    answer = (request.predicted_tokens or 0) if answer_tokens is None else answer_tokens
+    return (request.prompt_tokens + 10 * answer) * 0.0013 * (1 + replica / 7)
 
 
 def make(name: str, num_replicas: int, seed: int = 0) -> Router:
@@ -76,6 +80,65 @@ def test_least_predicted_work_weighs_the_answer_as_predicted_on_that_machine() -
     assert send(to, [long, short, *(request(i, 10, 2) for i in range(2, 8))]) == [0] + [1] * 7
     to.ended(long, 0)
     assert send(to, [request(8)]) == [0]
+
+
+def test_least_predicted_work_by_quantile_weighs_what_an_answer_may_become() -> None:
+    """Both are predicted alike; one of ten answers to the first is long."""
+    risky = Request(0, 0.0, 10, 512, predicted_tokens=20, predicted_lengths=(*[1] * 9, 200))
+    sure = [Request(1 + k, 0.0, 10, 512, predicted_tokens=20, predicted_lengths=(20,) * 10) for k in range(6)]
+    places = {
+        quantile: send(make(f"least-predicted-work{quantile}", 2), [risky, *sure])
+        for quantile in ("", ":quantile=0.9", ":quantile=0.95")
+    }
+    assert places[""] == [0, 1, 0, 1, 0, 1, 0]
+    assert places[":quantile=0.9"] == [0, 1, 0, 0, 1, 0, 1]
+    assert places[":quantile=0.95"] == [0, 1, 1, 1, 1, 1, 1]
+
+
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=20).map(sorted),
+    hundredths=st.integers(1, 100),
+    cap=st.integers(1, 50),
+)
+def test_a_quantile_is_the_least_length_of_that_probability(
+    lengths: list[int], hundredths: int, cap: int
+) -> None:
+    request = Request(0, 0.0, 10, cap, predicted_lengths=tuple(lengths))
+    enough = [x for x in lengths if 100 * sum(y <= x for y in lengths) >= hundredths * len(lengths)]
+    assert quantile_tokens(request, hundredths / 100) == min(enough[0], cap)
+
+
+@pytest.mark.parametrize("quantile", ["0", "1.01", "-1"])
+def test_a_quantile_out_of_bounds_is_refused(quantile: str) -> None:
+    with pytest.raises(InputError, match=r"router least-predicted-work: quantile: .* must be above 0"):
+        router_maker(f"least-predicted-work:quantile={quantile}")
+
+
+@pytest.mark.parametrize("predictor", ["tuned:charge=off", "exact"])
+def test_a_router_is_given_the_distribution_that_it_needs(predictor: str) -> None:
+    """With perfect predictions a quantile is the prediction; else other work goes elsewhere."""
+    seen: list[tuple[int, ...] | None] = []
+
+    class Spy(LeastPredictedWork):
+        def sent(self, request: Request, replica: int) -> None:
+            seen.append(request.predicted_lengths)
+            super().sent(request, replica)
+
+    how: dict[str, Any] = {"num_prompts": 200, "request_rate": 20.0, "replicas": 3, "seed": 1}
+    by_length, by_quantile = (
+        simulate("alpaca-vicuna", policy="continuous", predictor=predictor, router=router, **how)
+        for router in (Spy, lambda context: Spy(context, quantile=0.9))
+    )
+    assert seen[:200] == [None] * 200
+    assert [len(lengths or ()) for lengths in seen[200:]] == [20] * 200
+    is_same = list(by_length.requests.replica) == list(by_quantile.requests.replica)
+    assert is_same == (predictor == "exact")
+
+
+def test_a_router_by_quantile_refuses_an_order() -> None:
+    how = {"num_prompts": 4, "predictor": "rank:tau=1", "replicas": 2, "router": BY_QUANTILE}
+    with pytest.raises(InputError, match=r"no lengths; a distribution is needed"):
+        simulate("fixed", policy="continuous", **how)
 
 
 def test_random_is_uniform_over_those_that_are_up() -> None:
@@ -151,7 +214,7 @@ def test_a_shared_queue_sends_nothing_and_what_is_unknown_is_refused() -> None:
 class Histories(RuleBasedStateMachine):
     """Whatever comes, goes, fails and comes back, the choice is the minimum of the loads added up anew."""
 
-    @initialize(name=st.sampled_from(["least-requests", "least-tokens", "least-predicted-work"]))
+    @initialize(name=st.sampled_from(["least-requests", "least-tokens", "least-predicted-work", BY_QUANTILE]))
     def begin(self, name: str) -> None:
         made = make(name, 5)
         assert isinstance(made, LeastLoaded)
@@ -164,15 +227,25 @@ class Histories(RuleBasedStateMachine):
             "least-requests": lambda r, k: 1,
             "least-tokens": lambda r, k: r.prompt_tokens,
             "least-predicted-work": lambda r, k: round(work_s(r, k) * 10**9),
+            BY_QUANTILE: lambda r, k: round(work_s(r, k, self.seventh_of_ten(r)) * 10**9),
         }
         loads = dict.fromkeys(self.up, 0)
         for r, k in self.there.values():
             loads[k] += weigh[self.name](r, k)
         return loads
 
-    @rule(prompt=st.integers(1, 50), predicted=st.one_of(st.none(), st.integers(0, 300)))
-    def arrive(self, prompt: int, predicted: int | None) -> None:
+    @staticmethod
+    def seventh_of_ten(r: Request) -> int | None:
+        return None if r.predicted_lengths is None else r.predicted_lengths[6]
+
+    @rule(
+        prompt=st.integers(1, 50),
+        predicted=st.one_of(st.none(), st.integers(0, 300)),
+        lengths=st.one_of(st.none(), st.lists(st.integers(1, 512), min_size=10, max_size=10).map(sorted)),
+    )
+    def arrive(self, prompt: int, predicted: int | None, lengths: list[int] | None) -> None:
         r = request(self.num_sent, prompt, predicted)
+        r.predicted_lengths = None if lengths is None else tuple(lengths)
         self.num_sent += 1
         loads, chosen = self.loads(), self.router.choose(r)
         assert chosen == min(loads, key=lambda k: (loads[k], k))

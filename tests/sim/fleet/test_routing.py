@@ -90,7 +90,9 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def context(num_replicas: int = 3) -> RouterContext:
-    return RouterContext(num_replicas, np.random.default_rng(0), lambda request, replica: 1.0)
+    return RouterContext(
+        num_replicas, np.random.default_rng(0), lambda request, replica, answer_tokens=None: 1.0
+    )
 
 
 def request(id: int = 0) -> Request:
@@ -194,3 +196,19 @@ def test_a_resumed_run_notices_a_changed_router(mine: Path) -> None:
     assert before and digest_of("router", "round-robin") == ""
     mine.write_text(OUTSIDE + "\n", encoding="utf-8")
     assert digest_of("router", "my_routers:Sticky") not in ("", before)
+
+
+@pytest.mark.parametrize("needs", ["distribution", ("lengths",)])
+def test_needs_that_no_predictor_knows_are_named(needs: Any, profile: Profile) -> None:
+    class Needy(BaseRouter):
+        def __init__(self, context: RouterContext) -> None:
+            super().__init__(context)
+            self.needs = needs
+
+        def choose(self, request: Request) -> int:
+            return self.members[0]
+
+    with pytest.raises(InputError, match=r"^router Needy: needs is .*, not a sequence of order, length"):
+        places(Needy, profile)
+    needs = ("distribution",)
+    assert places(Needy, profile) == [0] * 6
