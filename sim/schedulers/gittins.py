@@ -14,23 +14,23 @@ from ..request import Request
 
 
 @lru_cache(maxsize=1 << 16)
-def _lines(lengths: tuple[int, ...], first: int) -> tuple[tuple[float, float], ...]:
-    """The index after an age below `lengths[first]` and not below the one before, as lines in the age: it is
-    the least of value - slope * age.
+def _lines(lengths: tuple[int, ...], first: int) -> tuple[tuple[int, int], ...]:
+    """The index after an age below `lengths[first]` and not below the one before, as lines in the age: of
+    `m` lengths left, it is the least of (tokens - m * age) / k.
 
-    Stopping at the j-th length, k of the m that are left are served by then: on average they and those cut
-    off take (sum of the k + (m - k) * length - m * age) / m tokens, and a share k / m of them ends.
+    Stopping at the k-th length, k of the m are served by then: on average they and those cut off take (sum
+    of the k + (m - k) * length - m * age) / m tokens, and a share k / m of them ends.
     """
     left, total = len(lengths) - first, 0
-    lines: list[tuple[float, float]] = []
+    lines: list[tuple[int, int]] = []
     for k, length in enumerate(lengths[first:], start=1):
         total += length
-        lines.append(((total + (left - k) * length) / k, left / k))
-    lower: list[tuple[float, float]] = []
-    for value, slope in sorted(lines):
+        lines.append((total + (left - k) * length, k))
+    lower: list[tuple[int, int]] = []
+    for tokens, k in sorted(lines, key=lambda line: line[0] / line[1]):
         # One that begins above another and is not steeper is never the least.
-        if not lower or slope > lower[-1][1]:
-            lower.append((value, slope))
+        if not lower or k < lower[-1][1]:
+            lower.append((tokens, k))
     return tuple(lower)
 
 
@@ -48,7 +48,9 @@ def inverse_index(lengths: tuple[int, ...], age: int) -> float:
     first = _num_outlived(lengths, age)
     if first == len(lengths):
         return float(age)
-    return min(value - slope * age for value, slope in _lines(lengths, first))
+    # One division of whole numbers: what is equal by definition is equal here, and goes by submission.
+    served = (len(lengths) - first) * age
+    return min((tokens - served) / k for tokens, k in _lines(lengths, first))
 
 
 class Gittins:

@@ -84,6 +84,16 @@ def worlds(draw: st.DrawFn) -> tuple[list[Job], int]:
     return jobs, least + 1 + draw(st.integers(0, 30))
 
 
+TIED = [
+    Job(0, 0, 30, 72, 72, [21] * 20),
+    Job(1, 0, 37, 79, 79, [32] * 6 + [41] * 5 + [75] * 9),
+    Job(2, 3, 18, 43, 43, [1] * 20),
+    Job(3, 4, 48, 48, 48, [62] * 20),
+    Job(4, 5, 1, 70, 70, [32] * 12 + [75] * 8),
+]
+"""Under `gittins` two of them come to have the same rank, a fraction."""
+
+
 def outliving(outputs: Sequence[int], prompts: Mapping[int, int]) -> list[Job]:
     """Requests that come at once and soon outlive what was said of their lengths; prompts of one token, but
     for these.
@@ -110,6 +120,7 @@ def outliving(outputs: Sequence[int], prompts: Mapping[int, int]) -> list[Job]:
     starve_after=0,
     quantum=1,
 )
+@example(world=(TIED, 11), order="gittins", places=5, until=1.0, starve_after=1, quantum=1)
 def test_it_decides_as_defined(
     world: tuple[list[Job], int], order: str, places: int, until: float, starve_after: int, quantum: int
 ) -> None:
