@@ -10,6 +10,8 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sim.request import Request
@@ -19,6 +21,7 @@ from sim.work import Prediction, tell
 from .arms import ARMS, UNORDERED, arm_of
 from .call import MOST_TOKENS, Call
 from .client import Client
+from .collecting import Collector, Continues
 from .complaints import complain
 from .executor import SlotExecutor
 from .guard import Guard
@@ -29,7 +32,7 @@ from .metrics import Metrics
 from .policy import slot_scheduler_maker
 from .predictor import SaferLength
 from .quotas import Quotas, Refusal
-from .relay import Relay, Relayed, UpstreamFailed
+from .relay import Relay, Relayed, UpstreamFailed, say
 from .report import Report
 from .settings import ServeSettings
 from .spans import following
@@ -44,6 +47,14 @@ LONGEST_SLEEP_S = 60.0
 
 class Dropped(Exception):
     """The scheduler has given the request up, for this reason."""
+
+
+@dataclass
+class Course:
+    """Where a request has been sent, and how often."""
+
+    upstream: Upstream | None = None
+    attempts: int = 0
 
 
 class Layer:
@@ -100,9 +111,18 @@ class Layer:
         self.turns: dict[int, asyncio.Future[None]] = {}
         self.next_id = log.next_id if log is not None else 0
         self.timer: asyncio.TimerHandle | None = None
+        self.collector = self._collector() if settings.fcr == "on" else None
         self.is_draining = False
         self.open = 0
         self.seconds_each = 1.0  # that a place in the queue lasts, by the last answers
+
+    def _collector(self) -> Collector:
+        def new_id() -> int:
+            self.next_id += 1
+            return self.next_id - 1
+
+        continues, count = Continues(self.relay), self.metrics.continuations.inc
+        return Collector(continues, self._turn, self._ended, new_id, count, self.clock)
 
     # Taking in
 
@@ -200,36 +220,26 @@ class Layer:
 
         Cancelled (the client has left), it hangs up on the upstream.
         """
-        relayed, error, upstream = Relayed(), "cancelled: the client has left", None
+        relayed, error, course = Relayed(), "cancelled: the client has left", Course()
         scheduled_s = 0.0
-        attempts = 0
-        tried: list[Upstream] = []
         spans = self.follow(call)
         try:
             await self._turn(call)
             scheduled_s = self.clock()
             spans.sent(client.headers)
-            while True:
-                attempts += 1
-                upstream = await self._upstream(tried)
-                is_again = upstream in tried
-                tried.append(upstream)
-                try:
-                    await self._attempt(call, client, upstream, relayed, is_again=is_again)
-                    error = relayed.seen.error
-                    break
-                except UpstreamFailed as failure:
-                    if client.has_begun or not failure.may_retry or attempts > self.settings.retries:
-                        raise
-                    relayed.seen, relayed.first_s = type(relayed.seen)(), 0.0
-                    self.metrics.retries.labels(upstream.url).inc()
-                    await asyncio.sleep(FIRST_RETRY_S * 2 ** (attempts - 1))
+            attempt, collector = partial(self._tries, course), self.collector
+            tokens = collector.first_part(call, self.pool.upstreams) if collector is not None else None
+            if collector is not None and tokens is not None:
+                await collector.send(call, client, relayed, tokens, attempt)
+            else:
+                await attempt(call, client, relayed)
+            error = relayed.seen.error
         except Dropped as drop:
             error = str(drop)
             await client.error(504 if error.startswith("expired") else 400, error, "timeout_error")
         except UpstreamFailed as failure:
             error = str(failure)
-            await _say(client, failure)
+            await say(client, failure)
         except Exception as failure:
             error = f"the layer failed: {type(failure).__name__}"
             raise
@@ -242,13 +252,30 @@ class Layer:
                 relayed,
                 scheduled_s=scheduled_s,
                 error=failed,
-                upstream=self.pool.upstreams.index(upstream) if upstream is not None else None,
-                attempts=attempts,
+                upstream=self.pool.upstreams.index(course.upstream) if course.upstream is not None else None,
+                attempts=course.attempts,
             )
             if not error and relayed.status == 200:
                 self._learn(call, relayed, scheduled_s)
             if self.guard is not None:
                 self._watch(self.guard, call, relayed, error)
+
+    async def _tries(self, course: Course, call: Call, client: Client, relayed: Relayed) -> None:
+        """Send it to one upstream after the other until an answer comes."""
+        tried: list[Upstream] = []
+        while True:
+            upstream = course.upstream = await self._upstream(tried)
+            course.attempts += 1
+            is_again = upstream in tried
+            tried.append(upstream)
+            try:
+                return await self._attempt(call, client, upstream, relayed, is_again=is_again)
+            except UpstreamFailed as failure:
+                if client.has_begun or not failure.may_retry or len(tried) > self.settings.retries:
+                    raise
+                relayed.seen, relayed.first_s = type(relayed.seen)(), 0.0
+                self.metrics.retries.labels(upstream.url).inc()
+                await asyncio.sleep(FIRST_RETRY_S * 2 ** (len(tried) - 1))
 
     async def _turn(self, call: Call) -> None:
         """Returns when there is a slot for it; Dropped where the scheduler gives it up."""
@@ -368,13 +395,3 @@ class Layer:
         self.metrics.overdue.inc(self.executor.num_sent_overdue - self.report.num_overdue)
         self.report.num_overdue = self.executor.num_sent_overdue
         return self.metrics.text()
-
-
-async def _say(client: Client, failure: UpstreamFailed) -> None:
-    """Tell the client that no whole answer comes: in the upstream's words where it had any."""
-    if failure.answer is not None and not client.has_begun:
-        status, body, headers = failure.answer
-        await client.answer(status, body, headers.items())
-    else:
-        retry_s = 1.0 if failure.status == 503 else None
-        await client.error(failure.status, str(failure), "upstream_error", retry_after_s=retry_s)

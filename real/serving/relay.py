@@ -53,11 +53,14 @@ class UpstreamFailed(Exception):
 
 @dataclass
 class Relayed:
-    """What came of it: `seen` in the answer, when the first token came (s, 0: none), the status sent."""
+    """What came of it: `seen` in the answer, when the first token came (s, 0: none), the status sent, how
+    often it was continued.
+    """
 
     seen: Seen = field(default_factory=Seen)
     first_s: float = 0.0
     status: int = 0
+    continuations: int = 0
 
 
 @dataclass(frozen=True)
@@ -205,6 +208,16 @@ class Relay:
             raise UpstreamFailed(relayed.seen.error, answer=(502, body, headers))
         relayed.first_s, relayed.status = time.monotonic(), 200
         await client.answer(200, body, headers.items())
+
+
+async def say(client: Client, failure: UpstreamFailed) -> None:
+    """Tell the client that no whole answer comes: in the upstream's words where it had any."""
+    if failure.answer is not None and not client.has_begun:
+        status, body, headers = failure.answer
+        await client.answer(status, body, headers.items())
+    else:
+        retry_s = 1.0 if failure.status == 503 else None
+        await client.error(failure.status, str(failure), "upstream_error", retry_after_s=retry_s)
 
 
 def _gather_line(line: bytes, seen: Seen, whole: Whole) -> None:

@@ -151,4 +151,5 @@ class Report:
             "counted": "usage" if seen.output_tokens else "events",
             "upstream": upstream,
             "attempts": attempts,
+            "continuations": relayed.continuations,
         }

@@ -34,6 +34,10 @@ class ServeSettings:
     """hold: keep a queue, and send where a slot is free; tell: send at once, and give the upstream a priority
     made from the prediction (vLLM with --scheduling-policy priority).
     """
+    fcr: Literal["off", "on"] = "off"
+    """Failure collection: ask for as many tokens as an answer probably has, and let one that runs over wait
+    again with its text so far; /v1/completions alone, with plain prompts.
+    """
     share: float = 1.0
     """The share of the traffic that --policy orders, 0 to 1; the rest goes first come, first served. A key,
     or a `user` that requests name, stays on one side.
@@ -111,6 +115,8 @@ class ServeSettings:
             raise InputError(
                 f"guard: share {self.share:g} leaves nothing to compare; needs one between 0 and 1"
             )
+        if self.fcr == "on" and self.act == "tell":
+            raise InputError("fcr: needs --act hold; an upstream that is told keeps the queue")
         if self.share < 1 and self.act == "tell":
             raise InputError("share: needs --act hold; an upstream that is told orders by itself")
 

@@ -29,6 +29,7 @@ URL = "http://127.0.0.1:9"
         (["--upstream", f"{URL},{URL}/v1"], f"upstream: {URL} stands 2 times"),
         (["--upstream", URL, "--slots", "0"], "slots: 0 is below 1"),
         (["--upstream", URL, "--slots", "auto"], f"slots: auto, but {URL} does not say how many"),
+        (["--upstream", URL, "--fcr", "on", "--act", "tell"], "fcr: needs --act hold"),
         (["--upstream", URL, "--max-wait-s", "0"], "max_wait_s: 0 is not above 0"),
         (["--upstream", URL, "--port", "70000"], "port: 70000 is above 65535"),
         (["--upstream", URL, "--host", "0.0.0.0"], "host: 0.0.0.0 can be reached from elsewhere; --keys"),

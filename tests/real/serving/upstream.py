@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import zlib
 from collections import deque
 from collections.abc import AsyncIterator
@@ -45,6 +46,7 @@ class Fake:
 
     `scale` multiplies the step times. `fails`: statuses to answer with, one a request. `seen`: the bodies,
     `order`: the prompts, as they came. `says`: the server in whose way it says how many it runs at a time.
+    `continues`: a prompt that ends with the beginning of an answer gets the rest of it.
     """
 
     slots: int = 4
@@ -53,6 +55,7 @@ class Fake:
     takes_stream: bool = True
     takes_priority: bool = True
     says: str = ""
+    continues: bool = False
     fails: deque[int] = field(default_factory=deque)
     seen: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -140,7 +143,11 @@ class Fake:
             return refusal(400, "I'd rather not")
         self.order.append(text)
         self.open += 1
-        each = Running(tokens_of(body, text), len(text.split()), body.get("priority", 0))
+        tokens = tokens_of(body, text)
+        if self.continues:
+            rest = len(rest_of(text))
+            tokens = min(rest, body.get("max_tokens") or rest)
+        each = Running(tokens, len(text.split()), body.get("priority", 0))
         try:
             return await self.speak(request, body, text, each)
         except ConnectionResetError:  # nobody listens any more
@@ -159,18 +166,23 @@ class Fake:
             return hang_up(request)
         if fault == "stall":
             await asyncio.sleep(3600)
-        words = answer_of(text, each.left)
-        self.waiting.append(each)
-        self.news.set()
+        words, reason, name = answer_of(text, each.left), "stop", "f"
+        if self.continues:
+            words = rest_of(text)[: each.left]
+            reason = "length" if body.get("max_tokens") == len(words) else "stop"
+            name = f"f{len(self.seen)}"
+        if words:
+            self.waiting.append(each)
+            self.news.set()
         is_chat = "messages" in body
         usage = {"prompt_tokens": len(text.split()), "completion_tokens": len(words)}
         usage["total_tokens"] = sum(usage.values())
-        head = {"id": "f", "created": 1, "model": "fake", "x_unknown": {"kept": [1, 2.5]}}
+        head = {"id": name, "created": 1, "model": "fake", "x_unknown": {"kept": [1, 2.5]}}
         if not body.get("stream"):
             for _ in words:
                 await each.steps.get()
             self.answered += 1
-            return web.json_response({**head, **whole(body, words), "usage": usage})
+            return web.json_response({**head, **whole(body, words, reason), "usage": usage})
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Upstream": "fake"})
         await response.prepare(request)
         kind = {"object": "chat.completion.chunk" if is_chat else "text_completion"}
@@ -184,7 +196,7 @@ class Fake:
             piece = {"delta": {"content": word}} if is_chat else {"text": word, "logprobs": None}
             choice = {"index": 0, **piece, "finish_reason": None}
             await write(response, {**head, **kind, "choices": [choice]})
-        last = {"index": 0, **({"delta": {}} if is_chat else {"text": ""}), "finish_reason": "stop"}
+        last = {"index": 0, **({"delta": {}} if is_chat else {"text": ""}), "finish_reason": reason}
         await write(response, {**head, **kind, "choices": [last]})
         if (body.get("stream_options") or {}).get("include_usage"):
             await write(response, {**head, **kind, "choices": [], "usage": usage})
@@ -218,13 +230,25 @@ class Fake:
         return response
 
 
-def whole(body: dict[str, Any], words: list[str]) -> dict[str, Any]:
+def rest_of(text: str) -> list[str]:
+    """The words that follow a prompt and what of its answer stands behind it: the prompt's last word says how
+    many there are.
+    """
+    for number in re.finditer(r"\d+", text):
+        words, said = answer_of(text[: number.end()], int(number[0])), text[number.end() :]
+        for k in range(len(words) + 1):
+            if "".join(words[:k]) == said:
+                return words[k:]
+    return answer_of(text, 5)
+
+
+def whole(body: dict[str, Any], words: list[str], reason: str) -> dict[str, Any]:
     """The answer at once."""
     text = "".join(words)
     if "messages" in body:
-        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": reason}
         return {"object": "chat.completion", "choices": [choice]}
-    choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": "stop"}
+    choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
     return {"object": "text_completion", "choices": [choice]}
 
 

@@ -1,0 +1,214 @@
+"""Failure collection: an answer that runs over its prediction gives its slot back and is continued later.
+
+A request is sent with `max_tokens` by a quantile of its prediction. Where the answer ends by that, the prompt
+and the text so far wait as a new prompt; what comes is passed on as one answer, with one usage and one
+reason. Only where that cannot change the answer: for plain prompts, and servers that have been seen to go on
+from a text as they would have gone on by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import aiohttp
+
+from sim.request import Request
+from sim.work import Prediction, tell
+
+from .call import Call, count
+from .client import Client
+from .relay import Relay, Relayed
+from .seam import Seam
+from .upstreams import Upstream
+
+PATH = "/v1/completions"
+QUANTILE = 0.9
+"""Of the predicted lengths, where an answer is cut first."""
+LEAST = 16
+"""Tokens that are asked for at least: each continuation reads the prompt again."""
+PLAIN = frozenset(("model", "prompt", "max_tokens", "temperature", "top_p", "top_k", "min_p", "user"))
+PLAIN |= {"stream", "stream_options", "priority"}
+"""Fields whose every value means the same to a continuation."""
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    **{"n": (1,), "best_of": (1,), "echo": (False,), "suffix": ("",), "stop": ("", []), "logprobs": ()},
+    **{"presence_penalty": (0,), "frequency_penalty": (0,), "repetition_penalty": (1,), "logit_bias": ({},)},
+}
+"""Fields that mean something to a whole answer, and values (null beside them) with which they do not."""
+PROBE = "Count from 1 to 60"
+PROBE_TOKENS = (9, 15)
+"""Tokens of the two parts that must be those of the whole."""
+PROBE_S = 60.0
+
+
+def is_plain(call: Call) -> bool:
+    """Whether the rest of its answer is what the prompt and the answer's beginning are continued with."""
+    body = call.body
+    if call.path != PATH or not isinstance(body.get("prompt"), str) or count(body.get("max_tokens")) is None:
+        return False
+    options = body.get("stream_options")
+    if options is not None and (not isinstance(options, dict) or not options.keys() <= {"include_usage"}):
+        return False
+    return all(
+        name in PLAIN or value is None or any(value == neutral for neutral in NEUTRAL.get(name, ()))
+        for name, value in body.items()
+    )
+
+
+def quantile_of(lengths: Sequence[int]) -> int:
+    """What a share `QUANTILE` of these lengths stays within; there must be any."""
+    return sorted(lengths)[min(len(lengths) - 1, int(QUANTILE * len(lengths)))]
+
+
+class Continues:
+    """Whether servers go on from a text as they would have gone on by themselves: each is asked once, by
+    model, with the key of whose request comes first, and cuts nothing before it has shown it.
+    """
+
+    def __init__(self, relay: Relay) -> None:
+        self.relay = relay
+        self.asked: dict[tuple[str, str], asyncio.Task[bool | None]] = {}
+
+    def all_do(self, upstreams: Iterable[Upstream], call: Call) -> bool:
+        """Whether all of these are known to."""
+        known = [self._does(upstream, call) for upstream in upstreams]  # all are asked
+        return all(known)
+
+    def _does(self, upstream: Upstream, call: Call) -> bool:
+        key = (upstream.url, call.model)
+        task = self.asked.get(key)
+        if task is None or (task.done() and task.result() is None):
+            self.asked[key] = asyncio.create_task(self._ask(upstream.url, call))
+            return False
+        return task.done() and task.result() is True
+
+    async def _ask(self, url: str, call: Call) -> bool | None:
+        """None: it has not answered."""
+        first, rest = PROBE_TOKENS
+        try:
+            async with asyncio.timeout(PROBE_S):
+                whole = await self._text(url, call, PROBE, first + rest)
+                beginning = await self._text(url, call, PROBE, first)
+                return whole == beginning + await self._text(url, call, PROBE + beginning, rest)
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return None
+        except (ValueError, KeyError, IndexError, TypeError):
+            return False  # it does not count, or does not say why an answer ends
+
+    async def _text(self, url: str, call: Call, prompt: str, tokens: int) -> str:
+        """An answer of so many tokens; ValueError where it is another."""
+        body = {"model": call.model, "prompt": prompt, "max_tokens": tokens, "temperature": 0}
+        async with self.relay.session.post(
+            url + PATH, json=body, headers=self.relay.headers(call.headers), allow_redirects=False
+        ) as response:
+            if response.status >= 500 or response.status in (401, 403, 408, 429):
+                raise TimeoutError
+            answer = json.loads(await response.read())
+        if (
+            answer["usage"]["completion_tokens"] != tokens
+            or answer["choices"][0]["finish_reason"] != "length"
+        ):
+            raise ValueError(prompt)
+        return str(answer["choices"][0]["text"])
+
+
+@dataclass
+class Collector:
+    """Sends answers in parts. `turn` returns when a call has a slot, `attempt` sends it and passes its
+    answer on, `ended` gives the slot back; `next_id` numbers requests, `count` counts continuations.
+    """
+
+    continues: Continues
+    turn: Callable[[Call], Awaitable[None]]
+    ended: Callable[[Call], None]
+    next_id: Callable[[], int]
+    count: Callable[[], None]
+    clock: Callable[[], float]
+
+    def first_part(self, call: Call, upstreams: Iterable[Upstream]) -> int | None:
+        """Tokens to ask for first; None: the answer is not cut."""
+        lengths = call.request.predicted_lengths or ()
+        if len(lengths) < 2 or not is_plain(call):  # one length is a guess, or what the client has said
+            return None
+        tokens = max(LEAST, quantile_of(lengths))
+        is_cut = (
+            call.arm == "policy"
+            and tokens < (call.max_tokens or 0)
+            and self.continues.all_do(upstreams, call)
+        )
+        return tokens if is_cut else None
+
+    async def send(
+        self,
+        call: Call,
+        client: Client,
+        relayed: Relayed,
+        tokens: int,
+        attempt: Callable[[Call, Client, Relayed], Awaitable[None]],
+    ) -> None:
+        """Send a call that has its turn, and what has to be continued of it."""
+        seam, cap, request, done = Seam(client), call.max_tokens or 0, call.request, 0
+        while True:
+            part, said = _part(call, request, seam.text, tokens), Relayed()
+            try:
+                await attempt(part, seam, said)
+            finally:
+                self.ended(part)
+                _add(relayed, said)
+            done += tokens
+            # Fewer tokens than were allowed: it is the server that allows no more.
+            is_cut = said.seen.reasons == {0: "length"} and said.seen.output_tokens in (None, tokens)
+            if not is_cut or said.seen.error or seam.has_ended or done >= cap:
+                await seam.finish(relayed.seen.output_tokens)
+                return
+            await seam.go_on()
+            relayed.continuations += 1
+            self.count()
+            request = self._rest(request, done, call)
+            tokens = min(cap - done, max(done, request.predicted_upper_tokens or 0))
+            waiting = _part(call, request, seam.text, tokens)
+            try:
+                await self.turn(waiting)
+            except BaseException:
+                self.ended(waiting)
+                raise
+
+    def _rest(self, request: Request, done: int, call: Call) -> Request:
+        """What is left of a call, as a request that arrives now."""
+        lengths = tuple(length - done for length in call.request.predicted_lengths or () if length > done)
+        lengths = lengths or (done,)  # longer than ever seen: as much again
+        rest = Request(
+            id=self.next_id(),
+            arrival_s=self.clock(),
+            prompt_tokens=call.request.prompt_tokens + done,
+            max_new_tokens=max(1, (call.max_tokens or 0) - done),
+            priority=request.priority,
+            user=request.user,
+        )
+        middle = sorted(lengths)[len(lengths) // 2]
+        tell(rest, Prediction(middle, max(middle, quantile_of(lengths)), lengths))
+        return rest
+
+
+def _part(call: Call, request: Request, text: str, tokens: int) -> Call:
+    """The call as it is sent on: with what has been answered behind its prompt."""
+    body = {**call.body, "prompt": call.body["prompt"] + text, "max_tokens": tokens}
+    raw = json.dumps(body, separators=(",", ":")).encode()
+    part = replace(call, id=request.id, raw=raw, body=body)
+    part.request, part.ask, part.extra = request, call.ask, call.extra
+    return part
+
+
+def _add(relayed: Relayed, said: Relayed) -> None:
+    """What a part has said to what the parts before it have."""
+    all_seen, seen = relayed.seen, said.seen
+    tokens = seen.events if seen.output_tokens is None else seen.output_tokens
+    all_seen.output_tokens = (all_seen.output_tokens or 0) + tokens or None
+    all_seen.prompt_tokens = all_seen.prompt_tokens or seen.prompt_tokens
+    all_seen.events += seen.events
+    all_seen.reasons, all_seen.is_done, all_seen.error = seen.reasons, seen.is_done, seen.error
+    relayed.first_s = relayed.first_s or said.first_s
+    relayed.status = said.status or relayed.status
