@@ -45,6 +45,8 @@ class Answering:
             layer.metrics.refused.labels("key").inc()
             await client.error(401, "the API key is missing or not known", "authentication_error")
             return
+        if self.keys:
+            del client.headers["authorization"]  # the layer's key is none of the upstream's business
         name = key.name if key is not None else None
         refusal = layer.refuse(name)
         if refusal is not None:
@@ -110,6 +112,8 @@ def make_app(layer: Layer, keys: Keys) -> Starlette:
         headers = headers_of(request)
         if keys and keys.find(headers) is None:
             return _error(401, "the API key is missing or not known", "authentication_error")
+        if keys:
+            del headers["authorization"]
         timeout = aiohttp.ClientTimeout(total=MODELS_TIMEOUT_S)
         for upstream in sorted(layer.pool.upstreams, key=lambda u: u.num_failures):
             with suppress(aiohttp.ClientError, OSError, TimeoutError):

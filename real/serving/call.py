@@ -68,8 +68,12 @@ class Call:
 
     @property
     def num_choices(self) -> int:
-        """Answers asked for."""
-        return count(self.body.get("n")) or 1
+        """Answers asked for: of each prompt, where there are several."""
+        prompt = self.body.get("prompt") if "messages" not in self.body else None
+        prompts = (
+            [part for part in prompt if isinstance(part, str | list)] if isinstance(prompt, list) else []
+        )
+        return (count(self.body.get("n")) or 1) * max(1, len(prompts))
 
     @property
     def text(self) -> str:

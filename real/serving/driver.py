@@ -65,6 +65,7 @@ class Driver:
         self.since_s = 0.0
         self.places = 0  # that were free when the work was handed out,
         self.offered = 0  # and those of them that it might fill
+        self.num_held = self.num_idle = 0  # at the last work, and works in a row that changed nothing
         self.has_arrival = self.is_broken = False
 
     def submit(self, request: Request, now: float) -> None:
@@ -132,6 +133,7 @@ class Driver:
 
     def _start(self, work: Iterations | PaddedBatch, now: float) -> None:
         """Put in line whom the work names; who is over already has finished."""
+        free, is_later = self.slots.num_free, now > self.since_s
         self.work, self.since_s, self.has_arrival = work, now, False
         if isinstance(work, Iterations):
             requests: Iterable[Request] = (chunk.request for chunk in work.chunks if chunk.last)
@@ -143,6 +145,10 @@ class Driver:
             self.running[request.id] = request
             if not self.slots.hand_out(request):
                 self.finished.append(request)
+        has_done = is_later or self.slots.num_free != free or len(self.held) != self.num_held
+        self.num_held, self.num_idle = len(self.held), 0 if has_done else self.num_idle + 1
+        if self.num_idle > MOST_TURNS:
+            raise RuntimeError(f"{type(self.scheduler).__name__}: {MOST_TURNS} Works in a row sent nobody")
 
     def _is_over(self, work: Iterations | PaddedBatch, now: float) -> bool:
         has_place = self.slots.num_free > 0
@@ -200,7 +206,13 @@ class Driver:
         if isinstance(self.work, Iterations):
             until_s = math.nextafter(self.work.until_s, math.inf)
             return min(until_s, self.since_s + self.work.at_most * TICK_S)
-        wake_at = self.scheduler.wake_at if self.work is None and self._may_ask() else None
+        try:
+            wake_at = self.scheduler.wake_at if self.work is None and self._may_ask() else None
+            if wake_at is not None and math.isnan(wake_at):
+                raise ValueError("wake_at is no time")
+        except Exception as error:
+            self._break(error)
+            return -math.inf  # at once: its requests go first come, first served
         return math.inf if wake_at is None else wake_at
 
     def _note(self, work: Work, outcome: Outcome, now: float) -> None:

@@ -29,9 +29,14 @@ from typing import Any, BinaryIO, Self
 from traces.errors import InputError
 
 from .call import printable
+from .complaints import complain
 
 BLOCK_CHARACTERS, BLOCK_TOKENS = 256, 64
 MOST_BLOCKS = 4096
+TAIL = 1 << 20
+"""Bytes of a log's end, at least, among which the last number is looked for."""
+FIRST = b'{"request_id":'
+"""How each row begins."""
 
 
 class Log:
@@ -55,7 +60,10 @@ class Log:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.file.close()
+        try:
+            self.file.close()
+        except OSError as failure:
+            complain("the log cannot be written", failure)
 
     def write(self, row: dict[str, Any], text: str) -> None:
         """One request that has ended."""
@@ -79,16 +87,22 @@ def prefix_hashes(text: str, salt: bytes) -> list[int]:
 
 
 def _repair(path: Path, file: BinaryIO) -> int:
-    """Cut off a last line without end; the number of the next request."""
-    size = file.tell()
+    """Cut off a last line without end; the number of the next request. InputError for a file that is none of
+    ours, which is left as it is.
+    """
+    size, reach, tail = file.tell(), TAIL, b""
     if not size:
         return 0
     with path.open("rb") as before:
-        before.seek(max(0, size - (1 << 20)))
-        tail = before.read()
-    whole = tail.rpartition(b"\n")[0]
-    file.truncate(size - len(tail) + (len(whole) + 1 if b"\n" in tail else 0))
-    return 1 + max((_number(line) for line in whole.split(b"\n")), default=-1)
+        while tail.count(b"\n") < 2 and len(tail) < size:
+            before.seek(max(0, size - reach))
+            tail, reach = before.read(), 4 * reach
+    whole, _, half = tail.rpartition(b"\n")
+    numbers = [_number(line) for line in whole.split(b"\n") if line]
+    if (numbers and numbers[-1] < 0) or not FIRST.startswith(half[: len(FIRST)]):
+        raise InputError(f"{path}: its last line is no row of a log; another file is needed")
+    file.truncate(size - len(half))
+    return 1 + max(numbers, default=-1)
 
 
 def _number(line: bytes) -> int:

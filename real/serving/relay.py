@@ -15,7 +15,7 @@ import aiohttp
 
 from .call import Call
 from .client import Client, passed_on
-from .stream import BrokenStream, Passing, Seen, event_of
+from .stream import LONGEST_LINE, BrokenStream, Passing, Seen, event_of
 from .upstreams import Upstream
 from .whole import Whole
 
@@ -174,9 +174,12 @@ class Relay:
         headers: dict[str, str],
     ) -> None:
         """The whole answer, when it is there."""
-        seen, whole, rest = relayed.seen, Whole(), b""
+        seen, whole, rest, size = relayed.seen, Whole(), b"", 0
         async for data in response.content.iter_any():
             *lines, rest = (rest + data).split(b"\n")
+            size += len(data)
+            if len(rest) > LONGEST_LINE or size > MOST_ANSWER_BYTES:
+                raise UpstreamFailed("the upstream's answer does not end", may_retry=False)
             for line in lines:
                 _gather_line(line, seen, whole)
             if seen.events and not relayed.first_s:
@@ -229,7 +232,7 @@ def _gather_line(line: bytes, seen: Seen, whole: Whole) -> None:
     seen.take(event)
     try:
         whole.add(event)
-    except (TypeError, AttributeError, KeyError) as error:
+    except (TypeError, AttributeError, KeyError, ValueError, RecursionError) as error:
         raise BrokenStream("an event is none of an answer") from error
 
 

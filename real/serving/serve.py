@@ -21,6 +21,7 @@ from traces.errors import InputError
 
 from ..observing.sending import allow_connections
 from .app import make_app
+from .complaints import complain
 from .demo import DEMO, demo_server
 from .keys import Keys, read_keys
 from .layer import Layer
@@ -75,7 +76,7 @@ async def _run(
         if urls == [DEMO]:
             slots = FIRST_SLOTS if settings.slots == "auto" else settings.slots
             urls = [await stack.enter_async_context(demo_server(slots))]
-        key = os.environ.get(UPSTREAM_KEY)
+        key = _upstream_key()
         layer = await stack.enter_async_context(layer_of(urls, settings, key, log, on_decision))
         await server_of(layer, keys).run_until_told()
 
@@ -185,16 +186,39 @@ class Server(uvicorn.Server):
         print(f"seqsched: {self.url} before {upstreams}", file=sys.stderr, flush=True)
 
 
+def _upstream_key() -> str | None:
+    """The upstream's key, if there is one; InputError, without it, for what no header can hold."""
+    key = os.environ.get(UPSTREAM_KEY, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise InputError(f"{UPSTREAM_KEY}: has characters that no header can hold")
+    return key or None
+
+
 @contextmanager
 def _decisions(path: Path) -> Iterator[Callable[[int, BatchRecord], None]]:
     try:
         file = path.open("a", encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-    with file:
+    is_complaining = False
 
-        def note(level: int, record: BatchRecord) -> None:
-            entry = {"start_s": round(record.start_s, 6), "level": level, **record.decision()}
+    def failed(error: OSError) -> None:  # a full disk is no reason to schedule otherwise
+        nonlocal is_complaining
+        if not is_complaining:
+            complain("the decisions cannot be written", error)
+        is_complaining = True
+
+    def note(level: int, record: BatchRecord) -> None:
+        entry = {"start_s": round(record.start_s, 6), "level": level, **record.decision()}
+        try:
             file.write(json.dumps(entry, separators=(",", ":")) + "\n")
+        except OSError as error:
+            failed(error)
 
+    try:
         yield note
+    finally:
+        try:
+            file.close()
+        except OSError as error:
+            failed(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -99,12 +100,12 @@ class ServeSettings:
             raise InputError(f"port: {self.port} is above 65535")
         for name in ("max_wait_s", "timeout_s", "idle_timeout_s", "rate_per_key"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"{name}: {value:g} is not above 0")
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"{name}: {value:g} is not above 0, and finite")
         for name, least in (("max_queue", 0), ("concurrency_per_key", 1), ("drain_s", 0)):
             value = getattr(self, name)
-            if value is not None and not value >= least:
-                raise InputError(f"{name}: {value:g} is below {least}")
+            if value is not None and not least <= value < math.inf:
+                raise InputError(f"{name}: {value:g} is below {least}, or not finite")
         self._check_share()
         self._check_access()
 
@@ -146,10 +147,15 @@ def upstream_urls(text: str) -> list[str]:
     """
     urls = [url.strip().rstrip("/").removesuffix("/v1").rstrip("/") for url in text.split(",")]
     for url in urls:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_address = False
+        if not is_address:
+            shown = repr(url) if "@" not in url else "what stands there"  # it may hold a password
             raise InputError(
-                f"upstream: {url!r} is not the address of a server, such as http://localhost:8000"
+                f"upstream: {shown} is not the address of a server, such as http://localhost:8000"
             )
         if parts.username or parts.password or parts.query or parts.fragment:
             raise InputError("upstream: an address has neither a password, a query nor a fragment here")

@@ -79,8 +79,10 @@ def _calls(before: list[Any], parts: list[Any]) -> list[Any]:
 
 def _close(message: Any) -> None:
     """The index by which parts of a call were joined is none of a whole answer's."""
-    for call in message.get("tool_calls") or () if isinstance(message, dict) else ():
-        call.pop("index", None)
+    calls = message.get("tool_calls") if isinstance(message, dict) else None
+    for call in calls if isinstance(calls, list) else ():
+        if isinstance(call, dict):
+            call.pop("index", None)
 
 
 def _joined(before: Any, value: Any) -> Any:

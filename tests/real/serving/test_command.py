@@ -26,6 +26,11 @@ URL = "http://127.0.0.1:9"
     [
         (["--upstream", "localhost:8000"], "upstream: 'localhost:8000' is not the address of a server"),
         (["--upstream", "http://me:secret@h"], "upstream: an address has neither a password"),
+        (["--upstream", "me:secret@h:8000"], "upstream: what stands there is not the address of a server"),
+        (["--upstream", "http://[::1"], "upstream: 'http://[::1' is not the address of a server"),
+        (["--upstream", "http://h:99999"], "upstream: 'http://h:99999' is not the address of a server"),
+        (["--upstream", URL, "--max-wait-s", "inf"], "max_wait_s: inf is not above 0, and finite"),
+        (["--upstream", URL, "--drain-s", "inf"], "drain_s: inf is below 0, or not finite"),
         (["--upstream", f"{URL},{URL}/v1"], f"upstream: {URL} stands 2 times"),
         (["--upstream", URL, "--slots", "0"], "slots: 0 is below 1"),
         (["--upstream", URL, "--slots", "auto"], f"slots: auto, but {URL} does not say how many"),
@@ -54,6 +59,16 @@ def test_bad_input_is_one_line(
     out, err = capsys.readouterr()
     assert not out and err.startswith("seqsched: ") and line in err and err.count("\n") == 1
     assert "secret" not in err
+
+
+def test_a_key_of_the_upstream_that_no_header_can_hold_is_refused_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SEQSCHED_UPSTREAM_KEY", "sk-secret\nX: y")
+    assert run("serve", "--upstream", URL) == 2
+    error = capsys.readouterr().err
+    assert "SEQSCHED_UPSTREAM_KEY: has characters that no header can hold" in error
+    assert error.count("\n") == 1 and "secret" not in error
 
 
 @pytest.mark.slow

@@ -293,6 +293,39 @@ def test_a_scheduler_that_hands_nothing_out_is_overruled_by_the_bound() -> None:
     assert [t for t, _ in world.sent] == [3.0, 3.0, 3.5, 3.5]
 
 
+class Spinning(Faulty):
+    """Hands out a stranger, again and again."""
+
+    def next_work(self, now: float) -> Work | None:
+        from sim.work import PaddedBatch
+
+        return PaddedBatch((request(10**6, 0.0, 1),), 10)
+
+
+class Sleepless(Idle):
+    """Does not know when it wants to be asked."""
+
+    @property
+    def wake_at(self) -> float | None:
+        if self.waiting:
+            raise KeyError("lost")
+        return None
+
+
+class Timeless(Idle):
+    """Wants to be asked at no time."""
+
+    wake_at = math.nan
+
+
+@pytest.mark.parametrize("name", ["Spinning", "Sleepless", "Timeless"])
+def test_a_scheduler_that_gets_nowhere_holds_nobody_up(name: str) -> None:
+    world = World(f"{__name__}:{name}", 2, [1.0] * 6)
+    world.run([request(i, i / 10, 10) for i in range(6)], {})
+    assert [i for _, i in world.sent] == list(range(6))
+    assert len(world.failures) == 1
+
+
 def test_decisions_say_who_was_sent_and_in_which_order() -> None:
     world = World("continuous:order=shortest-predicted", 1, [1.0] * 3)
     world.run([request(0, 0.0, 5), request(1, 0.1, 50), request(2, 0.2, 20)], {})

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +18,10 @@ pytest.importorskip("uvicorn", reason="needs the extra serve")
 
 from aiohttp import web
 
+from real.serving.keys import Key, Keys, digest
+from real.serving.log import Log
 from tests.real.serving.running import Up, layer_before, with_fakes
-from tests.real.serving.upstream import Fake
+from tests.real.serving.upstream import Fake, listening
 
 STREAM = "text/event-stream"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -241,3 +245,126 @@ def test_a_failure_of_the_layer_itself_is_told_to_the_client(
     error = capfd.readouterr().err
     assert "a request failed within the layer: RuntimeError" in error
     assert "Traceback" not in error and "secret" not in error
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [(WORD + END).replace(b"\n", b"\r\n")],
+        [b": ping\n\n", WORD, b"event: x\nid: 7\nretry: 5\n", END],
+        [bytes([byte]) for byte in WORD + END],
+        [WORD.replace(b"}]}", b'}],"usage":null}'), END],
+        [WORD, b"data:[DONE]\n\n"],
+        [WORD, END.split(b"\n")[0]],
+        [gzip.compress(WORD + END)],
+    ],
+)
+def test_streams_of_all_kinds_come_whole(pieces: list[bytes], stream: bool) -> None:
+    async def test(up: Up) -> None:
+        status, body = await up.ask(stream=stream)
+        assert status == 200 and b'"content":"a"' in body and b"error" not in body
+
+    headers = {"Content-Encoding": "gzip"} if len(pieces) == 1 and pieces[0][:1] == b"\x1f" else {}
+    behind(saying(*pieces, headers=headers), test)
+
+
+def choices(*texts: str) -> bytes:
+    parts = (f'{{"index":0,"delta":{text},"finish_reason":null}}' for text in texts)
+    return b"".join(b'data: {"choices":[' + part.encode() + b"]}\n\n" for part in parts)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"data: 7\n\n", END],
+        [b'data: {"choices":[7]}\n\n', END],
+        [b'data: {"choices":\xff}\n\n', END],
+        [b"data: " + b"[" * 100_000 + b"\n\n", END],
+        [b'data: {"x":' + b"9" * 5000 + b"}\n\n", END],
+        [b""],
+        [b": ping\n\n"],
+        [gzip.compress(WORD + END)[:20]],
+    ],
+)
+def test_what_is_no_stream_is_an_error_for_the_client(
+    pieces: list[bytes], stream: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def test(up: Up) -> None:
+        status, body = await up.ask(stream=stream)
+        assert status == 502 or (stream and status == 200)
+        assert b'"error":{"message":' in body and b"[DONE]" not in body
+
+    headers = {"Content-Encoding": "gzip"} if pieces[0][:1] == b"\x1f" else {}
+    behind(saying(*pieces, headers=headers), test)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "delta",
+    ['{"tool_calls":["ab"]}', '{"tool_calls":[[1]]}', '{"tool_calls":{"a":"b"}}', '{"tool_calls":"ab"}', "7"],
+)
+def test_odd_tool_calls_end_in_an_answer_or_an_error(delta: str, capfd: pytest.CaptureFixture[str]) -> None:
+    async def test(up: Up) -> None:
+        status, body = await up.ask()
+        assert status in (200, 502) and json.loads(body)
+
+    behind(saying(choices(delta, delta), END), test)
+    error = capfd.readouterr().err
+    assert "Traceback" not in error and "within the layer" not in error
+
+
+@pytest.mark.parametrize("content_type", ["text/html", "application/json"])
+def test_a_page_is_no_answer(content_type: str) -> None:
+    async def test(up: Up) -> None:
+        for stream in (True, False):
+            status, body = await up.ask(stream=stream)
+            assert status == 502 and b"not a JSON object" in body
+
+    behind(saying(b"<html>hello</html>", content_type=content_type), test)
+
+
+def test_a_stream_for_two_prompts_that_ends_with_the_first_has_broken_off() -> None:
+    async def test(up: Up) -> None:
+        status, body = await up.ask(["one", "two"], chat=False)  # type: ignore[arg-type]
+        assert status == 502 and b"broke off" in body
+
+    behind(saying(b'data: {"choices":[{"index":0,"text":"a","finish_reason":"stop"}]}\n\n'), test)
+
+
+def test_a_key_of_the_layer_stays_with_the_layer(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    async def run() -> None:
+        fake, secret = Fake(), {"Authorization": "Bearer sk-layer"}
+        with Log(tmp_path / "log.jsonl") as log:
+            async with (
+                listening(fake) as url,
+                layer_before(url, keys=Keys((Key("a", digest("sk-layer")),)), log=log) as up,
+            ):
+                assert (await up.ask(headers=secret))[0] == 200
+                assert (await up.ask("say 3", headers=secret, fake={"fault": "die", "always": True}))[
+                    0
+                ] == 502
+                for path in ("/v1/models", "/metrics", "/status", "/"):
+                    async with up.session.get(up.url + path, headers=secret) as response:
+                        assert response.status == 200 and b"sk-layer" not in await response.read()
+        assert fake.headers and not [each for each in fake.headers if "sk-layer" in str(each)]
+
+    asyncio.run(run())
+    assert "sk-layer" not in (tmp_path / "log.jsonl").read_text() + capfd.readouterr().err
+
+
+def test_two_layers_in_a_row_answer_as_one() -> None:
+    async def run() -> None:
+        fake = Fake()
+        async with listening(fake) as url, layer_before(url) as inner, layer_before(inner.url) as outer:
+            for stream in (True, False):
+                one = await outer.ask("say 4", stream=stream, url=inner.url)
+                assert one[0] == 200 and await outer.ask("say 4", stream=stream) == one
+            fake.fails.extend([500] * 9)
+            assert (await outer.ask("say 5"))[0] == 500
+            assert (await outer.ask("say 6"))[0] == 200
+            await outer.idle()
+            await inner.idle()
+
+    asyncio.run(run())

@@ -1,0 +1,71 @@
+"""The log survives what killed its writer, and harms no file that is another's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("uvicorn", reason="needs the extra serve")
+
+from real.serving.log import TAIL, Log
+from real.serving.serve import _decisions
+from tests.real.serving.running import Up, with_fakes
+from tests.real.serving.upstream import Fake
+from traces.errors import InputError
+
+
+def row(number: int) -> dict[str, Any]:
+    return {"request_id": number, "prompt_tokens": 5}
+
+
+@pytest.mark.parametrize("size", [10, TAIL + 10, 5 * TAIL])
+@pytest.mark.parametrize("lost", [0, 1, 5])
+def test_a_row_of_any_length_that_was_half_written_is_cut_off_whole(
+    size: int, lost: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "log.jsonl"
+    with Log(path, texts=True) as log:
+        for number in range(3):
+            log.write(row(number), "x" * size)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) - lost])
+    with Log(path) as log:
+        assert log.next_id == (2 if lost else 3)
+        log.write(row(log.next_id), "")
+    numbers = [json.loads(line)["request_id"] for line in path.read_text().splitlines()]
+    assert numbers == list(range(3 if lost else 4))
+
+
+@pytest.mark.parametrize("text", ["a,b\n1,2", "a,b\n1,2\n", "a line", '{"x": 1}\n', "[1]\n{"])
+def test_a_file_that_is_no_log_is_left_as_it_is(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "precious.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match="its last line is no row of a log"):
+        Log(path)
+    assert path.read_text() == text
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_full_disk_keeps_nobody_from_an_answer(capfd: pytest.CaptureFixture[str]) -> None:
+    async def test(up: Up, fake: Fake) -> None:
+        assert [(await up.ask())[0] for _ in range(3)] == [200] * 3
+
+    with Log(Path("/dev/full")) as log:
+        with_fakes(test, log=log)
+    error = capfd.readouterr().err
+    assert "the log cannot be written" in error and "Traceback" not in error
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_decisions_that_cannot_be_written_change_none(capfd: pytest.CaptureFixture[str]) -> None:
+    async def test(up: Up, fake: Fake) -> None:
+        assert {(await up.ask())[0] for _ in range(150)} == {200}
+        assert not [driver for driver in up.layer.executor.drivers.values() if driver.is_broken]
+
+    with _decisions(Path("/dev/full")) as note:
+        with_fakes(test, on_decision=note)
+    error = capfd.readouterr().err
+    assert error.count("the decisions cannot be written") == 1 and "scheduler failed" not in error
