@@ -69,6 +69,9 @@ class Answering:
         except BadRequest as error:
             layer.metrics.refused.labels("bad request").inc()
             await client.error(400, str(error), "invalid_request_error")
+        except asyncio.CancelledError:  # the time to drain is over
+            if not client.has_ended:
+                await client.error(503, "the layer has ended", "upstream_error", retry_after_s=1.0)
         except Exception as error:
             complain("a request failed within the layer", error)
             if not client.has_ended:

@@ -39,7 +39,7 @@ class Client:
         self.headers: dict[str, str] = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
         }
-        self.has_begun = self.has_ended = False
+        self.has_begun = self.has_ended = self.has_left = False
 
     async def read(self, most: int) -> bytes:
         """The body; TooLarge beyond `most` bytes, ClientGone where it never comes whole."""
@@ -66,6 +66,7 @@ class Client:
         """Returns when the client has left; to be called once the body is read."""
         while (await self.receive())["type"] != "http.disconnect":
             pass
+        self.has_left = True
 
     async def begin(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
         """The head of an answer that comes in pieces."""

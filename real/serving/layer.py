@@ -128,8 +128,7 @@ class Layer:
 
     def refuse(self, key: str | None) -> Refusal | None:
         """Why a request is not taken now; else it counts as open until `leave`."""
-        now = self.clock()
-        refusal: Refusal | None
+        now, refusal = self.clock(), None
         capacity = self.pool.capacity(now)
         if self.is_draining:
             refusal = Refusal("ending", "the layer is about to end", 1.0)
@@ -242,6 +241,9 @@ class Layer:
             await say(client, failure)
         except Exception as failure:
             error = f"the layer failed: {type(failure).__name__}"
+            raise
+        except asyncio.CancelledError:
+            error = error if client.has_left else "cancelled: the layer has ended"
             raise
         finally:
             self._ended(call)

@@ -368,3 +368,21 @@ def test_two_layers_in_a_row_answer_as_one() -> None:
             await inner.idle()
 
     asyncio.run(run())
+
+
+def test_who_is_open_when_the_time_to_drain_is_over_hears_so(capfd: pytest.CaptureFixture[str]) -> None:
+    async def run() -> None:
+        async with listening(Fake(scale=30.0)) as url, layer_before(url, slots=2, drain_s=1.0) as up:
+            asked = [asyncio.create_task(up.ask("say 99", stream=k < 2)) for k in range(4)]
+            while not up.layer.executor.num_running or len(up.layer.executor.waiting) < 2:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.3)
+            up.layer.is_draining = up.server.should_exit = True
+            answers = await asyncio.gather(*asked)
+            assert all(b"the layer has ended" in body for _, body in answers)
+            assert {status for status, _ in answers} == {200, 503}
+            await up.idle()
+            assert {each.error for each in up.layer.report.recent} == {"cancelled: the layer has ended"}
+
+    asyncio.run(run())
+    assert "Traceback" not in capfd.readouterr().err
