@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 import traces
 from traces import arrivals, datasets, inspection
+from traces.errors import InputError
 from traces.loading import sources_help
 from traces.synthetic import GENERATORS
 from traces.synthetic import generate as draw
@@ -122,10 +123,12 @@ def generate(
     seed
         Seed of lengths and arrivals.
     request_rate
-        Requests per second, also as 60/min; default: no arrival times, all at once.
+        Requests per second, also as 60/min; default: the times of the generator (sessions), or none.
     burstiness
-        Shape of the gamma distribution of gaps; 1 is Poisson.
+        Shape of the gamma distribution of gaps; 1 is Poisson. Needs --request-rate.
     """
+    if request_rate is None and burstiness != 1.0:
+        raise InputError(f"burstiness: {burstiness:g} needs --request-rate: gaps are drawn with a rate alone")
     trace = draw(spec, num_prompts, seed)
     if request_rate is not None:
         trace = arrivals.assign(

@@ -135,6 +135,7 @@ def test_where_no_file_can_be_is_refused_before_anything_runs(
         ("trace", "convert", "trace.csv", "t.xlsx"),
         ("trace", "generate", "alpaca-vicuna:colour=red", "--out", "t.csv"),
         ("trace", "generate", "--num-prompts", "0", "--out", "t.csv"),
+        ("trace", "generate", "--burstiness", "0.5", "--out", "t.csv"),
         ("plot", "variance", "--trace", "trace.csv"),
         ("nonsense",),
     ],
