@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from .base import Need
-from .order import NEEDS, PREEMPTING, Order
+from .order import BY_MEMORY, NEEDS, PREEMPTING, Order
 
 RULE_OPTIONS = {
     "vllm": ("admission", "margin", "preempt_until", "starve_after", "quantum", "ask_every"),
@@ -48,7 +48,7 @@ class ContinuousOptions:
     """Split prompts that exceed what is left of the token budget over several iterations."""
     order: Order = "fcfs"
     """Queue discipline: fcfs, shortest-predicted, shortest-remaining, priority, fair, shortest-prompt, ltr,
-    gittins, tie, lower-bound, mlfq.
+    gittins, tie, lower-bound, mlfq; with prefix_caching=on longest-prefix-match, shortest-uncached.
     """
     aging_s: float = 0.0
     """Under order=priority: seconds of waiting that are worth one level; 0: no ageing."""
@@ -188,6 +188,10 @@ class ContinuousOptions:
             raise ValueError(f"ask_every: {self.ask_every} needs order=shortest-remaining, not {self.order}")
         if self.is_ranked and self.rules != "vllm":
             raise ValueError(f"order: {self.order} preempts, which rules={self.rules} do not")
+        if self.order in BY_MEMORY and self.prefix_caching != "on":
+            raise ValueError(f"order: {self.order} needs prefix_caching=on, not {self.prefix_caching}")
+        if self.order in BY_MEMORY and self.is_ranked:
+            raise ValueError(f"order: {self.order} takes no preempt_until, starve_after or ask_every")
 
     @property
     def never_evicts(self) -> bool:

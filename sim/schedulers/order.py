@@ -28,6 +28,8 @@ Order: TypeAlias = Literal[
     "tie",
     "lower-bound",
     "mlfq",
+    "longest-prefix-match",
+    "shortest-uncached",
 ]
 ORDERS: tuple[str, ...] = get_args(Order)
 
@@ -47,6 +49,11 @@ NEEDS: Mapping[str, Need] = {
 PREEMPTING = ("ltr", "gittins", "lower-bound", "mlfq")
 """Disciplines under which a waiting request that ranks before a running one takes its place, unless said
 otherwise.
+"""
+
+BY_MEMORY = ("longest-prefix-match", "shortest-uncached")
+"""Disciplines that go by what memory holds of a prompt. The rank below, which knows nothing of it, decides
+between equals, in a long queue, and who is evicted.
 """
 
 
@@ -138,5 +145,7 @@ STATIC: Mapping[str, Rank] = {
     "shortest-predicted": shortest_predicted,
     "ltr": shortest_predicted,
     "shortest-prompt": shortest_prompt,
+    "longest-prefix-match": fcfs,
+    "shortest-uncached": shortest_prompt,
 }
 """Disciplines without options, whose ranks do not change."""

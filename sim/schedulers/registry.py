@@ -8,10 +8,12 @@ from typing import Any
 
 from ..work import Limits, Scheduler
 from .ahead import AheadScheduler
+from .by_memory import AheadByMemoryScheduler, ByMemoryScheduler
 from .continuous import ContinuousScheduler
 from .continuous_options import ContinuousOptions
 from .microbatch import MicrobatchScheduler
 from .open_sequence import OpenSequenceScheduler
+from .order import BY_MEMORY
 from .ranked import AheadRankedScheduler, RankedScheduler
 from .sequence import SequenceScheduler
 from .sequence_options import SequenceOptions
@@ -45,6 +47,8 @@ def _continuous(limits: Limits, **options: Any) -> Scheduler:
     is_ahead = limits.async_scheduling if chosen.async_scheduling is None else chosen.async_scheduling
     if chosen.is_ranked:
         return (AheadRankedScheduler if is_ahead else RankedScheduler)(limits, **options)
+    if chosen.order in BY_MEMORY:
+        return (AheadByMemoryScheduler if is_ahead else ByMemoryScheduler)(limits, **options)
     return (AheadScheduler if is_ahead else ContinuousScheduler)(limits, **options)
 
 

@@ -44,6 +44,8 @@ CONTINUOUS = [
     "continuous:order=ltr,max_num_seqs=5,async_scheduling=on,starve_after=30",
     "continuous:order=tie,preempt_until=1,async_scheduling=on,admission=predicted",
     "continuous:order=shortest-prompt,admission=quantile:0.6",
+    "continuous:prefix_caching=on,order=longest-prefix-match,max_num_seqs=3,admission=predicted",
+    "continuous:prefix_caching=on,order=shortest-uncached,async_scheduling=on,max_num_batched_tokens=300",
     "continuous:async_scheduling=on,max_num_seqs=5,max_num_batched_tokens=64",
     "continuous:async_scheduling=on,admission=chunk,order=shortest-remaining",
     "continuous:async_scheduling=on,admission=predicted,order=fair",

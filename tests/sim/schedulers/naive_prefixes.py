@@ -73,21 +73,27 @@ class Sequence:
     answer: list[int]
     blocks: list[Block] = field(default_factory=list)
     computed: int = 0
+    decodes: bool = False
 
 
 class NaiveScheduler:
     """Decides one iteration after the other."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, order: str = "", far_back: int = 0) -> None:
         assert not world.async_scheduling
         self.world, self.size = world, world.block_size
+        self.order, self.far_back = order, far_back
+        self.stuck: object = None  # who ran and who waited when the first that waits did not get in
+        self.places: dict[int, int] = {}  # of those in the queue then
         self.pool = Pool(world.num_gpu_blocks - 1)
         self.running: list[Sequence] = []
         self.waiting: list[Sequence] = []
 
     def rank(self, number: int) -> tuple[int, int, int]:
-        """Who goes first."""
+        """Who goes first, whatever memory holds."""
         asking = self.world.requests[number]
+        if self.order == "shortest-uncached":
+            return (asking.prompt_tokens, number, 0)
         return (asking.priority if self.world.priority else 0, asking.arrival, number)
 
     def allocate(self, sequence: Sequence, num_tokens: int) -> bool:
@@ -106,7 +112,7 @@ class NaiveScheduler:
         """It gives up its memory and waits again, before those that came later."""
         self.running.remove(sequence)
         self.pool.release(sequence.blocks)
-        sequence.blocks, sequence.computed = [], 0
+        sequence.blocks, sequence.computed, sequence.decodes = [], 0, False
         self.waiting.append(sequence)
         self.waiting.sort(key=lambda waiting: waiting.rank)
 
@@ -119,7 +125,7 @@ class NaiveScheduler:
             num_tokens = min(len(sequence.tokens) - sequence.computed, budget)
             while not self.allocate(sequence, num_tokens):
                 lowest = max(self.running, key=lambda running: running.rank)
-                if not self.world.priority:
+                if not self.world.priority and not self.order:
                     lowest = self.running[-1]
                 if self.running.index(lowest) < position:
                     position -= 1
@@ -136,19 +142,50 @@ class NaiveScheduler:
         found = {} if preempted else self.admit(budget, tokens)
         return tokens, found, preempted
 
+    def hits(self, sequence: Sequence) -> list[Block]:
+        """The blocks of its longest beginning in memory."""
+        hits: list[Block] = []
+        while len(hits) < (len(sequence.tokens) - 1) // self.size and self.world.prefix_caching:
+            block = self.pool.lookup(tuple(sequence.tokens[: (len(hits) + 1) * self.size]))
+            if block is None:
+                break
+            hits.append(block)
+        return hits
+
+    def by_memory(self, sequence: Sequence) -> tuple[int, tuple[int, int, int]]:
+        """Who goes first by what memory holds."""
+        found = len(self.hits(sequence)) * self.size
+        is_longest = self.order == "longest-prefix-match"
+        return -found if is_longest else len(sequence.tokens) - found, sequence.rank
+
+    def who(self) -> tuple[set[int], set[int]]:
+        """Those that run, and those that wait."""
+        return {running.number for running in self.running}, {waiting.number for waiting in self.waiting}
+
+    def put_in_order(self) -> None:
+        """By memory, unless too many wait; as before, where nobody has come, left or been evicted since the
+        first did not get in.
+        """
+        if not self.order:
+            return
+        if self.who() == self.stuck:
+            self.waiting.sort(key=lambda waiting: self.places[waiting.number])
+        elif len(self.waiting) <= self.far_back:
+            self.waiting.sort(key=self.by_memory)
+        self.places = {waiting.number: place for place, waiting in enumerate(self.waiting)}
+
     def admit(self, budget: int, tokens: dict[int, int]) -> dict[int, int]:
         """Let the first of the queue in as long as budget, places and memory allow; tokens found of each."""
         found: dict[int, int] = {}
-        while self.waiting and budget > 0 and len(self.running) < self.world.max_num_seqs:
+        is_out_of_budget = False
+        if self.waiting and len(self.running) < self.world.max_num_seqs:
+            self.put_in_order()
+        while self.waiting and len(self.running) < self.world.max_num_seqs:
             sequence = self.waiting[0]
-            hits: list[Block] = []
-            while len(hits) < (len(sequence.tokens) - 1) // self.size and self.world.prefix_caching:
-                block = self.pool.lookup(tuple(sequence.tokens[: (len(hits) + 1) * self.size]))
-                if block is None:
-                    break
-                hits.append(block)
+            hits = self.hits(sequence)
             left = len(sequence.tokens) - len(hits) * self.size
-            if left > budget and not self.world.chunked:
+            if budget <= 0 or (left > budget and not self.world.chunked):
+                is_out_of_budget = True
                 break
             unheld = sum(not block.holders for block in hits)
             if -(-len(sequence.tokens) // self.size) - len(hits) + unheld > len(self.pool.free):
@@ -163,6 +200,9 @@ class NaiveScheduler:
             tokens[sequence.number] = num_tokens
             found[sequence.number] = sequence.computed
             budget -= num_tokens
+        # After prompts that are computed now, the next iteration has more tokens left.
+        has_prompts = any(not s.decodes and s.number in tokens for s in self.running)
+        self.stuck = None if is_out_of_budget and has_prompts else self.who()
         return found
 
     def step(self, tokens: dict[int, int]) -> None:
@@ -170,6 +210,7 @@ class NaiveScheduler:
         for sequence in list(self.running):
             sequence.computed += tokens.get(sequence.number, 0)
             if sequence.number in tokens and sequence.computed == len(sequence.tokens):
+                sequence.decodes = True
                 prompt_tokens = self.world.requests[sequence.number].prompt_tokens
                 sequence.tokens.append(sequence.answer[len(sequence.tokens) - prompt_tokens])
                 if len(sequence.tokens) == prompt_tokens + len(sequence.answer):
@@ -178,9 +219,11 @@ class NaiveScheduler:
                     sequence.blocks = []
 
 
-def decide(world: World) -> tuple[list[Decision], NaiveScheduler]:
-    """All decisions, and the scheduler as it is in the end."""
-    scheduler = NaiveScheduler(world)
+def decide(world: World, order: str = "", far_back: int = 0) -> tuple[list[Decision], NaiveScheduler]:
+    """All decisions, and the scheduler as it is in the end; with an `order` by memory where no more than
+    `far_back` wait.
+    """
+    scheduler = NaiveScheduler(world, order, far_back)
     answers = [
         [1_000_000 + 1_000 * number + k for k in range(asking.output_tokens)]
         for number, asking in enumerate(world.requests)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sim.request import Request
 from sim.schedulers.continuous_options import ContinuousOptions
 from sim.schedulers.disciplines import discipline
-from sim.schedulers.order import ORDERS
+from sim.schedulers.order import BY_MEMORY, ORDERS
 
 RISING = ("shortest-remaining", "gittins", "lower-bound", "mlfq")
 
@@ -23,7 +23,7 @@ def rank_of(order: str, **options: Any) -> Any:
 @pytest.mark.parametrize("order", sorted(set(ORDERS) - set(RISING)))
 @given(ages=st.lists(st.integers(0, 200), min_size=2, max_size=2))
 def test_others_keep_their_ranks(order: str, ages: list[int]) -> None:
-    rank = rank_of(order)
+    rank = rank_of(order, prefix_caching="on" if order in BY_MEMORY else "own")
     request = Request(0, 3.0, 17, 100, predicted_tokens=40, predicted_lengths=(20,) * 10 + (60,) * 10)
     assert not hasattr(rank, "until_above")
     assert rank(request, ages[0]) == rank(request, ages[1])

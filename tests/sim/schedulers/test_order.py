@@ -6,16 +6,17 @@ import itertools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.request import Request
-from sim.schedulers import ContinuousScheduler
+from sim.schedulers import SCHEDULERS, ContinuousScheduler
 from sim.schedulers.continuous_options import ContinuousOptions
 from sim.schedulers.disciplines import discipline
-from sim.schedulers.order import ORDERS, FairShare, Order
+from sim.schedulers.order import BY_MEMORY, ORDERS, FairShare, Order
 from sim.work import Drop, Iterations, Limits, Outcome
 
 
@@ -32,7 +33,8 @@ def request(
 
 def admitted(order: Order, requests: list[Request], *, now: float = 0.0, aging_s: float = 0.0) -> list[int]:
     """In which order one place is given to requests that all wait, each done after a token."""
-    scheduler = ContinuousScheduler(Limits(100_000), max_num_seqs=1, order=order, aging_s=aging_s)
+    chosen: dict[str, Any] = {"order": order, "aging_s": aging_s, "max_num_seqs": 1}
+    scheduler = SCHEDULERS["continuous"](Limits(100_000), **chosen, **CACHING.get(order, {}))
     for r in requests:
         scheduler.submit(r, now)
     ids = []
@@ -43,6 +45,9 @@ def admitted(order: Order, requests: list[Request], *, now: float = 0.0, aging_s
         scheduler.record(work, Outcome(1, [chunk.request]), now)
     return ids
 
+
+CACHING = {order: {"prefix_caching": "on"} for order in BY_MEMORY}
+"""Options that some orders need."""
 
 MIXED = [
     request(0, 1.0, 90, 2),
@@ -186,5 +191,6 @@ def test_a_heavy_user_starves_nobody_under_fair(order: Order, limits: Limits) ->
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_discipline_ranks_before_anything_is_predicted(order: Order) -> None:
-    rank: Callable[[Request, int], float] = discipline(ContinuousOptions(order=order, aging_s=1.0))
+    options: Any = CACHING.get(order, {})
+    rank: Callable[[Request, int], float] = discipline(ContinuousOptions(order=order, aging_s=1.0, **options))
     assert rank(request(0, 3.0), 0) >= 0
