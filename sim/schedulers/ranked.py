@@ -62,13 +62,14 @@ class RankedScheduler(ContinuousScheduler):
         # longer.
         self.waits: dict[int, int] = {}
         self.queued: deque[tuple[int, int]] = deque()
+        self.arrived: list[int] = []  # ids that wait from the next decision on
 
     def submit(self, request: Request, now: float) -> None:
         """Queue the request, or turn it away where it could never run."""
         num_queued = self.num_queued
         super().submit(request, now)
-        if self.num_queued > num_queued:
-            self._begin_to_wait(request.id)
+        if self.starves_after and self.num_queued > num_queued:
+            self.arrived.append(request.id)
 
     # Choose
 
@@ -260,6 +261,9 @@ class RankedScheduler(ContinuousScheduler):
 
     def _guard_the_starving(self) -> None:
         """Whoever has waited for too long goes first from now on."""
+        for id in self.arrived:
+            self._begin_to_wait(id)
+        self.arrived.clear()
         queued, latest = self.queued, self.kv.iteration - self.starves_after
         starving = set()
         while queued and (queued[0][0] <= latest or self.waits.get(queued[0][1]) != queued[0][0]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -107,3 +108,21 @@ def test_leaping_where_the_model_is_asked_again(
             how | {"predictor": asked},
         )
     )
+
+
+def test_who_arrives_within_a_leap_waits_from_its_end_on(profile: Profile) -> None:
+    """Not from its beginning: else those that come late starve at once, and go before all others."""
+    trace = Trace(
+        "made up",
+        np.arange(10),
+        np.array([78, 84, 16, 111, 32, 74, 69, 20, 100, 109]),
+        np.array([265, 8, 87, 118, 267, 282, 243, 138, 2, 48]),
+        arrival_s=np.array([0, 0, 0, 0, 0, 0.51, 0.51, 0.51, 0.51, 2]),
+        priority=np.array([0, 0, 0, -1, 3, 3, 3, 0, -1, 3]),
+        predicted_tokens=np.array([158, 15, 145, 222, 110, 170, 0, 108, 273, 400]),
+    )
+    policy = "continuous:order=priority,admission=quantile:0.9,preempt_until=0.8,starve_after=5,quantum=1"
+    how = {"max_new_tokens": 40, "predictor": "noisy:sigma=1,charge=off", "kv_blocks": 30}
+    leaped, stepped = both_ways(trace, policy, profile, how | {"max_concurrency": 6})
+    assert_same(leaped, stepped)
+    assert leaped.columns["scheduled_s"][8] < leaped.columns["scheduled_s"][6]
