@@ -14,11 +14,11 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from .call import PATHS, BadRequest, read_body, told_length, whole_number
-from .client import Client, ClientGone, TooLarge, error_body
+from .client import Client, ClientGone, TooLarge, error_body, headers_of
 from .complaints import complain
 from .keys import Key, Keys
 from .layer import MOST_LEVEL, Layer
-from .operators import headers_of, operator_routes
+from .operators import operator_routes
 
 MODELS_TIMEOUT_S = 30.0
 BODY_S = 30.0
@@ -112,7 +112,7 @@ def make_app(layer: Layer, keys: Keys) -> Starlette:
     """The application of a layer."""
 
     async def models(request: Request) -> Response:
-        headers = headers_of(request)
+        headers = headers_of(request.scope)
         if keys and keys.find(headers) is None:
             return _error(401, "the API key is missing or not known", "authentication_error")
         if keys:

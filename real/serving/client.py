@@ -36,9 +36,7 @@ class Client:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.receive, self._send = receive, send
-        self.headers: dict[str, str] = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
-        }
+        self.headers = headers_of(scope)
         self.has_begun = self.has_ended = self.has_left = False
 
     async def read(self, most: int) -> bytes:
@@ -98,6 +96,11 @@ class Client:
             return
         retry = [] if retry_after_s is None else [("retry-after", str(max(1, round(retry_after_s))))]
         await self.answer(status, body, [("content-type", "application/json"), *retry])
+
+
+def headers_of(scope: Scope) -> dict[str, str]:
+    """The headers of a request, names in lower case."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
 
 def error_body(status: int, text: str, kind: str) -> bytes:

@@ -326,9 +326,8 @@ class Layer:
     def _learn(self, call: Call, relayed: Relayed, scheduled_s: float) -> None:
         """An answer has come whole: a row to learn from."""
         seen, took_s = relayed.seen, self.clock() - scheduled_s
-        tokens = seen.output_tokens or seen.events
-        if tokens:
-            self.predictor.learn(call.ask, max(1, tokens // call.num_choices))
+        if seen.tokens:
+            self.predictor.learn(call.ask, max(1, seen.tokens // call.num_choices))
         if seen.prompt_tokens:
             self.prompt_tokens.learn(call.ask.text, seen.prompt_tokens)
         each = took_s / max(1, self.pool.capacity(self.clock()))
@@ -339,10 +338,8 @@ class Layer:
         been failed.
         """
         if not error and relayed.status == 200:
-            tokens = relayed.seen.output_tokens or relayed.seen.events
-            reason = next(iter(relayed.seen.reasons.values()), "")
-            took_s = self.clock() - call.arrival_s
-            guard.answered(call.arm, tokens, took_s, call.request.predicted_tokens or 0, reason)
+            seen, took_s = relayed.seen, self.clock() - call.arrival_s
+            guard.answered(call.arm, seen.tokens, took_s, call.request.predicted_tokens or 0, seen.reason)
         elif not error.startswith("cancelled"):
             guard.failed(call.arm)
         if guard.reason and self.share:

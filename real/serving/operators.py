@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from .client import headers_of
 from .keys import Keys
 from .layer import Layer
 from .status import HEADERS, page, status
@@ -25,7 +26,7 @@ def operator_routes(layer: Layer, keys: Keys) -> list[Route]:
 
     def with_key(answer: Callable[[], Response]) -> Callable[[Request], Awaitable[Response]]:
         async def checked(request: Request) -> Response:
-            if keys and keys.find(headers_of(request)) is None:
+            if keys and keys.find(headers_of(request.scope)) is None:
                 return Response("a key is needed", 401, {"www-authenticate": 'Basic realm="seqsched"'})
             return answer()
 
@@ -46,8 +47,3 @@ def operator_routes(layer: Layer, keys: Keys) -> list[Route]:
         Route("/status", with_key(numbers)),
         Route("/", with_key(shown)),
     ]
-
-
-def headers_of(request: Request) -> dict[str, str]:
-    """The request's headers, names in lower case."""
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}

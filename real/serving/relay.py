@@ -63,6 +63,11 @@ class Relayed:
     continuations: int = 0
 
 
+def kind_of(error: str) -> str:
+    """What went wrong, without the details of the one request: few texts, for metrics and spans."""
+    return error.partition(":")[0].partition(" (")[0]
+
+
 @dataclass(frozen=True)
 class Relay:
     """How to reach upstreams: the session, the key that they want, seconds without a byte."""

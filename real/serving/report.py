@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from .call import Call
 from .log import Log
 from .metrics import Metrics
-from .relay import Relayed
+from .relay import Relayed, kind_of
 
 MOST_RECENT = 300
 MOST_MODELS = 100
@@ -54,7 +54,7 @@ class Report:
     ) -> None:
         """A request has ended; `error`: why there is no whole answer, empty where there is one."""
         now = self.clock()
-        tokens = 0 if error else relayed.seen.output_tokens or relayed.seen.events
+        tokens = 0 if error else relayed.seen.tokens
         first_s = relayed.first_s or now
         waited_s = (scheduled_s or now) - call.arrival_s
         predicted = call.request.predicted_tokens or 0
@@ -89,10 +89,9 @@ class Report:
             m.queue.labels(model).observe(scheduled_s - call.arrival_s)
         if error:
             m.arm_failure.labels(call.arm).inc()
-            m.failure.labels(model, error.partition(":")[0].partition(" (")[0]).inc()
+            m.failure.labels(model, kind_of(error)).inc()
             return
-        reason = next(iter(relayed.seen.reasons.values()), "")
-        m.success.labels(model, reason).inc()
+        m.success.labels(model, relayed.seen.reason).inc()
         m.arm_e2e.labels(call.arm).observe(now - call.arrival_s)
         m.e2e.labels(model).observe(now - call.arrival_s)
         m.ttft.labels(model).observe(first_s - call.arrival_s)
@@ -147,7 +146,7 @@ class Report:
             "e2el_ms": round(e2el_ms, 3),
             "status": "failed" if error else "completed",
             "error": error,
-            "finish_reason": next(iter(seen.reasons.values()), ""),
+            "finish_reason": seen.reason,
             "counted": "usage" if seen.output_tokens else "events",
             "upstream": upstream,
             "attempts": attempts,

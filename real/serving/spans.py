@@ -12,7 +12,7 @@ from functools import partial
 from typing import Protocol
 
 from .call import Call
-from .relay import Relayed
+from .relay import Relayed, kind_of
 
 try:
     import opentelemetry.propagate as propagate
@@ -89,11 +89,11 @@ class RequestSpans:
         seen, span = relayed.seen, self.request
         if seen.prompt_tokens is not None:
             span.set_attribute("gen_ai.usage.input_tokens", seen.prompt_tokens)
-        if tokens := seen.output_tokens or seen.events:
+        if tokens := seen.tokens:
             span.set_attribute("gen_ai.usage.output_tokens", tokens)
         if seen.reasons:
             span.set_attribute("gen_ai.response.finish_reasons", list(seen.reasons.values()))
         if error:
-            span.set_attribute("error.type", error.partition(":")[0].partition(" (")[0])
+            span.set_attribute("error.type", kind_of(error))
             span.set_status(trace.StatusCode.ERROR, error)
         span.end()

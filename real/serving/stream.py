@@ -34,6 +34,16 @@ class Seen:
     is_done: bool = False
     error: str = ""
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of the answer: by the server's count, or else by events."""
+        return self.output_tokens or self.events
+
+    @property
+    def reason(self) -> str:
+        """Why the first choice ended; empty where it has not."""
+        return next(iter(self.reasons.values()), "")
+
     def take(self, event: dict[str, Any]) -> None:
         """Note what an event, or a whole answer, says."""
         if event.get("error"):

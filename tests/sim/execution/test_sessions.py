@@ -17,45 +17,28 @@ from sim.fleet.routers import ROUTERS
 from sim.hardware.host import Host
 from sim.results.result import Result
 from sim.scenario.scenario import Scenario, scenario
-from tests.sim.execution.test_ties import Scheduled, check_bounds, outages
+from tests.sim.execution import test_ties as ties
+from tests.sim.execution.test_ties import ROWS, TICK_S, Scheduled, check_bounds, outages
 from tests.sim.flat_machine import flat_machine
 from traces import InputError, load
 from traces.reuse import reuse_of
 from traces.sessions import padded
 from traces.trace import Trace
 
-TICK_S = 1 / 64
-ROWS = ("arrival_s", "scheduled_s", "first_token_s", "finish_s", "replica", "status", "reroutes", "attempts")
-
 
 @st.composite
 def traces(draw: st.DrawFn) -> Trace:
     """Requests of which each may wait for up to three of the rows before it, in steps of the machine."""
-    n = draw(st.integers(1, 16))
-    ticks = st.sampled_from([0, 0, 1, 2, 3, 5, 8, 16, 17, 40])
-
-    def column(values: st.SearchStrategy[Any]) -> Any:
-        return np.array(draw(st.lists(values, min_size=n, max_size=n)))
-
-    arrival = np.sort(column(ticks))
-    arrival = (arrival - arrival[0]) * TICK_S
-    patience = column(st.sampled_from([math.inf, math.inf, 1.0, 2.0, 9.0])) * TICK_S
+    trace = draw(ties.traces())
+    n = len(trace)
     parents = [
         draw(st.lists(st.integers(0, row - 1), max_size=3, unique=True))
         if row and draw(st.booleans())
         else []
         for row in range(n)
     ]
-    return Trace(
-        "made up",
-        np.arange(n),
-        column(st.integers(1, 60)),
-        column(st.sampled_from([1, 1, 2, 3, 7, 40])),
-        arrival_s=arrival,
-        deadline_s=arrival + patience if draw(st.booleans()) else None,
-        waits_for=padded(parents),
-        think_s=column(st.sampled_from([0, 0, 1, 4, 30])) * TICK_S,
-    )
+    think = draw(st.lists(st.sampled_from([0, 0, 1, 4, 30]), min_size=n, max_size=n))
+    return replace(trace, waits_for=padded(parents), think_s=np.array(think) * TICK_S)
 
 
 @st.composite
