@@ -6,7 +6,7 @@ import ast
 import inspect
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from itertools import pairwise
@@ -62,11 +62,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {similar[0]}?" if similar else ""
 
 
-def names_of(texts: str | Sequence[str], what: str) -> list[str]:
+def names_of(texts: str | Sequence[str], what: str, among: Collection[str] = ()) -> list[str]:
     """The names in a text with semicolons between them, or in a list; nothing between two of them is none.
 
-    `what` is what errors call the list (`policies`). Raises InputError where there is no name, and where one
-    is given twice.
+    `what` is what errors call the list (`policies`), `among` the names that there are, if that is known.
+    Raises InputError where there is no name, where one is given twice, and where one is not among them.
     """
     names = [text.strip() for text in (texts.split(";") if isinstance(texts, str) else texts)]
     names = [name for name in names if name]
@@ -75,6 +75,9 @@ def names_of(texts: str | Sequence[str], what: str) -> list[str]:
     for k, name in enumerate(names):
         if name in names[:k]:
             raise InputError(f"{what}: {name!r} is given twice, 1 is allowed")
+    for name in names:
+        if among and name not in among:
+            raise InputError(f"{what}: {name!r} is not one of {', '.join(among)}")
     return names
 
 

@@ -129,7 +129,7 @@ def gain(
     out
         Picture to draw (PNG or SVG); those of further metrics get the metric into their name.
     """
-    _check_metrics(metrics)
+    names_of(metrics, "metrics", gain_map.GAINS)
     settings = settings_of(flags)
     with show.bar("simulating") as progress:
         frame = gain_map.gain_map(
@@ -216,12 +216,6 @@ def _draw_maps(frame: pd.DataFrame, metrics: tuple[str, ...], baseline: str, out
     for name, path in zip(metrics, paths, strict=True):
         save(figures.figure(frame, name, baseline), path)
     return paths
-
-
-def _check_metrics(metrics: tuple[str, ...]) -> None:
-    for name in names_of(metrics, "metrics"):
-        if name not in gain_map.GAINS:
-            raise InputError(f"metrics: {name!r} is not one of {', '.join(gain_map.GAINS)}")
 
 
 def settings_of(flags: Flags) -> Keywords:
