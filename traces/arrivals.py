@@ -48,8 +48,9 @@ def assign(
     With an equal state of `rng`, times at two rates are proportional, so two loads see the same pattern.
     A deadline keeps its distance from the arrival. Raises InputError where `request_rate`, `burstiness` or
     `time_scale` is not above 0 or not finite (a rate may be `inf`), where a `time_scale` other than 1 meets a
-    `request_rate`, which would leave it without effect, and where arrivals spread over more than
-    MAX_SPAN_S, as of a file: steps of milliseconds are lost beside times that are much larger.
+    `request_rate` or a `burstiness` other than 1 meets none, which would leave it without effect, and where
+    arrivals spread over more than MAX_SPAN_S, as of a file: steps of milliseconds are lost beside times that
+    are much larger.
     """
     if request_rate is not None and not request_rate > 0:
         raise InputError(
@@ -63,6 +64,8 @@ def assign(
             f"time_scale: {time_scale:g} scales a trace's own times, which request_rate {request_rate:g} "
             "replaces; only 1 is allowed with it"
         )
+    if request_rate is None and burstiness != 1:
+        raise InputError(f"burstiness: {burstiness:g} needs a request_rate: gaps are drawn with a rate alone")
     grouped = sessions_of(trace)
     if grouped is not None:
         rate = None if request_rate is None else grouped.share(request_rate)

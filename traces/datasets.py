@@ -100,9 +100,9 @@ def cache_folder() -> Path:
     chosen = os.environ.get(CACHE_VARIABLE)
     if chosen:
         return Path(chosen)
-    import pooch
+    import platformdirs
 
-    return Path(pooch.os_cache("seqsched"))
+    return Path(platformdirs.user_cache_dir("seqsched"))
 
 
 def fetch(name: str) -> Path:

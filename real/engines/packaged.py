@@ -72,9 +72,9 @@ def folder_of(name: str) -> Path:
 
 def user_folder() -> Path:
     """Where converted models are kept."""
-    import pooch
+    import platformdirs
 
-    return Path(pooch.os_cache("seqsched")) / "models"
+    return Path(platformdirs.user_cache_dir("seqsched")) / "models"
 
 
 def _unpacked(name: str, scratch: Path) -> Path:

