@@ -4,6 +4,7 @@ these.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
@@ -19,9 +20,12 @@ from .results.result import Result
 from .scenario.policies import DEFAULT_POLICY, Policy, make_scheduler
 from .scenario.scenario import Scenario, scenario
 from .scenario.settings import DEFAULT_TRACE, Keywords
+from .scenario.unused_prefixes import unused_prefixes
 
 if TYPE_CHECKING:
     import pandas as pd
+
+LOG = logging.getLogger("traces")
 
 
 @checked
@@ -48,7 +52,9 @@ def simulate(
 
     Raises InputError for anything that cannot be used.
     """
-    return scenario(trace, **settings).run(policy, log=log, leap=leap, warmup=warmup, on_progress=on_progress)
+    chosen = scenario(trace, **settings)
+    _say_unused(chosen, [policy])
+    return chosen.run(policy, log=log, leap=leap, warmup=warmup, on_progress=on_progress)
 
 
 @dataclass(frozen=True)
@@ -100,8 +106,15 @@ def compare(
     """
     names = names_of(policies, "policies")
     shared = scenario(trace, **settings)
-    for name in names:
-        make_scheduler(name, shared.limits)
+    _say_unused(shared, names)
     return Comparison(
         {name: shared.run(name, warmup=warmup, on_progress=on_progress) for name in names}, shared
     )
+
+
+def _say_unused(chosen: Scenario, policies: Sequence[Policy]) -> None:
+    """Say which beginnings of prompts no policy finds; InputError for a policy that cannot be built."""
+    schedulers = [make_scheduler(policy, chosen.limits) for policy in policies if isinstance(policy, str)]
+    router = None if chosen.is_alone else chosen.router
+    for note in unused_prefixes(chosen.trace, schedulers, router):
+        LOG.info("note: %s", note)

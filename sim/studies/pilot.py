@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from traces.errors import InputError
+from traces.prompt_blocks import share_found_again
 from traces.spec import names_of
 from traces.trace import FloatArray, Trace
 
@@ -273,7 +274,12 @@ def _notes(
             f"{count} requests wait for others (waits_for): they come at the times of the log, though an "
             "answer that ends sooner would bring the next request sooner"
         )
-    for what, is_there in (("deadlines", trace.deadline_s), ("shared prefixes", trace.blocks)):
-        if is_there is not None:
-            notes.append(f"the log has {what}, which are not replayed")
+    if trace.deadline_s is not None:
+        notes.append("the log has deadlines, which are not replayed")
+    if trace.blocks is not None:
+        share = share_found_again(trace.blocks, trace.prompt_tokens)
+        notes.append(
+            f"the log has shared prefixes ({share:.0%} of the prompt tokens can be found again), which are "
+            "not replayed here: simulate --policy continuous:prefix_caching=on does that"
+        )
     return tuple(notes)

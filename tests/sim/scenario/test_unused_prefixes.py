@@ -1,0 +1,76 @@
+"""What a trace knows of beginnings and sessions, and no policy or router makes use of, is said once."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+
+from sim import compare, plan, simulate
+from traces.prompt_blocks import blocks_of_lists
+from traces.trace import Trace
+
+ON, OWN, OFF = (f"continuous{option}" for option in (":prefix_caching=on", "", ":prefix_caching=off"))
+SAID = "50% of the prompt tokens of t can be found again"
+FLEET = {"profile": "h200-vicuna-7b", "replicas": 2}
+
+
+def some(*, shared: bool = True, user: bool = False) -> Trace:
+    """Four requests, of which two begin as another one did for all their length."""
+    rows = [[1, 2], [1, 2], [3, 4], [3, 4]] if shared else [[1, 2], [3, 4], [5, 6], [7, 8]]
+    return Trace(
+        "t",
+        np.arange(4),
+        np.full(4, 64),
+        np.full(4, 8),
+        arrival_s=np.arange(4.0),
+        blocks=blocks_of_lists(rows, 32, [64] * 4),
+        user=np.array(["ann"] * 4, dtype=object) if user else None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("policies", "is_said"),
+    [(OWN, True), (OFF, False), (ON, False), ("vanilla", False), (f"{OWN};{ON}", False)],
+)
+def test_what_could_be_found_is_said_where_only_the_default_keeps_it_from_it(
+    policies: str, is_said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "traces"):
+        compare(some(), policies=policies, **FLEET)
+    assert caplog.text.count(SAID) == is_said
+
+
+def test_nothing_is_said_where_nothing_can_be_found(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "traces"):
+        simulate(some(shared=False), policy=OWN, **FLEET)
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("router", ["prefix-aware:rule=llm-d", "sticky", "least-requests"])
+def test_a_router_that_knows_nothing_of_the_requests_is_named(
+    router: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bare = Trace("t", np.arange(4), np.full(4, 64), np.full(4, 8))
+    with caplog.at_level(logging.INFO, "traces"):
+        simulate(bare, policy=OWN, router=router, **FLEET)
+    assert [m.split(":")[1] for m in caplog.messages] == (
+        [] if router == "least-requests" else [f" router {router.partition(':')[0]}"]
+    )
+
+
+@pytest.mark.parametrize(("router", "replicas"), [("sticky", 2), ("prefix-aware", 2), ("sticky", 1)])
+def test_one_that_has_what_it_needs_is_not(
+    router: str, replicas: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "traces"):
+        simulate(some(user=True), policy=ON, router=router, profile="h200-vicuna-7b", replicas=replicas)
+    assert not caplog.messages
+
+
+def test_a_plan_says_it_in_its_notes() -> None:
+    asked = {"slo": "ttft_p99:20000", "num_requests": 20, "max_requests": 40, "num_seeds": 3, "max_seeds": 3}
+    made = plan(some(), request_rate=1.0, profiles="h200-vicuna-7b", router="sticky", **asked)
+    assert any(note.startswith(SAID) for note in made.notes)
+    assert any(note.startswith("router sticky: t does not say") for note in made.notes)
