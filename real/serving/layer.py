@@ -10,7 +10,6 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -34,27 +33,19 @@ from .predictor import SaferLength
 from .quotas import Quotas, Refusal
 from .relay import Relay, Relayed, UpstreamFailed, say
 from .report import Report
+from .sending import Course, Sender
 from .settings import ServeSettings
 from .spans import following
-from .upstreams import Pool, Upstream
+from .upstreams import Pool
 
 MOST_LEVEL = 100
 """Levels of importance lie between this and its negative."""
-FIRST_RETRY_S = 0.05
 LEAST_SLEEP_S = 0.001
 LONGEST_SLEEP_S = 60.0
 
 
 class Dropped(Exception):
     """The scheduler has given the request up, for this reason."""
-
-
-@dataclass
-class Course:
-    """Where a request has been sent, and how often."""
-
-    upstream: Upstream | None = None
-    attempts: int = 0
 
 
 class Layer:
@@ -80,6 +71,7 @@ class Layer:
         self.metrics = Metrics()
         self.metrics.share.set(settings.share)
         self.report = Report(self.metrics, log, clock)
+        self.sender = Sender(settings, pool, relay, self.metrics, clock)
         self.prompt_tokens = PromptTokens()
         self.follow = following()
         self.quotas = Quotas(
@@ -226,7 +218,7 @@ class Layer:
             await self._turn(call)
             scheduled_s = self.clock()
             spans.sent(client.headers)
-            attempt, collector = partial(self._tries, course), self.collector
+            attempt, collector = partial(self.sender.send, course), self.collector
             tokens = collector.first_part(call, self.pool.upstreams) if collector is not None else None
             if collector is not None and tokens is not None:
                 await collector.send(call, client, relayed, tokens, attempt)
@@ -262,23 +254,6 @@ class Layer:
             if self.guard is not None:
                 self._watch(self.guard, call, relayed, error)
 
-    async def _tries(self, course: Course, call: Call, client: Client, relayed: Relayed) -> None:
-        """Send it to one upstream after the other until an answer comes."""
-        tried: list[Upstream] = []
-        while True:
-            upstream = course.upstream = await self._upstream(tried)
-            course.attempts += 1
-            is_again = upstream in tried
-            tried.append(upstream)
-            try:
-                return await self._attempt(call, client, upstream, relayed, is_again=is_again)
-            except UpstreamFailed as failure:
-                if client.has_begun or not failure.may_retry or len(tried) > self.settings.retries:
-                    raise
-                relayed.seen, relayed.first_s = type(relayed.seen)(), 0.0
-                self.metrics.retries.labels(upstream.url).inc()
-                await asyncio.sleep(FIRST_RETRY_S * 2 ** (len(tried) - 1))
-
     async def _turn(self, call: Call) -> None:
         """Returns when there is a slot for it; Dropped where the scheduler gives it up."""
         self.turns[call.id] = turn = asyncio.get_running_loop().create_future()
@@ -288,35 +263,6 @@ class Layer:
             await turn
         finally:
             del self.turns[call.id]
-
-    async def _upstream(self, tried: Sequence[Upstream]) -> Upstream:
-        """The server to ask; where none may be asked now, when one may."""
-        until_s = self.clock() + self.settings.idle_timeout_s
-        while (upstream := self.pool.choose(now := self.clock(), tried)) is None:
-            if now >= until_s:
-                raise UpstreamFailed("no upstream can be reached", 503, may_retry=False)
-            await asyncio.sleep(min(1.0, max(0.01, self.pool.next_trial_s(now) - now)))
-        return upstream
-
-    async def _attempt(
-        self, call: Call, client: Client, upstream: Upstream, relayed: Relayed, *, is_again: bool
-    ) -> None:
-        upstream.busy += 1
-        try:
-            async with asyncio.timeout(self.settings.timeout_s):
-                await self.relay.send(call, upstream, client, relayed)
-            upstream.succeeded()
-        except TimeoutError:
-            upstream.failed(self.clock())
-            text = f"no end of the answer after {self.settings.timeout_s:g} s"
-            raise UpstreamFailed(text, 504, may_retry=False) from None
-        except UpstreamFailed as failure:
-            # What it answers to one request twice may be that request's fault: it counts once.
-            if failure.answer is None or not is_again:
-                upstream.failed(self.clock())
-            raise
-        finally:
-            upstream.busy -= 1
 
     def _ended(self, call: Call) -> None:
         self.executor.leave(call.request)
