@@ -55,6 +55,11 @@ class Call:
         return self.body.get("stream") is True
 
     @property
+    def is_greedy(self) -> bool:
+        """Whether the same answer is due each time it is asked for."""
+        return self.body.get("temperature") == 0 and self.body.get("temperature") is not False
+
+    @property
     def wants_usage(self) -> bool:
         """Whether the client asked for the event that counts tokens at a stream's end."""
         options = self.body.get("stream_options")

@@ -98,6 +98,29 @@ class Client:
         await self.answer(status, body, [("content-type", "application/json"), *retry])
 
 
+class Unheard(Client):
+    """Takes an answer that nobody is waiting for."""
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self.headers = dict(headers)
+        self.has_begun = self.has_ended = self.has_left = False
+
+    async def begin(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
+        """It comes in pieces."""
+        self.has_begun = True
+
+    async def write(self, data: bytes) -> None:
+        """A piece of it."""
+
+    async def end(self) -> None:
+        """No more comes."""
+        self.has_ended = True
+
+    async def answer(self, status: int, body: bytes, headers: Iterable[tuple[str, str]]) -> None:
+        """It has come at once."""
+        self.has_begun = self.has_ended = True
+
+
 def headers_of(scope: Scope) -> dict[str, str]:
     """The headers of a request, names in lower case."""
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}

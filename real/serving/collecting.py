@@ -3,7 +3,8 @@
 A request is sent with `max_tokens` by a quantile of its prediction. Where the answer ends by that, the prompt
 and the text so far wait as a new prompt; what comes is passed on as one answer, with one usage and one
 reason. Only where that cannot change the answer: for plain prompts, and servers that have been seen to go on
-from a text as they would have gone on by themselves.
+from a text as they would have gone on by themselves. Where a server does not read a text in as many tokens as
+it wrote it in, a greedy answer is begun again, uncut.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from sim.request import Request
 from sim.work import Prediction, tell
 
 from .call import Call, count
-from .client import Client
+from .client import Client, Unheard
+from .metrics import Metrics
 from .relay import Relay, Relayed
 from .seam import Seam
+from .stream import Seen
 from .upstreams import Upstream
 
 PATH = "/v1/completions"
@@ -115,20 +118,24 @@ class Continues:
         return str(answer["choices"][0]["text"])
 
 
+Attempt = Callable[[Call, Client, Relayed], Awaitable[None]]
+"""Sends a call and passes its answer on."""
+
+
 @dataclass
 class Collector:
-    """Sends answers in parts. `turn` returns when a call has a slot, `attempt` sends it and passes its
-    answer on, `ended` gives the slot back; `next_id` numbers requests, `count` counts continuations.
+    """Sends answers in parts. `turn` returns when a call has a slot, `ended` gives the slot back; `next_id`
+    numbers requests.
     """
 
     continues: Continues
     turn: Callable[[Call], Awaitable[None]]
     ended: Callable[[Call], None]
     next_id: Callable[[], int]
-    count: Callable[[], None]
+    metrics: Metrics
     clock: Callable[[], float]
 
-    def first_part(self, call: Call, upstreams: Iterable[Upstream]) -> int | None:
+    def first_part(self, call: Call, upstreams: Sequence[Upstream]) -> int | None:
         """Tokens to ask for first; None: the answer is not cut."""
         lengths = call.request.predicted_lengths or ()
         if len(lengths) < 2 or not is_plain(call):  # one length is a guess, or what the client has said
@@ -137,22 +144,17 @@ class Collector:
         is_cut = (
             call.arm == "policy"
             and tokens < (call.max_tokens or 0)
+            and not (call.is_greedy and any((PATH, "usage") in each.refuses for each in upstreams))
             and self.continues.all_do(upstreams, call)
         )
         return tokens if is_cut else None
 
-    async def send(
-        self,
-        call: Call,
-        client: Client,
-        relayed: Relayed,
-        tokens: int,
-        attempt: Callable[[Call, Client, Relayed], Awaitable[None]],
-    ) -> None:
+    async def send(self, call: Call, client: Client, relayed: Relayed, tokens: int, attempt: Attempt) -> None:
         """Send a call that has its turn, and what has to be continued of it."""
         seam, cap, request, done = Seam(client), call.max_tokens or 0, call.request, 0
+        part = _part(call, request, "", tokens)
         while True:
-            part, said = _part(call, request, seam.text, tokens), Relayed()
+            said = Relayed()
             try:
                 await attempt(part, seam, said)
             finally:
@@ -166,15 +168,22 @@ class Collector:
                 return
             await seam.go_on()
             relayed.continuations += 1
-            self.count()
+            self.metrics.continuations.inc()
             request = self._rest(request, done, call)
             tokens = min(cap - done, max(done, request.predicted_upper_tokens or 0))
-            waiting = _part(call, request, seam.text, tokens)
+            part = _part(call, request, seam.text, tokens)
             try:
-                await self.turn(waiting)
+                await self.turn(part)
+                is_alike = not call.is_greedy or await _reads_alike(part, relayed, done, attempt)
             except BaseException:
-                self.ended(waiting)
+                self.ended(part)
                 raise
+            if not is_alike:
+                seam.begin_again()
+                relayed.seen, relayed.is_again = Seen(), True
+                self.metrics.begun_again.inc()
+                part, done = _part(call, request, "", cap), 0
+                tokens = cap
 
     def _rest(self, request: Request, done: int, call: Call) -> Request:
         """What is left of a call, as a request that arrives now."""
@@ -193,9 +202,18 @@ class Collector:
         return rest
 
 
-def _part(call: Call, request: Request, text: str, tokens: int) -> Call:
+async def _reads_alike(part: Call, relayed: Relayed, done: int, attempt: Attempt) -> bool:
+    """Whether the server reads a continuation's prompt in as many tokens as the first prompt and the answer
+    so far had: asked for one token, it says how many. Other tokens would be continued otherwise.
+    """
+    said, first = Relayed(), relayed.seen.prompt_tokens
+    await attempt(_part(part, part.request, "", 1, stream=False), Unheard(part.headers), said)
+    return first is not None and said.seen.prompt_tokens == first + done
+
+
+def _part(call: Call, request: Request, text: str, tokens: int, **fields: Any) -> Call:
     """The call as it is sent on: with what has been answered behind its prompt."""
-    body = {**call.body, "prompt": call.body["prompt"] + text, "max_tokens": tokens}
+    body = {**call.body, "prompt": call.body["prompt"] + text, "max_tokens": tokens, **fields}
     raw = json.dumps(body, separators=(",", ":")).encode()
     part = replace(call, id=request.id, raw=raw, body=body)
     part.request, part.ask, part.extra = request, call.ask, call.extra

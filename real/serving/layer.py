@@ -113,8 +113,8 @@ class Layer:
             self.next_id += 1
             return self.next_id - 1
 
-        continues, count = Continues(self.relay), self.metrics.continuations.inc
-        return Collector(continues, self._turn, self._ended, new_id, count, self.clock)
+        continues = Continues(self.relay)
+        return Collector(continues, self._turn, self._ended, new_id, self.metrics, self.clock)
 
     # Taking in
 

@@ -11,7 +11,8 @@
 - `priority`, `deadline_s`, `user`: the name of the key; `model`, `endpoint`, `stream`.
 - `ttft_ms`, `tpot_ms`, `e2el_ms`: as vLLM defines them, from the arrival.
 - `status`: completed, or failed; `error`: why; `finish_reason`; `upstream`: its number; `attempts`.
-- `continuations`: parts that the answer came in, beyond the first (`--fcr on`).
+- `continuations`: parts that the answer came in, beyond the first (`--fcr on`); `restarted`: whether it was
+  then begun again uncut.
 - `hash_ids`, `hash_tokens`: of the prompt, in blocks of 256 characters, taken for 64 tokens each: equal
   numbers are equal beginnings. Salted anew at each start, so that nobody can try texts against them.
 - `prompt`: the text, only where it was asked for.

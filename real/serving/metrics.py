@@ -50,6 +50,7 @@ class Metrics:
         self.refused = counter("request_refused", "Requests that were not let in.", ["reason"])
         self.retries = counter("upstream_retries", "Requests sent again before anything came.", ["upstream"])
         self.continuations = counter("continuations", "Answers that ran over and were queued again.", [])
+        self.begun_again = counter("restarts", "Answers that were begun again uncut.", [])
         self.overdue = counter("overdue_requests", "Requests sent by the starvation bound.", [])
         self.scheduler_failures = counter("scheduler_failures", "Schedulers that failed.", [])
 

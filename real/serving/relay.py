@@ -54,13 +54,14 @@ class UpstreamFailed(Exception):
 @dataclass
 class Relayed:
     """What came of it: `seen` in the answer, when the first token came (s, 0: none), the status sent, how
-    often it was continued.
+    often it was continued. `is_again`: it was then begun again, uncut.
     """
 
     seen: Seen = field(default_factory=Seen)
     first_s: float = 0.0
     status: int = 0
     continuations: int = 0
+    is_again: bool = False
 
 
 def kind_of(error: str) -> str:

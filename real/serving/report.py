@@ -151,4 +151,5 @@ class Report:
             "upstream": upstream,
             "attempts": attempts,
             "continuations": relayed.continuations,
+            "restarted": relayed.is_again,
         }

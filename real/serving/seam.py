@@ -12,18 +12,20 @@ from .stream import event_of
 
 TORN = "\ufffd"
 """Stands for bytes that are no character yet."""
+OTHERWISE = "the upstream has answered otherwise than before"
 
 
 class Seam(Client):
     """Takes the parts of an answer as a client would, and passes them on to the client as one.
 
-    `text`: of all parts so far. `has_begun`: anything of this part has been passed on.
+    `text`: of all parts so far. `has_begun`: anything of this part has been passed on. `passed_on`: what the
+    client has already got of an answer that is begun again, as far as it has not come again.
     """
 
     def __init__(self, client: Client) -> None:
         self.client, self.headers = client, client.headers
         self.has_begun = self.has_ended = self.is_done = self.is_stream = self.is_first_over = False
-        self.text = ""
+        self.text = self.passed_on = ""
         self.head: dict[str, Any] = {}  # what all events of an answer share
         self.usage: dict[str, Any] | None = None  # of the first part
         self.kept: list[dict[str, Any]] = []  # the end of a part, which may be none of the answer's
@@ -50,6 +52,10 @@ class Seam(Client):
                 passed.append(text + b"\n\n")
             else:
                 self._note(event)
+                if self.passed_on:
+                    event = self._unsaid(event)
+                    if not _text(event) and not _is_end(event):
+                        continue
                 if _is_end(event) or _is_torn(event):
                     self.kept.append(event)
                 else:
@@ -89,10 +95,17 @@ class Seam(Client):
         self.has_begun = self.is_done = False
         self.is_first_over = True
 
+    def begin_again(self) -> None:
+        """What follows is the answer from its beginning."""
+        self.passed_on = self.text if self.is_stream else ""
+        self.text, self.usage = "", None
+
     async def finish(self, output_tokens: int | None) -> None:
         """The part was the end."""
         if self.has_ended or not self.has_begun:
             return
+        if self.passed_on:
+            raise UpstreamFailed(OTHERWISE, may_retry=False)
         self.has_ended = True
         if self.answered is not None:
             content, headers = self.answered
@@ -113,6 +126,14 @@ class Seam(Client):
         if self.usage is None and isinstance(event.get("usage"), dict):
             self.usage = event["usage"]
         self.text += _text(event) or ""
+
+    def _unsaid(self, event: dict[str, Any]) -> dict[str, Any]:
+        """What of an event of the answer that was begun again the client has not got."""
+        said, text = self.passed_on, _text(event) or ""
+        if not text.startswith(said[: len(text)]):
+            raise UpstreamFailed(OTHERWISE, may_retry=False)
+        self.passed_on = said[len(text) :]
+        return {**event, "choices": [{**each, "text": text[len(said) :]} for each in event["choices"][:1]]}
 
     def _event(self, event: dict[str, Any], line: bytes | None = None) -> bytes:
         """An event as the client gets it: as it came, in the first part."""

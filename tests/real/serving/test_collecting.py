@@ -93,6 +93,59 @@ def test_an_answer_is_the_same_as_uncut(takes_stream: bool) -> None:
     with_fakes(test, {"continues": True, "takes_stream": takes_stream, "slots": 8}, fcr="on", slots=8)
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_that_is_read_in_other_tokens_is_begun_again_uncut(stream: bool) -> None:
+    async def test(up: Up, fake: Fake) -> None:
+        await taught(up, fake)
+        options = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+        asked: dict[str, Any] = {"max_tokens": 300, "chat": False, "temperature": 0}
+        for tokens in (45, 90):
+            whole = said((await up.ask(f"long {tokens}", url=direct(up), **asked))[1])
+            fake.seen.clear()
+            status, body = await up.ask(f"long {tokens}", **asked, **options)
+            assert status == 200 and (joined(body) if stream else said(body)) == whole
+            # The question of one token, then the rest, or all of it.
+            misread = [20, 1, 300]
+            assert [body["max_tokens"] for body in fake.seen] == (
+                [20, 1, 20, 1, 40] if tokens == 45 else misread
+            )
+        assert [body["prompt"] for body in fake.seen][::2] == ["long 90"] * 2
+        ended = up.layer.report.recent[-1]
+        assert (ended.output_tokens, ended.error) == (90, "")
+        assert b"seqsched_restarts_total 1.0" in up.layer.expose()
+
+    with_fakes(test, {"continues": True, "misreads": 60}, fcr="on")
+
+
+def test_a_sampled_answer_is_continued_however_it_is_read() -> None:
+    async def test(up: Up, fake: Fake) -> None:
+        await taught(up, fake)
+        await up.ask("long 90", chat=False, max_tokens=300)
+        assert [body["max_tokens"] for body in fake.seen][:2] == [20, 20]
+        assert b"seqsched_restarts_total 0.0" in up.layer.expose()
+
+    with_fakes(test, {"continues": True, "misreads": 60}, fcr="on")
+
+
+def test_a_stream_that_cannot_be_begun_again_ends_in_an_error() -> None:
+    async def test(up: Up, fake: Fake) -> None:
+        await taught(up, fake)
+        fake.drifts = True
+        status, body = await up.ask("long 90", chat=False, max_tokens=300, temperature=0, stream=True)
+        assert status == 200 and b"answered otherwise than before" in body and b"[DONE]" not in body
+
+    with_fakes(test, {"continues": True, "misreads": 60}, fcr="on")
+
+
+def test_a_greedy_answer_is_not_cut_where_nobody_counts_its_prompt() -> None:
+    async def test(up: Up, fake: Fake) -> None:
+        await taught(up, fake)
+        await up.ask("long 90", chat=False, max_tokens=300, temperature=0)
+        assert [body["max_tokens"] for body in fake.seen] == [300]
+
+    with_fakes(test, {"continues": True, "takes_usage": False}, fcr="on")
+
+
 @pytest.mark.parametrize("takes_usage", [True, False])
 def test_parts_are_asked_for_by_the_prediction_and_grow(takes_usage: bool) -> None:
     async def test(up: Up, fake: Fake) -> None:

@@ -46,7 +46,9 @@ class Fake:
 
     `scale` multiplies the step times. `fails`: statuses to answer with, one a request. `seen`: the bodies,
     `order`: the prompts, as they came. `says`: the server in whose way it says how many it runs at a time.
-    `continues`: a prompt that ends with the beginning of an answer gets the rest of it.
+    `continues`: a prompt that ends with the beginning of an answer gets the rest of it. `misreads`: but where
+    an answer is longer than so many words, it reads its beginning in other tokens than it wrote it in, and
+    goes on otherwise. `drifts`: words that it says otherwise each time, from the second on.
     """
 
     slots: int = 4
@@ -56,6 +58,8 @@ class Fake:
     takes_priority: bool = True
     says: str = ""
     continues: bool = False
+    misreads: int = 1 << 30
+    drifts: bool = False
     fails: deque[int] = field(default_factory=deque)
     seen: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -145,7 +149,7 @@ class Fake:
         self.open += 1
         tokens = tokens_of(body, text)
         if self.continues:
-            rest = len(rest_of(text))
+            rest = len(self.rest(text)[1])
             tokens = min(rest, body.get("max_tokens") or rest)
         each = Running(tokens, len(text.split()), body.get("priority", 0))
         try:
@@ -168,14 +172,17 @@ class Fake:
             await asyncio.sleep(3600)
         words, reason, name = answer_of(text, each.left), "stop", "f"
         if self.continues:
-            words = rest_of(text)[: each.left]
+            words = self.rest(text)[1][: each.left]
             reason = "length" if body.get("max_tokens") == len(words) else "stop"
             name = f"f{len(self.seen)}"
         if words:
             self.waiting.append(each)
             self.news.set()
         is_chat = "messages" in body
-        usage = {"prompt_tokens": len(text.split()), "completion_tokens": len(words)}
+        if self.drifts:
+            words = [f"{len(self.seen)} ", *words[1:]]
+        read = self.rest(text)[0] if self.continues else len(text.split())
+        usage = {"prompt_tokens": read, "completion_tokens": len(words)}
         usage["total_tokens"] = sum(usage.values())
         head = {"id": name, "created": 1, "model": "fake", "x_unknown": {"kept": [1, 2.5]}}
         if not body.get("stream"):
@@ -204,6 +211,13 @@ class Fake:
         self.answered += 1
         return response
 
+    def rest(self, text: str) -> tuple[int, list[str]]:
+        """The tokens that it reads a prompt in, and the words that follow."""
+        head, said, words = rest_of(text)
+        if said > 0 and self.misreads < said + len(words):
+            return len(head.split()) + said - 1, ["otherwise " for _ in words]
+        return len(head.split()) + said, words
+
     def fault(self, body: dict[str, Any], text: str) -> str:
         """What goes wrong with this one, if anything."""
         fault = (body.get("fake") or {}).get("fault", "")
@@ -230,16 +244,17 @@ class Fake:
         return response
 
 
-def rest_of(text: str) -> list[str]:
-    """The words that follow a prompt and what of its answer stands behind it: the prompt's last word says how
-    many there are.
+def rest_of(text: str) -> tuple[str, int, list[str]]:
+    """A prompt, how many words of its answer stand behind it, and those that follow: the prompt's last word
+    says how many there are.
     """
     for number in re.finditer(r"\d+", text):
-        words, said = answer_of(text[: number.end()], int(number[0])), text[number.end() :]
+        head, said = text[: number.end()], text[number.end() :]
+        words = answer_of(head, int(number[0]))
         for k in range(len(words) + 1):
             if "".join(words[:k]) == said:
-                return words[k:]
-    return answer_of(text, 5)
+                return head, k, words[k:]
+    return text, 0, answer_of(text, 5)
 
 
 def whole(body: dict[str, Any], words: list[str], reason: str) -> dict[str, Any]:
