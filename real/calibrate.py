@@ -101,7 +101,8 @@ def calibrate(
         loaded = machine.load()
         engine = machine.start(loaded)
         mixed = hasattr(engine, "iterate")
-        cells = CellBounds(rows, context, prompt, mixed=mixed).cells(engine.capacity_tokens)
+        bounds = CellBounds(rows, context, prompt, mixed=mixed, uneven=engine.ragged_decode)
+        cells = bounds.cells(engine.capacity_tokens)
         calibration = Calibration(engine, loaded, cells, steps, machine.seed, say=_say)
     seconds = measure(calibration, visits, max_seconds)
     write(calibration, name or out.stem, out, figure or out.with_suffix(".png"), seconds, others)
@@ -123,7 +124,7 @@ def _of_its_own_scheduler(
     loaded = machine.load(outline=True)
     sizes = EngineSizes(rows + 1, budget, longest, machine.kv_tokens)
     engine = machine.start_own(loaded, sizes)
-    bounds = CellBounds(rows, context, prompt, max_prefill_tokens=budget, mixed=True)
+    bounds = CellBounds(rows, context, prompt, max_prefill_tokens=budget, mixed=True, uneven=True)
     cells = [cell for cell in bounds.cells(engine.capacity_tokens) if fits(cell, budget)]
     rng = np.random.default_rng(machine.seed)
     meter = OwnMeter(engine, loaded.ordinary_tokens, rng, sizes)

@@ -22,7 +22,7 @@ from sim.hardware.datasheets import GPUS, Gpu
 from sim.hardware.fitting import FitReport, fit
 from sim.hardware.kv_memory import KvMemory, kv_bytes_per_token
 from sim.hardware.profile import Profile
-from sim.hardware.steps_file import COLUMNS
+from sim.hardware.steps_file import COLUMNS, LONGEST
 from traces.errors import InputError
 
 from ..engines.engine import Engine, Machine
@@ -33,7 +33,7 @@ from .memory import NOT_MEASURED, MeasuredMemory, memory_part, warm_and_measure
 from .memory_floor import Floor, PeakRates, at_context, floors, measure_peak_rates
 from .meter import Measuring, Meter, order, timed
 
-HEADER = (*COLUMNS, "wall_ms", *Cell._fields, "engine", "measured_on")
+HEADER = (*COLUMNS, LONGEST, "wall_ms", *Cell._fields, "engine", "measured_on")
 
 CUDA_SHARE = 0.8
 """The share of the memory that the weights leave free that becomes KV cache."""
@@ -113,7 +113,7 @@ class Calibration:
         """The profile fitted to all rows so far, its provenance with date, machine and versions; a report."""
         import pandas as pd
 
-        steps = pd.DataFrame([{key: float(row[key]) for key in COLUMNS} for row in self.rows])
+        steps = pd.DataFrame([{key: float(row[key]) for key in (*COLUMNS, LONGEST)} for row in self.rows])
         profile, report = fit(
             steps,
             name,

@@ -16,6 +16,12 @@ HEADROOM_TOKENS = STEPS_PER_VISIT + 2
 """Tokens by which a row grows on a visit, warm-up included."""
 
 
+SHORTEST_CONTEXT = 16
+"""Decode is measured from this context on."""
+
+UNEVEN_ROWS = 4
+"""The fewest sequences whose contexts are made to differ."""
+
 FLOOR_CONTEXT, FLOOR_ROWS = 512, 64
 """Decode iterations are compared with the memory floor at this context, for batches of at most FLOOR_ROWS."""
 
@@ -23,7 +29,8 @@ FLOOR_CONTEXT, FLOOR_ROWS = 512, 64
 class Cell(NamedTuple):
     """One kind of iteration: `rows` decoding with `context` tokens each, beside one prefill chunk or none.
 
-    Where `rows` is 0, `chunks` prompts of `chunk_tokens` are prefilled together as a padded batch.
+    Where `rows` is 0, `chunks` prompts of `chunk_tokens` are prefilled together as a padded batch. Where
+    `longest` is not 0, contexts differ: a quarter of the rows have so many tokens, and the mean is `context`.
     """
 
     rows: int
@@ -31,11 +38,21 @@ class Cell(NamedTuple):
     chunks: int = 0
     chunk_tokens: int = 0
     history: int = 0
+    longest: int = 0
 
     @property
     def kind(self) -> str:
         """decode, prefill or mixed."""
         return "decode" if not self.chunks else "mixed" if self.rows else "prefill"
+
+    @property
+    def contexts(self) -> list[int]:
+        """The context tokens of every row that decodes."""
+        if not self.longest:
+            return [self.context] * self.rows
+        long = max(1, self.rows // 4)
+        short, over = divmod(self.rows * self.context - long * self.longest, self.rows - long)
+        return [self.longest] * long + [short + (k < over) for k in range(self.rows - long)]
 
     @property
     def prefill_tokens(self) -> int:
@@ -50,7 +67,7 @@ class Cell(NamedTuple):
     @property
     def kv_tokens(self) -> int:
         """KV tokens that must be free to measure it."""
-        held = self.rows * (self.context + HEADROOM_TOKENS)
+        held = self.rows * (max(self.context, self.longest) + HEADROOM_TOKENS)
         return held + self.chunks * (self.history + self.chunk_tokens + HEADROOM_TOKENS)
 
 
@@ -63,19 +80,23 @@ class CellBounds:
     max_prompt: int = 512
     max_prefill_tokens: int = 16_384
     mixed: bool = False
+    uneven: bool = False
+    """Include decode cells whose contexts differ; an engine that pads them has no use for that."""
     floor: bool = True
     """Include the cells that are compared with the memory floor."""
 
     def cells(self, capacity_tokens: int) -> list[Cell]:
         """The cells that a KV cache of `capacity_tokens` can hold."""
         cells = [*self._decode(capacity_tokens), *self._prefill(), *(self._mixed() if self.mixed else ())]
+        if self.uneven:
+            cells += uneven_cells(self.max_rows, self.max_context, capacity_tokens)
         return sorted({cell for cell in cells if cell.kv_tokens <= capacity_tokens})
 
     def _decode(self, capacity_tokens: int) -> Iterator[Cell]:
         """Every batch size, up to the longest context that the cache can hold with it."""
         for rows in batch_sizes(self.max_rows):
             longest = min(self.max_context, capacity_tokens // rows - HEADROOM_TOKENS)
-            for context in halvings(longest, 16, 4) if longest > 0 else ():
+            for context in halvings(longest, SHORTEST_CONTEXT, 4) if longest > 0 else ():
                 yield Cell(rows, context)
             if self.floor and rows <= FLOOR_ROWS and longest >= FLOOR_CONTEXT:
                 yield Cell(rows, FLOOR_CONTEXT)
@@ -92,6 +113,18 @@ class CellBounds:
                 for tokens in halvings(self.max_prompt, 16, 3):
                     for history in (0, self.max_prompt):
                         yield Cell(rows, context, 1, tokens, history)
+
+
+def uneven_cells(max_rows: int, max_context: int, capacity_tokens: int) -> Iterator[Cell]:
+    """Decode cells whose longest context is twice the mean: some batch sizes, two contexts each.
+
+    Both the mean and the longest lie between contexts of `CellBounds`, which the fit compares them with.
+    """
+    for rows in halvings(max_rows, UNEVEN_ROWS, 4):
+        longest = min(max_context, capacity_tokens // rows - HEADROOM_TOKENS)
+        for most in (longest // 2, longest):
+            if rows >= UNEVEN_ROWS and most >= 2 * SHORTEST_CONTEXT:
+                yield Cell(rows, most // 2, longest=most)
 
 
 def batch_sizes(largest: int) -> list[int]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
+from sim.hardware.steps_file import LONGEST
 from traces.trace import IntArray
 
 from ..engines.engine import Engine, Machine, Part
@@ -85,13 +86,15 @@ class Meter:
         times = {"decode": self._decode, "prefill": self._prefill, "mixed": self._mixed}[cell.kind](cell)
         self.engine.release()
         # The timed steps of a decode visit follow one that warms up.
-        context = cell.context + (1 + STEPS_PER_VISIT // 2 if cell.kind == "decode" else 0)
+        grown = 1 + STEPS_PER_VISIT // 2 if cell.kind == "decode" else 0
+        contexts = [tokens + grown for tokens in cell.contexts]
         return {
             "num_decode": cell.rows,
-            "decode_context_tokens": cell.rows * context,
+            "decode_context_tokens": sum(contexts),
             "num_prefill": cell.chunks,
             "prefill_tokens": cell.prefill_tokens,
             "prefill_attention": cell.prefill_attention,
+            LONGEST: max(contexts, default=0),
             "step_ms": fmean(t.device_s for t in times) * 1e3,
             "wall_ms": fmean(t.wall_s for t in times) * 1e3,
         }
@@ -110,12 +113,12 @@ class Meter:
         """A decode step of a short context, the mean of several: alone on the device, and one after another
         as the executor's loop runs it, on the host's clock.
         """
-        self._prime(rows, HOST_CONTEXT)
+        self._prime([HOST_CONTEXT] * rows)
         begin = time.perf_counter()
         for _ in range(HOST_STEPS):
             self.engine.decode()
         each_s = (time.perf_counter() - begin) / HOST_STEPS
-        self._prime(rows, HOST_CONTEXT)
+        self._prime([HOST_CONTEXT] * rows)
         device_s = fmean(self._timed(self.engine.decode).device_s for _ in range(HOST_STEPS))
         self.engine.release()
         return StepTime(device_s, each_s)
@@ -123,12 +126,12 @@ class Meter:
     def _timed(self, function: Callable[[], object]) -> StepTime:
         return timed(self.engine.device, function, self.clock)
 
-    def _prime(self, rows: int, context: int) -> None:
-        self.engine.prime(rows, context)
+    def _prime(self, contexts: Sequence[int]) -> None:
+        self.engine.prime(contexts)
         self.engine.decode()
 
     def _decode(self, cell: Cell) -> list[StepTime]:
-        self._prime(cell.rows, cell.context)
+        self._prime(cell.contexts)
         return [self._timed(self.engine.decode) for _ in range(STEPS_PER_VISIT)]
 
     def _prefill(self, cell: Cell) -> list[StepTime]:

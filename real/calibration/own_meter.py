@@ -12,6 +12,7 @@ from statistics import fmean
 
 import numpy as np
 
+from sim.hardware.steps_file import LONGEST
 from traces.trace import IntArray
 
 from ..engines.scheduling import EngineSizes, Journal, Load, SchedulerSettings, SchedulingEngine
@@ -66,6 +67,8 @@ class OwnMeter:
         self.engine.clear()
         loads, times = zip(*timed, strict=True)
         means = {name: fmean(getattr(load, name) for load in loads) for name in Load._fields}
+        if cell.rows and not cell.longest:  # what is computed while the last prompts are makes no difference
+            means[LONGEST] = means["decode_context_tokens"] / means["num_decode"]
         return {
             **means,
             "step_ms": fmean(t.device_s for t in times) * 1e3,
@@ -77,7 +80,7 @@ class OwnMeter:
         return 0.0
 
     def _decode(self, cell: Cell) -> list[tuple[Load, StepTime]]:
-        self._prime(cell.rows, cell.context)
+        self._prime(cell.contexts)
         self.engine.step()
         return [self._timed() for _ in range(STEPS_PER_VISIT)]
 
@@ -87,7 +90,7 @@ class OwnMeter:
         return [self._timed()]
 
     def _mixed(self, cell: Cell) -> list[tuple[Load, StepTime]]:
-        self._prime(cell.rows, cell.context)
+        self._prime(cell.contexts)
         self._add(random_tokens(cell.history + cell.chunk_tokens, self.ordinary, self.rng))
         if cell.history:
             self.engine.limit_tokens(cell.rows + cell.history)
@@ -95,12 +98,12 @@ class OwnMeter:
             self.engine.limit_tokens(self.settings.max_num_batched_tokens)
         return [self._timed()]
 
-    def _prime(self, rows: int, context: int) -> None:
-        """So many sequences decode, each behind about so many tokens."""
-        while len(self.texts) < rows:
+    def _prime(self, contexts: Sequence[int]) -> None:
+        """As many sequences decode, each behind about so many tokens."""
+        while len(self.texts) < len(contexts):
             self.texts.append([])
         waiting = set()
-        for text in self.texts[:rows]:
+        for context, text in zip(contexts, self.texts, strict=False):
             text.extend(random_tokens(max(0, context - len(text)), self.ordinary, self.rng))
             waiting.add(self._add(text[:context]))
         while waiting:

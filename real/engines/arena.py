@@ -102,32 +102,31 @@ class ArenaEngine:
         finally:
             self.graphs = graphs
 
-    def prime(self, rows: int, context_tokens: int) -> None:
-        """Set up a batch with this context in each row."""
-        self._prime(rows, context_tokens, self.capacity_tokens // rows)
+    def prime(self, contexts: Sequence[int]) -> None:
+        """Set up a batch whose rows have these contexts, in regions of one size."""
+        self._prime(contexts, self.capacity_tokens // len(contexts))
 
     def prime_mixed(
         self, rows: int, context_tokens: int, history_tokens: int, chunk_tokens: int
     ) -> tuple[list[int], int]:
         """Set up a batch, and a sequence with a history that waits for its chunk; the keys of both."""
         spare = history_tokens + chunk_tokens
-        self._prime(rows, context_tokens, (self.capacity_tokens - spare) // rows)
+        self._prime([context_tokens] * rows, (self.capacity_tokens - spare) // rows)
         key = -2 - self.max_rows  # no row of a batch has it, and no request
         self.admit(key, spare)
         self.length_of[key] = history_tokens
         self._make_room({key: chunk_tokens})
         return self.batch, key
 
-    def _prime(self, rows: int, context_tokens: int, stride: int) -> None:
-        self._begin_batch(rows, stride)
+    def _prime(self, contexts: Sequence[int], stride: int) -> None:
+        self._begin_batch(len(contexts), stride)
         self._fill_once()
         slots = torch.tensor([self.slot_of[key] for key in self.batch], device=self.device)
         starts = [self.places.regions[key].start for key in self.batch]
         self.starts[slots] = torch.tensor(starts, device=self.device)
-        self.lengths[slots] = context_tokens
-        self.tokens[slots] = torch.randint(self.vocab, (rows,), device=self.device)
-        for key in self.batch:
-            self.length_of[key] = context_tokens
+        self.lengths[slots] = torch.tensor(contexts, device=self.device)
+        self.tokens[slots] = torch.randint(self.vocab, (len(contexts),), device=self.device)
+        self.length_of.update(zip(self.batch, contexts, strict=True))
 
     def _fill_once(self) -> None:
         """Fill the arena with random values once: timings on zeros would be too good."""

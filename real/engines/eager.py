@@ -53,8 +53,9 @@ class EagerEngine:
         self.cache = None
         self.mask, self.positions, self.tokens = empty, empty, empty
 
-    def prime(self, rows: int, context_tokens: int) -> None:
-        """Set up a batch with this context; all rows but the first have some padding."""
+    def prime(self, contexts: Sequence[int]) -> None:
+        """Set up a batch, padded to the longest context; all rows but the first have some padding."""
+        rows, context_tokens = len(contexts), max(contexts)
         shape = (rows, self.shape.kv_heads, context_tokens, self.shape.head_dim)
         self.cache = DynamicCache(config=self.model.config)
         for layer in range(self.shape.layers):

@@ -61,8 +61,8 @@ class Engine(Machine, Protocol):
     def release(self) -> None:
         """Forget the batch and free its memory."""
 
-    def prime(self, rows: int, context_tokens: int) -> None:
-        """Set up a batch of `rows` with `context_tokens` of random cache each (for calibration)."""
+    def prime(self, contexts: Sequence[int]) -> None:
+        """Set up a batch whose rows have so many tokens of random cache each (for calibration)."""
 
 
 class StepwiseEngine(Engine, Protocol):

@@ -52,6 +52,7 @@ class Load(NamedTuple):
     num_prefill: int
     prefill_tokens: int
     prefill_attention: float
+    decode_context_max: int
 
 
 class Progress(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..calibration.calibration import Calibration
-from ..calibration.cells import Cell
+from ..calibration.cells import Cell, uneven_cells
 from ..calibration.memory_floor import at_context, floor_s, measure_peak_rates
 from ..calibration.meter import Meter, timed
 from .bench import FILES, GRAPHS, Bench, Sizes
@@ -62,7 +62,10 @@ def time_grid(bench: Bench, engine: str, kind: str, seconds: float) -> dict[str,
     """
     begin = time.monotonic()
     machine = bench.engine(engine)
-    wanted = (decode_cells if kind == "decode" else prefill_cells)(bench.sizes, engine)
+    wanted = list((decode_cells if kind == "decode" else prefill_cells)(bench.sizes, engine))
+    if kind == "decode" and engine == GRAPHS:
+        longest = max(bench.sizes.contexts[engine])
+        wanted += uneven_cells(max(bench.sizes.rows), longest, machine.capacity_tokens)
     cells = [cell for cell in wanted if cell.kv_tokens <= machine.capacity_tokens]
     calibration = Calibration(machine, bench.loaded, cells, bench.steps(engine), bench.seed)
     visits = bench.sizes.visits * len(cells)

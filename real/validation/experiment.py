@@ -175,6 +175,7 @@ def _bounds(checked: Scenario, engine: Engine, question_tokens: int, answer_toke
         max_context=prompt + max(checked.max_new_tokens, question_tokens + answer_tokens),
         max_prompt=prompt + question_tokens,
         mixed=hasattr(engine, "iterate"),
+        uneven=engine.ragged_decode,
         floor=False,
     )
 

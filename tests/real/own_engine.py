@@ -83,7 +83,7 @@ class OwnEngine:
             self.held.pop(request.id, None)
             self.running.pop(request.id, None)
         tokens, reused = dict.fromkeys(self.running, 1), dict[int, int]()
-        decoding, context = len(tokens), sum(self.held[i] for i in self.running)
+        contexts = [self.held[i] for i in self.running]
         attention = 0.0
         for chunk in work.chunks:
             i = chunk.request.id
@@ -93,8 +93,9 @@ class OwnEngine:
             attention += chunk.num_tokens * (self.held[i] + chunk.num_tokens / 2)
             if chunk.last:
                 self.running[i] = None
-        prefill = sum(chunk.num_tokens for chunk in work.chunks)
-        return self._end(work, tokens, reused, Load(decoding, context, len(work.chunks), prefill, attention))
+        prefill, longest = sum(chunk.num_tokens for chunk in work.chunks), max(contexts, default=0)
+        load = Load(len(contexts), sum(contexts), len(work.chunks), prefill, attention, longest)
+        return self._end(work, tokens, reused, load)
 
     def _end(
         self, work: Iterations, tokens: dict[int, int], reused: dict[int, int], load: Load

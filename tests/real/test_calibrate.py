@@ -13,7 +13,7 @@ pytest.importorskip("torch", reason="the real extra is not installed")
 
 from real import calibrate as script
 from real.calibration.calibration import Calibration, memory_of
-from real.calibration.cells import Cell, CellBounds, batch_sizes, halvings
+from real.calibration.cells import Cell, CellBounds, batch_sizes, halvings, uneven_cells
 from sim.cli import run_script
 
 SMALL = ["--max-rows", "4", "--max-context", "24", "--max-prompt", "12", "--repeats", "2", "--threads", "1"]
@@ -122,10 +122,27 @@ def test_the_grid_holds_what_the_cache_holds(capacity, mixed):
     assert {1, 2, 4, 8} <= {cell.rows for cell in cells}
 
 
+def test_contexts_that_differ_have_their_mean_and_their_longest():
+    for cell in uneven_cells(256, 1000, 65_536):
+        assert len(cell.contexts) == cell.rows and sum(cell.contexts) == cell.rows * cell.context
+        assert max(cell.contexts) == cell.longest == cell.contexts[cell.rows // 4 - 1]
+        assert cell.context // 2 < min(cell.contexts) < cell.context
+        assert cell.rows * cell.longest < cell.kv_tokens <= 65_536
+    assert {cell.rows for cell in uneven_cells(256, 1000, 65_536)} == {4, 16, 64, 256}
+    bounds = CellBounds(64, 512, 64, uneven=True)
+    uneven = [cell for cell in bounds.cells(65_536) if cell.longest]
+    assert uneven and not any(cell.longest for cell in CellBounds(64, 512, 64).cells(65_536))
+    for cell in uneven:  # the fit sets each between even ones
+        even = {c.context for c in bounds.cells(65_536) if c.rows == cell.rows and not c.longest}
+        assert min(even) <= cell.context < cell.longest <= max(even)
+
+
 def test_what_a_cell_computes():
     mixed = Cell(4, 100, 1, 64, 32)
     assert (mixed.kind, mixed.prefill_tokens, mixed.prefill_attention) == ("mixed", 64, 64 * (32 + 32))
+    assert mixed.contexts == [100] * 4
     padded = Cell(0, 0, 8, 16)
+    assert padded.contexts == []
     assert (padded.kind, padded.prefill_tokens, padded.prefill_attention) == ("prefill", 128, 8 * 16 * 16 / 2)
 
 

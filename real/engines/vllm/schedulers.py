@@ -77,7 +77,7 @@ def _recording(base: type[Any], journal: Journal, keys: Mapping[str, int]) -> ty
 
 def _load(requests: Mapping[str, Any], scheduled: Mapping[str, int]) -> Load:
     """What an iteration computes; vLLM has counted its tokens as computed already."""
-    num_decode = context = num_prefill = prefill = 0
+    num_decode = context = longest = num_prefill = prefill = 0
     attention = 0.0
     for id, count in scheduled.items():
         request = requests[id]
@@ -85,8 +85,9 @@ def _load(requests: Mapping[str, Any], scheduled: Mapping[str, int]) -> Load:
         if count == 1 and before >= request.num_prompt_tokens:
             num_decode += 1
             context += before
+            longest = max(longest, before)
         else:
             num_prefill += 1
             prefill += count
             attention += count * (before + count / 2)
-    return Load(num_decode, context, num_prefill, prefill, attention)
+    return Load(num_decode, context, num_prefill, prefill, attention, longest)

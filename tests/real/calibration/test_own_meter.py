@@ -36,6 +36,14 @@ def test_what_is_timed_is_the_cell(meter: OwnMeter) -> None:
     assert not meter.engine.has_requests()
 
 
+def test_contexts_that_differ_are_timed_as_such(meter: OwnMeter) -> None:
+    row, even = meter.visit(Cell(8, 64, longest=128)), meter.visit(Cell(8, 64))
+    assert counts(row) == counts(even) == (8, 0, 0, 0)
+    assert row["decode_context_tokens"] == pytest.approx(even["decode_context_tokens"], rel=0.05)
+    assert 128 < row["decode_context_max"] < 128 + 8 + STEPS_PER_VISIT
+    assert even["decode_context_max"] == even["decode_context_tokens"] / 8
+
+
 def test_a_run_in_between_leaves_the_meter_its_own_settings(meter: OwnMeter) -> None:
     meter.visit(Cell(8, 16))
     meter.engine.use(SchedulerSettings(max_num_seqs=2))

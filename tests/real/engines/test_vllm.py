@@ -221,7 +221,7 @@ def test_what_it_decides_is_in_the_journal(engine: Any) -> None:
         Decision(2, {0: 1, 1: 30}, {1: 64}, (), 14),
     ]
     assert journal.loads == [
-        Load(0, 0, 2, 64, 40 * 20 + 24 * (32 + 12)),
-        Load(1, 40, 1, 8, 8 * 4),
-        Load(1, 41, 1, 30, 30 * (64 + 15)),
+        Load(0, 0, 2, 64, 40 * 20 + 24 * (32 + 12), 0),
+        Load(1, 40, 1, 8, 8 * 4, 40),
+        Load(1, 41, 1, 30, 30 * (64 + 15), 41),
     ]
