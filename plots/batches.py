@@ -78,7 +78,7 @@ def token_grid(
 
 
 def _attempts(result: Result, group: int, group_size: int) -> list[tuple[int, IntArray]]:
-    """Per padded batch of the group: the tokens each of its rows computed, and their output lengths."""
+    """Per padded batch of the group: the tokens each of its rows computed, and what they needed yet."""
     if group < 0 or group_size < 1:
         raise ValueError(f"group ({group}) must be at least 0 and group_size ({group_size}) at least 1")
     outputs = np.asarray(result.columns["output_tokens"])
@@ -89,7 +89,7 @@ def _attempts(result: Result, group: int, group_size: int) -> list[tuple[int, In
             continue
         if finished >= (group + 1) * group_size:
             break
-        lengths = outputs[list(batch.request_ids)]
+        lengths = _left(batch, outputs)
         if finished >= group * group_size:
             chosen.append((batch.iterations, lengths))
         finished += int((lengths <= batch.iterations).sum())
@@ -217,7 +217,13 @@ def _ends(result: Result) -> npt.NDArray[np.float64]:
 
 
 def _num_finished(batch: BatchRecord, outputs: IntArray) -> int:
-    return int((outputs[list(batch.request_ids)] <= batch.iterations).sum())
+    return int((_left(batch, outputs) <= batch.iterations).sum())
+
+
+def _left(batch: BatchRecord, outputs: IntArray) -> IntArray:
+    """What each row's answer needs yet as the batch begins (tokens); `outputs` by request id."""
+    lengths: IntArray = outputs[list(batch.request_ids)]
+    return lengths - np.array(batch.answered) if batch.answered else lengths
 
 
 def _boxes(ax: Axes, boxes: Iterable[Box], part: str, colour: str, hatch: str) -> None:

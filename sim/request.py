@@ -41,6 +41,9 @@ class Request:
 
     `blocks`: what is known of how the prompt begins, None for nothing. `session_id`: whose turn it is, None
     where that is not known.
+
+    `answered_tokens`: how much of the answer the prompt holds already, where a padded batch is to go on with
+    what another one has cut off. It is part of `prompt_tokens`, and `max_new_tokens` is for the rest.
     """
 
     id: int
@@ -56,6 +59,7 @@ class Request:
     blocks: KnownBlocks | None = None
     predicted_lengths: tuple[int, ...] | None = None
     session_id: Hashable = None
+    answered_tokens: int = 0
 
     @property
     def bound_tokens(self) -> int:

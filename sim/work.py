@@ -75,6 +75,12 @@ class PaddedBatch:
     requests: tuple[Request, ...]
     token_limit: int
 
+    @property
+    def answered(self) -> tuple[int, ...]:
+        """Tokens of each row's answer that it goes on from; empty where none does."""
+        answered = tuple([r.answered_tokens for r in self.requests])
+        return answered if any(answered) else ()
+
 
 @dataclass(frozen=True, slots=True)
 class Drop:

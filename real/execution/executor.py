@@ -63,6 +63,7 @@ class Executor:
         self.clock, self.sleep = clock, sleep
         self.output_tokens = list(job.output_tokens)
         self.answers: dict[int, list[int]] = {}
+        self.cut_off: dict[int, list[int]] = {}  # answers so far of rows that a padded batch did not finish
         self.heard: dict[int, list[int]] = {}
         self.incidents: list[str] = []
         self.arrivals = WallArrivals(job.requests, ledger, job.max_concurrency, self._submit)
@@ -172,24 +173,33 @@ class Executor:
         self._learn_ends(work.requests, rows)
         outcome = self.ledger.record_padded(work, record, self.output_tokens)
         for request, row in zip(work.requests, rows, strict=True):
-            if self.output_tokens[request.id] <= record.iterations:
-                self.answers[request.id] = row[: self.output_tokens[request.id]]
+            answer = self._begun(request) + row
+            if self.output_tokens[request.id] <= request.answered_tokens + record.iterations:
+                self.answers[request.id] = answer[: self.output_tokens[request.id]]
+                self.cut_off.pop(request.id, None)
+            else:
+                self.cut_off[request.id] = answer
         self.arrivals.ended(len(outcome.finished), record.end_s)
         return outcome
+
+    def _begun(self, request: Request) -> list[int]:
+        """The tokens of its answer that a request goes on from."""
+        return self.cut_off[request.id][: request.answered_tokens] if request.answered_tokens else []
 
     def _run_rows(self, work: PaddedBatch) -> tuple[BatchRecord, list[list[int]]]:
         """Prefill, then decode until every row has ended or the limit is reached; the tokens by row."""
         ids = tuple([r.id for r in work.requests])
-        prompts = [self.job.prompts[i] for i in ids]
+        prompts = [[*self.job.prompts[r.id], *self._begun(r)] for r in work.requests]
+        lengths = [self.output_tokens[r.id] - r.answered_tokens for r in work.requests]
         longest = max(map(len, prompts))
         start_s = self.now()
         steps = [self.engine.prefill(prompts, work.token_limit)]
         times = [self.now()]
-        most, eos, ended = max(self.output_tokens[i] for i in ids), self.job.eos_tokens, set[int]()
+        most, eos, ended = max(lengths), self.job.eos_tokens, set[int]()
         while len(steps) < min(most, work.token_limit):
             if eos:
                 ended |= {row for row, token in enumerate(steps[-1]) if token in eos}
-                if all(r in ended or self.output_tokens[i] <= len(steps) for r, i in enumerate(ids)):
+                if all(r in ended or length <= len(steps) for r, length in enumerate(lengths)):
                     break
             steps.append(self.engine.decode())
             times.append(self.now())
@@ -207,6 +217,7 @@ class Executor:
             first_step_s,
             slope_s,
             len(ids) * (longest + work.token_limit),
+            answered=work.answered,
         )
         return record, [list(row) for row in zip(*steps, strict=True)]
 
@@ -216,6 +227,7 @@ class Executor:
         for request, row in zip(requests, rows, strict=True):
             end = next((k for k, token in enumerate(row, start=1) if token in eos), None)
             if end is not None:
+                end += request.answered_tokens
                 self.output_tokens[request.id] = min(self.output_tokens[request.id], end)
 
     def _in_halves(self, work: PaddedBatch, error: torch.OutOfMemoryError) -> Outcome:

@@ -45,7 +45,8 @@ def batch_record(
     prompts = [r.prompt_tokens for r in requests]
     context, uneven = cost.batch_context_tokens(prompts), cost.batch_uneven_tokens(prompts)
     rows = len(prompts)
-    iterations = min(work.token_limit, max(output_tokens[r.id] for r in requests))
+    longest = max(output_tokens[r.id] - r.answered_tokens for r in requests)
+    iterations = min(work.token_limit, longest)
     first_step_s, slope_s = cost.decode_run(rows, context, uneven)
     prefill_end_s = start_s + cost.batch_prefill_s(prompts)
     return BatchRecord(
@@ -60,6 +61,7 @@ def batch_record(
         first_step_s,
         slope_s,
         padded_tokens(requests, work.token_limit),
+        answered=work.answered,
     )
 
 

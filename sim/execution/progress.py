@@ -63,8 +63,9 @@ class Progress:
             return
         limits, higher = self.limits, False
         for request in work.requests:
-            if limits.get(request.id, 0) < work.token_limit:
-                limits[request.id], higher = work.token_limit, True
+            reached = request.answered_tokens + work.token_limit
+            if limits.get(request.id, 0) < reached:
+                limits[request.id], higher = reached, True
         if higher:
             self.happened()
         else:

@@ -13,7 +13,8 @@ class BatchRecord(NamedTuple):
     `limit` is its token limit (a Perceive: the tokens of an answer), `prompt_tokens` the padded prompt. The
     decode iteration j = 0, 1, ... after the prefill took `first_step_s + j * step_slope_s`. `replica` is the
     accelerator that ran it, `num_waiting` the requests that waited there meanwhile, `paused` those in memory
-    that got no token in its first iteration, `found_tokens` what was in memory already of those let in.
+    that got no token in its first iteration, `found_tokens` what was in memory already of those let in,
+    `answered` the tokens of each row's answer that it went on from, empty where none did.
     """
 
     kind: Kind
@@ -33,6 +34,7 @@ class BatchRecord(NamedTuple):
     num_waiting: int = 0
     paused: tuple[int, ...] = ()
     found_tokens: int = 0
+    answered: tuple[int, ...] = ()
 
     def decision(self) -> dict[str, Any]:
         """The entry of the decision log: what was decided, and how many iterations it ran."""
@@ -40,6 +42,8 @@ class BatchRecord(NamedTuple):
         if self.is_chunked:
             entry |= {"chunks": [list(chunk) for chunk in self.chunks]}
             entry |= {"evicted": list(self.evicted), "paused": list(self.paused)}
+        if self.answered:
+            entry |= {"answered": list(self.answered)}
         return {**entry, "iterations": self.iterations}
 
     @property

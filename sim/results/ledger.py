@@ -117,6 +117,7 @@ class Ledger:
         # Positions decoded in attempts that outlived their prediction.
         self.failed_tokens = column(np.zeros(n, dtype=np.int64))
         self.final_batch = column(np.full(n, -1))  # in `batches`: the padded batch in which it finished
+        self.begun_in: dict[int, list[int]] = {}  # id -> in `batches`: those that its last one went on from
         self.predicted = column(np.full(n, -1))
         self.replica = column(np.zeros(n, dtype=np.int32))  # where it finished
         self.reason: dict[int, str] = {}  # id -> why it was given up
@@ -137,7 +138,8 @@ class Ledger:
         """A padded batch has run: rows that reached their length (`output_tokens`, by request id) are done.
 
         Their first token is the end of the batch's prefill, and they finish as it returns. The iterations of
-        the other rows are lost. SchedulingError where a row had ended before.
+        the other rows are lost, unless a later batch goes on from their tokens (`Request.answered_tokens`):
+        then the first batch gave the first token. SchedulingError where a row had ended before.
         """
         iterations, batch = record.iterations, len(self.batches)
         start_s, first_s, end_s = record.start_s, record.prefill_end_s, record.end_s
@@ -151,14 +153,21 @@ class Ledger:
             if scheduled_s[i] != scheduled_s[i]:
                 scheduled_s[i] = start_s
             self.attempts[i] += 1
-            if output_tokens[i] <= iterations:
+            answered = request.answered_tokens
+            if output_tokens[i] - answered <= iterations:
                 finished.append(request)
                 self.first_token_s[i], finish_s[i] = first_s, end_s
-                self.row_length[i], self.final_batch[i] = iterations, batch
+                self.row_length[i], self.final_batch[i] = answered + iterations, batch
                 self.replica[i] = record.replica
+                if answered:
+                    self.first_token_s[i] = self.batches[self.begun_in[i][0]].prefill_end_s
+                    self.failed_tokens[i] -= answered
+                elif self.begun_in:
+                    self.begun_in.pop(i, None)
             else:
                 unfinished.append(request)
                 self.failed_tokens[i] += iterations
+                self.begun_in[i] = [*(self.begun_in[i] if answered else ()), batch]
         self.batches.append(record)
         return Outcome(iterations, finished, unfinished)
 

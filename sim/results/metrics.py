@@ -79,6 +79,12 @@ def _goodput(run: RunTables) -> float | None:
     return _ratio(int(good_requests(run.requests, run.ended, run.goodput_ms.items()).sum()), run.window_s)
 
 
+def _outgrown(requests: Columns) -> int:
+    """Requests that were run again though no replica had failed: what is lost then, or gone on from."""
+    again = requests["attempts"] > 1 + requests["reroutes"]
+    return int(((requests["failed_tokens"] > 0) | again).sum())
+
+
 def _most_at_once(run: RunTables) -> int:
     """The most requests between arrival and finish; one that finishes makes room for one that arrives."""
     came = np.sort(run.requests["arrival_s"][run.done], kind="stable")
@@ -189,7 +195,7 @@ EFFICIENCY = (
     Metric(
         "failure_ratio", "requests that failed at first", "", "{:.1%}", "less",
         "Requests whose answer outgrew its prediction at least once / requests.",
-        lambda run: _ratio(int((run.requests["failed_tokens"] > 0).sum()), len(run.done)), "failed at first",
+        lambda run: _ratio(_outgrown(run.requests), len(run.done)), "failed at first",
     ),
     Metric(
         "iterations", "iterations", "", "{:,}", "less", "Forward passes that decoded, of all replicas.",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from traces.trace import FloatArray, IntArray
+from traces.trace import IntArray
 
 from .batch_record import BatchRecord
 from .caps import share_at_cap
 from .ledger import COUNTS, Ledger
 from .metrics import request_latencies, summarise
+from .padded_gaps import padded_gaps
 from .prefix_use import prefix_figures
 from .tables import RunTables, TokenUse, start_of
-from .token_gaps import Ramps
 from .warmup import num_warmup
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def make_result(
     done, batches = ~np.isnan(finish), ledger.batches
     end = float(finish[done].max()) if done.any() else None
     replicas = _replicas(ledger, columns["replica"], end)
-    gaps = _gaps(batches, np.asarray(ledger.final_batch), output_tokens, done, finish)
+    gaps = padded_gaps(ledger, output_tokens, finish)
     tokens = TokenUse(
         useful=int(output_tokens[done].sum()),
         padding=int((columns["row_length"] - output_tokens)[done].sum()),
@@ -244,31 +244,3 @@ def _frozen(columns: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray
     for view in views.values():
         view.flags.writeable = False
     return views
-
-
-def _gaps(
-    batches: Sequence[BatchRecord],
-    final_batch: IntArray,
-    output_tokens: IntArray,
-    done: Any,
-    finish: FloatArray,
-) -> Ramps:
-    """The gaps between a row's tokens: one ramp per row, and its last gap, which lasts until its batch
-    returns.
-    """
-    rows = np.flatnonzero(done & (output_tokens > 1) & (final_batch >= 0))
-    if not len(rows):
-        return Ramps.empty()
-    table = np.array([(b.first_step_s, b.step_slope_s, b.prefill_end_s) for b in batches])[final_batch[rows]]
-    first, slope, prefill_end = table.T
-    inner = output_tokens[rows] - 2  # gaps before the last one
-    spent = inner * first + slope * inner * (inner - 1) / 2
-    last = finish[rows] - prefill_end - spent
-    one, zero = np.ones(len(rows), dtype=np.int64), np.zeros(len(rows))
-    return Ramps(
-        first_s=np.concatenate([first, last]),
-        slope_s=np.concatenate([slope, zero]),
-        counts=np.concatenate([inner, one]),
-        weight=np.concatenate([one, one]),
-        start_s=np.concatenate([prefill_end, prefill_end + spent]),
-    )

@@ -7,6 +7,8 @@ Pure functions of requests and options (arXiv 2305.13144, section 4); knows noth
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from math import inf
 from typing import NamedTuple
 
 from ..kv_blocks import split_to_fit
@@ -18,6 +20,11 @@ PUBLISHED_BATCH_SIZES = {50: 256, 100: 128, 150: 64, 200: 32}
 
 SMALLEST_BATCH = 16
 """A remainder below this joins the next bin, however small that bin's batches are (published)."""
+
+KNEE_COST = 2.0
+"""An iteration with as many rows as the knee takes so much longer than one with none, in units of the latter:
+by the definition of the knee, between 1.5 and 3.
+"""
 
 BatchSize = Callable[[int, Sequence[Request]], int]
 """(bin edge, the bin's requests) -> how many of them make a full batch."""
@@ -43,6 +50,23 @@ def expected_tokens(request: Request, margin: float) -> int:
         upper = request.predicted_upper_tokens
         return request.predicted_tokens if upper is None else max(request.predicted_tokens, upper)
     return request.predicted_tokens + int(margin)
+
+
+def rest_of(request: Request, num_tokens: int, now: float) -> Request:
+    """What is left of a request after `num_tokens` more of its answer, queued again at `now`: they join the
+    prompt. The rest is expected to be as long as all of the answer so far.
+    """
+    answered = request.answered_tokens + num_tokens
+    return replace(
+        request,
+        arrival_s=now,
+        prompt_tokens=request.prompt_tokens + num_tokens,
+        max_new_tokens=request.max_new_tokens - num_tokens,
+        largest_cap=None if request.largest_cap is None else request.largest_cap - num_tokens,
+        predicted_tokens=answered,
+        predicted_upper_tokens=None,
+        answered_tokens=answered,
+    )
 
 
 def bin_edge(tokens: int, width: int) -> int:
@@ -95,6 +119,40 @@ def batches_by_bin(
             else:
                 batches.append(Batch(rows, capped(rows, edge if fcr else None)))
     return batches
+
+
+def batches_of_least_time(
+    ordered: Iterable[tuple[int, Request]], width: int, fcr: bool, limits: Limits
+) -> list[Batch]:
+    """Batches of pairs as in `batches_by_bin`, cut where the group then decodes for the least time, as far as
+    predictions and the knee of the limits tell (dynamic programming over all cuts that fit the memory).
+
+    With `fcr` a batch stops at the multiple of `width` that is not below its largest expectation.
+    """
+    pairs = list(ordered)
+    least, begins = [0.0], [0]  # for the first n: how long they take, and where their last batch begins
+    for end in range(1, len(pairs) + 1):
+        edge, bound = bin_edge(pairs[end - 1][0], width), pairs[end - 1][1].bound_tokens
+        prompt, knee, best, begin = -1, 1, inf, end - 1
+        for start in range(end - 1, -1, -1):
+            rows, request = end - start, pairs[start][1]
+            if request.prompt_tokens > prompt:
+                prompt = request.prompt_tokens
+                knee = limits.knee_at(prompt + edge // 2)
+            if rows > 1 and rows * (prompt + (edge if fcr else bound)) > limits.kv_tokens:
+                break
+            time = least[start] + edge * (1.0 + KNEE_COST * rows / knee)
+            if time < best:
+                best, begin = time, start
+        least.append(best)
+        begins.append(begin)
+    batches, end = list[Batch](), len(pairs)
+    while end:
+        rows_of = [request for _, request in pairs[begins[end] : end]]
+        edge = bin_edge(pairs[end - 1][0], width)
+        batches.append(Batch(rows_of, capped(rows_of, edge if fcr else None)))
+        end = begins[end]
+    return batches[::-1]
 
 
 def batches_by_rank(

@@ -47,6 +47,13 @@ class OpenSequenceScheduler(SequenceScheduler):
         """All that was running, had failed, was planned or waited, in bins or for its length."""
         return [*super().drain(now), *self.bins.drain()]
 
+    def _fail(self, request: Request, now: float) -> None:
+        """What keeps its tokens goes back into a bin."""
+        if self.options.requeue:
+            self.bins.add(request)
+        else:
+            super()._fail(request, now)
+
     def _choose(self, now: float) -> Work | None:
         """Run what is ready, the important first; else ask for lengths; else say when a batch is due."""
         ready = (

@@ -22,10 +22,12 @@ from .binning import (
     Batch,
     batches_by_bin,
     batches_by_rank,
+    batches_of_least_time,
     capped,
     expected_tokens,
     fitted,
     memory_size,
+    rest_of,
     table_size,
 )
 from .sequence_options import SequenceOptions
@@ -52,6 +54,9 @@ class SequenceScheduler(BaseScheduler):
         self.failed: list[tuple[int, int, float, Request]] = []  # heap by (priority, order); when, who
         self.drops: deque[Drop] = deque()
         self.in_flight: tuple[Request, ...] = ()
+        self.begun: dict[
+            int, Request
+        ] = {}  # by id: as it was before it was cut off, while its rest is queued
         self.num_submitted = self.num_failed = 0
         self.least_priority = 0  # the largest number seen; a request with a smaller one is important
         self.any_deadline = False
@@ -90,9 +95,10 @@ class SequenceScheduler(BaseScheduler):
             for request, prediction in zip(work.requests, outcome.predictions, strict=True):
                 tell(request, prediction)
         else:
+            for request in outcome.finished:
+                self.begun.pop(request.id, None)
             for request in outcome.unfinished:
-                heappush(self.failed, (request.priority, self.num_failed, now, request))
-                self.num_failed += 1
+                self._fail(self._rest(request, outcome, now) if self.options.requeue else request, now)
 
     def drain(self, now: float) -> list[Request]:
         """All that was running, had failed, was planned or waited."""
@@ -103,7 +109,17 @@ class SequenceScheduler(BaseScheduler):
         self.in_flight, self.failed, self.forming, self.waiting = (), [], [], []
         self.plan.clear()
         self.drops.clear()
-        return left
+        return [self.begun.pop(r.id, r) for r in left]
+
+    def _fail(self, request: Request, now: float) -> None:
+        """Keep a request that was cut off until its turn comes again."""
+        heappush(self.failed, (request.priority, self.num_failed, now, request))
+        self.num_failed += 1
+
+    def _rest(self, request: Request, outcome: Outcome, now: float) -> Request:
+        """What is left of a request that was cut off."""
+        self.begun.setdefault(request.id, request)
+        return rest_of(request, outcome.iterations, now)
 
     def _choose(self, now: float) -> Work | None:
         """Perceive, recompute what may not wait, plan, run the plan: whichever is there first."""
@@ -120,11 +136,15 @@ class SequenceScheduler(BaseScheduler):
 
     def _take(self) -> None:
         """Move the next group from the queue where none is in work; the important join at any time."""
-        free = not (self.forming or self.plan or self.failed)
-        room = self.options.group_size
-        while self.waiting and ((free and room > 0) or self._important(self.waiting[0][-1])):
-            self.forming.append(heappop(self.waiting)[-1])
-            room -= 1
+        free, room = not (self.forming or self.plan), self.options.group_size
+        queues: list[list[Any]] = [self.failed, self.waiting]
+        if not self.options.requeue:
+            free &= not self.failed
+            del queues[0]
+        for queue in queues:
+            while queue and ((free and room > 0) or self._important(queue[0][-1])):
+                self.forming.append(heappop(queue)[-1])
+                room -= 1
 
     def _ask(self, unknown: list[Request]) -> Work:
         """Ask for lengths, as many as the KV cache allows at a time."""
@@ -145,14 +165,19 @@ class SequenceScheduler(BaseScheduler):
         ordered = sorted(((expected_tokens(r, o.margin), r) for r in requests), key=lambda pair: pair[0])
         if self.size_of is None:
             return batches_by_rank(ordered, o.batch_size, o.fcr, self.limits.kv_tokens)
-        return fitted(batches_by_bin(ordered, o.bin_width, self.size_of, o.fcr), self.limits)
+        if o.bins == "least-time":
+            batches = batches_of_least_time(ordered, o.bin_width, o.fcr, self.limits)
+        else:
+            batches = batches_by_bin(ordered, o.bin_width, self.size_of, o.fcr)
+        return fitted(batches, self.limits)
 
     def _run_plan(self, now: float) -> Work | None:
         """The next planned batch, without those whose deadline has passed."""
         if not self.plan:
             return None
         batch = self.plan.popleft()
-        late = expiry(batch.requests, now) if self.any_deadline else None
+        fresh = (r for r in batch.requests if r.id not in self.begun)
+        late = expiry(fresh, now) if self.any_deadline else None
         if late is None:
             return self._hand_out(PaddedBatch(tuple(batch.requests), batch.token_limit))
         kept = [r for r in batch.requests if r not in late.requests]

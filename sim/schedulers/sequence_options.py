@@ -20,8 +20,12 @@ class SequenceOptions:
     """Failure collection and recomputation: stop a batch at its predicted length, recompute later what was
     cut.
     """
+    bins: Literal["width", "least-time"] = "width"
+    """Bins of `bin_width` tokens, or a group cut where it decodes for the least time (with vbs=memory)."""
     bin_width: int = 50
-    """Width of a length bin in tokens."""
+    """Width of a length bin in tokens; limits are rounded up to its multiples."""
+    requeue: bool = False
+    """What was cut off keeps its tokens and joins the next group for the rest; off: it is recomputed."""
     margin: float = 0.0
     """Safety margin on predictions: whole tokens or, between 0 and 1, a quantile of the true length."""
     max_wait_s: float = 0.0
@@ -35,6 +39,10 @@ class SequenceOptions:
                 raise ValueError(f"{name}: {getattr(self, name)} must be at least 1")
         if self.vbs not in ("table", "memory", "off"):
             raise ValueError(f"vbs: {self.vbs} must be one of table, memory, off")
+        if self.bins not in ("width", "least-time"):
+            raise ValueError(f"bins: {self.bins} must be one of width, least-time")
+        if self.bins == "least-time" and (self.vbs != "memory" or self.max_wait_s > 0):
+            raise ValueError("bins: least-time needs vbs=memory and groups (max_wait_s=0)")
         if not 0.0 <= self.margin < 1e6:
             raise ValueError(f"margin: {self.margin} must be at least 0 and below 1000000")
         if self.margin > 1.0 and self.margin != int(self.margin):

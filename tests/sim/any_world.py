@@ -28,6 +28,9 @@ POLICIES = [
     "sequence:max_wait_s=0.7,batch_size=3",
     "sequence:max_wait_s=5,vbs=off,batch_size=3",
     "sequence:max_wait_s=2,vbs=memory,margin=0.8",
+    "sequence:vbs=memory,bins=least-time,requeue=on,group_size=40",
+    "sequence:requeue=on,vbs=off,batch_size=3",
+    "sequence:requeue=on,max_wait_s=1",
 ]
 CONTINUOUS = [
     "continuous",

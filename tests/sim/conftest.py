@@ -127,7 +127,8 @@ class Executor:
     def length(self, request: Request) -> int:
         known = self.lengths.get(request.id, request.predicted_tokens)
         assert known is not None
-        return min(max(1, known), request.max_new_tokens)
+        cap = request.max_new_tokens + request.answered_tokens
+        return min(max(1, known), cap) - request.answered_tokens
 
     def prediction(self, request: Request) -> Prediction:
         if request.id in self.told:

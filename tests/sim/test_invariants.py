@@ -39,7 +39,9 @@ def check(result: Result, kv_tokens: int) -> None:
     t, done = result.requests, result.requests[result.requests.status == "completed"]
     for batch in result.batches:
         if batch.kind == "PaddedBatch":
-            prompt = max(t.prompt_tokens[i] for i in batch.request_ids)
+            answered = batch.answered or [0] * len(batch.request_ids)
+            prompts = zip(batch.request_ids, answered, strict=True)
+            prompt = max(t.prompt_tokens[i] + begun for i, begun in prompts)
             assert batch.kv_tokens == len(batch.request_ids) * (prompt + batch.limit)
     # The account of tokens.
     tokens = result.tokens
@@ -52,7 +54,7 @@ def check(result: Result, kv_tokens: int) -> None:
     assert tokens.useful + tokens.padding + tokens.recomputed == rows.total()
     attempts = Counter(i for b in result.batches if b.kind == "PaddedBatch" for i in b.request_ids)
     assert [attempts[i] for i in t.index] == t.attempts.tolist()
-    assert t.attempts.max() <= 2
+    assert t.attempts.max() <= (10 if any(b.answered for b in result.batches) else 2)
 
 
 @pytest.mark.parametrize("policy", [*POLICIES, *CONTINUOUS])

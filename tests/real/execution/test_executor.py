@@ -74,6 +74,7 @@ def test_who_is_paused_keeps_its_memory_and_its_answer(make_scenario, serve, alo
         ("vanilla", "transformers-eager"),
         ("sequence:vbs=memory,fcr=on,bin_width=8", "transformers-eager"),
         ("sequence:vbs=memory,fcr=on,bin_width=8", "cuda-graphs"),
+        ("sequence:vbs=memory,bins=least-time,bin_width=8,requeue=on", "cuda-graphs"),
         ("continuous:max_num_seqs=8,max_num_batched_tokens=24", "cuda-graphs"),
     ],
 )

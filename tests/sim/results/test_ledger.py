@@ -41,6 +41,19 @@ def test_rows_of_a_padded_batch_are_done_where_they_reach_their_length() -> None
         ledger.record_padded(PaddedBatch((REQUESTS[1],), 9), later, [7, 8, 9])
 
 
+def test_a_row_that_goes_on_has_its_first_token_from_its_first_batch_and_loses_nothing() -> None:
+    ledger, lengths = Ledger(3, [0.0] * 3), [7, 20, 9]
+    ledger.record_padded(PaddedBatch((REQUESTS[0], REQUESTS[1]), 7), BATCH, lengths)
+    assert ledger.failed_tokens[1] == 7
+    for k, iterations in enumerate((7, 6)):
+        rest = Request(1, 0.0, 17 + 7 * k, 93 - 7 * k, answered_tokens=7 * (k + 1))
+        later = replace_times(BATCH, 20.0 + 10 * k)._replace(request_ids=(1,), iterations=iterations)
+        ledger.record_padded(PaddedBatch((rest,), 7), later, lengths)
+    assert (ledger.first_token_s[1], ledger.finish_s[1], ledger.final_batch[1]) == (3.0, 37.0, 2)
+    assert (ledger.attempts[1], ledger.row_length[1], ledger.failed_tokens[1]) == (3, 20, 0)
+    assert ledger.begun_in == {1: [0, 1]}
+
+
 def replace_times(record: BatchRecord, by_s: float) -> BatchRecord:
     start_s, prefill_s, end_s = record.start_s, record.prefill_end_s, record.end_s
     shift = by_s - start_s

@@ -51,7 +51,14 @@ KEYS = [
     *STATISTICS,
 ]
 
-POLICIES = ["vanilla", "vanilla:batch_size=3", "sequence", "sequence:vbs=off", "sequence:max_wait_s=2"]
+POLICIES = [
+    "vanilla",
+    "vanilla:batch_size=3",
+    "sequence",
+    "sequence:vbs=off",
+    "sequence:max_wait_s=2",
+    "sequence:requeue=on,group_size=40",
+]
 
 
 def trace_of(output: list[int], **columns: Any) -> Trace:
@@ -75,16 +82,19 @@ def result(request: pytest.FixtureRequest, profile: Profile) -> Result:
 
 def gaps_ms(result: Result) -> np.ndarray[Any, Any]:
     """Every inter-token gap of every request, one by one."""
-    gaps: list[float] = []
-    finished: dict[int, BatchRecord] = {}
+    times: dict[int, list[float]] = {}
     for batch in result.batches:
         if batch.kind == "PaddedBatch":
-            finished |= dict.fromkeys(batch.request_ids, batch)
-    for i, batch in finished.items():
+            steps = [batch.first_step_s + j * batch.step_slope_s for j in range(batch.iterations - 1)]
+            seen = batch.prefill_end_s + np.cumsum([0.0, *steps])
+            for i, begun in zip(
+                batch.request_ids, batch.answered or [0] * len(batch.request_ids), strict=True
+            ):
+                times[i] = [*times[i][:begun], *seen] if begun else [*seen]
+    gaps: list[float] = []
+    for i, all_s in times.items():
         n = int(result.columns["output_tokens"][i])
-        inner = [batch.first_step_s + j * batch.step_slope_s for j in range(n - 2)]
-        last = [batch.end_s - batch.prefill_end_s - sum(inner)] if n > 1 else []
-        gaps += inner + last
+        gaps += np.diff([*all_s[: n - 1], result.columns["finish_s"][i]]).tolist() if n > 1 else []
     return np.array(gaps) * 1e3
 
 
@@ -146,21 +156,23 @@ def test_the_papers_figures_from_the_decision_log(result: Result) -> None:
     true = dict(zip(t.index, t.output_tokens, strict=True))
     row_length: dict[int, int] = {}
     failed: set[int] = set()
-    wasted = asked = iterations = 0
+    wasted = kept = asked = iterations = 0
     for decision in result.decisions:
         iterations += decision["iterations"]
         if decision["kind"] == "Perceive":
             asked += 8 * len(decision["requests"])
         for i in decision["requests"] if decision["kind"] == "PaddedBatch" else ():
-            assert decision["iterations"] == min(
-                decision["limit"], max(true[j] for j in decision["requests"])
-            )
-            if true[i] <= decision["iterations"]:
-                row_length[i] = decision["iterations"]
+            begun = dict(zip(decision["requests"], decision.get("answered", [0] * len(true)), strict=False))
+            left = {j: true[j] - answered for j, answered in begun.items()}
+            assert decision["iterations"] == min(decision["limit"], max(left.values()))
+            if left[i] <= decision["iterations"]:
+                row_length[i] = begun[i] + decision["iterations"]
+                kept += begun[i]
             else:
                 failed.add(i)
                 wasted += decision["iterations"]
     assert row_length == dict(zip(t.index, t.row_length, strict=True))
+    wasted -= kept
     rows, useful, n = sum(row_length.values()), sum(true.values()), len(true)
     assert s["average_length"] == pytest.approx(rows / n)
     assert s["average_length_all_attempts"] == pytest.approx((rows + wasted) / n)

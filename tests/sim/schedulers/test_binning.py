@@ -18,6 +18,7 @@ from sim.schedulers import SequenceScheduler
 from sim.schedulers.binning import (
     Batch,
     batches_by_bin,
+    batches_of_least_time,
     bin_edge,
     capped,
     expected_tokens,
@@ -307,3 +308,56 @@ def test_every_request_is_in_one_batch_that_fits(
     assert all(
         r.predicted_tokens <= b.token_limit or b.token_limit == 512 for b in batches for r in b.requests
     )
+
+
+def seconds_of(plan: Sequence[Sequence[Request]], limits: Limits, width: int) -> float:
+    """What a plan's batches take together, as the knee says it."""
+    total = 0.0
+    for rows in plan:
+        edge = bin_edge(max(r.predicted_tokens or 0 for r in rows), width)
+        knee = limits.knee_at(max(r.prompt_tokens for r in rows) + edge // 2)
+        total += edge * (1 + 2 * len(rows) / knee)
+    return total
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    lengths=st.lists(st.integers(1, 400), min_size=1, max_size=8),
+    prompts=st.lists(st.integers(1, 300), min_size=8, max_size=8),
+    knee=st.sampled_from([((0, 1),), ((0, 4),), ((0, 8), (200, 2)), ((0, 64),)]),
+    kv_tokens=st.sampled_from([912, 2000, 10**6]),
+)
+def test_no_other_cut_of_a_group_takes_less_time(
+    lengths: list[int], prompts: list[int], knee: Any, kv_tokens: int
+) -> None:
+    limits = Limits(kv_tokens, knee=knee)
+    group = [
+        Request(i, 0.0, prompt, 512, predicted_tokens=n)
+        for i, (n, prompt) in enumerate(zip(sorted(lengths), prompts, strict=False))
+    ]
+    pairs = [(expected_tokens(r, 0.0), r) for r in group]
+    batches = batches_of_least_time(pairs, 50, True, limits)
+    assert [r for batch in batches for r in batch.requests] == group
+    for batch in batches:
+        assert batch.token_limit == bin_edge(max(r.predicted_tokens or 0 for r in batch.requests), 50)
+    best = math.inf
+    for cuts in itertools.product([False, True], repeat=len(group) - 1):
+        plan: list[list[Request]] = [[group[0]]]
+        for request, is_cut in zip(group[1:], cuts, strict=True):
+            if is_cut:
+                plan.append([request])
+            else:
+                plan[-1].append(request)
+        edges = [bin_edge(max(r.predicted_tokens or 0 for r in rows), 50) for rows in plan]
+        if all(
+            len(rows) == 1 or padded_tokens(rows, edge) <= kv_tokens
+            for rows, edge in zip(plan, edges, strict=True)
+        ):
+            best = min(best, seconds_of(plan, limits, 50))
+    assert seconds_of([batch.requests for batch in batches], limits, 50) == pytest.approx(best)
+
+
+def test_without_limits_on_answers_a_batch_of_least_time_fits_the_longest() -> None:
+    group = [Request(i, 0.0, 10, 400, predicted_tokens=20) for i in range(4)]
+    batches = batches_of_least_time([(20, r) for r in group], 50, False, Limits(820, knee=((0, 64),)))
+    assert [(len(batch.requests), batch.token_limit) for batch in batches] == [(2, 400), (2, 400)]

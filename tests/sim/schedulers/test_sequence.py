@@ -333,9 +333,51 @@ def test_a_batch_that_has_waited_goes_before_new_questions(
     assert log.starts[0] <= 8
 
 
+# Going on from what was cut off
+
+
+def test_the_rest_of_what_was_cut_off_joins_the_next_group(
+    limits: Limits, requests: Requests, run_scheduler: Run
+) -> None:
+    asked = requests([50, 50, 90, 40], arrival_s=[0, 0, 1, 1])
+    scheduler = SequenceScheduler(limits, requeue=True)
+    log = run_scheduler(scheduler, asked, {0: 170, 1: 50, 2: 90, 3: 40})
+    # The rest is taken to be as long as all before: 50 of it, then 100.
+    assert log.batches == [([0, 1], 50), ([2, 3, 0], 100), ([0], 150)]
+    first, _, last = log.works(PaddedBatch)
+    assert last.answered == (150,) and first.answered == ()
+    (rest,) = last.requests
+    assert (rest.prompt_tokens, rest.max_new_tokens) == (10 + 150, 512 - 150)
+    assert log.finished == [1, 2, 3, 0]
+    assert not scheduler.begun
+
+
+def test_what_is_drained_begins_anew(limits: Limits, requests: Requests) -> None:
+    scheduler = SequenceScheduler(limits, requeue=True)
+    (request,) = requests([50])
+    scheduler.submit(request, 0.0)
+    work = scheduler.next_work(0.0)
+    assert work is not None
+    scheduler.record(work, Outcome(50, unfinished=[request]), 50.0)
+    again = scheduler.next_work(50.0)
+    assert isinstance(again, PaddedBatch) and again.answered == (50,)
+    assert scheduler.drain(60.0) == [request] and not scheduler.begun
+
+
+def test_without_groups_the_rest_goes_back_into_a_bin(
+    limits: Limits, requests: Requests, run_scheduler: Run
+) -> None:
+    asked = requests([50, 50], arrival_s=[0, 55])
+    log = run_scheduler(OpenSequenceScheduler(limits, max_wait_s=10, requeue=True), asked, {0: 90, 1: 50})
+    # 0 leaves at 10 and is cut off at 60; with 1, which has come meanwhile, it goes on at 65.
+    assert list(zip(log.batches, log.starts, strict=True)) == [(([0], 50), 10), (([1, 0], 50), 65)]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"bins": "narrow"}, "bins: narrow must be one of width, least-time"),
+        ({"bins": "least-time"}, "bins: least-time needs vbs=memory and groups"),
         ({"group_size": 0}, "group_size: 0 must be at least 1"),
         ({"batch_size": -1}, "batch_size: -1 must be at least 1"),
         ({"bin_width": 0}, "bin_width: 0 must be at least 1"),
