@@ -39,6 +39,7 @@ from .columns import (
 from .counting import BY_WORDS, Counter
 
 LEAST_PROMPTS = 50
+LEAST_WHOLE = 20
 """Different prompts that a log must have."""
 PILED = 0.02
 """Share of the answers that have the largest length of all from which on that may be a cap."""
@@ -311,8 +312,11 @@ def _check(answers: Answers, path: str) -> None:
         raise InputError(
             f"{path}: {answers.num_prompts} different prompts have an answer, {LEAST_PROMPTS} are needed"
         )
-    if answers.is_cut.all():
-        raise InputError(f"{path}: all answers were stopped at their cap, so that no length is known")
+    if (whole := int((~answers.is_cut).sum())) < LEAST_WHOLE:
+        raise InputError(
+            f"{path}: {whole} of {len(answers)} answers ended before their cap, {LEAST_WHOLE} are needed: of "
+            "the others no length is known"
+        )
     if np.ptp(answers.tokens) == 0:
         raise InputError(f"{path}: all answers have {answers.tokens[0]} tokens: there is nothing to learn")
 

@@ -56,6 +56,14 @@ def test_requests_and_responses_of_an_api(tmp_path: Path) -> None:
     assert answers.caps.tolist() == [500.0] * N
 
 
+def test_where_nearly_all_are_cut_no_length_is_known(tmp_path: Path) -> None:
+    requests = [chat(i) for i in range(N)]
+    for request in requests[9:]:
+        request["response"]["choices"][0]["finish_reason"] = "length"
+    with pytest.raises(InputError, match=f"9 of {N} answers ended before their cap, 20 are needed"):
+        read_answers(wrote(tmp_path / "t.jsonl", requests))
+
+
 @pytest.mark.parametrize("reason", ["length", "max_tokens"])
 def test_answers_stopped_at_their_cap(tmp_path: Path, reason: str) -> None:
     requests = [chat(i) for i in range(N)]
@@ -170,7 +178,7 @@ def test_rows_without_a_prompt_are_said(tmp_path: Path) -> None:
         (
             [{"prompt": f"p {i}", "output_tokens": i} for i in range(N)],
             Where(cap=1),
-            "all answers were stopped",
+            "ended before their cap, 20 are needed",
         ),
         (
             [{"prompt": f"p {i}", "output_tokens": i - 3} for i in range(N)],
