@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from bisect import bisect_left, insort
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -17,6 +18,8 @@ import numpy as np
 
 from sim.perception.learned import LearnedPredictor
 from sim.work import Prediction
+from traces.errors import InputError
+from traces.tables import open_table
 
 FIRST_GUESS = 256
 """Tokens that an answer is taken to have before any has come."""
@@ -31,6 +34,10 @@ QUANTILES = tuple((k + 0.5) / 16 for k in range(16))
 """Where a distribution is read off."""
 USUAL_CHARACTERS = 4.0
 """Characters of a token, before any prompt was counted."""
+LEARNT_FROM = ("prompt", "model", "max_tokens", "output_tokens", "status")
+"""Columns of the layer's log that it learns from."""
+NO_CAP = 4096
+"""A cap from here on is as none: the log has one for answers without."""
 RATE = 0.5
 """First step of the regression, in logarithms of tokens."""
 
@@ -122,6 +129,7 @@ class Watch:
         return self.num_seen >= ENOUGH and sum(self.own_errors.recent) < sum(self.median_errors.recent)
 
 
+@dataclass(eq=False)
 class OnlineLength:
     """A linear regression on a prompt's words, learnt answer by answer (AdaGrad on the logarithm of tokens).
 
@@ -129,10 +137,16 @@ class OnlineLength:
     what it says.
     """
 
-    def __init__(self) -> None:
+    log: str = ""
+    """A log of the layer with texts (--log-texts) whose answers it learns from before any come."""
+
+    def __post_init__(self) -> None:
         self.watch = Watch()
         self.weights = np.zeros(NUM_FEATURES)
         self.squares = np.full(NUM_FEATURES, 0.1)
+        if self.log:
+            for ask, tokens in _logged(self.log):
+                self.learn(ask, tokens)
 
     def predict(self, ask: Ask, upper_quantile: float | None = None) -> Prediction:
         """By the prompt's words where that has proved better, else the median."""
@@ -182,12 +196,29 @@ class LearnedLength:
         self.watch.note(ask, self.model.predict_text(ask.text).tokens, tokens)
 
 
+def _logged(path: str) -> Iterator[tuple[Ask, int]]:
+    """What was asked and how long the answers were, of a log of the layer, in the order in which they ended.
+
+    InputError for a file without texts, or where no answer is whole.
+    """
+    table = open_table(path, lambda name: name in LEARNT_FROM)
+    if missing := [name for name in LEARNT_FROM if name not in table.columns]:
+        raise InputError(f"{path}: column {missing[0]} is missing; a log with texts has it (--log-texts)")
+    columns = [table.raw(name) for name in LEARNT_FROM]
+    rows = [row for row in zip(*columns, strict=True) if row[-1] == "completed" and row[-2] > 0]
+    if not rows:
+        raise InputError(f"{path}: no request is completed, so that nothing can be learnt")
+    for text, model, cap, tokens, _ in rows:
+        yield Ask(str(model), str(text), int(cap)), int(tokens)
+
+
 def features(ask: Ask) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """Numbers of what is there: a constant, model, length of the prompt, cap, words and pairs of words."""
     words = ask.text.lower().split()
     if len(words) > MOST_WORDS:
         words = words[: MOST_WORDS // 2] + words[-MOST_WORDS // 2 :]
-    cap = "none" if ask.max_tokens is None else str(ask.max_tokens.bit_length())
+    most = ask.max_tokens or NO_CAP
+    cap = str(most.bit_length()) if most < NO_CAP else "none"
     names = ["", f"\1{ask.model}", f"\2{len(ask.text).bit_length()}", f"\3{cap}"]
     names += words
     names += [f"{a} {b}" for a, b in pairwise(words[:17])]

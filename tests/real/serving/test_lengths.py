@@ -45,6 +45,34 @@ def test_the_median_is_that_of_the_same_model() -> None:
     assert median.predict(Ask("a", "y"), 0.9)[:2] == (20, 900) and median.predict(Ask("b", "y")).tokens == 5
 
 
+def row(ask: Ask, tokens: int, **others: object) -> str:
+    named = {"prompt": ask.text, "model": ask.model, "max_tokens": ask.max_tokens, "output_tokens": tokens}
+    return json.dumps({"request_id": 1, **named, "status": "completed", **others}) + "\n"
+
+
+def test_a_log_with_texts_is_learnt_from_before_answers_come(tmp_path: Path) -> None:
+    rng, plain, log = random.Random(3), OnlineLength(), tmp_path / "log.jsonl"
+    seen = [asked(rng) for _ in range(300)]
+    seen = [(Ask(ask.model, ask.text, cap), tokens) for cap, (ask, tokens) in enumerate(seen, 100)]
+    for ask, tokens in seen:
+        plain.learn(ask, tokens)
+    failed = [row(ask, 0, status="failed") for ask, _ in seen[:50]]
+    log.write_text("".join([*failed, *(row(*each) for each in seen)]))
+    begun = make_length_predictor(f"online:log={log}")
+    for ask, _ in (asked(rng) for _ in range(50)):
+        assert begun.predict(ask, 0.9) == plain.predict(ask, 0.9)
+    assert plain.watch.is_better
+
+
+def test_a_log_without_texts_is_refused(tmp_path: Path) -> None:
+    (log := tmp_path / "log.jsonl").write_text(row(Ask("m", "x", 8), 4).replace("prompt", "p"))
+    with pytest.raises(InputError, match="column prompt is missing; a log with texts has it"):
+        make_length_predictor(f"online:log={log}")
+    log.write_text(row(Ask("m", "x", 8), 0, status="failed"))
+    with pytest.raises(InputError, match="no request is completed"):
+        make_length_predictor(f"online:log={log}")
+
+
 def test_words_are_worth_more_once_enough_was_seen() -> None:
     rng, online = random.Random(1), OnlineLength()
     for _ in range(ENOUGH - 1):
