@@ -41,6 +41,7 @@ def pilot(
     *,
     policies: PolicyFlag = TRIED,
     ran: str = FIRST,
+    ran_slots: int | None = None,
     slots: Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative="")] = (),
     profiles: Several = (),
     predictor: PredictorFlag = None,
@@ -61,9 +62,11 @@ def pilot(
         predicted.
     ran
         Policy under which the log was made.
+    ran_slots
+        Requests that the server worked on at a time, where it queued by itself (vLLM: --max-num-seqs);
+        default: the most that were with it at once.
     slots
-        Requests that are with the server at a time, several to compare; default: the most that there were in
-        the log.
+        Numbers of requests that the server works on at a time, to compare; default: as it ran.
     profiles
         Other machines, profiles by name or file, beside the server of the log.
     replicates
@@ -80,6 +83,7 @@ def pilot(
             log,
             policies=policies,
             ran=ran,
+            ran_slots=ran_slots,
             slots=slots,
             profiles=profiles,
             predictor=predictor,
@@ -95,7 +99,7 @@ def pilot(
         print(f"seqsched: note: {log}: {note}", file=sys.stderr)
     off = found.replayed["mean_e2el_ms"] / found.measured["mean_e2el_ms"] - 1
     if abs(off) > FAR_OFF:
-        why = f"is it {found.ran.policy}, with {found.slots} slots, that ran (--ran, --slots)?"
+        why = f"is it {found.ran.policy}, with {found.slots} slots, that ran (--ran, --ran-slots)?"
         print(f"seqsched: note: {log}: the replay of what ran is off by {off:+.1%}; {why}", file=sys.stderr)
 
 

@@ -22,7 +22,7 @@ from ..hardware.profile import Profile
 from ..perception.accuracy import ErrorReport, RankReport, error_report, rank_report
 from ..scenario.policies import scheduler_maker
 from ..scenario.scenario import Scenario, scenario
-from .slot_log import FIRST, SENT, bare, enough_blocks, read, server_of, slots_used, with_slots
+from .slot_log import FIRST, SENT, SlotLog, bare, enough_blocks, read, server_of, slots_used, with_slots
 
 POLICIES = (
     "continuous",
@@ -115,6 +115,7 @@ def pilot(
     *,
     policies: Sequence[str] | str = POLICIES,
     ran: str = FIRST,
+    ran_slots: int | None = None,
     slots: Sequence[int] = (),
     profiles: Sequence[str] = (),
     predictor: str | None = None,
@@ -125,17 +126,22 @@ def pilot(
     """Replay a log under `policies`, with each number of `slots` (none: as many as were used at most), on the
     server that made it, and on `profiles`.
 
-    `ran`: the policy under which it was made. `predictor`: whose predictions are used; None: those in the
+    `ran`: the policy under which it was made. `ran_slots`: as many requests as the server works on at a time;
+    where more were with it, it queued by itself. `predictor`: whose predictions are used; None: those in the
     log. `replicates`: logs that are drawn from this one, to say how sure gains are; a predictor that draws
     does so anew in each. InputError for a log that cannot be replayed.
     """
     names = names_of(policies, "policies")
-    for what, least, values in (("slots", 1, slots), ("replicates", 2, (replicates,))):
+    given = () if ran_slots is None else (ran_slots,)
+    for what, least, values in (
+        ("slots", 1, slots),
+        ("ran_slots", 1, given),
+        ("replicates", 2, (replicates,)),
+    ):
         if wrong := [value for value in values if value < least]:
             raise InputError(f"{what}: {wrong[0]} must be at least {least}")
     told = read(path, time_unit)
-    used = slots_used(told) if told.sent_s is not None else None
-    own = slots[0] if slots and used is None else used
+    told, own, notes = _as_it_ran(told, ran_slots, slots)
     server = server_of(told, path, ran, own)
     trace = bare(told.log.trace)
     who = predictor or ("trace" if trace.predicted_tokens is not None else None)
@@ -161,8 +167,24 @@ def pilot(
         rows=rows[1:],
         error=None if predicted is None else error_report(predicted, trace.output_tokens),
         order=None if predicted is None else rank_report(predicted, trace.output_tokens),
-        notes=(*told.log.notes, *_notes(told.log.trace, who, own, slots, told.sent_s is not None)),
+        notes=(*told.log.notes, *notes, *_notes(told.log.trace, who, own, slots)),
     )
+
+
+def _as_it_ran(
+    told: SlotLog, ran_slots: int | None, slots: Sequence[int]
+) -> tuple[SlotLog, int | None, tuple[str, ...]]:
+    """The log, as many requests as the server worked on at a time, and notes on that. Where it queued by
+    itself, when requests were sent to it says nothing.
+    """
+    if told.sent_s is None:
+        note = f"the log does not say when requests were sent on ({SENT}): the policy that ran is believed"
+        return told, ran_slots or (slots[0] if slots else None), (note,)
+    used = slots_used(told)
+    if ran_slots is None or ran_slots >= used:
+        return told, ran_slots or used, ()
+    note = f"up to {used} requests were with the server: those beyond {ran_slots} waited there"
+    return told._replace(sent_s=None), ran_slots, (note,)
 
 
 def _resampled(trace: Trace, rng: np.random.Generator) -> Trace:
@@ -255,16 +277,10 @@ def _compared(
     )
 
 
-def _notes(
-    trace: Trace, predictor: str | None, own: int | None, slots: Sequence[int], sent: bool
-) -> tuple[str, ...]:
+def _notes(trace: Trace, predictor: str | None, own: int | None, slots: Sequence[int]) -> tuple[str, ...]:
     notes = []
     if predictor is None:
         notes.append("no predictions in the log (predicted_tokens): only perfect ones are tried")
-    if not sent:
-        notes.append(
-            f"the log does not say when requests were sent on ({SENT}): the policy that ran is believed"
-        )
     if own is not None and any(count > own for count in slots):
         notes.append(f"more slots than the {own} of the log: what a token takes there is extrapolated")
     if (trace.output_tokens < 2).all():

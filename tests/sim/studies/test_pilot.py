@@ -108,6 +108,23 @@ def test_without_times_of_sending_the_policy_that_ran_is_believed(tmp_path: Path
     assert any("does not say when requests were sent on" in note for note in found.notes)
 
 
+def test_a_server_that_queues_by_itself(tmp_path: Path) -> None:
+    trace = requests(80)
+    log = logged(tmp_path / "log.jsonl", trace, "continuous", 4, np.inf)
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    at_once = "\n".join(json.dumps({**row, "scheduled_s": row["arrival_s"]}) for row in rows)
+    log.write_text(at_once)
+    assert pilot(log, policies=(SHORTEST,), replicates=2).slots == 80
+    found = pilot(log, policies=(SHORTEST,), ran_slots=4, replicates=2)
+    assert found.slots == 4 and any("80 requests were with the server" in note for note in found.notes)
+    for key, measured in found.measured.items():
+        assert found.replayed[key] == pytest.approx(measured, rel=0.1), key
+    row = next(r for r in found.rows if r.point.predictor == "trace")
+    first, then = (served(trace, policy, 4, np.inf).summary for policy in ("continuous", SHORTEST))
+    true = 1 - then["mean_e2el_ms"] / first["mean_e2el_ms"]
+    assert row.gain["mean_e2el_ms"] == pytest.approx(true, rel=0.15)
+
+
 def test_without_predictions_perfect_ones_are_tried(tmp_path: Path) -> None:
     log = logged(tmp_path / "log.jsonl", requests(60), "continuous", 4, np.inf, predicted_tokens=True)
     found = pilot(log, policies=("continuous", SHORTEST), replicates=2)
@@ -143,6 +160,7 @@ def test_another_machine_beside_the_server(tmp_path: Path) -> None:
     [
         ({"policies": "continuous:order=best"}, "order"),
         ({"slots": (0,)}, "slots: 0 must be at least 1"),
+        ({"ran_slots": 0}, "ran_slots: 0 must be at least 1"),
         ({"replicates": 1}, "replicates: 1 must be at least 2"),
         ({"profiles": ("nothing",)}, "nothing"),
     ],
