@@ -6,17 +6,17 @@ One more is a class with a method `choose` and a line in `ROUTERS`; in a module 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from math import ceil
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from traces.registry import Registry
 
 from ..request import Request
+from .draws import uniform
+from .predicted_latency import PredictedLatency
 from .prefix_routers import PrefixAware, Sticky
 from .routing import BaseRouter, CheckedRouter, Router, RouterContext
 
@@ -188,12 +188,6 @@ def shared_queue(context: RouterContext) -> None:
     """No replica on arrival: requests wait in one queue, and a replica with a place takes the first."""
 
 
-def uniform(rng: np.random.Generator, at_a_time: int = 4096) -> Iterator[float]:
-    """Uniform numbers in [0, 1) without end; drawing many at a time is what makes them cheap."""
-    while True:
-        yield from rng.random(at_a_time).tolist()
-
-
 ROUTERS = Registry(
     "router",
     {
@@ -202,6 +196,7 @@ ROUTERS = Registry(
         "least-requests": LeastRequests,
         "least-tokens": LeastTokens,
         "least-predicted-work": LeastPredictedWork,
+        "predicted-latency": PredictedLatency,
         "power-of-two": PowerOfTwo,
         "prefix-aware": PrefixAware,
         "sticky": Sticky,

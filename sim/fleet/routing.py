@@ -6,7 +6,8 @@ Knows nothing of SimPy, schedulers or costs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,6 +28,46 @@ class PredictedWork(Protocol):
         """With an answer of `answer_tokens`; by default as long as predicted, or as an answer may be."""
 
 
+class StepTimes(Protocol):
+    """Seconds of an iteration on a replica, by its profile."""
+
+    def decode_s(self, num_seqs: int, context_tokens: float) -> float:
+        """One in which `num_seqs` sequences decode, with so many tokens of context in all."""
+
+    def mixed_s(
+        self,
+        num_decode: int,
+        decode_context_tokens: float,
+        num_prefill: int,
+        prefill_tokens: int,
+        prefill_attention: float,
+    ) -> float:
+        """One that also computes so many tokens of so many prompts; attention: the sum over these tokens of
+        what each reads.
+        """
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What is known of how a replica serves; infinity where there is no bound."""
+
+    steps: StepTimes
+    kv_tokens: float = math.inf
+    max_num_seqs: float = math.inf
+    """Requests that run at a time."""
+    max_num_batched_tokens: float = math.inf
+    """Tokens of an iteration."""
+    shares_prefixes: bool = False
+    """Whether a prompt is computed only from where it differs from all that were there before."""
+    decides_ahead: bool = False
+    """Whether who comes misses the next iteration, too, which is decided while the one before it runs."""
+
+
+def no_clock() -> float:
+    """Time stands still."""
+    return 0.0
+
+
 @dataclass(frozen=True)
 class RouterContext:
     """What a router is built with; its class is called as `Class(context, **options)`."""
@@ -39,6 +80,10 @@ class RouterContext:
     """(request, replica[, answer_tokens]) -> accelerator seconds that it is predicted to take there."""
     kv_tokens: tuple[int, ...] = ()
     """KV tokens that each replica holds; empty where that is not known."""
+    machines: tuple[Machine, ...] = ()
+    """How each replica serves; empty where that is not known."""
+    now: Callable[[], float] = no_clock
+    """The time in seconds, on the clock of `Request.arrival_s`."""
 
 
 class Router(Protocol):

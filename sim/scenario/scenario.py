@@ -30,11 +30,11 @@ from ..fleet.fleet import Fleet
 from ..fleet.outages import NONE, Outages
 from ..fleet.routed import RoutedFleet
 from ..fleet.routers import DEFAULT_ROUTER, RouterSpec, router_maker, router_name
-from ..fleet.routing import Router, RouterContext, needs_of
+from ..fleet.routing import Router, needs_of
 from ..fleet.shared_queue import SharedQueueFleet
 from ..fleet.sole import FrontedSole, Sole
 from ..hardware.profile import Profile
-from ..perception.predictions import Perception, ability, asking_tokens, perceive
+from ..perception.predictions import Perception, asking_tokens, perceive
 from ..perception.predictors import Predictor
 from ..perception.registry import make_predictor
 from ..request import KnownBlocks, Request
@@ -47,6 +47,7 @@ from ..work import Limits, Prediction, Scheduler, SchedulingError
 from .machines import Accelerator, accelerators_of, fleet_text, frontend_of, outages_of, provenance_of
 from .policies import Policy, kv_capacity, policy_name, scheduler_maker
 from .requests import arriving, check_concurrency, goodput_bounds, output_cap, requests_of
+from .routing import router_of
 from .settings import DEFAULT_TRACE, Keywords, Settings, read_settings
 
 STREAMS = ("arrivals", "lengths", "perception", "routing", "failures")
@@ -112,8 +113,9 @@ class Scenario:
         iteration, to the same end.
         """
         read_warmup(warmup)
-        machines, make, router = self.machines, scheduler_maker(policy), self._router()
+        machines, make, env = self.machines, scheduler_maker(policy), Environment()
         schedulers = [make(machine.limits) for machine in machines]
+        router = None if self.is_alone else self._router(schedulers, env)
         perception = self.perceived_for(schedulers[0], router)
         lengths: list[int] = output_tokens or self.trace.output_tokens.tolist()
         ledger = Ledger(
@@ -129,7 +131,6 @@ class Scenario:
         )
         if not perception.charged:
             ledger.predicted = column(perception.predicted.astype(np.int64))
-        env = Environment()
         arrivals = self._arrivals(self.requests(perception), ledger, on_progress, schedulers)
         fleet = None if isinstance(arrivals, Sole) else fleet_of(env, arrivals, router)
         source: Source = fleet or cast(Sole, arrivals)
@@ -224,6 +225,11 @@ class Scenario:
 
         return chain.from_iterable(map(block, range(0, n, REQUESTS_AT_A_TIME)))
 
+    def _router(self, schedulers: Sequence[CompleteScheduler], env: Environment) -> Router | None:
+        """The rule that sends requests to the machines; None where they take them."""
+        rng = stream(self.seed, "routing")
+        return router_of(self.router, self.machines, schedulers, self.predictor, rng, lambda: env.now)
+
     def _arrivals(
         self,
         requests: Iterator[Request],
@@ -249,25 +255,6 @@ class Scenario:
         largest = int((trace.prompt_tokens + caps).max())
         too_large = any(largest > getattr(scheduler, "surely_fits_tokens", -1) for scheduler in schedulers)
         return too_large or trace.deadline_s is not None
-
-    def _router(self) -> Router | None:
-        """The rule that sends requests to the machines; None where they take them, or there is only one."""
-        if self.is_alone:
-            return None
-        machines = self.machines
-        per_token = {id(m.profile): _seconds_per_token(m.profile) for m in machines}
-        seconds = [per_token[id(m.profile)] for m in machines]
-
-        def work_s(request: Request, replica: int, answer_tokens: int | None = None) -> float:
-            ability(self.predictor, ("length",))  # an order says nothing of seconds
-            prompt_s, answer_s = seconds[replica]
-            predicted = request.predicted_tokens if answer_tokens is None else answer_tokens
-            answer = request.bound_tokens if predicted is None else predicted
-            return request.prompt_tokens * prompt_s + answer * answer_s
-
-        rng, capacities = stream(self.seed, "routing"), tuple(m.limits.kv_tokens for m in machines)
-        context = RouterContext(len(machines), rng, work_s, capacities)
-        return router_maker(self.router)(context)
 
 
 def fleet_of(env: Environment, arrivals: Arrivals, router: Router | None) -> Fleet:
@@ -298,13 +285,6 @@ def _check_none_lost(ledger: Ledger, scheduler: str) -> None:
     lost = [i for i in unfinished if i not in ledger.reason]
     if lost:
         raise SchedulingError(f"{scheduler} left {len(lost)} requests unserved, such as {lost[:5]}")
-
-
-def _seconds_per_token(profile: Profile) -> tuple[float, float]:
-    """What a prompt token and an output token cost on a machine that is busy up to its knee."""
-    cost, context = profile.iteration_cost, 512
-    rows = cost.knee(context)
-    return cost.padded_prefill_s(1, context) / context, cost.decode_s(rows, rows * context) / rows
 
 
 def scenario(trace: Trace | str = DEFAULT_TRACE, **settings: Unpack[Keywords]) -> Scenario:

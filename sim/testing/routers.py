@@ -10,7 +10,7 @@ import numpy as np
 from traces.arguments import checked
 
 from ..fleet.routers import RouterSpec, router_maker, router_name
-from ..fleet.routing import Router, RouterContext
+from ..fleet.routing import Machine, Router, RouterContext
 from ..request import Request
 from . import invariants
 from .worlds import random_world, reported, require
@@ -61,8 +61,11 @@ class _Fleet:
     chosen: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        rng = np.random.default_rng(self.seed)
-        self.router = self.make(RouterContext(self.num_replicas, rng, _prompt_s))
+        rng, n, self.now = np.random.default_rng(self.seed), self.num_replicas, 0.0
+        machines = tuple(Machine(_Steps(1 + k % 2), 20_000.0, 64) for k in range(n))
+        kv_tokens = (20_000,) * n
+        context = RouterContext(n, rng, _prompt_s, kv_tokens, machines, lambda: self.now)
+        self.router = self.make(context)
         self.up = set(range(self.num_replicas))
         self.at: dict[int, dict[int, Request]] = {k: {} for k in self.up}
         self.num_requests = 0
@@ -71,10 +74,11 @@ class _Fleet:
         """Requests come and go, replicas fail and come back; at the end all are up and idle."""
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3,)))
         for action in rng.random(STEPS):
+            self.now += float(rng.exponential(0.05))
             busy = [k for k in sorted(self.up) if self.at[k]]
             if action < 0.55:
                 prompt, predicted = int(rng.integers(1, 500)), int(rng.integers(1, 500))
-                self.send(Request(0, 0.0, prompt, 512, predicted_tokens=predicted))
+                self.send(Request(0, self.now, prompt, 512, predicted_tokens=predicted))
             elif action < 0.85 and busy:
                 here = self.at[int(rng.choice(busy))]
                 self.end(here[int(rng.choice(list(here)))])
@@ -125,7 +129,7 @@ class _Fleet:
         for k in others:
             self.fail(k)
         for _ in range(FAVOURED):
-            self.send(Request(0, 0.0, 50, 512, predicted_tokens=50))
+            self.send(Request(0, self.now, 50, 512, predicted_tokens=50))
         for request in list(self.at[favourite].values())[::2]:
             self.end(request)
         for k in others:
@@ -144,8 +148,31 @@ class _Fleet:
     def spread(self) -> list[int]:
         """How many of many short requests each replica gets while none ends, the most first."""
         for _ in range(SPREAD * self.num_replicas):
-            self.send(Request(0, 0.0, 1, 1, predicted_tokens=1))
+            self.send(Request(0, self.now, 1, 1, predicted_tokens=1))
         return sorted((len(here) for here in self.at.values()), reverse=True)
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """Iterations of a machine that takes so many times as long as the fastest."""
+
+    slowness: float
+
+    def decode_s(self, num_seqs: int, context_tokens: float) -> float:
+        """The weights and the context are read."""
+        return self.slowness * (0.01 + 1e-6 * context_tokens)
+
+    def mixed_s(
+        self,
+        num_decode: int,
+        decode_context_tokens: float,
+        num_prefill: int,
+        prefill_tokens: int,
+        prefill_attention: float,
+    ) -> float:
+        """The same and the prompts' own."""
+        own_s = 1e-4 * prefill_tokens + 1e-9 * prefill_attention
+        return self.decode_s(num_decode, decode_context_tokens) + self.slowness * own_s
 
 
 def _prompt_s(request: Request, replica: int, answer_tokens: int | None = None) -> float:

@@ -53,6 +53,7 @@ OUTPUTS: dict[str, str] = {
     "router-least-requests": f"{_CSV} --replicas 3 --policy continuous --time-scale 0.2 --save-replicas replicas.csv",
     "router-least-tokens": f"{_CSV} --replicas 3 --router least-tokens --policy continuous --time-scale 0.2",
     "router-predicted-work": f"{_CSV} --replicas 3 --router least-predicted-work --predictor tuned --time-scale 0.2",
+    "router-predicted-latency": f"{_CSV} --replicas 3 --router predicted-latency:ttft_ms=200,tpot_ms=20 --policy continuous --time-scale 0.2",
     "router-power-of-two": f"{_CSV} --replicas 3 --router power-of-two --policy vanilla --time-scale 0.2",
     "router-shared-queue": f"{_CSV} --replicas 3 --router shared-queue --predictor tuned --time-scale 0.2",
     "fleet-mixed": f"{_CSV} --fleet h200-vicuna-7b*1;a100-80gb-vicuna-7b-transformers*2 --save-replicas replicas.csv",

@@ -48,7 +48,11 @@ def worlds(draw: st.DrawFn) -> Trace:
     )
 
 
-NAMES = [*ROUTERS.names, "least-predicted-work:quantile=0.9"]
+NAMES = [
+    *ROUTERS.names,
+    "least-predicted-work:quantile=0.9",
+    "predicted-latency:ttft_ms=900,tpot_ms=60,explore=0.1",
+]
 
 POLICIES = [
     "continuous",

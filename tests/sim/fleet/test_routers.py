@@ -15,8 +15,9 @@ from scipy import stats
 
 from sim import simulate
 from sim.fleet.routers import ROUTERS, LeastLoaded, LeastPredictedWork, quantile_tokens, router_maker
-from sim.fleet.routing import Router, RouterContext
+from sim.fleet.routing import Machine, Router, RouterContext
 from sim.request import Request
+from tests.sim.fleet.test_outlook import Steps
 from traces.errors import InputError
 
 BY_QUANTILE = "least-predicted-work:quantile=0.7"
@@ -30,7 +31,10 @@ def work_s(request: Request, replica: int, answer_tokens: int | None = None) -> 
 
 
 def make(name: str, num_replicas: int, seed: int = 0) -> Router:
-    made = router_maker(name)(RouterContext(num_replicas, np.random.default_rng(seed), work_s))
+    machines = (Machine(Steps()),) * num_replicas
+    made = router_maker(name)(
+        RouterContext(num_replicas, np.random.default_rng(seed), work_s, machines=machines)
+    )
     assert made is not None
     return made
 
