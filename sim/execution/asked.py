@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from ..request import Request
 from ..work import Iterations, Prediction, SchedulingError
-from .iterations import Leap, RunningRequests, TimedRequests
+from .iterations import RunningRequests, TimedRequests
+from .leap import Leap
 
 
 class LaterAnswers(NamedTuple):
@@ -42,7 +43,7 @@ class AskedRequests(RunningRequests):
     def answers(self, requests: Sequence[Request]) -> list[Prediction]:
         """What is answered of each, with the tokens that it has by now."""
         tick, output_tokens = self.use.iterations, self.output_tokens
-        left = {i: end - tick for end, i, _ in self.heap}
+        left = {request.id: end - tick for end, request in self._decoding()}
         answers = []
         for request in requests:
             i = request.id

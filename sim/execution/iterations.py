@@ -1,64 +1,27 @@
 """Continuous batching as an executor sees it: who runs, how long, and what a run of many iterations takes.
 
 Knows the true lengths and the step cost; knows nothing of SimPy, queues or memory. An iteration is a tick of
-one global counter; running requests sit in a heap by the tick at which they finish, so that a leap costs
-O(log n). Where uneven contexts cost something, another heap holds the longest one.
+one global counter; running requests are kept by the tick at which they finish, the next of these ticks in a
+heap, so that a leap costs O(log n).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from bisect import insort
+from collections.abc import Iterator, Sequence
 from heapq import heapify, heappop, heappush
+from operator import attrgetter
 
 from ..hardware.step_cost import StepCost
 from ..request import Request
 from ..results.ledger import Ledger, ReplicaUse
 from ..results.token_gaps import FOLD_AT
-from ..work import Iterations, SchedulingError
+from ..work import Chunk, Iterations, SchedulingError
+from .leap import Leap
+from .longest_context import Longest, note_context
 
-
-@dataclass(slots=True)
-class Leap:
-    """`iterations` iterations: one that takes `head_s`, then decode-only ones of `first_s + j * slope_s`."""
-
-    iterations: int
-    head_s: float
-    first_s: float = 0.0
-    slope_s: float = 0.0
-
-    def seconds(self, iterations: int) -> float:
-        """How long the first `iterations` of it take (at least 1)."""
-        k = iterations - 1
-        return self.head_s + k * self.first_s + self.slope_s * (k * (k - 1) / 2)
-
-    def iterations_begun(self, seconds: float, after: bool = False) -> int:
-        """How many iterations have ended or are in progress so many seconds after its start, at least 1.
-
-        Where one ends at that very instant, the next has begun only `after` it.
-        """
-        if after:
-            seconds = math.nextafter(seconds, math.inf)
-        head, first, slope, last = self.head_s, self.first_s, self.slope_s, self.iterations - 1
-        rest = seconds - head
-        if rest <= 0 or not last:
-            return 1
-        if last * first + slope * (last * (last - 1) / 2) < rest:
-            return self.iterations
-        half = first - slope / 2
-        k = int(2 * rest / (half + math.sqrt(half * half + 2 * slope * rest)))
-        # Round-off may have taken one too many or too few. The sums are those of `seconds`, without a call.
-        while k > 0 and head + k * first + slope * (k * (k - 1) / 2) >= seconds:
-            k -= 1
-        while head + k * first + slope * (k * (k - 1) / 2) < seconds:
-            k += 1
-        return min(1 + k, self.iterations)
-
-    def iterations_ended(self, seconds: float) -> int:
-        """How many iterations are over so many seconds after its start, from none to all."""
-        begun = self.iterations_begun(seconds)
-        return begun if self.seconds(begun) <= seconds else begun - 1
+BY_ID = attrgetter("id")
 
 
 class RunningRequests:
@@ -91,31 +54,27 @@ class RunningRequests:
         self.paused: list[tuple[int, int, Request]] = []
         self.behind: set[int] = set()  # ids of who got none in the one before
         self.leap = Leap(1, 0.0)  # in progress, or the last one: the same object again and again
-        # What decodes, by the tick at which it has its last token: (tick, id, request).
-        self.heap: list[tuple[int, int, Request]] = []
+        # What decodes, by the tick with which it has its last token and then by id; a heap of these ticks.
+        # Comparing numbers takes a fraction of comparing entries, and requests that end together need one.
+        self.ending: dict[int, list[Request]] = {}
+        self.ticks: list[int] = []
+        self.num_decoding = 0  # how many get a token in every iteration
         self.computed: dict[int, int] = {}  # id -> prompt tokens computed, while its prompt is incomplete
         self.generated: dict[int, int] = {}  # id -> tokens kept over evictions
-        self.last_token_s: dict[
-            int, float
-        ] = {}  # id of what was evicted or paused -> when its last token came
+        # id of what was evicted or paused -> when its last token came
+        self.last_token_s: dict[int, float] = {}
         self.context_tokens = 0  # summed over what decodes, before the next iteration
         self.prompt_tokens = 0  # summed over incomplete prompts
         self.peak_tokens = 0  # in memory at the end of the last leap, before what finished left
         self.iterated_s = math.nan  # end of the last iteration
         self.is_overrun_alone = False  # rows that run for nobody had an iteration of their own
-        # What decodes, the longest context first, as (tick - context, tick of its last token); what has ended
-        # stays in it until it comes first.
-        self.longest: list[tuple[int, int]] | None = [] if self.cost.counts_uneven else None
-
-    @property
-    def num_decoding(self) -> int:
-        """Requests that get a token in every iteration."""
-        return len(self.heap)
+        # Whose context is the longest, where that counts; the first may have ended.
+        self.longest: Longest | None = [] if self.cost.counts_uneven else None
 
     @property
     def num_running(self) -> int:
         """Requests in memory."""
-        return len(self.heap) + len(self.computed)
+        return self.num_decoding + len(self.computed)
 
     def begin(self, work: Iterations, now: float, until_s: float = math.inf) -> Leap:
         """Carry out evictions, take the chunks in, and say how long it takes up to the first finish, at most
@@ -123,95 +82,123 @@ class RunningRequests:
         """
         if work.evict or work.pause or self.behind:
             self._make_way(work)
-        cost, heap = self.cost, self.heap
-        tick, context, longest = self.use.iterations, self.context_tokens, self.longest
-        num_rows, row_tokens, uneven = len(heap), context, 0
+        cost, ticks, longest = self.cost, self.ticks, self.longest
+        tick, tokens, num_rows, uneven = self.use.iterations, self.context_tokens, self.num_decoding, 0
         self.num_head = num_rows - len(self.back)
-        if work.overrun or longest:
-            num_rows, row_tokens, uneven = self._rows(work.overrun)
-        if chunks := work.chunks:
-            back, ledger, output_tokens, kept = self.back, self.ledger, self.output_tokens, self.generated
-            # These columns, and those in `advance`, as `Ledger.record_scheduled` and its siblings do.
-            scheduled_s, first_token_s, dropped = ledger.scheduled_s, ledger.first_token_s, ledger.reason
-            prefill_tokens = attention = 0
-            starting: list[int] = []
-            for chunk in chunks:
-                request, num_tokens, history = chunk.request, chunk.num_tokens, chunk.cached
-                i = request.id
-                if (since_s := scheduled_s[i]) == since_s or (dropped and i in dropped):
-                    history += self._resumed(i)
-                else:
-                    scheduled_s[i] = now
-                length = history + num_tokens
-                prefill_tokens += num_tokens
-                attention += num_tokens * (history + length)
-                if not chunk.last:
-                    self.computed[i] = length
-                    self.prompt_tokens += length
-                    continue
-                context += length - 1
-                left = output_tokens[i]
-                if kept and i in kept:
-                    left -= kept.pop(i)
-                    back.append(i)
-                else:
-                    starting.append(i)
-                heappush(heap, (tick + left, i, request))
-                if longest is not None:
-                    heappush(longest, (tick - length + 1, tick + left))
-            head_s = cost.mixed_s(num_rows, row_tokens, len(chunks), prefill_tokens, attention / 2, uneven)
-            for i in starting:
-                first_token_s[i] = now + head_s
-            self.context_tokens = context
+        if longest:
+            while longest and longest[0][1] <= tick:
+                del longest[0]
+            if longest:
+                uneven = num_rows * (tick - longest[0][0]) - tokens
+        if work.overrun:
+            num_rows, tokens, uneven = self._rows(work.overrun)
+        if work.chunks:
+            head_s = self._prefill(work.chunks, now, num_rows, tokens, uneven)
         elif num_rows:
-            head_s = cost.decode_s(num_rows, row_tokens, uneven)
+            head_s = cost.decode_s(num_rows, tokens, uneven)
         else:
             raise SchedulingError("Iterations with nothing to run")
-        leap, iterations = self.leap, heap[0][0] - tick if heap else 1
+        leap, iterations = self.leap, ticks[0] - tick if ticks else 1
         if iterations > work.at_most:
             iterations = work.at_most
         leap.iterations, leap.head_s = iterations, head_s
         if iterations > 1 and now + head_s < until_s:
-            n, uneven = len(heap), len(heap) * (tick - longest[0][0]) - context if longest else 0
-            leap.first_s, leap.slope_s = cost.decode_run(n, context + n, uneven)
+            n, tokens = self.num_decoding, self.context_tokens
+            uneven = n * (tick - longest[0][0]) - tokens if longest else 0
+            leap.first_s, leap.slope_s = cost.decode_run(n, tokens + n, uneven)
             if until_s < math.inf:
                 leap.iterations = leap.iterations_begun(until_s - now)
             return leap
         if iterations < 1:
             raise SchedulingError("Iterations of which none is to run")
-        leap.iterations, leap.first_s, leap.slope_s = 1, 0.0, 0.0
+        leap.iterations = 1
+        leap.first_s = leap.slope_s = 0.0
         return leap
 
-    def advance(self, leap: Leap, iterations: int, start_s: float, end_s: float) -> list[Request]:
+    def _prefill(
+        self, chunks: Sequence[Chunk], now: float, num_rows: int, row_tokens: int, uneven: int
+    ) -> float:
+        """Take chunks in, beside rows that decode; how long their iteration takes. What has its whole prompt
+        then has its first token, and decodes from then on.
+        """
+        ledger, output_tokens, kept = self.ledger, self.output_tokens, self.generated
+        ending, longest, tick, context = self.ending, self.longest, self.use.iterations, self.context_tokens
+        # These columns, and those in `advance`, as `Ledger.record_scheduled` and its siblings do.
+        scheduled_s, first_token_s, dropped = ledger.scheduled_s, ledger.first_token_s, ledger.reason
+        num_tokens = attention = 0
+        starting: list[int] = []
+        for chunk in chunks:
+            request, new, history = chunk.request, chunk.num_tokens, chunk.cached
+            i = request.id
+            if (since_s := scheduled_s[i]) == since_s or (dropped and i in dropped):
+                history += self._resumed(i)
+            else:
+                scheduled_s[i] = now
+            length = history + new
+            num_tokens += new
+            attention += new * (history + length)
+            if not chunk.last:
+                self.computed[i] = length
+                self.prompt_tokens += length
+                continue
+            context += length - 1
+            end = tick + output_tokens[i]
+            if kept and i in kept:
+                end -= kept.pop(i)
+                self.back.append(i)
+            else:
+                starting.append(i)
+            if end in ending:
+                self._end_alike(end, request)
+            else:
+                ending[end] = [request]
+                heappush(self.ticks, end)
+            self.num_decoding += 1
+            if longest is not None:
+                note_context(longest, tick - length + 1, end)
+        self.context_tokens = context
+        head_s = self.cost.mixed_s(num_rows, row_tokens, len(chunks), num_tokens, attention / 2, uneven)
+        first_s = now + head_s
+        for i in starting:
+            first_token_s[i] = first_s
+        return head_s
+
+    def advance(self, leap: Leap, iterations: int, start_s: float, end_s: float) -> Sequence[Request]:
         """Move on by so many of the leap's iterations; the requests that finish with the last of them."""
-        ledger, heap, use = self.ledger, self.heap, self.use
-        num_decode, head_end_s, gaps = len(heap), start_s + leap.head_s, ledger.gaps
-        steps = gaps.steps
-        if self.num_head:
-            steps += (head_end_s - self.iterated_s, self.num_head)
+        use, ticks, num_decoding, gaps = self.use, self.ticks, self.num_decoding, self.ledger.gaps
+        head_end_s, steps = start_s + leap.head_s, gaps.steps
+        if num_head := self.num_head:
+            # A tuple to extend by would be made and thrown away.
+            steps.append(head_end_s - self.iterated_s)
+            steps.append(num_head)
         if self.back:
             for i in self.back:
                 steps += (head_end_s - self.last_token_s.pop(i), 1)
             self.back.clear()
         if iterations > 1:
-            gaps.rows += (leap.first_s, leap.slope_s, iterations - 1, num_decode)
+            gaps.rows += (leap.first_s, leap.slope_s, iterations - 1, num_decoding)
             if len(gaps.rows) >= FOLD_AT:
                 gaps.fold()
         if len(steps) >= FOLD_AT:
             gaps.fold()
         use.iterations = tick = use.iterations + iterations
-        context = self.context_tokens + num_decode * iterations
+        context = self.context_tokens + num_decoding * iterations
         self.iterated_s = end_s
         self.peak_tokens = context + self.prompt_tokens
         use.busy_s += end_s - start_s
-        finished: list[Request] = []
-        while heap and heap[0][0] <= tick:
-            _, i, request = heappop(heap)
-            context -= request.prompt_tokens + self.output_tokens[i] - 1
-            ledger.finish_s[i] = end_s
+        finished: Sequence[Request] = ()
+        if ticks and ticks[0] <= tick:  # with one of them a leap is over
+            finished = self.ending.pop(heappop(ticks))
+            self.num_decoding = num_decoding - len(finished)
+            ledger, output_tokens = self.ledger, self.output_tokens
+            finish_s = ledger.finish_s
+            for request in finished:
+                i = request.id
+                context -= request.prompt_tokens + output_tokens[i] - 1
+                finish_s[i] = end_s
             if self.replica:
-                ledger.replica[i] = self.replica
-            finished.append(request)
+                for request in finished:
+                    ledger.replica[request.id] = self.replica
         self.context_tokens = context
         if self.paused:
             self._end_pause()
@@ -226,24 +213,52 @@ class RunningRequests:
                 unfinished.clear()
         return finished
 
+    def _decode(self, end: int, request: Request) -> None:
+        """A request decodes up to the tick `end`."""
+        self.num_decoding += 1
+        if end in self.ending:
+            self._end_alike(end, request)
+        else:
+            self.ending[end] = [request]
+            heappush(self.ticks, end)
+        if self.longest is not None:
+            note_context(self.longest, self._birth(end, request), end)
+
+    def _end_alike(self, end: int, request: Request) -> None:
+        """A request decodes up to a tick with which others end, too."""
+        alike = self.ending[end]
+        if alike[-1].id < request.id:
+            alike.append(request)
+        else:
+            insort(alike, request, key=BY_ID)
+
+    def _renew_longest(self) -> None:
+        """One that stood in it is gone, and others that never had the longest context may have it now."""
+        self.longest = []
+        for end, request in self._decoding():
+            note_context(self.longest, self._birth(end, request), end)
+
+    def _birth(self, end: int, request: Request) -> int:
+        """The tick less the context of a request that decodes until `end`; it stays the same."""
+        return end + 1 - request.prompt_tokens - self.output_tokens[request.id]
+
+    def _decoding(self) -> Iterator[tuple[int, Request]]:
+        """What decodes, each with the tick of its last token."""
+        return ((end, request) for end, alike in self.ending.items() for request in alike)
+
     def _rows(self, ended: Sequence[Request]) -> tuple[int, int, int]:
         """Rows that decode, their tokens in memory, and how many tokens in all they fall short of the longest
-        where that counts; with those of requests that have ended.
+        where that counts; with those of requests that have just ended.
         """
-        heap, longest, most = self.heap, self.longest, 0
-        num_rows, tokens = len(heap) + len(ended), self.context_tokens
-        if longest:
-            tick = self.use.iterations
-            while longest and longest[0][1] <= tick:
-                heappop(longest)
-            if longest:
-                most = tick - longest[0][0]
+        num_decoding, longest = self.num_decoding, self.longest
+        num_rows, tokens = num_decoding + len(ended), self.context_tokens
+        most = self.use.iterations - longest[0][0] if longest else 0
         for request in ended:
             context = request.prompt_tokens + self.output_tokens[request.id] - 1
             tokens += context
             if context > most:
                 most = context
-        if ended and not heap and self.use.unfinished is None:
+        if not num_decoding and self.use.unfinished is None:
             self.use.unfinished, self.is_overrun_alone = [], True  # perhaps nobody finishes after them
         return num_rows, tokens, 0 if longest is None else num_rows * most - tokens
 
@@ -260,7 +275,7 @@ class RunningRequests:
     def abandon(self) -> dict[int, int]:
         """The accelerator has failed and its memory is lost: id -> tokens that were lost with it."""
         lost = dict(self.generated) | dict.fromkeys(self.computed, 0)
-        lost |= {i: self.output_tokens[i] - (end - self.use.iterations) for end, i, _ in self.heap}
+        lost |= {r.id: self.output_tokens[r.id] - (end - self.use.iterations) for end, r in self._decoding()}
         lost |= {i: self.output_tokens[i] - left for left, i, _ in self.paused}
         self._clear()
         return lost
@@ -276,15 +291,18 @@ class RunningRequests:
     def _take_out(self, request: Request) -> int:
         """Take a request out of those that decode; how many tokens it still has to get."""
         i = request.id
-        entry = next((entry for entry in self.heap if entry[1] == i), None)
-        if entry is None:
+        end = next((end for end, other in self._decoding() if other.id == i), None)
+        if end is None:
             raise SchedulingError(f"request {i} was evicted or paused though it does not decode")
-        self.heap.remove(entry)
-        heapify(self.heap)
-        if self.longest is not None:
-            self.longest.remove((entry[0] + 1 - request.prompt_tokens - self.output_tokens[i], entry[0]))
-            heapify(self.longest)
-        left = entry[0] - self.use.iterations
+        self.num_decoding -= 1
+        self.ending[end] = [other for other in self.ending[end] if other.id != i]
+        if not self.ending[end]:
+            del self.ending[end]
+            self.ticks.remove(end)
+            heapify(self.ticks)
+        if self.longest is not None and (self._birth(end, request), end) in self.longest:
+            self._renew_longest()
+        left = end - self.use.iterations
         self.context_tokens -= request.prompt_tokens + self.output_tokens[i] - left - 1
         if i in self.behind:
             self.behind.remove(i)
@@ -300,8 +318,10 @@ class RunningRequests:
         """
         for request in work.evict:
             self._evict(request)
-        if len(work.pause) == len(self.heap) and {r.id for r in work.pause} == {i for _, i, _ in self.heap}:
-            self._pause_all()
+        if len(work.pause) == self.num_decoding:
+            decoding = {request.id for _, request in self._decoding()}
+            if decoding == {request.id for request in work.pause}:
+                self._pause_all()
         for request in work.pause if not self.paused else ():
             left = self._take_out(request)
             self.paused.append((left, request.id, request))
@@ -312,10 +332,12 @@ class RunningRequests:
     def _pause_all(self) -> None:
         """Pause whoever decodes."""
         tick, behind = self.use.iterations, self.behind
-        self.paused = [(end - tick, i, request) for end, i, request in self.heap]
-        self.last_token_s |= {i: self.iterated_s for _, i, _ in self.heap if i not in behind}
+        self.paused = [(end - tick, request.id, request) for end, request in self._decoding()]
+        self.last_token_s |= {i: self.iterated_s for _, i, _ in self.paused if i not in behind}
         self.prompt_tokens, self.context_tokens = self.prompt_tokens + self.context_tokens, 0
-        self.heap.clear()
+        self.ending.clear()
+        self.ticks.clear()
+        self.num_decoding = 0
         if self.longest is not None:
             self.longest.clear()
         behind.clear()
@@ -327,9 +349,7 @@ class RunningRequests:
             self.prompt_tokens -= context
             self.context_tokens += context
             end = self.use.iterations + left
-            heappush(self.heap, (end, i, request))
-            if self.longest is not None:
-                heappush(self.longest, (end + 1 - request.prompt_tokens - self.output_tokens[i], end))
+            self._decode(end, request)
             self.behind.add(i)
         self.paused.clear()
 
@@ -337,7 +357,7 @@ class RunningRequests:
 class TimedRequests(RunningRequests):
     """The same, where the gaps between tokens are to be told apart by when they were."""
 
-    def advance(self, leap: Leap, iterations: int, start_s: float, end_s: float) -> list[Request]:
+    def advance(self, leap: Leap, iterations: int, start_s: float, end_s: float) -> Sequence[Request]:
         """Say when the gaps are that this adds, and move on."""
         self.ledger.gaps.mark(start_s + leap.head_s)
         return super().advance(leap, iterations, start_s, end_s)

@@ -9,7 +9,7 @@ from ..hardware.step_cost import StepCost
 from ..kv_blocks import padded_tokens
 from ..results.batch_record import BatchRecord
 from ..work import PaddedBatch, Perceive, SchedulingError
-from .iterations import Leap
+from .leap import Leap
 
 
 @dataclass(frozen=True, slots=True)

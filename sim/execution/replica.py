@@ -34,7 +34,7 @@ from .arrivals import SimProcess
 from .asked import AskedRequests, LaterAnswers, running_requests
 from .blame import blame
 from .environment import DECISION, END, OUTAGE, Environment
-from .iterations import Leap
+from .leap import Leap
 from .padded_batch import FREE, PerceptionCost, batch_record, cut_off, perceive_record
 from .progress import Progress
 
@@ -194,7 +194,7 @@ class Replica:
                         if finished:
                             self.num_requests -= len(finished)
                             source.ended(self, finished, now)
-                        elif not running.heap:
+                        elif not running.num_decoding:
                             self._prefilled(work, iterations)
                         iterated.iterations, iterated.finished = iterations, finished
                         iterated.predictions = self._later_answers(work) if work.ask else ()

@@ -244,8 +244,7 @@ class KvCache:
 
     def advance(self, iterations: int, finished: Sequence[Request]) -> None:
         """Take the blocks of `iterations` iterations, then free those of finished sequences."""
-        takers, size = self.takers, self.block_size
-        need = self.need
+        takers, size, need = self.takers, self.block_size, self.need
         if iterations != 1:
             need = need + blocks_ahead(takers, self.iteration + 1, iterations - 1) if iterations else 0
         if self.may_find:
@@ -266,13 +265,13 @@ class KvCache:
             for request in finished:
                 birth = births.pop(request.id, None)
                 if birth is None:
-                    known = tokens = self.complete.pop(request.id)
+                    tokens = self.complete.pop(request.id)
                 else:
                     takers[-birth % size] -= 1
                     tokens = birth + iteration
-                    known = tokens - self.unknown_tokens
                 free -= -tokens // size
                 if may_find:
+                    known = tokens if birth is None else tokens - self.unknown_tokens
                     free -= self.prefixes.ended(request.id, -(-tokens // size), known // size)
         self.free = free
         self.need = takers[iteration % size]

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.execution.iterations import Leap, RunningRequests
+from sim.execution.iterations import RunningRequests
+from sim.execution.leap import Leap
 from sim.hardware.profile import Profile
 from sim.hardware.step_cost import PiecewiseLinear, StepCost
 from sim.request import Request
@@ -119,7 +120,7 @@ def test_an_evicted_request_goes_on_where_it_was(cost: StepCost) -> None:
     def run(work: Iterations, now: float) -> tuple[int, float, list[Request]]:
         leap = running.begin(work, now)
         end = now + leap.seconds(leap.iterations)
-        return leap.iterations, end, running.advance(leap, leap.iterations, now, end)
+        return leap.iterations, end, list(running.advance(leap, leap.iterations, now, end))
 
     iterations, now, finished = run(Iterations((Chunk(r, 12, False),), (), 1, False), 0.0)
     assert (iterations, finished, running.peak_tokens, running.num_decoding) == (1, [], 12, 0)
@@ -133,7 +134,7 @@ def test_an_evicted_request_goes_on_where_it_was(cost: StepCost) -> None:
     iterations, now, finished = run(Iterations((Chunk(r, 24, True),), (), 99, False), now + 3.0)
     assert (iterations, finished, ledger.finish_s[0]) == (6, [r], now)
     assert ledger.first_token_s[0] == first_token_s
-    assert (running.context_tokens, running.prompt_tokens, running.heap) == (0, 0, [])
+    assert (running.context_tokens, running.prompt_tokens, running.ending) == (0, 0, {})
     gaps = ledger.gaps.ramps()
     assert (gaps.counts * gaps.weight).sum() == 9
     assert total(gaps) == pytest.approx(now - first_token_s, rel=1e-12)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.execution.iterations import RunningRequests
+from sim.execution.leap import Leap
 from sim.hardware.piecewise_linear import PiecewiseLinear
 from sim.hardware.profile import Profile
 from sim.hardware.step_cost import StepCost
@@ -66,15 +66,34 @@ def test_the_longest_context_is_that_of_what_runs(
 ) -> None:
     """Under preemption, failures and asynchronous scheduling too."""
 
+    class Told:
+        """A cost that keeps of which rows it was asked."""
+
+        def __init__(self, cost: StepCost) -> None:
+            self.counts_uneven, self.decode_run, self.cost = cost.counts_uneven, cost.decode_run, cost
+            self.rows: tuple[float, ...] = ()
+
+        def decode_s(self, *about: Any) -> float:
+            self.rows = about
+            return self.cost.decode_s(*about)
+
+        def mixed_s(self, *about: Any) -> float:
+            self.rows = about[0], about[1], about[-1]
+            return self.cost.mixed_s(*about)
+
     class Checked(RunningRequests):
-        def _rows(self, ended: Sequence[Request]) -> tuple[int, int, int]:
-            num_rows, tokens, uneven = super()._rows(ended)
-            tick = self.use.iterations
-            contexts = [r.prompt_tokens + self.output_tokens[i] - 1 - (end - tick) for end, i, r in self.heap]
-            contexts += [r.prompt_tokens + self.output_tokens[r.id] - 1 for r in ended]
+        def begin(self, work: Iterations, now: float, until_s: float = np.inf) -> Leap:
+            real, told = self.cost, Told(self.cost)
+            self.cost = cast(StepCost, told)
+            leap, tick = super().begin(work, now, until_s), self.use.iterations
+            (num_rows, tokens, uneven), self.cost = told.rows, real
+            new = {chunk.request.id for chunk in work.chunks}
+            ends = [(end, r) for end, r in self._decoding() if r.id not in new]
+            ends += [(tick, r) for r in work.overrun]
+            contexts = [r.prompt_tokens + self.output_tokens[r.id] - 1 - (end - tick) for end, r in ends]
             assert (num_rows, tokens) == (len(contexts), sum(contexts))
             assert uneven == num_rows * max(contexts, default=0) - tokens
-            return num_rows, tokens, uneven
+            return leap
 
     how: dict[str, Any] = {"kv_blocks": kv_blocks, "max_new_tokens": 50, "predictor": "oracle", "replicas": 2}
     if failing:

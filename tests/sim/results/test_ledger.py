@@ -115,7 +115,7 @@ def test_the_hot_loop_writes_what_the_methods_write(cost: StepCost) -> None:
         leap = running.begin(Iterations(given, (), 1, False), now)
         expected.record_scheduled(new, now)
         expected.record_first_tokens([c.request.id for c in given if c.last], now + leap.head_s)
-        assert running.advance(leap, 1, now, now + leap.head_s) == []
+        assert not running.advance(leap, 1, now, now + leap.head_s)
         now += leap.head_s
     evicting = Iterations((Chunk(REQUESTS[2], 10, True),), (REQUESTS[1],), 1, False)
     expected.record_scheduled([2], now)

@@ -1,0 +1,48 @@
+"""How long many iterations take, and how many have begun by a time; knows nothing of who runs in them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Leap:
+    """`iterations` iterations: one that takes `head_s`, then decode-only ones of `first_s + j * slope_s`."""
+
+    iterations: int
+    head_s: float
+    first_s: float = 0.0
+    slope_s: float = 0.0
+
+    def seconds(self, iterations: int) -> float:
+        """How long the first `iterations` of it take (at least 1)."""
+        k = iterations - 1
+        return self.head_s + k * self.first_s + self.slope_s * (k * (k - 1) / 2)
+
+    def iterations_begun(self, seconds: float, after: bool = False) -> int:
+        """How many iterations have ended or are in progress so many seconds after its start, at least 1.
+
+        Where one ends at that very instant, the next has begun only `after` it.
+        """
+        if after:
+            seconds = math.nextafter(seconds, math.inf)
+        head, first, slope, last = self.head_s, self.first_s, self.slope_s, self.iterations - 1
+        rest = seconds - head
+        if rest <= 0 or not last:
+            return 1
+        if last * first + slope * (last * (last - 1) / 2) < rest:
+            return self.iterations
+        half = first - slope / 2
+        k = int(2 * rest / (half + math.sqrt(half * half + 2 * slope * rest)))
+        # Round-off may have taken one too many or too few. The sums are those of `seconds`, without a call.
+        while k > 0 and head + k * first + slope * (k * (k - 1) / 2) >= seconds:
+            k -= 1
+        while head + k * first + slope * (k * (k - 1) / 2) < seconds:
+            k += 1
+        return min(1 + k, self.iterations)
+
+    def iterations_ended(self, seconds: float) -> int:
+        """How many iterations are over so many seconds after its start, from none to all."""
+        begun = self.iterations_begun(seconds)
+        return begun if self.seconds(begun) <= seconds else begun - 1
