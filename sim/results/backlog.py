@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -16,17 +17,23 @@ class Backlog(NamedTuple):
     """What has arrived and not finished, seen by each arrival, over the second half of a run.
 
     `drift`: by how many requests it grew per arrival; `growth`: how many times as large it was at the end of
-    that half as at its beginning, one added to both; `mean`: its mean there.
+    that half as at its beginning, one added to both; `mean`: its mean there; `arrivals`: those between.
     """
 
     drift: float
     growth: float
     mean: float
+    arrivals: int = 0
 
     @property
     def grows(self) -> bool:
         """Whether it grows by enough to count, in this one run."""
         return self.drift >= LEAST_DRIFT and self.growth >= LEAST_GROWTH
+
+    @property
+    def rises(self) -> bool:
+        """Whether it grows by more than the chance that is in its size, however large it was."""
+        return self.drift >= LEAST_DRIFT and self.drift * self.arrivals >= 2 * math.sqrt(self.mean)
 
 
 def backlog(arrival_s: FloatArray, finish_s: FloatArray) -> Backlog:
@@ -43,4 +50,4 @@ def backlog(arrival_s: FloatArray, finish_s: FloatArray) -> Backlog:
     early, late = waiting[half : half + tenth], waiting[-tenth:]
     apart = max(n - half - tenth, 1)
     first, last = float(early.mean()), float(late.mean())
-    return Backlog((last - first) / apart, (last + 1) / (first + 1), float(waiting[half:].mean()))
+    return Backlog((last - first) / apart, (last + 1) / (first + 1), float(waiting[half:].mean()), apart)

@@ -19,6 +19,9 @@ LEAST_REQUESTS = 100
 KEEPS_UP = 0.98
 """Share of the offered rate from which on requests end as fast as they come, but for the last ones."""
 
+MANY_PREEMPTED = 0.1
+"""Preemptions per request from which on requests that have begun may be waiting, too."""
+
 FROM_ARRIVAL = ("ttft", "e2el", "wait")
 """Latencies that a client which holds a request back makes longer, if they count from its schedule."""
 
@@ -63,8 +66,9 @@ def goodput_from_schedule(run: RunTables) -> float | None:
 def queue_growth(run: RunTables) -> float | None:
     """By how many requests the queue grew per arrival over the second half of the run; 0 where it does not.
 
-    It grows where both those not finished and those not started do, by the rule of a plan, and fewer end than
-    come. None for runs of fewer than LEAST_REQUESTS requests, and where all come at once.
+    It grows where fewer end than come, and not only those that run become more: those not started grow, by
+    the rule of a plan, or those not finished, where many of them were preempted. None for runs of fewer than
+    LEAST_REQUESTS requests, and where all come at once.
     """
     rate, n = _rate(run.requests["due_s"]), len(run.done)
     if n < LEAST_REQUESTS or rate is None or run.duration_s is None:
@@ -75,7 +79,9 @@ def queue_growth(run: RunTables) -> float | None:
     due_s: FloatArray = run.requests["due_s"][order]
     started_s = np.where(run.done, run.requests["scheduled_s"], np.nan)[order]
     unfinished, waiting = backlog(due_s, run.requests["finish_s"][order]), backlog(due_s, started_s)
-    return unfinished.drift if unfinished.grows and waiting.grows else 0.0
+    is_preempted = run.replica_total("preemptions") >= MANY_PREEMPTED * n
+    grows = unfinished.rises and (waiting.grows or (is_preempted and unfinished.grows))
+    return unfinished.drift if grows else 0.0
 
 
 def load_texts(summary: Mapping[str, Any]) -> list[str]:

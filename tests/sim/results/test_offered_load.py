@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,19 @@ def test_random_arrivals_grow_a_queue_above_the_capacity_alone(load: float, grow
         how: dict[str, Any] = {"request_rate": 2 * load, "seed": seed, "profile": flat_machine(0.5)}
         growing += bool(simulate(line_of(1500, 1.0), policy=ONE_AT_A_TIME, **how).summary["queue_growth"])
     assert growing == grows
+
+
+@pytest.mark.parametrize("order", ["fcfs", "shortest-predicted", "mlfq"])
+def test_a_queue_grows_whatever_the_order(order: str) -> None:
+    """Shortest first, what waits are few; where orders preempt, most that wait have begun."""
+    policy = f"continuous:order={order},max_num_seqs=64"
+    how: dict[str, Any] = {"policy": policy, "profile": "h200-vicuna-7b", "num_prompts": 3000}
+    capacity = simulate("alpaca-vicuna", request_rate=math.inf, **how).summary["request_throughput"]
+    stable, overloaded = (
+        simulate("alpaca-vicuna", request_rate=load * capacity, **how).summary for load in (0.7, 1.15)
+    )
+    assert stable["queue_growth"] == 0
+    assert overloaded["queue_growth"] > 0.02
 
 
 def test_a_comparison_says_it_of_each(capsys: pytest.CaptureFixture[str]) -> None:
