@@ -25,7 +25,6 @@ from .client import Client, Unheard
 from .metrics import Metrics
 from .relay import Relay, Relayed
 from .seam import Seam
-from .stream import Seen
 from .upstreams import Upstream
 
 PATH = "/v1/completions"
@@ -165,6 +164,8 @@ class Collector:
             is_cut = said.seen.reasons == {0: "length"} and said.seen.output_tokens in (None, tokens)
             if not is_cut or said.seen.error or seam.has_ended or done >= cap:
                 await seam.finish(relayed.seen.output_tokens)
+                if relayed.seen.said is not None:
+                    relayed.seen.said[0, "text"] = [seam.text]
                 return
             await seam.go_on()
             relayed.continuations += 1
@@ -180,7 +181,7 @@ class Collector:
                 raise
             if not is_alike:
                 seam.begin_again()
-                relayed.seen, relayed.is_again = Seen(), True
+                relayed.seen, relayed.is_again = relayed.seen.again(), True
                 self.metrics.begun_again.inc()
                 part, done = _part(call, request, "", cap), 0
                 tokens = cap

@@ -31,22 +31,45 @@ NORMAL = NormalDist()
 
 @dataclass(frozen=True)
 class Sample:
-    """What an arm has done, in the order in which requests ended.
+    """What an arm has done, by what is equal: a look costs what there are lengths, not requests.
 
-    Arrays of completed requests, all of one shape (n,): `output_tokens`, `e2el_s` from arrival to end,
-    `predicted_tokens`. `reasons` counts the finish reasons. `failed`: requests without a whole answer.
+    Of completed requests, `tokens`: output tokens that occur, in order, and `counts`: how often, each of
+    shape (k,); `predicted`: predicted tokens that occur, in order, of shape (m,), and `e2el`: the number, the
+    sum (s) and the sum of squares of their E2EL, of shape (m, 3). `reasons` counts the finish reasons.
+    `failed`: requests without a whole answer.
     """
 
-    output_tokens: FloatArray
-    e2el_s: FloatArray
-    predicted_tokens: FloatArray
+    tokens: FloatArray
+    counts: FloatArray
+    predicted: FloatArray
+    e2el: FloatArray
     reasons: Mapping[str, int] = field(default_factory=dict)
     failed: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        output_tokens: FloatArray,
+        e2el_s: FloatArray,
+        predicted_tokens: FloatArray,
+        reasons: Mapping[str, int],
+        failed: int = 0,
+    ) -> Sample:
+        """Of arrays of completed requests, each of shape (n,)."""
+        tokens, counts = np.unique(output_tokens, return_counts=True)
+        predicted, group = np.unique(predicted_tokens, return_inverse=True)
+        e2el = [np.bincount(group, e2el_s**power, len(predicted)) for power in range(3)]
+        return cls(tokens, counts.astype(float), predicted, np.stack(e2el, axis=1), reasons, failed)
+
+    @property
+    def completed(self) -> int:
+        """Requests with a whole answer."""
+        return int(self.counts.sum())
 
     @property
     def total(self) -> int:
         """Requests that ended, however."""
-        return len(self.output_tokens) + self.failed
+        return self.completed + self.failed
 
 
 @dataclass(frozen=True)
@@ -132,18 +155,23 @@ def _lengths(policy: Sample, other: Sample, alpha: float) -> tuple[float, float]
     """The Kolmogorov-Smirnov distance, and that which chance exceeds with probability `alpha` at most (its
     usual bound for large samples); 0 and 1 with too few answers.
     """
-    a, b = np.sort(policy.output_tokens), np.sort(other.output_tokens)
-    if min(len(a), len(b)) < LEAST_PER_ARM:
+    if min(policy.completed, other.completed) < LEAST_PER_ARM:
         return 0.0, 1.0
-    values = np.concatenate([a, b])
-    shares = [np.searchsorted(x, values, side="right") / len(x) for x in (a, b)]
-    bound = math.sqrt(math.log(2 / alpha) / 2 * (1 / len(a) + 1 / len(b)))
+    values = np.concatenate([policy.tokens, other.tokens])
+    shares = [_share_up_to(values, sample) for sample in (policy, other)]
+    bound = math.sqrt(math.log(2 / alpha) / 2 * (1 / policy.completed + 1 / other.completed))
     return float(np.abs(shares[0] - shares[1]).max()), min(1.0, bound)
+
+
+def _share_up_to(values: FloatArray, sample: Sample) -> FloatArray:
+    """Which share of the answers is no longer than each of these values."""
+    up_to = np.concatenate([[0.0], np.cumsum(sample.counts)])
+    return np.asarray(up_to[np.searchsorted(sample.tokens, values, side="right")] / sample.completed)
 
 
 def _failures(policy: Sample, other: Sample, alpha: float) -> tuple[float, tuple[float, float]]:
     """The difference of the shares that failed, and Newcombe's interval at 1 - alpha."""
-    return _newcombe(policy.failed, policy.total, other.failed, other.total, alpha)
+    return newcombe(policy.failed, policy.total, other.failed, other.total, alpha)
 
 
 def _reasons(policy: Sample, other: Sample, alpha: float) -> tuple[str, float, bool]:
@@ -154,7 +182,7 @@ def _reasons(policy: Sample, other: Sample, alpha: float) -> tuple[str, float, b
     if min(n, m) < LEAST_PER_ARM:
         return worst, shift, is_real
     for name in names:
-        apart, (low, high) = _newcombe(
+        apart, (low, high) = newcombe(
             policy.reasons.get(name, 0), n, other.reasons.get(name, 0), m, alpha / len(names)
         )
         if abs(apart) >= abs(shift):
@@ -162,16 +190,16 @@ def _reasons(policy: Sample, other: Sample, alpha: float) -> tuple[str, float, b
     return worst, shift, is_real
 
 
-def _newcombe(a: int, n: int, b: int, m: int, alpha: float) -> tuple[float, tuple[float, float]]:
+def newcombe(a: int, n: int, b: int, m: int, alpha: float) -> tuple[float, tuple[float, float]]:
     """a/n - b/m with its interval by Newcombe's method 10 (1998), which holds for small counts too."""
     z = NORMAL.inv_cdf(1 - alpha / 2)
-    (p, p_low, p_high), (q, q_low, q_high) = _wilson(a, n, z), _wilson(b, m, z)
+    (p, p_low, p_high), (q, q_low, q_high) = wilson(a, n, z), wilson(b, m, z)
     low = p - q - math.hypot(p - p_low, q_high - q)
     high = p - q + math.hypot(p_high - p, q - q_low)
     return p - q, (low, high)
 
 
-def _wilson(count: int, n: int, z: float) -> tuple[float, float, float]:
+def wilson(count: int, n: int, z: float) -> tuple[float, float, float]:
     """A share with Wilson's interval."""
     p = count / n
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
@@ -181,35 +209,54 @@ def _wilson(count: int, n: int, z: float) -> tuple[float, float, float]:
 
 def _latency(policy: Sample, other: Sample, alpha: float) -> dict[str, tuple[float, float, float]]:
     """Ratios of mean E2EL with their intervals, by third of the predicted lengths and over all."""
-    predicted = np.concatenate([policy.predicted_tokens, other.predicted_tokens])
-    if not len(predicted):
-        return {}
-    low, high = np.quantile(predicted, [1 / 3, 2 / 3])
+    low, high = _thirds(policy, other)
     ratios = {}
     for name in ("all", *GROUPS):
         a, b = (_of_group(sample, name, low, high) for sample in (policy, other))
-        if min(len(a), len(b)) >= LEAST_PER_ARM and min(a.mean(), b.mean()) > 0:
+        if min(a[0], b[0]) >= LEAST_PER_ARM and min(a[1], b[1]) > 0:
             ratios[name] = _ratio(a, b, alpha)
     return ratios
 
 
+def _thirds(policy: Sample, other: Sample) -> tuple[float, float]:
+    """What a third and two thirds of all predicted lengths do not exceed, in between by the straight line."""
+    predicted = np.concatenate([policy.predicted, other.predicted])
+    order = np.argsort(predicted, kind="stable")
+    up_to = np.cumsum(np.concatenate([policy.e2el, other.e2el])[order, 0])
+    if not len(up_to):
+        return 0.0, 0.0
+
+    def at(part: float) -> float:
+        place = part * (up_to[-1] - 1)
+        low, high = predicted[order[np.searchsorted(up_to, [np.floor(place), np.ceil(place)], side="right")]]
+        return float(low + (place % 1) * (high - low))
+
+    return at(1 / 3), at(2 / 3)
+
+
 def _of_group(sample: Sample, name: str, low: float, high: float) -> FloatArray:
-    length = sample.predicted_tokens
+    """Number, sum and sum of squares of E2EL, of shape (3,)."""
+    length = sample.predicted
     kept = {
         "all": np.ones(len(length), bool),
         "short": length <= low,
         "middle": (length > low) & (length <= high),
         "long": length > high,
     }[name]
-    e2el_s: FloatArray = sample.e2el_s[kept]
-    return e2el_s
+    return np.asarray(sample.e2el[kept].sum(axis=0))
 
 
 def _ratio(a: FloatArray, b: FloatArray, alpha: float) -> tuple[float, float, float]:
     """mean(a) / mean(b) and its interval at 1 - alpha by the delta method on the logarithm, which lies within
     a few hundredths of the bootstrap's where an arm has `LEAST_PER_ARM` rows or more, and costs one pass.
     """
-    means = float(a.mean()), float(b.mean())
-    errors = (float(x.std(ddof=1)) / m / math.sqrt(len(x)) for x, m in zip((a, b), means, strict=True))
+    means = float(a[1] / a[0]), float(b[1] / b[0])
+    errors = (_error(x) / mean for x, mean in zip((a, b), means, strict=True))
     ratio, far = means[0] / means[1], math.exp(NORMAL.inv_cdf(1 - alpha / 2) * math.hypot(*errors))
     return ratio, ratio / far, ratio * far
+
+
+def _error(sums: FloatArray) -> float:
+    """The standard error of a mean."""
+    number, total, squares = (float(each) for each in sums)
+    return math.sqrt(max(0.0, squares - total * total / number) / (number - 1) / number)

@@ -28,6 +28,7 @@ from .keys import Key
 from .lengths import Ask, LengthPredictor, PromptTokens
 from .log import Log
 from .metrics import Metrics
+from .mirror import Mirror, Mirrored
 from .policy import slot_scheduler_maker
 from .predictor import SaferLength
 from .quotas import Quotas, Refusal
@@ -62,6 +63,7 @@ class Layer:
         predictor: LengthPredictor,
         *,
         log: Log | None = None,
+        mirrored_log: Log | None = None,
         on_decision: Callable[[int, BatchRecord], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -70,8 +72,8 @@ class Layer:
         self.clock = clock
         self.metrics = Metrics()
         self.metrics.share.set(settings.share)
-        self.report = Report(self.metrics, log, clock)
-        self.sender = Sender(settings, pool, relay, self.metrics, clock)
+        self.report = Report(self.metrics, log, clock, mirrored_log)
+        self.sender = Sender(settings, pool, relay, self.metrics, clock, self._mirror_on)
         self.prompt_tokens = PromptTokens()
         self.follow = following()
         self.quotas = Quotas(
@@ -87,7 +89,7 @@ class Layer:
         makers = [make] if settings.share >= 1.0 else [make, slot_scheduler_maker(UNORDERED, slots)[0]]
         self.quantile = make().upper_quantile
         self.share = settings.share
-        self.guard = Guard() if settings.guard else None
+        self.guard = Guard(is_mirrored=settings.mirror > 0) if settings.guard else None
         self.executor = SlotExecutor(
             makers,
             lambda: self.pool.capacity(self.clock()),
@@ -104,6 +106,7 @@ class Layer:
         self.next_id = log.next_id if log is not None else 0
         self.timer: asyncio.TimerHandle | None = None
         self.collector = self._collector() if settings.fcr == "on" else None
+        self.mirror = self._mirror() if settings.mirror else None
         self.is_draining = False
         self.open = 0
         self.seconds_each = 1.0  # that a place in the queue lasts, by the last answers
@@ -115,6 +118,21 @@ class Layer:
 
         continues = Continues(self.relay)
         return Collector(continues, self._turn, self._ended, new_id, self.metrics, self.clock)
+
+    def _mirror(self) -> Mirror:
+        def left_out() -> None:
+            self.metrics.not_mirrored.inc()
+            self._mirror_on()
+
+        return Mirror(
+            self.settings.mirror,
+            self.relay,
+            self.settings.timeout_s,
+            is_told=self.settings.act == "tell",
+            clock=self.clock,
+            report=self._mirrored,
+            left_out=left_out,
+        )
 
     # Taking in
 
@@ -212,6 +230,8 @@ class Layer:
         Cancelled (the client has left), it hangs up on the upstream.
         """
         relayed, error, course = Relayed(), "cancelled: the client has left", Course()
+        if self.mirror is not None and self.mirror.wants(call):
+            relayed.seen.said = {}
         scheduled_s = 0.0
         spans = self.follow(call)
         try:
@@ -251,6 +271,9 @@ class Layer:
             )
             if not error and relayed.status == 200:
                 self._learn(call, relayed, scheduled_s)
+                if relayed.seen.said is not None and self.mirror is not None and course.upstream is not None:
+                    self.mirror.add(call, course.upstream, relayed.seen)
+                    self._mirror_on()
             if self.guard is not None:
                 self._watch(self.guard, call, relayed, error)
 
@@ -280,19 +303,36 @@ class Layer:
         self.seconds_each += 0.05 * (each - self.seconds_each)
 
     def _watch(self, guard: Guard, call: Call, relayed: Relayed, error: str) -> None:
-        """Tell the guard how a request ended, and end the policy's share where it says so. Who left has not
-        been failed.
-        """
+        """Tell the guard how a request ended. Who left has not been failed."""
         if not error and relayed.status == 200:
             seen, took_s = relayed.seen, self.clock() - call.arrival_s
             guard.answered(call.arm, seen.tokens, took_s, call.request.predicted_tokens or 0, seen.reason)
         elif not error.startswith("cancelled"):
             guard.failed(call.arm)
+        self._heed(guard)
+
+    def _heed(self, guard: Guard) -> None:
+        """End the policy's share where the guard says so."""
         if guard.reason and self.share:
             self.share = 0.0
             self.metrics.share.set(0.0)
             text = f"{guard.reason}; all requests go first come, first served"
             print(f"seqsched: the guard ends the policy's share: {text}", file=sys.stderr, flush=True)
+
+    def _mirrored(self, found: Mirrored) -> None:
+        """An answer was compared with those to copies of its request."""
+        self.report.mirrored(found)
+        if self.guard is not None:
+            for who, is_same in found.pairs():
+                self.guard.compared(who, is_same)
+            self._heed(self.guard)
+        self._mirror_on()
+
+    def _mirror_on(self) -> None:
+        """Let copies have the slots that nobody wants, and no others."""
+        if self.mirror is not None:
+            executor = self.executor
+            self.mirror.poll(0 if executor.waiting else executor.num_free, executor.capacity())
 
     # The executor's words
 
@@ -300,6 +340,7 @@ class Layer:
         """Let the executor send whom it will, and ask again when it wants to be asked."""
         now = self.clock()
         self.executor.poll(now)
+        self._mirror_on()
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None

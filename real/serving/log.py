@@ -16,6 +16,9 @@
 - `hash_ids`, `hash_tokens`: of the prompt, in blocks of 256 characters, taken for 64 tokens each: equal
   numbers are equal beginnings. Salted anew at each start, so that nobody can try texts against them.
 - `prompt`: the text, only where it was asked for.
+
+What became of answers that were mirrored stands in a file beside it (`mirrored_path`), a row each:
+`request_id`, `arm`, `finish_s`, and hashes of the answers, `served` and to copies, `plain` and `again`.
 """
 
 from __future__ import annotations
@@ -75,6 +78,11 @@ class Log:
             row["prompt"] = printable(text)
         self.file.write(json.dumps(row, separators=(",", ":"), allow_nan=False).encode() + b"\n")
         self.file.flush()
+
+
+def mirrored_path(log: Path) -> Path:
+    """Where the rows of mirrored answers are."""
+    return log.with_name(f"{log.stem}.mirrored.jsonl")
 
 
 def prefix_hashes(text: str, salt: bytes) -> list[int]:

@@ -51,6 +51,12 @@ class Metrics:
         self.retries = counter("upstream_retries", "Requests sent again before anything came.", ["upstream"])
         self.continuations = counter("continuations", "Answers that ran over and were queued again.", [])
         self.begun_again = counter("restarts", "Answers that were begun again uncut.", [])
+        self.mirrored = counter(
+            "mirrored_answers",
+            "Answers compared with that to a plain copy, by whose they are.",
+            ["answers", "is_same"],
+        )
+        self.not_mirrored = counter("mirrored_left_out", "Copies that were not compared.", [])
         self.overdue = counter("overdue_requests", "Requests sent by the starvation bound.", [])
         self.scheduler_failures = counter("scheduler_failures", "Schedulers that failed.", [])
 

@@ -1,4 +1,4 @@
-"""The arms of a traffic by the layer's log: what differed, look by look."""
+"""The arms of a traffic by the layer's log: what differed, look by look; and answers that were mirrored."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from traces.tables import Table, open_table
 
 from .arms import ARMS
 from .comparison import FIRST_LOOK, LEAST_PER_ARM, Difference, Sample, compare
+from .log import mirrored_path
+from .matching import Match, Pairs, last_look
+from .mirror import Mirrored
 
 COLUMNS = ("arm", "status", "output_tokens", "predicted_tokens", "e2el_ms", "finish_reason", "finish_s")
 
@@ -46,6 +49,29 @@ def looks(path: str | Path, alpha: float = 0.05) -> list[Difference]:
     return found
 
 
+def matches(path: str | Path, alpha: float = 0.05) -> Match | None:
+    """The last look at the answers that were mirrored while a log was written; None where none were.
+
+    Raises InputError for rows that are none of such answers.
+    """
+    beside = mirrored_path(Path(path))
+    if not beside.exists() or not beside.stat().st_size:
+        return None
+    table = open_table(beside, lambda column: column in Mirrored._fields)
+    missing = [column for column in Mirrored._fields if column not in table.columns]
+    if missing:
+        raise InputError(f"{beside}: has no column {missing[0]}; no mirrored answers of seqsched serve")
+    rows = [Mirrored(*row) for row in zip(*(table.raw(column) for column in Mirrored._fields), strict=True)]
+    odd = next((row.arm for row in rows if row.arm not in ARMS), None)
+    if odd is not None:
+        raise InputError(f"{beside}: {odd!r} is none of the arms {', '.join(ARMS)}")
+    pairs = Pairs()
+    for row in rows[: last_look(len(rows))]:
+        for who, is_same in row.pairs():
+            pairs.add(who, is_same)
+    return pairs.look(alpha)
+
+
 class _Rows:
     """Columns of a log, each of shape (n,), and `order`: the rows as they ended."""
 
@@ -67,7 +93,7 @@ class _Rows:
     def sample(self, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Sample:
         """These rows."""
         whole = rows[self.status[rows] == "completed"]
-        return Sample(
+        return Sample.of(
             self.output[whole],
             self.e2el_s[whole],
             self.predicted[whole],

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from .call import Call
 from .log import Log
 from .metrics import Metrics
+from .mirror import Mirrored
 from .relay import Relayed, kind_of
 
 MOST_RECENT = 300
@@ -34,8 +35,14 @@ class Ended(NamedTuple):
 class Report:
     """Writes down requests as they end."""
 
-    def __init__(self, metrics: Metrics, log: Log | None, clock: Callable[[], float]) -> None:
-        self.metrics, self.log, self.clock = metrics, log, clock
+    def __init__(
+        self,
+        metrics: Metrics,
+        log: Log | None,
+        clock: Callable[[], float],
+        mirrored_log: Log | None = None,
+    ) -> None:
+        self.metrics, self.log, self.clock, self.mirrored_log = metrics, log, clock, mirrored_log
         self.since_1970_s = time.time() - clock()
         self.num_overdue = 0  # of those that the metrics count already
         self.is_complaining = False
@@ -60,13 +67,21 @@ class Report:
         predicted = call.request.predicted_tokens or 0
         self.recent.append(Ended(call.arm, predicted, tokens, waited_s, now - call.arrival_s, error))
         self._count(call, relayed, tokens, error, now, scheduled_s, first_s)
-        if self.log is None:
-            return
+        if self.log is not None:
+            row = self._row(call, relayed, tokens, error, now, scheduled_s, first_s, upstream, attempts)
+            self._write(self.log, row, call.ask.text)
+
+    def mirrored(self, found: Mirrored) -> None:
+        """An answer was compared with those to copies of its request."""
+        for who, is_same in found.pairs():
+            self.metrics.mirrored.labels(who, str(is_same).lower()).inc()
+        if self.mirrored_log is not None:
+            finish_s = round(self.since_1970_s + found.finish_s, 6)
+            self._write(self.mirrored_log, {**found._asdict(), "finish_s": finish_s}, "")
+
+    def _write(self, log: Log, row: dict[str, Any], text: str) -> None:
         try:
-            self.log.write(
-                self._row(call, relayed, tokens, error, now, scheduled_s, first_s, upstream, attempts),
-                call.ask.text,
-            )
+            log.write(row, text)
         except OSError as failure:  # a full disk is no reason to answer nobody
             if not self.is_complaining:
                 print(

@@ -25,7 +25,9 @@ class Course:
 
 
 class Sender:
-    """Tries upstreams, waits where none may be asked, and remembers which of them fail."""
+    """Tries upstreams, waits where none may be asked, and remembers which of them fail. `started()` is called
+    when one is about to be asked.
+    """
 
     def __init__(
         self,
@@ -34,9 +36,10 @@ class Sender:
         relay: Relay,
         metrics: Metrics,
         clock: Callable[[], float],
+        started: Callable[[], None],
     ) -> None:
         self.settings, self.pool, self.relay = settings, pool, relay
-        self.metrics, self.clock = metrics, clock
+        self.metrics, self.clock, self.started = metrics, clock, started
 
     async def send(self, course: Course, call: Call, client: Client, relayed: Relayed) -> None:
         """Pass an answer on to the client; UpstreamFailed where there is no whole one."""
@@ -51,7 +54,7 @@ class Sender:
             except UpstreamFailed as failure:
                 if client.has_begun or not failure.may_retry or len(tried) > self.settings.retries:
                     raise
-                relayed.seen, relayed.first_s = type(relayed.seen)(), 0.0
+                relayed.seen, relayed.first_s = relayed.seen.again(), 0.0
                 self.metrics.retries.labels(upstream.url).inc()
                 await asyncio.sleep(FIRST_RETRY_S * 2 ** (len(tried) - 1))
 
@@ -68,6 +71,7 @@ class Sender:
         self, call: Call, client: Client, upstream: Upstream, relayed: Relayed, *, is_again: bool
     ) -> None:
         upstream.busy += 1
+        self.started()
         try:
             async with asyncio.timeout(self.settings.timeout_s):
                 await self.relay.send(call, upstream, client, relayed)

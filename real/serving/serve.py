@@ -25,7 +25,7 @@ from .complaints import complain
 from .demo import DEMO, demo_server
 from .keys import Keys, read_keys
 from .layer import Layer
-from .log import Log
+from .log import Log, mirrored_path
 from .predictor import make_length_predictor
 from .relay import Relay
 from .settings import ServeSettings, upstream_urls
@@ -53,16 +53,18 @@ def serve(upstream: str, settings: ServeSettings) -> None:
     urls = [DEMO] if upstream == DEMO else upstream_urls(upstream)
     keys = Keys() if settings.keys is None else read_keys(settings.keys)
     with ExitStack() as stack:
-        log = None
+        log = mirrored_log = None
         if settings.log is not None:
             log = stack.enter_context(
                 Log(settings.log, texts=settings.log_texts, prefixes=settings.log_prefixes)
             )
+            if settings.mirror:
+                mirrored_log = stack.enter_context(Log(mirrored_path(settings.log), prefixes=False))
         on_decision = None
         if settings.decisions is not None:
             on_decision = stack.enter_context(_decisions(settings.decisions))
         allow_connections(CONNECTIONS)
-        asyncio.run(_run(urls, settings, keys, log, on_decision))
+        asyncio.run(_run(urls, settings, keys, log, on_decision, mirrored_log))
 
 
 async def _run(
@@ -71,13 +73,14 @@ async def _run(
     keys: Keys,
     log: Log | None,
     on_decision: Callable[[int, BatchRecord], None] | None,
+    mirrored_log: Log | None,
 ) -> None:
     async with AsyncExitStack() as stack:
         if urls == [DEMO]:
             slots = FIRST_SLOTS if settings.slots == "auto" else settings.slots
             urls = [await stack.enter_async_context(demo_server(slots))]
         key = _upstream_key()
-        layer = await stack.enter_async_context(layer_of(urls, settings, key, log, on_decision))
+        layer = await stack.enter_async_context(layer_of(urls, settings, key, log, on_decision, mirrored_log))
         await server_of(layer, keys).run_until_told()
 
 
@@ -88,6 +91,7 @@ async def layer_of(
     upstream_key: str | None = None,
     log: Log | None = None,
     on_decision: Callable[[int, BatchRecord], None] | None = None,
+    mirrored_log: Log | None = None,
 ) -> AsyncIterator[Layer]:
     """A layer before these servers, which lets go of its connections at the end."""
     async with aiohttp.ClientSession(
@@ -100,13 +104,23 @@ async def layer_of(
         source = SlotSource(session, relay.headers({}))
         upstreams = await _upstreams(urls, settings, source)
         predictor = make_length_predictor(settings.predictor)
-        layer = Layer(settings, Pool(upstreams), relay, predictor, log=log, on_decision=on_decision)
+        layer = Layer(
+            settings,
+            Pool(upstreams),
+            relay,
+            predictor,
+            log=log,
+            mirrored_log=mirrored_log,
+            on_decision=on_decision,
+        )
         watch = SlotWatch(source, lambda: bool(layer.executor.waiting), layer.poll)
         watching = asyncio.create_task(watch.run([each for each in upstreams if each.says_waiting]))
         try:
             yield layer
         finally:
             watching.cancel()
+            if layer.mirror is not None:
+                layer.mirror.close()
 
 
 async def _upstreams(urls: list[str], settings: ServeSettings, source: SlotSource) -> list[Upstream]:

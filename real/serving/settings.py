@@ -47,6 +47,8 @@ class ServeSettings:
     """Serve all first come, first served as soon as the policy's share is worse by more than chance: other
     answer lengths, more failures, or a longer mean latency.
     """
+    mirror: float = 0.0
+    """Ask for this share of the greedy answers again, in slots that nobody wants, and compare: 0 to 1."""
     max_wait_s: float = 60.0
     """The starvation bound: who has waited this long goes before all that arrived later."""
     max_new_tokens: int = 4096
@@ -110,8 +112,9 @@ class ServeSettings:
         self._check_access()
 
     def _check_share(self) -> None:
-        if not 0 <= self.share <= 1:
-            raise InputError(f"share: {self.share:g} is not between 0 and 1")
+        for name in ("share", "mirror"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name}: {getattr(self, name):g} is not between 0 and 1")
         if self.guard and not 0 < self.share < 1:
             raise InputError(
                 f"guard: share {self.share:g} leaves nothing to compare; needs one between 0 and 1"

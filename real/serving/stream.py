@@ -25,6 +25,7 @@ class BrokenStream(ValueError):
 class Seen:
     """What an answer has said so far. Token counts are the server's own, None where it says none; `events`
     counts those with tokens. `reasons`: why choices ended, by index. `is_done`: [DONE] has come.
+    `said`: the texts, by choice and field, in pieces; None: they are not kept.
     """
 
     events: int = 0
@@ -33,6 +34,7 @@ class Seen:
     reasons: dict[int, str] = field(default_factory=dict)
     is_done: bool = False
     error: str = ""
+    said: dict[tuple[int, str], list[str]] | None = None
 
     @property
     def tokens(self) -> int:
@@ -60,7 +62,19 @@ class Seen:
             has_tokens |= isinstance(delta, dict) and any(delta.get(name) for name in TEXTS)
             if (reason := choice.get("finish_reason")) is not None:
                 self.reasons[count(choice.get("index")) or 0] = printable(str(reason))
+            if self.said is not None:
+                self._keep(self.said, choice, delta)
         self.events += has_tokens
+
+    def _keep(self, said: dict[tuple[int, str], list[str]], choice: dict[str, Any], delta: Any) -> None:
+        index = count(choice.get("index")) or 0
+        for name in TEXTS if isinstance(delta, dict) else ():
+            if text := delta.get(name):
+                said.setdefault((index, name), []).append(text if isinstance(text, str) else json.dumps(text))
+
+    def again(self) -> Seen:
+        """Nothing so far of another answer; whose texts are kept where this one's are."""
+        return Seen(said=None if self.said is None else {})
 
     def is_whole(self, num_choices: int) -> bool:
         """Whether the answer has come to its end."""

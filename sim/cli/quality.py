@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from traces.errors import InputError
+
 from . import show
 
 if TYPE_CHECKING:
     from real.serving.comparison import Difference
+    from real.serving.matching import Match, Rate
+
+WHO = {"policy": "under the policy", "fcfs": "first come, first served", "plain": "copies among themselves"}
+"""Whose answers are compared, in words."""
 
 
 def report(
@@ -25,29 +31,69 @@ def report(
 
     Answer lengths, finish reasons and failures should not depend on the order in which requests are served;
     latencies should. Exit status 1 where at the last look the former differ by more than chance. Senders stay
-    in one arm: a difference between them is found as well.
+    in one arm: a difference between them is found as well. Greedy answers that `serve --mirror` has asked for
+    again are compared with what came then.
 
     Parameters
     ----------
     log
         The file of `serve --log`.
     alpha
-        The probability, over all looks, of finding a difference where there is none.
+        The probability, over all looks, of finding a difference where there is none; where answers are
+        mirrored, half of it is theirs.
     json_
-        Print the looks as one JSON array.
+        Print the looks, and the mirrored answers, as one JSON object.
     """
-    from real.serving.quality import looks
+    from real.serving.quality import looks, matches
 
-    found = looks(log, alpha)
+    matched = matches(log, alpha / 2)
+    try:
+        found = looks(log, alpha if matched is None else alpha / 2)
+    except InputError:
+        if matched is None:
+            raise
+        found = []
     if json_:
-        print(json.dumps([_entry(each) for each in found], indent=2))
+        mirrored = None if matched is None else _mirrored(matched)
+        print(json.dumps({"looks": [_entry(each) for each in found], "mirrored": mirrored}, indent=2))
     else:
-        _print(log, found)
-    if found[-1].findings:
+        _print(log, found, matched)
+    if (found and found[-1].findings) or (matched is not None and matched.finding):
         raise SystemExit(1)
 
 
-def _print(log: Path, found: list[Difference]) -> None:
+def _print(log: Path, found: list[Difference], matched: Match | None) -> None:
+    def say(text: str) -> None:
+        show.console().print(text, soft_wrap=True, highlight=False)
+
+    if found:
+        _print_looks(log, found)
+        say(f"At the last look: {found[-1].text}.")
+    if matched is not None:
+        rates = "; ".join(f"{WHO[who]} {_rate(rate)}" for who, rate in matched.rates.items())
+        say(f"Greedy answers that were the same when they were asked for again: {rates}. {matched.text}.")
+
+
+def _rate(rate: Rate) -> str:
+    low, high = rate.interval
+    return f"{100 * rate.share:.1f} % ({100 * low:.1f} to {100 * high:.1f}) of {rate.total:,}"
+
+
+def _mirrored(matched: Match) -> dict[str, Any]:
+    names = ("value", "low", "high")
+    rates = {
+        who: {
+            "same": rate.same,
+            "total": rate.total,
+            **dict(zip(names, (rate.share, *rate.interval), strict=True)),
+        }
+        for who, rate in matched.rates.items()
+    }
+    excess = None if matched.excess is None else dict(zip(names, matched.excess, strict=True))
+    return {**rates, "excess": excess, "finding": matched.finding}
+
+
+def _print_looks(log: Path, found: list[Difference]) -> None:
     import pandas as pd
 
     rows = [
@@ -67,7 +113,6 @@ def _print(log: Path, found: list[Difference]) -> None:
         "latencies, differences of answers",
         pd.DataFrame(rows),
     )
-    show.console().print(f"At the last look: {found[-1].text}.", soft_wrap=True, highlight=False)
 
 
 def _interval(each: Difference, group: str) -> str:

@@ -59,6 +59,7 @@ async def layer_before(
     *urls: str,
     keys: Keys | None = None,
     log: Log | None = None,
+    mirrored_log: Log | None = None,
     upstream_key: str | None = None,
     on_decision: Callable[[int, BatchRecord], None] | None = None,
     **settings: Any,
@@ -66,7 +67,7 @@ async def layer_before(
     """A layer before these upstreams."""
     given = ServeSettings(**{"port": 0, "slots": 4, "drain_s": 1.0, **settings})
     given.check()
-    async with layer_of(list(urls), given, upstream_key, log, on_decision) as layer:
+    async with layer_of(list(urls), given, upstream_key, log, on_decision, mirrored_log) as layer:
         server = server_of(layer, keys or Keys())
         running = asyncio.create_task(server.run_until_told())
         while not server.started:

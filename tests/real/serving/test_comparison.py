@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
 
 pytest.importorskip("uvicorn", reason="needs the extra serve")
 
@@ -23,12 +27,27 @@ from tests.sim.command import run
 from traces.errors import InputError
 
 
-def sample(
-    rng: np.random.Generator, n: int, *, scale: float = 1.0, failed: int = 0, stop: float = 0.9
-) -> Sample:
+class Rows(NamedTuple):
+    """Requests of an arm, one by one."""
+
+    output_tokens: Any
+    e2el_s: Any
+    predicted_tokens: Any
+    reasons: dict[str, int]
+    failed: int = 0
+
+    def sample(self) -> Sample:
+        return Sample.of(*self)
+
+
+def sample(rng: np.random.Generator, n: int, **how: Any) -> Sample:
+    return rows(rng, n, **how).sample()
+
+
+def rows(rng: np.random.Generator, n: int, *, scale: float = 1.0, failed: int = 0, stop: float = 0.9) -> Rows:
     tokens = np.ceil(scale * rng.lognormal(4, 1, n))
     ended = int(rng.binomial(n, stop))
-    return Sample(
+    return Rows(
         tokens,
         tokens / 50,
         np.ceil(tokens * rng.lognormal(0, 0.3, n)),
@@ -52,7 +71,7 @@ def test_equal_arms_are_hardly_ever_found_to_differ_at_any_look() -> None:
     rng = np.random.default_rng(7)
     worlds, wrong = 300, 0
     for _ in range(worlds):
-        both = [sample(rng, 1600) for _ in range(2)]
+        both = [rows(rng, 1600) for _ in range(2)]
         wrong += any(
             _found(compare(_first(both[0], n), _first(both[1], n), alpha=0.2))
             for n in (100, 200, 400, 800, 1600)
@@ -61,8 +80,8 @@ def test_equal_arms_are_hardly_ever_found_to_differ_at_any_look() -> None:
     assert wrong / worlds <= 0.2 + 3 * (0.16 / worlds) ** 0.5
 
 
-def _first(all_: Sample, n: int) -> Sample:
-    return Sample(all_.output_tokens[:n], all_.e2el_s[:n], all_.predicted_tokens[:n], {"stop": n}, 0)
+def _first(all_: Rows, n: int) -> Sample:
+    return Sample.of(all_.output_tokens[:n], all_.e2el_s[:n], all_.predicted_tokens[:n], {"stop": n}, 0)
 
 
 def _found(difference: Any) -> bool:
@@ -78,7 +97,7 @@ def test_longer_answers_are_found_and_named() -> None:
 
 def test_failures_are_found_even_where_nothing_is_answered() -> None:
     rng = np.random.default_rng(2)
-    nothing = Sample(np.zeros(0), np.zeros(0), np.zeros(0), {}, 150)
+    nothing = Sample.of(np.zeros(0), np.zeros(0), np.zeros(0), {}, 150)
     found = compare(nothing, sample(rng, 150))
     assert found is not None and found.failures == 1.0
     assert "100.0 % more requests fail under the policy" in found.text
@@ -102,10 +121,14 @@ def test_what_is_seen_from_shrinks_as_the_root_of_the_rows() -> None:
 
 def test_latency_is_compared_by_predicted_length() -> None:
     rng = np.random.default_rng(5)
-    policy, other = sample(rng, 3000), sample(rng, 3000)
+    policy, other = rows(rng, 3000), rows(rng, 3000)
     quick = np.where(policy.predicted_tokens < np.median(policy.predicted_tokens), 0.5, 2.0)
-    found = compare(Sample(policy.output_tokens, policy.e2el_s * quick, policy.predicted_tokens), other)
+    found = compare(policy._replace(e2el_s=policy.e2el_s * quick).sample(), other.sample())
     assert found is not None
+    third = np.quantile(np.concatenate([policy.predicted_tokens, other.predicted_tokens]), 1 / 3)
+    short = [arm.predicted_tokens <= third for arm in (policy, other)]
+    expected = (policy.e2el_s * quick)[short[0]].mean() / other.e2el_s[short[1]].mean()
+    assert found.latency["short"][0] == pytest.approx(expected)
     assert found.latency["short"][2] < 1 < found.latency["long"][1]
     for ratio, low, high in found.latency.values():
         assert low < ratio < high
@@ -114,8 +137,8 @@ def test_latency_is_compared_by_predicted_length() -> None:
 @pytest.mark.parametrize("n", [30, 300])
 def test_intervals_of_latency_are_those_of_the_bootstrap(n: int) -> None:
     rng = np.random.default_rng(n)
-    arms = [sample(rng, n, scale=scale) for scale in (1.3, 1.0)]
-    found = compare(*arms)
+    arms = [rows(rng, n, scale=scale) for scale in (1.3, 1.0)]
+    found = compare(*(arm.sample() for arm in arms))
     assert found is not None
     ratio, low, high = found.latency["all"]
     assert ratio == pytest.approx(arms[0].e2el_s.mean() / arms[1].e2el_s.mean())
@@ -126,20 +149,56 @@ def test_intervals_of_latency_are_those_of_the_bootstrap(n: int) -> None:
 
 
 def test_times_that_are_nothing_have_no_ratio() -> None:
-    nothing = Sample(np.full(200, 5.0), np.zeros(200), np.full(200, 5.0))
+    nothing = Sample.of(np.full(200, 5.0), np.zeros(200), np.full(200, 5.0), {})
     found = compare(nothing, sample(np.random.default_rng(8), 200))
     assert found is not None and found.latency == {}
 
 
-def test_a_look_at_many_rows_holds_up_nobody() -> None:
+def test_a_look_costs_what_there_are_lengths_not_requests() -> None:
     rng = np.random.default_rng(9)
-    arms = sample(rng, 50_000), sample(rng, 50_000)
+    guard = Guard()
+    for arm in guard.arms:
+        for tokens, tenth in zip(rng.lognormal(5, 1.5, 40_000), range(40_000), strict=True):
+            guard.answered(arm, 1 + int(tokens), tenth / 10, 1 + int(2 * tokens), "stop")
+    for tally in guard.arms.values():  # as much again, 50 times
+        tally.tokens = Counter({tokens: 50 * count for tokens, count in tally.tokens.items()})
+        tally.e2el = {tokens: [50 * each for each in sums] for tokens, sums in tally.e2el.items()}
     took_s = []
     for _ in range(5):
         since_s = time.perf_counter()
-        assert compare(*arms) is not None
+        found = compare(*(tally.sample() for tally in guard.arms.values()))
         took_s.append(time.perf_counter() - since_s)
-    assert min(took_s) < 0.15  # 0.02 on a quiet core; a bootstrap takes seconds
+    assert found is not None and found.num_requests == (2_000_000, 2_000_000)
+    assert min(took_s) < 0.1  # 0.01 on a quiet core
+
+
+@given(
+    data=st.lists(st.tuples(st.integers(1, 40), st.integers(0, 100), st.integers(1, 60)), min_size=60),
+    longest=st.sampled_from([40, 1 << 30]),
+)
+def test_counts_say_what_the_rows_do(data: list[tuple[int, int, int]], longest: int) -> None:
+    """By scipy and numpy, of all rows."""
+    scale = longest // 40
+    answers = [(tokens * scale, e2el / 7, predicted * scale) for tokens, e2el, predicted in data]
+    guard, half = Guard(), len(answers) // 2
+    arms = answers[:half], answers[half:]
+    for arm, rows_ in zip(guard.arms, arms, strict=True):
+        for row in rows_:
+            guard.arms[arm].add(*row, "stop")
+    found = compare(*(tally.sample() for tally in guard.arms.values()))
+    assert found is not None
+    columns = [np.array(rows_).T for rows_ in arms]
+    if longest == 40:
+        expected = stats.ks_2samp(columns[0][0], columns[1][0], method="asymp").statistic
+        assert found.lengths == pytest.approx(expected)
+    of = [column[1] for column in columns]
+    if min(each.mean() for each in of) > 0:
+        ratio, lowest, _ = found.latency["all"]
+        assert ratio == pytest.approx(of[0].mean() / of[1].mean())
+        error = np.hypot(*(each.std(ddof=1) / each.mean() / np.sqrt(len(each)) for each in of))
+        z = stats.norm.isf(alpha_of(0, 0.05) / 2)
+        assert lowest == pytest.approx(ratio * np.exp(-z * error), abs=1e-6)
+    assert all(len(tally.tokens) <= 40 for tally in guard.arms.values())
 
 
 def test_the_guard_stops_what_is_worse_and_lets_the_better_go_on() -> None:
@@ -198,7 +257,7 @@ def test_the_report_says_down_to_what_no_difference_is_seen(
     assert run("quality", "report", tmp_path / "log.jsonl") == 0
     assert "no difference seen in answer lengths down to" in capsys.readouterr().out.replace("\n", " ")
     assert run("quality", "report", tmp_path / "log.jsonl", "--json") == 0
-    entries = json.loads(capsys.readouterr().out)
+    entries = json.loads(capsys.readouterr().out)["looks"]
     assert entries[-1]["policy_requests"] == 534 and entries[-1]["findings"] == []
 
 
@@ -207,7 +266,7 @@ def test_the_report_ends_with_1_where_answers_differ(
 ) -> None:
     write_log(tmp_path / "log.jsonl", 1700, shift=2.0)
     assert run("quality", "report", tmp_path / "log.jsonl", "--json") == 1
-    assert "answer lengths differ" in json.loads(capsys.readouterr().out)[-1]["findings"][0]
+    assert "answer lengths differ" in json.loads(capsys.readouterr().out)["looks"][-1]["findings"][0]
 
 
 def test_logs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
