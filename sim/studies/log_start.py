@@ -66,15 +66,21 @@ def sizes_of(logs: Sequence[Log]) -> tuple[float, ...]:
     return tuple(sizes) if len(sizes) > 1 else (1.0, max(2.0, most))
 
 
-def start_of(logs: Sequence[Log], sizes: tuple[float, ...]) -> FloatArray:
+def start_of(logs: Sequence[Log], sizes: tuple[float, ...], *, most_context: float = np.inf) -> FloatArray:
     """Seconds, shape (len(sizes) + 3,): what each of `sizes` adds to a decode iteration, per context token,
     per prompt token, and before a request can be scheduled.
 
     They are those by which answers take as long as measured after their first token: non-negative least
-    squares on the relative error. What cannot be told is small, but not 0.
+    squares on the relative error. What cannot be told is small, but not 0. `most_context`: what a context
+    token takes at most, as a share of the iteration of one sequence.
     """
     rows = np.concatenate([_equations(log, sizes) for log in logs])
     found, _ = nnls(rows, np.ones(len(rows)))
+    if found[-2] > most_context * found[0]:
+        rows[:, 0] += most_context * rows[:, -2]
+        rows[:, -2] = 0.0
+        found, _ = nnls(rows, np.ones(len(rows)))
+        found[-2] = most_context * found[0]
     base_s = max(float(found[0]), 1e-5)
     floors = [base_s, *[0.01 * base_s] * (len(sizes) - 1), 1e-6 * base_s, 1e-4 * base_s]
     found = np.maximum(found, floors)

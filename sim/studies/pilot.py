@@ -145,7 +145,7 @@ def pilot(
     server = server_of(told, path, ran, own)
     trace = bare(told.log.trace)
     who = predictor or ("trace" if trace.predicted_tokens is not None else None)
-    world = _World(trace, server, who)
+    world = _World(trace, server, who, is_held=told.sent_s is not None)
     points = world.points(names, ran, own, slots, profiles)
     # Of the log itself, then of logs that are drawn from it: figures by point.
     drawn: list[list[Mapping[str, float]]] = []
@@ -197,10 +197,12 @@ def _resampled(trace: Trace, rng: np.random.Generator) -> Trace:
 
 
 class _World:
-    """The requests of a log, the server that was fitted to it, and whose predictions are used."""
+    """The requests of a log, the server that was fitted to it, and whose predictions are used. `is_held`:
+    before the server a layer holds those for which there is no slot.
+    """
 
-    def __init__(self, trace: Trace, server: Profile, predictor: str | None) -> None:
-        self.trace, self.server, self.predictor = trace, server, predictor
+    def __init__(self, trace: Trace, server: Profile, predictor: str | None, *, is_held: bool) -> None:
+        self.trace, self.server, self.predictor, self.is_held = trace, server, predictor, is_held
         self.blocks = enough_blocks(trace)
 
     def points(
@@ -223,12 +225,26 @@ class _World:
 
     def _whose(self, policy: str) -> tuple[str, ...]:
         """With whose predictions a policy is tried."""
-        if not self._scheduler_needs(policy):
+        if not self._needs(policy):
             return (NONE,)
         return (PERFECT,) if self.predictor is None else (self.predictor, PERFECT)
 
-    def _scheduler_needs(self, policy: str) -> bool:
-        return bool(scheduler_maker(policy)(self._scenario(self.trace, OWN, PERFECT, 0).limits).needs)
+    def _needs(self, policy: str) -> set[str]:
+        """What the policy needs to be predicted."""
+        return set(scheduler_maker(policy)(self._scenario(self.trace, OWN, PERFECT, 0).limits).needs)
+
+    def _as_sent(self, requests: Trace, point: Point) -> tuple[Trace, str]:
+        """Requests, and whose predictions are used, so that those go first that find a slot when they come: a
+        layer sends them at once. Here, between two iterations, the shortest of all that came would.
+        """
+        known = {PERFECT: requests.output_tokens, "trace": requests.predicted_tokens}.get(point.predictor)
+        needs = self._needs(point.policy)
+        if known is None or not self.is_held or not needs or not needs <= {"order", "length"}:
+            return requests, point.predictor
+        assert requests.arrival_s is not None
+        predicted = known.copy()
+        predicted[np.argsort(requests.arrival_s, kind="stable")[: point.slots]] = 1
+        return replace(requests, predicted_tokens=predicted), "trace"
 
     def _scenario(self, requests: Trace, machine: str, predictor: str, seed: int) -> Scenario:
         return scenario(
@@ -241,7 +257,8 @@ class _World:
 
     def figures(self, requests: Trace, point: Point, seed: int) -> dict[str, float]:
         """Statistics of latencies in ms of a run."""
-        result = self._scenario(requests, point.machine, point.predictor, seed).run(
+        requests, predictor = self._as_sent(requests, point)
+        result = self._scenario(requests, point.machine, predictor, seed).run(
             with_slots(point.policy, point.slots)
         )
         if failed := result.summary["failed"]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sim.simulation import simulate
 from sim.studies.pilot import pilot
-from sim.studies.slot_log import read, slots_used, with_slots
+from sim.studies.slot_log import MOST_CONTEXT, read, server_of, slots_used, with_slots
 from traces.errors import InputError
 from traces.trace import Trace
 
@@ -125,6 +125,24 @@ def test_a_server_that_queues_by_itself(tmp_path: Path) -> None:
     assert row.gain["mean_e2el_ms"] == pytest.approx(true, rel=0.15)
 
 
+def test_who_comes_while_slots_are_free_is_sent_at_once(tmp_path: Path) -> None:
+    """A layer sends the first ones whatever is predicted of them; a server that queues picks the shortest."""
+    trace = requests(60)
+    trace = trace.select(np.concatenate([np.argsort(-trace.output_tokens)[:4], np.arange(4, 60)]))
+    log = logged(tmp_path / "log.jsonl", trace, "continuous", 4, np.inf)
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    at_once = [json.dumps({**row, "scheduled_s": row["arrival_s"]}) for row in rows]
+    (queued := tmp_path / "queued.jsonl").write_text("\n".join(at_once))
+    held_gain, queued_gain = (
+        next(r.gain["mean_e2el_ms"] for r in found.rows if r.point.predictor == "trace")
+        for found in (
+            pilot(log, policies=(SHORTEST,), replicates=2),
+            pilot(queued, policies=(SHORTEST,), ran_slots=4, replicates=2),
+        )
+    )
+    assert 0.05 < held_gain < queued_gain - 0.02
+
+
 def test_without_predictions_perfect_ones_are_tried(tmp_path: Path) -> None:
     log = logged(tmp_path / "log.jsonl", requests(60), "continuous", 4, np.inf, predicted_tokens=True)
     found = pilot(log, policies=("continuous", SHORTEST), replicates=2)
@@ -189,6 +207,19 @@ def test_a_request_sent_after_its_first_token_is_refused(tmp_path: Path) -> None
     log.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(InputError, match="line 4, scheduled_s: is after the first token"):
         pilot(log)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_contexts_are_not_blamed_for_what_sequences_take(tmp_path: Path, seed: int) -> None:
+    """Of a busy server that was slower at times."""
+    log = logged(tmp_path / "log.jsonl", requests(60, seed), "continuous", 4, np.inf)
+    rows, rng = [json.loads(line) for line in log.read_text().splitlines()], np.random.default_rng(seed)
+    for row in rows:
+        decoding = (row["e2el_ms"] - row["ttft_ms"]) * float(rng.lognormal(0.0, 0.2))
+        row |= {"e2el_ms": row["ttft_ms"] + decoding, "tpot_ms": decoding / (row["output_tokens"] - 1)}
+    log.write_text("\n".join(map(json.dumps, rows)))
+    cost = server_of(read(log, None), log, "continuous", 4).step_cost
+    assert cost.decode_per_context_s <= MOST_CONTEXT * cost.decode_base.seconds[0] * (1 + 1e-9)
 
 
 @given(
