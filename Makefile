@@ -7,7 +7,7 @@
 # make gpu OUT=out/gpu   what matters most of a GPU that is lent for minutes; again, it goes on
 # make bench     speed, as ratios to a bare SimPy run; how time and memory grow with replicas and requests
 # make validate-servers   a llama.cpp server, and vLLM after `make vllm`: watched at three rates, predicted at a fourth
-# make serve-test   a llama.cpp server behind `seqsched serve`: the same answers, and what an overload gains
+# make serve-test   llama.cpp, and vLLM after `make vllm`, behind `seqsched serve`: answers, and gains as `pilot` said
 # make vllm      set up vLLM for processors, in a virtual environment of its own (4 GB)
 # make vllm-check decisions of `continuous` beside vLLM's own, in WORLDS random worlds of each of 28 settings
 # make lint      ruff, mypy, import-linter
@@ -63,7 +63,7 @@ validate-servers: $(VENV)/installed-dev $(SERVERS)/installed
 	$(BIN)/python -m tests.servers.validate --servers-python $(SERVERS)/bin/python --vllm-python $(VLLM)/bin/python
 
 serve-test: $(VENV)/installed-dev $(SERVERS)/installed
-	$(BIN)/python -m tests.servers.serve --servers-python $(SERVERS)/bin/python
+	$(BIN)/python -m tests.servers.serve --servers-python $(SERVERS)/bin/python --vllm-python $(VLLM)/bin/python
 
 gpu: $(VENV)/installed-dev
 	$(BIN)/python real/gpu.py --out $(OUT)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 from urllib.error import URLError
@@ -16,7 +17,7 @@ from urllib.request import urlopen
 from tests.servers import random_llama
 
 HERE = Path(__file__).parent
-START_S = 300.0
+START_S = 900.0
 CONTEXT = 512
 SLOTS = 8
 
@@ -48,18 +49,23 @@ def llama_cpp(python: Path, port: int, slots: int = SLOTS) -> Server:
     return Server("llama.cpp", command, {}, policy)
 
 
-def vllm(python: Path, port: int, folder: Path) -> Server:
-    """A vLLM server on one thread of the processor, with a random model that is written into `folder`."""
+def vllm(
+    python: Path, port: int, folder: Path, *, name: str = "random-135m", slots: int = SLOTS, **more: str
+) -> Server:
+    """A vLLM server on one thread of the processor, with the model in `folder`, into which a random one is
+    written where there is none. `more`: other options of the server.
+    """
     if not (folder / "config.json").exists():
         random_llama.write(folder)
     options = {
         "port": port,
         "host": "127.0.0.1",
-        "served-model-name": "random-135m",
+        "served-model-name": name,
         "max-model-len": CONTEXT,
-        "max-num-seqs": SLOTS,
+        "max-num-seqs": slots,
         "max-num-batched-tokens": 2048,
         "dtype": "bfloat16",
+        **{key.replace("_", "-"): value for key, value in more.items()},
     }
     flags = [word for key, value in options.items() for word in (f"--{key}", str(value))]
     environment = {
@@ -70,27 +76,33 @@ def vllm(python: Path, port: int, folder: Path) -> Server:
         "HF_HUB_OFFLINE": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
     }
-    policy = f"continuous:max_num_seqs={SLOTS},max_num_batched_tokens=2048"
+    policy = f"continuous:max_num_seqs={slots},max_num_batched_tokens=2048"
     # The command `vllm` asks for a version that the package for processors does not have under that name.
     command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), *flags]
     return Server("vLLM", command, environment, policy)
 
 
 @contextmanager
-def running(server: Server, url: str, log: Path) -> Iterator[None]:
-    """Inside the block the server answers at `url`, what it says is in `log`; RuntimeError where it fails."""
+def running(server: Server, url: str, log: Path) -> Iterator[int]:
+    """Inside the block the server answers at `url`, what it says is in `log`; its process is given.
+    RuntimeError where it fails.
+    """
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
-            server.command, env={**os.environ, **server.environment}, stdout=file, stderr=subprocess.STDOUT
+            server.command,
+            env={**os.environ, **server.environment},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             begin = time.monotonic()
-            while not _answers(url):
+            while not answers(f"{url}/v1/models"):
                 if process.poll() is not None or time.monotonic() - begin > START_S:
                     tail = " | ".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-3:])
                     raise RuntimeError(f"{server.name} does not start: {tail}")
                 time.sleep(0.5)
-            yield
+            yield process.pid
         finally:
             process.terminate()
             try:
@@ -98,11 +110,14 @@ def running(server: Server, url: str, log: Path) -> Iterator[None]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            with suppress(ProcessLookupError):  # vLLM's engine outlives a server that was killed
+                os.killpg(process.pid, signal.SIGKILL)
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Whether there is an answer at this address."""
     try:
-        with urlopen(f"{url}/v1/models", timeout=5) as response:
+        with urlopen(url, timeout=5) as response:
             return bool(response.status == 200)
     except (URLError, OSError):
         return False

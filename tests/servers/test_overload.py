@@ -1,0 +1,126 @@
+"""What `make serve-test` makes of logs and clocks; no server."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("uvicorn", reason="needs the extra serve")
+
+from tests.servers.overload import SHORTEST, Case, Gain, breaches, gains, overload, rows_of
+from tests.servers.serve import essence
+from tests.servers.server_clock import ServerClock
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what a process has used")
+
+
+def busy(seconds: float) -> None:
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        pass
+
+
+@on_linux
+def test_the_servers_clock_goes_while_it_works(tmp_path: Path) -> None:
+    clock = ServerClock(os.getpid())
+    with clock.running():
+        began = time.time()
+        busy(0.2)
+        worked = time.time()
+        time.sleep(0.2)
+        slept = time.time()
+    assert 0.15 < clock.at(worked) - clock.at(began) < 0.35
+    assert clock.at(slept) - clock.at(worked) < 0.1
+    (log := tmp_path / "log.jsonl").write_text(json.dumps(row(began, began, slept, tokens=3)) + "\n")
+    moved = json.loads(clock.by_this(log, tmp_path / "moved.jsonl").read_text())
+    assert moved["output_tokens"] == 3 and moved["finish_s"] == pytest.approx(clock.at(slept))
+    assert moved["e2el_ms"] == pytest.approx(1e3 * (clock.at(slept) - clock.at(began)))
+    assert moved["tpot_ms"] == pytest.approx((moved["e2el_ms"] - moved["ttft_ms"]) / 2)
+
+
+def row(arrival_s: float, scheduled_s: float, finish_s: float, tokens: int = 2) -> dict[str, Any]:
+    e2el_ms = 1e3 * (finish_s - arrival_s)
+    times = {"arrival_s": arrival_s, "scheduled_s": scheduled_s, "finish_s": finish_s}
+    return {**times, "output_tokens": tokens, "ttft_ms": e2el_ms / 2, "e2el_ms": e2el_ms}
+
+
+def test_a_bound_is_broken_by_who_goes_before_one_that_waited_too_long() -> None:
+    first = [row(0.0, 0.0, 5.0), row(0.1, 9.0, 10.0), row(0.2, 5.0, 9.0)]
+    assert breaches(first, bound_s=10.0) == 0
+    assert breaches(first, bound_s=3.0) == 1
+    in_order = [row(0.0, 0.0, 5.0), row(0.1, 5.0, 9.0), row(0.2, 9.0, 10.0)]
+    assert breaches(in_order, bound_s=3.0) == 0
+
+
+def test_a_gain_is_missed_by_more_than_a_tenth_and_than_rounds_differ() -> None:
+    assert not Gain([0.30, 0.32], [0.33, 0.33], [0.0, 0.0]).is_missed
+    assert Gain([0.25, 0.26], [0.33, 0.33], [0.0, 0.0]).is_missed
+    assert Gain([0.41, 0.41], [0.33, 0.33], [0.0, 0.0]).is_missed
+    assert not Gain([0.10, 0.42], [0.33, 0.33], [0.0, 0.0]).is_missed
+    one = Gain([0.25, 0.27], [0.33, 0.35], [0.0, 0.02])
+    assert one.error == pytest.approx(0.08) and one.spread == pytest.approx(0.01)
+
+
+def event(text: str | None = None, **others: Any) -> bytes:
+    delta = {} if text is None else {"content": text}
+    fields = {"id": time.time(), "choices": [{"index": 0, "delta": {"role": None, **delta}, **others}]}
+    return b"data: " + json.dumps(fields).encode() + b"\n\n"
+
+
+def test_an_answer_is_the_same_in_other_pieces_and_without_nulls() -> None:
+    one = event("a") + event("b") + event("c", finish_reason="stop") + b"data: [DONE]\n\n"
+    two = event("ab", stop_reason=None) + event("c", finish_reason="stop") + b"data: [DONE]\n\n"
+    for other, is_same in (
+        (two, True),
+        (two.replace(b"ab", b"ax"), False),
+        (two.replace(b"stop", b"x"), False),
+    ):
+        assert (essence(one, in_pieces=False) == essence(other, in_pieces=False)) == is_same
+    assert essence(one, in_pieces=True) != essence(two, in_pieces=True)
+    assert essence(two, in_pieces=True) == essence(event("ab") + two.split(b"\n\n", 1)[1], in_pieces=True)
+    whole = b'{"id":1,"choices":[{"message":{"content":"x","refusal":null}}],"metrics":null}'
+    for in_pieces in (True, False):
+        assert essence(whole, in_pieces=in_pieces) == essence(
+            whole.replace(b',"refusal":null', b"").replace(b',"metrics":null', b""), in_pieces=in_pieces
+        )
+        assert essence(whole, in_pieces=in_pieces) != essence(
+            whole.replace(b'"x"', b'"y"'), in_pieces=in_pieces
+        )
+
+
+@on_linux
+@pytest.mark.slow
+def test_a_gain_comes_true_at_the_demo_server(tmp_path: Path) -> None:
+    slots = ("--slots", "4", "--policy")
+    case = Case(
+        name="demo",
+        url="demo",
+        pid=os.getpid(),
+        model="demo",
+        slots=4,
+        fcfs=(*slots, "continuous"),
+        shortest=(*slots, SHORTEST),
+        ran_slots=None,
+        extra={},
+        in_pieces=True,
+    )
+    assert len(list(overload(case, 60, 80, 1, tmp_path))) == 4
+    learnt = gains(case, 1, "wall", tmp_path)["learnt"]["mean_e2el_ms"]
+    first, then = (answered(tmp_path / f"demo-{arm}-0.jsonl") for arm in ("fcfs", "learnt"))
+    assert 1 - then / first == pytest.approx(learnt.predicted[0], abs=0.1) and learnt.predicted[0] > 0.2
+    assert abs(learnt.replay[0]) < 0.3
+
+
+def answered(log: Path) -> float:
+    """The mean over requests of the share of all tokens that were answered when theirs were: a latency for
+    which it does not matter how busy the machine is.
+    """
+    tokens = [each["output_tokens"] for each in sorted(rows_of(log), key=lambda each: each["finish_s"])]
+    return float(np.cumsum(tokens).mean() / sum(tokens))
