@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 
 import numpy as np
-import numpy.typing as npt
 
 from ..request import Request
-from ..results.ledger import Ledger
+from ..results.ledger import Ledger, column
+from ..schedulers.waiting import InOrder
 from .arrivals import NOBODY, Arrivals, Progress, SimProcess, Submit
 from .environment import Environment
 
@@ -65,20 +65,22 @@ class FrontedArrivals(Arrivals):
         self.frontend, self.holds_back = frontend, self.is_bounded
         # How many are under way depends on when a request is dropped, so every arrival has to be noticed.
         self.is_bounded = self.is_bounded or (frontend.is_shared and may_drop)
-        self.out_s: npt.NDArray[np.float64] = np.zeros(ledger.num_requests)  # by request id
-        self.inside: list[tuple[float, int, Request]] = []  # in the frontend: (when due, number, request)
+        self.out_s = column(np.zeros(ledger.num_requests))  # by request id
+        # In the frontend, as (when due, number, request). Few come out before others that were sent earlier.
+        self.inside = InOrder()
         self.frees: list[float] = []  # when places fall free that are not free yet
         self.num_sent = self.num_submitted = self.num_over = 0
         self.sent_s = -math.inf  # when the last one was sent
+        self.next_sent_s = self._next_sent_s()
         self._look_ahead()
 
     def take(self, now: float, submit: Submit) -> int:
         """Submit every request that has come through by now; how many these were."""
-        self._send(now)
-        taken = 0
-        while self.inside and self.inside[0][0] <= now:
-            _, _, request = heappop(self.inside)
-            submit(request, now)
+        if self.next_sent_s <= now:
+            self._send(now)
+        inside, taken = self.inside, 0
+        while inside and inside[0][0] <= now:
+            submit(inside.popleft()[2], now)
             taken += 1
         self.num_submitted += taken
         self._look_ahead()
@@ -101,15 +103,18 @@ class FrontedArrivals(Arrivals):
         """Requests have ended, wherever; their places are free, and who waits for them comes, when their
         clients know. How many have ended with them.
         """
-        self._send(math.nextafter(now, -math.inf))
-        self.num_over += len(requests)
+        if self.next_sent_s < now:
+            self._send(math.nextafter(now, -math.inf))
+        num_ended = len(requests)
+        self.num_over += num_ended
         if self.holds_back:
             for request in requests:
-                heappush(self.frees, now + float(self.out_s[request.id]))
-        num_ended = len(requests)
+                heappush(self.frees, now + self.out_s[request.id])
+            self.next_sent_s = self._next_sent_s()
         if self.sessions is not None:
-            num_ended += self.sessions.ended(requests, lambda i: now + float(self.out_s[i]))
+            num_ended += self.sessions.ended(requests, lambda i: now + self.out_s[i])
             self._look_again(self.sessions)
+            self.next_sent_s = self._next_sent_s()
         self._look_ahead()
         if self.on_progress is not None:
             self._report(num_ended)
@@ -128,20 +133,21 @@ class FrontedArrivals(Arrivals):
 
     def close(self) -> None:
         """The run is over: what clients see comes later than the ends of iterations."""
-        self.ledger.record_delivered(self.out_s)
+        self.ledger.record_delivered(np.asarray(self.out_s))
 
     def _next_sent_s(self) -> float:
         """When the next request is sent, as far as that is known."""
-        if self.head is NOBODY:
-            return math.inf
-        sent_s = max(self.head.arrival_s, self.sent_s)
+        sent_s = self.head.arrival_s  # never, if nobody is left
+        if sent_s < self.sent_s:
+            sent_s = self.sent_s
         if self.room:
             return sent_s
         return max(sent_s, self.frees[0]) if self.frees else math.inf
 
     def _send(self, until_s: float) -> None:
         """Let in what is sent by then, each with its times on the way in and out."""
-        while (sent_s := self._next_sent_s()) <= until_s:
+        frontend = self.frontend
+        while (sent_s := self.next_sent_s) <= until_s:
             request = self.head
             if not self.room:
                 heappop(self.frees)
@@ -150,17 +156,19 @@ class FrontedArrivals(Arrivals):
             if request.arrival_s < sent_s:
                 request.arrival_s = self.ledger.arrival_s[request.id] = sent_s
             self.sent_s = sent_s
-            self.num_sent += 1
-            under_way = self.num_sent - self.num_over
-            self.out_s[request.id] = self.frontend.out_s(under_way)
-            heappush(self.inside, (sent_s + self.frontend.in_s(under_way), self.num_sent, request))
+            self.num_sent = number = self.num_sent + 1
+            under_way = number - self.num_over
+            self.out_s[request.id] = frontend.out_s(under_way)
+            self.inside.push((sent_s + frontend.in_s(under_way), number, request))
             self.head = next(self.coming, NOBODY)
+            self.next_sent_s = self._next_sent_s()
 
     def _look_ahead(self) -> None:
         """When the next one comes out, if nobody ends before it is sent."""
-        coming_s = self._next_sent_s() + self.frontend.in_s(self.num_sent - self.num_over + 1)
-        self.due_s = min(self.inside[0][0], coming_s) if self.inside else coming_s
+        next_s, inside = self.next_sent_s, self.inside
+        due_s = next_s + self.frontend.in_s(self.num_sent - self.num_over + 1)
+        if inside and inside[0][0] < due_s:
+            due_s = inside[0][0]
+        self.due_s = due_s
         if self.env is not None:
-            self._set_alarm(
-                self.env, min(self._next_sent_s(), self.inside[0][0] if self.inside else math.inf)
-            )
+            self._set_alarm(self.env, min(next_s, inside[0][0]) if inside else next_s)
