@@ -9,12 +9,13 @@
 # make validate-servers   a llama.cpp server, and vLLM after `make vllm`: watched at three rates, predicted at a fourth
 # make serve-test   llama.cpp, and vLLM after `make vllm`, behind `seqsched serve`: answers, and gains as `pilot` said
 # make vllm      set up vLLM for processors, in a virtual environment of its own (4 GB)
-# make vllm-check decisions of `continuous` beside vLLM's own, in WORLDS random worlds of each of 28 settings
+# make vllm-check decisions of `continuous` beside vLLM's own, in WORLDS random worlds of each setting from SEED on
 # make lint      ruff, mypy, import-linter
 PYTHON ?= python3
 PYTHONS ?= 3.11 3.12
 JOBS ?= auto
 WORLDS ?= 200
+SEED ?= 1000
 OUT ?= out/gpu
 VENV := .venv
 VLLM := .venv-vllm
@@ -71,7 +72,7 @@ gpu: $(VENV)/installed-dev
 vllm: $(VLLM)/installed
 
 vllm-check: $(VLLM)/installed
-	$(VLLM)/bin/python -m tests.vllm.check --worlds $(WORLDS) --eos 20 --engine 3
+	$(VLLM)/bin/python -m tests.vllm.check --worlds $(WORLDS) --seed $(SEED) --eos 20 --engine 3
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m tests.benchmarks.throughput

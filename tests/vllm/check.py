@@ -4,8 +4,8 @@
     .venv-vllm/bin/python -m tests.vllm.check --worlds 200 --eos 20 --engine 3
 
 Compared in each iteration: which requests run and how many tokens of each, who is let in and how many of its
-tokens are found in memory, who is preempted, and the blocks in use. Exit status 1 where a world differs. The
-last line of the output is JSON.
+tokens are found in memory, who is preempted, and the blocks in use. Exit status 1 where a world differs. A
+line of totals ends the table; the last line of the output is JSON.
 """
 
 from __future__ import annotations
@@ -112,6 +112,18 @@ def table(agreements: Sequence[Agreement]) -> str:
     return "\n".join(lines)
 
 
+def totals(agreements: Sequence[Agreement], seconds: float) -> str:
+    """One line for all."""
+    worlds, alike, iterations, preemptions = (
+        sum(getattr(a, f"num_{what}") for a in agreements)
+        for what in ("worlds", "alike", "iterations", "preemptions")
+    )
+    return (
+        f"{alike:,} of {worlds:,} worlds decided alike, in {len(agreements)} settings: {iterations:,} "
+        f"iterations, {preemptions:,} preemptions, {seconds / 60:.1f} minutes"
+    )
+
+
 def explain(agreement: Agreement, judge: Decide) -> str:
     """The first world that differs, cut down to the requests that matter."""
     world, _ = agreement.differing[0]
@@ -132,16 +144,23 @@ def compare_all(groups: Sequence[Group], first_seed: int, only: str) -> tuple[li
     from tests.vllm import judged
 
     agreements, explained = list[Agreement](), list[str]()
-    for group in groups:
-        settings = [name for name in SETTINGS if only in f"{name}{group.label}"]
-        if not settings or not group.num_worlds:
+    of_group = {
+        group: [name for name in SETTINGS if only in f"{name}{group.label}"]
+        for group in groups
+        if group.num_worlds
+    }
+    num_settings, began_s = sum(map(len, of_group.values())), time.perf_counter()
+    for group, settings in of_group.items():
+        if not settings:
             continue
         made = judged.Engine() if group.is_engine else judged.Dry()
         judge: Decide = partial(judged.decide, judge=made)
         for setting in settings:
             agreement = compare(f"{setting}{group.label}", group.worlds(setting, first_seed), judge)
             agreements.append(agreement)
-            print(table([agreement]).splitlines()[1], file=sys.stderr, flush=True)
+            row, passed_s = table([agreement]).splitlines()[1], time.perf_counter() - began_s
+            progress = f"{len(agreements)} of {num_settings}, {passed_s:.0f} s"
+            print(f"{row}  ({progress})", file=sys.stderr, flush=True)
             if agreement.differing:
                 explained.append(explain(agreement, judge))
     return agreements, explained
@@ -166,8 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         Group(", engine", given.engine, is_engine=True),
     )
     agreements, explained = compare_all(groups, given.seed, given.only)
-    print(table(agreements), *explained, sep="\n")
     seconds = round(time.perf_counter() - began_s, 1)
+    print(table(agreements), *explained, totals(agreements, seconds), sep="\n")
     alike = {a.setting: [a.num_alike, a.num_worlds] for a in agreements}
     print(json.dumps({"alike": alike, "seconds": seconds}))
     sys.exit(any(a.num_alike < a.num_worlds for a in agreements))
