@@ -1,7 +1,8 @@
 """Times single iterations of an engine that schedules by itself, cell by cell: whole steps, host included.
 
 A cell is brought about by the requests that the engine is handed; what an iteration then computed is read
-from its journal. The counterpart of `Meter`.
+from its journal. Handing over those that an iteration begins with is timed with it, as a run counts it. The
+counterpart of `Meter`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from sim.hardware.steps_file import LONGEST
 from traces.trace import IntArray
 
-from ..engines.scheduling import EngineSizes, Journal, Load, SchedulerSettings, SchedulingEngine
+from ..engines.scheduling import EngineSizes, Load, SchedulerSettings, SchedulingEngine, Setup
 from ..lengths.prompts import random_tokens
 from .cells import STEPS_PER_VISIT, Cell
 from .meter import StepTime
@@ -34,7 +35,7 @@ class OwnMeter:
     seconds.
 
     The prompt that sequence number k decodes behind is the same in every visit, so that all but the first
-    find it in memory; prompts that are timed are always new.
+    find it in memory; prompts that are timed are always new. Its scheduler takes turns with those of runs.
     """
 
     def __init__(
@@ -53,16 +54,17 @@ class OwnMeter:
         )
         self.next_key = 0
         self.texts: list[list[int]] = []
-        self.journal: Journal | None = None
+        self.setup: Setup | None = None
 
     def visit(self, cell: Cell) -> dict[str, float]:
         """One measurement of the cell, as a row of a steps file plus the host's clock, `wall_ms`.
 
         What was computed and how long it took are means over the visit's steps.
         """
-        if self.engine.journal is not self.journal:  # a run has set it up otherwise
-            self.engine.use(self.settings)
-            self.journal = self.engine.journal
+        if self.setup is None:
+            self.setup = self.engine.use(self.settings)
+        elif self.engine.setup is not self.setup:
+            self.engine.resume(self.setup)
         timed = {"decode": self._decode, "prefill": self._prefill, "mixed": self._mixed}[cell.kind](cell)
         self.engine.clear()
         loads, times = zip(*timed, strict=True)
@@ -85,17 +87,17 @@ class OwnMeter:
         return [self._timed() for _ in range(STEPS_PER_VISIT)]
 
     def _prefill(self, cell: Cell) -> list[tuple[Load, StepTime]]:
-        for _ in range(cell.chunks):
-            self._add(random_tokens(cell.chunk_tokens, self.ordinary, self.rng))
-        return [self._timed()]
+        return [self._timed([self._new(cell.chunk_tokens) for _ in range(cell.chunks)])]
 
     def _mixed(self, cell: Cell) -> list[tuple[Load, StepTime]]:
         self._prime(cell.contexts)
-        self._add(random_tokens(cell.history + cell.chunk_tokens, self.ordinary, self.rng))
-        if cell.history:
-            self.engine.limit_tokens(cell.rows + cell.history)
-            self.engine.step()
-            self.engine.limit_tokens(self.settings.max_num_batched_tokens)
+        prompt = self._new(cell.history + cell.chunk_tokens)
+        if not cell.history:
+            return [self._timed([prompt])]
+        self._add(prompt)
+        self.engine.limit_tokens(cell.rows + cell.history)
+        self.engine.step()
+        self.engine.limit_tokens(self.settings.max_num_batched_tokens)
         return [self._timed()]
 
     def _prime(self, contexts: Sequence[int]) -> None:
@@ -104,20 +106,27 @@ class OwnMeter:
             self.texts.append([])
         waiting = set()
         for context, text in zip(contexts, self.texts, strict=False):
-            text.extend(random_tokens(max(0, context - len(text)), self.ordinary, self.rng))
+            text.extend(self._new(max(0, context - len(text))))
             waiting.add(self._add(text[:context]))
         while waiting:
             waiting -= {progress.key for progress in self.engine.step()}
+
+    def _new(self, num_tokens: int) -> list[int]:
+        """A prompt that nothing in memory begins like."""
+        return random_tokens(num_tokens, self.ordinary, self.rng)
 
     def _add(self, prompt: Sequence[int]) -> int:
         self.next_key += 1
         self.engine.add(self.next_key, prompt, LONG_ANSWER)
         return self.next_key
 
-    def _timed(self) -> tuple[Load, StepTime]:
-        """One step, and what the iteration computed that ended with it."""
+    def _timed(self, prompts: Sequence[Sequence[int]] = ()) -> tuple[Load, StepTime]:
+        """One step that begins with these, and what the iteration computed that ended with it."""
+        assert self.setup is not None
         begin, ticked = time.perf_counter(), self.clock()
+        for prompt in prompts:
+            self._add(prompt)
         self.engine.step()
         took = StepTime(self.clock() - ticked, time.perf_counter() - begin)
-        journal = self.engine.journal
+        journal = self.setup.journal
         return journal.loads[journal.num_ended - 1], took

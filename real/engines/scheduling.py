@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from .decision import Decision
 from .engine import Machine
@@ -98,6 +98,19 @@ class Journal:
         self.num_ended += 1
 
 
+class Setup(NamedTuple):
+    """An engine's scheduler with its memory and its requests, which others of the same engine may take turns
+    with.
+
+    `scheduler`: the engine's own object. `keys`: the requests' keys by the names that the engine gives them.
+    """
+
+    settings: SchedulerSettings
+    journal: Journal
+    keys: dict[str, int]
+    scheduler: Any
+
+
 class SchedulingEngine(Machine, Protocol):
     """An engine with a scheduler of its own, which is handed requests and run iteration by iteration.
 
@@ -107,11 +120,21 @@ class SchedulingEngine(Machine, Protocol):
     block_size: int
     async_scheduling: bool
     """It decides an iteration while the one before it runs."""
-    journal: Journal
-    """Of what was decided since `use`."""
+    setup: Setup | None
+    """What it schedules by; None before the first `use`."""
 
-    def use(self, settings: SchedulerSettings) -> None:
-        """Schedule by these settings from now on, with an empty memory and a new journal."""
+    def use(self, settings: SchedulerSettings) -> Setup:
+        """Schedule by these settings from now on, with an empty memory and a new journal.
+
+        The requests that it had wait until their setup is resumed.
+        """
+
+    def resume(self, setup: Setup) -> None:
+        """Go on with a setup, where no iteration of another is in flight.
+
+        Decisions and times are as without the break. What it answers is not: others have written to the same
+        memory.
+        """
 
     def add(
         self, key: int, prompt: Sequence[int], num_tokens: int, priority: int = 0, arrival_s: float = 0.0
@@ -119,13 +142,13 @@ class SchedulingEngine(Machine, Protocol):
         """A request arrives, whose answer has exactly `num_tokens`."""
 
     def has_requests(self) -> bool:
-        """Whether a request has not ended."""
+        """Whether a request of this setup has not ended."""
 
     def step(self) -> list[Progress]:
         """Run on until an iteration is done, and its tokens are with the host."""
 
     def clear(self) -> None:
-        """Abort all requests."""
+        """Abort all requests of this setup."""
 
     def limit_tokens(self, most: int) -> None:
         """The most tokens of an iteration from now on, at most what the scheduler was set to."""

@@ -26,7 +26,7 @@ from traces.errors import InputError
 
 from ..engines.decision import Decision
 from ..engines.model import LoadedModel
-from ..engines.scheduling import Progress, SchedulerSettings, SchedulingEngine
+from ..engines.scheduling import Journal, Progress, SchedulerSettings, SchedulingEngine, Setup
 from ..lengths.prompts import Prompts
 from .arrivals import WallArrivals
 from .clocks import Clock, Stopwatch
@@ -90,7 +90,7 @@ class OwnSchedulerRun:
 
     `prompts`: token ids by request id; answers are as long as the trace says. With `skips_waits` the clock
     jumps over the time in which nothing is to do, as a clock must that counts the processor's work only. What
-    it takes to write all down is not on the clock.
+    it takes to write all down is not on the clock. Several runs on one engine may take turns.
     """
 
     def __init__(
@@ -127,7 +127,8 @@ class OwnSchedulerRun:
         ordered = list(self.requests.values())
         self.arrivals = WallArrivals(ordered, self.ledger, scenario.max_concurrency, self._submit)
         self.arrived = [0] * len(self.requests)  # by id: iterations that had ended
-        self.journal, self.has_begun = engine.journal, False
+        self.journal = Journal()
+        self.setup: Setup | None = None  # once it has begun
         self.num_noted = 0  # decisions that are in the ledger
         self.computed: dict[int, int] = {}  # id -> tokens in memory
         self.num_generated: dict[int, int] = {}
@@ -135,9 +136,11 @@ class OwnSchedulerRun:
 
     def step(self) -> bool:
         """One iteration, or a wait for the next request; False where the run is over."""
-        if not self.has_begun:
-            self.engine.use(self.own.settings)
-            self.journal, self.has_begun = self.engine.journal, True
+        if self.setup is None:
+            self.setup = self.engine.use(self.own.settings)
+            self.journal = self.setup.journal
+        elif self.engine.setup is not self.setup:
+            self.engine.resume(self.setup)
         with self.stopwatch.running():
             now = self.stopwatch()
             self.arrivals.release(now)
@@ -158,6 +161,7 @@ class OwnSchedulerRun:
     def _wait(self, now: float) -> bool:
         """Wait for the next request; False where none will come."""
         if self.arrivals.next_s is None:
+            self.engine.clear()  # the worker is told what has ended
             return False
         wait_s = max(0.0, self.arrivals.next_s - now)
         if self.skips_waits:

@@ -32,6 +32,11 @@ from .validation import Run, Validation, put_to
 PASSES = 2
 """How often every kind of iteration is measured again between the runs where no profile is given."""
 
+TURN_ITERATIONS = 25
+"""Iterations of a run until another has its turn, or the calibration goes on: on a processor half a second of
+SmolLM2-135M, while the speed of a shared machine changes by the second.
+"""
+
 
 @dataclass
 class OwnValidation(Validation):
@@ -45,10 +50,9 @@ class OwnValidation(Validation):
         """The engine."""
         return cast(SchedulingEngine, self.engine)
 
-    @property
-    def leaves_empty(self) -> bool:
-        """Its iterations do not."""
-        return False
+    def turn_of(self, runs: Sequence[Run]) -> int | None:
+        """After so many iterations, since its schedulers take turns; none may be in flight then."""
+        return None if self.own_engine.async_scheduling else TURN_ITERATIONS
 
     def num_works(self, policy: str, predictor: str) -> int:
         """About how many iterations a run has."""

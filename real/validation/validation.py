@@ -158,21 +158,19 @@ class Validation:
         return RealRun(scenario, policy, engine, self.loaded, self.prompts, self.lengths, self.clock, asking)
 
     def _in_turns(self, started: Mapping[tuple[str, str], Run], rng: np.random.Generator) -> Iterator[int]:
-        """Drive all runs to their end; whenever the engine is empty, yield the number of Works since then.
+        """Drive all runs to their end; whenever the engine is free, yield the number of Works since then.
 
-        Where all requests arrive at the start and every Work leaves the engine empty, the runs take turns,
-        each on its own stopwatch, so that a drift of the machine affects all alike. Otherwise one run follows
-        another, in random order.
+        Where they can, the runs take turns, each on its own stopwatch, so that a drift of the machine affects
+        all alike. Otherwise one run follows another, in random order.
         """
         runs = list(started.values())
-        at_once = not any(np.any(run.scenario.trace.arrival_s) for run in runs)
-        take_turns = at_once and self.leaves_empty
+        turn = self.turn_of(runs)
         while runs:
             k = int(rng.integers(len(runs)))
             works = 0
             while goes_on := runs[k].step():
                 works += 1
-                if take_turns:
+                if works == turn:
                     break
             yield works
             if not goes_on:
@@ -182,10 +180,13 @@ class Validation:
         """About how many steps a run has."""
         return len(self.scenarios[predictor].run(policy, log=True).batches)
 
-    @property
-    def leaves_empty(self) -> bool:
-        """Whether every Work leaves the engine empty."""
-        return not hasattr(self.engine, "iterate")
+    def turn_of(self, runs: Sequence[Run]) -> int | None:
+        """After how many Works a run may give way to another; None: at its end.
+
+        After each where all requests arrive at the start and every Work leaves the engine empty.
+        """
+        at_once = not any(np.any(run.scenario.trace.arrival_s) for run in runs)
+        return 1 if at_once and not hasattr(self.engine, "iterate") else None
 
     def cases(self, pairs: Sequence[tuple[str, str]]) -> list[PolicyCheck]:
         """Simulate the same requests with the latest calibration, and pair each result with its runs."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from real.engines.scheduling import EngineSizes, Journal, Load, Progress, SchedulerSettings
+from real.engines.scheduling import EngineSizes, Journal, Load, Progress, SchedulerSettings, Setup
 from sim.request import Request
 from sim.scenario.policies import make_scheduler
 from sim.work import Iterations, Limits, Outcome
@@ -33,13 +34,34 @@ class OwnEngine:
     ) -> None:
         self.device, self.sizes, self.twist = torch.device("cpu"), sizes, twist
         self.capacity_tokens = (sizes.kv_tokens or 4096) // self.block_size * self.block_size
-        self.journal, self.used = Journal(), list[SchedulerSettings]()
-        self.use(SchedulerSettings())
+        self.used = list[SchedulerSettings]()
+        self.setup: Setup | None = None
+        self.num_resumed = 0
 
-    def use(self, settings: SchedulerSettings) -> None:
+    @property
+    def journal(self) -> Journal:
+        assert self.setup is not None
+        return self.setup.journal
+
+    def use(self, settings: SchedulerSettings) -> Setup:
+        self.used.append(settings)
+        setup = Setup(settings, Journal(), {}, self._scheduler(settings))
+        self._switch_to(setup)
+        return setup
+
+    def resume(self, setup: Setup) -> None:
+        self.num_resumed += 1
+        self._switch_to(setup)
+
+    def _switch_to(self, setup: Setup) -> None:
+        self.setup, world = setup, setup.scheduler
+        self.scheduler, self.requests, self.wanted = world.scheduler, world.requests, world.wanted
+        self.held, self.running = world.held, world.running
+
+    def _scheduler(self, settings: SchedulerSettings) -> Any:
         blocks = settings.num_gpu_blocks or self.capacity_tokens // self.block_size
         switch = {True: "on", False: "off"}
-        self.scheduler = make_scheduler(
+        scheduler = make_scheduler(
             f"continuous:max_num_seqs={settings.max_num_seqs},"
             f"max_num_batched_tokens={settings.max_num_batched_tokens},async_scheduling=off,"
             f"chunked={switch[settings.chunked]},prefix_caching={switch[settings.prefix_caching]},"
@@ -47,12 +69,8 @@ class OwnEngine:
             f"admission={'prompt' if settings.reserve_full_prompt else 'chunk'}",
             Limits(blocks * self.block_size, self.block_size),
         )
-        self.used.append(settings)
-        self.journal = Journal()
-        self.requests: dict[int, Request] = {}
-        self.wanted: dict[int, int] = {}
-        self.held: dict[int, int] = {}
-        self.running: dict[int, None] = {}  # ids, by admission
+        # running: ids, by admission
+        return SimpleNamespace(scheduler=scheduler, requests={}, wanted={}, held={}, running={})
 
     def add(
         self, key: int, prompt: Sequence[int], num_tokens: int, priority: int = 0, arrival_s: float = 0.0
@@ -66,14 +84,15 @@ class OwnEngine:
         return bool(self.requests)
 
     def limit_tokens(self, most: int) -> None:
-        self.scheduler.max_num_batched_tokens = min(most, self.used[-1].max_num_batched_tokens)
+        assert self.setup is not None
+        settled = self.setup.settings.max_num_batched_tokens
+        self.scheduler.max_num_batched_tokens = min(most, settled)
 
     def clear(self) -> None:
         if self.requests:
             self.scheduler.drain(0.0)
-            settings, journal = self.used.pop(), self.journal
-            self.use(settings)
-            self.journal = journal
+            for each in (self.requests, self.wanted, self.held, self.running):
+                each.clear()
 
     def step(self) -> list[Progress]:
         work: Any = self.scheduler.next_work(float(self.journal.num_ended))

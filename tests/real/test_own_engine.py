@@ -55,8 +55,9 @@ def engines(monkeypatch: Any) -> list[OwnEngine]:
 
 
 def test_policies_run_are_simulated_and_compared_decision_by_decision(
-    capsys: Any, tmp_path: Any, engines: list[OwnEngine]
+    capsys: Any, tmp_path: Any, engines: list[OwnEngine], monkeypatch: Any
 ) -> None:
+    monkeypatch.setattr(own_experiment, "TURN_ITERATIONS", 3)
     policies = f"{POLICY};{POLICY},order=shortest-predicted"
     arguments = [*SMALL, "--policies", policies, "--repeat", 2, "--request-rate", 900]
     status, out, err = run(capsys, validate_script.validate, *arguments, "--save-result", tmp_path / "v.json")
@@ -76,8 +77,10 @@ def test_policies_run_are_simulated_and_compared_decision_by_decision(
         assert set(case["metrics"]["mean_ttft_ms"]) == {
             "predicted", "measured", "error_fraction", "noise_fraction"
         }  # fmt: skip
-    priorities = [settings.priority for settings in engines[0].used]
-    assert {True, False} == set(priorities)
+    # The calibration's scheduler, and those of three rounds of two runs, which take turns.
+    (engine,) = engines
+    assert [settings.priority for settings in engine.used].count(True) == 3 and len(engine.used) == 7
+    assert engine.num_resumed > 20
 
 
 def test_an_engine_that_decides_otherwise_is_told_apart(

@@ -118,11 +118,13 @@ class Engine:
     @property
     def journal(self) -> Journal:
         """Of the world that was begun last."""
-        return self.engine.journal
+        assert self.engine.setup is not None
+        return self.engine.setup.journal
 
     def start(self, world: World) -> None:
         """A new world begins."""
         self.world, self.prompts = world, prompts_of(world)
+        self.engine.clear()
         self.engine.use(settings_of(world))
 
     def add(self, number: int) -> None:

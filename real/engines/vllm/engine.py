@@ -14,7 +14,7 @@ from sim.hardware.kv_memory import GIB, kv_bytes_per_token
 from traces.errors import InputError
 
 from ..model import LoadedModel
-from ..scheduling import EngineSizes, Journal, Progress, SchedulerSettings
+from ..scheduling import EngineSizes, Journal, Progress, SchedulerSettings, Setup
 
 LEAST_HEAD_DIM = 32
 """vLLM's attention on a processor takes no narrower heads."""
@@ -96,30 +96,41 @@ class VllmEngine:
         self.async_scheduling = bool(self.config.scheduler_config.async_scheduling)
         self.kv_cache_config = self.core.scheduler.kv_cache_config
         self.versions = {"vllm": str(__version__)}
-        self.journal, self.keys = Journal(), dict[str, int]()
+        self.setup: Setup | None = None
         # As a server streams: each output holds the new tokens only.
         self._parameters, self._delta = SamplingParams, RequestOutputKind.DELTA
 
-    def use(self, settings: SchedulerSettings) -> None:
+    def use(self, settings: SchedulerSettings) -> Setup:
         """Schedule by these settings from now on, with an empty memory and a new journal."""
         from .schedulers import scheduler_for
 
-        self.clear()
         blocks = self.num_gpu_blocks if settings.num_gpu_blocks is None else settings.num_gpu_blocks
         kv_cache = type(self.kv_cache_config)(
             num_blocks=blocks,
             kv_cache_tensors=[],
             kv_cache_groups=self.kv_cache_config.kv_cache_groups,
         )
-        self.journal, self.keys = Journal(), {}
-        self.core.scheduler = scheduler_for(
-            settings, self.config, kv_cache, self.block_size, self.journal, self.keys
-        )
+        journal, keys = Journal(), dict[str, int]()
+        scheduler = scheduler_for(settings, self.config, kv_cache, self.block_size, journal, keys)
+        self.setup = Setup(settings, journal, keys, scheduler)
+        self.core.scheduler = scheduler
+        return self.setup
+
+    def resume(self, setup: Setup) -> None:
+        """Go on with a setup: its requests are not among those that the worker ran last, and come back."""
+        from .schedulers import put_into
+
+        if self.core.batch_queue:
+            raise RuntimeError("an iteration is in flight, which another scheduler would be told of")
+        put_into(self.config, setup.settings, setup.scheduler.kv_cache_config.num_blocks, self.block_size)
+        self.core.scheduler, self.setup = setup.scheduler, setup
 
     def add(
         self, key: int, prompt: Sequence[int], num_tokens: int, priority: int = 0, arrival_s: float = 0.0
     ) -> None:
         """A request arrives, whose answer has exactly `num_tokens`."""
+        assert self.setup is not None
+        keys = self.setup.keys
         parameters = self._parameters(
             max_tokens=num_tokens,
             ignore_eos=True,
@@ -132,14 +143,14 @@ class VllmEngine:
             {"prompt_token_ids": list(prompt)},
             parameters,
             # Of equal priority, who came last leaves first: no two may have come at once.
-            arrival_time=arrival_s + 1e-9 * len(self.keys),
+            arrival_time=arrival_s + 1e-9 * len(keys),
             priority=priority,
         )
-        self.keys[id] = key
+        keys[id] = key
 
     def has_requests(self) -> bool:
-        """Whether a request has not ended."""
-        return bool(self.engine.has_unfinished_requests())
+        """Whether a request of this setup has not ended."""
+        return bool(self.core.scheduler.has_unfinished_requests())
 
     def step(self) -> list[Progress]:
         """Run on until an iteration is done, and its tokens are with the host."""
@@ -149,9 +160,9 @@ class VllmEngine:
         ]
 
     def clear(self) -> None:
-        """Abort all requests, and let the worker know."""
-        if self.keys and self.has_requests():
-            self.engine.abort_request(list(self.keys), internal=True)
+        """Abort all requests of this setup, and let the worker know."""
+        if self.setup is not None and self.has_requests():
+            self.engine.abort_request(list(self.setup.keys), internal=True)
         while self.core.scheduler.has_requests() or self.core.batch_queue:
             self.engine.step()
 

@@ -24,16 +24,7 @@ def scheduler_for(
     from vllm.v1.core.sched.scheduler import Scheduler
     from vllm.v1.structured_output import StructuredOutputManager
 
-    scheduling, cache = config.scheduler_config, config.cache_config
-    scheduling.max_num_seqs = settings.max_num_seqs
-    scheduling.max_num_batched_tokens = settings.max_num_batched_tokens
-    scheduling.max_num_scheduled_tokens = settings.max_num_batched_tokens
-    scheduling.enable_chunked_prefill = settings.chunked
-    scheduling.policy = "priority" if settings.priority else "fcfs"
-    scheduling.async_scheduling = settings.async_scheduling
-    scheduling.scheduler_reserve_full_isl = settings.reserve_full_prompt
-    cache.enable_prefix_caching = settings.prefix_caching
-    cache.block_size, cache.num_gpu_blocks = block_size, kv_cache_config.num_blocks
+    put_into(config, settings, kv_cache_config.num_blocks, block_size)
     kind = _recording(AsyncScheduler if settings.async_scheduling else Scheduler, journal, keys)
     return kind(
         vllm_config=config,
@@ -43,6 +34,20 @@ def scheduler_for(
         hash_block_size=block_size,
         log_stats=False,
     )
+
+
+def put_into(config: Any, settings: SchedulerSettings, num_gpu_blocks: int, block_size: int) -> None:
+    """Write the settings into vLLM's own, which its schedulers read while they run."""
+    scheduling, cache = config.scheduler_config, config.cache_config
+    scheduling.max_num_seqs = settings.max_num_seqs
+    scheduling.max_num_batched_tokens = settings.max_num_batched_tokens
+    scheduling.max_num_scheduled_tokens = settings.max_num_batched_tokens
+    scheduling.enable_chunked_prefill = settings.chunked
+    scheduling.policy = "priority" if settings.priority else "fcfs"
+    scheduling.async_scheduling = settings.async_scheduling
+    scheduling.scheduler_reserve_full_isl = settings.reserve_full_prompt
+    cache.enable_prefix_caching = settings.prefix_caching
+    cache.block_size, cache.num_gpu_blocks = block_size, num_gpu_blocks
 
 
 def _recording(base: type[Any], journal: Journal, keys: Mapping[str, int]) -> type[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,39 @@ def test_a_run_in_between_leaves_the_meter_its_own_settings(meter: OwnMeter) -> 
     meter.visit(Cell(8, 16))
     meter.engine.use(SchedulerSettings(max_num_seqs=2))
     assert counts(meter.visit(Cell(8, 16))) == (8, 0, 0, 0)
+
+
+def test_a_run_goes_on_after_a_visit(meter: OwnMeter) -> None:
+    setup = meter.engine.use(SchedulerSettings(max_num_seqs=2))
+    for key in range(3):
+        meter.engine.add(key, [5] * 9, 4)
+    meter.engine.step()
+    assert counts(meter.visit(Cell(4, 32, 1, 24, 48))) == (4, 1, 24, 24 * (48 + 12))
+    meter.engine.resume(setup)
+    gave = [meter.engine.step() for _ in range(3)]
+    assert [[(p.key, p.is_finished) for p in step] for step in gave] == [
+        *[[(0, False), (1, False)]] * 2,
+        [(0, True), (1, True)],
+    ]
+    assert setup.journal.num_ended == 4 and meter.engine.has_requests()
+
+
+@pytest.mark.parametrize(("cell", "handed_over"), [(Cell(0, 0, 3, 20), 3), (Cell(2, 32, 1, 24), 1)])
+def test_handing_requests_over_is_timed_with_the_iteration_that_begins_with_them(
+    meter: OwnMeter, monkeypatch: pytest.MonkeyPatch, cell: Cell, handed_over: int
+) -> None:
+    add = meter.engine.add
+
+    def slowly(*arguments: Any, **given: Any) -> None:
+        time.sleep(0.02)
+        add(*arguments, **given)
+
+    quickly = meter.visit(cell)["step_ms"]
+    monkeypatch.setattr(meter.engine, "add", slowly)
+    assert meter.visit(cell)["step_ms"] - quickly > 20 * handed_over - 5
+    assert meter.visit(Cell(2, 32))["step_ms"] < 10
+    # Its prompt was handed over an iteration before.
+    assert meter.visit(Cell(2, 32, 1, 24, 16))["step_ms"] < 10
 
 
 def test_cells_beyond_the_budget_do_not_fit() -> None:

@@ -57,6 +57,8 @@ class Scheduler:
     def has_requests(self) -> bool:
         return bool(self.requests)
 
+    has_unfinished_requests = has_requests
+
 
 class KvCacheConfig(SimpleNamespace):
     """Of so many blocks."""
@@ -88,10 +90,8 @@ class LLMEngine:
 
     def add_request(self, id: str, prompt: Any, parameters: Any, **given: Any) -> str:
         self.added.append((id, prompt, parameters, given))
+        self.engine_core.engine_core.scheduler.requests[f"{id}-6f0c"] = prompt
         return f"{id}-6f0c"
-
-    def has_unfinished_requests(self) -> bool:
-        return bool(self.added)
 
     def step(self) -> list[Any]:
         one = SimpleNamespace(token_ids=[7])
@@ -100,6 +100,7 @@ class LLMEngine:
     def abort_request(self, ids: list[str], internal: bool) -> None:
         assert internal and ids == ["0-6f0c", "1-6f0c"]
         self.added.clear()
+        self.engine_core.engine_core.scheduler.requests.clear()
 
 
 @pytest.fixture
@@ -189,16 +190,31 @@ def test_requests_have_forced_lengths_and_no_two_come_at_once(engine: Any) -> No
     assert (parameters.max_tokens, parameters.ignore_eos, parameters.output_kind) == (3, True, "delta")
     assert given["arrival_time"] == 1.5 < second["arrival_time"] < 1.5 + 1e-6
     assert engine.step() == [Progress(0, 1, False), Progress(1, 1, True)]
-    assert engine.keys == {"0-6f0c": 0, "1-6f0c": 1}
+    assert engine.setup.keys == {"0-6f0c": 0, "1-6f0c": 1}
     engine.clear()
     assert not engine.has_requests()
+
+
+def test_a_setup_is_resumed_with_its_requests_and_its_settings(engine: Any) -> None:
+    first = engine.use(SchedulerSettings(max_num_seqs=4, priority=True, num_gpu_blocks=7))
+    engine.add(0, [5, 6], 3)
+    second = engine.use(SchedulerSettings(max_num_seqs=2, prefix_caching=False))
+    assert not engine.has_requests() and engine.setup is second
+    engine.resume(first)
+    assert engine.has_requests() and engine.core.scheduler is first.scheduler
+    set_up, cache = engine.config.scheduler_config, engine.config.cache_config
+    assert (set_up.max_num_seqs, set_up.policy) == (4, "priority")
+    assert (cache.num_gpu_blocks, cache.enable_prefix_caching) == (7, True)
+    engine.core.batch_queue = ["an iteration"]
+    with pytest.raises(RuntimeError, match="in flight"):
+        engine.resume(second)
 
 
 def test_what_it_decides_is_in_the_journal(engine: Any) -> None:
     engine.use(SchedulerSettings())
     scheduler = engine.core.scheduler
     for key, prompt_tokens in ((0, 40), (1, 90), (2, 8)):
-        engine.keys[f"id{key}"] = key
+        engine.setup.keys[f"id{key}"] = key
         scheduler.requests[f"id{key}"] = SimpleNamespace(
             num_prompt_tokens=prompt_tokens, num_computed_tokens=0
         )
@@ -214,7 +230,7 @@ def test_what_it_decides_is_in_the_journal(engine: Any) -> None:
         Scheduler.outputs = [output(tokens, **given)]
         scheduled = scheduler.schedule()
         assert scheduler.update_from_output(scheduled, 3) == "updated by 3"
-    journal = engine.journal
+    journal = engine.setup.journal
     assert journal.num_ended == 3 and journal.decisions == [
         Decision(0, {0: 40, 1: 24}, {0: 0, 1: 32}, (), 14),
         Decision(1, {0: 1, 2: 8}, {2: 0}, (1,), 14),
