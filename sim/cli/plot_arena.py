@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..results import paired
 from ..studies import arena as study
-from ..studies import gain_map
+from ..studies.cases import map_cases
 from . import show
 from .options import DEFAULT, Flags
 from .plot_load import Names, Numbers, Table, save_points, settings_of
@@ -63,7 +63,7 @@ def arena(
     with show.bar("simulating") as progress:
         frame = study.arena(
             flags.trace,
-            cases=gain_map.map_cases(flags.trace, **settings),
+            cases=map_cases(flags.trace, **settings),
             policies=policies,
             predictors=predictors,
             baseline=baseline,

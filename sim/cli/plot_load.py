@@ -13,6 +13,7 @@ from traces.spec import names_of
 from ..scenario.scenario import scenario
 from ..scenario.settings import Keywords
 from ..studies import ageing, capacity, gain_map, load_curves
+from ..studies.cases import map_cases
 from ..studies.prediction_error import check_policies
 from . import show
 from .options import DEFAULT, RATE, Flags, keywords
@@ -134,7 +135,7 @@ def gain(
     with show.bar("simulating") as progress:
         frame = gain_map.gain_map(
             flags.trace,
-            cases=gain_map.map_cases(flags.trace, **settings),
+            cases=map_cases(flags.trace, **settings),
             policies=policies,
             baseline=baseline,
             loads=loads,

@@ -25,8 +25,8 @@ from ..results.result import Result
 from ..scenario.policies import make_scheduler
 from ..scenario.scenario import Scenario
 from ..scenario.settings import Keywords
-from .capacity import check, mean_capacity
-from .gain_map import Case, arriving_at
+from .capacity import check
+from .cases import Case, points
 from .prediction_error import check_policies
 from .study import Study, StudyKeywords, frame_of, split
 
@@ -116,18 +116,18 @@ def arena(
     first_seed, rest = check(num_seeds, rest, loads=loads, cases=cases)
     shared = _Arena(trace, tuple(cases), tuple(policies), tuple(predictors), baseline, rest)
     with Study(**running) as study:
-        most = [
-            mean_capacity(study, trace, baseline, num_seeds, shared.machine(case) | {"seed": first_seed})
-            for case in range(len(cases))
-        ]
-        points = [
-            {"case": case, "load": load, "rate": load * most[case], "seed": first_seed + k}
-            for case in range(len(cases))
-            for load in loads
-            for k in range(num_seeds)
-        ]
+        every = points(
+            study,
+            trace,
+            cases,
+            loads,
+            baseline=baseline,
+            first_seed=first_seed,
+            num_seeds=num_seeds,
+            settings=rest,
+        )
         about = {name: value for name, value in shared._asdict().items() if name != "settings"}
-        return frame_of(study.run(_arena_rows, shared, points, {**about, **rest}))
+        return frame_of(study.run(_arena_rows, shared, every, {**about, **rest}))
 
 
 class _Arena(NamedTuple):
@@ -140,16 +140,12 @@ class _Arena(NamedTuple):
     baseline: str
     settings: Keywords
 
-    def machine(self, case: int) -> Keywords:
-        """The settings of a case."""
-        return self.settings | {"kv_blocks": self.cases[case].kv_blocks, "predictor": "exact"}
-
 
 def _arena_rows(shared: _Arena, case: int, load: float, rate: float, seed: int) -> list[dict[str, Any]]:
-    settings = shared.machine(case) | {"seed": seed}
-    workload = arriving_at(shared.trace, rate, shared.cases[case].burstiness, settings)
+    of = shared.cases[case]
+    workload = of.arriving_at(shared.trace, rate, shared.settings | {"seed": seed})
     alone_s = _alone_s(workload)
-    where = {"case": shared.cases[case].label, "load": load, "request_rate": rate, "seed": seed}
+    where = {"case": of.label, "load": load, "request_rate": rate, "seed": seed}
     base = workload.run(shared.baseline, log=True)
     rows = [{**where, "policy": shared.baseline, "predictor": NONE, **_figures(base, base, alone_s)}]
     for policy, text in entries(shared.policies, shared.predictors, workload):

@@ -19,7 +19,8 @@ from sim.scenario.scenario import scenario
 from sim.scenario.settings import Keywords, PlanKeywords, Settings, read_settings, sentences
 from sim.studies.ageing import starvation
 from sim.studies.capacity import capacity, idle_bound
-from sim.studies.gain_map import gain_map, map_cases
+from sim.studies.cases import map_cases
+from sim.studies.gain_map import gain_map
 from sim.studies.load_curves import load_curves
 from sim.studies.prediction_error import sensitivity, variance
 from sim.studies.server_log import against

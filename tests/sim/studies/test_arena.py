@@ -12,7 +12,7 @@ from sim.hardware.profile import Profile
 from sim.results.paired import NONE, gains
 from sim.scenario.scenario import scenario
 from sim.studies.arena import PREDICTORS, arena, entries
-from sim.studies.gain_map import Case
+from sim.studies.cases import Case
 from traces.errors import InputError
 
 SHORTEST, LTR = "continuous:order=shortest-predicted", "continuous:order=ltr"

@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 from sim.hardware.profile import Profile
-from sim.studies.gain_map import GAINS, Case, gain_map, map_cases
+from sim.studies.cases import Case, map_cases
+from sim.studies.gain_map import GAINS, gain_map
 
 FEW: dict[str, Any] = {"num_prompts": 150}
 SHORTEST = "continuous:order=shortest-predicted"

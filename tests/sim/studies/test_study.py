@@ -14,7 +14,8 @@ import pytest
 import traces
 from sim.hardware.profile import Profile
 from sim.perception.predictors import Noisy
-from sim.studies.gain_map import Case, gain_map
+from sim.studies.cases import Case
+from sim.studies.gain_map import gain_map
 from sim.studies.load_curves import load_curves
 from sim.studies.prediction_error import sensitivity, variance
 from sim.studies.study import Study, frame_of
