@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 DARK = 0.36
 """Shades below this have white numbers."""
+CHANCE = "#707070"
+"""The colour of numbers that may be chance, on white."""
+NAME_WIDTH = 32
+"""Most characters of a policy or a predictor in a line."""
+UNSAID = ("charge=off", "file=", "ask_ms=")
+"""Options of predictors that a picture does not say."""
 
 
 def check_metrics(names: Sequence[str]) -> None:
@@ -31,54 +37,81 @@ def check_metrics(names: Sequence[str]) -> None:
     names_of(names, "metrics", LATENCIES)
 
 
-def label(policy: str, predictor: str) -> str:
-    """A policy and its predictor in one line."""
-    name = policy.removeprefix("continuous:").replace("order=", "")
-    return style.plain(name if predictor == NONE else f"{name}  |  {predictor}")
+def policy_label(policy: str) -> str:
+    """A policy without what all share, in two lines where one would be too long."""
+    name = policy.removeprefix("continuous:").replace("order=", "").replace(",", ", ")
+    return style.plain("\n".join(wrap(name, NAME_WIDTH)[:2]))
+
+
+def predictor_label(predictor: str) -> str:
+    """A predictor without what it costs and where it was read; empty where there is none."""
+    name, _, rest = ("" if predictor == NONE else predictor).partition(":")
+    options = [text for text in rest.split(",") if text and not text.startswith(UNSAID)]
+    return style.plain(style.shorten(" ".join([name, *options]), NAME_WIDTH))
 
 
 def panel(frame: pd.DataFrame, ax: Axes, metric: str, *, has_names: bool) -> None:
     """The gain in one latency: a row for each policy and predictor, a column for each case and load.
 
     `frame` as of `sim.studies.arena.arena`, the baseline first. Gains of which the interval over seeds holds
-    1 have grey numbers.
+    1 have no colour.
     """
     table = gains(frame, metric)
     table = table[table["policy"] != frame["policy"].iloc[0]]
     who = list(dict.fromkeys(zip(table["policy"], table["predictor"], strict=True)))
     where = list(dict.fromkeys(zip(table["case"], table["load"], strict=True)))
-    values = np.full((len(who), len(where)), np.nan)
+    sure = np.full((len(who), len(where)), np.nan)
     for row in table.to_dict("records"):
         y, x = who.index((row["policy"], row["predictor"])), where.index((row["case"], row["load"]))
-        values[y, x] = gain = row["gain"]
-        is_chance = row["low"] < 1.0 < row["high"]
-        colours = ("white", "#a0a0a0") if SHADES(gain) < DARK else ("black", "#6f6f6f")
-        colour = colours[is_chance]
-        ax.text(x, y, f"{gain:.2f}", ha="center", va="center", fontsize=style.FONT_SIZE - 2, color=colour)
-    ax.imshow(np.ma.masked_invalid(values), aspect="auto", cmap=COLOURS, norm=SHADES, zorder=0)
+        gain, is_chance = row["gain"], row["low"] <= 1.0 <= row["high"]
+        sure[y, x] = np.nan if is_chance else gain
+        colour = CHANCE if is_chance else "white" if SHADES(gain) < DARK else "black"
+        text = f"{gain:.2f}" if gain < 9.995 else f"{gain:.1f}"
+        ax.text(x, y, text, ha="center", va="center", fontsize=style.FONT_SIZE - 1.5, color=colour)
+    ax.imshow(np.ma.masked_invalid(sure), aspect="auto", cmap=COLOURS, norm=SHADES, zorder=0)
     style.tidy(ax, "none")
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0, labelsize=style.FONT_SIZE - 1)
     ax.set_xticks(range(len(where)), [f"{100 * load:g}" for _, load in where])
-    ax.set_yticks(range(len(who)), [label(*each) for each in who] if has_names else [""] * len(who))
+    ax.set_yticks(range(len(who)), [predictor_label(each) if has_names else "" for _, each in who])
     ax.set_xlabel("Load (%)")
     for case in dict.fromkeys(case for case, _ in where):
         places = [x for x, (of, _) in enumerate(where) if of == case]
         text = style.plain("\n".join(wrap(case, max(8, 6 * len(places)))))
-        ax.text(float(np.mean(places)), -0.7, text, ha="center", va="bottom", fontsize=style.FONT_SIZE - 2)
+        ax.text(float(np.mean(places)), -0.7, text, ha="center", va="bottom", fontsize=style.FONT_SIZE - 1)
         if places[0]:
-            ax.axvline(places[0] - 0.5, color="black", linewidth=1.2)
-    for y in range(1, len(who)):
-        if who[y][0] != who[y - 1][0]:
-            ax.axhline(y - 0.5, color="white", linewidth=2.0)
+            ax.axvline(places[0] - 0.5, color=style.EDGE, linewidth=1.2)
+    for policy in dict.fromkeys(policy for policy, _ in who):
+        rows = [y for y, (each, _) in enumerate(who) if each == policy]
+        if rows[0]:
+            ax.axhline(rows[0] - 0.5, color=style.EDGE, linewidth=0.5)
+        if has_names:
+            _name_rows(ax, policy_label(policy), float(np.mean(rows)), who)
     ax.set_title(f"{metrics.metric(metric).name}\n\n\n", fontsize=style.FONT_SIZE + 1, loc="left")
+
+
+def _name_rows(ax: Axes, text: str, y: float, who: Sequence[tuple[str, str]]) -> None:
+    """A policy's name, left of its predictors'."""
+    widest = max(len(predictor_label(predictor)) for _, predictor in who)
+    ax.annotate(
+        text,
+        (0.0, y),
+        (-14.0 - 0.62 * (style.FONT_SIZE - 1) * widest, 0.0),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        ha="right",
+        va="center",
+        fontsize=style.FONT_SIZE - 1,
+        fontweight="bold",
+        linespacing=1.0,
+    )
 
 
 def figure(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
     """A panel for each latency, on one scale."""
     num_rows = len(frame[["policy", "predictor"]].drop_duplicates()) - 1
     num_columns = len(frame[["case", "load"]].drop_duplicates())
-    width, height = 4.6 + len(names) * max(2.4, 0.4 * num_columns), 2.4 + 0.24 * num_rows
+    width, height = 3.4 + len(names) * max(2.0, 0.36 * num_columns), 2.3 + 0.21 * num_rows
     fig, axes = style.figure(width, height, 1, len(names))
     for k, (ax, name) in enumerate(zip(axes, names, strict=True)):
         panel(frame, ax, name, has_names=k == 0)
@@ -90,7 +123,9 @@ def figure(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
     bar.ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     bar.ax.tick_params(labelsize=style.FONT_SIZE)
     baseline = style.shorten(str(frame["policy"].iloc[0]), 40)
-    text = f"Latency of {baseline} ÷ that of the policy (above 1 it is faster; grey numbers may be chance)"
+    text = (
+        f"Latency of {baseline} ÷ that of the policy (above 1 it is faster; what has no colour may be chance)"
+    )
     bar.set_label(style.plain(text), fontsize=style.FONT_SIZE)
     style.note_left_out(fig, frame.to_dict("records"))
     return fig

@@ -1,4 +1,4 @@
-"""The arena's picture: a number per cell, names once, and what may be chance in grey."""
+"""The arena's picture: a number per cell, names once, and no colour where it may be chance."""
 
 from __future__ import annotations
 
@@ -46,11 +46,21 @@ def test_a_row_per_policy_and_a_column_per_case_and_load() -> None:
     arena.panel(table(), ax, "mean_ttft_ms", has_names=True)
     numbers = [t for t in ax.texts if t.get_text().replace(".", "").isdigit()]
     assert [t.get_text() for t in numbers].count("2.00") == 4 and len(numbers) == 8
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["mlfq", "ltr  |  rank:tau=0.6"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["", "rank tau=0.6"]
+    assert {"mlfq", "ltr"} <= {t.get_text() for t in ax.texts}
     assert [t.get_text() for t in ax.get_xticklabels()] == ["90", "120"] * 2
-    grey = {t.get_text() for t in numbers if t.get_color() == "#6f6f6f"}
+    grey = {t.get_text() for t in numbers if t.get_color() == arena.CHANCE}
     assert grey == {f"{(100**3 / (50 * 200 * 90)) ** (1 / 3):.2f}"}
-    assert np.asarray(ax.images[0].get_array()).shape == (2, 4)
+    drawn = np.ma.masked_invalid(np.ma.getdata(ax.images[0].get_array()))
+    assert drawn.shape == (2, 4) and drawn.mask[0].all() and not drawn.mask[1].any()
+
+
+def test_labels_say_what_differs_and_no_more() -> None:
+    policy = "continuous:order=shortest-remaining,preempt_until=0.8,ask_every=50"
+    assert arena.policy_label(policy) == "shortest-remaining,\npreempt_until=0.8, ask_every=50"
+    assert arena.predictor_label("learned:file=p.npz") == "learned"
+    assert arena.predictor_label("tuned:charge=off,sigma=0.3") == "tuned sigma=0.3"
+    assert arena.predictor_label("none") == ""
 
 
 def test_the_figure_is_written(tmp_path: Path) -> None:
