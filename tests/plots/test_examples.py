@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from plots.examples import (
+    better_padded,
     cache_and_router,
     how_many_h200s,
     length_aware,
@@ -18,6 +19,7 @@ from plots.examples import (
 from sim.cli import run_script
 
 SMALL = ["--num-requests", "100", "--max-requests", "200", "--max-seeds", "3", "--jobs", "1"]
+ALPACA = ["--trace", "alpaca-vicuna"]
 SHORT = ["--trace", "lognormal:output_median=40,output_sigma=1"]
 
 
@@ -96,3 +98,23 @@ def test_where_caches_pay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert found["found_again"][0] < found["found_again"][1]
     assert [len(row) for row in found["gain"]] == [2, 2] and picture.stat().st_size > 1000
     assert all(gain > 1 for gain in found["gain"][1])
+
+
+def test_better_padded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    size = ["--num-prompts", "64", "--num-seeds", "2", "--rates", "1", "--rates", "4", "--sample-seed", "1"]
+    run_script(better_padded.main, [*size, *ALPACA, "--out", str(tmp_path / "padded.png")])
+    *tables, last = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("|") for line in tables) == 2 + len(better_padded.WAYS) + 2 + 4
+    found = json.loads(last)
+    rates = {
+        row["batches"]: row["mean"] for row in found["request_throughput"] if row["predictor"] == "oracle"
+    }
+    assert rates["vanilla"] < rates[better_padded.PUBLISHED] < rates["continuous"]
+    waits = {(row["batches"], row["rate"]): row["mean"] for row in found["mean_e2el_s"]}
+    assert waits["vanilla", 1.0] < waits["vanilla", 4.0] and waits["continuous", 4.0] < waits["vanilla", 1.0]
+    assert (tmp_path / "padded.png").stat().st_size > 10_000
+
+
+def test_half_an_interval() -> None:
+    mean, half = better_padded.cell([1.0, 2.0, 3.0])
+    assert (mean, half) == (2.0, pytest.approx(4.303 / 3**0.5, rel=1e-3))
