@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from cyclopts import Parameter
 from matplotlib.axes import Axes
-from scipy import stats
 
 from plots import style
 from sim.cli import run_script
+from sim.planning.slo import Interval, interval
 from sim.scenario.scenario import scenario
 
 BEST = "sequence:vbs=memory,bins=least-time,requeue=on"
@@ -68,14 +69,12 @@ class Options:
 
 
 DEFAULT = Options()
-Cell = tuple[float, float]
-"""A mean over seeds, and half of its 95 % interval."""
 
 
 def main(options: Options = DEFAULT) -> None:
     """Padded batches as published and bettered, beside continuous batching."""
     offline = {
-        (name, predictor): cell(runs(options, policy, predictor, None, "request_throughput"))
+        (name, predictor): interval(runs(options, policy, predictor, None, "request_throughput"))
         for predictor in PREDICTORS
         for name, policy in WAYS.items()
     }
@@ -83,27 +82,35 @@ def main(options: Options = DEFAULT) -> None:
     print(f"| {' | '.join(['batches', *heads])} |\n|---|{'---:|' * 4}")
     for name in WAYS:
         cells = [
-            f"{offline[name, p][0]:.2f} ± {offline[name, p][1]:.2f} | "
-            f"{offline[name, p][0] / offline[PUBLISHED, p][0]:.2f}"
+            f"{offline[name, p].mean:.2f} ± {half(offline[name, p]):.2f} | "
+            f"{offline[name, p].mean / offline[PUBLISHED, p].mean:.2f}"
             for p in PREDICTORS
         ]
         print(f"| {' | '.join([name, *cells])} |")
     online = {
-        (name, rate): cell([ms / 1e3 for ms in runs(options, WAYS[name], "tuned", rate, "mean_e2el_ms")])
+        (name, rate): interval([ms / 1e3 for ms in runs(options, WAYS[name], "tuned", rate, "mean_e2el_ms")])
         for name in ONLINE
         for rate in options.rates
     }
     print(f"\n| mean E2EL, s | {' | '.join(f'{rate:g}/s' for rate in options.rates)} |")
     print(f"|---|{'---:|' * len(options.rates)}")
     for name in ONLINE:
-        print(f"| {name} | {' | '.join(f'{online[name, rate][0]:.1f}' for rate in options.rates)} |")
+        print(f"| {name} | {' | '.join(f'{online[name, rate].mean:.1f}' for rate in options.rates)} |")
     if options.out is not None:
         draw(options, offline, online, options.out)
-    rows = [
-        dict(zip(("batches", "predictor", "mean", "half"), (*k, *v), strict=True)) for k, v in offline.items()
-    ]
-    waits = [dict(zip(("batches", "rate", "mean", "half"), (*k, *v), strict=True)) for k, v in online.items()]
+    rows = [{"batches": name, "predictor": p, **asdict(of)} for (name, p), of in offline.items()]
+    waits = [{"batches": name, "rate": rate, **asdict(of)} for (name, rate), of in online.items()]
     print(json.dumps({"request_throughput": rows, "mean_e2el_s": waits}))
+
+
+def half(of: Interval) -> float:
+    """Half of the width of an interval."""
+    return (of.high - of.low) / 2
+
+
+def columns(cells: Sequence[Interval]) -> npt.NDArray[np.float64]:
+    """Means and both ends of intervals, shape (3, n)."""
+    return np.array([[of.mean, of.low, of.high] for of in cells]).T
 
 
 def runs(options: Options, policy: str, predictor: str, rate: float | None, key: str) -> list[float]:
@@ -123,16 +130,10 @@ def runs(options: Options, policy: str, predictor: str, rate: float | None, key:
     return found
 
 
-def cell(values: Sequence[float]) -> Cell:
-    """The mean, and half of the 95 % interval of Student's t."""
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return float(np.mean(values)), float(half)
-
-
 def draw(
     options: Options,
-    offline: dict[tuple[str, str], Cell],
-    online: dict[tuple[str, float], Cell],
+    offline: dict[tuple[str, str], Interval],
+    online: dict[tuple[str, float], Interval],
     out: Path,
 ) -> None:
     """Throughput as bars, and latency against the request rate."""
@@ -145,13 +146,13 @@ def draw(
     bars.set_xlabel("Throughput, all requests there from the start (requests/s)")
     bars.legend(fontsize=style.FONT_SIZE, frameon=False)
     for k, name in enumerate(ONLINE):
-        means, halves = np.array([online[name, rate] for rate in options.rates]).T
+        means, lows, highs = columns([online[name, rate] for rate in options.rates])
         lines.plot(
             options.rates, means, color=style.colour(k), linestyle=style.dash(k), label=name, marker="o"
         )
-        lines.fill_between(options.rates, means - halves, means + halves, color=style.colour(k), alpha=0.2)
+        lines.fill_between(options.rates, lows, highs, color=style.colour(k), alpha=0.2)
     style.log_scale(lines, "x", min(options.rates) * 0.9, max(options.rates) * 1.1)
-    ends = np.array([mean for mean, _ in online.values()])
+    ends = np.array([of.mean for of in online.values()])
     style.log_scale(lines, "y", ends.min() * 0.8, ends.max() * 1.2)
     lines.set_xlabel("Request rate (requests/s)")
     lines.set_ylabel("Mean E2EL (s)")
@@ -159,12 +160,20 @@ def draw(
     style.save(fig, out)
 
 
-def _bars(ax: Axes, number: int, label: str, cells: Sequence[Cell]) -> None:
-    means, halves = np.array(cells).T
+def _bars(ax: Axes, number: int, label: str, cells: Sequence[Interval]) -> None:
+    means, lows, highs = columns(cells)
     places = np.arange(len(cells)) + 0.4 * (number - 0.5)
-    ax.barh(places, means, 0.38, xerr=halves, color=style.colour(number), label=label, ecolor=style.EDGE)
-    for place, mean, half in zip(places, means, halves, strict=True):
-        ax.text(mean + half, place, f"  {mean:.1f}", va="center", fontsize=style.FONT_SIZE - 1)
+    ax.barh(
+        places,
+        means,
+        0.38,
+        xerr=(highs - lows) / 2,
+        color=style.colour(number),
+        label=label,
+        ecolor=style.EDGE,
+    )
+    for place, mean, high in zip(places, means, highs, strict=True):
+        ax.text(high, place, f"  {mean:.1f}", va="center", fontsize=style.FONT_SIZE - 1)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any
 
 from cyclopts import Parameter
 
+from plots.examples.effort import Effort
 from sim import Plan, plan
 from sim.cli import run_script
 from sim.planning.answer import point_text
@@ -25,7 +26,7 @@ HOURS = 730
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What is asked, and how long to simulate for it."""
+    """What is asked."""
 
     trace: str = "sessions:turns=10,think_s=15,system_tokens=2000,prompt_tokens=800,output_tokens=150"
     """Conversations: a file or a generator NAME[:key=value,...]."""
@@ -41,22 +42,12 @@ class Options:
     """Routers that are tried with the cache, with semicolons between them."""
     price: str = ""
     """USD per hour of a replica, NAME:USD; more than one with spaces between them."""
-    num_requests: int = 1000
-    """Requests of a replication, to begin with."""
-    max_requests: int = 6000
-    """Requests of a replication of a point that is hard to decide."""
-    max_seeds: int = 8
-    """Replications of such a point."""
-    seed: int = 0
-    """First of the seeds."""
-    jobs: int = -1
-    """Processes; -1: one for every core."""
 
 
-DEFAULT = Options()
+DEFAULT, EFFORT = Options(), Effort()
 
 
-def main(options: Options = DEFAULT) -> None:
+def main(options: Options = DEFAULT, *, effort: Effort = EFFORT) -> None:
     """Fleets without a cache, with one, with a larger one, and behind routers that know of it."""
     cached = f"{options.policy}{',' if ':' in options.policy else ':'}prefix_caching=on"
     ways: dict[str, dict[str, Any]] = {
@@ -70,7 +61,7 @@ def main(options: Options = DEFAULT) -> None:
     print("|---|---:|---:|---:|---|---|")
     rows: dict[str, dict[str, Any]] = {}
     for name, how in ways.items():
-        (answer,) = plan_for(options, **how).answers
+        (answer,) = plan_for(options, effort, **how).answers
         month = None if answer.cost_per_hour is None else answer.cost_per_hour * HOURS
         first = next(iter(rows.values()), {}).get("usd_per_month", month)
         saved = None if month is None or not first else 1 - month / first
@@ -83,7 +74,7 @@ def main(options: Options = DEFAULT) -> None:
     print(json.dumps(rows))
 
 
-def plan_for(options: Options, **how: Any) -> Plan:
+def plan_for(options: Options, effort: Effort, **how: Any) -> Plan:
     """The plan for one way to serve the conversations."""
     return plan(
         options.trace,
@@ -91,11 +82,7 @@ def plan_for(options: Options, **how: Any) -> Plan:
         request_rate=options.request_rate,
         profiles=options.profile,
         price=options.price.split(),
-        num_requests=options.num_requests,
-        max_requests=options.max_requests,
-        max_seeds=options.max_seeds,
-        seed=options.seed,
-        jobs=options.jobs,
+        **vars(effort),
         **how,
     )
 

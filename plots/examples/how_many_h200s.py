@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from cyclopts import Parameter
 
+from plots.examples.effort import Effort
 from sim import Plan, plan
 from sim.cli import run_script
 from sim.planning.answer import point_text
@@ -21,7 +22,7 @@ from sim.planning.answer import point_text
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What is asked, and how long to simulate for it."""
+    """What is asked."""
 
     trace: str = "azure-conv-2023"
     """A file, a dataset or a generator NAME[:key=value,...]."""
@@ -37,30 +38,20 @@ class Options:
     """How a replica schedules."""
     price: str = ""
     """USD per hour of a replica, NAME:USD; more than one with spaces between them."""
-    num_requests: int = 1000
-    """Requests of a replication, to begin with."""
-    max_requests: int = 6000
-    """Requests of a replication of a point that is hard to decide."""
-    max_seeds: int = 8
-    """Replications of such a point."""
-    seed: int = 0
-    """First of the seeds."""
-    jobs: int = -1
-    """Processes; -1: one for every core."""
 
 
-DEFAULT = Options()
+DEFAULT, EFFORT = Options(), Effort()
 
 
-def main(options: Options = DEFAULT) -> None:
+def main(options: Options = DEFAULT, *, effort: Effort = EFFORT) -> None:
     """How many H200s for this traffic, for more of it, and with one to spare."""
-    today = plan_for(options, options.request_rate)
+    today = plan_for(options, effort, options.request_rate)
     rate = today.question.request_rate
     assert rate is not None
     plans = {
         "today": today,
-        f"{options.growth:g} times as much": plan_for(options, rate * options.growth),
-        "today, one replica failed": plan_for(options, rate, spare=1),
+        f"{options.growth:g} times as much": plan_for(options, effort, rate * options.growth),
+        "today, one replica failed": plan_for(options, effort, rate, spare=1),
     }
     print("| traffic | requests/s | replicas | USD/hour | gives way first | one replica less |")
     print("|---|---:|---:|---:|---|---|")
@@ -77,7 +68,7 @@ def main(options: Options = DEFAULT) -> None:
     print(json.dumps(rows))
 
 
-def plan_for(options: Options, rate: float | str, spare: int = 0) -> Plan:
+def plan_for(options: Options, effort: Effort, rate: float | str, spare: int = 0) -> Plan:
     """The plan for some requests/s, or a multiple of the trace's own rate."""
     return plan(
         options.trace,
@@ -87,11 +78,7 @@ def plan_for(options: Options, rate: float | str, spare: int = 0) -> Plan:
         policies=options.policy,
         profiles=options.profile,
         price=options.price.split(),
-        num_requests=options.num_requests,
-        max_requests=options.max_requests,
-        max_seeds=options.max_seeds,
-        seed=options.seed,
-        jobs=options.jobs,
+        **vars(effort),
     )
 
 

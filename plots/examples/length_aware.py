@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from cyclopts import Parameter
 
+from plots.examples.effort import Effort
 from sim import plan
 from sim.cli import run_script
 from sim.planning.answer import Answer, rate_text
@@ -25,7 +26,7 @@ POLICIES = "continuous:max_num_seqs=64;continuous:max_num_seqs=64,order=shortest
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What is asked, and how long to simulate for it."""
+    """What is asked."""
 
     trace: str = "lognormal:output_median=200,output_sigma=1"
     """A file, a dataset or a generator NAME[:key=value,...]."""
@@ -41,22 +42,12 @@ class Options:
     """How many of it."""
     start_rate: float = 10.0
     """Where the search begins, requests/s."""
-    num_requests: int = 2000
-    """Requests of a replication, to begin with."""
-    max_requests: int = 6000
-    """Requests of a replication of a point that is hard to decide."""
-    max_seeds: int = 8
-    """Replications of such a point."""
-    seed: int = 0
-    """First of the seeds."""
-    jobs: int = -1
-    """Processes; -1: one for every core."""
 
 
-DEFAULT = Options()
+DEFAULT, EFFORT = Options(), Effort(num_requests=2000)
 
 
-def main(options: Options = DEFAULT) -> None:
+def main(options: Options = DEFAULT, *, effort: Effort = EFFORT) -> None:
     """The highest rate within an SLO under several policies, and whether they differ."""
     comparison = plan(
         options.trace,
@@ -67,11 +58,7 @@ def main(options: Options = DEFAULT) -> None:
         policies=options.policies,
         profiles=options.profile,
         predictor=options.predictor,
-        num_requests=options.num_requests,
-        max_requests=options.max_requests,
-        max_seeds=options.max_seeds,
-        seed=options.seed,
-        jobs=options.jobs,
+        **vars(effort),
     )
     today, *others = comparison.answers
     print(
