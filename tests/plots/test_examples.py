@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from plots.examples import (
@@ -13,10 +15,12 @@ from plots.examples import (
     cache_and_router,
     how_many_h200s,
     length_aware,
+    papers_settings,
     where_caches_pay,
     worse_predictor,
 )
 from sim.cli import run_script
+from sim.results.result import Result
 
 SMALL = ["--num-requests", "100", "--max-requests", "200", "--max-seeds", "3", "--jobs", "1"]
 ALPACA = ["--trace", "alpaca-vicuna"]
@@ -115,6 +119,18 @@ def test_better_padded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert (tmp_path / "padded.png").stat().st_size > 10_000
 
 
-def test_half_an_interval() -> None:
-    mean, half = better_padded.cell([1.0, 2.0, 3.0])
-    assert (mean, half) == (2.0, pytest.approx(4.303 / 3**0.5, rel=1e-3))
+def test_papers_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    short = "lognormal:output_median=60,output_sigma=1,prompt_median=20"
+    size = ["--trace", short, "--loads", "2", "--shrink", "0.02", "--num-seeds", "2"]
+    found = answer(papers_settings, size, capsys)
+    assert {row["paper"] for row in found} == {"vllm-ltr", "TIE", "A_min", "FastServe"}
+    assert all(0.1 < row["mean"] < 50 for row in found)
+    exact = [row for row in found if row["paper"] == "A_min" and row["policy"][1] == "exact"]
+    assert exact[0]["mean"] == pytest.approx(1.0, abs=0.05), "with exact bounds it knows what hindsight does"
+
+
+def test_figures_of_papers_count_what_they_say() -> None:
+    columns = {"arrival_s": np.zeros(20), "finish_s": np.arange(1.0, 21.0), "output_tokens": np.full(20, 4)}
+    result = cast(Result, SimpleNamespace(columns=columns))
+    assert papers_settings.per_token(result) == pytest.approx(10.5 / 4)
+    assert papers_settings.until_kept(result) == 2.0
