@@ -78,7 +78,9 @@ class ServeSettings:
     max_body: int = 16 << 20
     """Most bytes of a request's body."""
     log: Path | None = None
-    """Append a row for each request to this file (JSON lines), which is a trace."""
+    """Append a row for each request to this file, which is a trace: JSON lines, or Parquet where it is named
+    *.parquet (extra [parquet]).
+    """
     log_texts: bool = False
     """Write the prompts into the log."""
     log_prefixes: bool = True
