@@ -15,7 +15,7 @@ import aiohttp
 
 from .call import Call
 from .client import Client, passed_on
-from .stream import LONGEST_LINE, BrokenStream, Passing, Seen, event_of
+from .stream import LONGEST_LINE, BrokenStream, Events, Passing, Seen
 from .upstreams import Upstream
 from .whole import Whole
 
@@ -180,17 +180,17 @@ class Relay:
         headers: dict[str, str],
     ) -> None:
         """The whole answer, when it is there."""
-        seen, whole, rest, size = relayed.seen, Whole(), b"", 0
+        seen, whole, events, rest, size = relayed.seen, Whole(), Events(), b"", 0
         async for data in response.content.iter_any():
             *lines, rest = (rest + data).split(b"\n")
             size += len(data)
             if len(rest) > LONGEST_LINE or size > MOST_ANSWER_BYTES:
                 raise UpstreamFailed("the upstream's answer does not end", may_retry=False)
             for line in lines:
-                _gather_line(line, seen, whole)
+                _gather_line(line, events, seen, whole)
             if seen.events and not relayed.first_s:
                 relayed.first_s = time.monotonic()
-        _gather_line(rest, seen, whole)
+        _gather_line(rest, events, seen, whole)
         _check_whole(call, seen)
         if seen.error:
             raise UpstreamFailed(seen.error)
@@ -229,11 +229,10 @@ async def say(client: Client, failure: UpstreamFailed) -> None:
         await client.error(failure.status, str(failure), "upstream_error", retry_after_s=retry_s)
 
 
-def _gather_line(line: bytes, seen: Seen, whole: Whole) -> None:
-    text = line.strip()
-    event = event_of(text)
+def _gather_line(line: bytes, events: Events, seen: Seen, whole: Whole) -> None:
+    event = events.take(line)
+    seen.is_done = events.is_done
     if event is None:
-        seen.is_done |= text.startswith(b"data:") and text.endswith(b"[DONE]")
         return
     seen.take(event)
     try:

@@ -8,7 +8,7 @@ from typing import Any
 
 from .client import Client
 from .relay import UpstreamFailed
-from .stream import event_of
+from .stream import Events
 
 TORN = "\ufffd"
 """Stands for bytes that are no character yet."""
@@ -24,7 +24,8 @@ class Seam(Client):
 
     def __init__(self, client: Client) -> None:
         self.client, self.headers = client, client.headers
-        self.has_begun = self.has_ended = self.is_done = self.is_stream = self.is_first_over = False
+        self.has_begun = self.has_ended = self.is_stream = self.is_first_over = False
+        self.events = Events()  # of this part
         self.text = self.passed_on = ""
         self.head: dict[str, Any] = {}  # what all events of an answer share
         self.usage: dict[str, Any] | None = None  # of the first part
@@ -41,15 +42,12 @@ class Seam(Client):
         """Lines of a part: what belongs to its end is kept until it is known whose end it is."""
         passed: list[bytes] = []
         for line in data.splitlines():
-            text = line.strip()
-            event = event_of(text)
+            event, text = self.events.take(line), line.strip()
             if event is None:
-                is_done = text.startswith(b"data:")
-                self.is_done |= is_done
-                if text and not is_done:
+                if text and not text.startswith(b"data:"):
                     passed.append(line + b"\n")
             elif event.get("error"):
-                passed.append(text + b"\n\n")
+                passed.append(self._event(event))
             else:
                 self._note(event)
                 if self.passed_on:
@@ -92,7 +90,7 @@ class Seam(Client):
             choice = {**event["choices"][0], "finish_reason": None}
             event = {name: value for name, value in event.items() if name != "usage"}
             await self.client.write(self._event({**event, "choices": [choice]}))
-        self.has_begun = self.is_done = False
+        self.has_begun, self.events = False, Events()
         self.is_first_over = True
 
     def begin_again(self) -> None:
@@ -116,7 +114,7 @@ class Seam(Client):
             return
         for event in self.kept:
             await self.client.write(self._event(self._counted(event, output_tokens)))
-        if self.is_done:
+        if self.events.is_done:
             await self.client.write(b"data: [DONE]\n\n")
         await self.client.end()
 
@@ -136,8 +134,8 @@ class Seam(Client):
         return {**event, "choices": [{**each, "text": text[len(said) :]} for each in event["choices"][:1]]}
 
     def _event(self, event: dict[str, Any], line: bytes | None = None) -> bytes:
-        """An event as the client gets it: as it came, in the first part."""
-        if self.is_first_over or line is None:
+        """An event as the client gets it: as it came, in the first part and in one line."""
+        if self.is_first_over or line is None or not self.events.was_one_line:
             line = b"data: " + json.dumps({**event, **self.head}, separators=(",", ":")).encode()
         return line + b"\n\n"
 

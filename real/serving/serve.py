@@ -21,11 +21,13 @@ from traces.errors import InputError
 
 from ..observing.sending import allow_connections
 from .app import make_app
+from .bounded import BoundedProtocol
 from .complaints import complain
 from .demo import DEMO, demo_server
 from .keys import Keys, read_keys
 from .layer import Layer
 from .log import Log, mirrored_path
+from .parquet_log import SUFFIX, ParquetLog
 from .predictor import make_length_predictor
 from .relay import Relay
 from .settings import ServeSettings, upstream_urls
@@ -55,8 +57,9 @@ def serve(upstream: str, settings: ServeSettings) -> None:
     with ExitStack() as stack:
         log = mirrored_log = None
         if settings.log is not None:
+            kind = ParquetLog if settings.log.suffix == SUFFIX else Log
             log = stack.enter_context(
-                Log(settings.log, texts=settings.log_texts, prefixes=settings.log_prefixes)
+                kind(settings.log, texts=settings.log_texts, prefixes=settings.log_prefixes)
             )
             if settings.mirror:
                 mirrored_log = stack.enter_context(Log(mirrored_path(settings.log), prefixes=False))
@@ -139,7 +142,7 @@ def server_of(layer: Layer, keys: Keys) -> Server:
         make_app(layer, keys),
         host=settings.host,
         port=settings.port,
-        http="h11",  # which bounds the bytes of headers
+        http=BoundedProtocol,  # the bytes of headers, it bounds by h11
         ws="none",
         log_level="warning",
         access_log=False,

@@ -13,6 +13,10 @@ from .call import count, printable
 
 LONGEST_LINE = 1 << 24
 """Bytes of a line; an upstream that sends a longer one sends no events."""
+MOST_LINES = 1000
+"""Lines of an event."""
+BOM = b"\xef\xbb\xbf"
+"""A stream may begin with it; it means nothing."""
 TEXTS = ("text", "content", "reasoning_content", "reasoning", "refusal", "tool_calls", "function_call")
 """Fields of a choice, or of its delta, that hold tokens."""
 
@@ -81,16 +85,69 @@ class Seen:
         return self.is_done or len(self.reasons) >= num_choices
 
 
+class Events:
+    """Puts the lines of a stream together to events (server-sent events, as HTML's standard has them).
+
+    `lines`: those of an event that is not whole yet. `was_one_line`: the last whole one. `is_done`: [DONE]
+    has come. Beyond the standard, an event is over as soon as it is an object: some servers leave out the
+    empty line behind it.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+        self.size = 0
+        self.is_done = self.has_begun = self.was_one_line = False
+
+    def take(self, line: bytes) -> dict[str, Any] | None:
+        """The event that is whole with this line; None where there is none. BrokenStream for data that is no
+        JSON object.
+        """
+        if not self.has_begun:
+            self.has_begun, line = True, line.removeprefix(BOM)
+        text = line.strip()
+        if not text.startswith(b"data:"):
+            if not text and self.lines:
+                raise BrokenStream("an event is not JSON")
+            return None
+        value = text[5:].strip()
+        if not self.lines:
+            if not value or value == b"[DONE]":
+                self.is_done |= bool(value)
+                return None
+            if not value.startswith(b"{"):
+                raise BrokenStream("an event is no JSON object")
+        self.lines.append(value)
+        self.size += len(value)
+        event = self._event() if value.endswith(b"}") else None
+        if self.size > LONGEST_LINE or len(self.lines) > MOST_LINES:
+            raise BrokenStream("an event does not end")
+        return event
+
+    def _event(self) -> dict[str, Any] | None:
+        """The object that the lines so far are; None where they are none yet."""
+        try:
+            event = json.loads(b"\n".join(self.lines))
+        except RecursionError:
+            raise BrokenStream("an event is nested too deeply") from None
+        except ValueError:
+            return None
+        self.lines, self.size, self.was_one_line = [], 0, len(self.lines) == 1
+        if not isinstance(event, dict):
+            raise BrokenStream("an event is no JSON object")
+        return event
+
+
 class Passing:
     """Takes a stream apart into lines, lets them pass, and notes what they say.
 
     `hides_usage`: the event that only counts tokens does not pass, for the client has not asked for it.
-    `broken`: a line was none of a stream of events; those before it have passed.
+    `broken`: a line was none of a stream of events; those of events before it have passed.
     """
 
     def __init__(self, seen: Seen, *, hides_usage: bool) -> None:
         self.seen, self.hides_usage = seen, hides_usage
-        self.rest = b""
+        self.events = Events()
+        self.rest = self.held = b""
         self.hid_last = False
         self.broken: BrokenStream | None = None
 
@@ -102,8 +159,7 @@ class Passing:
         passed = []
         try:
             for line in data[:end].splitlines(keepends=True):
-                if self._passes(line):
-                    passed.append(line)
+                passed.append(self._take(line))
             if len(self.rest) > LONGEST_LINE:
                 raise BrokenStream("a line does not end")
         except BrokenStream as error:
@@ -114,36 +170,23 @@ class Passing:
         """The stream has ended: what is left of it, where that is a whole line but for its end."""
         rest, self.rest = self.rest, b""
         try:
-            return rest + b"\n\n" if rest and self._passes(rest) else b""
+            lines = self._take(rest) if rest else b""
         except BrokenStream:
             return b""
+        return lines + b"\n\n" if lines else b""
 
-    def _passes(self, line: bytes) -> bool:
-        text = line.strip()
-        if self.hid_last and not text:
-            self.hid_last = False
-            return False
-        self.hid_last = False
-        event = event_of(text)
-        if event is None:
-            self.seen.is_done |= text.endswith(b"[DONE]") and text.startswith(b"data:")
-            return True
-        self.seen.take(event)
-        self.hid_last = self.hides_usage and not event.get("choices") and bool(event.get("usage"))
-        return not self.hid_last
-
-
-def event_of(line: bytes) -> dict[str, Any] | None:
-    """The object in a line of data; None for other lines, and for [DONE]. BrokenStream for other data."""
-    if not line.startswith(b"data:"):
-        return None
-    value = line[5:].strip()
-    if not value or value == b"[DONE]":
-        return None
-    try:
-        event = json.loads(value)
-    except (ValueError, RecursionError):
-        raise BrokenStream("an event is not JSON") from None
-    if not isinstance(event, dict):
-        raise BrokenStream("an event is no JSON object")
-    return event
+    def _take(self, line: bytes) -> bytes:
+        """What passes with this line: itself, or all lines of an event."""
+        was_hidden, self.hid_last = self.hid_last, False
+        if was_hidden and not line.strip():
+            return b""
+        event = self.events.take(line)
+        self.held += line
+        if self.events.lines:
+            return b""
+        lines, self.held = self.held, b""
+        self.seen.is_done = self.events.is_done
+        if event is not None:
+            self.seen.take(event)
+            self.hid_last = self.hides_usage and not event.get("choices") and bool(event.get("usage"))
+        return b"" if self.hid_last else lines

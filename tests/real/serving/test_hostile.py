@@ -256,6 +256,7 @@ def test_a_failure_of_the_layer_itself_is_told_to_the_client(
         [bytes([byte]) for byte in WORD + END],
         [WORD.replace(b"}]}", b'}],"usage":null}'), END],
         [WORD, b"data:[DONE]\n\n"],
+        [WORD.replace(b',"delta"', b'\n: ping\ndata:,"delta"').replace(b"false", b""), END],
         [WORD, END.split(b"\n")[0]],
         [gzip.compress(WORD + END)],
     ],

@@ -37,17 +37,29 @@ ANSWER = [delta(role="assistant", content=""), delta(content="é"), delta(conten
 
 @pytest.mark.parametrize("end", ["\n\n", "\r\n\r\n", "\n"])
 @pytest.mark.parametrize("hides", [True, False])
+@pytest.mark.parametrize("indent", [None, 1])
 @given(cuts=st.lists(st.integers(0, 900), max_size=12))
-def test_lines_pass_in_whatever_pieces_they_come(end: str, hides: bool, cuts: list[int]) -> None:
+def test_lines_pass_in_whatever_pieces_they_come(
+    end: str, indent: int | None, hides: bool, cuts: list[int]
+) -> None:
+    def lines(*events: dict[str, Any]) -> bytes:
+        """Events of one line of data, or of many, with comments in between."""
+        texts = [json.dumps(each, indent=indent).split("\n") for each in events]
+        line_end = end[: len(end) // 2 or 1] if len(end) > 1 else end
+        comment = "" if indent is None else f"{line_end}: ping"
+        return "".join(
+            f"{comment}{line_end}".join(f"data: {part}" for part in parts) + end for parts in texts
+        ).encode()
+
     done = f": a comment{end}data: [DONE]{end}".encode()
-    sent = lines(*ANSWER, USAGE, end=end) + done
+    sent = lines(*ANSWER, USAGE) + done
     seen, passed = Seen(), b""
     passing = Passing(seen, hides_usage=hides)
     bounds = [0, *sorted(min(cut, len(sent)) for cut in cuts), len(sent)]
     for a, b in pairwise(bounds):
         passed += passing.feed(sent[a:b])
     passed += passing.close()
-    assert passed == (lines(*ANSWER, end=end) + done if hides else sent)
+    assert passed == (lines(*ANSWER) + done if hides else sent)
     assert (seen.events, seen.prompt_tokens, seen.output_tokens, seen.reasons) == (2, 3, 2, {0: "stop"})
     assert seen.is_done and passing.broken is None
 
@@ -56,6 +68,29 @@ def test_what_stands_before_a_broken_line_passes() -> None:
     passing = Passing(Seen(), hides_usage=True)
     assert passing.feed(lines(ANSWER[1]) + b"data: {oops}\n\n") == lines(ANSWER[1])
     assert passing.broken is not None
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"data: {oops}\n\n",
+        b"data: [1]\n",
+        b'data: {"a":\n\n',
+        b"data: {\n" * 1001,
+        b"data: {" + b"x" * (1 << 24),
+    ],
+)
+def test_what_is_no_event_ends_the_stream(broken: bytes) -> None:
+    passing = Passing(Seen(), hides_usage=True)
+    assert passing.feed(lines(ANSWER[1]) + broken + b"\n") == lines(ANSWER[1])
+    assert passing.broken is not None
+
+
+def test_a_byte_order_mark_means_nothing() -> None:
+    seen = Seen()
+    passing = Passing(seen, hides_usage=True)
+    assert passing.feed(b"\xef\xbb\xbf" + lines(ANSWER[1])) == b"\xef\xbb\xbf" + lines(ANSWER[1])
+    assert seen.events == 1
 
 
 def put_together(*events: dict[str, Any]) -> dict[str, Any]:
