@@ -33,7 +33,8 @@ def flags(kind: type[T], *, without: Collection[str] = (), help_texts: Mapping[s
         if each.name in without:
             continue
         hint, several = _flag_type(hints[each.name])
-        about = Parameter(help=texts[each.name], converter=_converter(each.name, hint))
+        negative = "" if get_origin(hint) is tuple else None  # several values have no opposite
+        about = Parameter(help=texts[each.name], converter=_converter(each.name, hint), negative=negative)
         default = () if several and each.default is None else each.default
         flag_fields.append((each.name, Annotated[hint, about], field(default=default)))
     flag_class = make_dataclass(kind.__name__, flag_fields, frozen=True, kw_only=True)

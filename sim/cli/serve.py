@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING
 
 from real.serving.settings import ServeSettings
 
@@ -20,7 +18,7 @@ DEFAULT = Serving()
 
 def serve(
     *,
-    upstream: Annotated[str, Parameter(env_var="SEQSCHED_UPSTREAM")],
+    upstream: str,
     settings: Serving = DEFAULT,
 ) -> None:
     """Answer as an OpenAI-compatible server, in front of others: predict lengths, order, send.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -69,6 +70,16 @@ def test_a_key_of_the_upstream_that_no_header_can_hold_is_refused_and_not_shown(
     error = capsys.readouterr().err
     assert "SEQSCHED_UPSTREAM_KEY: has characters that no header can hold" in error
     assert error.count("\n") == 1 and "secret" not in error
+
+
+def test_the_help_names_each_variable_once_and_no_flag_that_means_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("serve", "--help") == 0
+    said = capsys.readouterr().out
+    assert len(re.findall(r"SEQSCHED_UPSTREAM\b", said)) == 1 and "--empty" not in said
+    monkeypatch.setenv("SEQSCHED_UPSTREAM", "nowhere")
+    assert run("serve") == 2 and "upstream: 'nowhere' is not the address" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -307,6 +307,7 @@ def test_a_layer_serves_both_arms_and_ends_the_policys_share_where_the_guard_say
     ("flags", "message"),
     [
         (["--share", "1.5"], "share: 1.5 is not between 0 and 1"),
+        (["--mirror", "1.5"], "mirror: 1.5 is not between 0 and 1"),
         (["--guard"], "guard: share 1 leaves nothing to compare"),
         (["--share", "0.5", "--act", "tell"], "share: needs --act hold"),
     ],

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import dataclasses
 import json
 import re
+import shlex
 import shutil
 import ssl
 import subprocess
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -211,15 +213,48 @@ def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
     assert {name.removesuffix("_bucket") for name in asked} <= defined
 
 
-def test_the_example_of_containers_names_files_and_flags_that_there_are() -> None:
+def containers() -> tuple[dict[str, Any], dict[str, str]]:
+    """The services of the example, and the Dockerfile's instructions by their first word."""
     compose = yaml.safe_load(Path("docs/serve/compose.yaml").read_text(encoding="utf-8"))
-    fields = {field.name for field in dataclasses.fields(ServeSettings)} | {"upstream"}
-    flags = re.findall(r"--([a-z-]+)", compose["services"]["seqsched"]["command"])
-    assert len(flags) > 4 and {flag.replace("-", "_") for flag in flags} <= fields
+    lines = Path("docs/serve/Dockerfile").read_text(encoding="utf-8").splitlines()
+    return compose, {word: rest for word, _, rest in (line.partition(" ") for line in lines)}
+
+
+def test_the_example_of_containers_starts_the_layer_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    compose, docker = containers()
+    service = compose["services"]["seqsched"]
+    command = [*json.loads(docker["ENTRYPOINT"]), *shlex.split(service["command"])]
+    assert command[:2] == ["seqsched", "serve"] and len(command) > 12
+    # Every flag is known and every value may be: only the secret is not there.
+    assert run(*command[1:]) == 2
+    keys = command[command.index("--keys") + 1]
+    assert f"{keys}: cannot be read" in capsys.readouterr().err
+    assert keys == f"/run/secrets/{service['secrets'][0]}" and service["secrets"][0] in compose["secrets"]
+    log = command[command.index("--log") + 1]
+    assert any(log.startswith(volume.partition(":")[2] + "/") for volume in service["volumes"])
+    upstream = command[command.index("--upstream") + 1]
+    assert upstream == "http://vllm:8000" and "vllm" in service["depends_on"]
+
+
+def test_the_example_of_containers_names_files_ports_and_extras_that_there_are() -> None:
+    compose, docker = containers()
     for line in Path("docs/serve/Dockerfile").read_text(encoding="utf-8").splitlines():
         if line.startswith("COPY"):
             assert all(Path(name).exists() for name in line.split()[1:-1])
     for service in compose["services"].values():
         for volume in service.get("volumes", ()):
             source = volume.partition(":")[0]
-            assert not source.startswith("./") or (Path("docs/serve") / source).exists()
+            assert (
+                (Path("docs/serve") / source).exists() if source[0] == "." else source in compose["volumes"]
+            )
+        assert set(service.get("secrets", ())) <= set(compose["secrets"])
+        built = service.get("build", {})
+        assert not built or Path("docs/serve", built["context"], built["dockerfile"]).exists()
+    port = str(ServeSettings().port)
+    assert docker["EXPOSE"] == port
+    assert compose["services"]["seqsched"]["ports"] == [f"127.0.0.1:{port}:{port}"]
+    watched = Path("docs/serve/prometheus.yml").read_text(encoding="utf-8")
+    assert f"seqsched:{port}" in watched and "/run/secrets/scrape_key" in watched
+    extras = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = set(re.findall(r"\[([a-z,]+)\]", docker["RUN"])[0].split(","))
+    assert "serve" in asked and asked <= set(extras["optional-dependencies"])
