@@ -51,25 +51,29 @@ def calibrated(predicted: IntArray, calibration: IntArray, actual: IntArray) -> 
     return column_of(np.ceil(lengths * (1 - 1e-12)).astype(np.int64))
 
 
-def stated(predictor: object, name: str, predicted: IntArray, trace: Trace, most: int) -> Column | None:
-    """The quantiles `LEVELS` that the predictor itself states, by `quantiles(trace, predicted, levels)`; None
-    where it has no such method. InputError where it fails, or returns other than `most` tokens or fewer.
+def stated(
+    predictor: object, name: str, predicted: IntArray, trace: Trace, most: int, levels: FloatArray
+) -> IntArray | None:
+    """The quantiles `levels` that the predictor itself states, by `quantiles(trace, predicted, levels)`, of
+    shape (n, levels); None where it has no such method. InputError where it fails, or returns other than
+    `most` tokens or fewer.
     """
     method = getattr(predictor, "quantiles", None)
     if method is None:
         return None
     what = f"predictor {name}: quantiles"
     try:
-        values = np.asarray(method(trace, predicted, LEVELS.copy()))
+        values = np.asarray(method(trace, predicted, levels.copy()))
     except InputError:
         raise
     except (Exception, SystemExit) as error:
         raise raised_outside(what, error) from error
-    if values.dtype.kind not in "iuf" or values.shape != (len(trace), NUM_LENGTHS):
+    if values.dtype.kind not in "iuf" or values.shape != (len(trace), len(levels)):
         is_shape = f"{values.dtype} of shape {values.shape}"
-        raise InputError(f"{what} returned {is_shape}; numbers of shape {(len(trace), NUM_LENGTHS)} are due")
+        raise InputError(f"{what} returned {is_shape}; numbers of shape {(len(trace), len(levels))} are due")
     is_bad = ~((values >= 0) & (values <= most))  # so written that NaN is bad
     if is_bad.any():
         value = values[is_bad][0]
         raise InputError(f"{what} returned {value}; a length is from 0 to {most} tokens")
-    return column_of(np.ceil(values).astype(np.int64))
+    whole: IntArray = np.ceil(values).astype(np.int64)
+    return whole

@@ -17,8 +17,9 @@ from traces.errors import InputError, raised_outside
 from traces.trace import IntArray, Trace
 
 from .again import Again
-from .distributions import Column, calibrated, stated
-from .predictors import ANSWER_TOKENS, QUESTION_TOKENS, Predictor, name_of
+from .distributions import LEVELS, Column, calibrated, column_of, stated
+from .predictors import ANSWER_TOKENS, QUESTION_TOKENS, Predictor
+from .registry import name_of
 
 CALIBRATION_BINS = 40
 
@@ -53,21 +54,25 @@ def perceive(
     """Everything a predictor says of a trace that is needed: `needs` as in `sim.schedulers.base`.
 
     With `upper_quantile`, also the length that answers stay below with that probability given the prediction;
-    for a `distribution`, also lengths of equal probability, as the predictor states them. Else both are
-    calibrated on a second, independent draw of predictions for the same traffic.
+    for a `distribution`, also lengths of equal probability. Both are as the predictor states them; where it
+    states no quantiles, calibrated on a second, independent draw of predictions for the same traffic.
     Raises InputError where the predictor fails, cannot give what is needed, or returns other than one number
     >= 0 per request.
     """
     is_rank, again = ability(predictor, needs)
     predicted = _predict(predictor, trace, rng)
     upper = lengths = None
-    if "distribution" in needs:
-        lengths = stated(predictor, name_of(predictor), predicted, trace, MOST_TOKENS)
-    if upper_quantile is not None or ("distribution" in needs and lengths is None):
+    asked = (predictor, name_of(predictor), predicted, trace, MOST_TOKENS)
+    if "distribution" in needs and (quantiles := stated(*asked, LEVELS)) is not None:
+        lengths = column_of(quantiles)
+    if upper_quantile is not None and (quantiles := stated(*asked, np.array([upper_quantile]))) is not None:
+        upper = quantiles[:, 0]
+    is_lacking = "distribution" in needs and lengths is None
+    if is_lacking or (upper_quantile is not None and upper is None):
         calibration = _predict(predictor, trace, rng)
-        if upper_quantile is not None:
+        if upper_quantile is not None and upper is None:
             upper = _upper(predicted, calibration, trace.output_tokens, upper_quantile)
-        if "distribution" in needs and lengths is None:
+        if is_lacking:
             lengths = calibrated(predicted, calibration, trace.output_tokens)
     try:
         is_charged = bool(getattr(predictor, "charge", False))

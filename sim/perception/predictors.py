@@ -26,6 +26,10 @@ ANSWER_TOKENS = 8
 """Decode steps granted to an answer (the paper's setting)."""
 
 
+NEIGHBOURS = 20
+"""From how many of the pairs that are nearest in length one is drawn."""
+
+
 class Predictor(Protocol):
     """What predicts lengths; where a model does it, `question_tokens`, `answer_tokens` and `slowdown` may say
     what asking takes.
@@ -140,21 +144,30 @@ class Noisy:
     logarithm (`regress`: predictions shrink towards the trace's mean log length, as those of a model trained
     on such traffic do; off: plain noise around the truth). A miss predicts the length of some other request.
     Answers are rounded up to multiples of `round_to`, the way the paper labels its training data.
+
+    With `file` its errors are those of pairs that were observed: the length times what was predicted over
+    what came, of one of the pairs that are nearest in length, also where lengths go beyond theirs. Where all
+    their predictions are multiples of some number, so are these.
     """
 
-    sigma: float
+    sigma: float | None = None
     """Standard deviation of the error of the logarithm of the length."""
     miss: float = 0.0
-    """Share of requests whose prediction has nothing to do with them."""
+    """With `sigma`: share of requests whose prediction has nothing to do with them."""
     round_to: int = 1
     """Answers are multiples of this many tokens."""
     regress: bool = True
     """Shrink predictions towards the mean, as a calibrated predictor does."""
     charge: bool = True
     """Charge the accelerator for asking."""
+    file: str | None = None
+    """A CSV with the columns predicted and actual, whose errors take the place of `sigma` and `miss`."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.sigma <= 10.0:
+        if (self.sigma is None) == (self.file is None):
+            both = f"{self.sigma:g} and file exclude each other" if self.sigma is not None else ""
+            raise ValueError(f"sigma: {both or 'is required, or file'}")
+        if self.sigma is not None and not 0.0 <= self.sigma <= 10.0:
             raise ValueError(f"sigma: {self.sigma} must be between 0 and 10")
         if not 0.0 <= self.miss <= 1.0:
             raise ValueError(f"miss: {self.miss} must be between 0 and 1")
@@ -162,17 +175,33 @@ class Noisy:
             raise ValueError(f"round_to: {self.round_to} must be between 1 and 1000000")
 
     def predict(self, trace: Trace, rng: np.random.Generator) -> IntArray:
-        """Predictions that err as described, never above the largest true length (rounded up)."""
-        truth = trace.perceived_truth
+        """Predictions that err as described; without `file` none above the largest true length."""
+        if self.sigma is None:
+            return self._as_observed(trace.perceived_truth, rng)
+        return self._as_stated(trace.perceived_truth, self.sigma, rng)
+
+    def _as_observed(self, truth: IntArray, rng: np.random.Generator) -> IntArray:
+        """The lengths times the relative errors of pairs."""
+        from .pairs_file import read_pairs
+
+        assert self.file is not None
+        predicted, actual = read_pairs(self.file)
+        rows = resampled(predicted, actual, truth, NEIGHBOURS, rng)
+        multiple = max(1, int(np.gcd.reduce(predicted)))
+        predictions: IntArray = np.rint(truth * (predicted[rows] / actual[rows]) / multiple).astype(np.int64)
+        return -(-predictions * multiple // self.round_to) * self.round_to
+
+    def _as_stated(self, truth: IntArray, sigma: float, rng: np.random.Generator) -> IntArray:
+        """Lognormal errors, and misses."""
         by_length = np.argsort(truth, kind="stable")
         noise, missed = _normal_scores(_spread(rng, by_length)), _spread(rng, by_length)
         other = rng.permutation(truth)
         log = np.log(np.maximum(truth, 1))
-        keep, spread = 1.0, self.sigma
+        keep, spread = 1.0, sigma
         if self.regress:
             variance = float(log.var())
-            keep = max(0.0, 1.0 - self.sigma**2 / variance) if variance else 0.0
-            spread = math.sqrt(keep) * self.sigma
+            keep = max(0.0, 1.0 - sigma**2 / variance) if variance else 0.0
+            spread = math.sqrt(keep) * sigma
         predicted = np.exp(log.mean() + keep * (log - log.mean()) + spread * noise)
         predicted = np.minimum(np.where(missed < self.miss, other, predicted), truth.max())
         # A last bit too much in exp(log(50)) must not round up to the next bin.
@@ -188,7 +217,7 @@ class Empirical:
 
     file: str
     """A CSV with the columns predicted and actual, in tokens."""
-    neighbours: int = 20
+    neighbours: int = NEIGHBOURS
     """From how many of the nearest pairs one is drawn."""
     charge: bool = True
     """Charge the accelerator for asking."""
@@ -205,7 +234,8 @@ class Empirical:
         return predicted[resampled(predicted, actual, trace.output_tokens, self.neighbours, rng)]
 
 
-TUNED = Noisy(sigma=0.39, miss=0.10, round_to=50)
+TUNED_SIGMA = 0.39
+TUNED = Noisy(sigma=TUNED_SIGMA, miss=0.10, round_to=50)
 """The paper's instruction-tuned predictor; `accuracy.fit_published` gives these two numbers."""
 
 
@@ -242,8 +272,3 @@ def _normal_scores(uniform: FloatArray) -> FloatArray:
     from scipy.special import ndtri
 
     return np.asarray(ndtri(uniform), dtype=np.float64)
-
-
-def name_of(predictor: object) -> str:
-    """Module and class of a predictor, as errors name it."""
-    return f"{type(predictor).__module__}:{type(predictor).__qualname__}"

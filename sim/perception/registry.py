@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
+from dataclasses import fields
+from typing import Any, cast
 
 from traces.errors import InputError
 from traces.registry import Registry
@@ -18,7 +19,6 @@ from .predictors import (
     Oracle,
     Predictor,
     Tuned,
-    name_of,
 )
 from .progressive import Progressive
 from .ranking import Rank
@@ -54,3 +54,15 @@ def make_predictor(predictor: str | Predictor) -> Predictor:
         what = f"predictor {predictor!r}" if isinstance(predictor, str) else f"predictor {name_of(predictor)}"
         raise InputError(f"{what}: has no method predict(trace, rng)")
     return cast(Predictor, built)
+
+
+def name_of(predictor: object) -> str:
+    """What errors call a predictor: its name and those options that are not the defaults; one from outside by
+    its module and class.
+    """
+    for name, made in PREDICTORS.table.items():
+        if type(predictor) is made:
+            given = [(f, getattr(predictor, f.name)) for f in fields(cast(Any, predictor))]
+            options = ",".join(f"{f.name}={value}" for f, value in given if value != f.default)
+            return f"{name}:{options}" if options else name
+    return f"{type(predictor).__module__}:{type(predictor).__qualname__}"

@@ -16,7 +16,7 @@ def resampled(
 ) -> IntArray:
     """The row of a pair for each wanted length, shape (m,); `predicted` and `actual` of shape (n,), tokens.
 
-    A pair is one of the `neighbours` nearest in actual length; of all that are as long where these are more.
+    A pair is one of the `neighbours` nearest in actual length, or as long as one of these.
     """
     order = np.lexsort((predicted, actual))
     ordered = actual[order]
@@ -36,6 +36,10 @@ def resampled(
     count -= same
     share = (number[among] - same + rng.random(len(among))) / count
     place[among] = low[among] + (share * (high - low)[among]).astype(np.int64)
+    # Pairs of one other length are equally near, too, where the window has only some of them.
+    low, high = (np.searchsorted(ordered, ordered[place], side) for side in ("left", "right"))
+    cut = np.flatnonzero((ordered[place] != wanted) & ((low < start) | (high > start + window)))
+    place[cut] = low[cut] + (rng.random(len(cut)) * (high - low)[cut]).astype(np.int64)
     return np.asarray(order[place])
 
 

@@ -19,7 +19,7 @@ from traces.errors import InputError
 from traces.trace import FloatArray, Trace
 
 from ..perception.predictions import perceive
-from ..perception.predictors import TUNED
+from ..perception.predictors import TUNED_SIGMA
 from ..results.failures import failures_of
 from ..scenario.scenario import Scenario, scenario, stream
 from ..scenario.settings import Keywords
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 AGINGS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds of waiting that are worth one level."""
-SIGMA = TUNED.sigma
+SIGMA = TUNED_SIGMA
 LEVEL_TOKENS = 50
 LONG = 0.9
 """Requests whose answer is at least as long as this quantile count as long."""

@@ -15,7 +15,7 @@ from traces.trace import IntArray, Trace
 
 from ..perception.accuracy import error_report
 from ..perception.predictions import perceive
-from ..perception.predictors import TUNED, FromTrace, Noisy
+from ..perception.predictors import TUNED, TUNED_SIGMA, FromTrace, Noisy
 from ..results.failures import failures_of
 from ..scenario.policies import scheduler_maker
 from ..scenario.scenario import Scenario, scenario, stream
@@ -120,7 +120,7 @@ def erring(sigma: float, *, charge: bool = True) -> Noisy:
     """A predictor with that standard deviation of the log length, its share of misses in proportion to the
     tuned one's; InputError where it is not between 0 and 10.
     """
-    miss = min(1.0, sigma * TUNED.miss / TUNED.sigma)
+    miss = min(1.0, sigma * TUNED.miss / TUNED_SIGMA)
     try:
         return Noisy(sigma=sigma, miss=miss, round_to=TUNED.round_to, charge=charge)
     except ValueError as error:

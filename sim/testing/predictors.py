@@ -12,8 +12,8 @@ from traces.arguments import checked
 from traces.trace import Trace
 
 from ..perception.predictions import perceive
-from ..perception.predictors import Predictor, name_of
-from ..perception.registry import make_predictor
+from ..perception.predictors import Predictor
+from ..perception.registry import make_predictor, name_of
 from .worlds import random_world, reported, require
 
 

@@ -51,7 +51,7 @@ def test_only_who_can_is_asked_again() -> None:
     assert perceive(make_predictor("progressive:ask_ms=2"), trace, rng(), needs=("again",)).again == Again(
         1.0, 0.002
     )
-    with pytest.raises(InputError, match=r"Tuned cannot be asked again while an answer grows"):
+    with pytest.raises(InputError, match=r"predictor tuned cannot be asked again while an answer grows"):
         perceive(make_predictor("tuned"), trace, rng(), needs=("again",))
 
 

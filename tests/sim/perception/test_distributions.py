@@ -105,3 +105,19 @@ def test_a_ranking_gives_nothing_but_an_order(need: str) -> None:
     assert perceive(Rank(0.5), trace, rng(), needs=("order",)).is_rank
     with pytest.raises(InputError, match=rf"no lengths; a {need} is needed"):
         perceive(Rank(0.5), trace, rng(), needs=(need,))
+
+
+@pytest.mark.parametrize("quantile", [0.5, 0.9])
+def test_a_margin_takes_the_quantile_that_a_predictor_states(quantile: float, trace: Trace) -> None:
+    """Whoever states none is calibrated: then 90 % of answers stay below it, as far as one can tell."""
+
+    class States(Exact):
+        def quantiles(self, trace: Trace, predicted: IntArray, levels: FloatArray) -> FloatArray:
+            return predicted[:, None] + 1000.0 * levels[None, :]
+
+    said = perceive(States(), trace, rng(), quantile)
+    assert said.upper is not None and said.lengths is None
+    assert (said.upper == said.predicted + 1000 * quantile).all()
+    plain = perceive(Noisy(sigma=0.5), trace, rng(), quantile).upper
+    assert plain is not None
+    assert (trace.output_tokens <= plain).mean() == pytest.approx(quantile, abs=0.02)

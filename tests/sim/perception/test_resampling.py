@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.perception.accuracy import error_report, rank_report
+from sim.perception.registry import make_predictor
 from sim.perception.resampling import resampled
-from traces.trace import IntArray
+from traces.trace import IntArray, Trace
 
 N = 20_000
 RNG = np.random.default_rng(0)
 LOGNORMAL = np.exp(5 + 1.2 * RNG.normal(size=N)).astype(np.int64) + 1
 PARETO = (50 * (1 + RNG.pareto(1.3, N))).astype(np.int64)
+HUMPS = np.where(RNG.random(N) < 0.4, LOGNORMAL // 12 + 1, LOGNORMAL + 400)
 FEW = RNG.choice([10, 20, 500], N, p=[0.5, 0.3, 0.2])
 
 
@@ -32,6 +36,12 @@ SHAPES: dict[str, tuple[IntArray, IntArray]] = {
     "constant": (np.full(N, 200), LOGNORMAL),
     "weak": (off(np.rint(LOGNORMAL**0.3 * 30).astype(np.int64), 0.7), LOGNORMAL),
     "upside down": (LOGNORMAL.max() - LOGNORMAL, LOGNORMAL),
+    "much too short": (off(LOGNORMAL, 0.3) // 3, LOGNORMAL),
+    "300 too long": (LOGNORMAL + 300 + RNG.integers(-20, 20, N), LOGNORMAL),
+    "two humps": (off(HUMPS, 0.6), HUMPS),
+    "two humps, mixed up": (np.where(RNG.random(N) < 0.8, off(HUMPS, 0.1), 15), HUMPS),
+    "often nothing": (np.where(RNG.random(N) < 0.3, 0, off(LOGNORMAL, 0.4)), LOGNORMAL),
+    "classes": (np.digitize(off(LOGNORMAL, 0.4), [50, 100, 200, 400, 800]) * 100 + 50, LOGNORMAL),
 }
 
 
@@ -40,11 +50,43 @@ def test_errors_and_order_are_those_of_the_pairs(name: str) -> None:
     predicted, actual = SHAPES[name]
     requests = np.random.default_rng(1).permutation(actual)
     drawn = predicted[resampled(predicted, actual, requests, 20, np.random.default_rng(2))]
+    assert_alike(drawn, requests, predicted, actual)
+
+
+def assert_alike(drawn: IntArray, requests: IntArray, predicted: IntArray, actual: IntArray) -> None:
+    """The four figures of predictions for these requests are those of the pairs, to 3 %."""
     then, now = error_report(predicted, actual), error_report(drawn, requests)
     for figure in ("error", "acc_50", "acc_100"):
         assert getattr(now, figure) == pytest.approx(getattr(then, figure), rel=0.03, abs=1e-3)
     taus = [rank_report(p, a).kendall_tau for p, a in ((predicted, actual), (drawn, requests))]
     assert taus[0] == taus[1] if None in taus else taus[0] == pytest.approx(taus[1], rel=0.03, abs=3e-3)
+
+
+@pytest.mark.parametrize("predictor", ["empirical", "noisy", "progressive"])
+@pytest.mark.parametrize("name", [name for name in SHAPES if name != "constant"])  # errs by no factor
+def test_predictors_read_a_file_of_pairs_and_err_alike(name: str, predictor: str, tmp_path: Path) -> None:
+    predicted, actual = SHAPES[name]
+    file = tmp_path / "pairs.csv"
+    pairs = np.column_stack((predicted, actual))
+    np.savetxt(file, pairs, "%d", ",", header="predicted,actual", comments="")
+    trace = Trace("pairs", np.arange(N), np.full(N, 10), np.random.default_rng(1).permutation(actual))
+    made = make_predictor(f"{predictor}:file={file}")
+    assert_alike(made.predict(trace, np.random.default_rng(2)), trace.output_tokens, predicted, actual)
+
+
+def test_relative_errors_go_on_beyond_the_lengths_observed(tmp_path: Path) -> None:
+    """What is twice as long as any pair is predicted twice as long; `empirical` knows no such length."""
+    file = tmp_path / "pairs.csv"
+    file.write_text("predicted,actual\n" + "150,100\n50,100\n" * 20, encoding="utf-8")
+    trace = Trace("long", np.arange(400), np.full(400, 10), np.full(400, 1000))
+    noisy, empirical = (
+        make_predictor(f"{name}:file={file}").predict(trace, np.random.default_rng(0))
+        for name in ("noisy", "empirical")
+    )
+    assert set(noisy.tolist()) == {500, 1500} and set(empirical.tolist()) == {50, 150}
+    assert (noisy == 500).mean() == pytest.approx(0.5, abs=0.05)
+    rounded = make_predictor(f"noisy:file={file},round_to=400").predict(trace, np.random.default_rng(0))
+    assert set(rounded.tolist()) == {800, 1600}
 
 
 @pytest.mark.parametrize("name", ["lognormal", "heavy tail", "few lengths"])
