@@ -181,6 +181,14 @@ def capped(rows: Sequence[Request], limit: int | None) -> int:
     return cap if limit is None else min(limit, cap)
 
 
+def stopped_by_quantile(batches: Iterable[Batch]) -> list[Batch]:
+    """The same batches, each stopped at the largest `predicted_upper_tokens` of its requests instead."""
+    return [
+        Batch(rows, capped(rows, max(1, *(r.predicted_upper_tokens or limit for r in rows))))
+        for rows, limit in batches
+    ]
+
+
 def fitted(batches: Iterable[Batch], limits: Limits) -> list[Batch]:
     """The same batches, those that the KV cache cannot hold split into consecutive ones that it can."""
     return [

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..request import Request
 from ..work import Limits, Outcome, Perceive, Work
-from .binning import fitted
+from .binning import fitted, stopped_by_quantile
 from .open_bins import OpenBins
 from .sequence import SequenceScheduler
 
@@ -66,7 +66,8 @@ class OpenSequenceScheduler(SequenceScheduler):
         if self._failures_ready(now):
             return self._hand_out(self._recompute())
         if not self.plan and (batch := self.bins.take(now, self.least_priority)) is not None:
-            self.plan.extend(fitted([batch], self.limits))
+            batches = [batch] if self.options.limit_quantile is None else stopped_by_quantile([batch])
+            self.plan.extend(fitted(batches, self.limits))
         work = self._run_plan(now)
         if work is None:
             dues = [self.bins.due(), self._failures_due() if self.failed else None]

@@ -28,6 +28,7 @@ from .binning import (
     fitted,
     memory_size,
     rest_of,
+    stopped_by_quantile,
     table_size,
 )
 from .sequence_options import SequenceOptions
@@ -45,7 +46,7 @@ class SequenceScheduler(BaseScheduler):
     def __init__(self, limits: Limits, **options: Any) -> None:
         o = SequenceOptions(**options)
         self.limits, self.options = limits, o
-        self.upper_quantile = o.margin if 0.0 < o.margin < 1.0 else None
+        self.upper_quantile = o.upper_quantile
         sizes = {"table": table_size(o.batch_size), "memory": memory_size(limits, o.fcr), "off": None}
         self.size_of = sizes[o.vbs]
         self.waiting: list[tuple[int, int, Request]] = []  # heap by (priority, order of submission)
@@ -164,11 +165,13 @@ class SequenceScheduler(BaseScheduler):
         o = self.options
         ordered = sorted(((expected_tokens(r, o.margin), r) for r in requests), key=lambda pair: pair[0])
         if self.size_of is None:
-            return batches_by_rank(ordered, o.batch_size, o.fcr, self.limits.kv_tokens)
-        if o.bins == "least-time":
+            batches = batches_by_rank(ordered, o.batch_size, o.fcr, self.limits.kv_tokens)
+        elif o.bins == "least-time":
             batches = batches_of_least_time(ordered, o.bin_width, o.fcr, self.limits)
         else:
             batches = batches_by_bin(ordered, o.bin_width, self.size_of, o.fcr)
+        if o.limit_quantile is not None:
+            batches = stopped_by_quantile(batches)
         return fitted(batches, self.limits)
 
     def _run_plan(self, now: float) -> Work | None:

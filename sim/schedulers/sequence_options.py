@@ -26,6 +26,10 @@ class SequenceOptions:
     """Width of a length bin in tokens; limits are rounded up to its multiples."""
     requeue: bool = False
     """What was cut off keeps its tokens and joins the next group for the rest; off: it is recomputed."""
+    limit: str = "bin"
+    """Where fcr stops a batch: at the edge of its bin, or at quantile:Q, the length that each of its answers
+    stays below with probability Q, as far as predictions tell.
+    """
     margin: float = 0.0
     """Safety margin on predictions: whole tokens or, between 0 and 1, a quantile of the true length."""
     max_wait_s: float = 0.0
@@ -47,5 +51,33 @@ class SequenceOptions:
             raise ValueError(f"margin: {self.margin} must be at least 0 and below 1000000")
         if self.margin > 1.0 and self.margin != int(self.margin):
             raise ValueError(f"margin: {self.margin} must be whole tokens, or a quantile between 0 and 1")
+        self._check_limit()
         if not 0.0 <= self.max_wait_s < 1e9:
             raise ValueError(f"max_wait_s: {self.max_wait_s} must be at least 0 and below 1000000000")
+
+    @property
+    def limit_quantile(self) -> float | None:
+        """Q of `limit=quantile:Q`."""
+        name, _, quantile = self.limit.partition(":")
+        return float(quantile) if name == "quantile" else None
+
+    @property
+    def upper_quantile(self) -> float | None:
+        """The quantile that predictors shall report; None: not needed."""
+        return self.margin if 0.0 < self.margin < 1.0 else self.limit_quantile
+
+    def _check_limit(self) -> None:
+        kind, colon, quantile = self.limit.partition(":")
+        if kind == "quantile" and colon:
+            try:
+                is_good = 0.0 < float(quantile) < 1.0
+            except ValueError:
+                is_good = False
+            if not is_good:
+                raise ValueError(f"limit: the quantile {quantile!r} must be between 0 and 1")
+            if not self.fcr:
+                raise ValueError(f"limit: {self.limit} needs fcr=on, which stops batches")
+            if 0.0 < self.margin < 1.0:
+                raise ValueError(f"limit: {self.limit} and margin: {self.margin} are two quantiles; give one")
+        elif self.limit != "bin":
+            raise ValueError(f"limit: {self.limit!r} must be bin or quantile:Q")

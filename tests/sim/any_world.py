@@ -25,6 +25,8 @@ POLICIES = [
     "sequence:vbs=off,batch_size=4",
     "sequence:vbs=off,margin=0.9",
     "sequence:group_size=5,margin=40",
+    "sequence:group_size=9,limit=quantile:0.9",
+    "sequence:max_wait_s=1,limit=quantile:0.6,batch_size=3",
     "sequence:max_wait_s=0.7,batch_size=3",
     "sequence:max_wait_s=5,vbs=off,batch_size=3",
     "sequence:max_wait_s=2,vbs=memory,margin=0.8",

@@ -53,6 +53,33 @@ def test_never_idle_while_a_request_waits(limits: Limits, requests: Requests, ru
     assert log.starts == [0, 1000, 1077]
 
 
+@pytest.mark.parametrize("vbs", ["table", "memory", "off"])
+@pytest.mark.parametrize("max_wait_s", [0.0, 5.0])
+def test_a_limit_by_quantile_stops_batches_and_leaves_bins_alone(
+    vbs: str, max_wait_s: float, limits: Limits, requests: Requests, run_scheduler: Run
+) -> None:
+    """20 and 30 tokens are predicted; 90 % of such answers stay below 70 and 41."""
+    scheduler: Any = OpenSequenceScheduler if max_wait_s else SequenceScheduler
+    made = scheduler(limits, limit="quantile:0.9", vbs=vbs, max_wait_s=max_wait_s)
+    assert made.upper_quantile == 0.9
+    asked = requests([20, 30])
+    for request, upper in zip(asked, (70, 41), strict=True):
+        request.predicted_upper_tokens = upper
+    assert run_scheduler(made, asked, {0: 60, 1: 30}).batches == [([0, 1], 70)]
+    plain = scheduler(limits, vbs=vbs, max_wait_s=max_wait_s)
+    edge = 30 if vbs == "off" else 50
+    assert run_scheduler(plain, requests([20, 30]), {0: 60, 1: 30}).batches == [([0, 1], edge), ([0], 512)]
+
+
+def test_a_limit_by_quantile_fits_the_memory(requests: Requests, run_scheduler: Run) -> None:
+    """Two rows of a prompt of 10 tokens and 90 that may come are too many for 150 tokens."""
+    asked = requests([40, 40], max_new_tokens=100)
+    for request in asked:
+        request.predicted_upper_tokens = 90
+    scheduler = SequenceScheduler(Limits(150), limit="quantile:0.9")
+    assert [rows for rows, _ in run_scheduler(scheduler, asked, {0: 40, 1: 40}).batches] == [[0], [1]]
+
+
 # Perception
 
 
@@ -384,6 +411,11 @@ def test_without_groups_the_rest_goes_back_into_a_bin(
         ({"perceive_batch": 0}, "perceive_batch: 0 must be at least 1"),
         ({"vbs": "on"}, "vbs: on must be one of table, memory, off"),
         ({"margin": -1}, "margin: -1 must be at least 0"),
+        ({"limit": "edge"}, "limit: 'edge' must be bin or quantile:Q"),
+        ({"limit": "quantile:1.5"}, "limit: the quantile '1.5' must be between 0 and 1"),
+        ({"limit": "quantile:"}, "limit: the quantile '' must be between 0 and 1"),
+        ({"limit": "quantile:0.9", "fcr": False}, "limit: quantile:0.9 needs fcr=on"),
+        ({"limit": "quantile:0.9", "margin": 0.5}, "limit: quantile:0.9 and margin: 0.5 are two quantiles"),
         ({"margin": 1.5}, "margin: 1.5 must be whole tokens, or a quantile between 0 and 1"),
         ({"margin": float("nan")}, "margin: nan must be at least 0"),
         ({"max_wait_s": -0.1}, "max_wait_s: -0.1 must be at least 0"),
