@@ -70,6 +70,7 @@ def test_what_crosses_to_a_scheduler_holds_no_true_length() -> None:
         "blocks",
         "predicted_lengths",
         "session_id",
+        "answered_tokens",
     ]
     for field in (*fields(Outcome), *fields(Limits)):
         assert "output" not in field.name and "actual" not in field.name
