@@ -9,12 +9,17 @@ queue longer than `FAR_BACK` is not looked up at all; its order then knows nothi
 
 SGLang also holds back prompts that begin like another one that waits, as it finds them only when that one is
 computed; by vLLM's rules they are found in the same iteration already.
+
+With `starve_after`, who has waited for that many iterations goes before all others when the queue is put in
+order, those that wait longest first. A wait begins when the queue is first put in order with the request in
+it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from heapq import heapify
+from math import inf
 
 from ..request import Request
 from ..work import Chunk
@@ -28,13 +33,15 @@ FAR_BACK = 128
 
 class Sorted(ByRank):
     """Entries that are ranked anew as a whole; `is_in_order`: none has come since. `is_by_memory`: the ranks
-    of some are places in an order by memory.
+    of some are places in another order than that of the discipline. `since`: id -> the iteration from which
+    on it waits, where somebody may starve.
     """
 
-    __slots__ = ("is_by_memory", "is_in_order")
+    __slots__ = ("is_by_memory", "is_in_order", "since")
 
     def __init__(self) -> None:
         super().__init__()
+        self.since: dict[int, int] = {}
         self.is_in_order = self.is_by_memory = False
 
     def push(self, entry: Entry) -> None:
@@ -68,20 +75,38 @@ class ByMemoryScheduler(ContinuousScheduler):
         for chunk in chunks[num_chunks:]:
             _, order, request = running[chunk.request.id]
             running[request.id] = (self.rank(request, 0), order, request)
+            self.waiting.since.pop(request.id, None)
         self.waiting.is_in_order = is_settled
         return is_settled
 
     def _put_in_order(self) -> None:
-        """Rank those that wait by memory, or without it where they are too many."""
+        """Rank those that wait by memory, or without it where they are too many; who starves goes first."""
         waiting = self.waiting
-        if len(waiting) - len(self.withdrawn) > FAR_BACK:
+        starving = self._starving() if self.options.starves_after else {}
+        is_long = len(waiting) - len(self.withdrawn) > FAR_BACK
+        if is_long and not starving:
             if waiting.is_by_memory:
                 plain = [(self.rank(request, 0), order, request) for _, order, request in waiting]
                 waiting.rank_anew(plain, is_by_memory=False)
         elif len(waiting) > 1:
-            by_memory = sorted((self._key(request), order, request) for _, order, request in waiting)
-            places = [(float(place), *entry[1:]) for place, entry in enumerate(by_memory)]
+            key = self._plain_key if is_long else self._key
+            ordered = sorted(
+                ((starving.get(request.id, inf), key(request)), order, request)
+                for _, order, request in waiting
+            )
+            places = [(float(place), *entry[1:]) for place, entry in enumerate(ordered)]
             waiting.rank_anew(places, is_by_memory=True)
+
+    def _starving(self) -> dict[int, int]:
+        """Who has waited for too long, and since which iteration."""
+        waiting, now = self.waiting, self.kv.iteration
+        waiting.since = {entry[2].id: waiting.since.get(entry[2].id, now) for entry in waiting}
+        latest = now - self.options.starves_after
+        return {id: since for id, since in waiting.since.items() if since <= latest}
+
+    def _plain_key(self, request: Request) -> tuple[int, float]:
+        """What orders two requests where memory is not looked at."""
+        return 0, self.rank(request, 0)
 
     def _key(self, request: Request) -> tuple[int, float]:
         """What orders two requests, the lower first: by memory, then without."""

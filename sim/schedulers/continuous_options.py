@@ -17,7 +17,7 @@ RULE_OPTIONS = {
 
 ADMISSIONS = ("chunk", "prompt", "predicted")
 
-GUARDED = ("ltr", "mlfq")
+GUARDED = ("ltr", "mlfq", "memory-time")
 """Orders under which a request that starves goes first, unless said otherwise."""
 
 STARVES = 1000
@@ -48,7 +48,8 @@ class ContinuousOptions:
     """Split prompts that exceed what is left of the token budget over several iterations."""
     order: Order = "fcfs"
     """Queue discipline: fcfs, shortest-predicted, shortest-remaining, priority, fair, shortest-prompt, ltr,
-    gittins, tie, lower-bound, mlfq; with prefix_caching=on longest-prefix-match, shortest-uncached.
+    gittins, tie, lower-bound, mlfq, memory-time; with prefix_caching=on longest-prefix-match or
+    shortest-uncached.
     """
     aging_s: float = 0.0
     """Under order=priority: seconds of waiting that are worth one level; 0: no ageing."""
@@ -75,8 +76,8 @@ class ContinuousOptions:
     mlfq, else 0.
     """
     starve_after: int | None = None
-    """Iterations after which a waiting request goes before all others, for `quantum` tokens; 0: never;
-    default: 1000 under ltr and mlfq, else 0.
+    """Iterations after which a waiting request goes before all others, for `quantum` tokens where orders
+    preempt; 0: never; default: 1000 under ltr, mlfq and memory-time, else 0.
     """
     quantum: int = 128
     """Tokens that a request then gets before it can be preempted again."""
@@ -152,7 +153,8 @@ class ContinuousOptions:
     @property
     def is_ranked(self) -> bool:
         """Whether ranks matter beyond the queue: to those that run, or as they wait or grow."""
-        return self.preempts_until > 0 or self.starves_after > 0 or self.ask_every > 0
+        is_guarded = self.starves_after > 0 and self.order not in BY_MEMORY  # which guard by themselves
+        return self.preempts_until > 0 or is_guarded or self.ask_every > 0
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -191,7 +193,7 @@ class ContinuousOptions:
         if self.order in BY_MEMORY and self.prefix_caching != "on":
             raise ValueError(f"order: {self.order} needs prefix_caching=on, not {self.prefix_caching}")
         if self.order in BY_MEMORY and self.is_ranked:
-            raise ValueError(f"order: {self.order} takes no preempt_until, starve_after or ask_every")
+            raise ValueError(f"order: {self.order} takes no preempt_until or ask_every")
 
     @property
     def never_evicts(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .continuous_options import ContinuousOptions
 from .gittins import Gittins
 from .mlfq import SkipJoinQueues
-from .order import STATIC, FairShare, Rank, ShortestRemaining, by_priority
+from .order import STATIC, FairShare, MemoryTime, Rank, ShortestRemaining, by_priority
 from .uncertain import LowerBound, tail_inflated
 
 
@@ -23,6 +23,8 @@ def discipline(options: ContinuousOptions) -> Rank:
             return FairShare()
         case "shortest-remaining":
             return ShortestRemaining()
+        case "memory-time":
+            return MemoryTime()
         case "gittins":
             return Gittins()
         case "tie":

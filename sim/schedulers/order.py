@@ -28,6 +28,7 @@ Order: TypeAlias = Literal[
     "tie",
     "lower-bound",
     "mlfq",
+    "memory-time",
     "longest-prefix-match",
     "shortest-uncached",
 ]
@@ -40,6 +41,7 @@ NEEDS: Mapping[str, Need] = {
     "shortest-predicted": "order",
     "ltr": "order",
     "shortest-remaining": "length",
+    "memory-time": "length",
     "tie": "distribution",
     "gittins": "distribution",
     "lower-bound": "distribution",
@@ -77,6 +79,25 @@ class ShortestRemaining:
     def until_above(self, request: Request, generated: int, bound: float) -> int:
         """It rises once the prediction is outlived."""
         return max(1, (request.predicted_tokens or 0) + floor(bound) + 1 - generated)
+
+
+class MemoryTime:
+    """The least memory over time first: the tokens held, summed over the iterations of the predicted rest
+    (LAMPS, arXiv 2410.18248). What outlived its prediction is taken to end with the next token.
+
+    A turn of a session is a request of its own, which gives its memory up when it ends: while a tool works
+    nothing is held, and what is computed again is part of the next turn's prompt.
+    """
+
+    def __call__(self, request: Request, generated: int) -> float:
+        """Tokens times iterations."""
+        rest = max(1, (request.predicted_tokens or 0) - generated)
+        return rest * (request.prompt_tokens + generated) + rest * (rest + 1) / 2
+
+    def until_above(self, request: Request, generated: int, bound: float) -> int:
+        """It rises once the prediction is outlived, by one a token."""
+        outlived = max(request.predicted_tokens or 0, floor(bound) - request.prompt_tokens)
+        return max(1, outlived - generated)
 
 
 def shortest_prompt(request: Request, generated: int) -> float:

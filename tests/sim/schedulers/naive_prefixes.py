@@ -79,10 +79,11 @@ class Sequence:
 class NaiveScheduler:
     """Decides one iteration after the other."""
 
-    def __init__(self, world: World, order: str = "", far_back: int = 0) -> None:
+    def __init__(self, world: World, order: str = "", far_back: int = 0, starve_after: int = 0) -> None:
         assert not world.async_scheduling
         self.world, self.size = world, world.block_size
-        self.order, self.far_back = order, far_back
+        self.order, self.far_back, self.starve_after = order, far_back, starve_after
+        self.iteration, self.since = 0, dict[int, int]()  # from which on each waits, by number
         self.stuck: object = None  # who ran and who waited when the first that waits did not get in
         self.places: dict[int, int] = {}  # of those in the queue then
         self.pool = Pool(world.num_gpu_blocks - 1)
@@ -170,8 +171,14 @@ class NaiveScheduler:
             return
         if self.who() == self.stuck:
             self.waiting.sort(key=lambda waiting: self.places[waiting.number])
-        elif len(self.waiting) <= self.far_back:
+            return
+        if len(self.waiting) <= self.far_back:
             self.waiting.sort(key=self.by_memory)
+        for waiting in self.waiting:
+            self.since.setdefault(waiting.number, self.iteration)
+        starving = [w for w in self.waiting if self.iteration - self.since[w.number] >= self.starve_after > 0]
+        starving.sort(key=lambda w: (self.since[w.number], self.waiting.index(w)))
+        self.waiting = starving + [w for w in self.waiting if w not in starving]
         self.places = {waiting.number: place for place, waiting in enumerate(self.waiting)}
 
     def admit(self, budget: int, tokens: dict[int, int]) -> dict[int, int]:
@@ -195,7 +202,7 @@ class NaiveScheduler:
             sequence.blocks, sequence.computed = hits, len(hits) * self.size
             num_tokens = min(left, budget)
             assert self.allocate(sequence, num_tokens)
-            self.waiting.pop(0)
+            self.since.pop(self.waiting.pop(0).number, None)
             self.running.append(sequence)
             tokens[sequence.number] = num_tokens
             found[sequence.number] = sequence.computed
@@ -207,6 +214,7 @@ class NaiveScheduler:
 
     def step(self, tokens: dict[int, int]) -> None:
         """What was scheduled is computed: a token for whoever has all its own in memory."""
+        self.iteration += 1
         for sequence in list(self.running):
             sequence.computed += tokens.get(sequence.number, 0)
             if sequence.number in tokens and sequence.computed == len(sequence.tokens):
@@ -219,11 +227,13 @@ class NaiveScheduler:
                     sequence.blocks = []
 
 
-def decide(world: World, order: str = "", far_back: int = 0) -> tuple[list[Decision], NaiveScheduler]:
+def decide(
+    world: World, order: str = "", far_back: int = 0, starve_after: int = 0
+) -> tuple[list[Decision], NaiveScheduler]:
     """All decisions, and the scheduler as it is in the end; with an `order` by memory where no more than
-    `far_back` wait.
+    `far_back` wait, before which those go that have waited for `starve_after` iterations.
     """
-    scheduler = NaiveScheduler(world, order, far_back)
+    scheduler = NaiveScheduler(world, order, far_back, starve_after)
     answers = [
         [1_000_000 + 1_000 * number + k for k in range(asking.output_tokens)]
         for number, asking in enumerate(world.requests)

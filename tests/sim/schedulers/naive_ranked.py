@@ -73,7 +73,14 @@ def mlfq(job: Job, quantum: int = 4, weight: float = 0.01) -> float:
     return level
 
 
+def memory_time(job: Job) -> float:
+    """The tokens it holds in each of the iterations that are left, one by one."""
+    rest = max(1, job.predicted - job.generated)
+    return sum(job.prompt + job.generated + k for k in range(1, rest + 1))
+
+
 RANKS: dict[str, Rank] = {
+    "memory-time": memory_time,
     "shortest-remaining": lambda job: abs(job.predicted - job.generated),
     "shortest-predicted": lambda job: job.predicted,
     "ltr": lambda job: job.predicted,

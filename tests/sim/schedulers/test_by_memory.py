@@ -37,6 +37,7 @@ WORLDS = st.builds(crowded, st.sampled_from(SHARED), st.integers(0, 10**9))
 
 
 def policy_of(world: World, order: str) -> str:
+    """`order` may have options behind it."""
     return world.policy.replace("order=fcfs", f"order={order}").replace("caching=off", "caching=on")
 
 
@@ -54,12 +55,19 @@ def checked(world: World, order: str) -> tuple[list[Decision], list[Checked]]:
 
 
 @settings(max_examples=300)
-@given(world=WORLDS, order=ORDERS, far_back=st.sampled_from([2, 5, by_memory.FAR_BACK]))
-def test_decisions_are_those_of_a_replay_block_by_block(world: World, order: str, far_back: int) -> None:
+@given(
+    world=WORLDS,
+    order=ORDERS,
+    far_back=st.sampled_from([2, 5, by_memory.FAR_BACK]),
+    starve_after=st.sampled_from([0, 1, 4, 20, 100]),
+)
+def test_decisions_are_those_of_a_replay_block_by_block(
+    world: World, order: str, far_back: int, starve_after: int
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(by_memory, "FAR_BACK", far_back)
-        ours, schedulers = checked(world, order)
-    decided, _ = naive_prefixes.decide(world, order, far_back)
+        ours, schedulers = checked(world, f"{order},starve_after={starve_after}")
+    decided, _ = naive_prefixes.decide(world, order, far_back, starve_after)
     assert not next(differences(decided, ours), None)
     kv = schedulers[0].scheduler.kv
     assert kv.free == kv.num_blocks and not kv.prefixes.pieces and not kv.prefixes.num_held_twice
@@ -87,11 +95,12 @@ def figures(world: World, order: str, *, leap: bool) -> Any:
     order=ORDERS,
     is_ahead=st.booleans(),
     far_back=st.sampled_from([3, by_memory.FAR_BACK]),
+    starve_after=st.sampled_from([0, 3, 30]),
 )
 def test_a_leap_decides_as_its_iterations_do(
-    setting: str, seed: int, order: str, is_ahead: bool, far_back: int
+    setting: str, seed: int, order: str, is_ahead: bool, far_back: int, starve_after: int
 ) -> None:
-    world = crowded(setting, seed, is_ahead=is_ahead)
+    world, order = crowded(setting, seed, is_ahead=is_ahead), f"{order},starve_after={starve_after}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(by_memory, "FAR_BACK", far_back)
         (leaps, of_leaps), (steps, of_steps) = (figures(world, order, leap=leap) for leap in (True, False))
@@ -136,6 +145,29 @@ def test_whom_each_puts_first(order: str, ids: list[int]) -> None:
     assert entered == ids
 
 
+@pytest.mark.parametrize("starve_after", [0, 7, 40])
+@pytest.mark.parametrize("order", BY_MEMORY)
+def test_who_is_overtaken_for_ever_gets_in_after_so_many_iterations(order: str, starve_after: int) -> None:
+    """One place, and always somebody who is found in memory and has less to compute; answers of 5 tokens."""
+    limits, known = Limits(100_000, block_size=16), KnownBlocks([1, 2], [32, 64])
+    policy = f"continuous:prefix_caching=on,max_num_seqs=1,order={order},starve_after={starve_after}"
+    scheduler: Any = make_scheduler(policy, limits)
+    stranger = Request(999, 0.5, 500, 50)
+    entered, tick = dict[int, int](), 0
+    for id in range(60):
+        scheduler.submit(Request(id, float(id), 70, 50, blocks=known), float(id))
+        if id == 1:
+            scheduler.submit(stranger, 1.0)
+        work = scheduler.next_work(float(id))
+        entered |= {chunk.request.id: tick for chunk in work.chunks}
+        scheduler.record(work, Outcome(5, [chunk.request for chunk in work.chunks]), float(id))
+        tick += 5
+    if not starve_after:
+        assert 999 not in entered
+    else:
+        assert starve_after <= entered[999] - 5 < starve_after + 5
+
+
 @pytest.mark.parametrize("order", BY_MEMORY)
 @pytest.mark.parametrize(
     ("options", "message"),
@@ -143,8 +175,7 @@ def test_whom_each_puts_first(order: str, ids: list[int]) -> None:
         ({}, "needs prefix_caching=on, not own"),
         ({"prefix_caching": "off"}, "needs prefix_caching=on, not off"),
         ({"rules": "sglang"}, "needs prefix_caching=on, not own"),
-        ({"prefix_caching": "on", "preempt_until": 0.5}, "takes no preempt_until, starve_after or ask_every"),
-        ({"prefix_caching": "on", "starve_after": 9}, "takes no preempt_until, starve_after or ask_every"),
+        ({"prefix_caching": "on", "preempt_until": 0.5}, "takes no preempt_until or ask_every"),
     ],
 )
 def test_what_they_cannot_do_is_refused(order: Any, options: dict[str, Any], message: str) -> None:

@@ -13,7 +13,7 @@ from sim.schedulers.continuous_options import ContinuousOptions
 from sim.schedulers.disciplines import discipline
 from sim.schedulers.order import BY_MEMORY, ORDERS
 
-RISING = ("shortest-remaining", "gittins", "lower-bound", "mlfq")
+RISING = ("shortest-remaining", "gittins", "lower-bound", "mlfq", "memory-time")
 
 
 def rank_of(order: str, **options: Any) -> Any:
@@ -34,7 +34,7 @@ def test_others_keep_their_ranks(order: str, ages: list[int]) -> None:
     lengths=st.lists(st.integers(1, 60), min_size=20, max_size=20),
     prompt=st.integers(1, 900),
     age=st.integers(0, 70),
-    bound=st.floats(0, 99),
+    bound=st.floats(0, 99) | st.floats(0, 3000),
 )
 @example(lengths=[1] * 20, prompt=1, age=1, bound=1.5)  # with its next token it has 2, which is above
 def test_they_say_when_they_may_rise(
