@@ -91,7 +91,7 @@ class RunningRequests:
             if longest:
                 uneven = num_rows * (tick - longest[0][0]) - tokens
         if work.overrun:
-            num_rows, tokens, uneven = self._rows(work.overrun)
+            num_rows, tokens, uneven = self._rows(work.overrun, num_rows, tokens)
         if work.chunks:
             head_s = self._prefill(work.chunks, now, num_rows, tokens, uneven)
         elif num_rows:
@@ -246,19 +246,19 @@ class RunningRequests:
         """What decodes, each with the tick of its last token."""
         return ((end, request) for end, alike in self.ending.items() for request in alike)
 
-    def _rows(self, ended: Sequence[Request]) -> tuple[int, int, int]:
+    def _rows(self, ended: Sequence[Request], num_rows: int, tokens: int) -> tuple[int, int, int]:
         """Rows that decode, their tokens in memory, and how many tokens in all they fall short of the longest
         where that counts; with those of requests that have just ended.
         """
-        num_decoding, longest = self.num_decoding, self.longest
-        num_rows, tokens = num_decoding + len(ended), self.context_tokens
+        longest, output_tokens, is_alone = self.longest, self.output_tokens, not num_rows
         most = self.use.iterations - longest[0][0] if longest else 0
         for request in ended:
-            context = request.prompt_tokens + self.output_tokens[request.id] - 1
+            context = request.prompt_tokens + output_tokens[request.id] - 1
             tokens += context
+            num_rows += 1
             if context > most:
                 most = context
-        if not num_decoding and self.use.unfinished is None:
+        if is_alone and self.use.unfinished is None:
             self.use.unfinished, self.is_overrun_alone = [], True  # perhaps nobody finishes after them
         return num_rows, tokens, 0 if longest is None else num_rows * most - tokens
 

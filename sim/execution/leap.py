@@ -17,8 +17,8 @@ class Leap:
 
     def seconds(self, iterations: int) -> float:
         """How long the first `iterations` of it take (at least 1)."""
-        k = iterations - 1
-        return self.head_s + k * self.first_s + self.slope_s * (k * (k - 1) / 2)
+        k = float(iterations - 1)
+        return self.head_s + k * self.first_s + self.slope_s * (k * (k - 1.0) / 2.0)
 
     def iterations_begun(self, seconds: float, after: bool = False) -> int:
         """How many iterations have ended or are in progress so many seconds after its start, at least 1.
@@ -27,20 +27,22 @@ class Leap:
         """
         if after:
             seconds = math.nextafter(seconds, math.inf)
-        head, first, slope, last = self.head_s, self.first_s, self.slope_s, self.iterations - 1
+        # Numbers of iterations as floats, for which they are small enough: that takes half the time.
+        head, first, slope, last = self.head_s, self.first_s, self.slope_s, float(self.iterations - 1)
         rest = seconds - head
-        if rest <= 0 or not last:
+        if rest <= 0.0 or not last:
             return 1
-        if last * first + slope * (last * (last - 1) / 2) < rest:
+        if last * first + slope * (last * (last - 1.0) / 2.0) < rest:
             return self.iterations
-        half = first - slope / 2
-        k = int(2 * rest / (half + math.sqrt(half * half + 2 * slope * rest)))
+        half = first - slope / 2.0
+        k = float(int(2.0 * rest / (half + math.sqrt(half * half + 2.0 * slope * rest))))
         # Round-off may have taken one too many or too few. The sums are those of `seconds`, without a call.
-        while k > 0 and head + k * first + slope * (k * (k - 1) / 2) >= seconds:
-            k -= 1
-        while head + k * first + slope * (k * (k - 1) / 2) < seconds:
-            k += 1
-        return min(1 + k, self.iterations)
+        while k > 0.0 and head + k * first + slope * (k * (k - 1.0) / 2.0) >= seconds:
+            k -= 1.0
+        while head + k * first + slope * (k * (k - 1.0) / 2.0) < seconds:
+            k += 1.0
+        begun = 1 + int(k)
+        return begun if begun < self.iterations else self.iterations
 
     def iterations_ended(self, seconds: float) -> int:
         """How many iterations are over so many seconds after its start, from none to all."""

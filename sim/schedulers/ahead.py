@@ -8,7 +8,7 @@ falls free is given away one iteration later. Knows nothing of clocks, costs or 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from heapq import heappop, heappush
 from math import inf
 
@@ -83,7 +83,7 @@ class AheadScheduler(ContinuousScheduler):
         if work is None:
             work = self._choose(now)
             if isinstance(work, Iterations):
-                self._note_limits([chunk.request for chunk in work.chunks if chunk.last])
+                self._note_limits(work)
                 self.outlook = work.at_most, work.stop_on_arrival, work.until_s
                 self._count_in(work, 1, ())
         if not isinstance(work, Iterations):
@@ -125,7 +125,7 @@ class AheadScheduler(ContinuousScheduler):
             self.is_stuck = False
             if not kv.births:
                 return None
-            stop = self.PREEMPTS or len(self.running) < self.max_num_seqs
+            stop = len(self.running) < self.max_num_seqs or self.PREEMPTS
             self.outlook = kv.iterations_that_fit(), stop, inf
             return MORE
         self.is_ahead = True
@@ -139,7 +139,7 @@ class AheadScheduler(ContinuousScheduler):
         births = kv.births
         if work.chunks or (work.evict and len(work.pause) < len(births)):
             self.outlook = OVER if work.pause else (work.at_most, work.stop_on_arrival, work.until_s)
-            self._note_limits([chunk.request for chunk in work.chunks if chunk.last])
+            self._note_limits(work)
             return work
         if births and not work.pause:
             self.outlook = work.at_most, work.stop_on_arrival, work.until_s
@@ -190,19 +190,26 @@ class AheadScheduler(ContinuousScheduler):
         if ended:
             self._leave(ended)
         if work.pause:  # later than was noted before
-            self._note_limits([request for request in work.pause if request.id in kv.births])
+            for request in work.pause:
+                if request.id in kv.births:
+                    self._note_limit(request)
         if self.first_limit <= kv.iteration:
             self._stop_at_limits()
 
-    def _note_limits(self, requests: Iterable[Request]) -> None:
-        """Note when sequences that decode reach their token limits, if nothing holds them up."""
-        births = self.kv.births
-        for request in requests:
-            birth = births[request.id]
-            limit = request.prompt_tokens + request.max_new_tokens - 1 - birth
-            self.noted.append((limit, request.id, birth))
-            if limit < self.first_limit:
-                self.first_limit = limit
+    def _note_limits(self, work: Iterations) -> None:
+        """Note the token limits of those whose prompts are complete with the work."""
+        for chunk in work.chunks:
+            if chunk.last:
+                self._note_limit(chunk.request)
+
+    def _note_limit(self, request: Request) -> None:
+        """Note when a sequence that decodes reaches its token limit, if nothing holds it up."""
+        id = request.id
+        birth = self.kv.births[id]
+        limit = request.prompt_tokens + request.max_new_tokens - 1 - birth
+        self.noted.append((limit, id, birth))
+        if limit < self.first_limit:
+            self.first_limit = limit
 
     def _next_limit(self) -> float:
         """The iteration with which the next sequence reaches its token limit; infinity where none decodes."""
