@@ -89,6 +89,7 @@ class StepCost:
         default_factory=dict, init=False, repr=False, compare=False, hash=False
     )
     _has_launches: bool = field(default=False, init=False, repr=False, compare=False, hash=False)
+    _has_longest: bool = field(default=False, init=False, repr=False, compare=False, hash=False)
     _uneven_cache: dict[int, float] = field(
         default_factory=dict, init=False, repr=False, compare=False, hash=False
     )
@@ -101,6 +102,8 @@ class StepCost:
             raise InputError(f"decode_base, seconds[0]: {self.decode_base.seconds[0]!r} is not above 0")
         launches = self.mixed_decode is not None or self.mixed_per_share_s > 0 or self.mixed_per_reach_s > 0
         object.__setattr__(self, "_has_launches", launches)
+        longest = self.mixed_per_uneven_s > 0 or self.mixed_per_longest_s > 0
+        object.__setattr__(self, "_has_longest", longest)
 
     @property
     def host_s(self) -> float:
@@ -116,7 +119,7 @@ class StepCost:
         """One decode-only iteration of `num_seqs` sequences with `context_tokens` in all; uneven: U."""
         base, per_token_s = self._decode_cache.get(num_seqs) or self._decode_terms_s(num_seqs)
         if uneven_tokens:
-            base += self.decode_uneven_s(num_seqs) * uneven_tokens
+            base += (self._uneven_cache.get(num_seqs) or self.decode_uneven_s(num_seqs)) * uneven_tokens
         return base + per_token_s * context_tokens
 
     def decode_context_s(self, num_seqs: int) -> float:
@@ -146,7 +149,7 @@ class StepCost:
         """
         base, per_token_s = self._decode_cache.get(num_seqs) or self._decode_terms_s(num_seqs)
         if uneven_tokens:
-            base += self.decode_uneven_s(num_seqs) * uneven_tokens
+            base += (self._uneven_cache.get(num_seqs) or self.decode_uneven_s(num_seqs)) * uneven_tokens
         return base + per_token_s * context_tokens, per_token_s * num_seqs
 
     def decode_run_s(
@@ -190,7 +193,7 @@ class StepCost:
             + self.mixed_per_longest_s * longest
             + self.mixed_per_key_s * keys
         )
-        if uneven_tokens:
+        if uneven_tokens and self._has_longest:
             row = (decode_context_tokens + uneven_tokens) / num_decode
             seconds += self.mixed_per_uneven_s * uneven_tokens
             seconds += self.mixed_per_longest_s * (max(row, keys) - longest)
