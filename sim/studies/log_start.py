@@ -20,6 +20,12 @@ from .server_log import Log
 GROWTH = 4
 """Batch sizes at which the time of a decode iteration is fitted lie so many times apart."""
 
+MOST_CONTEXT = 1 / 3000
+"""What a context token takes at most, as a share of the iteration of one sequence: a LLaMA of 135 million
+parameters computes 1/3,500 for it, a larger one less. Of a server whose slots are always all in use nothing
+else tells contexts, which grow with answers, from sequences.
+"""
+
 
 @dataclass(frozen=True)
 class _Timeline:
@@ -66,21 +72,20 @@ def sizes_of(logs: Sequence[Log]) -> tuple[float, ...]:
     return tuple(sizes) if len(sizes) > 1 else (1.0, max(2.0, most))
 
 
-def start_of(logs: Sequence[Log], sizes: tuple[float, ...], *, most_context: float = np.inf) -> FloatArray:
+def start_of(logs: Sequence[Log], sizes: tuple[float, ...]) -> FloatArray:
     """Seconds, shape (len(sizes) + 3,): what each of `sizes` adds to a decode iteration, per context token,
     per prompt token, and before a request can be scheduled.
 
     They are those by which answers take as long as measured after their first token: non-negative least
-    squares on the relative error. What cannot be told is small, but not 0. `most_context`: what a context
-    token takes at most, as a share of the iteration of one sequence.
+    squares on the relative error. What cannot be told is small, but not 0.
     """
     rows = np.concatenate([_equations(log, sizes) for log in logs])
     found, _ = nnls(rows, np.ones(len(rows)))
-    if found[-2] > most_context * found[0]:
-        rows[:, 0] += most_context * rows[:, -2]
+    if found[-2] > MOST_CONTEXT * found[0]:
+        rows[:, 0] += MOST_CONTEXT * rows[:, -2]
         rows[:, -2] = 0.0
         found, _ = nnls(rows, np.ones(len(rows)))
-        found[-2] = most_context * found[0]
+        found[-2] = MOST_CONTEXT * found[0]
     base_s = max(float(found[0]), 1e-5)
     floors = [base_s, *[0.01 * base_s] * (len(sizes) - 1), 1e-6 * base_s, 1e-4 * base_s]
     found = np.maximum(found, floors)

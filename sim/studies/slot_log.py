@@ -27,11 +27,6 @@ FIRST = "continuous"
 """First come, first served: what ran where nothing else is said."""
 SENT = "scheduled_s"
 """When a request was sent to the server, by the clock of the arrivals."""
-MOST_CONTEXT = 1 / 3000
-"""What a context token takes at most, as a share of the iteration of one sequence: a LLaMA of 135 million
-parameters computes 1/3,500 for it, a larger one less. Of a server whose slots are always all in use nothing
-else tells contexts, which grow with answers, from sequences.
-"""
 STEPS, CLOSE = 12, 0.002
 """The most replays until requests keep their slots as long as they did, and how near that is to be."""
 
@@ -90,7 +85,7 @@ def server_of(told: SlotLog, path: str | Path, ran: str, slots: int | None) -> P
     log = _since_sent(told)
     check_enough(path, log)
     sizes = sizes_of([log])
-    seconds = start_of([log], sizes, most_context=MOST_CONTEXT)
+    seconds = start_of([log], sizes)
     seconds[-1] = 1e-6  # what comes before an iteration is not waited for by each request in turn
     model = IterationModel(sizes, Path(path).stem)
     trace, policy = bare(told.log.trace), with_slots(ran, slots)

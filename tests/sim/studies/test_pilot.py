@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.simulation import simulate
+from sim.studies.log_start import MOST_CONTEXT
 from sim.studies.pilot import pilot
-from sim.studies.slot_log import MOST_CONTEXT, read, server_of, slots_used, with_slots
+from sim.studies.slot_log import read, server_of, slots_used, with_slots
 from traces.errors import InputError
 from traces.trace import Trace
 
