@@ -176,7 +176,8 @@ def validated(case: Case, clock: str, out: Path) -> dict[str, float]:
     to the first log in order of arrival, as `calibrate --log` and `validate --against` do it.
     """
     first, then = (log_of(case, arm, 0, clock, out) for arm in ("fcfs", "learnt"))
-    policy = f"continuous:max_num_seqs={case.slots}"
+    # llama.cpp decides nothing ahead, and vLLM does not on a processor.
+    policy = f"continuous:max_num_seqs={case.slots},async_scheduling=off"
     fit = fit_logs([first], name=case.name, policy=policy)
     blocks = len(e2el_s(then)) * 64
     order = f"{policy},order=shortest-predicted"

@@ -3,7 +3,7 @@
     python -m tests.servers.serve --out out/serve
 
 `make serve-test`. Starts a llama.cpp server (SmolLM2-135M-Instruct, 4 slots, one thread) and, where there is
-an environment with it, a vLLM server (the same model, 8 sequences, one thread, `--scheduling-policy
+an environment with it, a vLLM server (the same model, 6 sequences, one thread, `--scheduling-policy
 priority`). Of each:
 
 1. Prompts go to it directly and through `seqsched serve`, decoded greedily, streaming and not: every answer
@@ -50,7 +50,7 @@ from tests.servers.started import Server, free_port, llama_cpp, running, vllm
 from traces.errors import InputError
 
 SLOTS = 4
-SEQUENCES = 8
+SEQUENCES = 6
 OWN = frozenset(("id", "created", "timings"))
 """Fields of an answer that are another each time."""
 FEW = 8
@@ -161,7 +161,16 @@ def _vllm(python: Path, port: int) -> tuple[Server, Any]:
             in_pieces=False,  # where its loop is behind, it sends several tokens as one event
         )
 
-    server = vllm(python, port, folder_of(name), name=name, slots=SEQUENCES, scheduling_policy="priority")
+    server = vllm(
+        python,
+        port,
+        folder_of(name),
+        name=name,
+        slots=SEQUENCES,
+        scheduling_policy="priority",
+        enforce_eager=True,
+        distributed_executor_backend="uni",  # a worker process spins while it waits, which its clock counts
+    )
     return server, case
 
 

@@ -50,10 +50,16 @@ def llama_cpp(python: Path, port: int, slots: int = SLOTS) -> Server:
 
 
 def vllm(
-    python: Path, port: int, folder: Path, *, name: str = "random-135m", slots: int = SLOTS, **more: str
+    python: Path,
+    port: int,
+    folder: Path,
+    *,
+    name: str = "random-135m",
+    slots: int = SLOTS,
+    **more: str | bool,
 ) -> Server:
     """A vLLM server on one thread of the processor, with the model in `folder`, into which a random one is
-    written where there is none. `more`: other options of the server.
+    written where there is none. `more`: other options of the server, True for those without a value.
     """
     if not (folder / "config.json").exists():
         random_llama.write(folder)
@@ -67,7 +73,11 @@ def vllm(
         "dtype": "bfloat16",
         **{key.replace("_", "-"): value for key, value in more.items()},
     }
-    flags = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    flags = [
+        word
+        for key, value in options.items()
+        for word in ([f"--{key}"] if value is True else [f"--{key}", str(value)])
+    ]
     environment = {
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -77,6 +87,8 @@ def vllm(
         "VLLM_LOGGING_LEVEL": "WARNING",
     }
     policy = f"continuous:max_num_seqs={slots},max_num_batched_tokens=2048"
+    if options.get("distributed-executor-backend") == "uni":
+        environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # else vLLM goes back to a worker process
     # The command `vllm` asks for a version that the package for processors does not have under that name.
     command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), *flags]
     return Server("vLLM", command, environment, policy)
