@@ -77,8 +77,8 @@ class Gain(NamedTuple):
 
     @property
     def is_missed(self) -> bool:
-        """Whether it is off by more than a tenth of what was predicted, and by more than runs differ."""
-        return abs(self.error) > max(MOST_ERROR * abs(statistics.fmean(self.predicted)), self.spread)
+        """Whether it is off by more than ten points, and by more than rounds differ."""
+        return abs(self.error) > max(MOST_ERROR, self.spread)
 
     def __str__(self) -> str:
         return (

@@ -16,8 +16,9 @@ priority`). Of each:
 
 That is repeated, and each gain set beside what was said of the log before it: in seconds of the wall, and in
 seconds of the server's processor, for which it does not matter how busy the machine is. The exit status is 1
-where an answer differs or fails, or where a gain in mean latency is missed by more than a tenth of it and by
-more than rounds differ, by the server's clock where there is one. The last line of stdout is JSON.
+where an answer differs or fails, where the starvation bound is broken, or where a gain in mean latency is
+missed by more than ten points and by more than rounds differ, by the server's clock. The last line of stdout
+is JSON.
 """
 
 from __future__ import annotations
