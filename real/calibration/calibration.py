@@ -109,11 +109,17 @@ class Calibration:
             self.measure(1)
             progress.advance()
 
-    def fit(self, name: str) -> tuple[Profile, FitReport]:
-        """The profile fitted to all rows so far, its provenance with date, machine and versions; a report."""
+    def fit(self, name: str, since: int = 0) -> tuple[Profile, FitReport]:
+        """The profile fitted to all rows so far, its provenance with date, machine and versions; a report.
+
+        Where the rows from number `since` on cover every cell, to these alone.
+        """
         import pandas as pd
 
-        steps = pd.DataFrame([{key: float(row[key]) for key in (*COLUMNS, LONGEST)} for row in self.rows])
+        rows = self.rows[since:]
+        if not {_cell_of(row) for row in rows}.issuperset(self.cells):
+            rows = self.rows
+        steps = pd.DataFrame([{key: float(row[key]) for key in (*COLUMNS, LONGEST)} for row in rows])
         profile, report = fit(
             steps,
             name,

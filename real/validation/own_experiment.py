@@ -29,7 +29,7 @@ from ..lengths.asker import asks_the_model, lacks_texts
 from ..options import ReplayFlags
 from .validation import Run, Validation, put_to
 
-PASSES = 2
+PASSES = 3
 """How often every kind of iteration is measured again between the runs where no profile is given."""
 
 TURN_ITERATIONS = 25

@@ -73,6 +73,8 @@ class Validation:
     """Lengths of the model's own answers, once a first run has found them."""
     scenarios: dict[str, Scenario] = field(default_factory=dict)
     runs: dict[tuple[str, str], list[RealResult]] = field(default_factory=dict)
+    num_rows_before: int = 0
+    """Rows of the calibration that are older than the runs; the machine may have been slower then."""
 
     def prepare(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Calibrate where no profile is given, and prepare the scenario of every predictor in `pairs`."""
@@ -132,6 +134,8 @@ class Validation:
         works = visited = 0
         progress = Progress(self.say, "runs and visits between them", num_works + to_visit)
         for repeat in range(-warm_ups, repeats):
+            if repeat == 0 and self.calibration is not None:
+                self.num_rows_before = len(self.calibration.rows)
             started = {pair: self.start(*pair) for pair in pairs}
             for done in self._in_turns(started, rng):
                 if repeat < 0:
@@ -191,7 +195,7 @@ class Validation:
     def cases(self, pairs: Sequence[tuple[str, str]]) -> list[PolicyCheck]:
         """Simulate the same requests with the latest calibration, and pair each result with its runs."""
         if self.calibration is not None:
-            self.profile, _ = self.calibration.fit("calibrated-on-the-spot")
+            self.profile, _ = self.calibration.fit("calibrated-on-the-spot", self.num_rows_before)
         assert self.profile is not None
         checks = []
         for policy, predictor in pairs:

@@ -110,6 +110,21 @@ def test_time_that_is_up_still_lets_every_cell_be_visited_once(make_engine, load
     assert set(calibration.done.values()) == {1}
 
 
+def test_rows_of_before_are_left_out_where_the_others_cover_every_cell(make_engine, loaded):
+    calibration = Calibration(make_engine("transformers-eager", 512), loaded, CellBounds(2, 16, 8).cells(512))
+    calibration.complete(1)
+    num_before = len(calibration.rows)
+    for row in calibration.rows:
+        row["step_ms"] = 1e4
+    calibration.measure(num_before - 1)
+    slow, _ = calibration.fit("too few since", num_before)
+    calibration.measure(1)
+    profile, _ = calibration.fit("enough since", num_before)
+    assert slow.step_cost.decode_s(2, 32) > 2 and profile.step_cost.decode_s(2, 32) < 2
+    everything, _ = calibration.fit("all")
+    assert everything.step_cost.decode_s(2, 32) > 2
+
+
 @pytest.mark.parametrize(("capacity", "mixed"), [(131072, True), (16384, False), (300, True)])
 def test_the_grid_holds_what_the_cache_holds(capacity, mixed):
     cells = CellBounds(256, 1024, 512, mixed=mixed).cells(capacity)
