@@ -71,8 +71,8 @@ gpu: $(VENV)/installed-dev
 
 vllm: $(VLLM)/installed
 
-vllm-check: $(VLLM)/installed
-	$(VLLM)/bin/python -m tests.vllm.check --worlds $(WORLDS) --seed $(SEED) --eos 20 --engine 3
+vllm-check: $(VLLM)/installed  # on one thread: two spin against each other on a busy machine
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m tests.vllm.check --worlds $(WORLDS) --seed $(SEED) --eos 20 --engine 3
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m tests.benchmarks.throughput
