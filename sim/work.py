@@ -22,6 +22,37 @@ from typing import ClassVar, Literal, NamedTuple, Never, NoReturn, Protocol, Typ
 from .request import Request
 
 
+class MemoryTier(NamedTuple):
+    """Memory beside the accelerator's: KV tokens that it holds, and seconds that one takes there or back."""
+
+    name: str
+    kv_tokens: int
+    token_s: float
+
+
+class Fetch(NamedTuple):
+    """Blocks that came back from slower memory: of which request, since when it waited for them, when they
+    were there, and how many tokens came from where.
+    """
+
+    request_id: int
+    since_s: float
+    there_s: float
+    cpu_tokens: int
+    disk_tokens: int
+
+
+class TierUse(NamedTuple):
+    """What slower memory was good for, by tier: prompt tokens fetched when their request was first let in,
+    and tokens given up for others; and all that was fetched.
+    """
+
+    names: tuple[str, ...]
+    found: tuple[int, ...]
+    evicted: tuple[int, ...]
+    fetches: tuple[Fetch, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What the machine can hold, and where a larger batch stops paying.
@@ -29,7 +60,8 @@ class Limits:
     `kv_tokens`: capacity of the KV cache in tokens. `block_size`: tokens of a KV block. `knee`: pairs
     (context tokens per sequence, batch size), by rising context: the largest batch that still pays there.
     `perception_tokens`: KV tokens that a length question and its answer take on top of the prompt.
-    `async_scheduling`: decisions on iterations are due while the iteration before runs.
+    `async_scheduling`: decisions on iterations are due while the iteration before runs. `tiers`: slower
+    memory, the fastest first; `tiers_overlap`: others run while blocks come from there.
     """
 
     kv_tokens: int
@@ -37,6 +69,8 @@ class Limits:
     knee: tuple[tuple[int, int], ...] = ((0, 256),)
     perception_tokens: int = 0
     async_scheduling: bool = False
+    tiers: tuple[MemoryTier, ...] = ()
+    tiers_overlap: bool = True
 
     def knee_at(self, context_tokens: int) -> int:
         """The batch size beyond which a larger batch stops paying at this context per sequence."""
@@ -126,6 +160,8 @@ class Iterations:
 
     `overrun`: requests that ended with the iteration before, when the first of these was decided already. It
     computes their rows once more, for nothing, and runs even where there are no others.
+
+    `stall_s`: seconds that the first of these, which has chunks, waits for blocks from slower memory.
     """
 
     kind: ClassVar[Kind] = "Iterations"
@@ -143,6 +179,7 @@ class Iterations:
     overrun: Sequence[Request] = ()
     pause: Sequence[Request] = ()
     ask: Sequence[Request] = ()
+    stall_s: float = 0.0
 
     @property
     def requests(self) -> tuple[Request, ...]:

@@ -17,7 +17,7 @@ from ..hardware.step_cost import StepCost
 from ..request import Request
 from ..results.ledger import Ledger, ReplicaUse
 from ..results.token_gaps import FOLD_AT
-from ..work import Chunk, Iterations, SchedulingError
+from ..work import Iterations, SchedulingError
 from .leap import Leap
 from .longest_context import Longest, note_context
 
@@ -93,7 +93,7 @@ class RunningRequests:
         if work.overrun:
             num_rows, tokens, uneven = self._rows(work.overrun, num_rows, tokens)
         if work.chunks:
-            head_s = self._prefill(work.chunks, now, num_rows, tokens, uneven)
+            head_s = self._prefill(work, now, num_rows, tokens, uneven)
         elif num_rows:
             head_s = cost.decode_s(num_rows, tokens, uneven)
         else:
@@ -115,13 +115,11 @@ class RunningRequests:
         leap.first_s = leap.slope_s = 0.0
         return leap
 
-    def _prefill(
-        self, chunks: Sequence[Chunk], now: float, num_rows: int, row_tokens: int, uneven: int
-    ) -> float:
-        """Take chunks in, beside rows that decode; how long their iteration takes. What has its whole prompt
-        then has its first token, and decodes from then on.
+    def _prefill(self, work: Iterations, now: float, num_rows: int, row_tokens: int, uneven: int) -> float:
+        """Take chunks in, beside rows that decode; how long their iteration takes, with what it waits for.
+        What has its whole prompt then has its first token, and decodes from then on.
         """
-        ledger, output_tokens, kept = self.ledger, self.output_tokens, self.generated
+        chunks, ledger, output_tokens, kept = work.chunks, self.ledger, self.output_tokens, self.generated
         ending, longest, tick, context = self.ending, self.longest, self.use.iterations, self.context_tokens
         # These columns, and those in `advance`, as `Ledger.record_scheduled` and its siblings do.
         scheduled_s, first_token_s, dropped = ledger.scheduled_s, ledger.first_token_s, ledger.reason
@@ -158,6 +156,7 @@ class RunningRequests:
                 note_context(longest, tick - length + 1, end)
         self.context_tokens = context
         head_s = self.cost.mixed_s(num_rows, row_tokens, len(chunks), num_tokens, attention / 2, uneven)
+        head_s += work.stall_s
         first_s = now + head_s
         for i in starting:
             first_token_s[i] = first_s

@@ -238,4 +238,4 @@ def _check_settings(pairs: Sequence[tuple[str, Unit]], settings: Settings) -> No
     replace(outages_of(settings), is_partial=True).schedules(1, np.random.default_rng(0))
     for policy, unit in pairs:
         for machine in unit.kinds:
-            make_scheduler(policy, limits_of(machine, settings.kv_blocks))
+            make_scheduler(policy, limits_of(machine, settings.kv_blocks, kv_tier=settings.kv_tier))

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..request import Request
-from ..work import Drop, Iterations, Outcome, PaddedBatch, Prediction, SchedulingError
+from ..work import Drop, Iterations, Outcome, PaddedBatch, Prediction, SchedulingError, TierUse
 from .batch_record import BatchRecord
 from .token_gaps import GapPool
 
@@ -22,13 +22,14 @@ from .token_gaps import GapPool
 class PrefixUse(NamedTuple):
     """`found`: prompt tokens that were in memory when their request first ran on the replica, of `asked`.
     `recomputed`: lost by preemptions, less those found again. `evicted`: given up, though they might still
-    have been found.
+    have been found. `tiers`: what slower memory was good for, where there is any.
     """
 
     found: int
     asked: int
     recomputed: int
     evicted: int
+    tiers: TierUse | None = None
 
 
 @dataclass

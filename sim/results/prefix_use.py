@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..work import TierUse
 from .ledger import ReplicaUse
 
 
@@ -20,8 +21,31 @@ def prefix_figures(uses: Sequence[ReplicaUse]) -> dict[str, Any]:
     if not used:
         return {}
     asked = sum(use.asked for use in used)
-    return {
+    found = {
         "prefix_hit_fraction": sum(use.found for use in used) / asked if asked else None,
         "prefix_evicted_tokens": sum(use.evicted for use in used),
         "recomputed_tokens": sum(use.recomputed for use in used),
+    }
+    tiers = [use.tiers for use in used if use.tiers is not None]
+    return found | tier_figures(tiers, asked) if tiers else found
+
+
+def tier_figures(uses: Sequence[TierUse], asked: int) -> dict[str, Any]:
+    """Keys of a summary where some replica has slower memory for KV blocks, CPU memory or a disk behind it.
+
+    `cpu_hit_fraction`, `disk_hit_fraction`: prompt tokens that came from there when their request first ran /
+    the `asked` prompt tokens. `fetched_tokens`: all that came from there, after preemptions too.
+    `mean_fetch_ms`: of the requests that waited for that, from when they found it until it was there.
+    `cpu_evicted_tokens`, `disk_evicted_tokens`: given up there for others.
+    """
+    figures: dict[str, Any] = {}
+    for number, name in enumerate(uses[0].names):
+        found, evicted = sum(use.found[number] for use in uses), sum(use.evicted[number] for use in uses)
+        figures[f"{name}_hit_fraction"] = found / asked if asked else None
+        figures[f"{name}_evicted_tokens"] = evicted
+    fetches = [fetch for use in uses for fetch in use.fetches]
+    waited_s = sum(fetch.there_s - fetch.since_s for fetch in fetches)
+    return figures | {
+        "fetched_tokens": sum(fetch.cpu_tokens + fetch.disk_tokens for fetch in fetches),
+        "mean_fetch_ms": 1e3 * waited_s / len(fetches) if fetches else None,
     }

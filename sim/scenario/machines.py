@@ -48,7 +48,9 @@ def accelerators_of(settings: MachineSettings, perception_tokens: int) -> tuple[
     for given in profiles:
         if id(given) not in built:
             changed = overrides.apply(given, settings.set)
-            limits = limits_of(changed, settings.kv_blocks, perception_tokens=perception_tokens)
+            limits = limits_of(
+                changed, settings.kv_blocks, perception_tokens=perception_tokens, kv_tier=settings.kv_tier
+            )
             built[id(given)] = Accelerator(changed, limits)
     return tuple(built[id(given)] for given in profiles)
 

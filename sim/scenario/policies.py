@@ -13,6 +13,7 @@ from ..perception.predictors import ANSWER_TOKENS, QUESTION_TOKENS
 from ..schedulers.base import CompleteScheduler, complete
 from ..schedulers.registry import SCHEDULERS
 from ..work import Limits, Scheduler
+from .kv_tiers import tiers_of
 
 POLICIES = Registry("policy", SCHEDULERS)
 """Called as `Class(limits, **options)`."""
@@ -40,13 +41,13 @@ def scheduler_maker(policy: Policy) -> Callable[[Limits], CompleteScheduler]:
     called, for what is no scheduler.
     """
     if not isinstance(policy, str):
-        return lambda limits: _completed(policy(limits), f"policy {policy_name(policy)}")
+        return lambda limits: _completed(policy(limits), limits, f"policy {policy_name(policy)}")
     named = POLICIES.resolve(policy)
-    return lambda limits: _completed(named.build(limits), named.label)
+    return lambda limits: _completed(named.build(limits), limits, named.label)
 
 
-def _completed(made: object, label: str) -> CompleteScheduler:
-    """The scheduler that a policy made, with all its members."""
+def _completed(made: object, limits: Limits, label: str) -> CompleteScheduler:
+    """The scheduler that a policy made, with all its members; InputError where it leaves tiers unused."""
     try:
         lacking = [name for name in NEEDED if not callable(getattr(made, name, None))]
         if lacking:
@@ -55,6 +56,8 @@ def _completed(made: object, label: str) -> CompleteScheduler:
             )
         scheduler = complete(cast(Scheduler, made))
         quantile: object = scheduler.upper_quantile
+        if limits.tiers and (scheduler.prefix_cache is None or scheduler.prefix_cache.tier_use is None):
+            raise InputError(f"kv_tier: {label} keeps no blocks there; continuous:prefix_caching=on does")
     except InputError:
         raise
     except (Exception, SystemExit) as error:  # a property may raise anything
@@ -69,15 +72,21 @@ def limits_of(
     kv_blocks: int | None,
     block_size: int = 16,
     perception_tokens: int = QUESTION_TOKENS + ANSWER_TOKENS,
+    kv_tier: str | None = None,
 ) -> Limits:
-    """What a scheduler may know of a machine: its KV capacity and where a larger batch stops paying."""
+    """What a scheduler may know of a machine: its KV capacity, slower memory beside it, and where a larger
+    batch stops paying.
+    """
     cost = profile.iteration_cost
+    tiers, overlap = tiers_of(profile, kv_tier, block_size)
     return Limits(
         kv_tokens=profile.kv_tokens(kv_blocks, block_size),
         block_size=block_size,
         knee=tuple((context, cost.knee(context)) for context in KNEE_CONTEXTS),
         perception_tokens=perception_tokens,
         async_scheduling=profile.async_scheduling,
+        tiers=tiers,
+        tiers_overlap=overlap,
     )
 
 

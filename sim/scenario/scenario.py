@@ -267,7 +267,11 @@ def _note_memory(use: ReplicaUse, scheduler: CompleteScheduler) -> None:
     use.kv_peak_tokens = max(use.kv_peak_tokens, scheduler.kv_peak_tokens)
     if (cache := scheduler.prefix_cache) is not None:
         use.prefixes = PrefixUse(
-            cache.found_tokens, cache.let_in_tokens, cache.recomputed_tokens, cache.evicted_tokens
+            cache.found_tokens,
+            cache.let_in_tokens,
+            cache.recomputed_tokens,
+            cache.evicted_tokens,
+            cache.tier_use,
         )
 
 

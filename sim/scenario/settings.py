@@ -47,6 +47,10 @@ class MachineSettings:
     """{what_ifs}"""
     kv_blocks: int | None = None
     """KV cache in blocks of 16 tokens, as a vLLM log states them, in place of the profile's capacity."""
+    kv_tier: str | None = None
+    """Slower memory for KV blocks beside each replica's own, `cpu:SIZE@RATE[,disk:SIZE@RATE][,blocking]` as
+    cpu:64GiB@50GB/s,disk:1TiB@5GB/s; blocking: iterations wait for what is fetched. Needs prefix_caching=on.
+    """
     predictor: str | Predictor = DEFAULT_PREDICTOR
     """Length predictor {predictors}"""
     seed: int = 0
@@ -118,6 +122,7 @@ class PlanKeywords(TypedDict, total=False):
 
     set: Overrides
     kv_blocks: int | None
+    kv_tier: str | None
     predictor: str | Predictor
     seed: int
     router: RouterSpec

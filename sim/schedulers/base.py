@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal, Protocol, TypeAlias, cast
 
 from ..request import Request
-from ..work import Drop, Scheduler
+from ..work import Drop, Scheduler, TierUse
 
 
 class PrefixCache(Protocol):
@@ -31,6 +31,10 @@ class PrefixCache(Protocol):
     @property
     def evicted_tokens(self) -> int:
         """Tokens given up so far that might still have been found."""
+
+    @property
+    def tier_use(self) -> TierUse | None:
+        """What slower memory was good for; None: there is none."""
 
 
 Need: TypeAlias = Literal["order", "length", "distribution", "again"]

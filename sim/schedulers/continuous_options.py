@@ -195,6 +195,15 @@ class ContinuousOptions:
         if self.order in BY_MEMORY and self.is_ranked:
             raise ValueError(f"order: {self.order} takes no preempt_until or ask_every")
 
+    def check_tiered(self) -> None:
+        """ValueError where blocks cannot be kept in slower memory under these options."""
+        if self.prefix_caching != "on":
+            raise ValueError(f"kv_tier: needs prefix_caching=on, not {self.prefix_caching}")
+        if self.is_ranked or self.order in BY_MEMORY:
+            raise ValueError(f"kv_tier: does not go with order={self.order}, preempt_until or starve_after")
+        if self.admission != "prompt" or not self.chunked:
+            raise ValueError("kv_tier: needs admission=prompt and chunked=on")
+
     @property
     def never_evicts(self) -> bool:
         """Whether who has entered stays until the answer is complete."""

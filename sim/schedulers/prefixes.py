@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 from ..request import Request
+from ..work import TierUse
 from .prefix_blocks import ENDLESS, Path, Piece, PrefixBlocks
 
 Caching: TypeAlias = Literal["off", "own", "on"]
@@ -175,6 +176,11 @@ class SharedPrefixes(Prefixes):
         self.prompt_tokens = 0  # of the same one
         self.found: list[Piece] = []
         self.num_untouched = 0  # of the blocks found last, those that nobody holds
+
+    @property
+    def tier_use(self) -> TierUse | None:
+        """None: what is given up is lost."""
+        return None
 
     @property
     def shared_tokens(self) -> int:

@@ -18,6 +18,7 @@ from .ranked import AheadRankedScheduler, RankedScheduler
 from .sequence import SequenceScheduler
 from .sequence_options import SequenceOptions
 from .sglang import SglangScheduler
+from .tiered import AheadTieredScheduler, TieredScheduler
 from .trtllm import TrtllmScheduler
 
 
@@ -42,9 +43,13 @@ def _sequence(limits: Limits, **options: Any) -> Scheduler:
 def _continuous(limits: Limits, **options: Any) -> Scheduler:
     """Continuous batching over paged KV memory, by the rules of vLLM v1, of SGLang or of TensorRT-LLM."""
     chosen = ContinuousOptions(**options)
+    if limits.tiers:
+        chosen.check_tiered()
     if chosen.rules != "vllm":
         return (SglangScheduler if chosen.rules == "sglang" else TrtllmScheduler)(limits, **options)
     is_ahead = limits.async_scheduling if chosen.async_scheduling is None else chosen.async_scheduling
+    if limits.tiers:
+        return (AheadTieredScheduler if is_ahead else TieredScheduler)(limits, **options)
     if chosen.is_ranked:
         return (AheadRankedScheduler if is_ahead else RankedScheduler)(limits, **options)
     if chosen.order in BY_MEMORY:

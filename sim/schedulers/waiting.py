@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import deque
-from heapq import heappop, heappush
+from collections.abc import Sequence
+from heapq import heapify, heappop, heappush
 from typing import TypeAlias
 
 from ..request import Request
@@ -31,6 +32,14 @@ class InOrder(deque[Entry]):
         else:
             insort(self, entry)
 
+    def take_out(self, entry: Entry) -> None:
+        """Take this one out, wherever it stands."""
+        self.remove(entry)
+
+    def put_back(self, entries: Sequence[Entry]) -> None:
+        """Queue again what was taken out from the first on, in that order."""
+        self.extendleft(reversed(entries))
+
 
 class ByRank(list[Entry]):
     """For entries that come in any order: a heap, whose first is the lowest."""
@@ -44,3 +53,13 @@ class ByRank(list[Entry]):
     def pop_first(self) -> Entry:
         """Take the first out."""
         return heappop(self)
+
+    def take_out(self, entry: Entry) -> None:
+        """Take this one out, wherever it stands."""
+        self.remove(entry)
+        heapify(self)
+
+    def put_back(self, entries: Sequence[Entry]) -> None:
+        """Queue these again."""
+        for entry in entries:
+            heappush(self, entry)

@@ -88,6 +88,29 @@ def test_a_cache_of_any_size_finds_what_lru_finds(rows: list[list[int]], more: i
     assert found(trace, 10_000) == pytest.approx(reuse.most, abs=1e-12)
 
 
+@settings(max_examples=60)
+@given(
+    rows=st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8), min_size=1, max_size=40),
+    more=st.integers(0, 20),
+)
+def test_a_small_cache_before_an_endless_tier_finds_all_there_is(rows: list[list[int]], more: int) -> None:
+    """What the curve of `trace inspect` has for a cache without end: some in memory, the rest behind it."""
+    trace = in_engine_blocks([list(row) for row in rows])
+    reuse = reuse_of(trace)
+    assert reuse is not None
+    result = simulate(
+        trace,
+        policy="continuous:prefix_caching=on,max_num_seqs=1,max_num_batched_tokens=1000000",
+        profile=flat_machine(1.0),
+        kv_blocks=max(map(len, rows)) + more + 2,
+        kv_tier="cpu:1TiB@1GB/s",
+        max_new_tokens=1,
+    )
+    s = result.summary
+    assert s["prefix_hit_fraction"] + s["cpu_hit_fraction"] == pytest.approx(reuse.most, abs=1e-12)
+    assert s["cpu_evicted_tokens"] == 0
+
+
 @needs_data
 def test_mooncakes_first_hundreds_follow_the_exact_curve() -> None:
     whole = load("mooncake-conversation")

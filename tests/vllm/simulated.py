@@ -48,8 +48,8 @@ def decide(world: World) -> list[Decision]:
     return decisions
 
 
-def run(world: World, policy: Policy, *, leap: bool = False) -> Result:
-    """The world under a policy, on a machine whose iterations take a second."""
+def run(world: World, policy: Policy, *, leap: bool = False, kv_tier: str | None = None) -> Result:
+    """The world under a policy, on a machine whose iterations take a second and whose tokens take a byte."""
     prompt, output, arrival, priority, *_ = zip(*world.requests, strict=True)
     # By its cap a request fits in memory or not, as in vLLM.
     trace = Trace(
@@ -63,7 +63,7 @@ def run(world: World, policy: Policy, *, leap: bool = False) -> Result:
         blocks=blocks_of(world),
     )
     machine = flat_machine(1.0)
-    limits = limits_of(machine, world.num_gpu_blocks, block_size=world.block_size)
+    limits = limits_of(machine, world.num_gpu_blocks, block_size=world.block_size, kv_tier=kv_tier)
     shared = replace(scenario(trace, profile=machine, cap="column"), fleet=(Accelerator(machine, limits),))
     result = shared.run(policy, leap=leap)
     assert result.summary["completed"] == len(prompt), f"{world.name}: not all ran"

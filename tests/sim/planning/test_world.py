@@ -89,7 +89,17 @@ def test_every_setting_acts_on_a_run(name: str, source: str | None, failures: Pa
 
 def test_no_setting_of_a_plan_is_left_untried() -> None:
     of_the_plan = {"set", "fleet", "goodput", "seed", "time_scale", "time_unit"}  # below, and in test_plan
+    of_the_plan |= {"kv_tier"}  # below
     assert {*ACTING} | of_the_plan == set(PlanKeywords.__annotations__)
+
+
+def test_slower_memory_acts_on_a_run() -> None:
+    """Where prompts are shared, and memory holds few of them."""
+    source, policy = "sessions:users=30,turns=4,think_s=5", "continuous:prefix_caching=on"
+    without = replace(world(source, kv_blocks=400), policy=policy).run(RUN)
+    with_tiers = replace(world(source, kv_blocks=400, kv_tier="cpu:64GiB@50GB/s"), policy=policy).run(RUN)
+    assert with_tiers.summary["fetched_tokens"] > 0
+    assert not np.array_equal(with_tiers.columns["finish_s"], without.columns["finish_s"])
 
 
 def test_a_run_is_that_of_simulate() -> None:
