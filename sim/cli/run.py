@@ -145,7 +145,7 @@ def _write_timeline(result: Result, path: Path, window: tuple[float, float]) -> 
     about = {
         key: result.summary[key] for key in ("policy", "predictor", "profile", "trace", "seed", "version")
     }
-    written = perfetto.write(result.batches, path, window_s=window, about=about)
+    written = perfetto.write(result.batches, path, window_s=window, about=about, fetches=result.fetches)
     if left_out := written.left_out():
         print(
             f"seqsched: {path}: {left_out}; --perfetto-window START:END shows a part in full", file=sys.stderr

@@ -21,6 +21,7 @@ from typing import IO, Any, NamedTuple
 from traces.errors import InputError
 from traces.files import atomic_write
 
+from ..work import Fetch
 from .batch_record import BatchRecord
 
 MAX_EVENTS = 200_000
@@ -28,6 +29,8 @@ MAX_EVENTS = 200_000
 
 EVENTS_PER_SLICE = 4
 """A slice, the two counters where it begins, and the KV cache falling empty where nothing follows."""
+EVENTS_PER_FETCH = 2
+"""Its begin and its end."""
 EVENTS_PER_REPLICA = 2
 """Its name, and that of its thread."""
 
@@ -35,12 +38,15 @@ Event = dict[str, Any]
 
 
 class Export(NamedTuple):
-    """What a timeline holds: `merged` Works share a slice, `omitted_replicas` have no track."""
+    """What a timeline holds: `merged` Works share a slice, `omitted_replicas` have no track,
+    `omitted_fetches` no span.
+    """
 
     events: int
     works: int
     merged: int = 1
     omitted_replicas: int = 0
+    omitted_fetches: int = 0
 
     def left_out(self) -> str:
         """What a reader does not see, in one sentence; empty where all is there."""
@@ -49,6 +55,8 @@ class Export(NamedTuple):
             parts.append(f"up to {self.merged:,} neighbouring works of a replica share a slice")
         if self.omitted_replicas:
             parts.append(f"the last {self.omitted_replicas:,} replicas are left out")
+        if self.omitted_fetches:
+            parts.append(f"the last {self.omitted_fetches:,} fetches from slower memory are left out")
         return " and ".join(parts)
 
 
@@ -73,8 +81,9 @@ def write(
     window_s: tuple[float, float] = (0.0, inf),
     max_events: int = MAX_EVENTS,
     about: dict[str, Any] | None = None,
+    fetches: Sequence[tuple[int, Fetch]] = (),
 ) -> Export:
-    """Write what of `batches` (a `Result`'s, of a run with `log=True`) lies in the window.
+    """Write what of `batches` and `fetches` (a `Result`'s, of a run with `log=True`) lies in the window.
 
     A name that ends in `.gz` is compressed. `about` goes into the file's metadata. Events are written as they
     are made; never more than `max_events`. Slices that reach beyond the window are cut at it. Raises
@@ -104,8 +113,28 @@ def write(
             file.write(",\n" if num_events else "\n")
             file.write(json.dumps(event, separators=(",", ":"), allow_nan=False))
             num_events += 1
+        shown = [(r, f) for r, f in fetches if r in kept and f.since_s < high and f.there_s > low]
+        fitting = shown[: (max_events - num_events) // EVENTS_PER_FETCH]
+        for event in fetch_events(fitting, window_s):
+            file.write(",\n" if num_events else "\n")
+            file.write(json.dumps(event, separators=(",", ":"), allow_nan=False))
+            num_events += 1
         file.write("\n]}\n")
-    return plan._replace(events=num_events)
+    return plan._replace(events=num_events, omitted_fetches=len(shown) - len(fitting))
+
+
+def fetch_events(
+    fetches: Iterable[tuple[int, Fetch]], window_s: tuple[float, float] = (0.0, inf)
+) -> Iterator[Event]:
+    """A span per fetch from slower memory, from when its request waits until its blocks are there; those of a
+    replica may overlap.
+    """
+    for number, (replica, fetch) in enumerate(fetches):
+        start_s, end_s = max(fetch.since_s, window_s[0]), min(fetch.there_s, window_s[1])
+        where: Event = {"name": "fetch", "cat": "fetch", "id": number, "pid": replica + 1, "tid": replica + 1}
+        args = {"request": fetch.request_id, "cpu_tokens": fetch.cpu_tokens, "disk_tokens": fetch.disk_tokens}
+        yield {**where, "ph": "b", "ts": _nanoseconds(start_s) / 1000, "args": args}
+        yield {**where, "ph": "e", "ts": _nanoseconds(end_s) / 1000}
 
 
 def events(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..work import TierUse
+from ..work import Fetch, TierUse
 from .ledger import ReplicaUse
 
 
@@ -49,3 +49,13 @@ def tier_figures(uses: Sequence[TierUse], asked: int) -> dict[str, Any]:
         "fetched_tokens": sum(fetch.cpu_tokens + fetch.disk_tokens for fetch in fetches),
         "mean_fetch_ms": 1e3 * waited_s / len(fetches) if fetches else None,
     }
+
+
+def fetches_of(uses: Sequence[ReplicaUse]) -> tuple[tuple[int, Fetch], ...]:
+    """What came from slower memory, with the replica that it came to: replica by replica, as they began."""
+    return tuple(
+        (number, fetch)
+        for number, use in enumerate(uses)
+        if use.prefixes is not None and use.prefixes.tiers is not None
+        for fetch in use.prefixes.tiers.fetches
+    )

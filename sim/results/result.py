@@ -19,12 +19,13 @@ import numpy.typing as npt
 
 from traces.trace import IntArray
 
+from ..work import Fetch
 from .batch_record import BatchRecord
 from .caps import share_at_cap
 from .ledger import COUNTS, Ledger
 from .metrics import request_latencies, summarise
 from .padded_gaps import padded_gaps
-from .prefix_use import prefix_figures
+from .prefix_use import fetches_of, prefix_figures
 from .tables import RunTables, TokenUse, start_of
 from .warmup import num_warmup
 
@@ -41,7 +42,8 @@ class Result:
 
     `summary`: the keys of vLLM's benchmark and the paper's, undefined values None. `columns`: per-request
     arrays in trace order, each of shape (n,). `batches`: every Work in the order in which it ran. `tokens`:
-    where they went. `machines`: per-replica arrays.
+    where they went. `machines`: per-replica arrays. `fetches`: what came from slower memory, each with the
+    replica that it came to.
     """
 
     summary: dict[str, Any]
@@ -49,6 +51,7 @@ class Result:
     batches: tuple[BatchRecord, ...]
     tokens: TokenUse
     machines: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    fetches: tuple[tuple[int, Fetch], ...] = ()
 
     @cached_property
     def requests(self) -> pd.DataFrame:
@@ -144,6 +147,7 @@ def make_result(
         tuple(batches),
         tokens,
         MappingProxyType(_frozen(replicas)),
+        fetches_of(ledger.replicas),
     )
 
 

@@ -18,6 +18,7 @@ from sim.hardware.profile import Profile
 from sim.results import perfetto
 from sim.results.batch_record import BatchRecord
 from sim.simulation import simulate
+from sim.work import Fetch
 from traces.errors import InputError
 
 
@@ -196,3 +197,23 @@ def test_a_bound_too_small_for_one_slice_is_refused(tmp_path: Path) -> None:
         perfetto.write([record(0, 1)], tmp_path / "t.json", max_events=3)
     with pytest.raises(InputError, match="no folder"):
         perfetto.write([record(0, 1)], tmp_path / "none" / "t.json")
+
+
+def test_fetches_from_slower_memory_are_spans_that_may_overlap(tmp_path: Path) -> None:
+    fetches = [
+        (0, Fetch(7, 0.5, 1.5, 160, 0)),
+        (0, Fetch(8, 1.0, 9.0, 0, 32)),
+        (1, Fetch(9, 5.0, 6.0, 16, 0)),
+    ]
+    log = [record(k, k + 1.0) for k in range(4)]
+    perfetto.write(log, tmp_path / "t.json", window_s=(0.0, 4.0), fetches=fetches)
+    events = [e for e in read(tmp_path / "t.json")["traceEvents"] if e.get("cat") == "fetch"]
+    assert [(e["ph"], e["id"], e["ts"]) for e in events] == [
+        ("b", 0, 0.5e6),
+        ("e", 0, 1.5e6),
+        ("b", 1, 1e6),
+        ("e", 1, 4e6),
+    ]
+    assert events[2]["args"] == {"request": 8, "cpu_tokens": 0, "disk_tokens": 32}
+    told = perfetto.write(log, tmp_path / "t.json", max_events=20, fetches=fetches * 10)
+    assert told.events <= 20 and told.omitted_fetches and "fetches" in told.left_out()
