@@ -16,6 +16,7 @@ from plots.examples import (
     how_many_h200s,
     length_aware,
     papers_settings,
+    when_fetching_pays,
     where_caches_pay,
     worse_predictor,
 )
@@ -134,3 +135,18 @@ def test_figures_of_papers_count_what_they_say() -> None:
     result = cast(Result, SimpleNamespace(columns=columns))
     assert papers_settings.per_token(result) == pytest.approx(10.5 / 4)
     assert papers_settings.until_kept(result) == 2.0
+
+
+def test_when_fetching_pays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture, machine = tmp_path / "tiers.png", "h100-llama-3.1-8b-vllm"
+    small = ["--num-prompts", "200", "--num-seeds", "2", "--jobs", "1", "--out", str(picture)]
+    small += ["--machines", machine, "--lengths", "512", "--lengths", "16384"]
+    small += ["--bandwidths", "1GB/s", "--bandwidths", "50GB/s", "--rates", "5", "--rates", "20"]
+    found = answer(when_fetching_pays, [*small, "--kv-tiers", "cpu:64GiB@50GB/s"], capsys)
+    (computed,), fetched = found["computed_ms"].values(), found["fetched_ms"][machine]
+    assert fetched["50GB/s"][1] < computed[1] < fetched["1GB/s"][1]
+    # 16,384 tokens of 131,072 bytes, beside the one that is computed.
+    moved_ms = 16384 * 131072 / 50e9 * 1e3
+    assert moved_ms < fetched["50GB/s"][1] < moved_ms + computed[0]
+    assert [[len(row) for row in rows] for rows in found["gain"].values()] == [[2, 2]]
+    assert picture.stat().st_size > 1000
