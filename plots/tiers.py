@@ -53,4 +53,4 @@ def gain_by_load(rates: Sequence[float], gains: Mapping[str, Sequence[Sequence[f
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.set_xlabel("Requests per second")
     ax.set_ylabel("Mean TTFT without tiers / with them (log scale)")
-    ax.legend(fontsize=style.FONT_SIZE - 1.5, frameon=False)
+    ax.legend(fontsize=style.FONT_SIZE - 1.5, frameon=False, loc="upper left")
