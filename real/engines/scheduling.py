@@ -4,7 +4,7 @@ what they decided. Imports no engine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -137,9 +137,15 @@ class SchedulingEngine(Machine, Protocol):
         """
 
     def add(
-        self, key: int, prompt: Sequence[int], num_tokens: int, priority: int = 0, arrival_s: float = 0.0
+        self,
+        key: int,
+        prompt: Sequence[int],
+        num_tokens: int,
+        priority: int = 0,
+        arrival_s: float = 0.0,
+        end_tokens: Collection[int] = (),
     ) -> None:
-        """A request arrives, whose answer has exactly `num_tokens`."""
+        """A request arrives, whose answer has `num_tokens`, or fewer where one of `end_tokens` ends it."""
 
     def has_requests(self) -> bool:
         """Whether a request of this setup has not ended."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields
 from typing import NamedTuple
 
@@ -88,9 +88,10 @@ def own_scheduling(policy: str, limits: Limits, engine_name: str) -> OwnScheduli
 class OwnSchedulerRun:
     """A scenario's trace served by an engine's own scheduler, in real time, an iteration at a time.
 
-    `prompts`: token ids by request id; answers are as long as the trace says. With `skips_waits` the clock
-    jumps over the time in which nothing is to do, as a clock must that counts the processor's work only. What
-    it takes to write all down is not on the clock. Several runs on one engine may take turns.
+    `prompts`: token ids by request id. `end_tokens`: they end answers, which else are as long as the trace
+    says. With `skips_waits` the clock jumps over the time in which nothing is to do, as a clock must that
+    counts the processor's work only. What it takes to write all down is not on the clock. Several runs on one
+    engine may take turns, unless tokens end answers: these would be others then.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class OwnSchedulerRun:
         clock: Clock = time.perf_counter,
         *,
         skips_waits: bool = False,
+        end_tokens: Collection[int] | None = None,
     ) -> None:
         if scenario.trace.is_waiting.any():
             raise InputError(f"{scenario.trace.name}: {WAITS}")
@@ -118,7 +120,10 @@ class OwnSchedulerRun:
                 "that they have to be known beforehand (charge=off)"
             )
         self.requests = {request.id: request for request in scenario.requests(perception)}
-        self.output_tokens: list[int] = scenario.trace.output_tokens.tolist()
+        self.most_tokens: list[int] = scenario.trace.output_tokens.tolist()
+        if end_tokens is not None:
+            self.most_tokens = [self.requests[i].max_new_tokens for i in range(len(self.requests))]
+        self.end_tokens = end_tokens
         arrival_s = [self.requests[i].arrival_s for i in range(len(self.requests))]
         self.use = ReplicaUse(self.ran, kv_capacity(scheduler, scenario.limits))
         self.ledger = Ledger(len(self.requests), arrival_s, log=True, replicas=[self.use])
@@ -155,7 +160,12 @@ class OwnSchedulerRun:
         i = request.id
         self.arrived[i] = self.journal.num_ended
         self.engine.add(
-            i, self.prompts[i], self.output_tokens[i], self.own.priority(request), request.arrival_s
+            i,
+            self.prompts[i],
+            self.most_tokens[i],
+            self.own.priority(request),
+            request.arrival_s,
+            self.end_tokens or (),
         )
 
     def _wait(self, now: float) -> bool:
@@ -221,11 +231,12 @@ class OwnSchedulerRun:
     def measured(self) -> RealResult:
         """What came of it, once it is over."""
         trace = self.scenario.trace
+        lengths = [self.num_generated[i] for i in range(len(trace))]
         result = make_result(
             self.ledger,
             request_id=trace.request_id,
             prompt_tokens=trace.prompt_tokens,
-            output_tokens=trace.output_tokens,
+            output_tokens=np.array(lengths, dtype=np.int64),
             priority=trace.priority,
             labels={
                 "policy": self.policy,
@@ -236,4 +247,4 @@ class OwnSchedulerRun:
             goodput_ms=self.scenario.goodput_ms,
         )
         scheduled = Scheduled(tuple(self.journal.decisions), tuple(self.arrived))
-        return RealResult(result, {}, self.output_tokens, [], scheduled)
+        return RealResult(result, {}, lengths, [], scheduled)

@@ -32,13 +32,25 @@ def with_own_lengths(
     say: Callable[[str], None],
 ) -> Scenario:
     """The scenario with the lengths of the model's own answers for the trace's; answers all prompts now."""
-    trace = scenario.trace
-    caps = trace.max_tokens if trace.max_tokens is not None else np.full(len(trace), scenario.max_new_tokens)
+    say_that_lengths_are_found(len(scenario.trace), say)
+    lengths = own_lengths(engine, prompts, caps_of(scenario).tolist(), eos_tokens, say)
+    return replace(scenario, trace=with_lengths(scenario.trace, lengths))
+
+
+def say_that_lengths_are_found(num_answers: int, say: Callable[[str], None]) -> None:
+    """Before the run that does."""
     say(
-        f"a first run finds the model's own lengths, which predictions are held against: {len(trace)} answers"
+        "a first run finds the model's own lengths, which predictions are held against: "
+        f"{num_answers} answers"
     )
-    lengths = own_lengths(engine, prompts, caps.tolist(), eos_tokens, say)
-    return replace(scenario, trace=with_lengths(trace, lengths))
+
+
+def caps_of(scenario: Scenario) -> IntArray:
+    """The most tokens that the answer to each prompt may have."""
+    trace = scenario.trace
+    if trace.max_tokens is not None:
+        return trace.max_tokens
+    return np.full(len(trace), scenario.max_new_tokens, dtype=np.int64)
 
 
 def with_lengths(trace: Trace, lengths: IntArray) -> Trace:

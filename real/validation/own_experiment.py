@@ -5,8 +5,8 @@ and held against the simulation, times and decisions alike.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -18,6 +18,7 @@ from sim.scenario.policies import limits_of, make_scheduler
 from sim.scenario.scenario import Scenario
 from sim.scenario.scenario import scenario as make_scenario
 from traces.errors import InputError
+from traces.trace import IntArray
 
 from ..calibration.calibration import Calibration
 from ..calibration.cells import Cell, CellBounds
@@ -25,8 +26,12 @@ from ..calibration.own_meter import LONG_ANSWER, OwnMeter, fits
 from ..engines.scheduling import EngineSizes, SchedulerSettings, SchedulingEngine
 from ..execution.clocks import Clock, PacedClock
 from ..execution.own_scheduler import OwnSchedulerRun, own_scheduling
+from ..execution.run import RealResult
 from ..lengths.asker import asks_the_model, lacks_texts
+from ..lengths.own_lengths import caps_of, say_that_lengths_are_found
+from ..lengths.prompts import Prompts
 from ..options import ReplayFlags
+from .decisions import Comparison
 from .validation import Run, Validation, put_to
 
 PASSES = 3
@@ -44,6 +49,8 @@ class OwnValidation(Validation):
 
     skips_waits: bool = False
     """The clock counts the processor's work only, and jumps over waits."""
+    first_settings: SchedulerSettings = field(default_factory=SchedulerSettings)
+    """Those of a first run that finds the model's own lengths."""
 
     @property
     def own_engine(self) -> SchedulingEngine:
@@ -51,8 +58,11 @@ class OwnValidation(Validation):
         return cast(SchedulingEngine, self.engine)
 
     def turn_of(self, runs: Sequence[Run]) -> int | None:
-        """After so many iterations, since its schedulers take turns; none may be in flight then."""
-        return None if self.own_engine.async_scheduling else TURN_ITERATIONS
+        """After so many iterations, since its schedulers take turns; none may be in flight then, nor may the
+        model's own answers depend on what others have written into its memory.
+        """
+        is_bound = self.own_engine.async_scheduling or self.lengths == "model"
+        return None if is_bound else TURN_ITERATIONS
 
     def num_works(self, policy: str, predictor: str) -> int:
         """About how many iterations a run has."""
@@ -60,7 +70,13 @@ class OwnValidation(Validation):
 
     def on_engine(self, scenario: Scenario) -> Scenario:
         """The scenario as the engine is told of it."""
-        return as_told(scenario, self.own_engine)
+        return as_told(scenario, self.own_engine, self.lengths)
+
+    def find_lengths(self, scenario: Scenario) -> IntArray:
+        """The lengths of the model's own answers to all prompts, which the engine gives now."""
+        say_that_lengths_are_found(len(scenario.trace), self.say)
+        most = caps_of(scenario).tolist()
+        return own_lengths(self.own_engine, self.first_settings, self.prompts, most, self.loaded.eos_tokens)
 
     def start(self, policy: str, predictor: str) -> Run:
         """A real run that is about to begin."""
@@ -72,15 +88,46 @@ class OwnValidation(Validation):
             self.prompts,
             self.clock,
             skips_waits=self.skips_waits,
+            end_tokens=self.loaded.eos_tokens if self.lengths == "model" else None,
         )
 
+    def comparisons(
+        self, scenario: Scenario, policy: str, runs: Sequence[RealResult]
+    ) -> tuple[Comparison, ...]:
+        """Decisions of each run beside ours, of answers as long as that run's."""
+        compared: list[Comparison] = []
+        for run in runs:
+            lengths = np.array(run.output_tokens, dtype=np.int64)
+            same = replace(scenario, trace=replace(scenario.trace, output_tokens=lengths))
+            compared += super().comparisons(same, policy, [run])
+        return tuple(compared)
 
-def _check_unsplit(checked: Scenario, own: Sequence[SchedulerSettings]) -> None:
+
+def own_lengths(
+    engine: SchedulingEngine,
+    settings: SchedulerSettings,
+    prompts: Prompts,
+    most: Sequence[int],
+    end_tokens: Collection[int],
+) -> IntArray:
+    """Tokens of the engine's answer to each prompt, its end token included, at most `most`, shape (n,)."""
+    engine.use(settings)
+    lengths = np.zeros(len(prompts), dtype=np.int64)
+    for k, prompt in enumerate(prompts):
+        engine.add(k, prompt, most[k], end_tokens=end_tokens)
+    while engine.has_requests():
+        for progress in engine.step():
+            lengths[progress.key] += progress.num_tokens
+    engine.clear()
+    return lengths
+
+
+def _check_unsplit(checked: Scenario, answers: IntArray, own: Sequence[SchedulerSettings]) -> None:
     """InputError where a prompt and its answer may have to be computed at once and exceed the budget.
 
     vLLM does not start with such a budget, and ours would turn the request away.
     """
-    longest = int((checked.trace.prompt_tokens + checked.trace.output_tokens).max())
+    longest = int((checked.trace.prompt_tokens + answers).max())
     for settings in own:
         if not settings.chunked and settings.max_num_batched_tokens < longest:
             raise InputError(
@@ -103,8 +150,11 @@ def _check_shared(checked: Scenario, pairs: Sequence[tuple[str, str]]) -> None:
             )
 
 
-def as_told(scenario: Scenario, engine: SchedulingEngine) -> Scenario:
-    """The scenario on a machine with the memory of this engine, each request capped at its length.
+def as_told(
+    scenario: Scenario, engine: SchedulingEngine, lengths: Literal["trace", "model"] = "trace"
+) -> Scenario:
+    """The scenario on a machine with the memory of this engine, each request capped at its length or, where
+    the model ends its answers, as it is.
 
     What the model answers is not in the prompts that follow, so that these begin as the prompts alone do.
     """
@@ -113,7 +163,11 @@ def as_told(scenario: Scenario, engine: SchedulingEngine) -> Scenario:
     limits = limits_of(scenario.profile, engine.capacity_tokens // size, size)
     return replace(
         scenario,
-        trace=replace(trace, max_tokens=trace.output_tokens, blocks=blocks),
+        trace=replace(
+            trace,
+            max_tokens=trace.output_tokens if lengths == "trace" else trace.max_tokens,
+            blocks=blocks,
+        ),
         limits=replace(limits, async_scheduling=engine.async_scheduling),
         fleet=(),
     )
@@ -133,8 +187,6 @@ def own_experiment(
 
     Raises InputError for what such an engine cannot be told.
     """
-    if replay.lengths == "model":
-        raise InputError(f"lengths model: engine {replay.engine} runs at the trace's lengths only")
     for _, predictor in pairs:
         if asks_the_model(predictor):
             raise InputError(f"predictor {predictor}: engine {replay.engine} is not asked for lengths")
@@ -148,7 +200,9 @@ def own_experiment(
     on_gpu = loaded.device.type == "cuda"
     limits = replace(checked.limits, async_scheduling=on_gpu)
     own = [own_scheduling(policy, limits, replay.engine).settings for policy, _ in pairs]
-    _check_unsplit(checked, own)
+    _check_unsplit(
+        checked, caps_of(checked) if replay.lengths == "model" else checked.trace.output_tokens, own
+    )
     _check_shared(checked, pairs)
     sizes = sizes_of(checked, own, replay.kv_tokens or (profile.kv_tokens() if profile else None))
     engine = replay.start_own(loaded, sizes)
@@ -163,7 +217,17 @@ def own_experiment(
         meter = OwnMeter(engine, loaded.ordinary_tokens, rng, sizes, ticks)
         calibration = Calibration(engine, loaded, cells, steps, replay.seed, ticks, say, meter)
     validation = OwnValidation(
-        loaded, engine, source, settings, profile, calibration, "trace", say, ticks, skips_waits=is_paced
+        loaded,
+        engine,
+        source,
+        settings,
+        profile,
+        calibration,
+        replay.lengths,
+        say,
+        ticks,
+        skips_waits=is_paced,
+        first_settings=replace(own[0], num_gpu_blocks=None),
     )
     validation.prepare(pairs)
     # The first run of a trace meets batches of sizes that kernels have not been prepared for.

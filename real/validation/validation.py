@@ -114,10 +114,14 @@ class Validation:
             return scenario
         if self.own_lengths is not None:
             return replace(scenario, trace=with_lengths(scenario.trace, self.own_lengths))
+        self.own_lengths = self.find_lengths(scenario)
+        return replace(scenario, trace=with_lengths(scenario.trace, self.own_lengths))
+
+    def find_lengths(self, scenario: Scenario) -> IntArray:
+        """The lengths of the model's own answers to all prompts, which it answers now."""
         engine = cast(Engine, self.engine)
         found = with_own_lengths(scenario, engine, self.prompts, self.loaded.eos_tokens, self.say)
-        self.own_lengths = found.trace.output_tokens
-        return found
+        return found.trace.output_tokens
 
     def measure(self, pairs: Sequence[tuple[str, str]], repeats: int, warm_ups: int, passes: int) -> None:
         """Run every (policy, predictor) `repeats` times.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +19,7 @@ STEP_S = 0.0005
 
 class OwnEngine:
     """Decides as it is set; `twist` may change the tokens of an iteration in its journal, as an engine with
-    other rules would.
+    other rules would. Where tokens end answers, each has its own length.
     """
 
     name, block_size, async_scheduling = "vllm", 32, False
@@ -36,7 +36,7 @@ class OwnEngine:
         self.capacity_tokens = (sizes.kv_tokens or 4096) // self.block_size * self.block_size
         self.used = list[SchedulerSettings]()
         self.setup: Setup | None = None
-        self.num_resumed = 0
+        self.num_resumed = self.num_ended_by_tokens = 0
 
     @property
     def journal(self) -> Journal:
@@ -73,11 +73,19 @@ class OwnEngine:
         return SimpleNamespace(scheduler=scheduler, requests={}, wanted={}, held={}, running={})
 
     def add(
-        self, key: int, prompt: Sequence[int], num_tokens: int, priority: int = 0, arrival_s: float = 0.0
+        self,
+        key: int,
+        prompt: Sequence[int],
+        num_tokens: int,
+        priority: int = 0,
+        arrival_s: float = 0.0,
+        end_tokens: Collection[int] = (),
     ) -> None:
         assert prompt and len(prompt) + num_tokens <= self.sizes.max_model_len
         request = Request(key, arrival_s, len(prompt), num_tokens, priority=priority)
-        self.requests[key], self.wanted[key] = request, num_tokens
+        self.num_ended_by_tokens += bool(end_tokens)
+        own = 1 + sum(prompt) % 11 if end_tokens else num_tokens
+        self.requests[key], self.wanted[key] = request, min(own, num_tokens)
         self.scheduler.submit(request, arrival_s)
 
     def has_requests(self) -> bool:

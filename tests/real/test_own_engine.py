@@ -83,6 +83,20 @@ def test_policies_run_are_simulated_and_compared_decision_by_decision(
     assert engine.num_resumed > 20
 
 
+def test_answers_end_where_the_model_ends_them(capsys: Any, tmp_path: Any, engines: list[OwnEngine]) -> None:
+    policies = f"{POLICY};{POLICY},order=shortest-predicted"
+    arguments = [*SMALL, "--policies", policies, "--repeat", 2, "--lengths", "model", "--max-new-tokens", 20]
+    saved = tmp_path / "v.json"
+    status, _, err = run(capsys, validate_script.validate, *arguments, "--save-result", saved)
+    assert status == 0 and "finds the model's own lengths" in err
+    result = json.loads(saved.read_text())
+    assert result["lengths"] == "model" and result["equal_decisions"]
+    # Those of a first run, a round that is not counted, and two of two policies; no run is broken off.
+    (engine,) = engines
+    assert engine.num_ended_by_tokens == 12 * (1 + 3 * 2)
+    assert engine.num_resumed <= 2 * 2
+
+
 def test_an_engine_that_decides_otherwise_is_told_apart(
     capsys: Any, engines: list[OwnEngine], monkeypatch: Any
 ) -> None:
@@ -118,7 +132,6 @@ def test_its_steps_are_timed_and_a_profile_is_fitted(
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--lengths", "model"], "lengths model: engine vllm"),
         (["--policies", "vanilla"], "policy vanilla: engine vllm schedules by itself"),
         (["--predictors", "model"], "predictor model: engine vllm is not asked"),
         (["--compile-layers"], "compile_layers: engine vllm"),

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,14 +126,21 @@ class VllmEngine:
         self.core.scheduler, self.setup = setup.scheduler, setup
 
     def add(
-        self, key: int, prompt: Sequence[int], num_tokens: int, priority: int = 0, arrival_s: float = 0.0
+        self,
+        key: int,
+        prompt: Sequence[int],
+        num_tokens: int,
+        priority: int = 0,
+        arrival_s: float = 0.0,
+        end_tokens: Collection[int] = (),
     ) -> None:
-        """A request arrives, whose answer has exactly `num_tokens`."""
+        """A request arrives, whose answer has `num_tokens`, or fewer where one of `end_tokens` ends it."""
         assert self.setup is not None
         keys = self.setup.keys
         parameters = self._parameters(
             max_tokens=num_tokens,
-            ignore_eos=True,
+            ignore_eos=True,  # it has been given no tokenizer to know one by
+            stop_token_ids=sorted(end_tokens),
             temperature=0.0,
             detokenize=False,
             output_kind=self._delta,

@@ -188,6 +188,10 @@ def test_requests_have_forced_lengths_and_no_two_come_at_once(engine: Any) -> No
     (id, prompt, parameters, given), (_, _, _, second) = engine.engine.added
     assert (id, prompt, given["priority"]) == ("0", {"prompt_token_ids": [5, 6]}, 2)
     assert (parameters.max_tokens, parameters.ignore_eos, parameters.output_kind) == (3, True, "delta")
+    assert parameters.stop_token_ids == []
+    engine.add(2, [7], 9, end_tokens=frozenset({4, 2}))
+    assert engine.engine.added.pop()[2].stop_token_ids == [2, 4]
+    del engine.core.scheduler.requests["2-6f0c"], engine.setup.keys["2-6f0c"]
     assert given["arrival_time"] == 1.5 < second["arrival_time"] < 1.5 + 1e-6
     assert engine.step() == [Progress(0, 1, False), Progress(1, 1, True)]
     assert engine.setup.keys == {"0-6f0c": 0, "1-6f0c": 1}
