@@ -49,7 +49,7 @@ def gain_by_load(rates: Sequence[float], gains: Mapping[str, Sequence[Sequence[f
             label=name,
         )
     values = [value for rows in gains.values() for row in rows for value in row]
-    style.log_scale(ax, "y", min(0.9, *values) / 1.1, max(1.1, *values) * 1.1)
+    style.log_scale(ax, "y", min(0.9, *values) / 1.1, max(1.1, *values) * 1.6)
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.set_xlabel("Requests per second")
     ax.set_ylabel("Mean TTFT without tiers / with them (log scale)")
