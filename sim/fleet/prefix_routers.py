@@ -79,11 +79,11 @@ class PrefixAwareOptions:
     """Seconds by which the router learns too late what replicas hold."""
     overlap_weight: float = 1.0
     """rule=dynamo: what a token counts that is not found, beside one of the prompts that are there."""
-    cache_threshold: float = 0.5
+    cache_threshold: float = 0.3
     """rule=sglang: share of a prompt that has to be found."""
-    balance_abs: int = 32
+    balance_abs: int = 64
     """rule=sglang: requests by which the most loaded replica may be ahead of the least loaded one."""
-    balance_rel: float = 1.0001
+    balance_rel: float = 1.5
     """rule=sglang: the factor by which it may be."""
     prefix_weight: float = 3.0
     """rule=llm-d: what the share of the prompt that is found counts."""
@@ -110,11 +110,12 @@ class PrefixAwareOptions:
 class PrefixAware(BaseRouter):
     """Where most of the prompt is thought to be in memory, weighed against load by `rule`.
 
-    dynamo (https://docs.nvidia.com/dynamo, KV router): the least cost in tokens, those of the prompt that are
-    not there, weighted, and the prompts of unfinished requests. sglang (sgl-project/sglang, router's
-    `cache_aware`): the fewest requests where loads differ too much, else the longest match if it is long
-    enough, else the smallest picture. llm-d (gateway-api-inference-extension, scorers): the highest sum of
-    weighted shares.
+    dynamo (https://docs.nvidia.com/dynamo, routing concepts; its temperature is 0, so that nothing is drawn):
+    the least cost in tokens, those of the prompt that are not there, weighted, and the prompts of unfinished
+    requests. sglang (sgl-project/sglang, sgl-model-gateway: `cache_aware.rs`, defaults of `router_args.py`):
+    the longest match, if it is long enough and loads do not differ too much, else the fewest requests. llm-d
+    (kubernetes-sigs/gateway-api-inference-extension, `default-plugins.yaml` of the chart inferencepool): the
+    highest sum of weighted shares.
     """
 
     Options = PrefixAwareOptions
@@ -163,7 +164,7 @@ class PrefixAware(BaseRouter):
         best = min(self.members, key=lambda k: (-self._found(request, k), self.requests[k], k))
         if self._found(request, best) > o.cache_threshold * request.prompt_tokens:
             return best
-        return min(self.members, key=lambda k: (self.pictures[k].num_tokens, self.requests[k], k))
+        return min(self.members, key=lambda k: (self.requests[k], k))
 
     def _highest_score(self, request: Request) -> int:
         """By llm-d's rule."""

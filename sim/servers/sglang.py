@@ -33,7 +33,7 @@ FLAGS: dict[str, Flag] = {
     "enable-priority-scheduling": Flag("engine.priority", "switch"),
     "schedule-low-priority-values-first": Flag(kind="switch", why="low values go first here in any case"),
     "context-length": Flag("engine.max_model_len", "int"),
-    "disable-radix-cache": Flag(kind="switch", why="prompts that share a prefix are not modelled"),
+    "disable-radix-cache": Flag("engine.no_cache", "switch"),
     "disable-overlap-schedule": Flag(kind="switch", why="the overlap scheduler is not modelled"),
     "speculative-algorithm": Flag(why="speculative decoding is not modelled"),
     **silent(
@@ -49,6 +49,18 @@ FLAGS: dict[str, Flag] = {
     **silent_switches(ONE_MODEL, "enable-lora"),
     **silent(ONE_MODEL, "lora-paths", "max-loras-per-batch"),
 }
+NOT_BESIDE = (
+    "iterations are put together by vLLM's rules, since order=longest-prefix-match goes by these only"
+)
+BY_CACHE = {
+    "lpm": f"--schedule-policy lpm: {NOT_BESIDE}",
+    "dfs-weight": f"--schedule-policy dfs-weight: taken for lpm, the nearest that is modelled; {NOT_BESIDE}",
+}
+"""Schedule policies that look at the cache, and what is said of them."""
+PREFILL_TOKENS = 16384
+"""Tokens at which a prefill batch is full, where nothing was said."""
+RULE_OPTIONS = ("max_prefill_tokens", "schedule_conservativeness", "mixed_chunk")
+"""Options that rules=vllm do not have."""
 SHORT = {
     **dict.fromkeys(("model",), "model-path"),
     **dict.fromkeys(("tp", "tensor-parallel-size"), "tp-size"),
@@ -75,12 +87,39 @@ def finish(reading: Reading, gpu: str | None, gpu_bytes: int | None) -> None:
         reading.notes.append(
             "--enable-dp-attention: its groups are taken to be always alike, as one scheduler"
         )
-    policy = engine.get("schedule_policy", "fcfs")
-    if policy in ("lpm", "dfs-weight"):
-        reading.notes.append(f"--schedule-policy {policy}: without shared prefixes it is fcfs")
-    elif policy != "fcfs":
-        raise InputError(f"server: --schedule-policy: {policy!r} is not modelled (fcfs, lpm, dfs-weight are)")
+    _rank_by_cache(reading)
     if engine.get("priority"):
         options["order"] = "priority"
         reading.notes.append("--enable-priority-scheduling: nobody is preempted, and low values go first")
     reading.notes.append("the overlap scheduler is not modelled: decisions take no time")
+
+
+def _rank_by_cache(reading: Reading) -> None:
+    """`--schedule-policy`: those that look at the cache go by vLLM's rules here, the only ones that have a
+    cache; without a cache they are fcfs, as in SGLang.
+    """
+    options, engine = reading.policy, reading.engine
+    policy, no_cache = engine.get("schedule_policy", "fcfs"), engine.get("no_cache", False)
+    if policy not in ("fcfs", *BY_CACHE):
+        known = ", ".join(("fcfs", *BY_CACHE))
+        raise InputError(f"server: --schedule-policy: {policy!r} is not modelled ({known} are)")
+    if no_cache and policy != "fcfs":
+        reading.notes.append(f"--schedule-policy {policy}: with --disable-radix-cache it is fcfs")
+    elif policy == "fcfs" and not no_cache:
+        reading.notes.append("the radix cache is not modelled: prompts that begin alike are computed again")
+    if no_cache or policy == "fcfs":
+        return
+    reading.notes.append(BY_CACHE[policy])
+    tokens = options.pop("chunked_prefill_size", None) or options.get("max_prefill_tokens", PREFILL_TOKENS)
+    if options.pop("chunked", True) is False:
+        reading.notes.append(f"--chunked-prefill-size: prompts of more than {tokens} tokens are split")
+    for name in RULE_OPTIONS:
+        if name in options:
+            del options[name]
+            reading.notes.append(f"--{name.replace('_', '-')}: not beside --schedule-policy {policy}")
+    options |= {
+        "rules": "vllm",
+        "prefix_caching": True,
+        "order": "longest-prefix-match",
+        "max_num_batched_tokens": max(tokens, options["max_num_seqs"]),
+    }

@@ -65,6 +65,10 @@ OUTPUTS: dict[str, str] = {
         "simulate --json --trace sessions:users=12,turns=3,agents=1 --policy continuous:prefix_caching=on --replicas 2 "
         "--save-requests requests-out.csv"
     ),
+    "router-sglang": (
+        "simulate --json --trace sessions:users=12,turns=3,agents=1 --policy continuous:prefix_caching=on --replicas 3 "
+        "--router prefix-aware:rule=sglang,balance_abs=2 --time-scale 0.1"
+    ),
     "decisions-vanilla": f"simulate --json {_TINY} --policy vanilla --save-decisions decisions.jsonl",
     "decisions-sequence": f"simulate --json {_TINY} --predictor tuned --save-decisions decisions.jsonl",
     "decisions-open-bins": (

@@ -75,8 +75,20 @@ def test_sglangs_rule_goes_by_match_while_loads_are_alike() -> None:
     # Five ahead is too much: the fewest requests count, and then both know the prompt.
     assert send(to, *same) == [0, 0, 0, 0, 0, 1, 1]
     assert send(to, request(8, [7, 8, 9])) == [1]
-    short = request(9, [1, *range(30, 40)])  # a match below half of the prompt: the smallest picture
-    assert send(to, short) == [0]
+    short = request(9, [1, *range(30, 40)])  # a match below 0.3 of the prompt: the fewest requests
+    end(to, same[5], 1)
+    end(to, same[6], 1)
+    assert send(to, short) == [1]
+
+
+def test_sglangs_defaults_are_those_of_its_router() -> None:
+    """router_args.py of sgl-model-gateway: 0.3, 64, 1.5."""
+    at = make("prefix-aware:rule=sglang", 2)
+    assert send(at, *(request(k, [1, 2]) for k in range(66))) == [0] * 65 + [1]
+    third = make("prefix-aware:rule=sglang", 2)
+    assert send(third, request(0, [1, 2, 3])) == [0]
+    assert third.choose(request(1, [1, *range(30, 35)])) == 1  # a sixth
+    assert third.choose(request(2, [1, 2, *range(30, 33)])) == 0  # two fifths
 
 
 def test_late_knowledge_is_used_late() -> None:

@@ -95,6 +95,37 @@ def test_a_file_of_tensorrt_llm_wins_over_its_command_and_a_command_of_vllm_over
     assert (chosen["max_num_seqs"], chosen["prefix_caching"]) == ("32", "off")
 
 
+@pytest.mark.parametrize(("named", "is_lpm"), [("lpm", True), ("dfs-weight", False)])
+def test_sglangs_orders_by_cache_go_by_vllms_rules(named: str, is_lpm: bool) -> None:
+    command = f"sglang serve --model-path x --schedule-policy {named} --max-running-requests 64"
+    read = server(f"{command} --enable-mixed-chunk", gpu="h100")
+    assert options(read) == {
+        "rules": "vllm",
+        "max_num_seqs": "64",
+        "max_num_batched_tokens": "8192",
+        "prefix_caching": "on",
+        "order": "longest-prefix-match",
+    }
+    make_scheduler(read.policy, Limits(4096, 16))
+    notes = "\n".join(read.notes)
+    assert f"--schedule-policy {named}: " in notes and "by vLLM's rules" in notes
+    assert ("the nearest that is modelled" in notes) != is_lpm
+    assert f"--mixed-chunk: not beside --schedule-policy {named}" in notes
+    whole = server(f"{command} --chunked-prefill-size -1")
+    assert options(whole)["max_num_batched_tokens"] == "16384"
+    assert "--chunked-prefill-size: prompts of more than 16384 tokens are split" in whole.notes
+    without = server(f"{command} --disable-radix-cache")
+    assert options(without)["rules"] == "sglang" and "order" not in options(without)
+    assert f"--schedule-policy {named}: with --disable-radix-cache it is fcfs" in without.notes
+    assert not any("the radix cache is not modelled" in note for note in without.notes)
+
+
+def test_what_sglangs_cache_would_find_is_said_not_to_be_modelled() -> None:
+    said = "the radix cache is not modelled: prompts that begin alike are computed again"
+    command = "sglang serve --model-path x"
+    assert said in server(command).notes and said not in server(f"{command} --disable-radix-cache").notes
+
+
 def test_a_file_alone_tells_its_engine_by_its_keys(tmp_path: Path) -> None:
     yaml = tmp_path / "server.yaml"
     yaml.write_text("model-path: x\nmem-fraction-static: 0.8\n")
