@@ -59,7 +59,7 @@ class Progress(NamedTuple):
     """What an iteration that has ended gave a request: new tokens, and whether it is done."""
 
     key: int
-    num_tokens: int
+    tokens: Sequence[int]
     is_finished: bool
 
 

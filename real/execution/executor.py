@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import assert_never, cast
 
@@ -44,6 +44,8 @@ from .job import Job
 class Executor:
     """One accelerator at work: asks the scheduler, runs the model, writes the ledger, reports the outcome.
 
+    `coming`: the job's requests as they come, by default at their arrivals.
+
     After `run`, `answers` holds the tokens of every finished request, `output_tokens` their numbers, `heard`
     what the model said when it was asked for a length, and `incidents` one line for every time that memory
     ran out.
@@ -57,6 +59,7 @@ class Executor:
         ledger: Ledger,
         clock: Callable[[], float] = time.perf_counter,
         sleep: Callable[[float], None] = time.sleep,
+        coming: Iterator[Request] | None = None,
     ) -> None:
         self.engine, self.job, self.ledger = engine, job, ledger
         self.scheduler = complete(scheduler)
@@ -66,13 +69,14 @@ class Executor:
         self.cut_off: dict[int, list[int]] = {}  # answers so far of rows that a padded batch did not finish
         self.heard: dict[int, list[int]] = {}
         self.incidents: list[str] = []
-        self.arrivals = WallArrivals(job.requests, ledger, job.max_concurrency, self._submit)
+        by_arrival = iter(sorted(job.requests, key=lambda r: r.arrival_s))
+        self.arrivals = WallArrivals(coming or by_arrival, ledger, job.max_concurrency, self._submit)
         self.start: float | None = None
         self.progress = Progress(scheduler)
         self.sequences = None
         if hasattr(engine, "iterate"):
             self.sequences = Sequences(
-                cast(StepwiseEngine, engine), job.prompts, self.output_tokens, job.eos_tokens, ledger
+                cast(StepwiseEngine, engine), job.turns.prompts, self.output_tokens, job.eos_tokens, ledger
             )
 
     def now(self) -> float:
@@ -102,7 +106,6 @@ class Executor:
             return True
         if self._wait():
             return True
-        self.ledger.replicas[0].kv_peak_tokens = self.scheduler.kv_peak_tokens
         lost = [r.id for r in self.job.requests if not self.ledger.ended(r.id)]
         if lost:
             raise SchedulingError(
@@ -131,7 +134,7 @@ class Executor:
 
     def _state(self) -> object:
         """Differs where a request has arrived or ended."""
-        return self.arrivals.next, self.arrivals.num_open
+        return self.arrivals.num_left, self.arrivals.num_open
 
     def _submit(self, request: Request) -> None:
         self.scheduler.submit(request, self.now())
@@ -175,11 +178,11 @@ class Executor:
         for request, row in zip(work.requests, rows, strict=True):
             answer = self._begun(request) + row
             if self.output_tokens[request.id] <= request.answered_tokens + record.iterations:
-                self.answers[request.id] = answer[: self.output_tokens[request.id]]
+                self._keep(request.id, answer[: self.output_tokens[request.id]])
                 self.cut_off.pop(request.id, None)
             else:
                 self.cut_off[request.id] = answer
-        self.arrivals.ended(len(outcome.finished), record.end_s)
+        self.arrivals.ended(outcome.finished, record.end_s)
         return outcome
 
     def _begun(self, request: Request) -> list[int]:
@@ -189,7 +192,7 @@ class Executor:
     def _run_rows(self, work: PaddedBatch) -> tuple[BatchRecord, list[list[int]]]:
         """Prefill, then decode until every row has ended or the limit is reached; the tokens by row."""
         ids = tuple([r.id for r in work.requests])
-        prompts = [[*self.job.prompts[r.id], *self._begun(r)] for r in work.requests]
+        prompts = [[*self.job.turns.prompts[r.id], *self._begun(r)] for r in work.requests]
         lengths = [self.output_tokens[r.id] - r.answered_tokens for r in work.requests]
         longest = max(map(len, prompts))
         start_s = self.now()
@@ -273,7 +276,7 @@ class Executor:
             record = BatchRecord(Perceive.kind, ids, 0, 0, start_s, start_s, start_s)
             return self.ledger.record_perceive(record, predictions)
         question, turn = self.job.question, self.job.turn_tokens
-        prompts = [with_question(self.job.prompts[i], question, turn) for i in ids]
+        prompts = [with_question(self.job.turns.prompts[i], question, turn) for i in ids]
         longest = max(map(len, prompts))
         try:
             with self.job.asking(self.engine):
@@ -311,10 +314,15 @@ class Executor:
             predictions=[p for part in parts for p in part.predictions],
         )
 
+    def _keep(self, id: int, answer: list[int]) -> None:
+        """An answer is complete: later prompts that hold it have its tokens."""
+        self.answers[id] = answer
+        self.job.turns.answered(id, answer)
+
     def _drop(self, work: Drop) -> Outcome:
         now = self.now()
         outcome = self.ledger.record_drop(work, now)
-        self.arrivals.ended(len(work.requests), now)
+        self.arrivals.ended(work.requests, now)
         return outcome
 
     def _iterations(self, work: Iterations) -> Outcome:
@@ -325,6 +333,6 @@ class Executor:
             )
         outcome = self.sequences.carry_out(work, self.now, self.arrivals.is_due)
         for request in outcome.finished:
-            self.answers[request.id] = self.sequences.generated[request.id]
-        self.arrivals.ended(len(outcome.finished), self.now())
+            self._keep(request.id, self.sequences.generated[request.id])
+        self.arrivals.ended(outcome.finished, self.now())
         return outcome

@@ -11,12 +11,13 @@ from sim.execution.padded_batch import PerceptionCost
 from sim.request import Request
 from sim.work import Prediction
 
-from ..lengths.prompts import Prompts
+from ..lengths.turns import Turns
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is run, by request id: the prompts, the lengths at which answers stop, what is predicted of them.
+    """What is run, by request id: the prompts (`turns`), the lengths at which answers stop, what is predicted
+    of them.
 
     `question` goes into a prompt to ask for its length, `turn_tokens` before its end; `asking(engine)` is
     entered meanwhile, for the model may be another then. With `eos_tokens`, answers end there, and
@@ -24,7 +25,7 @@ class Job:
     """
 
     requests: Sequence[Request]
-    prompts: Prompts
+    turns: Turns
     output_tokens: Sequence[int]
     predictions: Sequence[Prediction]
     question: Sequence[int]

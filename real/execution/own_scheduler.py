@@ -30,7 +30,7 @@ from ..engines.scheduling import Journal, Progress, SchedulerSettings, Schedulin
 from ..lengths.prompts import Prompts
 from .arrivals import WallArrivals
 from .clocks import Clock, Stopwatch
-from .run import WAITS, RealResult, Scheduled
+from .run import RealResult, Scheduled, turns_of
 
 PRIORITY: dict[Order, Callable[[Request], int]] = {
     "priority": lambda request: request.priority,
@@ -106,9 +106,8 @@ class OwnSchedulerRun:
         skips_waits: bool = False,
         end_tokens: Collection[int] | None = None,
     ) -> None:
-        if scenario.trace.is_waiting.any():
-            raise InputError(f"{scenario.trace.name}: {WAITS}")
-        self.scenario, self.policy, self.engine, self.prompts = scenario, policy, engine, prompts
+        self.scenario, self.policy, self.engine = scenario, policy, engine
+        self.turns = turns_of(scenario.trace, prompts, loaded)
         self.own = own_scheduling(policy, scenario.limits, engine.name)
         self.stopwatch, self.skips_waits = Stopwatch(clock), skips_waits
         self.ran = f"{engine.name} on {loaded.label}"
@@ -129,14 +128,14 @@ class OwnSchedulerRun:
         self.ledger = Ledger(len(self.requests), arrival_s, log=True, replicas=[self.use])
         if not perception.charged:
             self.ledger.predicted = column(perception.predicted.astype(np.int64))
-        ordered = list(self.requests.values())
-        self.arrivals = WallArrivals(ordered, self.ledger, scenario.max_concurrency, self._submit)
+        coming = scenario.in_sessions(iter(list(self.requests.values())), self.ledger)
+        self.arrivals = WallArrivals(coming, self.ledger, scenario.max_concurrency, self._submit)
         self.arrived = [0] * len(self.requests)  # by id: iterations that had ended
         self.journal = Journal()
         self.setup: Setup | None = None  # once it has begun
         self.num_noted = 0  # decisions that are in the ledger
         self.computed: dict[int, int] = {}  # id -> tokens in memory
-        self.num_generated: dict[int, int] = {}
+        self.generated: dict[int, list[int]] = {}
         self.last_token_s: dict[int, float] = {}
 
     def step(self) -> bool:
@@ -161,7 +160,7 @@ class OwnSchedulerRun:
         self.arrived[i] = self.journal.num_ended
         self.engine.add(
             i,
-            self.prompts[i],
+            self.turns.prompts[i],
             self.most_tokens[i],
             self.own.priority(request),
             request.arrival_s,
@@ -191,7 +190,7 @@ class OwnSchedulerRun:
         finished = []
         for progress in gave:
             i = progress.key
-            self.num_generated[i] = self.num_generated.get(i, 0) + progress.num_tokens
+            self.generated.setdefault(i, []).extend(progress.tokens)
             if math.isnan(ledger.first_token_s[i]):
                 ledger.record_first_tokens((i,), end_s)
             else:
@@ -200,9 +199,10 @@ class OwnSchedulerRun:
             if progress.is_finished:
                 finished.append(self.requests[i])
                 self.computed.pop(i, None)
+                self.turns.answered(i, self.generated[i])
         ledger.record_finished(finished, end_s, replica=0)
         if finished:
-            self.arrivals.ended(len(finished), end_s)
+            self.arrivals.ended(finished, end_s)
 
     def _note_decision(self, decision: Decision, start_s: float, end_s: float) -> None:
         """An iteration in the terms of `continuous`, as the simulated one is written down."""
@@ -215,7 +215,7 @@ class OwnSchedulerRun:
         )
         chunks = []
         for i, num_tokens in decision.tokens.items():
-            known = len(self.prompts[i]) + self.num_generated.get(i, 0)
+            known = len(self.turns.prompts[i]) + len(self.generated.get(i, ()))
             before = self.computed.setdefault(i, decision.reused.get(i, 0))
             self.computed[i] = before + num_tokens
             if i in decision.reused or before + num_tokens < known or num_tokens > 1:
@@ -245,6 +245,8 @@ class OwnSchedulerRun:
                 "provenance": "real run",
             },
             goodput_ms=self.scenario.goodput_ms,
+            caps=trace.max_tokens,
+            session_id=trace.sessions,
         )
         scheduled = Scheduled(tuple(self.journal.decisions), tuple(self.arrived))
-        return RealResult(result, {}, lengths, [], scheduled)
+        return RealResult(result, self.generated, lengths, [], scheduled)

@@ -16,8 +16,9 @@ from sim.perception.predictors import QUESTION_TOKENS
 from sim.results.ledger import Ledger, ReplicaUse, column
 from sim.results.result import Result, make_result
 from sim.scenario.policies import kv_capacity, make_scheduler
-from sim.scenario.scenario import Scenario, predictions_of
+from sim.scenario.scenario import Scenario, note_memory, predictions_of
 from traces.errors import InputError
+from traces.trace import Trace
 
 from ..engines.arena import ArenaEngine
 from ..engines.decision import Decision
@@ -26,11 +27,10 @@ from ..engines.engine import ENGINES, Engine, KvOvercommitted
 from ..engines.model import LoadedModel
 from ..lengths.asking import Asking
 from ..lengths.prompts import Prompts, question
+from ..lengths.turns import Turns
 from .clocks import Clock, Stopwatch
 from .executor import Executor
 from .job import Job
-
-WAITS = "has requests that wait for others of their session (waits_for), which the simulator alone replays"
 
 
 class Scheduled(NamedTuple):
@@ -65,6 +65,12 @@ def make_engine(
     raise InputError(f"engine: {name!r} is not one of {', '.join(ENGINES)} that run what they are told")
 
 
+def turns_of(trace: Trace, prompts: Prompts, loaded: LoadedModel) -> Turns:
+    """The prompts, with answers in them where they go on from these; texts have them as recorded."""
+    is_text = trace.prompt is not None and loaded.tokenizer is not None
+    return Turns(prompts, None if is_text else trace.blocks)
+
+
 class RealRun:
     """A scenario's trace served under `policy` on an engine, in real time, a Work at a time.
 
@@ -87,8 +93,6 @@ class RealRun:
         asking: Asking | None = None,
     ) -> None:
         trace, capacity = scenario.trace, scenario.limits.kv_tokens
-        if trace.is_waiting.any():
-            raise InputError(f"{trace.name}: {WAITS}")
         if capacity > engine.capacity_tokens:
             raise KvOvercommitted(
                 f"{engine.name}: the scheduler counts on {capacity} KV tokens, "
@@ -106,7 +110,7 @@ class RealRun:
         rng = np.random.default_rng(scenario.seed)
         job = Job(
             requests=requests,
-            prompts=prompts,
+            turns=turns_of(trace, prompts, loaded),
             output_tokens=[r.max_new_tokens for r in requests] if free else trace.output_tokens.tolist(),
             predictions=predictions_of(perception),
             question=asking.question
@@ -128,7 +132,8 @@ class RealRun:
         )
         if not perception.charged:
             self.ledger.predicted = column(perception.predicted.astype(np.int64))
-        self.executor = Executor(engine, scheduler, job, self.ledger, clock=self.stopwatch)
+        coming = scenario.in_sessions(iter(requests), self.ledger)
+        self.executor = Executor(engine, scheduler, job, self.ledger, clock=self.stopwatch, coming=coming)
 
     def step(self) -> bool:
         """One Work, on the run's own stopwatch; False where the run is over."""
@@ -138,6 +143,7 @@ class RealRun:
     def measured(self) -> RealResult:
         """What came of it, once it is over."""
         scenario, trace, executor = self.scenario, self.scenario.trace, self.executor
+        note_memory(self.ledger.replicas[0], executor.scheduler)
         result = make_result(
             self.ledger,
             request_id=trace.request_id,
@@ -151,6 +157,8 @@ class RealRun:
                 "provenance": "real run",
             },
             goodput_ms=scenario.goodput_ms,
+            caps=trace.max_tokens,
+            session_id=trace.sessions,
         )
         incidents = list(executor.incidents)
         if executor.sequences is not None:

@@ -155,19 +155,12 @@ def as_told(
 ) -> Scenario:
     """The scenario on a machine with the memory of this engine, each request capped at its length or, where
     the model ends its answers, as it is.
-
-    What the model answers is not in the prompts that follow, so that these begin as the prompts alone do.
     """
     size, trace = engine.block_size, scenario.trace
-    blocks = None if trace.blocks is None else replace(trace.blocks, answers=None)
     limits = limits_of(scenario.profile, engine.capacity_tokens // size, size)
     return replace(
         scenario,
-        trace=replace(
-            trace,
-            max_tokens=trace.output_tokens if lengths == "trace" else trace.max_tokens,
-            blocks=blocks,
-        ),
+        trace=replace(trace, max_tokens=trace.output_tokens if lengths == "trace" else trace.max_tokens),
         limits=replace(limits, async_scheduling=engine.async_scheduling),
         fleet=(),
     )

@@ -155,7 +155,7 @@ class Scenario:
             else:
                 fleet.run(replicas, self.outages.schedules(len(machines), stream(self.seed, "failures")))
         for use, scheduler in zip(ledger.replicas, schedulers, strict=True):
-            _note_memory(use, scheduler)
+            note_memory(use, scheduler)
         arrivals.close()
         if perception.is_rank:
             ledger.predicted = column(np.full(len(self.trace), -1))  # ranks are no lengths
@@ -230,6 +230,13 @@ class Scenario:
         rng = stream(self.seed, "routing")
         return router_of(self.router, self.machines, schedulers, self.predictor, rng, lambda: env.now)
 
+    def in_sessions(self, requests: Iterator[Request], ledger: Ledger) -> Iterator[Request]:
+        """The same, those that wait for others when these have ended."""
+        waits_for = self.trace.waits_for
+        if waits_for is None or not self.trace.is_waiting.any():
+            return requests
+        return Sessions(requests, waits_for, self.trace.thinks_s, ledger)
+
     def _arrivals(
         self,
         requests: Iterator[Request],
@@ -238,11 +245,8 @@ class Scenario:
         schedulers: Sequence[Scheduler],
     ) -> Arrivals:
         """Requests as they come to the machines: to a single one directly, unless it may fail."""
-        alone = self.is_alone
-        waits_for = self.trace.waits_for
-        if waits_for is not None and self.trace.is_waiting.any():
-            requests = Sessions(requests, waits_for, self.trace.thinks_s, ledger)
-        coming, frontend = (requests, ledger, self.max_concurrency, on_progress), frontend_of(self.machines)
+        alone, frontend = self.is_alone, frontend_of(self.machines)
+        coming = (self.in_sessions(requests, ledger), ledger, self.max_concurrency, on_progress)
         if frontend is None:
             return (Sole if alone else Arrivals)(*coming)
         may_drop = self._may_drop(schedulers)
@@ -262,7 +266,7 @@ def fleet_of(env: Environment, arrivals: Arrivals, router: Router | None) -> Fle
     return SharedQueueFleet(env, arrivals) if router is None else RoutedFleet(env, arrivals, router)
 
 
-def _note_memory(use: ReplicaUse, scheduler: CompleteScheduler) -> None:
+def note_memory(use: ReplicaUse, scheduler: CompleteScheduler) -> None:
     """What a scheduler says of its memory at the end of a run."""
     use.kv_peak_tokens = max(use.kv_peak_tokens, scheduler.kv_peak_tokens)
     if (cache := scheduler.prefix_cache) is not None:

@@ -140,7 +140,7 @@ class OwnEngine:
             if i in incomplete:
                 continue
             self.wanted[i] -= 1
-            gave.append(Progress(i, 1, not self.wanted[i]))
+            gave.append(Progress(i, [self.wanted[i]], not self.wanted[i]))
             if not self.wanted[i]:
                 finished.append(self.requests.pop(i))
                 del self.running[i], self.held[i]

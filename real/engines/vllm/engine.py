@@ -162,7 +162,7 @@ class VllmEngine:
     def step(self) -> list[Progress]:
         """Run on until an iteration is done, and its tokens are with the host."""
         return [
-            Progress(int(output.request_id), len(output.outputs[0].token_ids), bool(output.finished))
+            Progress(int(output.request_id), list(output.outputs[0].token_ids), bool(output.finished))
             for output in self.engine.step()
         ]
 
