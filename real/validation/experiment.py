@@ -92,7 +92,7 @@ def _experiment(
         say(line)
     checked = replace(checked, trace=put_to(loaded, asker, checked)[0])
     on_gpu = loaded.device.type == "cuda"
-    at_once = not np.any(checked.trace.arrival_s)
+    at_once = not np.any(checked.trace.arrival_s) and not np.any(checked.trace.thinks_s)
     # Without waits, and with a calibration on the same clock, a processor can be timed at an even pace.
     is_paced = clock == "paced" or (
         clock is None and not on_gpu and at_once and profile is None and torch.get_num_threads() == 1
