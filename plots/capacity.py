@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sim.planning.answer import Answer, Plan, Sensitivity
+from sim.planning.session_bounds import SESSION_BOUNDS
 from sim.planning.verdict import FleetPoint, Measured, failures_of
 from sim.results.metrics import LATENCIES
 
@@ -24,8 +25,9 @@ def axis_label(bound: str) -> str:
     """What a bound bounds, with its unit."""
     if bound == "attainment":
         return "Requests within\nthe goodput bounds (%)"
-    latency, _, statistic = bound.partition("_")
-    return f"{LATENCIES[latency].title},\n{statistic} (ms)"
+    metric, _, statistic = bound.rpartition("_")
+    title = SESSION_BOUNDS[metric] if metric in SESSION_BOUNDS else LATENCIES[metric].title
+    return f"{title},\n{statistic} (ms)"
 
 
 def rate_curve(answers: Sequence[Answer], bound: str, ax: Axes, asked: float | None = None) -> None:

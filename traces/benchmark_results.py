@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from . import genai_perf, session_files
+from . import genai_perf, mooncake_sessions, session_files
 from .errors import InputError
 from .unfolding import Row, Unfolded, at, cap_of, first_of, latencies, number, with_caps
 
+DELAYS = {"delay", "delay_ms"}
+"""What tells turns of Dynamo's Mooncake sessions from single requests."""
 IN_MS = {"ns": 1e-6, "us": 1e-3, "ms": 1.0, "s": 1e3, "sec": 1e3}
 """Milliseconds in a unit."""
 
@@ -26,9 +28,13 @@ def unfold(path: str, objects: Sequence[Row]) -> Unfolded | None:
         return None
     if objects[0].keys() >= {"request_id"} and any("wait_for" in each for each in objects):
         return session_files.agentic_mooncake(path, objects)
-    if objects[0].keys() >= {"input_length", "session_id"} and any("delay" in each for each in objects):
-        what = "all of its prompt, as Dynamo reads it, or what it adds to the one before, as AIPerf does"
-        raise InputError(f"{path}: turns with session_id and delay: is a turn's input_length {what}?")
+    if objects[0].keys() >= {"input_length", "session_id"} and any(DELAYS & each.keys() for each in objects):
+        return mooncake_sessions.read(path, objects)
+    if objects[0].get("schema") == "dynamo.agentic_mooncake":
+        version = objects[0].get("version")
+        raise InputError(
+            f"{path}: agentic Mooncake with a header, version {version}: only rows without are read"
+        )
     if any("sub_requests" in each for each in objects):
         return session_files.servingsim_sessions(path, objects)
     for keys, read in READERS:

@@ -59,9 +59,11 @@ class Waits:
         rank[sessions.in_causal_order(self.parents)] = np.arange(len(self.parents))
         if arrival_s is None:
             return rows[np.argsort(rank[rows])]
-        for row, parents in enumerate(self.parents):
-            for parent in parents:
-                if arrival_s[parent] > arrival_s[row]:
+        is_left = np.zeros(len(self.parents), dtype=bool)  # what failed has no arrival
+        is_left[rows] = True
+        for row in rows.tolist():
+            for parent in self.parents[row]:
+                if is_left[parent] and arrival_s[parent] > arrival_s[row]:
                     what = f"{arrival_s[row]:.10g} s is before {table.label(parent)}, which it waits for"
                     raise checks.fault(table, row, column, f"{what} ({arrival_s[parent]:.10g} s)")
         return rows[np.lexsort((rank[rows], arrival_s[rows]))]

@@ -45,6 +45,8 @@ def agent_sessions(path: str, objects: Sequence[Row]) -> Unfolded:
             f"{reader.num_guessed} think times follow a request whose end was not recorded: at most the time "
             "since its start"
         )
+    if reader.num_idle:
+        notes.append(f"{reader.num_idle} sub-agents without requests are left out")
     if len(reader.models) > 1:
         notes.append(f"{len(reader.models)} models, all simulated as one")
     return Unfolded(reader.rows, "sessions of kv-cache-tester", tuple(notes))
@@ -54,7 +56,8 @@ class _AgentSessions:
     """Reads one session after the other."""
 
     def __init__(self, path: str) -> None:
-        self.path, self.rows, self.num_guessed = path, list[Row](), 0
+        self.path, self.rows = path, list[Row]()
+        self.num_guessed = self.num_idle = 0
         self.seen, self.models = set[str](), set[str]()
         self.hashes: dict[tuple[str, Any], int] = {}  # (session, id) -> an id that is its own
 
@@ -89,6 +92,7 @@ class _AgentSessions:
                 agent = f"{agent}#{place}" if agent in names else agent
                 names.add(agent)
                 last = self._requests(entry.get("requests"), began_s, before, agent)
+                self.num_idle += last == before
                 agents += [
                     one._replace(end_s=start_s + at_s) if seconds else one
                     for one in (() if last == before else last)
@@ -142,9 +146,10 @@ class _AgentSessions:
 
 def agentic_mooncake(path: str, objects: Sequence[Row]) -> Unfolded:
     """Rows of Dynamo's agentic form of Mooncake traces: `wait_for` names requests that must have ended; then
-    `delay` and `tool_wait_ms` pass. Rows that wait for none start at `timestamp`. Times in milliseconds.
+    `delay` and `tool_wait_ms` pass. Rows that wait for none start at `timestamp`. Times in milliseconds. Rows
+    are of whole prompts; `prefix_reset` and `branches` move nothing, as in Dynamo's own replay.
 
-    Raises InputError for rows that hold only what a prompt adds, and for a header, which later forms have.
+    Raises InputError for a header, which later forms have.
     """
     rows = []
     for place, each in enumerate(objects):
@@ -153,8 +158,6 @@ def agentic_mooncake(path: str, objects: Sequence[Row]) -> Unfolded:
             raise InputError(
                 f"{where}: has no input_length: a header, or a later form that is not known here"
             )
-        if each.get("prefix_reset") is not None:
-            raise InputError(f"{where}: prefix_reset: prompts that state only what they add are not read")
         if not isinstance(each.get("wait_for", []), list):
             raise InputError(f"{where}, wait_for: {each['wait_for']!r} is not a list of request ids")
         waits = [number(each.get(name)) or 0.0 for name in ("delay", "tool_wait_ms")]

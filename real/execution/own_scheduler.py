@@ -131,6 +131,7 @@ class OwnSchedulerRun:
         coming = scenario.in_sessions(iter(list(self.requests.values())), self.ledger)
         self.arrivals = WallArrivals(coming, self.ledger, scenario.max_concurrency, self._submit)
         self.arrived = [0] * len(self.requests)  # by id: iterations that had ended
+        self.order = list[int]()  # ids as they came
         self.journal = Journal()
         self.setup: Setup | None = None  # once it has begun
         self.num_noted = 0  # decisions that are in the ledger
@@ -158,6 +159,7 @@ class OwnSchedulerRun:
     def _submit(self, request: Request) -> None:
         i = request.id
         self.arrived[i] = self.journal.num_ended
+        self.order.append(i)
         self.engine.add(
             i,
             self.turns.prompts[i],
@@ -231,7 +233,7 @@ class OwnSchedulerRun:
     def measured(self) -> RealResult:
         """What came of it, once it is over."""
         trace = self.scenario.trace
-        lengths = [self.num_generated[i] for i in range(len(trace))]
+        lengths = [len(self.generated.get(i, ())) for i in range(len(trace))]
         result = make_result(
             self.ledger,
             request_id=trace.request_id,
@@ -248,5 +250,5 @@ class OwnSchedulerRun:
             caps=trace.max_tokens,
             session_id=trace.sessions,
         )
-        scheduled = Scheduled(tuple(self.journal.decisions), tuple(self.arrived))
+        scheduled = Scheduled(tuple(self.journal.decisions), tuple(self.arrived), tuple(self.order))
         return RealResult(result, self.generated, lengths, [], scheduled)

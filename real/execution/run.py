@@ -34,12 +34,13 @@ from .job import Job
 
 
 class Scheduled(NamedTuple):
-    """What an engine's own scheduler decided, and how many iterations had ended when each request came, by
-    request id.
+    """What an engine's own scheduler decided; how many iterations had ended when each request came, by its
+    id; and the ids in the order in which they came.
     """
 
     decisions: tuple[Decision, ...]
     arrived: tuple[int, ...]
+    order: tuple[int, ...]
 
 
 class RealResult(NamedTuple):

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from sim.execution.sessions import CANCELLED
 from sim.results.failures import share_text
 from sim.results.ledger import Ledger
 from sim.results.metric_kinds import STATISTICS
@@ -39,13 +40,21 @@ LOG_COLUMNS = (
     *("request_id", "due_s", "arrival_s", "finish_s", "prompt_tokens", "output_tokens"),
     *("ttft_ms", "tpot_ms", "e2el_ms", "status", "error"),
 )
+SESSION_COLUMNS = ("session_id", "waits_for", "think_s")
+"""What the log has besides where requests wait for others."""
+SESSIONS = (
+    *("sessions", "sessions_completed", "session_throughput"),
+    *(f"{statistic}_session_ms" for statistic in ("mean", "median", "p90", "p99")),
+)
+"""Figures of them that a client sees."""
 LATE_MS = 5.0
 """A median lag above this is said."""
 
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """`summary`: figures by vLLM's keys, and labels. `log`: a row a request, with `LOG_COLUMNS`; times in
+    """`summary`: figures by vLLM's keys, and labels; of sessions, where there are any, how long they took.
+    `log`: a row a request, with `LOG_COLUMNS`, and `SESSION_COLUMNS` where the trace has them; times in
     seconds from the first that was due. `detail`: lists a request, as `vllm bench serve --save-detailed` has.
     """
 
@@ -77,7 +86,14 @@ def observation(
     replies = sent.replies
     result, seen = _result(sent, trace, goodput_ms)
     columns = result.columns
-    errors = [INTERRUPTED if each is None else each.error for each in replies]
+    errors = [
+        each.error
+        if each is not None
+        else result.columns["reason"][i]
+        if i in sent.cancelled
+        else INTERRUPTED
+        for i, each in enumerate(replies)
+    ]
     done = np.isfinite(columns["finish_s"])
     log = pd.DataFrame(
         {
@@ -87,7 +103,10 @@ def observation(
             "error": errors,
         }
     )[list(LOG_COLUMNS)]
-    summary = {key: result.summary[key] for key in SUMMARY}
+    for name in SESSION_COLUMNS:
+        if name in trace.columns():
+            log[name] = trace.cells(name)
+    summary = {key: result.summary[key] for key in (*SUMMARY, *SESSIONS) if key in result.summary}
     reason = next((error for error in errors if error), None)
     detail = {
         "input_lens": columns["prompt_tokens"].tolist(),
@@ -109,12 +128,15 @@ def observation(
 def _result(sent: Sent, trace: Trace, goodput_ms: Mapping[str, float]) -> tuple[Result, BoolArray]:
     """The replies as a ledger's result; and whether the server counted the tokens of each, shape (n,)."""
     assert trace.arrival_s is not None
-    ledger = Ledger(len(trace), trace.arrival_s)
+    ledger = Ledger(len(trace), np.array(sent.due_s))
     prompts, outputs = trace.prompt_tokens.copy(), trace.output_tokens.copy()
     seen = np.ones(len(trace), dtype=np.bool_)
     for i, reply in enumerate(sent.replies):
         if reply is None:
             ledger.reason[i] = f"failed: {INTERRUPTED}"
+            if (root := sent.cancelled.get(i)) is not None:
+                ledger.reason[i] = f"{CANCELLED}: an earlier request of its session failed"
+                ledger.arrival_s[i] = ledger.due_s[i] = ledger.arrival_s[root]
             continue
         ledger.arrival_s[i] = ledger.scheduled_s[i] = reply.sent_s - sent.start_s
         if reply.error:
@@ -139,6 +161,7 @@ def _result(sent: Sent, trace: Trace, goodput_ms: Mapping[str, float]) -> tuple[
         priority=None,
         labels={},
         goodput_ms=goodput_ms,
+        session_id=trace.sessions if trace.is_waiting.any() else None,
     )
     return result, seen
 

@@ -29,7 +29,6 @@ KEY = "OPENAI_API_KEY"
 """The environment variable that holds the server's key, where it wants one."""
 PROBED = (16, 144)
 """Words of the two texts by which the server's tokens a word are found."""
-WAITS = "has requests that wait for others of their session (waits_for), which the simulator alone replays"
 WITHOUT = ((False, True), (True, False), (False, False))
 """Whether requests force lengths and ask for counts, in the order tried with a server that refuses both."""
 
@@ -49,6 +48,9 @@ def observe(
 ) -> Observation:
     """Send the requests of a workload to the server at `url` at their times, and measure.
 
+    A request that waits for others of its session is sent when these have been answered, plus its think time,
+    and never where one of them failed.
+
     Prompts are the trace's texts where it has any, else words of about the right number of tokens by the
     server's own count, others in each run, whatever its `seed`: a server that keeps prefixes knows none of
     them. `lengths` trace: answers are as long as the trace says where the server
@@ -60,8 +62,6 @@ def observe(
     """
     base = _checked(url, endpoint, lengths, timeout_s)
     requests = requests_of(workload, seed)
-    if requests.is_waiting.any():
-        raise InputError(f"{requests.name}: {WAITS}")
     check_concurrency(workload)
     bounds = goodput_bounds(workload.goodput)
     trace = arriving(requests, workload, stream(seed, "arrivals"))
@@ -195,7 +195,10 @@ def _orders(trace: Trace, wording: Wording, rng: np.random.Generator, notes: lis
     else:
         notes.append(f"{trace.name} has no texts: prompts are words drawn at random, of its lengths")
         texts = [wording.text(int(tokens), rng) for tokens in trace.prompt_tokens]
+    waits_for = [()] * len(trace) if trace.waits_for is None else trace.waits_for.tolist()
     return [
-        Order(float(due), text, int(tokens))
-        for due, text, tokens in zip(due_s, texts, trace.output_tokens, strict=True)
+        Order(float(due), text, int(tokens), tuple(row for row in rows if row >= 0), float(think_s))
+        for due, text, tokens, rows, think_s in zip(
+            due_s, texts, trace.output_tokens, waits_for, trace.thinks_s, strict=True
+        )
     ]

@@ -133,7 +133,7 @@ def compare(scenario: Scenario, policy: str, scheduled: Scheduled) -> Comparison
 
     To ours they come before the same iterations, whatever time these took.
     """
-    ours = decide_again(scenario, policy, scheduled.arrived)
+    ours = decide_again(scenario, policy, scheduled)
     theirs: Sequence[Decision] = scheduled.decisions
     if scenario.limits.async_scheduling:
         # Who has ended holds blocks for an iteration more, which is not in what our scheduler hands out.
@@ -141,12 +141,26 @@ def compare(scenario: Scenario, policy: str, scheduled: Scheduled) -> Comparison
     return Comparison(len(theirs), next(differences(theirs, ours), None))
 
 
-def decide_again(scenario: Scenario, policy: str, arrived: Sequence[int]) -> list[Decision]:
-    """What our scheduler decides where each request comes after so many iterations, by request id."""
+def decide_again(scenario: Scenario, policy: str, scheduled: Scheduled) -> list[Decision]:
+    """What our scheduler decides where each request comes as it came to an engine: after so many iterations,
+    and of those that came together in that order. Nobody waits for others any more.
+    """
     profile = replace(scenario.profile, step_cost=StepCost(FLAT, 0.0, FLAT, 0.0, 0.0), host=NO_HOST)
-    trace = replace(scenario.trace, arrival_s=np.array(arrived, dtype=np.float64))
+    order = np.array(scheduled.order, dtype=np.int64)
+    came = np.array(scheduled.arrived, dtype=np.float64)[order]
+    trace = replace(scenario.trace, waits_for=None, think_s=None, arrival_s=None).select(order)
+    trace = replace(trace, arrival_s=came)
     decisions: list[Decision] = []
     replace(scenario, trace=trace, profile=profile, max_concurrency=None).run(
         recorded(policy, decisions), leap=False
     )
-    return decisions
+    return [_renamed(decision, scheduled.order) for decision in decisions]
+
+
+def _renamed(decision: Decision, names: Sequence[int]) -> Decision:
+    """The decision, with `names[id]` for each id."""
+    return decision._replace(
+        tokens={names[id]: tokens for id, tokens in decision.tokens.items()},
+        reused={names[id]: tokens for id, tokens in decision.reused.items()},
+        preempted=tuple(sorted(names[id] for id in decision.preempted)),
+    )

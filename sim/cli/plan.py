@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 from cyclopts import Parameter
 
+from ..planning.session_bounds import SESSION_BOUNDS
 from ..results.metrics import request_latencies
 from ..scenario.settings import PlanKeywords, Settings
 from . import show
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 FEW_OUTAGES = 3
 """So many outages of a machine in the longest runs are enough for a plan to speak of them."""
 SLO_HELP = (
-    f"Bounds METRIC_STATISTIC:MS of {', '.join(request_latencies())}, such as ttft_p99:2000 tpot_p99:100 "
-    "e2el_mean:30s; attainment:0.99 is the share of requests within the --goodput bounds."
+    f"Bounds METRIC_STATISTIC:MS of {', '.join((*request_latencies(), *SESSION_BOUNDS))}, such as "
+    "ttft_p99:2000 tpot_p99:100 e2el_mean:30s session_p95:2min; attainment:0.99 is the share of requests "
+    "within the --goodput bounds."
 )
 PLAN_HELP = {
     "goodput": "What a good request meets, METRIC:MS, such as ttft:2000 tpot:100; for --slo attainment.",

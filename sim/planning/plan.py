@@ -29,7 +29,7 @@ from .answer import Plan, Question
 from .answer_search import Parts, answer_of, ask_rate, ask_replicas
 from .command import command_of
 from .notes import notes_of
-from .question import Workload, assumptions_of, check_time_scale, rate_of, workload_of
+from .question import Workload, assumptions_of, check_time_scale, rate_of, with_sessions, workload_of
 from .replay import Replay
 from .runs import Runs, run_searches
 from .search import Effort, Search
@@ -105,6 +105,7 @@ def plan(
     replicas = 1 if replicas is None else replicas
     effort = Effort(num_requests, num_seeds, max_requests, max_seeds, given.seed, confidence)
     workload = workload_of(trace, given, num_requests, burstiness)
+    wanted = with_sessions(wanted, workload)
     check_time_scale(given.time_scale, request_rate, max_rate)
     rate = None if max_rate and request_rate is None else rate_of(request_rate, workload)
     prices = prices_of(price, [m for unit in units for m in (*unit.machines, *unit.bases)])

@@ -20,7 +20,7 @@ from ..scenario.requests import check_concurrency, requests_of
 from ..scenario.settings import DEFAULT_PREDICTOR, Settings
 from .answer import Answer, Assumption, Kind
 from .replay import MOST_REQUESTS, NOISE, VARIES, Replay
-from .slo import RULE
+from .slo import RULE, Slo
 from .units import Unit
 
 PROVENANCE: Mapping[str, Kind] = {
@@ -72,6 +72,20 @@ class Workload:
             return "the trace's own gaps, scaled to the rate"
         shape = "Poisson" if self.burstiness == 1 else f"gamma, burstiness {self.burstiness:g}"
         return f"drawn ({shape})"
+
+
+def with_sessions(slo: Slo, workload: Workload) -> Slo:
+    """The SLO with the requests of a mean session; InputError where it bounds sessions and there are none."""
+    if not slo.bounds_sessions:
+        return slo
+    sessions = workload.example.sessions
+    if sessions is None:
+        name = next(bound.name for bound in slo.bounds if bound.is_of_sessions)
+        raise InputError(
+            f"slo: {name} bounds sessions, and {workload.name} does not say which requests are of one "
+            "(session_id, waits_for)"
+        )
+    return replace(slo, session_requests=len(sessions) / len(set(sessions.tolist())))
 
 
 def workload_of(

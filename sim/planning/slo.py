@@ -21,6 +21,7 @@ from traces.errors import InputError
 from ..results.backlog import backlog
 from ..results.metric_kinds import good_requests
 from ..results.metrics import request_latencies
+from .session_bounds import SESSION_BOUNDS, SessionValues
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -51,7 +52,8 @@ class Bound:
     """One bound: a statistic of a latency in ms that must not be exceeded, or the least share of good
     requests.
 
-    `metric`: one of `request_latencies` or attainment. `statistic`: mean, pNN, or share for attainment.
+    `metric`: one of `request_latencies` or of `SESSION_BOUNDS`, or attainment. `statistic`: mean, pNN, or
+    share for attainment.
     """
 
     metric: str
@@ -62,6 +64,11 @@ class Bound:
     def name(self) -> str:
         """As it is written on the command line, such as `ttft_p99`."""
         return self.metric if self.metric == "attainment" else f"{self.metric}_{self.statistic}"
+
+    @property
+    def is_of_sessions(self) -> bool:
+        """Whether sessions are bounded, not requests."""
+        return self.metric in SESSION_BOUNDS
 
     @property
     def tail(self) -> float | None:
@@ -88,10 +95,19 @@ class Bound:
 
 @dataclass(frozen=True)
 class Slo:
-    """All bounds, and the latencies in ms that make a request a good one (for `attainment`)."""
+    """All bounds, and the latencies in ms that make a request a good one (for `attainment`).
+
+    `session_requests`: requests of a mean session, of which it takes more where sessions are bounded.
+    """
 
     bounds: tuple[Bound, ...]
     goodput_ms: tuple[tuple[str, float], ...] = ()
+    session_requests: float = 1.0
+
+    @property
+    def bounds_sessions(self) -> bool:
+        """Whether a bound is one on sessions."""
+        return any(bound.is_of_sessions for bound in self.bounds)
 
     @property
     def bounds_a_latency(self) -> bool:
@@ -105,7 +121,8 @@ class Slo:
 def parse_slo(slo: Slo | Iterable[str] | str, goodput_ms: Mapping[str, float] | None = None) -> Slo:
     """The bounds of texts such as `ttft_p99:2000`, `e2el_mean:30000`, `attainment:0.99`.
 
-    Latency bounds are in ms, or as `2s` in another unit, and attainment may be `99%`; statistics are mean,
+    `session_p95:60s` bounds how long sessions take, `session_wait_mean` what they lose in queues. Bounds
+    are in ms, or as `2s` in another unit, and attainment may be `99%`; statistics are mean,
     median, p90, p99 or any pNN. Raises InputError for anything else, for a bound given twice, and for
     attainment where `goodput_ms` says nothing of what is good.
     """
@@ -126,9 +143,9 @@ def parse_slo(slo: Slo | Iterable[str] | str, goodput_ms: Mapping[str, float] | 
 
 def _bound(text: str) -> Bound:
     name, _, number = text.partition(":")
-    metric, _, statistic = name.partition("_")
+    metric, _, statistic = name.rpartition("_")
     percentile = re.fullmatch(r"p(\d{1,2}(?:\.\d+)?)", "p50" if statistic == "median" else statistic)
-    latencies = request_latencies()
+    latencies = (*request_latencies(), *SESSION_BOUNDS)
     known = metric in latencies and (statistic == "mean" or (percentile and float(percentile[1]) > 0))
     if not known and name != "attainment":
         raise InputError(
@@ -215,8 +232,16 @@ def observe(
     done = ~np.isnan(columns["finish_s"])
     e2el_s = (columns["finish_s"] - columns["arrival_s"])[counted][done[counted]]
     queue = backlog(arrival, finish)
+    sessions = SessionValues(columns) if slo.bounds_sessions else None
+    if sessions is not None:  # a warm-up has to outlast these
+        e2el_s = sessions.values_ms["session"][sessions.of(counted) & sessions.completed] / 1e3
     return Observation(
-        values=tuple(_worst(bound, slo.goodput_ms, columns, parts, done) for bound in slo.bounds),
+        values=tuple(
+            _worst_of_sessions(bound, sessions, parts)
+            if sessions is not None and bound.is_of_sessions
+            else _worst(bound, slo.goodput_ms, columns, parts, done)
+            for bound in slo.bounds
+        ),
         drift=queue.drift,
         growth=queue.growth,
         backlog=queue.mean,
@@ -247,6 +272,18 @@ def _worst(
     return min(values) if bound.metric == "attainment" else max(values)
 
 
+def _worst_of_sessions(bound: Bound, sessions: SessionValues, parts: Sequence[npt.NDArray[np.intp]]) -> float:
+    """The same over sessions, each in the part in which it began; inf where one did not complete."""
+    enough = MANY if bound.tail is None else TAIL_REQUESTS / max(bound.tail, 1e-9)
+    worst = 0.0
+    for k, part in enumerate(parts):
+        chosen = sessions.of(part)
+        if not k or chosen.sum() >= enough:
+            values = sessions.values_ms[bound.metric][chosen]
+            worst = max(worst, _statistic(bound, values) if sessions.completed[chosen].all() else math.inf)
+    return worst
+
+
 def _value(
     bound: Bound,
     goodput_ms: Sequence[tuple[str, float]],
@@ -260,7 +297,11 @@ def _value(
     if not done.all():
         return math.inf
     values = np.asarray(columns[f"{bound.metric}_ms"][counted], dtype=float)
-    values = values[~np.isnan(values)]
+    return _statistic(bound, values[~np.isnan(values)])
+
+
+def _statistic(bound: Bound, values: FloatArray) -> float:
+    """The mean or the percentile that is bounded; 0 of nothing."""
     if not len(values):
         return 0.0
     if bound.statistic == "mean":

@@ -187,9 +187,10 @@ def _measured(bound: Bound, at: Interval) -> Measured:
 def to_settle(slo: Slo, rate: float, mean_e2el_s: float, num_seeds: int) -> int:
     """Requests with which the warm-up outlasts the mean request, and percentiles have enough beyond them."""
     need = 1.25 * WARM_UP_E2EL * rate * mean_e2el_s / WARM_UP
-    for tail in (bound.tail for bound in slo.bounds):
-        if tail:
-            need = max(need, 1.25 * TAIL_REQUESTS / (tail * num_seeds * 0.7))
+    for bound in slo.bounds:
+        if tail := bound.tail:
+            requests = slo.session_requests if bound.is_of_sessions else 1.0
+            need = max(need, 1.25 * TAIL_REQUESTS * requests / (tail * num_seeds * 0.7))
     return math.ceil(min(need, 1e12))
 
 

@@ -215,8 +215,8 @@ def test_agentic_mooncake_waits_for_what_it_names_and_for_its_tools(put: Put) ->
         ),
         ([{"request_id": "a", "input_length": 5, "wait_for": "b"}], "row 1, wait_for: 'b' is not a list"),
         (
-            [{"request_id": "a", "input_length": 5, "wait_for": [], "prefix_reset": True}],
-            "row 1: prefix_reset",
+            [{"schema": "dynamo.agentic_mooncake", "version": 2, "block_size": 64}, {"request_id": "a"}],
+            "agentic Mooncake with a header, version 2: only rows without are read",
         ),
         (
             [{"request_id": "a", "input_length": 5, "output_length": 1, "wait_for": ["z"], "timestamp": 0}],
@@ -227,7 +227,7 @@ def test_agentic_mooncake_waits_for_what_it_names_and_for_its_tools(put: Put) ->
                 {"session_id": "a", "input_length": 5, "output_length": 1, "timestamp": 0},
                 {"session_id": "a", "delay": 5},
             ],
-            "all of its prompt, as Dynamo reads it, or what it adds",
+            "all of its prompt .Dynamo's mooncake., or what it adds .*no two turns have hash_ids",
         ),
         ([{"session_id": "a", "sub_requests": []}], "row 1, sub_requests: is not a list of requests"),
     ],

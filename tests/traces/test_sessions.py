@@ -271,3 +271,14 @@ def test_prompts_that_come_again_in_a_window_are_new(seed: int, number: int) -> 
                     assert not set(parts[one][0]) & set(parts[other][0])
         check = cut.blocks.answers[cut.blocks.answers >= 0]
         assert len(np.unique(check)) == len(check)
+
+
+def test_a_turn_that_failed_may_have_any_arrival(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text(
+        "request_id,waits_for,arrival_s,prompt_tokens,output_tokens,status\n"
+        "a,,5,10,4,ok\nb,a,9,10,0,failed\nc,b,12,10,4,ok\n"
+    )
+    trace = load(path)
+    assert trace.request_id.tolist() == ["a", "c"]
+    assert trace.waits_for is not None and trace.waits_for.tolist() == [[-1], [0]]

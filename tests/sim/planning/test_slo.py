@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -11,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from sim import plan
 from sim.planning.slo import Bound, Observation, interval, observe, parse_slo
+from sim.planning.verdict import to_settle
 from traces.errors import InputError
 
 
@@ -133,3 +136,43 @@ def test_pressure_is_above_one_where_the_bound_is_broken(value: float, limit: fl
     share, least = value / 1e4, min(limit / 1e4, 0.999)
     attained = Bound("attainment", "share", least)
     assert (attained.pressure(share) <= 1 + 1e-9) == (attained.holds(share) or share == pytest.approx(least))
+
+
+def of_sessions(takes: list[float], turns: int = 2) -> dict[str, np.ndarray[Any, Any]]:
+    """Sessions of so many turns, one after the other a second apart, which take so long each."""
+    run = columns(list(range(len(takes) * turns)), np.repeat(takes, turns).tolist(), wait=0.25)
+    run["session_id"] = np.repeat(np.arange(len(takes)), turns)
+    return run
+
+
+def test_sessions_are_bounded_from_their_first_arrival_to_their_last_token() -> None:
+    slo = parse_slo("session_p99:1 session_mean:2s session_wait_mean:1 ttft_mean:1")
+    assert slo.bounds_sessions and slo.bounds[2].metric == "session_wait"
+    seen = observe(slo, of_sessions([9.0] * 10 + [2.0] * 35 + [50.0] * 5), {})
+    # A second lies between the two turns; the first fifth and the last tenth of the requests do not count.
+    assert seen.values[:3] == pytest.approx((3000.0, 3000.0, 500.0)) and seen.mean_e2el_s == pytest.approx(
+        3.0
+    )
+    lost = [2.0] * 50
+    lost[30] = math.nan
+    assert observe(slo, of_sessions(lost), {}).values[0] == math.inf
+
+
+def test_a_bound_on_sessions_takes_more_requests() -> None:
+    one, two = (
+        dataclasses.replace(parse_slo("session_p99:1"), session_requests=number) for number in (1.0, 4.0)
+    )
+    assert to_settle(two, 1.0, 0.1, 3) == pytest.approx(4 * to_settle(one, 1.0, 0.1, 3), abs=4)
+
+
+def test_a_plan_bounds_sessions_where_there_are_any() -> None:
+    asked = {"num_requests": 200, "max_requests": 400, "num_seeds": 3, "max_seeds": 3, "max_replicas": 4}
+    talks = "sessions:turns=2,think_s=1,prompt_tokens=50,output_tokens=20"
+    made = plan(talks, slo="session_p90:20s", request_rate=2.0, profiles="h200-vicuna-7b", **asked)
+    best = made.best
+    assert best is not None and best.point is not None and best.point.measured[0].name == "session_p90"
+    assert 1000 < best.point.measured[0].mean < 20_000
+    with pytest.raises(
+        InputError, match=r"session_p90 bounds sessions, and fixed.* does not say which requests"
+    ):
+        plan("fixed", slo="session_p90:20s", request_rate=2.0, profiles="h200-vicuna-7b", **asked)

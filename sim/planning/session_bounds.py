@@ -1,0 +1,47 @@
+"""What bounds on sessions are held against: how long a task took, and what it lost in queues."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from traces.trace import FloatArray, IntArray
+
+from ..results.session_table import session_table
+
+SESSION_BOUNDS = {"session": "Session time", "session_wait": "Queueing waits of a session"}
+"""What may be bounded of sessions: `{statistic}_{key}_ms` of a summary."""
+
+
+class SessionValues:
+    """The sessions of one run, by the row that came first of each.
+
+    A session is of the part of a run in which its first request came, with all that follows.
+    """
+
+    def __init__(self, columns: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        done = ~np.isnan(columns["finish_s"])
+        waits = {"wait_ms", "e2el_ms"} & columns.keys()
+        table = session_table(
+            {**columns, **{name: np.zeros(len(done)) for name in {"wait_ms", "e2el_ms"} - waits}}, done, done
+        )
+        self.completed = table.completed
+        self.values_ms: dict[str, FloatArray] = {"session": table.span_ms, "session_wait": table.wait_ms}
+        self.first = _first_rows(columns["session_id"], columns["arrival_s"])
+
+    def of(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+        """Which sessions begin with one of these rows."""
+        return np.isin(self.first, rows)
+
+
+def _first_rows(session_id: npt.NDArray[Any], arrival_s: FloatArray) -> IntArray:
+    """The row of each session that arrived first, in order of the first row of each."""
+    first: dict[object, int] = {}
+    for row, name in enumerate(session_id.tolist()):
+        known = first.setdefault(name, row)
+        if arrival_s[row] < arrival_s[known]:
+            first[name] = row
+    return np.array(list(first.values()), dtype=np.int64)
