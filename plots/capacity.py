@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sim.planning.answer import Answer, Plan, Sensitivity
-from sim.planning.session_bounds import SESSION_BOUNDS
 from sim.planning.verdict import FleetPoint, Measured, failures_of
 from sim.results.metrics import LATENCIES
+from sim.results.session_metrics import SESSION_BOUNDS
 
 from . import style
 

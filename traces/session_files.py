@@ -46,7 +46,7 @@ def agent_sessions(path: str, objects: Sequence[Row]) -> Unfolded:
             "since its start"
         )
     if reader.num_idle:
-        notes.append(f"{reader.num_idle} sub-agents without requests are left out")
+        notes.append(f"sub-agents without requests left out: {reader.num_idle}")
     if len(reader.models) > 1:
         notes.append(f"{len(reader.models)} models, all simulated as one")
     return Unfolded(reader.rows, "sessions of kv-cache-tester", tuple(notes))

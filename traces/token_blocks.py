@@ -1,8 +1,15 @@
-"""Which prompts begin alike, told by the ids of their tokens; knows nothing of tokenizers or files."""
+"""Which prompts begin alike, told by the ids of their tokens; knows nothing of tokenizers but that they give
+these, nor of files.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
+
+from .prompt_blocks import blocks_of_lists
+from .trace import Trace
 
 BLOCK_TOKENS = 16
 """Prompts are compared in blocks of so many tokens."""
@@ -55,3 +62,23 @@ class Conversation:
 
 def _are_tokens(ids: Any) -> bool:
     return isinstance(ids, list) and bool(ids) and set(map(type, ids)) <= {int}
+
+
+def with_text_blocks(trace: Trace, encode: Callable[[str], list[int]]) -> Trace:
+    """The trace with the blocks of its prompts by the tokens of their texts; as it is where it has no texts,
+    or says already which begin alike.
+
+    Where `prompt_tokens` are fewer than the tokens of a text, the blocks end there; where they are more, as
+    with a chat template, what is beyond the text is like nobody else's.
+    """
+    if trace.prompt is None or trace.blocks is not None:
+        return trace
+    hashes, rows, sizes = TokenHashes(), list[list[int]](), list[list[int]]()
+    for text, most in zip(trace.prompt.tolist(), trace.prompt_tokens.tolist(), strict=True):
+        ids, before, row = encode(str(text))[:most], -1, list[int]()
+        for start in range(0, len(ids), BLOCK_TOKENS):
+            before = hashes.chain(before, tuple(ids[start : start + BLOCK_TOKENS]))
+            row.append(before)
+        rows.append(row)
+        sizes.append([min(BLOCK_TOKENS, len(ids) - start) for start in range(0, len(ids), BLOCK_TOKENS)])
+    return replace(trace, blocks=blocks_of_lists(rows, sizes, trace.prompt_tokens))

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 from cyclopts import Parameter
 
-from ..planning.session_bounds import SESSION_BOUNDS
 from ..results.metrics import request_latencies
+from ..results.session_metrics import SESSION_BOUNDS
 from ..scenario.settings import PlanKeywords, Settings
 from . import show
 from .options import Several, flags, keywords

@@ -1,4 +1,4 @@
-"""Counts tokens by a Hugging Face tokenizer, which is loaded when it is asked for."""
+"""Tokens by a Hugging Face tokenizer, which is loaded when it is asked for."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 from traces.errors import InputError
 
 
-def counter(name: str | None) -> Callable[[str], int] | None:
-    """A function from a text to its number of tokens, by a tokenizer; None for None.
+def encoder(name: str | None) -> Callable[[str], list[int]] | None:
+    """A function from a text to the ids of its tokens, by a tokenizer; None for None.
 
     Raises InputError where it cannot be loaded, or transformers is not installed.
     """
@@ -22,4 +22,15 @@ def counter(name: str | None) -> Callable[[str], int] | None:
         loaded = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise InputError(f"--tokenizer {name}: cannot be loaded ({error})") from None
-    return lambda text: len(loaded(text, add_special_tokens=False).input_ids)
+
+    def encode(text: str) -> list[int]:
+        ids: list[int] = loaded(text, add_special_tokens=False).input_ids
+        return ids
+
+    return encode
+
+
+def counter(name: str | None) -> Callable[[str], int] | None:
+    """A function from a text to its number of tokens; None for None. Errors are those of `encoder`."""
+    encode = encoder(name)
+    return None if encode is None else lambda text: len(encode(text))

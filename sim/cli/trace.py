@@ -19,7 +19,7 @@ from ..scenario.scenario import stream
 from ..scenario.settings import DEFAULT_TRACE
 from . import show
 from .options import Rate
-from .tokenizers import counter
+from .tokenizers import encoder
 
 SourceArgument = Annotated[str, Parameter(help=sources_help())]
 GeneratorArgument = Annotated[str, Parameter(help=f"Generator {GENERATORS.help('generators')}")]
@@ -161,15 +161,20 @@ def convert(
     max_new_tokens
         Cap on output tokens.
     tokenizer
-        Hugging Face tokenizer, a name or a folder, that counts the tokens of a text trace (needs
-        seqsched[real]).
+        Hugging Face tokenizer, a name or a folder, that counts the tokens of a text trace, and tells by them
+        which prompts begin alike (needs seqsched[real]).
     """
+    from traces.token_blocks import with_text_blocks
+
+    encode = encoder(tokenizer)
     trace = traces.load(
         source,
         seed=seed,
         max_new_tokens=max_new_tokens,
-        tokenizer=counter(tokenizer),
+        tokenizer=None if encode is None else lambda text: len(encode(text)),
         time_unit=time_unit,
     )
+    if encode is not None:
+        trace = with_text_blocks(trace, encode)
     traces.write(trace, out)
     show.wrote([out])

@@ -12,9 +12,6 @@ from traces.trace import FloatArray, IntArray
 
 from ..results.session_table import session_table
 
-SESSION_BOUNDS = {"session": "Session time", "session_wait": "Queueing waits of a session"}
-"""What may be bounded of sessions: `{statistic}_{key}_ms` of a summary."""
-
 
 class SessionValues:
     """The sessions of one run, by the row that came first of each.

@@ -21,7 +21,8 @@ from traces.errors import InputError
 from ..results.backlog import backlog
 from ..results.metric_kinds import good_requests
 from ..results.metrics import request_latencies
-from .session_bounds import SESSION_BOUNDS, SessionValues
+from ..results.session_metrics import SESSION_BOUNDS
+from .session_bounds import SessionValues
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -14,6 +14,9 @@ from traces.trace import FloatArray
 from .metric_kinds import Metric
 from .tables import RunTables
 
+SESSION_BOUNDS = {"session": "Session time", "session_wait": "Queueing waits of a session"}
+"""What may be bounded of sessions, key -> title: `{statistic}_{key}_ms` of a summary."""
+
 STATISTICS: dict[str, Callable[[FloatArray], float]] = {
     "mean": lambda values: float(values.mean()),
     "median": lambda values: float(np.median(values)),

@@ -300,3 +300,31 @@ def test_bailians_turns_wait_for_the_chat_that_they_go_on_from(put: Put) -> None
     rows[0]["parent_chat_id"] = 8
     with pytest.raises(InputError, match="line 1, parent_chat_id: 8 waits for this chat in turn"):
         load(put(lines(rows), "chats.jsonl"))
+
+
+def test_sub_agents_without_requests_are_counted(put: Put) -> None:
+    calls = [
+        {"t": 0, "type": "n", "in": 130, "out": 5, "hash_ids": [1, 2]},
+        {"t": 4, "type": "subagent", "agent_id": "x", "duration_ms": 1000, "requests": []},
+        {"t": 5, "type": "subagent", "agent_id": "y"},
+        {"t": 9, "type": "n", "in": 260, "out": 5, "hash_ids": [1, 2, 3, 4]},
+    ]
+    session = {"id": "s", "hash_id_scope": "local", "block_size": 64, "requests": calls}
+    trace = load(put(lines([session]), "s.json"))
+    assert len(trace) == 2 and "sub-agents without requests left out: 2" in trace.notes
+
+
+def test_agentic_rows_are_of_whole_prompts_whether_or_not_a_prefix_is_reset(put: Put) -> None:
+    """As in NVIDIA Dynamo's trace formats: prefix_reset is metadata."""
+    rows = [
+        {"request_id": "a", "input_length": 600, "output_length": 9, "hash_ids": [1, 2], "timestamp": 0},
+        {
+            "request_id": "b",
+            "input_length": 1100,
+            "output_length": 9,
+            "hash_ids": [1, 2, 3],
+            "wait_for": ["a"],
+        },
+    ]
+    rows[1] |= {"prefix_reset": True, "branches": ["c"]}
+    assert load(put(lines(rows), "a.jsonl")).prompt_tokens.tolist() == [600, 1100]
