@@ -99,13 +99,12 @@ def plan(
     """
     given = read_settings(trace, settings)
     slo = slo if isinstance(slo, str | Slo) else list(slo)
-    wanted = parse_slo(slo, goodput_bounds(given.goodput))
     names, units = split(policies), units_of(profiles, given)
     _check_counts(names, replicas, max_rate, spare, max_replicas, tolerance)
     replicas = 1 if replicas is None else replicas
     effort = Effort(num_requests, num_seeds, max_requests, max_seeds, given.seed, confidence)
     workload = workload_of(trace, given, num_requests, burstiness)
-    wanted = with_sessions(wanted, workload)
+    wanted = with_sessions(parse_slo(slo, goodput_bounds(given.goodput)), workload)
     check_time_scale(given.time_scale, request_rate, max_rate)
     rate = None if max_rate and request_rate is None else rate_of(request_rate, workload)
     prices = prices_of(price, [m for unit in units for m in (*unit.machines, *unit.bases)])
