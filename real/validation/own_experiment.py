@@ -117,7 +117,7 @@ def own_lengths(
         engine.add(k, prompt, most[k], end_tokens=end_tokens)
     while engine.has_requests():
         for progress in engine.step():
-            lengths[progress.key] += progress.num_tokens
+            lengths[progress.key] += len(progress.tokens)
     engine.clear()
     return lengths
 
