@@ -5,7 +5,7 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 
 from ..execution.arrivals import Arrivals
-from ..execution.environment import Environment
+from ..execution.environment import DECISION, Environment
 from ..execution.replica import Replica
 from ..request import Request
 from .fleet import Fleet
@@ -26,6 +26,8 @@ class SharedQueueFleet(Fleet):
         # heaps of (minus these, replica).
         self.declined: dict[int, int] = {}
         self.decliners: dict[int, list[tuple[int, int]]] = {}
+        # Numbers of the replicas whose requests share memory.
+        self.sharing: set[int] = set()
 
     def release(self, replica: Replica, now: float) -> None:
         """The replica, about to decide, takes from the queue what its scheduler wants."""
@@ -53,12 +55,15 @@ class SharedQueueFleet(Fleet):
             if len(decliners) > most:
                 decliners[:] = [(k, n) for k, n in set(decliners) if self.declined.get(n) == -k]
                 heapify(decliners)
+            if number in self.sharing and replica.num_requests > replica.running.num_running:
+                self._ask_again(replica, now)
         if has_taken and self.queue:
             self._offer()
 
     def _open(self) -> None:
         self.loads = {replica.number: 0 for replica in self.replicas}
         self.hungry = [(0, number) for number in self.loads]
+        self.sharing = {r.number for r in self.replicas if r.scheduler.prefix_cache is not None}
 
     def _went_down(self, replica: Replica) -> None:
         pass
@@ -85,6 +90,19 @@ class SharedQueueFleet(Fleet):
             del self.loads[number]
         for entry in passed:
             heappush(self.hungry, entry)
+
+    def _ask_again(self, replica: Replica, now: float) -> None:
+        """Those that the replica lets in now may take less memory than its scheduler counted when it left the
+        first in the queue: then it decides anew with the end of that iteration.
+        """
+
+        def let_in(_: object) -> None:
+            if replica.iterations is not None and replica.iterations[0].chunks:
+                replica.notice()
+
+        all_have_decided = self.env.at(now, DECISION + len(self.replicas))
+        assert all_have_decided.callbacks is not None
+        all_have_decided.callbacks.append(let_in)
 
     def _offer(self) -> None:
         """The first in the shared queue is another now: who had no memory for a longer one decides anew, with

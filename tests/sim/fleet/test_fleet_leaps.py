@@ -23,6 +23,7 @@ from tests.sim.fleet.small import (
     run,
     with_machines,
 )
+from traces.prompt_blocks import PromptBlocks
 from traces.trace import Trace
 
 
@@ -147,6 +148,55 @@ def assert_leaping_changes_nothing(
         assert leaped.machines[name] == pytest.approx(stepped.machines[name], rel=1e-9, abs=1e-9), name
     for k in range(len(blocks)):
         assert decided(leaped, k) == decided(stepped, k)
+
+
+@st.composite
+def alike(draw: st.DrawFn) -> Trace:
+    """Prompts of which many begin alike."""
+    trace = draw(worlds())
+    shared = np.array([0, *draw(st.lists(st.integers(1, 200), min_size=1, max_size=3))])
+    kinds = draw(st.lists(st.integers(0, len(shared) - 1), min_size=len(trace), max_size=len(trace)))
+    kind = np.array(kinds, dtype=np.int64)
+    blocks = PromptBlocks(kind, shared[kind], np.arange(len(trace) + 1))
+    return replace(trace, prompt_tokens=trace.prompt_tokens + shared[kind], blocks=blocks)
+
+
+SHARING = [
+    "prefix_caching=on",
+    "prefix_caching=on,async_scheduling=on",
+    "prefix_caching=on,async_scheduling=on,max_num_seqs=3,max_num_batched_tokens=40",
+    "prefix_caching=on,order=longest-prefix-match,max_num_seqs=5",
+    "prefix_caching=on,order=shortest-uncached,async_scheduling=on",
+    "prefix_caching=on,order=memory-time,max_num_seqs=5,starve_after=30,quantum=5",
+    "prefix_caching=on,order=memory-time,async_scheduling=on",
+    "prefix_caching=on,order=fair,admission=predicted",
+    "prefix_caching=own,async_scheduling=on",
+    "prefix_caching=own,order=memory-time,async_scheduling=on",
+    "rules=sglang,chunked_prefill_size=64",
+    "rules=trtllm,capacity_scheduler_policy=max_utilization",
+]
+
+
+@settings(max_examples=150)
+@given(
+    trace=alike(),
+    options=st.sampled_from(SHARING),
+    blocks=st.lists(st.sampled_from([26, 30, 40, 1000]), min_size=1, max_size=3),
+    predictor=st.sampled_from(["oracle", "tuned"]),
+    failures=FAILURES,
+    seed=st.integers(0, 50),
+)
+def test_what_is_found_in_memory_lets_a_replica_take_more_from_the_queue_in_a_leap_too(
+    trace: Trace,
+    options: str,
+    blocks: list[int],
+    predictor: str,
+    failures: dict[str, float],
+    seed: int,
+    profile: Profile,
+) -> None:
+    how = {"predictor": predictor, "router": "shared-queue", "seed": seed, **failures}
+    assert_leaping_changes_nothing(trace, f"continuous:{options}", profile, blocks, how)
 
 
 def test_what_comes_back_from_a_failed_replica_goes_before_what_waits_in_the_midst_of_a_leap(
