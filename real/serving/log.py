@@ -25,11 +25,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import secrets
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+from sim.parallel.locked import open_locked
 from traces.errors import InputError
 
 from .call import printable
@@ -46,14 +48,14 @@ FIRST = b'{"request_id":'
 class Log:
     """Appends rows to a file; what a process that was killed left half written at its end is cut off.
 
-    Raises InputError where the file cannot be written.
+    Raises InputError where the file cannot be written, and where another process writes to it.
     """
 
     def __init__(self, path: Path, *, texts: bool = False, prefixes: bool = True) -> None:
         self.texts, self.prefixes = texts, prefixes
         self.salt = secrets.token_bytes(16)
         try:
-            self.file: BinaryIO = path.open("ab")
+            self.file = opened(path)
             self.next_id = _repair(path, self.file)
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror})") from None
@@ -76,8 +78,24 @@ class Log:
             row |= {"hash_ids": hashes, "hash_tokens": [BLOCK_TOKENS] * len(hashes)}
         if self.texts:
             row["prompt"] = printable(text)
-        self.file.write(json.dumps(row, separators=(",", ":"), allow_nan=False).encode() + b"\n")
-        self.file.flush()
+        self._append(json.dumps(row, separators=(",", ":"), allow_nan=False).encode() + b"\n")
+
+    def _append(self, line: bytes) -> None:
+        """All of a line, or nothing: a row behind half of another would be lost with it."""
+        number, written = self.file.fileno(), 0
+        try:
+            while written < len(line):
+                written += os.write(number, line[written:])
+        except OSError:
+            if written:
+                os.ftruncate(number, os.lseek(number, 0, os.SEEK_END) - written)
+            raise
+
+
+def opened(path: Path) -> BinaryIO:
+    """The file to append to, which no other process may meanwhile, unless it is a device."""
+    is_device = path.exists() and not path.is_file() and not path.is_dir()
+    return path.open("ab") if is_device else open_locked(path)
 
 
 def mirrored_path(log: Path) -> Path:

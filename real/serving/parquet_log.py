@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import hashlib
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from sim.parallel.locked import close_locked
 from traces.errors import InputError
 from traces.unpacking import PARQUET_EXTRA
 
 from .complaints import complain
-from .log import Log
+from .log import Log, opened
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,6 +31,7 @@ ROWS = (4096, 100_000)
 within these bounds.
 """
 MOST_ROW_BYTES = 1 << 26
+NOT_YET = "what the log has spooled cannot be written as Parquet yet"
 FOLDED = b"seqsched.folded"
 """What a file remembers of the spool that was folded in last, lest it be folded in twice."""
 TYPES = {
@@ -43,6 +46,8 @@ TYPES = {
     **dict.fromkeys(("upstream", "attempts", "continuations"), "int64"),
 }
 """Columns of every log, and their types in Parquet."""
+AT_TIMES = {"deadline_s": "float64", "prompt": "string"}
+"""Those of some, as are the lists of hashes."""
 
 
 class ParquetLog(Log):
@@ -60,15 +65,17 @@ class ParquetLog(Log):
         self.full = path.with_suffix(".folding.jsonl")
         self.worker = ThreadPoolExecutor(1, "seqsched-log")
         self.folding: Future[None] | None = None
-        self.num_rows, next_id = _known(path)
-        for rest in (self.full, self.spool):
-            if rest.exists():
-                next_id = max(next_id, _repaired(rest))
-            if rest.exists() and (rest is self.full or not self.full.exists()):
-                rest.replace(self.full)
-                self._fold()
+        self.num_spooled = 0
         super().__init__(self.spool, texts=texts, prefixes=prefixes)
-        self.next_id, self.num_spooled = next_id, 0
+        try:
+            self.num_rows, next_id = _known(path)
+        except InputError:
+            close_locked(self.file, self.spool)
+            raise
+        self.next_id = max(self.next_id, next_id)
+        if self.full.exists():
+            self.next_id = max(self.next_id, _repaired(self.full))
+        self._fold_all()
 
     def write(self, row: dict[str, Any], text: str) -> None:
         """One request that has ended."""
@@ -81,48 +88,77 @@ class ParquetLog(Log):
     def _begin_to_fold(self) -> None:
         if self.folding is not None and not self.folding.done():
             return
-        if not self.full.exists():  # else it could not be folded in before
-            self.file.close()
-            self.spool.replace(self.full)
-            self.file, self.num_spooled = self.spool.open("ab"), 0
+        self.num_spooled = 0  # where it fails, it is not tried again at each row
+        try:
+            if not self.full.exists():  # else it could not be folded in before
+                self._begin_spool()
+        except (OSError, InputError) as error:
+            complain(NOT_YET, error)
+            return
         self.folding = self.worker.submit(self._fold)
+
+    def _begin_spool(self) -> None:
+        """What is spooled waits to be folded in; what follows goes to another file."""
+        self.spool.replace(self.full)
+        try:
+            file = opened(self.spool)
+        except (OSError, InputError):
+            self.full.replace(self.spool)
+            raise
+        self.file.close()
+        self.file = file
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        super().__exit__(kind, error, trace)
         self.worker.shutdown()
+        self._fold_all()
+        try:
+            close_locked(self.file, self.spool)
+        except OSError as failure:
+            complain(NOT_YET, failure)
+
+    def _fold_all(self) -> None:
+        """Fold in what waits for it, and what is spooled."""
         if self.full.exists():
             self._fold()
-        if not self.full.exists():
-            self.spool.replace(self.full)
-            self._fold()
+        try:
+            if not self.full.exists() and self.spool.stat().st_size:
+                self._begin_spool()
+                self._fold()
+        except (OSError, InputError) as error:
+            complain(NOT_YET, error)
 
     def _fold(self) -> None:
         """Fold what was spooled into the file; where that cannot be done, it stays where it is."""
         try:
             self.num_rows = fold(self.full, self.path)
         except Exception as error:
-            complain(f"what is in {self.full.name} cannot be written as Parquet yet", error)
+            complain(NOT_YET, error)
 
 
 def fold(spool: Path, path: Path) -> int:
     """Put the rows of a spool into a Parquet file and remove the spool; how many rows the file has then."""
     import pyarrow.parquet as pq
 
-    digest = hashlib.blake2b(spool.read_bytes(), digest_size=16).hexdigest().encode()
+    with spool.open("rb") as file:
+        digest = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest().encode()
     old = pq.ParquetFile(path) if path.exists() else None
     num_rows = 0 if old is None else old.metadata.num_rows
     if spool.stat().st_size and (old is None or (old.metadata.metadata or {}).get(FOLDED) != digest):
         new = _rows(spool)
         schema = _joined(None if old is None else old.schema_arrow, new.schema, digest)
         part = path.with_name(path.name + ".part")
-        with pq.ParquetWriter(part, schema, compression="zstd") as writer:
-            if old is not None:
-                for number in range(old.num_row_groups):
-                    writer.write_table(_fitted(old.read_row_group(number), schema))
-            writer.write_table(_fitted(new, schema))
-        part.replace(path)
+        try:
+            with pq.ParquetWriter(part, schema, compression="zstd") as writer:
+                if old is not None:
+                    for number in range(old.num_row_groups):
+                        writer.write_table(_fitted(old.read_row_group(number), schema))
+                writer.write_table(_fitted(new, schema))
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)  # a full disk shall have room for the spool
+            raise
         num_rows += new.num_rows
     spool.unlink()
     return num_rows
@@ -133,13 +169,13 @@ def _rows(spool: Path) -> pa.Table:
     import pyarrow.json as pj
 
     lists = {name: pa.list_(pa.int64()) for name in ("hash_ids", "hash_tokens")}
-    types = {**{name: pa.type_for_alias(alias) for name, alias in TYPES.items()}, **lists}
+    types = {name: pa.type_for_alias(alias) for name, alias in {**TYPES, **AT_TIMES}.items()} | lists
     table = pj.read_json(
         spool,
         pj.ReadOptions(block_size=MOST_ROW_BYTES),
         pj.ParseOptions(explicit_schema=pa.schema(types), unexpected_field_behavior="infer"),
     )
-    empty = [name for name in lists if table.column(name).null_count == table.num_rows]
+    empty = [name for name in (*AT_TIMES, *lists) if table.column(name).null_count == table.num_rows]
     return table.drop_columns(empty)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +71,36 @@ def test_decisions_that_cannot_be_written_change_none(capfd: pytest.CaptureFixtu
         with_fakes(test, on_decision=note)
     error = capfd.readouterr().err
     assert error.count("the decisions cannot be written") == 1 and "scheduler failed" not in error
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits of POSIX")
+def test_a_row_that_a_full_disk_cuts_off_is_left_out_whole(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    code = """
+import resource, sys
+from pathlib import Path
+from real.serving.log import Log
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+with Log(Path(sys.argv[1]), texts=True) as log:
+    for number, limit in enumerate((hard, 30_000, hard, 30_000)):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            log.write({"request_id": number, "prompt_tokens": 5}, "x" * 20_000)
+        except OSError:
+            print(number)
+"""
+    told = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["1", "3"]
+    assert [json.loads(line)["request_id"] for line in path.read_text().splitlines()] == [0, 2]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs locks of POSIX")
+def test_two_layers_do_not_write_to_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    with Log(path) as log:
+        log.write(row(0), "")
+        with pytest.raises(InputError, match=r"log\.jsonl: another process is writing it"):
+            Log(path)
+        log.write(row(1), "")
+    with Log(path) as log:
+        assert log.next_id == 2

@@ -97,6 +97,7 @@ def test_a_writer_that_was_killed_loses_no_row_and_doubles_none(when: str, tmp_p
     killed = ParquetLog(path)
     for number in range(10, 20):
         killed.write(row(number), "x" * 600)
+    killed.file.close()
     assert ids(path) == list(range(10))  # it can be read at any time
     match when:
         case "half a row":
@@ -153,3 +154,66 @@ def test_what_cannot_be_folded_in_stays_and_is_folded_in_later(
     with ParquetLog(path) as log:
         assert log.next_id == 12
     assert ids(path) == list(range(12))
+
+
+def test_two_layers_do_not_write_to_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_log, "ROWS", (5, 5))
+    path = tmp_path / "log.parquet"
+    with ParquetLog(path) as log:
+        for number in range(12):
+            log.write(row(number), "")
+            with pytest.raises(InputError, match="another process is writing it"):
+                ParquetLog(path)
+    assert ids(path) == list(range(12))
+
+
+def test_a_spool_that_cannot_be_begun_keeps_nobody_from_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(parquet_log, "ROWS", (5, 5))
+    path = tmp_path / "log.parquet"
+
+    def too_many(*args: Any) -> Any:
+        raise OSError(24, "Too many open files")
+
+    with ParquetLog(path) as log:
+        with monkeypatch.context() as patch:
+            patch.setattr(parquet_log, "opened", too_many)
+            for number in range(12):
+                log.write(row(number), "")
+        assert not path.exists() and capfd.readouterr().err.count("OSError") == 2
+        for number in range(12, 20):
+            log.write(row(number), "")
+    assert ids(path) == list(range(20))
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("text", ["2026-11-29", "2026-11-29 09:00:00", "12", "true", "null"])
+def test_a_prompt_stays_the_text_that_it_is(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "log.parquet"
+    for number, prompt in enumerate((text, "words", text)):
+        with ParquetLog(path, texts=True) as log:
+            log.write(row(number), prompt)
+    assert [each["prompt"] for each in rows(path)] == [text, "words", text]
+
+
+def test_what_was_half_folded_is_removed_and_not_tried_again_at_each_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(parquet_log, "ROWS", (5, 5))
+    path, tried = tmp_path / "log.parquet", []
+
+    def full(self: Any, table: Any, *args: Any) -> None:
+        tried.append(table.num_rows)
+        raise OSError(28, "No space left on device")
+
+    with ParquetLog(path) as log:
+        with monkeypatch.context() as patch:
+            patch.setattr(pq.ParquetWriter, "write_table", full)
+            for number in range(19):
+                log.write(row(number), "")
+                if log.folding is not None:
+                    log.folding.result()
+        assert tried == [5, 5, 5] and "No space" not in capfd.readouterr().err
+        assert not list(tmp_path.glob("*.part"))
+    assert ids(path) == list(range(19))
