@@ -255,7 +255,10 @@ class Layer:
             error = f"the layer failed: {type(failure).__name__}"
             raise
         except asyncio.CancelledError:
-            error = error if client.has_left else "cancelled: the layer has ended"
+            if relayed.is_over:  # many leave as soon as they have read [DONE]
+                error = relayed.seen.error
+            elif not client.has_left:
+                error = "cancelled: the layer has ended"
             raise
         finally:
             self._ended(call)

@@ -6,9 +6,10 @@ stream gets the whole answer put together. Where the upstream refuses that, it g
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -21,6 +22,8 @@ from .whole import Whole
 
 STREAM = "text/event-stream"
 MOST_ANSWER_BYTES = 1 << 28
+LAST_S = 1.0
+"""Seconds that a stream may take to end behind its [DONE], lest the connection be closed for nothing."""
 REFUSALS = (400, 422, 501)
 """With which a server says that it does not take a request as it is."""
 WAYS = (
@@ -54,7 +57,8 @@ class UpstreamFailed(Exception):
 @dataclass
 class Relayed:
     """What came of it: `seen` in the answer, when the first token came (s, 0: none), the status sent, how
-    often it was continued. `is_again`: it was then begun again, uncut.
+    often it was continued. `is_again`: it was then begun again, uncut. `is_over`: the client has got all of
+    a stream.
     """
 
     seen: Seen = field(default_factory=Seen)
@@ -62,6 +66,7 @@ class Relayed:
     status: int = 0
     continuations: int = 0
     is_again: bool = False
+    is_over: bool = False
 
 
 def kind_of(error: str) -> str:
@@ -148,7 +153,7 @@ class Relay:
         """Lines as they come."""
         seen = relayed.seen
         passing = Passing(seen, hides_usage=not call.wants_usage)
-        async for data in response.content.iter_any():
+        async for data in _pieces(response.content, seen):
             lines = passing.feed(data)
             if seen.events and not relayed.first_s:
                 relayed.first_s = time.monotonic()
@@ -156,6 +161,7 @@ class Relay:
                 await self._write(lines, client, relayed, headers)
             if passing.broken is not None:
                 raise passing.broken
+            relayed.is_over = seen.is_done
         rest = passing.close()
         _check_whole(call, seen)
         await self._write(rest, client, relayed, headers)
@@ -181,7 +187,7 @@ class Relay:
     ) -> None:
         """The whole answer, when it is there."""
         seen, whole, events, rest, size = relayed.seen, Whole(), Events(), b"", 0
-        async for data in response.content.iter_any():
+        async for data in _pieces(response.content, seen):
             *lines, rest = (rest + data).split(b"\n")
             size += len(data)
             if len(rest) > LONGEST_LINE or size > MOST_ANSWER_BYTES:
@@ -239,6 +245,24 @@ def _gather_line(line: bytes, events: Events, seen: Seen, whole: Whole) -> None:
         whole.add(event)
     except (TypeError, AttributeError, KeyError, ValueError, RecursionError) as error:
         raise BrokenStream("an event is none of an answer") from error
+
+
+async def _pieces(content: aiohttp.StreamReader, seen: Seen) -> AsyncIterator[bytes]:
+    """A stream as it comes, to its end; what is whole needs none."""
+    until_s: float | None = None
+    while True:
+        if seen.is_done and until_s is None:
+            until_s = asyncio.get_running_loop().time() + LAST_S
+        try:
+            async with asyncio.timeout_at(until_s):
+                data = await content.readany()
+        except (TimeoutError, aiohttp.ClientError):
+            if seen.is_done:
+                return
+            raise
+        if not data:
+            return
+        yield data
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

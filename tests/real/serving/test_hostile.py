@@ -316,6 +316,43 @@ def test_odd_tool_calls_end_in_an_answer_or_an_error(delta: str, capfd: pytest.C
     assert "Traceback" not in error and "within the layer" not in error
 
 
+def ending(after: asyncio.Event) -> Handler:
+    """An upstream whose connection outlasts [DONE]."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = await saying(WORD, END[:-1])(request)
+        await after.wait()
+        await response.write(END[-1:])
+        return response
+
+    return answer
+
+
+def test_who_leaves_once_all_is_said_has_been_answered() -> None:
+    async def test(up: Up) -> None:
+        body = {"model": "m", "messages": [], "stream": True}
+        async with up.session.post(f"{up.url}/v1/chat/completions", json=body) as response:
+            async for line in response.content:
+                if b"[DONE]" in line:
+                    break
+            response.close()
+        await up.idle()
+        ended = up.layer.report.recent[-1]
+        assert (ended.error, ended.output_tokens) == ("", 1)
+
+    behind(ending(asyncio.Event()), test)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_stream_is_over_when_it_says_so(stream: bool) -> None:
+    async def test(up: Up) -> None:
+        status, body = await up.ask(stream=stream)
+        assert status == 200 and b'"content":"a"' in body and b"error" not in body
+        assert body.endswith(b"data: [DONE]\n") is stream
+
+    behind(ending(asyncio.Event()), test, idle_timeout_s=20.0)
+
+
 @pytest.mark.parametrize("content_type", ["text/html", "application/json"])
 def test_a_page_is_no_answer(content_type: str) -> None:
     async def test(up: Up) -> None:
