@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -27,6 +28,8 @@ ENOUGH = 64
 """Answers from which on words count."""
 WINDOW = 1000
 """Answers that a median, or an error, is taken over."""
+MOST_MODELS = 200
+"""Models of which medians are kept."""
 NUM_FEATURES = 1 << 15
 MOST_WORDS = 256
 """Words of a prompt that are looked at: half of them its first, half its last."""
@@ -103,7 +106,11 @@ class MedianLength:
 
     def learn(self, ask: Ask, tokens: int) -> None:
         """One more answer."""
-        self.windows.setdefault(ask.model, Window()).add(tokens)
+        # Whoever was asked for last is kept: clients may make names up.
+        window = self.windows[ask.model] = self.windows.pop(ask.model, None) or Window()
+        window.add(tokens)
+        if len(self.windows) > MOST_MODELS:
+            del self.windows[next(iter(self.windows))]
 
 
 class Watch:
@@ -197,19 +204,30 @@ class LearnedLength:
 
 
 def _logged(path: str) -> Iterator[tuple[Ask, int]]:
-    """What was asked and how long the answers were, of a log of the layer, in the order in which they ended.
+    """What was asked and how long the answers were, of a log of the layer, in the order in which they ended;
+    nothing, of one that has just been begun.
 
     InputError for a file without texts, or where no answer is whole.
     """
-    table = open_table(path, lambda name: name in LEARNT_FROM)
+    file, spool = Path(path), Path(path).with_suffix(".spool.jsonl")
+    if not file.exists() and spool.exists():  # a log in Parquet that has no rows but those
+        file = spool
+    if file.is_file() and not file.stat().st_size:
+        return
+    table = open_table(file, lambda name: name in LEARNT_FROM)
     if missing := [name for name in LEARNT_FROM if name not in table.columns]:
         raise InputError(f"{path}: column {missing[0]} is missing; a log with texts has it (--log-texts)")
     columns = [table.raw(name) for name in LEARNT_FROM]
-    rows = [row for row in zip(*columns, strict=True) if row[-1] == "completed" and row[-2] > 0]
+    rows = [row for row in zip(*columns, strict=True) if row[-1] == "completed"]
     if not rows:
         raise InputError(f"{path}: no request is completed, so that nothing can be learnt")
     for text, model, cap, tokens, _ in rows:
-        yield Ask(str(model), str(text), int(cap)), int(tokens)
+        if not isinstance(text, str):  # texts were off then
+            continue
+        if not isinstance(tokens, int) or not isinstance(cap, int):
+            raise InputError(f"{path}: output_tokens {tokens!r} and max_tokens {cap!r} are no whole numbers")
+        if tokens > 0:
+            yield Ask(str(model), text, cap), tokens
 
 
 def features(ask: Ask) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -11,7 +11,16 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="needs the extra serve")
 
-from real.serving.lengths import ENOUGH, FIRST_GUESS, Ask, MedianLength, OnlineLength, PromptTokens, Window
+from real.serving.lengths import (
+    ENOUGH,
+    FIRST_GUESS,
+    MOST_MODELS,
+    Ask,
+    MedianLength,
+    OnlineLength,
+    PromptTokens,
+    Window,
+)
 from real.serving.predictor import make_length_predictor
 from tests.sim.command import run
 from traces.errors import InputError
@@ -71,6 +80,41 @@ def test_a_log_without_texts_is_refused(tmp_path: Path) -> None:
     log.write_text(row(Ask("m", "x", 8), 0, status="failed"))
     with pytest.raises(InputError, match="no request is completed"):
         make_length_predictor(f"online:log={log}")
+
+
+def test_a_log_that_has_just_been_begun_teaches_nothing_yet(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").touch()
+    (tmp_path / "other.spool.jsonl").touch()
+    for name in ("log.jsonl", "other.parquet"):
+        begun = make_length_predictor(f"online:log={tmp_path / name}")
+        assert begun.predict(Ask("m", "x"), 0.9).tokens == 256
+    (tmp_path / "other.spool.jsonl").write_text(row(Ask("m", "x", 8), 4))
+    assert (
+        make_length_predictor(f"online:log={tmp_path / 'other.parquet'}").predict(Ask("m", "x"), 0.9)[0] == 4
+    )
+    with pytest.raises(InputError, match="no such file"):
+        make_length_predictor(f"online:log={tmp_path / 'none.parquet'}")
+
+
+def test_rows_without_a_text_teach_nothing(tmp_path: Path) -> None:
+    plain = row(Ask("m", "x", 8), 4)
+    (log := tmp_path / "log.jsonl").write_text(
+        plain.replace('"prompt"', '"p"') + plain + plain.replace('"x"', "null")
+    )
+    begun = make_length_predictor(f"online:log={log}")
+    assert isinstance(begun, OnlineLength) and begun.watch.num_seen == 1
+    log.write_text(plain + plain.replace("4", '"four"'))
+    with pytest.raises(InputError, match="output_tokens 'four' and max_tokens 8 are no whole numbers"):
+        make_length_predictor(f"online:log={log}")
+
+
+def test_names_that_are_made_up_take_no_memory_and_leave_others_theirs() -> None:
+    online = OnlineLength()
+    for number in range(3 * MOST_MODELS):
+        online.learn(Ask("real", "x"), 7)
+        online.learn(Ask(f"made up {number}", "x"), 9)
+    median = online.watch.median
+    assert len(median.windows) == MOST_MODELS and len(median.windows["real"]) == 3 * MOST_MODELS
 
 
 def test_words_are_worth_more_once_enough_was_seen() -> None:
