@@ -10,6 +10,8 @@ from traces.datasets import CACHE_VARIABLE
 from traces.spec import nearest
 
 PREFIX = "SEQSCHED_"
+OTHERS = (CACHE_VARIABLE, "SEQSCHED_UPSTREAM_KEY")
+"""Variables that are no flags: where data lie, and a key, which shall not stand in a command line."""
 
 
 def unused_variables(apps: Callable[[], Iterable[App]], environment: Iterable[str]) -> list[str]:
@@ -18,7 +20,7 @@ def unused_variables(apps: Callable[[], Iterable[App]], environment: Iterable[st
     Every command is imported to know its flags, so that this costs time only where there is such a variable.
     """
     ours = sorted(name.removeprefix(PREFIX) for name in environment if name.startswith(PREFIX))
-    known = {CACHE_VARIABLE.removeprefix(PREFIX)}
+    known = {name.removeprefix(PREFIX) for name in OTHERS}
     if known.issuperset(ours):
         return []
     known.update(flag for app in apps() for flag in _flags(app))

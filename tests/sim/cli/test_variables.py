@@ -31,7 +31,10 @@ def test_a_misspelt_variable_is_named_with_the_nearest(
 
 @pytest.mark.parametrize(
     "name",
-    ["SEQSCHED_POLICIES", "SEQSCHED_REPEAT", "SEQSCHED_STEPS", "SEQSCHED_REQUEST_RATE", "SEQSCHED_DATA"],
+    [
+        *("SEQSCHED_POLICIES", "SEQSCHED_REPEAT", "SEQSCHED_STEPS", "SEQSCHED_REQUEST_RATE"),
+        *("SEQSCHED_DATA", "SEQSCHED_UPSTREAM_KEY"),
+    ],
 )
 def test_settings_of_any_command_are_known(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
