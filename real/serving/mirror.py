@@ -33,7 +33,10 @@ PART_OF_SLOTS = 8
 """Copies have one slot in so many."""
 ACTING = ("tools", "functions", "web_search_options", "mcp_servers", "store", "background")
 """Fields with which asking twice may do something twice."""
-TRACED = ("traceparent", "tracestate")
+KEYS = ("authorization", "api-key", "x-api-key", "x-goog-api-key", "cookie")
+"""Headers by which somebody may have to pay for an answer."""
+OF_ONE = ("traceparent", "tracestate", "idempotency-key", "x-request-id")
+"""Headers that name one request: what has the same names again may get the same answer unasked, or none."""
 LAST = (1 << 31) - 1
 """The priority of a copy where the upstream orders: the last."""
 
@@ -87,6 +90,7 @@ class Mirror:
     ) -> None:
         self.share, self.relay, self.timeout_s, self.is_told = share, relay, timeout_s, is_told
         self.clock, self.report, self.left_out = clock, report, left_out
+        self.keys = KEYS if relay.key is None else KEYS[1:]
         self.salt = secrets.token_bytes(16)
         self.waiting: deque[Copy] = deque()
         self.running: dict[Copy, asyncio.Task[None]] = {}
@@ -100,7 +104,7 @@ class Mirror:
             and call.num_choices == 1
             and len(call.raw) <= MOST_BYTES
             and not any(call.body.get(name) for name in ACTING)
-            and (self.relay.key is not None or "authorization" not in call.headers)
+            and not any(name in self.relay.headers(call.headers) for name in self.keys)
             and self._draw(call, "mirror") < self.share
         )
 
@@ -109,7 +113,7 @@ class Mirror:
         if len(self.waiting) >= MOST_COPIES:
             self.left_out()
             return
-        plain = replace(call, headers={k: v for k, v in call.headers.items() if k not in TRACED})
+        plain = replace(call, headers={k: v for k, v in call.headers.items() if k not in OF_ONE})
         plain.request, plain.ask = call.request, call.ask
         plain.extra = {"priority": LAST} if self.is_told else {}
         wanted = 2 if self._draw(call, "again") < 0.5 else 1

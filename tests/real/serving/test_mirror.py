@@ -82,6 +82,8 @@ def test_answers_are_asked_for_again_and_only_hashes_are_kept(
         {"temperature": 0, "tools": [{"type": "function"}]},
         {"temperature": 0, "n": 2},
         {"temperature": 0, "headers": {"Authorization": "Bearer sk-client"}},
+        {"temperature": 0, "headers": {"Api-Key": "sk-client"}},
+        {"temperature": 0, "headers": {"Cookie": "session=client"}},
     ],
 )
 def test_what_is_not_greedy_acts_or_costs_a_client_is_not_asked_again(fields: dict[str, Any]) -> None:
@@ -91,6 +93,17 @@ def test_what_is_not_greedy_acts_or_costs_a_client_is_not_asked_again(fields: di
         assert len(fake.seen) == 1
 
     with_fakes(test, mirror=1.0)
+
+
+def test_a_copy_is_a_request_of_its_own() -> None:
+    async def test(up: Up, fake: Fake) -> None:
+        names = {"X-Request-Id": "r1", "Idempotency-Key": "i1", "X-Kept": "k1"}
+        assert (await up.ask(temperature=0, headers=names))[0] == 200
+        await copied(up)
+        first, *copies = ({name for name in names if name in headers} for headers in fake.headers)
+        assert first == set(names) and copies and all(copy == {"X-Kept"} for copy in copies)
+
+    with_fakes(test, mirror=1.0, upstream_key="sk-upstream")
 
 
 def test_a_share_is_asked_again() -> None:
