@@ -133,6 +133,8 @@ class Collector:
     next_id: Callable[[], int]
     metrics: Metrics
     clock: Callable[[], float]
+    is_counted: bool = True
+    """Whether prompts have been counted, as far as greedy answers were cut."""
 
     def first_part(self, call: Call, upstreams: Sequence[Upstream]) -> int | None:
         """Tokens to ask for first; None: the answer is not cut."""
@@ -143,7 +145,7 @@ class Collector:
         is_cut = (
             call.arm == "policy"
             and tokens < (call.max_tokens or 0)
-            and not (call.is_greedy and any((PATH, "usage") in each.refuses for each in upstreams))
+            and not (call.is_greedy and (not self.is_counted or not all(map(_counts, upstreams))))
             and self.continues.all_do(upstreams, call)
         )
         return tokens if is_cut else None
@@ -161,7 +163,7 @@ class Collector:
                 _add(relayed, said)
             done += tokens
             # Fewer tokens than were allowed: it is the server that allows no more.
-            is_cut = said.seen.reasons == {0: "length"} and said.seen.output_tokens in (None, tokens)
+            is_cut = said.seen.reasons == {0: "length"} and (said.seen.output_tokens or tokens) >= tokens
             if not is_cut or said.seen.error or seam.has_ended or done >= cap:
                 await seam.finish(relayed.seen.output_tokens)
                 if relayed.seen.said is not None:
@@ -180,6 +182,8 @@ class Collector:
                 self.ended(part)
                 raise
             if not is_alike:
+                # A server that counts no stream's tokens will not do so for the next greedy answer either.
+                self.is_counted = relayed.seen.prompt_tokens is not None
                 seam.begin_again()
                 relayed.seen, relayed.is_again = relayed.seen.again(), True
                 self.metrics.begun_again.inc()
@@ -201,6 +205,11 @@ class Collector:
         middle = sorted(lengths)[len(lengths) // 2]
         tell(rest, Prediction(middle, max(middle, quantile_of(lengths)), lengths))
         return rest
+
+
+def _counts(upstream: Upstream) -> bool:
+    """Whether the server may be asked for the tokens of a stream."""
+    return (PATH, "usage") not in upstream.refuses
 
 
 async def _reads_alike(part: Call, relayed: Relayed, done: int, attempt: Attempt) -> bool:

@@ -146,6 +146,37 @@ def test_a_greedy_answer_is_not_cut_where_nobody_counts_its_prompt() -> None:
     with_fakes(test, {"continues": True, "takes_usage": False}, fcr="on")
 
 
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_an_answer_of_which_too_many_tokens_are_counted_is_no_shorter(stream: bool, temperature: int) -> None:
+    async def test(up: Up, fake: Fake) -> None:
+        await taught(up, fake)
+        asked: dict[str, Any] = {"max_tokens": 300, "chat": False, "temperature": temperature}
+        whole = said((await up.ask("long 90", url=direct(up), **asked))[1])
+        status, body = await up.ask("long 90", stream=stream, **asked)
+        assert status == 200 and (joined(body) if stream else said(body))["text"] == whole["text"]
+        assert up.layer.report.recent[-1].error == "" and b"continuations_total 0.0" not in up.layer.expose()
+
+    with_fakes(test, {"continues": True, "miscounts": 1}, fcr="on")
+
+
+def test_greedy_answers_are_cut_once_where_no_stream_is_counted() -> None:
+    async def test(up: Up, fake: Fake) -> None:
+        await taught(up, fake)
+        asked: dict[str, Any] = {"max_tokens": 300, "chat": False, "temperature": 0, "stream": True}
+        for number in range(3):
+            whole = said(
+                (await up.ask(f"long {90 + number}", url=direct(up), **{**asked, "stream": False}))[1]
+            )
+            fake.seen.clear()
+            assert joined((await up.ask(f"long {90 + number}", **asked))[1])["text"] == whole["text"]
+            assert [body["max_tokens"] for body in fake.seen] == ([300] if number else [20, 1, 300])
+        assert (await up.ask("long 95", **{**asked, "temperature": 1}))[0] == 200
+        assert len(fake.seen) > 2  # a sampled one is cut
+
+    with_fakes(test, {"continues": True, "counts": False}, fcr="on")
+
+
 @pytest.mark.parametrize("takes_usage", [True, False])
 def test_parts_are_asked_for_by_the_prediction_and_grow(takes_usage: bool) -> None:
     async def test(up: Up, fake: Fake) -> None:

@@ -48,7 +48,8 @@ class Fake:
     `order`: the prompts, as they came. `says`: the server in whose way it says how many it runs at a time.
     `continues`: a prompt that ends with the beginning of an answer gets the rest of it. `misreads`: but where
     an answer is longer than so many words, it reads its beginning in other tokens than it wrote it in, and
-    goes on otherwise. `drifts`: words that it says otherwise each time, from the second on.
+    goes on otherwise. `drifts`: words that it says otherwise each time, from the second on. `counts`: whether
+    it says tokens at a stream's end where it is asked to; `miscounts`: by how many it says too many there.
     """
 
     slots: int = 4
@@ -60,6 +61,8 @@ class Fake:
     continues: bool = False
     misreads: int = 1 << 30
     drifts: bool = False
+    counts: bool = True
+    miscounts: int = 0
     fails: deque[int] = field(default_factory=deque)
     seen: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -205,7 +208,8 @@ class Fake:
             await write(response, {**head, **kind, "choices": [choice]})
         last = {"index": 0, **({"delta": {}} if is_chat else {"text": ""}), "finish_reason": reason}
         await write(response, {**head, **kind, "choices": [last]})
-        if (body.get("stream_options") or {}).get("include_usage"):
+        if (body.get("stream_options") or {}).get("include_usage") and self.counts:
+            usage["completion_tokens"] += self.miscounts
             await write(response, {**head, **kind, "choices": [], "usage": usage})
         await response.write(b"data: [DONE]\n\n")
         self.answered += 1
