@@ -107,8 +107,9 @@ class MedianLength:
     def learn(self, ask: Ask, tokens: int) -> None:
         """One more answer."""
         # Whoever was asked for last is kept: clients may make names up.
-        window = self.windows[ask.model] = self.windows.pop(ask.model, None) or Window()
+        window = self.windows.pop(ask.model) if ask.model in self.windows else Window()
         window.add(tokens)
+        self.windows[ask.model] = window
         if len(self.windows) > MOST_MODELS:
             del self.windows[next(iter(self.windows))]
 
