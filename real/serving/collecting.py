@@ -44,6 +44,8 @@ PROBE = "Count from 1 to 60"
 PROBE_TOKENS = (9, 15)
 """Tokens of the two parts that must be those of the whole."""
 PROBE_S = 60.0
+MOST_ASKED = 200
+"""Models of servers of which it is known whether they continue: clients may make names up."""
 
 
 def is_plain(call: Call) -> bool:
@@ -83,8 +85,12 @@ class Continues:
         key = (upstream.url, call.model)
         task = self.asked.get(key)
         if task is None or (task.done() and task.result() is None):
+            self.asked.pop(key, None)
+            if len(self.asked) >= MOST_ASKED:
+                self.asked.pop(next(iter(self.asked))).cancel()
             self.asked[key] = asyncio.create_task(self._ask(upstream.url, call))
             return False
+        self.asked[key] = self.asked.pop(key)  # whoever is asked for last is kept
         return task.done() and task.result() is True
 
     async def _ask(self, url: str, call: Call) -> bool | None:

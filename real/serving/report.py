@@ -17,6 +17,8 @@ from .relay import Relayed, kind_of
 MOST_RECENT = 300
 MOST_MODELS = 100
 """Models that metrics tell apart."""
+MOST_REASONS, OTHER = 20, "other"
+"""Finish reasons that they do, and what the rest are called."""
 
 
 class Ended(NamedTuple):
@@ -47,7 +49,7 @@ class Report:
         self.num_overdue = 0  # of those that the metrics count already
         self.is_complaining = False
         self.recent: deque[Ended] = deque(maxlen=MOST_RECENT)
-        self.models = set[str]()
+        self.models, self.reasons = set[str](), set[str]()
 
     def ended(
         self,
@@ -106,7 +108,10 @@ class Report:
             m.arm_failure.labels(call.arm).inc()
             m.failure.labels(model, kind_of(error)).inc()
             return
-        m.success.labels(model, relayed.seen.reason).inc()
+        reason = relayed.seen.reason
+        if len(self.reasons) < MOST_REASONS:
+            self.reasons.add(reason)
+        m.success.labels(model, reason if reason in self.reasons else OTHER).inc()
         m.arm_e2e.labels(call.arm).observe(now - call.arrival_s)
         m.e2e.labels(model).observe(now - call.arrival_s)
         m.ttft.labels(model).observe(first_s - call.arrival_s)

@@ -13,6 +13,8 @@ from .call import count, printable
 
 LONGEST_LINE = 1 << 24
 """Bytes of a line; an upstream that sends a longer one sends no events."""
+LONGEST_REASON = 100
+"""Characters that are kept of a finish reason."""
 MOST_LINES = 1000
 """Lines of an event."""
 BOM = b"\xef\xbb\xbf"
@@ -65,7 +67,7 @@ class Seen:
             delta = choice.get("delta") or choice.get("message") or choice
             has_tokens |= isinstance(delta, dict) and any(delta.get(name) for name in TEXTS)
             if (reason := choice.get("finish_reason")) is not None:
-                self.reasons[count(choice.get("index")) or 0] = printable(str(reason))
+                self.reasons[count(choice.get("index")) or 0] = printable(str(reason))[:LONGEST_REASON]
             if self.said is not None:
                 self._keep(self.said, choice, delta)
         self.events += has_tokens

@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="needs the extra serve")
 
+from real.serving import collecting
 from real.serving.call import Call
 from real.serving.client import Client
 from real.serving.collecting import PROBE, is_plain
@@ -175,6 +176,20 @@ def test_greedy_answers_are_cut_once_where_no_stream_is_counted() -> None:
         assert len(fake.seen) > 2  # a sampled one is cut
 
     with_fakes(test, {"continues": True, "counts": False}, fcr="on")
+
+
+def test_names_that_are_made_up_are_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collecting, "MOST_ASKED", 3)
+
+    async def test(up: Up, fake: Fake) -> None:
+        await taught(up, fake)
+        asked = up.layer.collector.continues.asked  # type: ignore[union-attr]
+        for number in range(5):
+            for model in ("fake", f"made up {number}", f"made up {number}"):
+                await up.ask("long 25", chat=False, max_tokens=300, model=model)
+        assert sorted(model for _, model in asked) == ["fake", "made up 3", "made up 4"]
+
+    with_fakes(test, {"continues": True}, fcr="on")
 
 
 @pytest.mark.parametrize("takes_usage", [True, False])

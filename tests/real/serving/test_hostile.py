@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import itertools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -314,6 +315,24 @@ def test_odd_tool_calls_end_in_an_answer_or_an_error(delta: str, capfd: pytest.C
     behind(saying(choices(delta, delta), END), test)
     error = capfd.readouterr().err
     assert "Traceback" not in error and "within the layer" not in error
+
+
+def test_reasons_that_an_upstream_makes_up_are_counted_together() -> None:
+    number = itertools.count()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        said = END.replace(b"stop", f"{next(number)} ".encode() * 10_000)
+        return await saying(WORD, said)(request)
+
+    async def test(up: Up) -> None:
+        for _ in range(30):
+            assert (await up.ask())[0] == 200
+        metrics = up.layer.expose().decode()
+        lines = [line for line in metrics.splitlines() if line.startswith("seqsched_request_success_total{")]
+        assert len(lines) == 21 and max(map(len, lines)) < 300
+        assert lines[-1].endswith('finished_reason="other",model_name="fake"} 10.0')
+
+    behind(answer, test)
 
 
 def ending(after: asyncio.Event) -> Handler:

@@ -18,6 +18,7 @@ from real.serving.matching import FIRST_LOOK, Pairs
 from real.serving.mirror import MOST_COPIES
 from real.serving.quality import matches
 from tests.real.serving.running import Up, with_fakes
+from tests.real.serving.test_collecting import taught
 from tests.real.serving.test_comparison import write_log
 from tests.real.serving.upstream import Fake
 from tests.sim.command import run
@@ -104,6 +105,20 @@ def test_a_copy_is_a_request_of_its_own() -> None:
         assert first == set(names) and copies and all(copy == {"X-Kept"} for copy in copies)
 
     with_fakes(test, mirror=1.0, upstream_key="sk-upstream")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_answers_that_were_cut_or_begun_again_are_compared_as_a_whole(stream: bool) -> None:
+    async def test(up: Up, fake: Fake) -> None:
+        await taught(up, fake)
+        for tokens in (5, 45, 90):
+            asked = {"max_tokens": 300, "chat": False, "temperature": 0, "stream": stream}
+            assert (await up.ask(f"long {tokens}", **asked))[0] == 200
+        await copied(up)
+        assert counted(up)["policy", "true"] == 3 and b"restarts_total 1.0" in up.layer.expose()
+        assert all(is_same == "true" for _, is_same in counted(up))
+
+    with_fakes(test, {"continues": True, "misreads": 60}, fcr="on", mirror=1.0)
 
 
 def test_a_share_is_asked_again() -> None:
