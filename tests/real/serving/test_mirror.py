@@ -112,7 +112,7 @@ def test_answers_that_were_cut_or_begun_again_are_compared_as_a_whole(stream: bo
     async def test(up: Up, fake: Fake) -> None:
         await taught(up, fake)
         for tokens in (5, 45, 90):
-            asked = {"max_tokens": 300, "chat": False, "temperature": 0, "stream": stream}
+            asked: dict[str, Any] = {"max_tokens": 300, "chat": False, "temperature": 0, "stream": stream}
             assert (await up.ask(f"long {tokens}", **asked))[0] == 200
         await copied(up)
         assert counted(up)["policy", "true"] == 3 and b"restarts_total 1.0" in up.layer.expose()
