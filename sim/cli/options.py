@@ -33,7 +33,7 @@ def flags(kind: type[T], *, without: Collection[str] = (), help_texts: Mapping[s
         if each.name in without:
             continue
         hint, several = _flag_type(hints[each.name])
-        negative = "" if get_origin(hint) is tuple else None  # several values have no opposite
+        negative = "" if several or get_origin(hint) is tuple else None  # several values have no opposite
         about = Parameter(help=texts[each.name], converter=_converter(each.name, hint), negative=negative)
         default = () if several and each.default is None else each.default
         flag_fields.append((each.name, Annotated[hint, about], field(default=default)))

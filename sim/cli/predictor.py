@@ -80,15 +80,15 @@ def train(
         What folds are split by; auto: user where there are many, else time where it is known, else prompt.
         The same prompt is never in two folds.
     folds
-        How many.
+        How many folds.
     time_unit
         Unit of the times in the log: s, ms, us or ns; default: told by the name or the values.
     seed
         Seed of the folds.
     profile
-        Machine on which it is simulated what the predictions are worth, errors as on the rows held out.
+        Machine on which the worth of the predictions is simulated, with their errors on the rows held out.
     price
-        What one GPU costs an hour, to say that in money.
+        What one GPU costs an hour, to state their worth in money.
     json_
         Print the report alone, as one JSON object.
     """

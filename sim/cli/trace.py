@@ -68,7 +68,8 @@ def inspect(
     num_prompts
         Look at the first N requests alone.
     out
-        Draw lengths, arrival rate over time and burstiness into this PNG or SVG file.
+        Draw lengths, arrival rate over time and burstiness into this PNG or SVG file and, where prompts begin
+        alike, what caches of any size find again and what sessions look like.
     json_
         Print the single figures as one JSON object.
     """

@@ -59,6 +59,7 @@ def test_the_help_of_a_command_has_every_name(
     text = shown(capsys, *command, "--help")
     assert [name for registry in registries for name in registry.names if name not in text] == []
     assert "some.module:Class" in text and "seqsched list" in text
+    assert "--empty-" not in text
 
 
 def test_an_unknown_kind_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
