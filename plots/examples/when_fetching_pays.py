@@ -102,7 +102,8 @@ def main(options: Options = DEFAULT) -> None:
             tiers.fetch_or_compute(options.lengths, computed[name], fetched[name], ax)
             ax.set_title(name, fontsize=style.FONT_SIZE)
         tiers.gain_by_load(options.rates, gains, axes[3])
-        axes[3].set_title(f"conversations on {options.replicas} × {options.profile}", fontsize=style.FONT_SIZE)
+        where = f"{options.replicas} × {options.profile}"
+        axes[3].set_title(f"conversations on {where}", fontsize=style.FONT_SIZE)
         style.save(fig, options.out)
     print(json.dumps({"computed_ms": computed, "fetched_ms": fetched, "gain": gains, "found": found}))
 
