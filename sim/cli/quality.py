@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,10 +50,11 @@ def report(
     matched = matches(log, alpha / 2)
     try:
         found = looks(log, alpha if matched is None else alpha / 2)
-    except InputError:
+    except InputError as error:
         if matched is None:
             raise
         found = []
+        print(f"seqsched: note: {error}", file=sys.stderr)
     if json_:
         mirrored = None if matched is None else _mirrored(matched)
         print(json.dumps({"looks": [_entry(each) for each in found], "mirrored": mirrored}, indent=2))
@@ -71,7 +73,7 @@ def _print(log: Path, found: list[Difference], matched: Match | None) -> None:
         say(f"At the last look: {found[-1].text}.")
     if matched is not None:
         rates = "; ".join(f"{WHO[who]} {_rate(rate)}" for who, rate in matched.rates.items())
-        say(f"Greedy answers that were the same when they were asked for again: {rates}. {matched.text}.")
+        say(f"Greedy answers that were the same when they were asked for again: {rates}; {matched.text}.")
 
 
 def _rate(rate: Rate) -> str:

@@ -309,8 +309,8 @@ def _notes(trace: Trace, predictor: str | None, own: int | None, slots: Sequence
         )
     if trace.deadline_s is not None:
         notes.append("the log has deadlines, which are not replayed")
-    if trace.blocks is not None:
-        share = share_found_again(trace.blocks, trace.prompt_tokens)
+    share = 0.0 if trace.blocks is None else share_found_again(trace.blocks, trace.prompt_tokens)
+    if share >= 0.005:
         notes.append(
             f"the log has shared prefixes ({share:.0%} of the prompt tokens can be found again), which are "
             "not replayed here: simulate --policy continuous:prefix_caching=on does that"

@@ -284,7 +284,9 @@ def test_without_two_arms_the_report_says_what_answers_were_the_same(
     write_log(log, 60)
     write_mirrored(log, 30)
     assert run("quality", "report", log) == 0
-    assert "too few copies" in " ".join(capsys.readouterr().out.split())
+    out, err = capsys.readouterr()
+    assert "too few copies" in " ".join(out.split())
+    assert err.startswith("seqsched: note: ") and "a comparison needs 200 in all" in err
     mirrored_path(log).write_text('{"request_id": 1, "arm": "x"}\n')
     with pytest.raises(InputError, match="has no column finish_s"):
         matches(log)

@@ -165,6 +165,9 @@ def test_what_is_not_replayed_is_said(tmp_path: Path) -> None:
     assert "20 requests wait for others (waits_for): they come at the times of the log" in said
     assert "the log has deadlines, which are not replayed" in said
     assert re.search(r"shared prefixes \(\d+% of the prompt tokens can be found again\), which are not", said)
+    log.write_text("\n".join(json.dumps(row | {"prefix_id": f"own {k}"}) for k, row in enumerate(rows)))
+    apart = pilot(log, policies=("continuous",), replicates=2).notes
+    assert not any("shared prefixes" in note for note in apart)
 
 
 def test_another_machine_beside_the_server(tmp_path: Path) -> None:
