@@ -44,6 +44,8 @@ class Request:
 
     `answered_tokens`: how much of the answer the prompt holds already, where a padded batch is to go on with
     what another one has cut off. It is part of `prompt_tokens`, and `max_new_tokens` is for the rest.
+
+    `ttft_slo_ms`, `tpot_slo_ms`: bounds that it states on its own latencies, None where it states none.
     """
 
     id: int
@@ -60,6 +62,8 @@ class Request:
     predicted_lengths: tuple[int, ...] | None = None
     session_id: Hashable = None
     answered_tokens: int = 0
+    ttft_slo_ms: float | None = None
+    tpot_slo_ms: float | None = None
 
     @property
     def bound_tokens(self) -> int:

@@ -22,6 +22,7 @@ MAX_TOKENS = 10_000_000
 MAX_SPAN_S = 1_000_000_000
 MAX_TIME_S = 100_000_000_000
 MAX_PRIORITY = 1_000_000_000
+MAX_BOUND_MS = 1000 * MAX_SPAN_S
 MAX_EXACT = 2**53
 """Whole numbers up to here are exact as floats."""
 
@@ -80,6 +81,19 @@ def times(table: Table, column: str, per_second: float = 1.0, unless: BoolArray 
     Rows where `unless`, shape (n,), holds are not checked, and get 0.
     """
     return _numbers(table, column, 0, round(MAX_TIME_S * per_second), whole=False, unless=unless)
+
+
+def bounds_ms(table: Table, column: str, unless: BoolArray | None = None) -> FloatArray:
+    """Bounds in ms, above 0, shape (n,); NaN for an empty cell, and unchecked where `unless` holds."""
+    given = table.numbers(column)
+    blank = np.zeros(table.num_rows, dtype=bool)
+    if given is None or np.isnan(given).any():
+        cells = table.raw(column)
+        blank = np.array([cell is None or (isinstance(cell, str) and not cell.strip()) for cell in cells])
+    unchecked = blank if unless is None else blank | unless
+    values = _numbers(table, column, 0, MAX_BOUND_MS, whole=False, unless=unchecked)
+    refuse(table, column, (values <= 0) & ~unchecked, lambda i: f"{values[i]:g} is not above 0")
+    return np.where(unchecked, np.nan, values)
 
 
 def instants(table: Table, column: str, unless: BoolArray | None = None) -> FloatArray:

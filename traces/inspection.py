@@ -22,7 +22,8 @@ def describe(trace: Trace) -> pd.DataFrame:
     """The distribution of each numeric column: a row per column; count, min, p10, p50, mean, p90, p99, max.
 
     Times are in seconds (`interarrival_s`: the n-1 gaps between arrivals; `think_s`: of what waits for
-    another), lengths in tokens, samples under `L_<name>`; `session_requests` is of sessions.
+    another), bounds in ms (of the requests that state one), lengths in tokens, samples under `L_<name>`;
+    `session_requests` is of sessions.
     """
     import pandas as pd
 
@@ -33,6 +34,7 @@ def describe(trace: Trace) -> pd.DataFrame:
     columns: dict[str, FloatArray | IntArray] = {
         c: getattr(trace, c) for c in numeric if c in trace.columns()
     }
+    columns |= {c: stated for c, bounds in trace.slos.items() if len(stated := bounds[~np.isnan(bounds)])}
     if trace.arrival_s is not None and len(trace) > 1:
         columns["interarrival_s"] = np.diff(trace.arrival_s)
     if (ids := trace.sessions) is not None:

@@ -17,7 +17,7 @@ from .readers import Format, Lengths, Reading, Requests, make_trace
 from .registry import Registry
 from .session_columns import NO_WAITS, Waits
 from .tables import Table
-from .trace import DEFAULT_MAX_NEW_TOKENS, IntArray, Trace
+from .trace import DEFAULT_MAX_NEW_TOKENS, SLO_COLUMNS, FloatArray, IntArray, Trace
 from .units import Times, arrival_column, near_arrivals, read_times
 
 
@@ -36,6 +36,7 @@ class Seqsched(Requests):
         "prompt",
         "user",
         "deadline_s",
+        *SLO_COLUMNS,
         "max_tokens",
         "prefix_id",
         "prefix_tokens",
@@ -87,6 +88,8 @@ class Seqsched(Requests):
             arrival=times,
             keep=lengths.keep,
             deadline_s=deadline,
+            ttft_slo_ms=_bounds(table, "ttft_slo_ms", lengths),
+            tpot_slo_ms=_bounds(table, "tpot_slo_ms", lengths),
             predicted_tokens=checks.tokens(table, "predicted_tokens", 0, lengths.left_out)
             if "predicted_tokens" in has
             else None,
@@ -119,6 +122,10 @@ class Seqsched(Requests):
         times = _arrivals(table, column, reading, replace(lengths, keep=~missing))
         assert times is not None
         return waits.with_times(times, unstated)
+
+
+def _bounds(table: Table, column: str, lengths: Lengths) -> FloatArray | None:
+    return checks.bounds_ms(table, column, lengths.left_out) if column in table.columns else None
 
 
 def _above_their_caps(lengths: Lengths, caps: IntArray | None) -> tuple[str, ...]:

@@ -20,6 +20,8 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
 DEFAULT_MAX_NEW_TOKENS = 512
+SLO_COLUMNS = ("ttft_slo_ms", "tpot_slo_ms")
+"""Bounds on the latencies of single requests, in ms."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +35,8 @@ class Trace:
     comes, shape (n, k), -1 where there are fewer; it then arrives `think_s` seconds after the last of them,
     and its `arrival_s`, the time at which it came where that was recorded, only orders it. `max_new_tokens`
     is the cap under which the outputs were generated, None where the source states none; `max_tokens` is each
-    request's own. `notes` state what was assumed or drawn instead of read; `inspect` shows them. `read_as`
+    request's own. `ttft_slo_ms` and `tpot_slo_ms` are bounds that a request states, NaN where it states none.
+    `notes` state what was assumed or drawn instead of read; `inspect` shows them. `read_as`
     says in which unit the times of a file were read, empty where there are none. `source_rows` are the rows
     of the source that these are, from 0, where it has rows. `blocks` say which prompts begin alike, None
     where nothing is known of that; a prompt covers its own. Raises InputError where one of these conditions
@@ -50,6 +53,8 @@ class Trace:
     prompt: npt.NDArray[Any] | None = None
     user: npt.NDArray[Any] | None = None
     deadline_s: FloatArray | None = None
+    ttft_slo_ms: FloatArray | None = None
+    tpot_slo_ms: FloatArray | None = None
     samples: IntArray | None = None
     sample_names: tuple[str, ...] = ()
     max_new_tokens: int | None = None
@@ -78,6 +83,7 @@ class Trace:
         self._refuse("output_tokens", output < 1, lambda i: f"{output[i]} is below 1")
         if caps is not None:
             self._refuse("max_tokens", caps < 1, lambda i: f"{caps[i]} is below 1")
+        self._check_slos()
         if (blocks := self.blocks) is not None:
             if len(blocks) != n:
                 raise InputError(f"{self.name}: blocks has {len(blocks)} rows, request_id has {n}")
@@ -98,6 +104,11 @@ class Trace:
             sessions.refuse(self.waits_for, self.think_s, self.session_id, self._refuse_row)
         elif self.think_s is not None:
             raise InputError(f"{self.name}: think_s is of no use without waits_for")
+
+    def _check_slos(self) -> None:
+        for name, bounds in self.slos.items():
+            for i in np.flatnonzero((bounds <= 0) | np.isinf(bounds))[:1].tolist():
+                self._refuse_row(name, i, f"{bounds[i]} is not above 0 and finite")
 
     def _refuse_row(self, column: str, row: int, what: str) -> None:
         raise InputError(f"{self.name}, row {row + 1}, {column}: {what}")
@@ -121,7 +132,7 @@ class Trace:
             "priority",
             "prompt",
         )
-        more = ("user", "deadline_s", "max_tokens", "session_id", "waits_for", "think_s")
+        more = ("user", "deadline_s", *SLO_COLUMNS, "max_tokens", "session_id", "waits_for", "think_s")
         return tuple(c for c in (*names, *more) if getattr(self, c) is not None)
 
     @property
@@ -140,6 +151,11 @@ class Trace:
             return self.session_id
         first: npt.NDArray[Any] = self.request_id[sessions.session_of(self.waits_for, None)]
         return first
+
+    @property
+    def slos(self) -> dict[str, FloatArray]:
+        """The columns of bounds that requests state, those that there are, each of shape (n,)."""
+        return {name: getattr(self, name) for name in SLO_COLUMNS if getattr(self, name) is not None}
 
     @property
     def thinks_s(self) -> FloatArray:

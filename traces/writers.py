@@ -6,6 +6,7 @@ Knows nothing of other people's formats. Name, notes and cap are not columns and
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ def write(trace: Trace, path: str | Path) -> None:
 
 def _columns(trace: Trace, path: str) -> dict[str, list[Any]]:
     columns = {name: trace.cells(name).tolist() for name in trace.columns()}
+    for name in trace.slos:  # a cell without a bound is empty
+        columns[name] = [None if math.isnan(bound) else bound for bound in columns[name]]
     if trace.samples is not None:
         columns |= {f"L_{name}": trace.samples[:, k].tolist() for k, name in enumerate(trace.sample_names)}
     if trace.blocks is not None:
@@ -62,8 +65,10 @@ def _csv(trace: Trace, path: str) -> None:
 
 def _cell(value: object) -> str:
     """Text and lists are always quoted, so that no comma, quote or line end can break a row; numbers never
-    are.
+    are. None is an empty cell.
     """
+    if value is None:
+        return ""
     if isinstance(value, list):
         value = json.dumps(value)
     return '"' + value.replace('"', '""') + '"' if isinstance(value, str) else repr(value)

@@ -160,6 +160,7 @@ class RealRun:
             goodput_ms=scenario.goodput_ms,
             caps=trace.max_tokens,
             session_id=trace.sessions,
+            slos=trace.slos,
         )
         incidents = list(executor.incidents)
         if executor.sequences is not None:

@@ -106,7 +106,8 @@ def observation(
     for name in SESSION_COLUMNS:
         if name in trace.columns():
             log[name] = trace.cells(name)
-    summary = {key: result.summary[key] for key in (*SUMMARY, *SESSIONS) if key in result.summary}
+    keys = (*SUMMARY, *SESSIONS, "slo_attainment")
+    summary = {key: result.summary[key] for key in keys if key in result.summary}
     reason = next((error for error in errors if error), None)
     detail = {
         "input_lens": columns["prompt_tokens"].tolist(),
@@ -162,6 +163,7 @@ def _result(sent: Sent, trace: Trace, goodput_ms: Mapping[str, float]) -> tuple[
         labels={},
         goodput_ms=goodput_ms,
         session_id=trace.sessions if trace.is_waiting.any() else None,
+        slos=trace.slos,
     )
     return result, seen
 

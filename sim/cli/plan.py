@@ -29,7 +29,7 @@ FEW_OUTAGES = 3
 SLO_HELP = (
     f"Bounds METRIC_STATISTIC:MS of {', '.join((*request_latencies(), *SESSION_BOUNDS))}, such as "
     "ttft_p99:2000 tpot_p99:100 e2el_mean:30s session_p95:2min; attainment:0.99 is the share of requests "
-    "within the --goodput bounds."
+    "within the --goodput bounds, or the trace's own (ttft_slo_ms, tpot_slo_ms)."
 )
 PLAN_HELP = {
     "goodput": "What a good request meets, METRIC:MS, such as ttft:2000 tpot:100; for --slo attainment.",

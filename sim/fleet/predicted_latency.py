@@ -3,7 +3,9 @@
 llm-d learns TTFT and TPOT from what its servers did; here an `Outlook` reckons them. Whom to choose by them
 is llm-d's rule (llm-d/llm-d-router, `pkg/epp/framework/plugins/scheduling`: `scorer/latency`,
 `filter/sloheadroomtier` of commit 45c3854, `filter/prefixcacheaffinity`, `picker/weightedrandom`), with its
-defaults. Of it, only the admitter is left out, which turns requests of negative priority away.
+defaults. Bounds that a request states itself are on `Request`; there they are its headers
+`x-llm-d-slo-ttft-ms` and `x-llm-d-slo-tpot-ms` (`pkg/epp/metadata/consts.go`). Only the admitter is left out,
+which turns requests of negative priority away.
 """
 
 from __future__ import annotations
@@ -24,9 +26,11 @@ class PredictedLatencyOptions:
     """Options of `predicted-latency`; the defaults are llm-d's."""
 
     ttft_ms: float | None = None
-    """Bound on the time to the first token; without any bound the lowest latency is looked for."""
+    """Bound on the time to the first token, of requests that state none; without any bound the lowest latency
+    is looked for.
+    """
     tpot_ms: float | None = None
-    """Bound on the time per token after the first."""
+    """Bound on the time per token after the first, of requests that state none."""
     strategy: Literal["least", "most"] = "least"
     """Of replicas within the bounds, that with the least headroom (pack) or with the most (spread)."""
     pick: Literal["weighted", "best"] = "weighted"
@@ -52,6 +56,10 @@ class PredictedLatencyOptions:
                 raise ValueError(f"{name}: {getattr(self, name)} must be at most 1")
         if not self.ttft_weight + self.tpot_weight:
             raise ValueError("ttft_weight: 0.0 and tpot_weight: 0.0; one of them must be above 0")
+
+
+Bounds = tuple[float | None, float | None]
+"""On TTFT and TPOT, in ms."""
 
 
 class Candidate(NamedTuple):
@@ -81,10 +89,15 @@ class PredictedLatency(BaseRouter):
         self.pictures = [CachePicture(machine.kv_tokens) for machine in context.machines]
 
     def choose(self, request: Request) -> int:
-        """By headroom."""
+        """By headroom to the bounds that the request states, and to the router's where it states none."""
         o = self.options
-        candidates = self._near_the_prefix([self._candidate(request, k) for k in self.members])
-        has_bound = o.ttft_ms is not None or o.tpot_ms is not None
+        bounds = (
+            o.ttft_ms if request.ttft_slo_ms is None else request.ttft_slo_ms,
+            o.tpot_ms if request.tpot_slo_ms is None else request.tpot_slo_ms,
+        )
+        has_bound = bounds != (None, None)
+        bounds = bounds if has_bound else (0.0, 0.0)
+        candidates = self._near_the_prefix([self._candidate(request, k, bounds) for k in self.members])
         within = [c for c in candidates if c.ttft_ms >= 0 and c.tpot_ms >= 0] if has_bound else []
         beyond = [c for c in candidates if c not in within] if len(within) < len(candidates) else []
         if within and not (beyond and next(self.draws) < o.explore):
@@ -120,12 +133,11 @@ class PredictedLatency(BaseRouter):
             found = min(prompt - 1, self.pictures[replica].found(request.blocks, self.context.now()))
         return Job(prompt, prompt - found, request.bound_tokens if answer is None else answer)
 
-    def _candidate(self, request: Request, replica: int) -> Candidate:
+    def _candidate(self, request: Request, replica: int, bounds: Bounds) -> Candidate:
         """Its headroom to the microsecond, so that replicas that are alike are so in spite of rounding."""
-        o, now, job = self.options, self.context.now(), self._job(request, replica)
+        now, job = self.context.now(), self._job(request, replica)
         latency = self.outlooks[replica].expected(job, now)
         since_arrival_s = max(0.0, now - request.arrival_s) + latency.ttft_s
-        bounds = (o.ttft_ms, o.tpot_ms) if (o.ttft_ms, o.tpot_ms) != (None, None) else (0.0, 0.0)
         ttft_ms, tpot_ms = (
             0.0 if bound is None else round(bound - 1e3 * seconds, 3)
             for bound, seconds in zip(bounds, (since_arrival_s, latency.tpot_s), strict=True)

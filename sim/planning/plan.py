@@ -73,7 +73,7 @@ def plan(
 ) -> Plan:
     """The fewest replicas that meet an SLO at a rate, or with `max_rate` the highest rate of `replicas` (1).
 
-    `slo`: texts such as `ttft_p99:2000`, `tpot_p99:100`, `attainment:0.99` (the last with `goodput` bounds).
+    `slo`: texts such as `ttft_p99:2000`, `tpot_p99:100`, `attainment:0.99` (by `goodput` or the trace).
     `request_rate`: requests/s, or a text such as `10x`, so many times the trace's own mean rate; None: its
     own. A trace's own gaps between arrivals are scaled to the rate; where that is its own, or varies, the
     answer is held against a replay of the trace itself. With `burstiness`, or where the trace has
@@ -104,7 +104,7 @@ def plan(
     replicas = 1 if replicas is None else replicas
     effort = Effort(num_requests, num_seeds, max_requests, max_seeds, given.seed, confidence)
     workload = workload_of(trace, given, num_requests, burstiness)
-    wanted = with_sessions(parse_slo(slo, goodput_bounds(given.goodput)), workload)
+    wanted = with_sessions(parse_slo(slo, goodput_bounds(given.goodput), workload.states_bounds), workload)
     check_time_scale(given.time_scale, request_rate, max_rate)
     rate = None if max_rate and request_rate is None else rate_of(request_rate, workload)
     prices = prices_of(price, [m for unit in units for m in (*unit.machines, *unit.bases)])

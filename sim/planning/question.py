@@ -16,6 +16,7 @@ from traces.trace import Trace
 
 from ..fleet.routers import DEFAULT_ROUTER
 from ..results.caps import cap_texts, share_at_cap
+from ..results.own_slos import states_bounds
 from ..scenario.requests import check_concurrency, requests_of
 from ..scenario.settings import DEFAULT_PREDICTOR, Settings
 from .answer import Answer, Assumption, Kind
@@ -64,6 +65,11 @@ class Workload:
             seeds = range(settings.seed, settings.seed + (num_seeds if is_random else 1))
             return Replay(min(len(self.example), MOST_REQUESTS), tuple(seeds), is_all=self.varies)
         return None
+
+    @property
+    def states_bounds(self) -> bool:
+        """Whether a request has bounds of its own."""
+        return bool(states_bounds(self.example.slos).any())
 
     @property
     def arrivals(self) -> str:

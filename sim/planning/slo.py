@@ -21,6 +21,7 @@ from traces.errors import InputError
 from ..results.backlog import backlog
 from ..results.metric_kinds import good_requests
 from ..results.metrics import request_latencies
+from ..results.own_slos import bounds_of
 from ..results.session_metrics import SESSION_BOUNDS
 from .session_bounds import SessionValues
 
@@ -119,13 +120,15 @@ class Slo:
         return ", ".join(map(str, self.bounds))
 
 
-def parse_slo(slo: Slo | Iterable[str] | str, goodput_ms: Mapping[str, float] | None = None) -> Slo:
+def parse_slo(
+    slo: Slo | Iterable[str] | str, goodput_ms: Mapping[str, float] | None = None, has_own: bool = False
+) -> Slo:
     """The bounds of texts such as `ttft_p99:2000`, `e2el_mean:30000`, `attainment:0.99`.
 
     `session_p95:60s` bounds how long sessions take, `session_wait_mean` what they lose in queues. Bounds
     are in ms, or as `2s` in another unit, and attainment may be `99%`; statistics are mean,
     median, p90, p99 or any pNN. Raises InputError for anything else, for a bound given twice, and for
-    attainment where `goodput_ms` says nothing of what is good.
+    attainment where nothing says what is good: `goodput_ms`, or requests themselves (`has_own`).
     """
     if isinstance(slo, Slo):
         return slo
@@ -137,8 +140,11 @@ def parse_slo(slo: Slo | Iterable[str] | str, goodput_ms: Mapping[str, float] | 
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"slo: {' '.join(texts)!r} bounds {name} more than once")
-    if "attainment" in names and not goodput_ms:
-        raise InputError("slo: attainment needs bounds in goodput, such as ttft:2000 tpot:100")
+    if "attainment" in names and not goodput_ms and not has_own:
+        raise InputError(
+            "slo: attainment needs bounds in goodput, such as ttft:2000 tpot:100, or in the trace "
+            "(ttft_slo_ms, tpot_slo_ms)"
+        )
     return Slo(bounds, tuple(sorted((goodput_ms or {}).items())))
 
 
@@ -293,8 +299,8 @@ def _value(
     done: npt.NDArray[np.bool_],
 ) -> float:
     if bound.metric == "attainment":
-        bounded = {f"{name}_ms": columns[f"{name}_ms"][counted] for name, _ in goodput_ms}
-        return float(good_requests(bounded, done, goodput_ms).mean())
+        part = {name: values[counted] for name, values in columns.items() if name.endswith("_ms")}
+        return float(good_requests(part, done, bounds_of(part, dict(goodput_ms))).mean())
     if not done.all():
         return math.inf
     values = np.asarray(columns[f"{bound.metric}_ms"][counted], dtype=float)

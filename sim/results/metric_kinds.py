@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from traces.trace import FloatArray
 
+from .own_slos import Bound
 from .tables import Columns, RunTables
 
 STATISTICS = ("mean", "median", "std", "p90", "p99")
@@ -130,10 +131,12 @@ def statistics(values: FloatArray) -> dict[str, float | None]:
 
 
 def good_requests(
-    requests: Columns, done: npt.NDArray[np.bool_], bounds_ms: Iterable[tuple[str, float]]
+    requests: Columns, done: npt.NDArray[np.bool_], bounds_ms: Mapping[str, Bound]
 ) -> npt.NDArray[np.bool_]:
-    """Which requests completed within every bound, by latency; a TPOT that a one-token answer lacks is."""
+    """Which requests completed within every bound, by latency, for all or each its own; a TPOT that a
+    one-token answer lacks is within any.
+    """
     good = done.copy()
-    for key, bound in bounds_ms:
+    for key, bound in bounds_ms.items():
         good &= np.nan_to_num(requests[f"{key}_ms"], nan=0.0) <= bound
     return good

@@ -52,15 +52,15 @@ def mean_e2el_from_schedule_ms(run: RunTables) -> float | None:
 
 
 def goodput_from_schedule(run: RunTables) -> float | None:
-    """Requests per second within every goodput bound, latencies counted from their schedule."""
-    if not run.goodput_ms or not run.window_s:
+    """Requests per second within every bound of theirs, latencies counted from their schedule."""
+    if not run.bounds_ms or not run.window_s:
         return None
     held_ms = run.requests["held_ms"]
     late = {
         f"{key}_ms": run.requests[f"{key}_ms"] + (held_ms if key in FROM_ARRIVAL else 0)
-        for key in run.goodput_ms
+        for key in run.bounds_ms
     }
-    return int(good_requests(late, run.ended, run.goodput_ms.items()).sum()) / run.window_s
+    return int(good_requests(late, run.ended, run.bounds_ms).sum()) / run.window_s
 
 
 def queue_growth(run: RunTables) -> float | None:

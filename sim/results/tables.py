@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .batch_record import BatchRecord
+from .own_slos import Bound, bounds_of
 from .session_table import SessionTable, session_table
 
 Columns = Mapping[str, npt.NDArray[Any]]
@@ -42,6 +43,11 @@ class RunTables:
     token_gaps_ms: Mapping[str, float | None]
     goodput_ms: Mapping[str, float] = field(default_factory=dict)
     warmup: int = 0
+
+    @cached_property
+    def bounds_ms(self) -> Mapping[str, Bound]:
+        """What each request has to meet to be a good one: what it states itself, else `goodput_ms`."""
+        return bounds_of(self.requests, self.goodput_ms)
 
     @cached_property
     def done(self) -> npt.NDArray[np.bool_]:

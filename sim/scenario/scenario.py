@@ -16,7 +16,7 @@ import numpy as np
 
 from traces.errors import InputError
 from traces.prompt_blocks import PromptBlocks
-from traces.trace import Trace
+from traces.trace import SLO_COLUMNS, Trace
 
 from ..execution.arrivals import Arrivals, Progress
 from ..execution.asked import LaterAnswers
@@ -115,6 +115,7 @@ class Scenario:
         read_warmup(warmup)
         machines, make, env = self.machines, scheduler_maker(policy), Environment()
         schedulers = [make(machine.limits) for machine in machines]
+        pairs = list(zip(machines, schedulers, strict=True))
         router = None if self.is_alone else self._router(schedulers, env)
         perception = self.perceived_for(schedulers[0], router)
         lengths: list[int] = output_tokens or self.trace.output_tokens.tolist()
@@ -123,10 +124,7 @@ class Scenario:
             np.zeros(len(self.trace)) if self.trace.arrival_s is None else self.trace.arrival_s,
             log=log,
             window=log_window,
-            replicas=[
-                ReplicaUse(m.profile.name, kv_capacity(scheduler, m.limits))
-                for m, scheduler in zip(machines, schedulers, strict=True)
-            ],
+            replicas=[ReplicaUse(m.profile.name, kv_capacity(scheduler, m.limits)) for m, scheduler in pairs],
             keeps_gap_times=warmup is not None,
         )
         if not perception.charged:
@@ -147,7 +145,7 @@ class Scenario:
                 leap=leap,
                 number=number,
             )
-            for number, (machine, scheduler) in enumerate(zip(machines, schedulers, strict=True))
+            for number, (machine, scheduler) in enumerate(pairs)
         ]
         with env:
             if fleet is None:
@@ -171,6 +169,7 @@ class Scenario:
             warmup=warmup,
             caps=self.trace.max_tokens,
             session_id=self.trace.sessions,
+            slos=self.trace.slos,
         )
 
     def turned_away(self, policy: Policy) -> dict[int, str]:
@@ -198,6 +197,7 @@ class Scenario:
         trace = self.trace
         n, arrival_s = len(trace), trace.arrival_s
         order = np.arange(n) if arrival_s is None else np.argsort(arrival_s, kind="stable")
+        none = np.array(None, dtype=object)
         columns: dict[str, np.ndarray[Any, Any] | None] = {
             **{each.name: getattr(trace, each.name, None) for each in fields(Request)},
             "id": np.arange(n),
@@ -207,7 +207,10 @@ class Scenario:
             "predicted_tokens": None if perception.charged else perception.predicted,
             "predicted_upper_tokens": None if perception.charged else perception.upper,
             "predicted_lengths": None if perception.charged else perception.lengths,
+            **{name: np.where(np.isnan(b), none, b.astype(object)) for name, b in trace.slos.items()},
         }
+        if not trace.slos:  # the last fields of a Request: who states none does not pay for them
+            columns = {name: values for name, values in columns.items() if name not in SLO_COLUMNS}
         defaults = {each.name: each.default for each in fields(Request)}
         defaults |= {"arrival_s": 0.0, "max_new_tokens": self.max_new_tokens}
         if trace.max_tokens is not None:

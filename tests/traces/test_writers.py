@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ def listing(folder: Path) -> list[str]:
 def assert_same(left: Trace, right: Trace) -> None:
     assert left.columns() == right.columns()
     for column in left.columns():
-        assert getattr(left, column).tolist() == getattr(right, column).tolist(), column
+        np.testing.assert_array_equal(getattr(left, column), getattr(right, column), column)
     assert left.sample_names == right.sample_names
     if left.samples is not None and right.samples is not None:
         assert left.samples.tolist() == right.samples.tolist()
@@ -49,6 +50,7 @@ def test_csv_is_plain(small: Trace, tmp_path: Path) -> None:
 
 
 TOKENS = st.integers(1, 10_000_000)
+BOUNDS = st.just(math.nan) | st.floats(1e-9, 1e12)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 
 
@@ -82,6 +84,8 @@ def traces(draw: st.DrawFn) -> Trace:
         prompt=column(TEXTS, object),
         user=column(TEXTS, object),
         deadline_s=margin if arrival is None or margin is None else arrival + margin,
+        ttft_slo_ms=column(BOUNDS, np.float64),
+        tpot_slo_ms=column(BOUNDS, np.float64),
         samples=column(st.lists(TOKENS, min_size=len(names), max_size=len(names)), np.int64, False)
         if names
         else None,

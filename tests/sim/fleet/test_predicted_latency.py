@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from tests.sim.flat_machine import flat_machine
 from tests.sim.fleet.test_outlook import Steps
 from tests.sim.fleet.test_prefix_routers import turns
 from traces.errors import InputError
+from traces.loading import load
 
 BOUNDS = {"ttft_ms": 200.0, "tpot_ms": 20.0}
 
@@ -91,6 +93,39 @@ def test_a_bound_alone_leaves_the_other_out() -> None:
     replicas = Stated(150, 900), Stated(120, 5)
     assert choice(*replicas, tpot_ms=None) == 0
     assert choice(*replicas, ttft_ms=None) == 1
+
+
+def test_bounds_that_a_request_states_take_the_place_of_the_routers() -> None:
+    """Packed under 200 ms, or under 90; where only its bound on TPOT is its own, the other stays."""
+    replicas = Stated(190, 12), Stated(85, 30), Stated(80, 12)
+    to = router(*replicas, pick="best", explore=0.0, **BOUNDS)
+    assert to.choose(request()) == 0
+    assert to.choose(request(ttft_slo_ms=90.0)) == 2
+    assert to.choose(request(ttft_slo_ms=90.0, tpot_slo_ms=40.0)) == 1
+    assert to.choose(request(tpot_slo_ms=11.0)) == 2  # none meets it: that which misses TPOT alone, by least
+    assert to.choose(request()) == 0
+
+
+def test_without_bounds_of_its_own_a_router_goes_by_those_that_are_stated() -> None:
+    replicas = Stated(190, 12), Stated(150, 12), Stated(80, 12)
+    to = router(*replicas, pick="best", explore=0.0)
+    assert to.choose(request()) == 2
+    assert to.choose(request(ttft_slo_ms=160.0)) == 1
+    assert to.choose(request(tpot_slo_ms=20.0)) == 0  # alike by the only bound
+
+
+def test_stated_bounds_alike_choose_as_the_routers_own() -> None:
+    how: dict[str, Any] = {"request_rate": 60.0, "replicas": 3, "policy": "continuous"}
+    how |= {"predictor": "oracle", "profile": "h200-vicuna-7b"}
+    trace = load("lognormal:prompt_median=500,output_median=80", num_prompts=300)
+    bounds = {"ttft_slo_ms": np.full(300, 150.0), "tpot_slo_ms": np.full(300, 20.0)}
+    stated = simulate(replace(trace, **bounds), router="predicted-latency", **how)
+    for_all = simulate(trace, router="predicted-latency:ttft_ms=150,tpot_ms=20", **how)
+    assert stated.columns["replica"].tolist() == for_all.columns["replica"].tolist()
+    assert (
+        stated.columns["replica"].tolist()
+        != simulate(trace, router="predicted-latency", **how).columns["replica"].tolist()
+    )
 
 
 def test_time_since_arrival_counts() -> None:

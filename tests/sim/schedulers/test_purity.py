@@ -71,6 +71,8 @@ def test_what_crosses_to_a_scheduler_holds_no_true_length() -> None:
         "predicted_lengths",
         "session_id",
         "answered_tokens",
+        "ttft_slo_ms",
+        "tpot_slo_ms",
     ]
     for field in (*fields(Outcome), *fields(Limits)):
         assert "output" not in field.name and "actual" not in field.name
