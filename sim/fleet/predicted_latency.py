@@ -90,14 +90,19 @@ class PredictedLatency(BaseRouter):
 
     def choose(self, request: Request) -> int:
         """By headroom to the bounds that the request states, and to the router's where it states none."""
-        o = self.options
+        o, now = self.options, self.context.now()
         bounds = (
             o.ttft_ms if request.ttft_slo_ms is None else request.ttft_slo_ms,
             o.tpot_ms if request.tpot_slo_ms is None else request.tpot_slo_ms,
         )
         has_bound = bounds != (None, None)
         bounds = bounds if has_bound else (0.0, 0.0)
-        candidates = self._near_the_prefix([self._candidate(request, k, bounds) for k in self.members])
+        waited_s = max(0.0, now - request.arrival_s)
+        job = self._job(request, self.members[0], now) if request.blocks is None else None
+        each = [
+            self._candidate(k, job or self._job(request, k, now), bounds, now, waited_s) for k in self.members
+        ]
+        candidates = self._near_the_prefix(each)
         within = [c for c in candidates if c.ttft_ms >= 0 and c.tpot_ms >= 0] if has_bound else []
         beyond = [c for c in candidates if c not in within] if len(within) < len(candidates) else []
         if within and not (beyond and next(self.draws) < o.explore):
@@ -111,7 +116,7 @@ class PredictedLatency(BaseRouter):
     def sent(self, request: Request, replica: int) -> None:
         """It is reckoned with there."""
         now = self.context.now()
-        self.outlooks[replica].add(request.id, self._job(request, replica), now)
+        self.outlooks[replica].add(request.id, self._job(request, replica, now), now)
         if request.blocks is not None:
             self.pictures[replica].add(request.blocks, now)
 
@@ -127,22 +132,23 @@ class PredictedLatency(BaseRouter):
         machine = self.context.machines[replica]
         self.outlooks[replica], self.pictures[replica] = Outlook(machine), CachePicture(machine.kv_tokens)
 
-    def _job(self, request: Request, replica: int) -> Job:
+    def _job(self, request: Request, replica: int, now: float) -> Job:
+        """The same everywhere, but for what is found of a prompt with blocks."""
         prompt, found, answer = request.prompt_tokens, 0, request.predicted_tokens
         if request.blocks is not None and self.context.machines[replica].shares_prefixes:
-            found = min(prompt - 1, self.pictures[replica].found(request.blocks, self.context.now()))
+            found = min(prompt - 1, self.pictures[replica].found(request.blocks, now))
         return Job(prompt, prompt - found, request.bound_tokens if answer is None else answer)
 
-    def _candidate(self, request: Request, replica: int, bounds: Bounds) -> Candidate:
+    def _candidate(self, replica: int, job: Job, bounds: Bounds, now: float, waited_s: float) -> Candidate:
         """Its headroom to the microsecond, so that replicas that are alike are so in spite of rounding."""
-        now, job = self.context.now(), self._job(request, replica)
+        ttft_ms, tpot_ms = bounds
         latency = self.outlooks[replica].expected(job, now)
-        since_arrival_s = max(0.0, now - request.arrival_s) + latency.ttft_s
-        ttft_ms, tpot_ms = (
-            0.0 if bound is None else round(bound - 1e3 * seconds, 3)
-            for bound, seconds in zip(bounds, (since_arrival_s, latency.tpot_s), strict=True)
+        return Candidate(
+            replica,
+            1 - job.uncached / job.prompt,
+            0.0 if ttft_ms is None else round(ttft_ms - 1e3 * (waited_s + latency.ttft_s), 3),
+            0.0 if tpot_ms is None else round(tpot_ms - 1e3 * latency.tpot_s, 3),
         )
-        return Candidate(replica, 1 - job.uncached / job.prompt, ttft_ms, tpot_ms)
 
     def _near_the_prefix(self, candidates: list[Candidate]) -> list[Candidate]:
         """Those where the prompt is found, unless its first token would come too late there."""
