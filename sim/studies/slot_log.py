@@ -27,6 +27,8 @@ FIRST = "continuous"
 """First come, first served: what ran where nothing else is said."""
 SENT = "scheduled_s"
 """When a request was sent to the server, by the clock of the arrivals."""
+SAME = 0.25
+"""Tokens are of one iteration where they were seen within this share of the time between two of an answer."""
 STEPS, CLOSE = 12, 0.002
 """The most replays until requests keep their slots as long as they did, and how near that is to be."""
 
@@ -84,8 +86,9 @@ def server_of(told: SlotLog, path: str | Path, ran: str, slots: int | None) -> P
     """
     log = _since_sent(told)
     check_enough(path, log)
-    sizes = sizes_of([log])
-    seconds = start_of([log], sizes)
+    clear = seen_at_once(log)
+    sizes = sizes_of([clear])
+    seconds = start_of([clear], sizes)
     seconds[-1] = 1e-6  # what comes before an iteration is not waited for by each request in turn
     model = IterationModel(sizes, Path(path).stem)
     trace, policy = bare(told.log.trace), with_slots(ran, slots)
@@ -131,6 +134,34 @@ def _since_sent(told: SlotLog) -> Log:
     trace = replace(bare(told.log.trace), arrival_s=None).select(order)
     sent = told.sent_s[order]
     return Log(replace(trace, arrival_s=sent - sent[0]), latency, ())
+
+
+def seen_at_once(log: Log) -> Log:
+    """The log with first and last tokens of one iteration at one time; a client sees them a moment apart.
+
+    Were they left so, it would be chance which of two prompts of an iteration counts for the other's answer,
+    and prompts would be taken for cheap.
+    """
+    arrival_s = log.trace.arrival_s
+    assert arrival_s is not None
+    between_s = log.latency["tpot_ms"][log.trace.output_tokens > 1] / 1e3
+    ends = [arrival_s + log.latency[key] / 1e3 for key in ("ttft_ms", "e2el_ms")]
+    moved = together(np.concatenate(ends), SAME * float(np.percentile(between_s, 5)))
+    first_ms, last_ms = (1e3 * (each - arrival_s) for each in np.split(moved, 2))
+    return replace(log, latency={**log.latency, "ttft_ms": first_ms, "e2el_ms": last_ms})
+
+
+def together(times: FloatArray, width: float) -> FloatArray:
+    """Times with their mean in place of those that lie within `width`, from the earliest of them on."""
+    order = np.argsort(times, kind="stable")
+    ordered, start = times[order], 0
+    while start < len(ordered):
+        end = int(np.searchsorted(ordered, ordered[start] + width, side="right"))
+        ordered[start:end] = ordered[start:end].mean()
+        start = end
+    result = np.empty_like(times)
+    result[order] = ordered
+    return result
 
 
 def with_slots(policy: str, slots: int | None) -> str:
