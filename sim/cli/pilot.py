@@ -122,7 +122,7 @@ def _print_table(found: Pilot) -> None:
     table.add_column("policy", overflow="fold", min_width=min(36, longest))
     for heading in ("slots", "machine", "lengths"):
         table.add_column(heading, overflow="fold")
-    for heading in ("mean E2EL ms", "shorter by", "in 90 % of logs", "p99 E2EL ms", "shorter by"):
+    for heading in ("mean E2EL ms", "change", "in 90 % of logs", "p99 E2EL ms", "change"):
         table.add_column(heading, justify="right")
     for row in found.rows:
         table.add_row(*_cells(row))
@@ -130,7 +130,7 @@ def _print_table(found: Pilot) -> None:
 
 
 def _cells(row: Replayed) -> tuple[str, ...]:
-    """One replay as cells; what is shorter by less than nothing is longer."""
+    """One replay as cells; a change is negative where latency is shorter."""
     point, low_high = row.point, row.between["mean_e2el_ms"]
     lengths = "as in the log" if point.predictor == "trace" else point.predictor
     return (
@@ -139,8 +139,13 @@ def _cells(row: Replayed) -> tuple[str, ...]:
         "the server" if point.machine == OWN else point.machine,
         lengths,
         show.figure(row.latency_ms["mean_e2el_ms"]),
-        f"{row.gain['mean_e2el_ms']:.1%}",
-        f"{low_high[0]:.1%} to {low_high[1]:.1%}",
+        _change(row.gain["mean_e2el_ms"]),
+        f"{_change(low_high[1])} to {_change(low_high[0])}",
         show.figure(row.latency_ms["p99_e2el_ms"]),
-        f"{row.gain['p99_e2el_ms']:.1%}",
+        _change(row.gain["p99_e2el_ms"]),
     )
+
+
+def _change(gain: float) -> str:
+    """What a share by which latency is shorter changes it by."""
+    return f"{0.0 - gain:+.1%}"

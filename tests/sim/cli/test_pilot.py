@@ -27,6 +27,20 @@ def test_the_table_says_how_sure_it_is(log: Path, capsys: pytest.CaptureFixture[
     assert "is off by" not in captured.err
 
 
+def test_a_shorter_latency_is_a_change_below_zero(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("pilot", log, "--policies", SHORTEST, "--replicates", 2)
+    assert run(*arguments, "--json") == 0
+    row = json.loads(capsys.readouterr().out)["rows"][0]
+    assert run(*arguments) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "as in the log" in line)
+    mean, p99 = (row[figure] for figure in ("mean_e2el_ms", "p99_e2el_ms"))
+    low, high = mean["between"]
+    assert mean["gain"] > 0
+    cells = [cell.strip() for cell in line.split("│")]
+    assert cells[6:8] == [f"{-mean['gain']:+.1%}", f"{-high:+.1%} to {-low:+.1%}"]
+    assert cells[9] == f"{-p99['gain']:+.1%}"
+
+
 def test_json_has_all_of_it(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("pilot", log, "--policies", SHORTEST, "--slots", 4, 5, "--replicates", 2, "--json") == 0
     told = json.loads(capsys.readouterr().out)
@@ -47,6 +61,7 @@ def test_a_wrong_policy_is_doubted(log: Path, tmp_path: Path, capsys: pytest.Cap
         (["--slots", "0"], "slots: 0 must be at least 1"),
         (["--policies", "nonsense"], "policy 'nonsense' is not one of"),
         (["--predictor", "learned:file=none"], "none: cannot be read"),
+        (["--kv-tier", "cpu:1GiB@10GB/s"], "Unknown option: --kv-tier"),
     ],
 )
 def test_bad_input_is_one_line(
