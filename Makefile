@@ -97,6 +97,7 @@ $(SERVERS)/installed: tests/servers/requirements.txt
 	$(SERVERS)/bin/python -m pip -q install --no-deps --require-hashes -r tests/servers/requirements.txt \
 	    && touch $@ \
 	    || { rm -rf $(SERVERS); echo "llama.cpp: left out, pip finds no build of xllamacpp for this platform"; }
+	test ! -e $@ || $(SERVERS)/bin/python -m pip -q install openai || echo "openai: left out"
 
 $(VLLM)/installed: pyproject.toml constraints.txt tests/vllm/requirements.py
 	$(PYTHON) -m venv $(VLLM)

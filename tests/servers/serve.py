@@ -7,7 +7,8 @@ an environment with it, a vLLM server (the same model, 6 sequences, one thread, 
 priority`). Of each:
 
 1. Prompts go to it directly and through `seqsched serve`, decoded greedily, streaming and not: every answer
-   must be the same, but for its number and its times.
+   must be the same, but for its number and its times. openai's Python client, where the server's environment
+   has it, asks as well.
 2. The layer serves other requests first come, first served, and writes a log with texts to learn from.
 3. Many requests come at once, first come, first served. `seqsched pilot` says from that log what the shortest
    predicted first would gain.
@@ -17,8 +18,8 @@ priority`). Of each:
 That is repeated, and each gain set beside what was said of the log before it: in seconds of the wall, and in
 seconds of the server's processor, for which it does not matter how busy the machine is. The exit status is 1
 where an answer differs or fails, where the starvation bound is broken, or where a gain in mean latency is
-missed by more than ten points and by more than rounds differ, by the server's clock. The last line of stdout
-is JSON.
+missed by more than a tenth of it and by more than rounds differ, by the server's clock. The last line of
+stdout is JSON.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -47,7 +49,7 @@ from tests.servers.overload import (
     validated,
 )
 from tests.servers.prompts import body_of, prompts
-from tests.servers.started import Server, free_port, llama_cpp, running, vllm
+from tests.servers.started import HERE, Server, free_port, llama_cpp, running, vllm
 from traces.errors import InputError
 
 SLOTS = 4
@@ -56,6 +58,8 @@ OWN = frozenset(("id", "created", "timings"))
 """Fields of an answer that are another each time."""
 FEW = 8
 """Tokens of an answer that is compared."""
+BY_OPENAI = 20
+"""Prompts that openai's client asks."""
 TOLD = ("--act", "tell")
 SENT_AT_ONCE = ("--slots", "1000", "--policy", "continuous")
 
@@ -99,7 +103,7 @@ async def same_answers(
     """The prompts, one after the other, whose answers through the layer are others than direct ones: those
     to which the server itself gives the same answer twice, and those to which it does not.
     """
-    differ, unstable = [], []
+    differ, unstable = list[str](), list[str]()
     for k, (prompt, cap) in enumerate(prompts(number)):
         body = body_of(prompt, model=case.model, stream=k % 2 == 0, most=min(cap, FEW), extra=case.extra)
 
@@ -120,6 +124,26 @@ def _compared(case: Case, number: int, out: Path) -> tuple[list[str], list[str]]
 
     with layer(case.url, out / f"{case.name}-same.jsonl", *case.shortest) as url:
         return asyncio.run(compared(url))
+
+
+def _by_openai(case: Case, python: Path, out: Path) -> list[str] | None:
+    """What openai's own client, of the server's environment, gets otherwise through the layer than directly,
+    by prompt; None where it is not there.
+    """
+    if subprocess.run([python, "-c", "import openai"], stderr=subprocess.DEVNULL, check=False).returncode:
+        return None
+    asked = [prompt for prompt, _ in prompts(BY_OPENAI)]
+
+    def said(url: str) -> list[Any]:
+        request = {"url": url, "model": case.model, "prompts": asked, "most": FEW, "extra": case.extra}
+        command = [python, HERE / "openai_client.py"]
+        done = subprocess.run(command, input=json.dumps(request).encode(), stdout=subprocess.PIPE, check=True)
+        answers: list[Any] = json.loads(done.stdout)
+        return answers
+
+    with layer(case.url, out / f"{case.name}-openai.jsonl", *case.shortest) as url:
+        pairs = zip(("the models", *asked), said(case.url), said(url), strict=True)
+        return [what for what, direct, through in pairs if direct != through]
 
 
 def _llama_cpp(python: Path, port: int) -> tuple[Server, Any]:
@@ -177,11 +201,12 @@ def _vllm(python: Path, port: int) -> tuple[Server, Any]:
 
 def _show(case: Case, rounds: int, out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Gains by clock, printed as a table."""
-    print(f"| {case.name} | clock | mean falls by | p99 falls by |\n|---|---|---|---|")
+    print(f"| {case.name} | clock | mean falls by | pilot off by | p99 falls by |\n|---|---|---|---|---|")
     for clock in CLOCKS:
         by_arm = gains(case, rounds, clock, out)
         for arm, by_figure in by_arm.items():
-            print(f"| {arm} | {clock} | " + " | ".join(str(by_figure[f]) for f in FIGURES) + " |", flush=True)
+            mean, p99 = (by_figure[f] for f in FIGURES)
+            print(f"| {arm} | {clock} | {mean} | {mean.verdict} | {p99} |", flush=True)
         yield (
             clock,
             {
@@ -195,7 +220,7 @@ def _show(case: Case, rounds: int, out: Path) -> Iterator[tuple[str, dict[str, A
 
 
 def _watched(
-    case: Case, num_prompts: int, num_overload: int, num_before: int, rounds: int, out: Path
+    case: Case, python: Path, num_prompts: int, num_overload: int, num_before: int, rounds: int, out: Path
 ) -> dict[str, Any]:
     """Everything that the server has to run for."""
     differ, unstable = _compared(case, num_prompts, out)
@@ -203,13 +228,25 @@ def _watched(
     print(f"{case.name}: {same} of {num_prompts} answers are the same", flush=True)
     if unstable:
         print(f"{case.name}: to {len(unstable)} it gives another itself when asked again", flush=True)
+    by_openai = _by_openai(case, python, out)
+    if by_openai is None:
+        print(f"{case.name}: openai's client is not there, left out", flush=True)
+    else:
+        same = BY_OPENAI + 1 - len(by_openai)
+        print(f"{case.name}: {same} of {BY_OPENAI + 1} answers are the same to openai's client", flush=True)
     for line in overload(case, num_overload, num_before, rounds, out):
         print(line, flush=True)
     found: dict[str, Any] = {"prompts": num_prompts, "differ": differ, "unstable": unstable}
+    found["by_openai"] = by_openai
     if case.shortest != TOLD:
-        bound_s, late = bounded(case, num_overload, out)
-        print(f"{case.name}: a bound of {bound_s:.1f} s is broken by {late} of {num_overload}", flush=True)
-        found |= {"bound_s": bound_s, "breaches": late}
+        run = bounded(case, num_overload, out)
+        p99 = ", ".join(f"{arm} {seconds:.1f} s" for arm, seconds in run.p99_s.items())
+        print(
+            f"{case.name}: a bound of {run.bound_s:.1f} s is broken by {run.breaches} of {num_overload}; "
+            f"p99: {p99}",
+            flush=True,
+        )
+        found |= run._asdict()
     found["slots"] = slots_found(case, num_overload // 2, out)
     print(f"{case.name}: --slots auto has {found['slots']:g} there of {case.slots}", flush=True)
     return found
@@ -253,7 +290,8 @@ def serve_test(
             continue
         server, case_of = start(python.absolute(), port := free_port())
         with running(server, f"http://127.0.0.1:{port}", out / f"{name}.log") as pid:
-            found[name] = _watched(case := case_of(pid), num_prompts, num_overload, num_before, rounds, out)
+            numbers = (num_prompts, num_overload, num_before, rounds)
+            found[name] = _watched(case := case_of(pid), python.absolute(), *numbers, out)
         found[name]["gains"] = dict(_show(case, rounds, out))
         found[name]["validated"] = errors = validated(case, "server", out)
         said = ", ".join(f"{key.upper()} {error:+.1%}" for key, error in errors.items())
@@ -267,7 +305,8 @@ def serve_test(
 
 def _is_missed(found: dict[str, Any]) -> bool:
     arms = found["gains"]["server"].values()
-    return bool(found["differ"] or found.get("breaches") or any(arm["is_missed"] for arm in arms))
+    wrong = found["differ"] or found["by_openai"] or found.get("breaches")
+    return bool(wrong or any(arm["is_missed"] for arm in arms))
 
 
 if __name__ == "__main__":

@@ -59,9 +59,13 @@ def test_a_bound_is_broken_by_who_goes_before_one_that_waited_too_long() -> None
     assert breaches(in_order, bound_s=3.0) == 0
 
 
-def test_a_gain_is_missed_by_more_than_ten_points_and_than_rounds_differ() -> None:
-    assert not Gain([0.24, 0.26], [0.33, 0.33], [0.0, 0.0]).is_missed
-    assert Gain([0.20, 0.22], [0.33, 0.33], [0.0, 0.0]).is_missed
+def test_a_gain_is_missed_by_more_than_a_tenth_and_than_rounds_differ() -> None:
+    assert not Gain([0.31, 0.31], [0.33, 0.33], [0.0, 0.0]).is_missed
+    assert Gain([0.29, 0.29], [0.33, 0.33], [0.0, 0.0]).is_missed
+    assert not Gain([0.24, 0.34], [0.33, 0.33], [0.0, 0.0]).is_missed
+    assert Gain([0.24, 0.26], [0.33, 0.33], [0.0, 0.0]).verdict == (
+        "+8.0 points; a tenth is 2.5, rounds differ by 1.0: missed"
+    )
     assert Gain([0.45, 0.45], [0.33, 0.33], [0.0, 0.0]).is_missed
     assert not Gain([0.06, 0.34], [0.33, 0.33], [0.0, 0.0]).is_missed
     one = Gain([0.25, 0.27], [0.33, 0.35], [0.0, 0.02])
