@@ -30,30 +30,42 @@ else tells contexts, which grow with answers, from sequences.
 @dataclass(frozen=True)
 class _Timeline:
     """What a server did between the first and the last tokens of a log: by instant, how many decoded and how
-    many tokens of context they had, until the next instant.
+    many tokens of context they had, until the next instant; and how long they decoded until then, in seconds.
     """
 
     instants: FloatArray
     decoding: FloatArray
     context: FloatArray
+    lasting: FloatArray
 
     @classmethod
-    def of(cls, log: Log) -> _Timeline:
-        """That of a log, in which a context counts as half grown from its first token to its last."""
+    def of(cls, log: Log, prompt_s: float = 0.0) -> _Timeline:
+        """That of a log, in which a context counts as half grown from its first token to its last; prompts
+        took `prompt_s` a token of the time before their first tokens.
+        """
         first_s, last_s = _decoding_spans(log)
         half_grown = log.trace.prompt_tokens + log.trace.output_tokens / 2
         times = np.concatenate([first_s, last_s])
         order = np.argsort(times, kind="stable")
         ones = np.concatenate([np.ones(len(first_s)), -np.ones(len(last_s))])[order]
         tokens = np.concatenate([half_grown, -half_grown])[order]
-        return cls(times[order], np.cumsum(ones), np.cumsum(tokens))
+        instants = times[order]
+        lasting = np.diff(instants)
+        at = np.searchsorted(instants, first_s) - 1  # the last one before, whoever else has a token then
+        prompts = np.bincount(at[at >= 0], log.trace.prompt_tokens[at >= 0], len(lasting))
+        lasting = np.maximum(lasting - prompt_s * prompts, np.minimum(lasting, 1e-6))
+        return cls(instants, np.cumsum(ones), np.cumsum(tokens), lasting)
 
     def mean_over(self, values: FloatArray, start_s: FloatArray, end_s: FloatArray) -> FloatArray:
-        """The mean of what has these values by instant, from each start to each end."""
-        lasting = np.diff(self.instants)
-        total = np.concatenate([[0.0], np.cumsum(values[:-1] * lasting)])
-        between = np.interp(end_s, self.instants, total) - np.interp(start_s, self.instants, total)
-        return np.asarray(between / np.maximum(end_s - start_s, 1e-9))
+        """The mean, while they decoded, of what has these values by instant, from each start to each end."""
+
+        def between(each: FloatArray) -> FloatArray:
+            total = np.concatenate([[0.0], np.cumsum(each * self.lasting)])
+            return np.asarray(
+                np.interp(end_s, self.instants, total) - np.interp(start_s, self.instants, total)
+            )
+
+        return between(values[:-1]) / np.maximum(between(np.ones(len(self.lasting))), 1e-9)
 
 
 def _decoding_spans(log: Log) -> tuple[FloatArray, FloatArray]:
@@ -72,14 +84,25 @@ def sizes_of(logs: Sequence[Log]) -> tuple[float, ...]:
     return tuple(sizes) if len(sizes) > 1 else (1.0, max(2.0, most))
 
 
-def start_of(logs: Sequence[Log], sizes: tuple[float, ...]) -> FloatArray:
+def start_of(logs: Sequence[Log], sizes: tuple[float, ...], passes: int = 1) -> FloatArray:
     """Seconds, shape (len(sizes) + 3,): what each of `sizes` adds to a decode iteration, per context token,
     per prompt token, and before a request can be scheduled.
 
     They are those by which answers take as long as measured after their first token: non-negative least
     squares on the relative error. What cannot be told is small, but not 0.
+
+    How many decoded is a mean over time in the first of `passes`, in which an iteration with a long prompt
+    weighs more than others; in the next ones what prompts took by the one before is left out of the time.
     """
-    rows = np.concatenate([_equations(log, sizes) for log in logs])
+    found = np.zeros(len(sizes) + 3)
+    for _ in range(passes):
+        found = _solved(logs, sizes, float(found[-2]))
+    return found
+
+
+def _solved(logs: Sequence[Log], sizes: tuple[float, ...], prompt_s: float) -> FloatArray:
+    """`start_of` in one pass, where a prompt token took `prompt_s`."""
+    rows = np.concatenate([_equations(log, sizes, prompt_s) for log in logs])
     found, _ = nnls(rows, np.ones(len(rows)))
     if found[-2] > MOST_CONTEXT * found[0]:
         rows[:, 0] += MOST_CONTEXT * rows[:, -2]
@@ -97,11 +120,11 @@ def start_of(logs: Sequence[Log], sizes: tuple[float, ...]) -> FloatArray:
     return np.append(found, max(float(min(waits)), 0.1 * base_s))
 
 
-def _equations(log: Log, sizes: tuple[float, ...]) -> FloatArray:
+def _equations(log: Log, sizes: tuple[float, ...], prompt_s: float) -> FloatArray:
     """A row per request of several tokens: what each quantity but the last counts for in the time after its
     first token, over that time.
     """
-    trace, timeline = log.trace, _Timeline.of(log)
+    trace, timeline = log.trace, _Timeline.of(log, prompt_s)
     first_s, last_s = _decoding_spans(log)
     several = (trace.output_tokens > 1) & (last_s > first_s)
     start_s, end_s = first_s[several], last_s[several]

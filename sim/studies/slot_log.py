@@ -29,6 +29,8 @@ SENT = "scheduled_s"
 """When a request was sent to the server, by the clock of the arrivals."""
 SAME = 0.25
 """Tokens are of one iteration where they were seen within this share of the time between two of an answer."""
+PASSES = 6
+"""Of the linear algebra; from about the fourth on they find the same."""
 STEPS, CLOSE = 12, 0.002
 """The most replays until requests keep their slots as long as they did, and how near that is to be."""
 
@@ -88,7 +90,7 @@ def server_of(told: SlotLog, path: str | Path, ran: str, slots: int | None) -> P
     check_enough(path, log)
     clear = seen_at_once(log)
     sizes = sizes_of([clear])
-    seconds = start_of([clear], sizes)
+    seconds = start_of([clear], sizes, PASSES)
     seconds[-1] = 1e-6  # what comes before an iteration is not waited for by each request in turn
     model = IterationModel(sizes, Path(path).stem)
     trace, policy = bare(told.log.trace), with_slots(ran, slots)
