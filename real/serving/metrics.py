@@ -57,6 +57,7 @@ class Metrics:
             ["answers", "is_same"],
         )
         self.not_mirrored = counter("mirrored_left_out", "Copies that were not compared.", [])
+        self.not_logged = counter("log_rows_lost", "Rows that the log had no room for.", [])
         self.overdue = counter("overdue_requests", "Requests sent by the starvation bound.", [])
         self.scheduler_failures = counter("scheduler_failures", "Schedulers that failed.", [])
 

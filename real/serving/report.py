@@ -47,7 +47,7 @@ class Report:
         self.metrics, self.log, self.clock, self.mirrored_log = metrics, log, clock, mirrored_log
         self.since_1970_s = time.time() - clock()
         self.num_overdue = 0  # of those that the metrics count already
-        self.is_complaining = False
+        self.failing = set[Log]()  # of which it has been said
         self.recent: deque[Ended] = deque(maxlen=MOST_RECENT)
         self.models, self.reasons = set[str](), set[str]()
 
@@ -84,12 +84,14 @@ class Report:
     def _write(self, log: Log, row: dict[str, Any], text: str) -> None:
         try:
             log.write(row, text)
+            self.failing.discard(log)
         except OSError as failure:  # a full disk is no reason to answer nobody
-            if not self.is_complaining:
+            self.metrics.not_logged.inc()
+            if log not in self.failing:
                 print(
                     f"seqsched: the log cannot be written ({failure.strerror})", file=sys.stderr, flush=True
                 )
-            self.is_complaining = True
+            self.failing.add(log)
 
     def _count(
         self,

@@ -54,11 +54,34 @@ def test_a_file_that_is_no_log_is_left_as_it_is(text: str, tmp_path: Path) -> No
 def test_a_full_disk_keeps_nobody_from_an_answer(capfd: pytest.CaptureFixture[str]) -> None:
     async def test(up: Up, fake: Fake) -> None:
         assert [(await up.ask())[0] for _ in range(3)] == [200] * 3
+        assert b"seqsched_log_rows_lost_total 3.0" in up.layer.expose()
 
     with Log(Path("/dev/full")) as log:
         with_fakes(test, log=log)
     error = capfd.readouterr().err
-    assert "the log cannot be written" in error and "Traceback" not in error
+    assert error.count("the log cannot be written") == 1 and "Traceback" not in error
+
+
+def test_a_disk_that_is_full_again_is_told_of_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "log.jsonl"
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    async def test(up: Up, fake: Fake) -> None:
+        for is_full in (True, True, False, True):
+            with monkeypatch.context() as patch:
+                if is_full:
+                    patch.setattr(Log, "_append", full)
+                assert (await up.ask())[0] == 200
+                await up.idle()
+
+    with Log(path) as log:
+        with_fakes(test, log=log)
+    assert capfd.readouterr().err.count("the log cannot be written (No space left on device)") == 2
+    assert [json.loads(line)["request_id"] for line in path.read_text().splitlines()] == [2]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
