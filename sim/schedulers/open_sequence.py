@@ -45,7 +45,7 @@ class OpenSequenceScheduler(SequenceScheduler):
 
     def drain(self, now: float) -> list[Request]:
         """All that was running, had failed, was planned or waited, in bins or for its length."""
-        return [*super().drain(now), *self.bins.drain()]
+        return [*super().drain(now), *(self.begun.pop(r.id, r) for r in self.bins.drain())]
 
     def _fail(self, request: Request, now: float) -> None:
         """What keeps its tokens goes back into a bin."""

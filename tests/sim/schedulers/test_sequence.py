@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sim.request import Request
+from sim.scenario.policies import make_scheduler
 from sim.schedulers import OpenSequenceScheduler, SequenceScheduler
 from sim.work import Limits, Outcome, PaddedBatch, Perceive, Prediction
 
@@ -379,16 +380,22 @@ def test_the_rest_of_what_was_cut_off_joins_the_next_group(
     assert not scheduler.begun
 
 
-def test_what_is_drained_begins_anew(limits: Limits, requests: Requests) -> None:
-    scheduler = SequenceScheduler(limits, requeue=True)
+@pytest.mark.parametrize("max_wait_s", [0.0, 5.0])
+def test_what_is_drained_begins_anew(max_wait_s: float, limits: Limits, requests: Requests) -> None:
+    """In flight or, without groups, in a bin."""
+    scheduler = make_scheduler(f"sequence:requeue=on,max_wait_s={max_wait_s}", limits)
+    assert isinstance(scheduler, SequenceScheduler)
     (request,) = requests([50])
     scheduler.submit(request, 0.0)
-    work = scheduler.next_work(0.0)
+    work = scheduler.next_work(max_wait_s)
     assert work is not None
     scheduler.record(work, Outcome(50, unfinished=[request]), 50.0)
     again = scheduler.next_work(50.0)
-    assert isinstance(again, PaddedBatch) and again.answered == (50,)
-    assert scheduler.drain(60.0) == [request] and not scheduler.begun
+    if max_wait_s:
+        assert again is None
+    else:
+        assert isinstance(again, PaddedBatch) and again.answered == (50,)
+    assert scheduler.drain(54.0) == [request] and not scheduler.begun
 
 
 def test_without_groups_the_rest_goes_back_into_a_bin(
