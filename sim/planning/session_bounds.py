@@ -30,8 +30,9 @@ class SessionValues:
         self.first = _first_rows(columns["session_id"], columns["arrival_s"])
 
     def of(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
-        """Which sessions begin with one of these rows."""
-        return np.isin(self.first, rows)
+        """Which sessions begin with one of these rows; all where none does, so that no bound is met by none."""
+        begins: npt.NDArray[np.bool_] = np.isin(self.first, rows)
+        return begins if begins.any() else ~begins
 
 
 def _first_rows(session_id: npt.NDArray[Any], arrival_s: FloatArray) -> IntArray:

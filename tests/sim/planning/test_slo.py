@@ -14,7 +14,7 @@ from scipy import stats
 
 from sim import plan
 from sim.planning.slo import Bound, Observation, interval, observe, parse_slo
-from sim.planning.verdict import to_settle
+from sim.planning.verdict import long_enough, to_settle
 from traces.errors import InputError
 
 
@@ -156,6 +156,16 @@ def test_sessions_are_bounded_from_their_first_arrival_to_their_last_token() -> 
     lost = [2.0] * 50
     lost[30] = math.nan
     assert observe(slo, of_sessions(lost), {}).values[0] == math.inf
+
+
+def test_where_all_sessions_begin_in_the_warm_up_all_count() -> None:
+    """No bound is met by none of them, and the warm-up did not outlast them."""
+    talks = of_sessions([40.0] * 2, turns=50)
+    talks["arrival_s"] = np.tile(np.arange(50.0), 2)
+    talks["finish_s"] = talks["arrival_s"] + 1
+    seen = observe(parse_slo("session_mean:1s session_wait_p50:1"), talks, {})
+    assert seen.values == (50_000, 12_500) and seen.mean_e2el_s == 50
+    assert not long_enough(parse_slo("session_mean:1h"), 2.0, seen.mean_e2el_s, 3, 100)
 
 
 def test_a_bound_on_sessions_takes_more_requests() -> None:
