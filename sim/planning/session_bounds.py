@@ -30,7 +30,7 @@ class SessionValues:
         self.first = _first_rows(columns["session_id"], columns["arrival_s"])
 
     def of(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
-        """Which sessions begin with one of these rows; all where none does, so that no bound is met by none."""
+        """Which sessions begin with one of these rows; all where none does: no bound is met by none."""
         begins: npt.NDArray[np.bool_] = np.isin(self.first, rows)
         return begins if begins.any() else ~begins
 

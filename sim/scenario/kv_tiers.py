@@ -19,7 +19,8 @@ UNITS = {
 
 BLOCKING = "blocking"
 
-MOST_BYTES = 2**60
+LEAST_BYTES, MOST_BYTES = 2**-20, 2**60
+"""Bounds of sizes and of rates; a rate of no bytes to speak of would bring nothing within any run."""
 
 
 def parse_tiers(text: str) -> tuple[tuple[tuple[str, float, float], ...], bool]:
@@ -59,7 +60,7 @@ def _bytes(part: str, text: str) -> float:
     if match is None or match[2] not in UNITS:
         raise InputError(f"kv_tier: {text!r} in {part!r} is not a number of {', '.join(UNITS)}")
     value = float(match[1]) * UNITS[match[2]]
-    if not 0 < value <= MOST_BYTES:
+    if not LEAST_BYTES <= value <= MOST_BYTES:
         raise InputError(
             f"kv_tier: {text!r} in {part!r} is not above 0 and at most {MOST_BYTES // 2**40} TiB"
         )

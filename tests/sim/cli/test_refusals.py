@@ -55,6 +55,7 @@ pytestmark = pytest.mark.usefixtures("folder")
         (("--kv-tier", "disk:1TiB@5GB/s"), "must name cpu, and behind it disk"),
         (("--kv-tier", "cpu:1GiB@5GB/s,cpu:1GiB@5GB/s"), "each once"),
         (("--kv-tier", "cpu:0GiB@5GB/s"), "'0GiB' in 'cpu:0GiB@5GB/s' is not above 0"),
+        (("--kv-tier", f"cpu:1GiB@0.{'0' * 320}1B/s"), "1B' in 'cpu:1GiB@0.000"),
         (("--kv-tier", "cpu:1XB@5GB/s"), "'1XB' in 'cpu:1XB@5GB/s' is not a number of B, kB"),
         (("--kv-tier", "cpu:1MiB@5GB/s"), "holds 2 tokens of 524,288 bytes, fewer than the 16 of a block"),
         (
