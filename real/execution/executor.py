@@ -242,8 +242,9 @@ class Executor:
             self._padded_batch(PaddedBatch(rows, work.token_limit))
             for rows in (work.requests[:middle], work.requests[middle:])
         ]
+        # Who has not finished has the tokens of its own half only, which then went to the limit.
         return Outcome(
-            sum(part.iterations for part in parts),
+            max(part.iterations for part in parts),
             [r for part in parts for r in part.finished],
             [r for part in parts for r in part.unfinished],
         )

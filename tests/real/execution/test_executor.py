@@ -199,14 +199,18 @@ def short_of_memory(monkeypatch, most_rows):
     monkeypatch.setattr(EagerEngine, "prefill", limited)
 
 
-@pytest.mark.parametrize("policy", ["vanilla", "sequence:bin_width=8"])
+@pytest.mark.parametrize(
+    "policy", ["vanilla", "sequence:bin_width=8", "sequence:vbs=off,batch_size=8,requeue=on"]
+)
 def test_when_the_device_runs_out_of_memory_batches_are_halved_and_nothing_is_lost(
-    policy, make_scenario, serve, monkeypatch
+    policy, make_scenario, serve, alone, monkeypatch
 ):
     short_of_memory(monkeypatch, 5)
     scenario = make_scenario(40, predictor=NOISY)
-    measured, _ = serve(scenario, policy)
+    measured, prompts = serve(scenario, policy)
     assert measured.result.summary["completed"] == 40
+    lengths = scenario.trace.output_tokens.tolist()
+    assert measured.answers == {i: alone(p, lengths[i]) for i, p in enumerate(prompts)}
     assert max(len(b.request_ids) for b in measured.result.batches) <= 5
     assert measured.incidents[0].startswith("out of memory in a ")
     assert measured.result.decisions != scenario.run(policy).decisions
