@@ -54,7 +54,9 @@ class OwnScheduling(NamedTuple):
 
 
 def own_scheduling(policy: str, limits: Limits, engine_name: str) -> OwnScheduling:
-    """The policy as settings of an engine that schedules by itself; InputError for one that it has not."""
+    """The policy as settings of an engine that schedules by itself; InputError for what it has not."""
+    if limits.tiers:
+        raise InputError("kv_tier: keeping KV blocks in slower memory is simulated only")
     options = getattr(make_scheduler(policy, limits), "options", None)
     if not isinstance(options, ContinuousOptions) or options.rules != "vllm":
         raise InputError(

@@ -183,6 +183,11 @@ def test_counting_on_more_memory_than_was_allocated_is_refused(make_scenario, ma
         run(make_scenario(5), "vanilla", make_engine("transformers-eager", 160), loaded, [])
 
 
+def test_slower_memory_is_simulated_only(make_scenario, serve):
+    with pytest.raises(InputError, match="kv_tier: keeping KV blocks in slower memory is simulated only"):
+        serve(make_scenario(5, kv_tier="cpu:1GiB@1GB/s"), "continuous:prefix_caching=on", "cuda-graphs")
+
+
 def test_continuous_batching_needs_an_engine_that_mixes(make_scenario, serve):
     with pytest.raises(SchedulingError, match="padded batches only"):
         serve(make_scenario(5), "continuous")

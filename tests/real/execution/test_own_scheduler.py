@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sim.work import Limits
+from sim.work import Limits, MemoryTier
 from traces.errors import InputError
 
 pytest.importorskip("torch", reason="the real extra is not installed")
@@ -60,6 +60,12 @@ def test_a_policy_is_what_the_engine_is_set_to() -> None:
 def test_what_the_engine_does_not_have_is_refused(policy: str, named: str) -> None:
     with pytest.raises(InputError, match=named):
         own_scheduling(policy, LIMITS, "vllm")
+
+
+def test_slower_memory_is_not_set_up_there() -> None:
+    limits = replace(LIMITS, tiers=(MemoryTier("cpu", 640, 1e-6),))
+    with pytest.raises(InputError, match="kv_tier: keeping KV blocks in slower memory is simulated only"):
+        own_scheduling("continuous:prefix_caching=on", limits, "vllm")
 
 
 @pytest.fixture
