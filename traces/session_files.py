@@ -182,8 +182,8 @@ def _reached_across(rows: list[Row]) -> tuple[str, ...]:
     """Take the session ids out where a request waits for one of another session, as one that was started by
     another does: sessions are then what hangs together.
     """
-    session = {row["request_id"]: row.get("session_id") for row in rows}
-    across = [r for r in rows if any(session.get(one) != r.get("session_id") for one in r["waits_for"])]
+    session = {str(row["request_id"]): row.get("session_id") for row in rows}
+    across = [r for r in rows if any(session.get(str(one)) != r.get("session_id") for one in r["waits_for"])]
     if not across or "session_id" not in rows[0]:
         return ()
     for row in rows:

@@ -222,6 +222,11 @@ def test_agentic_mooncake_waits_for_what_it_names_and_for_its_tools(put: Put) ->
             [{"request_id": "a", "input_length": 5, "output_length": 1, "wait_for": ["z"], "timestamp": 0}],
             "'z' is the id of no",
         ),
+        ([{"request_id": {}, "wait_for": [], "input_length": 5, "output_length": 1}], "is not an id"),
+        (
+            [{"request_id": "a", "wait_for": [["a"]], "input_length": 5, "output_length": 1, "timestamp": 0}],
+            r"waits_for: .* is no request id",
+        ),
         (
             [
                 {"session_id": "a", "input_length": 5, "output_length": 1, "timestamp": 0},
