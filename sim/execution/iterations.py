@@ -212,6 +212,10 @@ class RunningRequests:
                 unfinished.clear()
         return finished
 
+    def note_peak(self) -> None:
+        """An iteration has begun and does not end: in memory is what it found there, and its chunks."""
+        self.peak_tokens = self.context_tokens + self.prompt_tokens
+
     def _decode(self, end: int, request: Request) -> None:
         """A request decodes up to the tick `end`."""
         self.num_decoding += 1

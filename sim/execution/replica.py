@@ -377,6 +377,8 @@ class Replica:
             start_s += leap.seconds(iterations)
             self.running.advance(leap, iterations, begun_s, start_s)
             self.scheduler.record(work, Outcome(iterations), now)
+        else:
+            self.running.note_peak()
         if self.ledger.log:
             self._note(work, leap, iterations, begun_s, 0)
         self.use.busy_s += now - start_s

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +20,9 @@ from sim.fleet.sole import Sole
 from sim.hardware.step_cost import StepCost
 from sim.request import Request
 from sim.results.ledger import Ledger, ReplicaUse
+from sim.scenario.scenario import scenario
 from sim.schedulers import MicrobatchScheduler, OpenSequenceScheduler, SequenceScheduler
+from sim.testing.invariants import check_memory
 from sim.work import (
     Chunk,
     Drop,
@@ -31,6 +35,9 @@ from sim.work import (
     SchedulingError,
     Work,
 )
+from tests.sim.flat_machine import flat_machine
+from traces.prompt_blocks import blocks_of_lists
+from traces.trace import Trace
 
 Requests = Callable[..., list[Request]]
 Drive = Callable[..., Ledger]
@@ -322,3 +329,16 @@ def test_a_wake_up_must_lie_ahead(wake_at: float, drive: Drive, requests: Reques
     scheduler.wake_at = wake_at
     with pytest.raises(SchedulingError, match=rf"wake_at \({wake_at}\) must be later than now \(0(\.0)?\)"):
         drive(scheduler, requests([None]), [3])
+
+
+def test_a_failure_while_somebody_leaves_finds_no_more_in_memory_than_it_holds(tmp_path: Path) -> None:
+    """Two requests share 48 tokens; the second leaves at 9 s, for the first one's next block."""
+    schedule = tmp_path / "outages.csv"
+    schedule.write_text("replica,down_s,up_s\n0,9.5,20\n")
+    blocks = blocks_of_lists([[0], [0]], [[48], [48]], [56, 56])
+    trace = Trace("t", np.arange(2), np.array([56, 56]), np.array([20, 20]), blocks=blocks)
+    shared = scenario(trace, profile=flat_machine(), kv_blocks=7, failures=schedule, max_new_tokens=20)
+    result = shared.run("continuous:prefix_caching=on", log=True)
+    cut = next(b for b in result.batches if b.end_s == 9.5)
+    assert (cut.evicted, cut.iterations, cut.kv_tokens) == ((1,), 0, 64)
+    check_memory(result, [7 * 16])
