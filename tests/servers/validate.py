@@ -103,7 +103,7 @@ def validate(
             print(f"{name}: skipped, there is no {python}", file=sys.stderr)
             continue
         port = free_port()
-        started = llama_cpp(python, port) if name == "llama.cpp" else vllm(python, port, out / "random-135m")
+        started = llama_cpp(python, port) if name == "llama.cpp" else _vllm(python, port, out)
         try:
             rows += _of_server(started, f"http://127.0.0.1:{port}", seconds, out)
         except (RuntimeError, InputError) as error:  # the other one has its turn
@@ -122,6 +122,14 @@ def validate(
         print(f"missed: {line}", file=sys.stderr)
     if missed:
         sys.exit(1)
+
+
+def _vllm(python: Path, port: int, out: Path) -> Server:
+    """A vLLM server of a random model. It compiles nothing, which took minutes at every start, and has no
+    worker process, which would spin while it waits.
+    """
+    folder = out / "random-135m"
+    return vllm(python, port, folder, enforce_eager=True, distributed_executor_backend="uni")
 
 
 def _of_server(server: Server, url: str, seconds: float, out: Path) -> list[Row]:
@@ -218,7 +226,7 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
         rate = f"{row.rate:.2f}{', left out' if row.is_left_out else ''}"
         cells = [row.server, rate, f"{row.requests}"]
         for figure in FIGURES:
-            cells += [f"{np.mean(side[figure]):.1f}" for side in (row.measured, row.predicted)]
+            cells += [f"{np.median(side[figure]):.1f}" for side in (row.measured, row.predicted)]
             cells.append(f"{row.error(figure):+.1%} (±{row.noise(figure):.1%})")
         yield "| " + " | ".join(cells) + " |"
 
