@@ -120,7 +120,7 @@ def _saved(save: Callable[[Path], None], path: Path) -> list[str]:
 def _print_table(watched: Observation) -> None:
     from rich.table import Table
 
-    from real.observing.observation import SUMMARY
+    from real.observing.observation import SESSIONS, SUMMARY
 
     summary = watched.summary
     total = summary["completed"] + summary["failed"]
@@ -131,8 +131,8 @@ def _print_table(watched: Observation) -> None:
     table = Table(show_header=False)
     table.add_column("figure")
     table.add_column("value", justify="right")
-    for key in SUMMARY:
-        if (value := summary[key]) is not None:
+    for key in (*SUMMARY, *SESSIONS):
+        if (value := summary.get(key)) is not None:
             table.add_row(key, show.figure(value) if isinstance(value, float) else f"{value:,}")
     show.console().print(table)
     if text := failures_text(summary):

@@ -34,6 +34,19 @@ def test_figures_go_to_the_screen_rows_to_a_file_and_detail_to_another(
     assert json.loads(result.read_text())["output_lens"] == [5, 7, 3]
 
 
+def test_figures_of_sessions_are_shown_where_there_are_any(
+    trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(Behaviour()) as url:
+        assert run("observe", url, "--trace", trace) == 0
+        assert "session" not in capsys.readouterr().out
+        turns = "request_id,arrival_s,prompt_tokens,output_tokens,session_id,waits_for,think_s"
+        trace.write_text(f"{turns}\n0,0,10,5,a,,0\n1,0,12,2,a,0,0.01\n2,0,9,3,b,,0\n", encoding="utf-8")
+        assert run("observe", url, "--trace", trace) == 0
+    out = capsys.readouterr().out
+    assert "mean_session_ms" in out and "sessions_completed" in out
+
+
 def test_json_stands_alone_on_stdout(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with serving(Behaviour()) as url:
         assert run("observe", url, "--trace", trace, "--json") == 0
