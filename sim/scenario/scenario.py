@@ -16,7 +16,7 @@ import numpy as np
 
 from traces.errors import InputError
 from traces.prompt_blocks import PromptBlocks
-from traces.trace import SLO_COLUMNS, Trace
+from traces.trace import Trace
 
 from ..execution.arrivals import Arrivals, Progress
 from ..execution.asked import LaterAnswers
@@ -209,12 +209,16 @@ class Scenario:
             "predicted_lengths": None if perception.charged else perception.lengths,
             **{name: np.where(np.isnan(b), none, b.astype(object)) for name, b in trace.slos.items()},
         }
-        if not trace.slos:  # the last fields of a Request: who states none does not pay for them
-            columns = {name: values for name, values in columns.items() if name not in SLO_COLUMNS}
         defaults = {each.name: each.default for each in fields(Request)}
         defaults |= {"arrival_s": 0.0, "max_new_tokens": self.max_new_tokens}
+        given = {name for name, column in columns.items() if column is not None} | {"max_new_tokens"}
         if trace.max_tokens is not None:
             defaults["largest_cap"] = self.max_new_tokens
+            given.add("largest_cap")
+        if trace.blocks is not None:
+            given.add("blocks")
+        while next(reversed(columns)) not in given:  # nobody pays for the last fields unused
+            columns.popitem()
 
         def block(start: int) -> Iterator[Request]:
             rows = order[start : start + REQUESTS_AT_A_TIME]
