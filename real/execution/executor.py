@@ -189,10 +189,15 @@ class Executor:
         """The tokens of its answer that a request goes on from."""
         return self.cut_off[request.id][: request.answered_tokens] if request.answered_tokens else []
 
+    def _text(self, request: Request) -> Sequence[int]:
+        """What is prefilled: its prompt, as the list that a tap knows, or that and what it goes on from."""
+        prompt = self.job.turns.prompts[request.id]
+        return [*prompt, *self._begun(request)] if request.answered_tokens else prompt
+
     def _run_rows(self, work: PaddedBatch) -> tuple[BatchRecord, list[list[int]]]:
         """Prefill, then decode until every row has ended or the limit is reached; the tokens by row."""
         ids = tuple([r.id for r in work.requests])
-        prompts = [[*self.job.turns.prompts[r.id], *self._begun(r)] for r in work.requests]
+        prompts = [self._text(r) for r in work.requests]
         lengths = [self.output_tokens[r.id] - r.answered_tokens for r in work.requests]
         longest = max(map(len, prompts))
         start_s = self.now()

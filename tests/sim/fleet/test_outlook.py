@@ -133,7 +133,7 @@ def test_what_is_expected_comes_about(
     class Spy(PredictedLatency):
         def sent(self, request: Request, replica: int) -> None:
             now = self.context.now()
-            latency = self.outlooks[replica].expected(self._job(request, replica), now)
+            latency = self.outlooks[replica].expected(self._job(request, replica, now), now)
             expected[request.id] = (now - request.arrival_s + latency.ttft_s, latency.tpot_s)
             super().sent(request, replica)
 

@@ -24,7 +24,7 @@ AXES = {
     "request_rate": st.floats(0.1, 100) | st.just(math.inf),
     "seeds": st.integers(0, 2**31),
     "kv_blocks": st.integers(1, 10**6),
-    "burstiness": st.floats(0.1, 10),
+    "max_concurrency": st.integers(1, 1000),
     "goodput": st.lists(st.sampled_from(["ttft:2000", "tpot:100"]), max_size=2, unique=True),
 }
 
