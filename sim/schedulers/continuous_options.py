@@ -7,6 +7,7 @@ from typing import Literal
 
 from .base import Need
 from .order import BY_MEMORY, NEEDS, PREEMPTING, Order
+from .quantile_option import quantile_of
 
 RULE_OPTIONS = {
     "vllm": ("admission", "margin", "preempt_until", "starve_after", "quantum", "ask_every"),
@@ -132,8 +133,7 @@ class ContinuousOptions:
     @property
     def admission_quantile(self) -> float | None:
         """Q of `quantile:Q`."""
-        name, _, quantile = self.admission.partition(":")
-        return float(quantile) if name == "quantile" else None
+        return quantile_of("admission", self.admission)
 
     @property
     def is_planned(self) -> bool:
@@ -167,15 +167,7 @@ class ContinuousOptions:
         return (*needs, "again") if self.ask_every else tuple(needs)
 
     def _check_admission(self) -> None:
-        kind, colon, quantile = self.admission.partition(":")
-        if kind == "quantile" and colon:
-            try:
-                is_good = 0.0 < float(quantile) < 1.0
-            except ValueError:
-                is_good = False
-            if not is_good:
-                raise ValueError(f"admission: the quantile {quantile!r} must be between 0 and 1")
-        elif self.admission not in ADMISSIONS:
+        if self.admission_quantile is None and self.admission not in ADMISSIONS:
             raise ValueError(
                 f"admission: {self.admission!r} must be one of {', '.join(ADMISSIONS)}, quantile:Q"
             )

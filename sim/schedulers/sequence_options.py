@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from .quantile_option import quantile_of
+
 
 @dataclass(frozen=True)
 class SequenceOptions:
@@ -58,8 +60,7 @@ class SequenceOptions:
     @property
     def limit_quantile(self) -> float | None:
         """Q of `limit=quantile:Q`."""
-        name, _, quantile = self.limit.partition(":")
-        return float(quantile) if name == "quantile" else None
+        return quantile_of("limit", self.limit)
 
     @property
     def upper_quantile(self) -> float | None:
@@ -67,14 +68,7 @@ class SequenceOptions:
         return self.margin if 0.0 < self.margin < 1.0 else self.limit_quantile
 
     def _check_limit(self) -> None:
-        kind, colon, quantile = self.limit.partition(":")
-        if kind == "quantile" and colon:
-            try:
-                is_good = 0.0 < float(quantile) < 1.0
-            except ValueError:
-                is_good = False
-            if not is_good:
-                raise ValueError(f"limit: the quantile {quantile!r} must be between 0 and 1")
+        if self.limit_quantile is not None:
             if not self.fcr:
                 raise ValueError(f"limit: {self.limit} needs fcr=on, which stops batches")
             if 0.0 < self.margin < 1.0:
