@@ -61,10 +61,10 @@ class Arrivals:
     def take(self, now: float, submit: Submit) -> int:
         """Submit every request due by now, as far as there is room; how many these were."""
         head, due_s, coming = self.head, self.due_s, self.coming
-        room, freed_s, taken = self.room, self.freed_s, 0
+        room, is_bounded, taken = self.room, self.is_bounded, 0
         while due_s <= now:
-            if head.arrival_s < freed_s:
-                head.arrival_s = self.ledger.arrival_s[head.id] = freed_s
+            if is_bounded and head.arrival_s < self.freed_s:
+                head.arrival_s = self.ledger.arrival_s[head.id] = self.freed_s
             submit(head, now)
             taken += 1
             head = next(coming, NOBODY)

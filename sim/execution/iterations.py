@@ -82,9 +82,10 @@ class RunningRequests:
         """
         if work.evict or work.pause or self.behind:
             self._make_way(work)
-        cost, ticks, longest = self.cost, self.ticks, self.longest
-        tick, tokens, num_rows, uneven = self.use.iterations, self.context_tokens, self.num_decoding, 0
-        self.num_head = num_rows - len(self.back)
+        tick, ticks, longest = self.use.iterations, self.ticks, self.longest
+        tokens, num_rows = self.context_tokens, self.num_decoding
+        self.num_head = num_rows - len(self.back) if self.back else num_rows
+        uneven = 0
         if longest:
             while longest and longest[0][1] <= tick:
                 del longest[0]
@@ -95,17 +96,19 @@ class RunningRequests:
         if work.chunks:
             head_s = self._prefill(work, now, num_rows, tokens, uneven)
         elif num_rows:
-            head_s = cost.decode_s(num_rows, tokens, uneven)
+            head_s = self.cost.decode_s(num_rows, tokens, uneven)
         else:
             raise SchedulingError("Iterations with nothing to run")
-        leap, iterations = self.leap, ticks[0] - tick if ticks else 1
+        iterations = ticks[0] - tick if ticks else 1
         if iterations > work.at_most:
             iterations = work.at_most
-        leap.iterations, leap.head_s = iterations, head_s
+        leap = self.leap
+        leap.head_s = head_s
         if iterations > 1 and now + head_s < until_s:
             n, tokens = self.num_decoding, self.context_tokens
             uneven = n * (tick - longest[0][0]) - tokens if longest else 0
-            leap.first_s, leap.slope_s = cost.decode_run(n, tokens + n, uneven)
+            leap.iterations = iterations
+            leap.first_s, leap.slope_s = self.cost.decode_run(n, tokens + n, uneven)
             if until_s < math.inf:
                 leap.iterations = leap.iterations_begun(until_s - now)
             return leap
@@ -119,13 +122,15 @@ class RunningRequests:
         """Take chunks in, beside rows that decode; how long their iteration takes, with what it waits for.
         What has its whole prompt then has its first token, and decodes from then on.
         """
-        chunks, ledger, output_tokens, kept = work.chunks, self.ledger, self.output_tokens, self.generated
-        ending, longest, tick, context = self.ending, self.longest, self.use.iterations, self.context_tokens
+        # Four names on a line would be packed into a tuple and out of it.
+        ledger, output_tokens, kept = self.ledger, self.output_tokens, self.generated
+        ending, longest, tick = self.ending, self.longest, self.use.iterations
         # These columns, and those in `advance`, as `Ledger.record_scheduled` and its siblings do.
         scheduled_s, first_token_s, dropped = ledger.scheduled_s, ledger.first_token_s, ledger.reason
+        num_decoding, context = self.num_decoding, self.context_tokens
         num_tokens = attention = 0
         starting: list[int] = []
-        for chunk in chunks:
+        for chunk in work.chunks:
             request, new, history = chunk.request, chunk.num_tokens, chunk.cached
             i = request.id
             if (since_s := scheduled_s[i]) == since_s or (dropped and i in dropped):
@@ -151,11 +156,11 @@ class RunningRequests:
             else:
                 ending[end] = [request]
                 heappush(self.ticks, end)
-            self.num_decoding += 1
+            num_decoding += 1
             if longest is not None:
                 note_context(longest, tick - length + 1, end)
-        self.context_tokens = context
-        head_s = self.cost.mixed_s(num_rows, row_tokens, len(chunks), num_tokens, attention / 2, uneven)
+        self.num_decoding, self.context_tokens = num_decoding, context
+        head_s = self.cost.mixed_s(num_rows, row_tokens, len(work.chunks), num_tokens, attention / 2, uneven)
         head_s += work.stall_s
         first_s = now + head_s
         for i in starting:
@@ -164,7 +169,8 @@ class RunningRequests:
 
     def advance(self, leap: Leap, iterations: int, start_s: float, end_s: float) -> Sequence[Request]:
         """Move on by so many of the leap's iterations; the requests that finish with the last of them."""
-        use, ticks, num_decoding, gaps = self.use, self.ticks, self.num_decoding, self.ledger.gaps
+        ledger, use, ticks = self.ledger, self.use, self.ticks
+        gaps, num_decoding = ledger.gaps, self.num_decoding
         head_end_s, steps = start_s + leap.head_s, gaps.steps
         if num_head := self.num_head:
             # A tuple to extend by would be made and thrown away.
@@ -189,8 +195,7 @@ class RunningRequests:
         if ticks and ticks[0] <= tick:  # with one of them a leap is over
             finished = self.ending.pop(heappop(ticks))
             self.num_decoding = num_decoding - len(finished)
-            ledger, output_tokens = self.ledger, self.output_tokens
-            finish_s = ledger.finish_s
+            output_tokens, finish_s = self.output_tokens, ledger.finish_s
             for request in finished:
                 i = request.id
                 context -= request.prompt_tokens + output_tokens[i] - 1

@@ -105,14 +105,16 @@ class ContinuousScheduler(Paged):
                 return
         if request.deadline_s is not None:
             heappush(self.deadlines, (request.deadline_s, request.id, request))
-        if self.perceives and request.predicted_tokens is None:
+        if self.is_fcfs:  # the commonest discipline, without a call
+            rank = request.arrival_s
+        elif self.perceives and request.predicted_tokens is None:
             self.unperceived.append(request)
             self.unperceived_since_s = min(self.unperceived_since_s, request.arrival_s)
+            return
         else:
-            # The commonest discipline, without a call.
-            rank = request.arrival_s if self.is_fcfs else self.rank(request, 0)
-            self.waiting.push((rank, self.num_queued, request))
-            self.num_queued += 1
+            rank = self.rank(request, 0)
+        self.waiting.push((rank, self.num_queued, request))
+        self.num_queued += 1
 
     def wants(self, request: Request) -> bool:
         """Whether a place and the memory for its prompt are there, beside all that waits here already."""
@@ -221,9 +223,8 @@ class ContinuousScheduler(Paged):
         waiting, running, kv = self.waiting, self.running, self.kv
         kept, withdrawn = self.generated, self.withdrawn
         places = self.max_num_seqs - len(running)
-        is_planned = self.plans is not None
-        has_hooks = is_planned or self.on_admission is not None or bool(self.deadlines)
-        may_find = kv.may_find
+        is_planned, may_find = self.plans is not None, kv.may_find
+        has_hooks = is_planned or self.on_admission is not None or self.deadlines
         while places and waiting:
             entry = waiting[0]
             request = entry[2]
@@ -234,12 +235,10 @@ class ContinuousScheduler(Paged):
                 continue
             if kept and id in kept:
                 length += kept[id]
-            if budget <= 0:
-                return not chunks
-            cached = kv.cached_tokens(request, length) if may_find else 0
+            cached = kv.cached_tokens(request, length) if may_find and budget > 0 else 0
             tokens, is_last = length, True
             if length - cached > budget:
-                if not self.options.chunked:
+                if budget <= 0 or not self.options.chunked:
                     return not chunks  # the budget is the same at the next iteration
                 tokens, is_last = cached + budget, False
             if (is_planned or not is_last) and not self._may_enter(request, tokens, length):
