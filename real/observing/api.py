@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal, TypeAlias
 
 import aiohttp
@@ -41,11 +42,13 @@ class Target:
     forces: bool = True
     counts: bool = True
 
-    def body(self, text: str, max_tokens: int) -> dict[str, Any]:
-        """The request for an answer of at most `max_tokens` tokens."""
-        prompt: dict[str, Any] = {"prompt": text}
+    def body(self, text: str, max_tokens: int, said: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
+        """The request for an answer of at most `max_tokens` tokens to a text, and to what was `said` before
+        it: texts, each with its answer.
+        """
+        prompt: dict[str, Any] = {"prompt": "".join(chain(*said, [text]))}
         if self.endpoint == "chat":
-            prompt = {"messages": [{"role": "user", "content": text}]}
+            prompt = {"messages": _messages(text, said)}
         forced = {"ignore_eos": True, "min_tokens": max_tokens} if self.forces else {}
         counted = {"stream_options": {"include_usage": True}} if self.counts else {}
         return {
@@ -59,12 +62,27 @@ class Target:
         }
 
 
+def _messages(text: str, said: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    """The turns of a conversation; answers to several requests, one after another, are one turn."""
+    messages: list[dict[str, str]] = []
+    for question, answer in said:
+        if question or not messages:
+            messages += [
+                {"role": "user", "content": question.strip()},
+                {"role": "assistant", "content": answer},
+            ]
+        else:
+            messages[-1]["content"] += answer
+    return [*messages, {"role": "user", "content": text.strip() if said else text}]
+
+
 @dataclass
 class Reply:
     """What came back. Times are those of `time.perf_counter`, in seconds; `gaps_s` lie between chunks.
 
     `error`: why the answer is not complete, empty where it is. Token counts are the server's own, None where
-    it says none; `chunks` carried text, or stood for a token without any. `blank_s`: the first chunk without
+    it says none; `chunks` carried text, or stood for a token without any, and `texts` are theirs, thoughts
+    and calls of tools aside. `blank_s`: the first chunk without
     text, `over_s` that which said that the answer ends, both 0 where there was none.
     """
 
@@ -73,11 +91,17 @@ class Reply:
     last_s: float = 0.0
     gaps_s: list[float] = field(default_factory=list)
     chunks: int = 0
+    texts: list[str] = field(default_factory=list)
     prompt_tokens: int | None = None
     output_tokens: int | None = None
     error: str = ""
     blank_s: float = 0.0
     over_s: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """The answer, as far as it has come."""
+        return "".join(self.texts)
 
     def token_at(self, now: float) -> None:
         """Note a chunk of tokens."""
@@ -100,15 +124,21 @@ class Reply:
             self.token_at(self.over_s)
 
 
-async def ask(session: aiohttp.ClientSession, target: Target, text: str, max_tokens: int) -> Reply:
+async def ask(
+    session: aiohttp.ClientSession,
+    target: Target,
+    text: str,
+    max_tokens: int,
+    said: Sequence[tuple[str, str]] = (),
+) -> Reply:
     """Send one request and read its answer to the end; whatever goes wrong is in the reply.
 
-    It is sent by `sent_s`. Cancelled, it hangs up.
+    `said`: what comes before its text. It is sent by `sent_s`. Cancelled, it hangs up.
     """
     reply = Reply(time.perf_counter())
     try:
         async with session.post(
-            target.url + PATHS[target.endpoint], json=target.body(text, max_tokens)
+            target.url + PATHS[target.endpoint], json=target.body(text, max_tokens, said)
         ) as response:
             if response.status != 200:
                 reply.error = f"HTTP {response.status}: {_message(await response.text(errors='replace'))}"
@@ -159,6 +189,7 @@ def _take_choice(reply: Reply, choice: dict[str, Any], now: float) -> None:
     if not isinstance(delta, dict):
         raise ValueError(f"{str(delta)[:50]!r} is no delta")
     texts = [delta.get(name) for name in ("text", "content", "reasoning_content", "reasoning", "tool_calls")]
+    reply.texts += [text for text in texts[:2] if isinstance(text, str)]
     # A chat's first chunk, which only says who speaks, stands for no token.
     is_blank = "" in texts and not delta.get("role") and end is None
     if any(texts) or (is_blank and reply.chunks):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,10 @@ from sim.results.ledger import Ledger
 from sim.results.metric_kinds import STATISTICS
 from sim.results.result import Result, make_result
 from traces.files import atomic_write
+from traces.prompt_blocks import PromptBlocks, block_columns
 from traces.trace import Trace
 
+from ..lengths.turns import places_of
 from .sending import INTERRUPTED, NO_FILE, Sent
 
 BoolArray = npt.NDArray[np.bool_]
@@ -41,7 +43,7 @@ LOG_COLUMNS = (
     *("ttft_ms", "tpot_ms", "e2el_ms", "status", "error"),
 )
 SESSION_COLUMNS = ("session_id", "waits_for", "think_s")
-"""What the log has besides where requests wait for others."""
+"""What the log has besides where requests wait for others; and the trace's blocks, where it has any."""
 SESSIONS = (
     *("sessions", "sessions_completed", "session_throughput"),
     *(f"{statistic}_session_ms" for statistic in ("mean", "median", "p90", "p99")),
@@ -54,8 +56,10 @@ LATE_MS = 5.0
 @dataclass(frozen=True, eq=False)
 class Observation:
     """`summary`: figures by vLLM's keys, and labels; of sessions, where there are any, how long they took.
-    `log`: a row a request, with `LOG_COLUMNS`, and `SESSION_COLUMNS` where the trace has them; times in
-    seconds from the first that was due. `detail`: lists a request, as `vllm bench serve --save-detailed` has.
+    `log`: a row a request, with `LOG_COLUMNS`, and `SESSION_COLUMNS` and the columns that say which prompts
+    begin alike where the trace has them. Times are in seconds from the first that was due: `due_s`, when the
+    request ought to have been sent, `arrival_s`, when it was, from where latencies count.
+    `detail`: lists a request, as `vllm bench serve --save-detailed` has.
     """
 
     summary: dict[str, Any]
@@ -106,6 +110,9 @@ def observation(
     for name in SESSION_COLUMNS:
         if name in trace.columns():
             log[name] = trace.cells(name)
+    if trace.blocks is not None:
+        for name, values in block_columns(_blocks(trace, trace.blocks, columns, done)).items():
+            log[name] = values
     keys = (*SUMMARY, *SESSIONS, "slo_attainment")
     summary = {key: result.summary[key] for key in keys if key in result.summary}
     reason = next((error for error in errors if error), None)
@@ -124,6 +131,27 @@ def observation(
         _notes(sent, trace, seen, done),
         sent.is_interrupted,
     )
+
+
+def _blocks(
+    trace: Trace, blocks: PromptBlocks, columns: Mapping[str, npt.NDArray[Any]], done: BoolArray
+) -> PromptBlocks:
+    """The blocks of the prompts as they were: with answers as long as they came, where words were drawn, and
+    none behind the end of a prompt by the server's count.
+    """
+    if trace.prompt is None:
+        longer = np.zeros(len(trace), dtype=np.int64)
+        for row, places in places_of(blocks).items():
+            if done[row]:
+                longer[row] = columns["output_tokens"][row] - (places[0].end - places[0].start)
+        blocks, _ = blocks.with_answers(longer, trace.prompt_tokens)
+    rows = np.repeat(np.arange(len(trace)), np.diff(blocks.offsets))
+    ends = np.minimum(blocks.ends, columns["prompt_tokens"][rows])
+    names, codes = np.unique(blocks.hashes, return_inverse=True)
+    shortest = np.full(len(names), np.iinfo(np.int64).max)
+    np.minimum.at(shortest, codes, ends)  # a hash ends at one place in every prompt
+    apart = rows * (int(ends.max(initial=0)) + 1)
+    return replace(blocks, ends=np.maximum.accumulate(shortest[codes] + apart) - apart)
 
 
 def _result(sent: Sent, trace: Trace, goodput_ms: Mapping[str, float]) -> tuple[Result, BoolArray]:

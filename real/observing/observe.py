@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Literal, cast, get_args
+from typing import Literal, cast, get_args
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -23,7 +23,7 @@ from traces.trace import Trace
 from .api import Endpoint, Reply, Target, ask, client, model_of
 from .observation import Observation, observation
 from .sending import Order, allow_connections, send
-from .wording import Wording
+from .wording import Prompt, Wording
 
 KEY = "OPENAI_API_KEY"
 """The environment variable that holds the server's key, where it wants one."""
@@ -52,11 +52,13 @@ def observe(
     and never where one of them failed.
 
     Prompts are the trace's texts where it has any, else words of about the right number of tokens by the
-    server's own count, others in each run, whatever its `seed`: a server that keeps prefixes knows none of
-    them. `lengths` trace: answers are as long as the trace says where the server
-    can be told to ignore its end token; model: they end where the model ends them, at most at the cap. A key
-    is taken from OPENAI_API_KEY. `model`: default the first that the server names. `timeout_s`: for a whole
-    answer.
+    server's own count. They begin alike where the trace says so, and hold the answers to earlier requests
+    that it says they hold; otherwise no two are alike, and each run draws others, whatever its `seed`: a
+    server that keeps prefixes has none of an earlier run.
+
+    `lengths` trace: answers are as long as the trace says where the server can be told to ignore its end
+    token; model: they end where the model ends them, at most at the cap. A key is taken from OPENAI_API_KEY.
+    `model`: default the first that the server names. `timeout_s`: for a whole answer.
 
     Raises InputError where the server does not answer to begin with. Later failures are in the observation.
     """
@@ -191,14 +193,15 @@ def _orders(trace: Trace, wording: Wording, rng: np.random.Generator, notes: lis
     assert trace.arrival_s is not None
     due_s = trace.arrival_s - trace.arrival_s[0]
     if trace.prompt is not None:
-        texts: list[Any] = [str(text) for text in trace.prompt]
+        prompts = [Prompt(str(text)) for text in trace.prompt]
     else:
-        notes.append(f"{trace.name} has no texts: prompts are words drawn at random, of its lengths")
-        texts = [wording.text(int(tokens), rng) for tokens in trace.prompt_tokens]
+        alike = "" if trace.blocks is None else ", alike where it says that prompts begin alike"
+        notes.append(f"{trace.name} has no texts: prompts are words drawn at random, of its lengths{alike}")
+        prompts = wording.prompts(trace, rng)
     waits_for = [()] * len(trace) if trace.waits_for is None else trace.waits_for.tolist()
     return [
-        Order(float(due), text, int(tokens), tuple(row for row in rows if row >= 0), float(think_s))
-        for due, text, tokens, rows, think_s in zip(
-            due_s, texts, trace.output_tokens, waits_for, trace.thinks_s, strict=True
+        Order(float(due), prompt, int(tokens), tuple(row for row in rows if row >= 0), float(think_s))
+        for due, prompt, tokens, rows, think_s in zip(
+            due_s, prompts, trace.output_tokens, waits_for, trace.thinks_s, strict=True
         )
     ]

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import aiohttp
 
 from .api import Reply, Target, ask
+from .wording import Prompt
 
 INTERRUPTED = "interrupted"
 NO_FILE = os.strerror(errno.EMFILE)
@@ -23,13 +24,13 @@ OTHER_FILES = 64
 
 
 class Order(NamedTuple):
-    """A request to be sent: when, in seconds from the start, what text, and for how many tokens.
+    """A request to be sent: when, in seconds from the start, what prompt, and for how many tokens.
 
     One that `waits_for` others, by their numbers, is due `think_s` after the last of these has been answered.
     """
 
     due_s: float
-    text: str
+    prompt: Prompt
     max_tokens: int
     waits_for: tuple[int, ...] = ()
     think_s: float = 0.0
@@ -80,6 +81,18 @@ class Turns:
                 sent.due_s[follower] = last_s - sent.start_s + self.orders[follower].think_s
                 due.append(follower)
         return due
+
+    def said(self, number: int) -> list[tuple[str, str]]:
+        """What comes before the text of an order: texts, each with the answer to it as it is now."""
+        return [
+            (turn.text, self._answer(turn.number) or turn.otherwise)
+            for turn in self.orders[number].prompt.before
+        ]
+
+    def _answer(self, number: int) -> str:
+        """The text of an answer that is whole, else none."""
+        reply = self.sent.replies[number]
+        return "" if reply is None or reply.error else reply.text
 
     def _last_s(self, number: int) -> float:
         reply = self.sent.replies[number]
@@ -138,7 +151,9 @@ async def send(
             waited_s = time.perf_counter() - asked_s if max_concurrency is not None else 0.0
             sent.lags_s.append(time.perf_counter() - waited_s - sent.start_s - due_s)
             sent.replies[number] = Reply(time.perf_counter(), error=INTERRUPTED)
-            sent.replies[number] = await ask(session, target, order.text, order.max_tokens)
+            sent.replies[number] = await ask(
+                session, target, order.prompt.text, order.max_tokens, turns.said(number)
+            )
         before = len(sent.cancelled)
         for follower in turns.ended(number):
             tasks.append(asyncio.create_task(one(follower, orders[follower], sent.due_s[follower])))

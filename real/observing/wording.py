@@ -1,10 +1,17 @@
-"""Texts of about as many tokens as a trace says, for traces without texts of their own."""
+"""Texts of about as many tokens as a trace says, alike where it says so, for traces without their own."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
+
+from traces.trace import FloatArray, IntArray, Trace
+
+from ..lengths.prompts import random_prompts
+from ..lengths.turns import places_of
 
 TEXT = (
     "time year people way day man thing woman life child world school state family student group "
@@ -23,9 +30,26 @@ WORDS = TEXT.split()
 """Short English words, each a token of its own in most vocabularies."""
 
 
+class Turn(NamedTuple):
+    """What a prompt that goes on from an answer holds before its own text: another text, and the answer to
+    the request with this `number`; `otherwise` stands in its place until it has come.
+    """
+
+    text: str
+    number: int
+    otherwise: str
+
+
+class Prompt(NamedTuple):
+    """A text, and the turns before it."""
+
+    text: str
+    before: tuple[Turn, ...] = ()
+
+
 @dataclass(frozen=True)
 class Wording:
-    """Texts of words drawn at random, so that no two begin alike.
+    """Texts of words drawn at random: no two begin alike but those of which a trace says it.
 
     A text of w words has `tokens_per_word` * w + `extra_tokens` tokens, by what the server counted.
     """
@@ -33,10 +57,31 @@ class Wording:
     tokens_per_word: float = 1.0
     extra_tokens: float = 0.0
 
-    def text(self, tokens: int, rng: np.random.Generator) -> str:
-        """A text of about so many tokens, at least one word."""
-        words = max(1, round((tokens - self.extra_tokens) / self.tokens_per_word))
-        return self.words(words, rng)
+    def prompts(self, trace: Trace, rng: np.random.Generator) -> list[Prompt]:
+        """A prompt for each request, of at least one word; those that hold answers have these as turns.
+
+        What is alike is so in whole words, and in as many tokens as the trace says where the server puts
+        nothing of its own behind a prompt.
+        """
+        counts = np.maximum(1, self._num_words(trace.prompt_tokens))
+        blocks = trace.blocks
+        if blocks is not None:
+            most = np.repeat(counts, np.diff(blocks.offsets))
+            blocks = replace(blocks, ends=np.minimum(self._num_words(blocks.ends), most))
+        ids = random_prompts(counts.tolist(), np.arange(len(WORDS)), rng, blocks)
+        answers: dict[int, list[tuple[int, int, int]]] = {}
+        for number, places in ({} if blocks is None else places_of(blocks)).items():
+            for row, start, end in places:
+                answers.setdefault(row, []).append((start, end, number))
+        return [
+            _prompt([WORDS[i] for i in prompt], sorted(answers.get(row, ())))
+            for row, prompt in enumerate(ids)
+        ]
+
+    def _num_words(self, tokens: IntArray) -> IntArray:
+        """Words of texts of about so many tokens."""
+        words: FloatArray = np.rint((tokens - self.extra_tokens) / self.tokens_per_word)
+        return np.maximum(0, words).astype(np.int64)
 
     @staticmethod
     def words(number: int, rng: np.random.Generator) -> str:
@@ -50,3 +95,18 @@ class Wording:
         if not 0.2 < slope < 20:
             return cls()
         return cls(slope, max(0.0, tokens[0] - slope * words[0]))
+
+
+def _prompt(words: Sequence[str], answers: Sequence[tuple[int, int, int]]) -> Prompt:
+    """Words as a prompt whose `answers`, (first word, word behind the last, number), are put in later."""
+    turns, at = [], 0
+    for start, end, number in answers:
+        if start < end:
+            turns.append(Turn(_joined(words, at, start), number, _joined(words, start, end)))
+            at = end
+    return Prompt(_joined(words, at, len(words)), tuple(turns))
+
+
+def _joined(words: Sequence[str], start: int, end: int) -> str:
+    """A part of a text, with the space before it where it does not begin the text."""
+    return " " * (0 < start < end) + " ".join(words[start:end])

@@ -121,6 +121,11 @@ class _Server:
         return response
 
 
+def app_of(does: Behaviour) -> web.Application:
+    """The server, to be run by whoever asks."""
+    return _Server(does).app()
+
+
 async def _write(response: web.StreamResponse, event: dict[str, Any]) -> None:
     await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
 
@@ -132,7 +137,7 @@ def serving(does: Behaviour) -> Iterator[str]:
     address: list[str] = []
 
     async def start() -> web.AppRunner:
-        runner = web.AppRunner(_Server(does).app())
+        runner = web.AppRunner(app_of(does))
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()

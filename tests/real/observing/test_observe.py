@@ -18,6 +18,7 @@ from real.observing.api import Reply, Target, ask, client
 from real.observing.observation import Observation, observation
 from real.observing.observe import observe
 from real.observing.sending import NO_FILE, OTHER_FILES, Order, Sent, allow_connections, send
+from real.observing.wording import Prompt
 from sim.scenario.settings import WorkloadSettings
 from sim.studies.server_log import against, read_log
 from tests.real.observing.server import Behaviour, serving
@@ -340,7 +341,7 @@ def test_a_server_without_a_name_for_its_model_needs_one() -> None:
 
 def test_interrupted_it_says_what_has_come_and_what_was_never_sent() -> None:
     does = Behaviour(gap_s=0.05)
-    orders = [Order(0.0, "a b", 1), Order(0.0, "a b", 100), Order(60.0, "a b", 1)]
+    orders = [Order(due_s, Prompt("a b"), tokens) for due_s, tokens in ((0.0, 1), (0.0, 100), (60.0, 1))]
 
     async def watch_for_a_while(url: str) -> Sent:
         async with client(30.0, None) as session:

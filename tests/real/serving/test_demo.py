@@ -39,7 +39,7 @@ def test_its_answers_come_through_the_layer_streaming_and_not() -> None:
 
 def test_lengths_depend_on_the_words_and_keep_to_what_is_asked() -> None:
     rng = np.random.default_rng(0)
-    texts = [Wording().text(20, rng) for _ in range(2000)]
+    texts = [Wording.words(20, rng) for _ in range(2000)]
     lengths = [tokens_of({}, text) for text in texts]
     assert lengths == [tokens_of({}, text) for text in texts]
     assert min(lengths) < 15 < 60 < np.median(lengths) < 75 < 400 < max(lengths) <= LONGEST
@@ -52,7 +52,7 @@ def test_there_is_something_to_learn() -> None:
     rng = np.random.default_rng(1)
     learner, errors, of_median = OnlineLength(), [], []
     for i in range(4000):
-        ask = Ask("demo", Wording().text(12, rng), None)
+        ask = Ask("demo", Wording.words(12, rng), None)
         tokens = tokens_of({}, ask.text)
         if i >= 3000:
             errors.append(abs(learner.predict(ask).tokens - tokens))
