@@ -37,6 +37,9 @@ FAR = 300.0
 MEMORY = 2.0
 """How many times the KV cache requests may seem to hold at once, since they may share prefixes."""
 
+HELD_MS = 5.0
+"""Requests that a client sent later than this after they were due, in the mean, are said."""
+
 Latency = Mapping[str, FloatArray]
 
 
@@ -195,3 +198,14 @@ def _most_held(trace: Trace, first_s: FloatArray, last_s: FloatArray) -> float:
     changes = np.concatenate([trace.prompt_tokens, -trace.prompt_tokens]).astype(np.float64)
     order = np.lexsort((changes, times))  # what ends goes before what starts at the same time
     return float(np.cumsum(changes[order]).max())
+
+
+def held_back(due_s: FloatArray, sent_s: FloatArray) -> tuple[str, ...]:
+    """A note where a client sent its requests later than they were due, by the same clock, shape (n,)."""
+    held_ms = 1e3 * float((sent_s - due_s).mean())
+    if not held_ms > HELD_MS:
+        return ()
+    return (
+        f"requests were sent {held_ms:.3g} ms after they were due, in the mean (arrival_s after due_s): they "
+        "are replayed as they were sent, and what they waited for at the client is in no latency",
+    )

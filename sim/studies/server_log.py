@@ -29,7 +29,7 @@ from ..results.metrics import LATENCIES
 from ..results.result import Result
 from ..scenario.scenario import scenario_of
 from ..scenario.settings import Keywords, Settings, WorkloadSettings, read_settings
-from .log_checks import check_ends, check_physics, far_off, oddities, with_our_tpot
+from .log_checks import check_ends, check_physics, far_off, held_back, oddities, with_our_tpot
 
 COMPARABLE = ("trace", "time_unit", "max_concurrency", "max_new_tokens", "cap", "goodput")
 """Settings of a workload under which the requests of a log stay what they were when they were measured."""
@@ -51,6 +51,8 @@ LOGGED = tuple(LATENCIES[key].column for key in ("ttft", "tpot", "e2el"))
 """The latencies that a log has, as columns."""
 END = "finish_s"
 """When a request ended, by the clock of the arrivals, where a log has it."""
+SENDING = ("due_s", "arrival_s")
+"""When a request ought to have been sent, and when it was, where a log has both."""
 COMPARED = tuple(statistic for statistic in STATISTICS if statistic != "std")
 
 
@@ -100,9 +102,9 @@ def read_log(path: str | Path, time_unit: str | None = None, also_used: Collecti
     `traces.load`; `also_used`: columns that the caller reads. Raises InputError naming file, row, column,
     value and bound.
     """
-    table = open_table(path, lambda name: latency_of(name) is not None or name == END)
+    table = open_table(path, lambda name: latency_of(name) is not None or name in (END, *SENDING))
     columns, notes = _latency_columns(table)
-    used = (*columns.values(), END, *also_used)
+    used = (*columns.values(), END, *SENDING, *also_used)
     trace = formats.read(path, time_unit=time_unit, also_used=used)
     if trace.arrival_s is None:
         why = "; ".join(table.notes) or "column arrival_s is missing"
@@ -131,6 +133,10 @@ def read_log(path: str | Path, time_unit: str | None = None, also_used: Collecti
     notes += redefined
     if END in table.columns:
         check_ends(str(path), trace, latency["e2el_ms"], checks.times(table, END, unless=left_out)[rows])
+    if set(SENDING) <= set(table.columns):
+        due_s, sent_s = (table.numbers(column) for column in SENDING)
+        if due_s is not None and sent_s is not None:
+            notes += held_back(due_s[rows], sent_s[rows])
     if share := 1 - len(trace) / table.num_rows:
         failed = f"{100 * share:.2g} % of the requests of the log failed"
         notes = (f"{failed}: neither measured nor simulated, though they loaded the server", *notes)

@@ -231,6 +231,22 @@ def test_a_request_that_failed_is_not_measured_but_said(
     assert "note: " in err
 
 
+@pytest.mark.parametrize(("held_s", "ms"), [(0.2, "200"), (0.001, None), (0.0, None)])
+def test_requests_that_a_client_held_back_are_said(
+    held_s: float, ms: str | None, log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """When they were due is looked at, and changes nothing: the server met them when they were sent."""
+    before = against(log, **SETTINGS)
+    table = pd.read_csv(log)
+    table.assign(due_s=table.arrival_s - held_s).to_csv(log, index=False)
+    after = against(log, **SETTINGS)
+    assert (after.measured, after.predicted) == (before.measured, before.predicted)
+    said = [note for note in after.notes if "after they were due" in note]
+    assert len(said) == (ms is not None) and all(f"sent {ms} ms after" in note for note in said)
+    main(["validate", "--against", str(log), "--profile", "h200-vicuna-7b", "--json"])
+    assert "not used" not in capsys.readouterr().err
+
+
 def test_another_definition_of_tpot_is_named_and_computed_anew(log: Path) -> None:
     ours = against(log, **SETTINGS)
     table = pd.read_csv(log)
