@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -60,6 +61,8 @@ def vllm(
 ) -> Server:
     """A vLLM server on one thread of the processor, with the model in `folder`, into which a random one is
     written where there is none. `more`: other options of the server, True for those without a value.
+
+    On a processor vLLM decides an iteration when the one before is over (vllm/platforms/cpu.py).
     """
     if not (folder / "config.json").exists():
         random_llama.write(folder)
@@ -86,7 +89,7 @@ def vllm(
         "HF_HUB_OFFLINE": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
     }
-    policy = f"continuous:max_num_seqs={slots},max_num_batched_tokens=2048"
+    policy = f"continuous:max_num_seqs={slots},max_num_batched_tokens=2048,async_scheduling=off"
     if options.get("distributed-executor-backend") == "uni":
         environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # else vLLM goes back to a worker process
     # The command `vllm` asks for a version that the package for processors does not have under that name.
@@ -116,14 +119,32 @@ def running(server: Server, url: str, log: Path) -> Iterator[int]:
                 time.sleep(0.5)
             yield process.pid
         finally:
-            process.terminate()
             try:
+                process.terminate()
                 process.wait(20)
             except subprocess.TimeoutExpired:
-                process.kill()
+                pass
+            finally:  # also where a second interrupt came; vLLM's engine outlives a server that was killed
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-            with suppress(ProcessLookupError):  # vLLM's engine outlives a server that was killed
-                os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside the block SIGINT and SIGTERM are KeyboardInterrupt, also where whoever started this process had
+    it ignore SIGINT, as a shell does with `&`.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
 
 
 def answers(url: str) -> bool:
