@@ -13,12 +13,15 @@ from hypothesis import strategies as st
 
 pytest.importorskip("aiohttp", reason="needs the extra serve")
 
-from real.observing.api import Target
+from real.observing.api import Reply, Target
+from real.observing.observation import observation
 from real.observing.observe import observe
+from real.observing.sending import Sent
 from real.observing.wording import Prompt, Turn, Wording
 from sim.scenario.settings import WorkloadSettings
 from sim.studies.server_log import against, read_log
 from tests.real.observing.server import Behaviour, serving
+from traces.loading import load
 from traces.prompt_blocks import PromptBlocks, blocks_of_lists, share_found_again
 from traces.trace import Trace
 
@@ -150,6 +153,32 @@ def traces(draw: st.DrawFn) -> Trace:
     blocks = blocks_of_lists(rows, [[size] * len(row) for row in rows], prompts)
     ones = np.ones(len(rows), dtype=np.int64)
     return Trace("made", np.arange(len(rows)), prompts, ones, arrival_s=np.zeros(len(rows)), blocks=blocks)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 99), st.integers(0, 2), st.sampled_from([10, 100, 400]), st.integers(0, 99))
+def test_no_count_of_a_server_costs_the_log(seed: int, agents: int, most: int, counts: int) -> None:
+    """Whatever lengths a server states, and whatever fails: the log of a run can be written and says which
+    prompts begin alike, within their lengths.
+    """
+    trace, rng = load(f"{TALKS},agents={agents}", seed=seed), np.random.default_rng(counts)
+    replies: list[Reply | None] = [
+        Reply(0.1, 0.2, 0.3, chunks=1, prompt_tokens=prompt, output_tokens=output, error="" if ok else "lost")
+        for prompt, output, ok in zip(
+            rng.integers(1, most, len(trace)).tolist(),
+            rng.integers(1, most, len(trace)).tolist(),
+            rng.random(len(trace)) < 0.8,
+            strict=True,
+        )
+    ]
+    log = observation(Sent(0.0, replies, [0.0] * len(trace)), trace, {}, {}).log
+    assert trace.blocks is not None
+    of_hash: dict[int, int] = {}
+    for row, (hashes, tokens) in enumerate(zip(log.hash_ids, log.hash_tokens, strict=True)):
+        assert hashes == trace.blocks.of(row)[0] and min(tokens) >= 0
+        assert sum(tokens) <= log.prompt_tokens[row]
+        for value, end in zip(hashes, np.cumsum(tokens).tolist(), strict=True):
+            assert of_hash.setdefault(value, end) == end
 
 
 @settings(deadline=None, max_examples=60)
