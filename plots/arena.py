@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from sim.results import metrics
-from sim.results.paired import LATENCIES, NONE, gains
+from sim.results.paired import LATENCIES, NONE, SESSION_LATENCIES, gains
 from traces.spec import names_of
 
 from . import style
@@ -34,7 +34,7 @@ UNSAID = ("charge=off", "file=", "ask_ms=")
 
 def check_metrics(names: Sequence[str]) -> None:
     """InputError for a latency that the table does not have."""
-    names_of(names, "metrics", LATENCIES)
+    names_of(names, "metrics", LATENCIES + SESSION_LATENCIES)
 
 
 def policy_label(policy: str) -> str:

@@ -42,6 +42,15 @@ def followers_of(waits_for: IntArray) -> dict[int, list[int]]:
     return followers
 
 
+def waits_after(waits_for: IntArray, think_s: FloatArray) -> FloatArray:
+    """The least think time of those that wait for each row (s), NaN where nobody does, shape (n,)."""
+    waits = np.full(len(waits_for), np.inf)
+    rows, slots = np.nonzero(waits_for >= 0)
+    np.minimum.at(waits, waits_for[rows, slots], think_s[rows])
+    waits[np.isinf(waits)] = np.nan
+    return waits
+
+
 def cycle_in(parents: Sequence[Sequence[int]]) -> int | None:
     """A row that waits for itself in the end; None where there is none."""
     left = [len(rows) for rows in parents]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from traces.errors import InputError
+
 from ..results import paired
 from ..studies import arena as study
 from ..studies.cases import map_cases
@@ -23,7 +25,7 @@ SHOWN = ("mean_ttft_ms", "mean_e2el_ms", "p99_e2el_ms")
 def arena(
     flags: Flags = DEFAULT,
     *,
-    policies: str = ";".join(study.POLICIES),
+    policies: str | None = None,
     predictors: str = ";".join(study.PREDICTORS),
     baseline: str = study.BASELINE,
     loads: Numbers = study.ARENA_LOADS,
@@ -42,6 +44,7 @@ def arena(
     ----------
     policies
         Policies with semicolons between them; each runs with every predictor that gives what it needs.
+        Without it those that know lengths and those that need not, and for sessions those that know caches.
     predictors
         Predictors with semicolons between them, in place of --predictor.
     baseline
@@ -49,7 +52,7 @@ def arena(
     loads
         Loads to try.
     metrics
-        Latencies, a panel each: {mean,p99}_{ttft,tpot,e2el}_ms.
+        Latencies, a panel each: {mean,p99}_{ttft,tpot,e2el}_ms, of sessions {mean,p99}_session_ms.
     num_seeds
         Runs per point, each with its own arrivals, lengths and predictions.
     out
@@ -73,6 +76,8 @@ def arena(
             on_progress=progress,
             **settings,
         )
+    if lacking := [metric for metric in metrics if metric not in frame]:
+        raise InputError(f"metrics: {lacking[0]} is of sessions, and {flags.trace} has none")
     save(figures.figure(frame, metrics), out)
     save_points(frame, save_table)
     for metric in metrics:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from traces.errors import InputError, raised_outside
-from traces.trace import IntArray, Trace
+from traces.trace import FloatArray, IntArray, Trace
 
 from .again import Again
 from .distributions import LEVELS, Column, calibrated, column_of, stated
@@ -31,7 +31,8 @@ class Perception(NamedTuple):
     """The predictions for every request of a trace: arrays of shape (n,), tokens.
 
     `lengths` holds tuples: lengths of equal probability. With `is_rank` the predictions are no lengths: only
-    their order means something. `again`: what comes of asking once more, where it is needed.
+    their order means something. `again`: what comes of asking once more, where it is needed. `waits`: seconds
+    until the session's next turn comes, NaN where none does.
     """
 
     predicted: IntArray
@@ -42,6 +43,7 @@ class Perception(NamedTuple):
     lengths: Column | None = None
     is_rank: bool = False
     again: Again | None = None
+    waits: FloatArray | None = None
 
 
 def perceive(

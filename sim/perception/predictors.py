@@ -36,7 +36,8 @@ class Predictor(Protocol):
 
     It may have further members. `quantiles(trace, predicted, levels)`: the quantiles of each length, shape
     (n, number of levels), tokens. `is_rank`: what it predicts are no lengths, only their order. `again`: an
-    `Again`, where it can be asked once more while an answer grows.
+    `Again`, where it can be asked once more while an answer grows. `waits(truth_s, rng)`: how long sessions
+    wait for their next turns, seconds, given how long they do (see `sim.perception.waits`).
     """
 
     @property
@@ -61,6 +62,10 @@ class Oracle:
         """The trace's perceived truth."""
         return trace.perceived_truth
 
+    def waits(self, truth_s: FloatArray, rng: np.random.Generator) -> FloatArray:
+        """The waits themselves."""
+        return truth_s
+
 
 @dataclass(frozen=True)
 class Exact:
@@ -72,6 +77,10 @@ class Exact:
     def predict(self, trace: Trace, rng: np.random.Generator) -> IntArray:
         """The trace's output lengths."""
         return trace.output_tokens
+
+    def waits(self, truth_s: FloatArray, rng: np.random.Generator) -> FloatArray:
+        """The waits themselves."""
+        return truth_s
 
     def quantiles(self, trace: Trace, predicted: IntArray, levels: FloatArray) -> IntArray:
         """The length itself at every level: it is certain."""
@@ -179,6 +188,12 @@ class Noisy:
         if self.sigma is None:
             return self._as_observed(trace.perceived_truth, rng)
         return self._as_stated(trace.perceived_truth, self.sigma, rng)
+
+    def waits(self, truth_s: FloatArray, rng: np.random.Generator) -> FloatArray:
+        """The waits times lognormal factors of median 1, with the same `sigma`; with `file` their mean."""
+        if self.sigma is None:
+            return np.full(len(truth_s), truth_s.mean())
+        return truth_s * np.exp(self.sigma * rng.standard_normal(len(truth_s)))
 
     def _as_observed(self, truth: IntArray, rng: np.random.Generator) -> IntArray:
         """The lengths times the relative errors of pairs."""

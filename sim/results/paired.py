@@ -17,6 +17,8 @@ NONE = "none"
 """The predictor of a policy that needs none."""
 
 LATENCIES = tuple(f"{s}_{m}_ms" for m in ("ttft", "tpot", "e2el") for s in ("mean", "p99"))
+SESSION_LATENCIES = ("mean_session_ms", "p99_session_ms")
+"""Of traces with sessions, how long these took."""
 
 WHERE = ["case", "load"]
 WHO = ["policy", "predictor"]

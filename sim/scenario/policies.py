@@ -21,6 +21,10 @@ POLICIES = Registry("policy", SCHEDULERS)
 DEFAULT_POLICY = "sequence"
 
 KNEE_CONTEXTS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
+PREFILL_TOKENS = (16, 64, 256, 1024, 4096, 16_384, 65_536, 262_144)
+"""Lengths of prompts of which a scheduler may know how long they take."""
+MIDDLING = 1024
+"""Context tokens of a sequence for which it may know how long an iteration takes."""
 
 NEEDED = ("submit", "next_work")
 """The methods without which nothing runs; `record` is called after work, `drain` where a replica fails."""
@@ -87,6 +91,8 @@ def limits_of(
         async_scheduling=profile.async_scheduling,
         tiers=tiers,
         tiers_overlap=overlap,
+        prefill_s=tuple((n, cost.mixed_s(0, 0, 1, n, n * n / 2)) for n in PREFILL_TOKENS),
+        iteration_s=cost.decode_s(cost.knee(MIDDLING), cost.knee(MIDDLING) * MIDDLING),
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from traces.errors import InputError
 from traces.prompt_blocks import PromptBlocks
-from traces.trace import Trace
+from traces.trace import FloatArray, Trace
 
 from ..execution.arrivals import Arrivals, Progress
 from ..execution.asked import LaterAnswers
@@ -37,6 +37,7 @@ from ..hardware.profile import Profile
 from ..perception.predictions import Perception, asking_tokens, perceive
 from ..perception.predictors import Predictor
 from ..perception.registry import make_predictor
+from ..perception.waits import predicted_waits
 from ..request import KnownBlocks, Request
 from ..results.ledger import Ledger, PrefixUse, ReplicaUse, column
 from ..results.result import Result, make_result
@@ -50,7 +51,7 @@ from .requests import arriving, check_concurrency, goodput_bounds, output_cap, r
 from .routing import router_of
 from .settings import DEFAULT_TRACE, Keywords, Settings, read_settings
 
-STREAMS = ("arrivals", "lengths", "perception", "routing", "failures")
+STREAMS = ("arrivals", "lengths", "perception", "routing", "failures", "waits")
 
 REQUESTS_AT_A_TIME = 4096
 
@@ -188,7 +189,11 @@ class Scenario:
     def perceived_for(self, scheduler: CompleteScheduler, router: Router | None = None) -> Perception:
         """What the predictor says of the trace, as far as the scheduler and the router need it."""
         rng, needs = stream(self.seed, "perception"), (*scheduler.needs, *needs_of(router))
-        return perceive(self.predictor, self.trace, rng, scheduler.upper_quantile, needs)
+        perception = perceive(self.predictor, self.trace, rng, scheduler.upper_quantile, needs)
+        if "wait" not in needs:
+            return perception
+        waits = predicted_waits(self.predictor, self.trace, stream(self.seed, "waits"))
+        return perception._replace(waits=waits)
 
     def requests(self, perception: Perception) -> Iterator[Request]:
         """The requests as a scheduler sees them, by rising arrival; what costs nothing to predict is already
@@ -197,7 +202,6 @@ class Scenario:
         trace = self.trace
         n, arrival_s = len(trace), trace.arrival_s
         order = np.arange(n) if arrival_s is None else np.argsort(arrival_s, kind="stable")
-        none = np.array(None, dtype=object)
         columns: dict[str, np.ndarray[Any, Any] | None] = {
             **{each.name: getattr(trace, each.name, None) for each in fields(Request)},
             "id": np.arange(n),
@@ -207,7 +211,8 @@ class Scenario:
             "predicted_tokens": None if perception.charged else perception.predicted,
             "predicted_upper_tokens": None if perception.charged else perception.upper,
             "predicted_lengths": None if perception.charged else perception.lengths,
-            **{name: np.where(np.isnan(b), none, b.astype(object)) for name, b in trace.slos.items()},
+            **{name: _or_none(bounds) for name, bounds in trace.slos.items()},
+            "predicted_wait_s": None if perception.waits is None else _or_none(perception.waits),
         }
         defaults = {each.name: each.default for each in fields(Request)}
         defaults |= {"arrival_s": 0.0, "max_new_tokens": self.max_new_tokens}
@@ -284,6 +289,11 @@ def note_memory(use: ReplicaUse, scheduler: CompleteScheduler) -> None:
             cache.evicted_tokens,
             cache.tier_use,
         )
+
+
+def _or_none(values: FloatArray) -> np.ndarray[Any, Any]:
+    """The same with None for what is not a number, shape (n,)."""
+    return np.where(np.isnan(values), np.array(None, dtype=object), values.astype(object))
 
 
 def _known_blocks(blocks: PromptBlocks, rows: np.ndarray[Any, Any]) -> Iterator[KnownBlocks]:

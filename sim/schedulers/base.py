@@ -37,7 +37,7 @@ class PrefixCache(Protocol):
         """What slower memory was good for; None: there is none."""
 
 
-Need: TypeAlias = Literal["order", "length", "distribution", "again"]
+Need: TypeAlias = Literal["order", "length", "distribution", "again", "wait"]
 
 
 class BaseScheduler:
@@ -75,7 +75,8 @@ class CompleteScheduler(Scheduler, Protocol):
     @property
     def needs(self) -> Sequence[Need]:
         """What predictors have to give: an `order` of the requests, a `length` of each, a `distribution` of
-        it, and answers `again` while it grows. A predictor that cannot is refused.
+        it, answers `again` while it grows, and the `wait` until a turn's next one. A predictor that cannot
+        is refused.
         """
 
     @property

@@ -67,7 +67,7 @@ class ContinuousScheduler(Paged):
     def _clear(self) -> None:
         """Start with no requests and an empty memory."""
         self.kv.clear()
-        self.rank = discipline(self.options)
+        self.rank = discipline(self.options, self.limits)
         self.on_admission = getattr(self.rank, "admitted", None)
         self.on_end = getattr(self.rank, "ended", None)
         self.waiting = InOrder() if self.options.order == "fcfs" else ByRank()

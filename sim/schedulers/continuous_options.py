@@ -8,6 +8,7 @@ from typing import Literal
 from .base import Need
 from .order import BY_MEMORY, NEEDS, PREEMPTING, Order
 from .quantile_option import quantile_of
+from .waits import WaitOption
 
 RULE_OPTIONS = {
     "vllm": ("admission", "margin", "preempt_until", "starve_after", "quantum", "ask_every"),
@@ -92,6 +93,11 @@ class ContinuousOptions:
     """order=mlfq: quantum of the first queue, in tokens; it doubles from queue to queue."""
     prompt_weight: float = 0.01
     """order=mlfq: decoded tokens that a prompt token is worth, when a request joins a queue."""
+    waits: WaitOption = "discard"
+    """What becomes of a turn's memory while its session waits for the next turn: discard (it is found again
+    until it is taken), preserve (it stays held), swap (it stays in CPU memory) or least-waste (what wastes
+    least memory over time by the predicted wait).
+    """
     rules: Literal["vllm", "sglang", "trtllm"] = "vllm"
     """Whose rules put iterations together and let requests in; the options below belong to the other two."""
     chunked_prefill_size: int = 8192
@@ -129,6 +135,7 @@ class ContinuousOptions:
         self._check_admission()
         self._check_rules()
         self._check_ranking()
+        self._check_waits()
 
     @property
     def admission_quantile(self) -> float | None:
@@ -164,6 +171,8 @@ class ContinuousOptions:
             needs.append("length")
         if self.admission_quantile is not None:
             needs.append("distribution")
+        if self.waits != "discard":
+            needs.append("wait")
         return (*needs, "again") if self.ask_every else tuple(needs)
 
     def _check_admission(self) -> None:
@@ -186,6 +195,15 @@ class ContinuousOptions:
             raise ValueError(f"order: {self.order} needs prefix_caching=on, not {self.prefix_caching}")
         if self.order in BY_MEMORY and self.is_ranked:
             raise ValueError(f"order: {self.order} takes no preempt_until or ask_every")
+
+    def _check_waits(self) -> None:
+        """ValueError where memory cannot be held for turns to come under these options."""
+        if self.waits == "discard":
+            return
+        if self.prefix_caching != "on":
+            raise ValueError(f"waits: {self.waits} needs prefix_caching=on, not {self.prefix_caching}")
+        if self.order in BY_MEMORY or self.preempts_until > 0:
+            raise ValueError(f"waits: {self.waits} does not go with order={self.order} or preempt_until")
 
     def check_tiered(self) -> None:
         """ValueError where blocks cannot be kept in slower memory under these options."""

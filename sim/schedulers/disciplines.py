@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from ..work import Limits
 from .continuous_options import ContinuousOptions
 from .gittins import Gittins
 from .mlfq import SkipJoinQueues
 from .order import STATIC, FairShare, MemoryTime, Rank, ShortestRemaining, by_priority
 from .uncertain import LowerBound, tail_inflated
+from .waits import Waits
 
 
-def discipline(options: ContinuousOptions) -> Rank:
-    """The rank function of the order that the options choose.
+def discipline(options: ContinuousOptions, limits: Limits) -> Rank:
+    """The rank function of the order that the options choose, on a machine of these limits.
 
     Where its ranks may rise while a request runs, it has a method `until_above(request, generated, bound)`:
     after how many further tokens, at least 1, the rank may be above `bound` that is not now.
@@ -24,7 +26,7 @@ def discipline(options: ContinuousOptions) -> Rank:
         case "shortest-remaining":
             return ShortestRemaining()
         case "memory-time":
-            return MemoryTime()
+            return MemoryTime(None if options.waits == "discard" else Waits(options.waits, limits))
         case "gittins":
             return Gittins()
         case "tie":

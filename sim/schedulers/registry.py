@@ -14,6 +14,14 @@ from .continuous_options import ContinuousOptions
 from .microbatch import MicrobatchScheduler
 from .open_sequence import OpenSequenceScheduler
 from .order import BY_MEMORY
+from .preserving import (
+    AheadPreservingRankedScheduler,
+    AheadPreservingScheduler,
+    AheadPreservingTieredScheduler,
+    PreservingRankedScheduler,
+    PreservingScheduler,
+    PreservingTieredScheduler,
+)
 from .ranked import AheadRankedScheduler, RankedScheduler
 from .sequence import SequenceScheduler
 from .sequence_options import SequenceOptions
@@ -45,9 +53,13 @@ def _continuous(limits: Limits, **options: Any) -> Scheduler:
     chosen = ContinuousOptions(**options)
     if limits.tiers:
         chosen.check_tiered()
+    elif chosen.waits == "swap":
+        raise ValueError("waits: swap needs kv_tier, memory to swap to")
     if chosen.rules != "vllm":
         return (SglangScheduler if chosen.rules == "sglang" else TrtllmScheduler)(limits, **options)
     is_ahead = limits.async_scheduling if chosen.async_scheduling is None else chosen.async_scheduling
+    if chosen.waits != "discard":
+        return _preserving(limits, options, is_ranked=chosen.is_ranked, is_ahead=is_ahead)
     if limits.tiers:
         return (AheadTieredScheduler if is_ahead else TieredScheduler)(limits, **options)
     if chosen.is_ranked:
@@ -55,6 +67,18 @@ def _continuous(limits: Limits, **options: Any) -> Scheduler:
     if chosen.order in BY_MEMORY:
         return (AheadByMemoryScheduler if is_ahead else ByMemoryScheduler)(limits, **options)
     return (AheadScheduler if is_ahead else ContinuousScheduler)(limits, **options)
+
+
+def _preserving(limits: Limits, options: dict[str, Any], *, is_ranked: bool, is_ahead: bool) -> Scheduler:
+    """Those that may hold on to the memory of a turn while its session waits."""
+    made: type[PreservingScheduler]
+    if limits.tiers:
+        made = AheadPreservingTieredScheduler if is_ahead else PreservingTieredScheduler
+    elif is_ranked:
+        made = AheadPreservingRankedScheduler if is_ahead else PreservingRankedScheduler
+    else:
+        made = AheadPreservingScheduler if is_ahead else PreservingScheduler
+    return made(limits, **options)
 
 
 SCHEDULERS: dict[str, Callable[..., Scheduler]] = {

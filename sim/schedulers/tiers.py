@@ -35,36 +35,41 @@ class Link:
 class Tier:
     """The blocks of one tier by key, the least recently used first, and from when on each can be read.
 
-    `busy_s`: until when a block is being read. `num_evicted`: blocks given up for others.
+    `busy_s`: until when a block is being read. `wanted`: keys that are given up after all others.
+    `num_evicted`: blocks given up for others.
     """
 
-    __slots__ = ("busy_s", "into", "num_blocks", "num_evicted", "out", "ready_s")
+    __slots__ = ("busy_s", "into", "num_blocks", "num_evicted", "out", "ready_s", "wanted")
 
     def __init__(self, num_blocks: int, block_s: float) -> None:
         self.num_blocks, self.num_evicted = num_blocks, 0
         self.into, self.out = Link(block_s), Link(block_s)
         self.ready_s: OrderedDict[int, float] = OrderedDict()
         self.busy_s: dict[int, float] = {}
+        self.wanted: set[int] = set()
 
     def make_room(self, blocks: int, kept: Collection[int], now: float) -> bool:
-        """Give up what was used least recently until so many more find room; False, and nothing done, where
-        too many are `kept` or in use.
+        """Give up what was used least recently, at last what is wanted, until so many more find room; False,
+        and nothing done, where too many are `kept` or in use.
         """
-        ready_s, busy_s = self.ready_s, self.busy_s
+        ready_s, busy_s, wanted = self.ready_s, self.busy_s, self.wanted
         too_many = len(ready_s) + blocks - self.num_blocks
         if too_many <= 0:
             return True
         leaving: list[int] = []
+        last: list[int] = []
         for key, at_s in ready_s.items():
             if at_s <= now and key not in kept and busy_s.get(key, now) <= now:
-                leaving.append(key)
+                (last if key in wanted else leaving).append(key)
                 if len(leaving) == too_many:
                     break
-        else:
+        leaving += last[: too_many - len(leaving)]
+        if len(leaving) < too_many:
             return False
         for key in leaving:
             del ready_s[key]
             busy_s.pop(key, None)
+            wanted.discard(key)
         self.num_evicted += too_many
         return True
 
@@ -91,6 +96,7 @@ class Tier:
         kept = {} if all_of_it else {key: at_s for key, at_s in self.ready_s.items() if at_s <= now}
         self.ready_s = OrderedDict(kept)
         self.busy_s.clear()
+        self.wanted.intersection_update(kept)
         self.into.free_s = self.out.free_s = 0.0
 
 

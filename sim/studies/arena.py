@@ -20,10 +20,10 @@ from traces.trace import FloatArray, Trace
 from ..perception.predictions import ability
 from ..perception.registry import make_predictor
 from ..results.failures import failures_of
-from ..results.paired import LATENCIES, NONE
+from ..results.paired import LATENCIES, NONE, SESSION_LATENCIES
 from ..results.result import Result
 from ..scenario.policies import make_scheduler
-from ..scenario.scenario import Scenario
+from ..scenario.scenario import Scenario, scenario
 from ..scenario.settings import Keywords
 from .capacity import check
 from .cases import Case, points
@@ -46,6 +46,15 @@ POLICIES = (
     "continuous:order=lower-bound",
     "continuous:admission=quantile:0.9",
 )
+SESSION_POLICIES = (
+    "continuous:prefix_caching=on",
+    "continuous:prefix_caching=on,order=longest-prefix-match",
+    "continuous:prefix_caching=on,order=shortest-uncached",
+    "continuous:prefix_caching=on,order=memory-time",
+    "continuous:prefix_caching=on,waits=least-waste",
+    "continuous:prefix_caching=on,order=memory-time,waits=least-waste",
+)
+"""Those beside the others where the trace has sessions."""
 PREDICTORS = (
     "exact",
     "tuned:charge=off",
@@ -93,7 +102,7 @@ def arena(
     trace: Trace | str,
     *,
     cases: Sequence[Case],
-    policies: Sequence[str] | str = POLICIES,
+    policies: Sequence[str] | str | None = None,
     predictors: Sequence[str] | str = PREDICTORS,
     baseline: str = BASELINE,
     loads: Sequence[float] = ARENA_LOADS,
@@ -102,16 +111,18 @@ def arena(
 ) -> pd.DataFrame:
     """What each policy does with each predictor, by case and load, beside `baseline` without any.
 
-    One row per case, load, seed, policy and predictor, the baseline first: columns case, load, request_rate,
-    seed, policy, predictor, those of `LATENCIES`, wait_max_s (the longest wait for a first token),
-    slowdown_short and slowdown_long (E2EL over that alone on the machine, means of short and of long
+    `policies` None: `POLICIES`, and `SESSION_POLICIES` where the trace has sessions. One row per case, load,
+    seed, policy and predictor, the baseline first: columns case, load, request_rate, seed, policy, predictor,
+    those of `LATENCIES` and, with sessions, `SESSION_LATENCIES`, wait_max_s (the longest wait for a first
+    token), slowdown_short and slowdown_long (E2EL over that alone on the machine, means of short and of long
     answers), harmed (share of requests that take more than twice as long as under the baseline),
     request_throughput, preemptions, recomputed_share (tokens computed again, over all computed), and what
     failed. A load is a share of what `baseline` gets done in that case (`capacity`). `settings` as for
     `simulate` and `Study`.
     """
     running, rest = split(settings)
-    policies, predictors = names_of(policies, "policies"), names_of(predictors, "predictors")
+    chosen = default_policies(trace, rest) if policies is None else policies
+    policies, predictors = names_of(chosen, "policies"), names_of(predictors, "predictors")
     check_policies(*policies, baseline)
     first_seed, rest = check(num_seeds, rest, loads=loads, cases=cases)
     shared = _Arena(trace, tuple(cases), tuple(policies), tuple(predictors), baseline, rest)
@@ -128,6 +139,13 @@ def arena(
         )
         about = {name: value for name, value in shared._asdict().items() if name != "settings"}
         return frame_of(study.run(_arena_rows, shared, every, {**about, **rest}))
+
+
+def default_policies(trace: Trace | str, settings: Keywords) -> tuple[str, ...]:
+    """Those that are compared where none are chosen."""
+    as_it_comes: Keywords = {"request_rate": None, "burstiness": 1.0}
+    has_sessions = scenario(trace, **(settings | as_it_comes)).trace.is_waiting.any()
+    return POLICIES + SESSION_POLICIES if has_sessions else POLICIES
 
 
 class _Arena(NamedTuple):
@@ -177,7 +195,7 @@ def _figures(result: Result, base: Result, alone_s: FloatArray) -> dict[str, Any
     again = max(0, computed - prompts)
     done = int(lengths[np.isfinite(taken)].sum())
     return {
-        **{name: summary[name] for name in LATENCIES},
+        **{name: summary[name] for name in LATENCIES + SESSION_LATENCIES if name in summary},
         "wait_max_s": float(np.nanmax(columns["first_token_s"] - columns["arrival_s"])),
         "slowdown_short": float(np.nanmean(slowdown[is_short])),
         "slowdown_long": float(np.nanmean(slowdown[is_long])),

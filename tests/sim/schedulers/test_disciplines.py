@@ -12,12 +12,13 @@ from sim.request import Request
 from sim.schedulers.continuous_options import ContinuousOptions
 from sim.schedulers.disciplines import discipline
 from sim.schedulers.order import BY_MEMORY, ORDERS
+from sim.work import Limits
 
 RISING = ("shortest-remaining", "gittins", "lower-bound", "mlfq", "memory-time")
 
 
 def rank_of(order: str, **options: Any) -> Any:
-    return discipline(ContinuousOptions(order=order, **options))
+    return discipline(ContinuousOptions(order=order, **options), Limits(0))
 
 
 @pytest.mark.parametrize("order", sorted(set(ORDERS) - set(RISING)))

@@ -79,10 +79,10 @@ def test_ties_go_by_submission(order: Order) -> None:
 
 
 def test_remaining_is_what_is_left_of_the_prediction_then_the_excess() -> None:
-    rank = discipline(ContinuousOptions(order="shortest-remaining"))
+    rank = discipline(ContinuousOptions(order="shortest-remaining"), Limits(0))
     r = request(0, predicted=50)
     assert [rank(r, generated) for generated in (0, 30, 50, 90)] == [50, 20, 0, 40]
-    assert discipline(ContinuousOptions(order="shortest-predicted"))(r, 30) == 50
+    assert discipline(ContinuousOptions(order="shortest-predicted"), Limits(0))(r, 30) == 50
 
 
 def test_a_priority_level_is_worth_so_many_seconds() -> None:
@@ -101,7 +101,7 @@ def test_ageing_is_a_level_per_interval_waited(
     asked: list[tuple[int, float]], aging_s: float, now: float
 ) -> None:
     """Ranks given at arrival sort as if each were aged at the time of asking."""
-    rank = discipline(ContinuousOptions(order="priority", aging_s=aging_s))
+    rank = discipline(ContinuousOptions(order="priority", aging_s=aging_s), Limits(0))
     for (p, a), (q, b) in itertools.combinations(asked, 2):
         aged = (p - (now - a) / aging_s) - (q - (now - b) / aging_s)
         if abs(aged) > 1e-6:
@@ -192,5 +192,7 @@ def test_a_heavy_user_starves_nobody_under_fair(order: Order, limits: Limits) ->
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_discipline_ranks_before_anything_is_predicted(order: Order) -> None:
     options: Any = CACHING.get(order, {})
-    rank: Callable[[Request, int], float] = discipline(ContinuousOptions(order=order, aging_s=1.0, **options))
+    rank: Callable[[Request, int], float] = discipline(
+        ContinuousOptions(order=order, aging_s=1.0, **options), Limits(0)
+    )
     assert rank(request(0, 3.0), 0) >= 0

@@ -16,6 +16,7 @@ from sim.schedulers.continuous import ContinuousScheduler
 from sim.schedulers.kv_cache import KvCache
 from sim.schedulers.prefix_blocks import Run
 from sim.schedulers.prefixes import SharedPrefixes
+from sim.schedulers.preserved_memory import PreservedPrefixes
 from sim.work import Limits, Outcome, Work
 from tests.sim.schedulers import naive_prefixes
 from tests.vllm import simulated
@@ -37,7 +38,8 @@ def assert_sound(kv: KvCache) -> None:
     runs: set[Run] = {run for run, _ in blocks.places.values()}
     runs |= {run for others in blocks.others.values() for run, _ in others}
     holders: dict[tuple[Run, int], int] = {}
-    for pieces in prefixes.pieces.values():
+    kept = prefixes.preserved.values() if isinstance(prefixes, PreservedPrefixes) else ()
+    for pieces in (*prefixes.pieces.values(), *(each.pieces for each in kept)):
         for run, until in pieces:
             holders[run, until] = holders.get((run, until), 0) + 1
     queued = {id(part) for part in blocks.queue if part.low < part.high}

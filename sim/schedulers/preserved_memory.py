@@ -1,0 +1,188 @@
+"""Paged KV memory in which the blocks of a turn may stay held after its end, for the turn that goes on from
+it.
+
+They are held like those of any sequence, until that turn is let in and holds them itself, or until they are
+given up. Knows nothing of queues, waits or clocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..request import Request
+from .kv_cache import KvCache
+from .prefix_blocks import Path, Piece
+from .prefixes import SharedPrefixes
+from .tiered_memory import TieredKvCache, TieredPrefixes, block_keys
+from .tiers import Tiers
+
+
+class Preserved(NamedTuple):
+    """The full blocks of a turn that has ended: `key` is that of its answer or, where that is not known, of
+    the end of its prompt; the next turn is predicted to come after `wait_s`, at `due_s`.
+    """
+
+    key: int
+    wait_s: float
+    due_s: float
+    num_blocks: int
+    pieces: list[Piece]
+    path: Path
+
+
+class PreservedPrefixes(SharedPrefixes):
+    """`SharedPrefixes` that keeps hold of what a turn leaves that another is predicted to go on from.
+
+    `coming_back`: (key, predicted wait, when it is over) of requests about to end. `undecided`: what the last
+    of them left, held until something is decided of it. `preserved`: what is held, by key.
+    """
+
+    def clear(self) -> None:
+        """Nothing is in memory."""
+        super().clear()
+        self.coming_back: dict[int, tuple[int, float, float]] = {}
+        self.undecided: list[Preserved] = []
+        self.preserved: dict[int, Preserved] = {}
+        self.preserved_blocks = 0
+        self.hashes: Sequence[int] = ()  # of who was looked for last
+        self.num_let_go = 0  # blocks that fell free when a turn came back, and are not counted yet
+
+    @property
+    def shared_tokens(self) -> int:
+        """Those of running requests only: what is held for turns to come is taken off."""
+        return super().shared_tokens - self.preserved_blocks * self.block_size
+
+    def ended(self, id: int, blocks: int, full_blocks: int) -> int:
+        """Its blocks are free, or stay held for the turn that goes on from it."""
+        turn, path = self.coming_back.pop(id, None), self.paths[id]
+        is_known = path.keys[-1] >= 0
+        if turn is not None and is_known:
+            self._add(id, full_blocks)
+        pieces = self.pieces[id]
+        if turn is None or not pieces or len(path.keys) < 2 - is_known:
+            return super().ended(id, blocks, full_blocks)
+        if not is_known:
+            pieces = self._prompt_alone(path, pieces, full_blocks)
+        self.blocks.unhashed += blocks - full_blocks
+        left = Preserved(*turn, pieces[-1][1], pieces, path)
+        self.undecided.append(left)
+        self.preserved_blocks += left.num_blocks
+        del self.paths[id], self.pieces[id]
+        return left.num_blocks
+
+    def _prompt_alone(self, path: Path, pieces: list[Piece], full_blocks: int) -> list[Piece]:
+        """What is held of a request whose answer nobody looks for, without that; it is free."""
+        self.blocks.release_unknown(full_blocks - pieces[-1][1])
+        bound = path.bounds[-2]
+        if pieces[-1][1] > bound:  # it was evicted, and found some of its answer again
+            shorter = [(run, min(until, bound)) for run, until in pieces if run.first < bound]
+            self.blocks.hold(shorter)
+            self.blocks.release(pieces)
+            pieces = shorter
+        self.blocks.forget(path.keys[-1])
+        return pieces
+
+    def find(self, request: Request, most: int) -> int:
+        """The longest beginning that any request has left, or computes."""
+        # Its path has no key for a block that is shorter than one of memory, as that of an answer may be.
+        self.hashes = () if request.blocks is None else request.blocks.hashes
+        return super().find(request, most)
+
+    def reuse(self, id: int) -> int:
+        """The request holds what was found, and nothing is held for it any more."""
+        num_untouched = super().reuse(id)
+        if self.preserved:
+            for key in self.hashes:
+                if (preserved := self.preserved.pop(key, None)) is not None:
+                    self.num_let_go += self.let_go(preserved)
+        return num_untouched
+
+    def let_go(self, preserved: Preserved) -> int:
+        """These blocks are held no longer; how many of them nobody holds now."""
+        freed = self.blocks.release(preserved.pieces)
+        self.num_held_twice -= preserved.num_blocks - freed
+        self.preserved_blocks -= preserved.num_blocks
+        return freed
+
+
+class PreservedTieredPrefixes(TieredPrefixes, PreservedPrefixes):
+    """The same with tiers, in which blocks that were swapped out are given up last until their turn comes
+    back. `swapped`: their keys, by that of the answer.
+    """
+
+    def clear(self) -> None:
+        """Nothing is in memory."""
+        super().clear()
+        self.swapped: dict[int, list[int]] = {}
+
+    def reuse(self, id: int) -> int:
+        """What was swapped out for it is on its way, or was given up."""
+        if self.swapped:
+            for key in self.hashes:
+                self.tiers.cpu.wanted.difference_update(self.swapped.pop(key, ()))
+        return super().reuse(id)
+
+    def swap(self, left: Preserved) -> None:
+        """Keep the copies of what a turn left in CPU memory."""
+        keys = block_keys(left.path, 0, left.num_blocks)
+        self.swapped[left.key] = keys
+        self.tiers.cpu.wanted.update(keys)
+
+
+class Preserving(KvCache):
+    """A `KvCache` some of whose blocks are held for turns to come."""
+
+    __slots__ = ()
+    kept: PreservedPrefixes
+
+    def reuse(self, id: int, tokens: int) -> None:
+        """As ever; what was held for the sequence and is not in it falls free."""
+        super().reuse(id, tokens)
+        self._count_let_go()
+
+    def preserve(self, left: Preserved) -> None:
+        """Hold on to what a turn left."""
+        self.give_up(left.key)
+        self.kept.preserved[left.key] = left
+
+    def give_up(self, key: int) -> None:
+        """Hold what was held by that key no longer, if anything was."""
+        if (preserved := self.kept.preserved.pop(key, None)) is not None:
+            self.let_go(preserved)
+
+    def let_go(self, left: Preserved) -> None:
+        """Hold what a turn left no longer: it is found again until it is taken."""
+        self.free += self.kept.let_go(left)
+
+    def _count_let_go(self) -> None:
+        self.free += self.kept.num_let_go
+        self.kept.num_let_go = 0
+
+
+class PreservingKvCache(Preserving):
+    """The same over `PreservedPrefixes`."""
+
+    __slots__ = ("kept",)
+
+    def __init__(self, num_blocks: int, block_size: int, unknown_tokens: int = 0) -> None:
+        super().__init__(num_blocks, block_size, "on", unknown_tokens)
+        self.kept = PreservedPrefixes(num_blocks, block_size)
+        self.prefixes = self.kept
+
+
+class PreservingTieredKvCache(Preserving, TieredKvCache):
+    """The same with slower memory beside it."""
+
+    __slots__ = ("kept",)
+    kept: PreservedTieredPrefixes
+
+    def __init__(self, num_blocks: int, block_size: int, tiers: Tiers, unknown_tokens: int = 0) -> None:
+        super().__init__(num_blocks, block_size, tiers, unknown_tokens)
+        self.kept = PreservedTieredPrefixes(num_blocks, block_size, tiers)
+        self.tiered = self.prefixes = self.kept
+
+    def hold(self, id: int, tokens: int) -> None:
+        """As ever; what was held for the sequence and is not in it falls free."""
+        super().hold(id, tokens)
+        self._count_let_go()
