@@ -63,10 +63,12 @@ class Tier:
                 (last if key in wanted else leaving).append(key)
                 if len(leaving) == too_many:
                     break
-        leaving += last[: too_many - len(leaving)]
-        if len(leaving) < too_many:
+        missing = too_many - len(leaving)
+        if len(last) < missing:
             return False
-        for key in leaving:
+        for key in last[missing:]:
+            ready_s.move_to_end(key)  # not looked at again before all others
+        for key in (*leaving, *last[:missing]):
             del ready_s[key]
             busy_s.pop(key, None)
             wanted.discard(key)
