@@ -26,6 +26,8 @@ ARCHIVES = {
     b"7z\xbc\xaf": "a 7z archive; unpack it first",
 }
 """First bytes of what cannot be read as it is -> what it is, and what to do."""
+SPOOLS = (".folding.jsonl", ".spool.jsonl")
+"""Files beside a Parquet file into which rows are written before they are folded into it."""
 TAR_AT = 257
 """Where a tar archive says that it is one."""
 
@@ -73,7 +75,7 @@ def _read_bytes(path: str) -> bytes:
         refuse_device(path)
         return Path(path).read_bytes()
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+        raise InputError(f"{path}: no such file{_spooled(path)}") from None
     except IsADirectoryError:
         raise InputError(f"{path}: is a directory, a file is needed") from None
     except OSError as error:
@@ -82,6 +84,15 @@ def _read_bytes(path: str) -> bytes:
         raise
     except ValueError as error:
         raise InputError(f"{path!r}: is not a path ({error})") from error
+
+
+def _spooled(path: str) -> str:
+    """Where the rows of a Parquet file are that is not there yet: `seqsched serve` spools them beside it."""
+    if not path.endswith(".parquet"):
+        return ""
+    beside = [Path(path).with_suffix(suffix) for suffix in SPOOLS]
+    found = [str(each) for each in beside if each.is_file() and each.stat().st_size]
+    return f" yet; its rows are still in {' and '.join(found)}, which can be read" if found else ""
 
 
 def _unpacked(path: str, name: str, unpack: Callable[[bytes], bytes], data: bytes) -> bytes:

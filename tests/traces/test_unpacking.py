@@ -118,3 +118,20 @@ def test_archives_are_named(tmp_path: Path) -> None:
 def test_a_device_is_refused_before_it_fills_the_memory(name: str) -> None:
     with pytest.raises(InputError, match=f"{name}: is a device, a file is needed"):
         read(name)
+
+
+@pytest.mark.parametrize("spools", [["spool"], ["folding"], ["folding", "spool"]])
+def test_a_parquet_file_that_is_not_there_yet_is_spooled(tmp_path: Path, spools: list[str]) -> None:
+    for name in spools:
+        (tmp_path / f"log.{name}.jsonl").write_bytes(b'{"prompt_tokens": 1, "output_tokens": 2}\n')
+    (tmp_path / "other.spool.jsonl").touch()
+    beside = " and ".join(str(tmp_path / f"log.{name}.jsonl") for name in spools)
+    for name, said in (
+        ("log.parquet", f"no such file yet; its rows are still in {beside}, which can be read"),
+        ("log.csv", "no such file"),
+        ("other.parquet", "no such file"),
+    ):
+        with pytest.raises(InputError) as error:
+            read(tmp_path / name)
+        assert str(error.value) == f"{tmp_path / name}: {said}"
+    assert read(tmp_path / f"log.{spools[0]}.jsonl").prompt_tokens.tolist() == [1]
