@@ -135,7 +135,9 @@ def make_app(layer: Layer, keys: Keys) -> Starlette:
 
     async def failed(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
-        return _error(status, getattr(error, "detail", "the layer failed"), "invalid_request_error")
+        answer = _error(status, getattr(error, "detail", "the layer failed"), "invalid_request_error")
+        answer.headers.update(getattr(error, "headers", None) or {})  # such as Allow
+        return answer
 
     app = Starlette(
         routes=[
