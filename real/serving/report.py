@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from .call import Call
 from .log import Log
+from .matching import Pairs
 from .metrics import Metrics
 from .mirror import Mirrored
 from .relay import Relayed, kind_of
@@ -50,6 +51,7 @@ class Report:
         self.failing = set[Log]()  # of which it has been said
         self.recent: deque[Ended] = deque(maxlen=MOST_RECENT)
         self.models, self.reasons = set[str](), set[str]()
+        self.pairs, self.num_not_mirrored = Pairs(), 0
 
     def ended(
         self,
@@ -77,9 +79,15 @@ class Report:
         """An answer was compared with those to copies of its request."""
         for who, is_same in found.pairs():
             self.metrics.mirrored.labels(who, str(is_same).lower()).inc()
+            self.pairs.add(who, is_same)
         if self.mirrored_log is not None:
             finish_s = round(self.since_1970_s + found.finish_s, 6)
             self._write(self.mirrored_log, {**found._asdict(), "finish_s": finish_s}, "")
+
+    def not_mirrored(self) -> None:
+        """A copy was left out."""
+        self.metrics.not_mirrored.inc()
+        self.num_not_mirrored += 1
 
     def _write(self, log: Log, row: dict[str, Any], text: str) -> None:
         try:

@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from .comparison import NORMAL, wilson
 from .layer import Layer
-from .report import Ended
+from .matching import WHO
+from .mirror import Mirror
+from .report import Ended, Report
 
 HEADERS = {
     "cache-control": "no-store",
@@ -45,6 +48,7 @@ def status(layer: Layer) -> dict[str, Any]:
         "sent_by_the_bound": executor.num_sent_overdue,
         "queue": _by_length(request.predicted_tokens or 0 for request in waiting),
         "share": layer.share,
+        "mirror": None if layer.mirror is None else _mirrored(layer.mirror, layer.report),
         "guard": "" if layer.guard is None else layer.guard.reason or _seen(layer),
         "arms": {arm: _arm([each for each in recent if each.arm == arm]) for arm in ("policy", "fcfs")},
         "recent": [
@@ -68,6 +72,23 @@ def status(layer: Layer) -> dict[str, Any]:
 def _seen(layer: Layer) -> str:
     found = layer.guard.found if layer.guard is not None else None
     return "too few requests for a first look" if found is None else found.text
+
+
+def _mirrored(mirror: Mirror, report: Report) -> dict[str, Any]:
+    """Greedy answers that were asked for again: by whose they are how many were compared, how many of them
+    were the same, and the 95 % interval of that share; how many copies are to come, and were left out.
+    """
+    pairs, found = report.pairs, {}
+    for who in WHO:
+        if total := pairs.total[who]:
+            _, low, high = wilson(pairs.same[who], total, NORMAL.inv_cdf(0.975))
+            found[who] = {
+                "total": total,
+                "same": pairs.same[who],
+                "interval": [round(low, 4), round(high, 4)],
+            }
+    to_come = len(mirror.waiting) + len(mirror.running)
+    return {"answers": found, "to_come": to_come, "left_out": report.num_not_mirrored}
 
 
 def _by_length(lengths: Iterable[int]) -> list[tuple[str, int]]:

@@ -26,6 +26,7 @@ from real.serving.keys import Key, Keys, digest
 from real.serving.metrics import Metrics
 from real.serving.settings import ServeSettings
 from tests.real.serving.running import Up, layer_before, with_fakes
+from tests.real.serving.test_mirror import copied
 from tests.real.serving.upstream import Fake, listening
 from tests.sim.command import run
 
@@ -114,12 +115,42 @@ def test_the_page_loads_nothing_from_elsewhere() -> None:
     with_fakes(test)
 
 
+def test_the_status_says_how_many_greedy_answers_came_the_same_again() -> None:
+    async def test(up: Up, fake: Fake) -> None:
+        empty = {"answers": {}, "to_come": 0, "left_out": 0}
+        assert (await status_of(up))["mirror"] == empty
+        await asyncio.gather(*(up.ask(f"words {k} 7", temperature=0) for k in range(20)))
+        mirror = up.layer.mirror
+        assert mirror is not None
+        to_come = (await status_of(up))["mirror"]
+        assert isinstance(to_come, dict) and to_come["to_come"] == len(mirror.waiting) + len(mirror.running)
+        await copied(up)
+        fake.drifts = True
+        await asyncio.gather(*(up.ask(f"others {k} 7", temperature=0) for k in range(10)))
+        await copied(up)
+        found = (await status_of(up))["mirror"]
+        assert isinstance(found, dict) and found["to_come"] == found["left_out"] == 0
+        answers = found["answers"]["policy"]
+        assert (answers["total"], answers["same"]) == (30, 20)
+        low, high = answers["interval"]
+        assert 0.45 < low < 2 / 3 < high < 0.85  # Wilson's, by hand: 0.488 to 0.808
+        assert set(found["answers"]) == {"policy", "plain"} and 0 < found["answers"]["plain"]["total"] < 30
+
+    with_fakes(test, mirror=1.0)
+    with_fakes(without_mirror)
+
+
+async def without_mirror(up: Up, fake: Fake) -> None:
+    assert (await status_of(up))["mirror"] is None
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not BROWSER, reason="needs Chromium")
 @pytest.mark.parametrize("width", [400, 1200])
 def test_the_page_shows_the_numbers_in_a_browser(width: int, tmp_path: Path) -> None:
     async def test(up: Up, fake: Fake) -> None:
-        await asyncio.gather(*(up.ask(f"prompt {i} {5 + i}") for i in range(12)))
+        await asyncio.gather(*(up.ask(f"prompt {i} {5 + i}", temperature=0) for i in range(12)))
+        await copied(up)
         browser = await asyncio.create_subprocess_exec(
             *(BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"),
             *(f"--window-size={width},900", "--virtual-time-budget=3000", "--dump-dom", up.url),
@@ -129,8 +160,14 @@ def test_the_page_shows_the_numbers_in_a_browser(width: int, tmp_path: Path) -> 
         dom = (await browser.communicate())[0].decode()
         assert 'data-shown="yes"' in dom and "continuous:order=shortest-predicted" in dom
         assert dom.count("<circle") == 12 and "nobody waits" in dom and "0 / 4" in dom
+        mirrored = re.search(r'<section id="mirrored"(.*?)</section>', dom, re.S)
+        assert mirrored is not None and "hidden" not in mirrored[1].partition(">")[0]
+        assert (
+            "<td>policy</td><td>12</td><td>100.0 %</td>" in mirrored[1] and "<td>copies</td>" in mirrored[1]
+        )
+        assert "0 to come, 0 left out" in mirrored[1]
 
-    with_fakes(test)
+    with_fakes(test, mirror=1.0)
 
 
 def test_a_body_that_never_comes_holds_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
