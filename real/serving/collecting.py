@@ -3,8 +3,8 @@
 A request is sent with `max_tokens` by a quantile of its prediction. Where the answer ends by that, the prompt
 and the text so far wait as a new prompt; what comes is passed on as one answer, with one usage and one
 reason. Only where that cannot change the answer: for plain prompts, and servers that have been seen to go on
-from a text as they would have gone on by themselves. Where a server does not read a text in as many tokens as
-it wrote it in, a greedy answer is begun again, uncut.
+from a text as they would have gone on by themselves. A server that says token ids goes on from these. Where
+another does not read a text in as many tokens as it wrote it in, a greedy answer is begun again, uncut.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 
@@ -23,8 +23,10 @@ from sim.work import Prediction, tell
 from .call import Call, count
 from .client import Client, Unheard
 from .metrics import Metrics
-from .relay import Relay, Relayed
+from .relay import REFUSALS, Relay, Relayed
 from .seam import Seam
+from .stream import Seen
+from .token_ids import ASKED, TokenIds
 from .upstreams import Upstream
 
 PATH = "/v1/completions"
@@ -67,6 +69,15 @@ def quantile_of(lengths: Sequence[int]) -> int:
     return sorted(lengths)[min(len(lengths) - 1, int(QUANTILE * len(lengths)))]
 
 
+class Continuing(NamedTuple):
+    """Whether a server goes on from a text as it would have gone on by itself; the ids of the tokens that it
+    did so from, too. Empty: it says none, or does not go on from them.
+    """
+
+    does: bool
+    ids: tuple[int, ...] = ()
+
+
 class Continues:
     """Whether servers go on from a text as they would have gone on by themselves: each is asked once, by
     model, with the key of whose request comes first, and cuts nothing before it has shown it.
@@ -74,14 +85,19 @@ class Continues:
 
     def __init__(self, relay: Relay) -> None:
         self.relay = relay
-        self.asked: dict[tuple[str, str], asyncio.Task[bool | None]] = {}
+        self.asked: dict[tuple[str, str], asyncio.Task[Continuing | None]] = {}
 
     def all_do(self, upstreams: Iterable[Upstream], call: Call) -> bool:
         """Whether all of these are known to."""
-        known = [self._does(upstream, call) for upstream in upstreams]  # all are asked
-        return all(known)
+        known = [self._known(upstream, call) for upstream in upstreams]  # all are asked
+        return all(each is not None and each.does for each in known)
 
-    def _does(self, upstream: Upstream, call: Call) -> bool:
+    def all_by_ids(self, upstreams: Iterable[Upstream], call: Call) -> bool:
+        """Whether all of these go on from token ids, and from the same: any of them may be asked."""
+        known = {each.ids if each is not None else () for each in (self._known(u, call) for u in upstreams)}
+        return len(known) == 1 and () not in known
+
+    def _known(self, upstream: Upstream, call: Call) -> Continuing | None:
         key = (upstream.url, call.model)
         task = self.asked.get(key)
         if task is None or (task.done() and task.result() is None):
@@ -89,38 +105,49 @@ class Continues:
             if len(self.asked) >= MOST_ASKED:
                 self.asked.pop(next(iter(self.asked))).cancel()
             self.asked[key] = asyncio.create_task(self._ask(upstream.url, call))
-            return False
+            return None
         self.asked[key] = self.asked.pop(key)  # whoever is asked for last is kept
-        return task.done() and task.result() is True
+        return task.result() if task.done() else None
 
-    async def _ask(self, url: str, call: Call) -> bool | None:
+    async def _ask(self, url: str, call: Call) -> Continuing | None:
         """None: it has not answered."""
         first, rest = PROBE_TOKENS
         try:
             async with asyncio.timeout(PROBE_S):
-                whole = await self._text(url, call, PROBE, first + rest)
-                beginning = await self._text(url, call, PROBE, first)
-                return whole == beginning + await self._text(url, call, PROBE + beginning, rest)
+                whole, _ = await self._answer(url, call, PROBE, first + rest)
+                beginning, ids = await self._answer(url, call, PROBE, first, **{ASKED: True})
+                does = whole == beginning + (await self._answer(url, call, PROBE + beginning, rest))[0]
+                if not ids or not does:
+                    return Continuing(does)
+                by_ids, all_ids = await self._answer(url, call, ids, rest, **{ASKED: True})
+                is_same = whole == beginning + by_ids and all_ids[: len(ids)] == ids
+                return Continuing(does, tuple(all_ids) if is_same else ())
         except (aiohttp.ClientError, OSError, TimeoutError):
             return None
         except (ValueError, KeyError, IndexError, TypeError):
-            return False  # it does not count, or does not say why an answer ends
+            return Continuing(False)  # it does not count, or does not say why an answer ends
 
-    async def _text(self, url: str, call: Call, prompt: str, tokens: int) -> str:
-        """An answer of so many tokens; ValueError where it is another."""
-        body = {"model": call.model, "prompt": prompt, "max_tokens": tokens, "temperature": 0}
+    async def _answer(
+        self, url: str, call: Call, prompt: str | list[int], tokens: int, **fields: bool
+    ) -> tuple[str, list[int]]:
+        """An answer of so many tokens, and the ids of the prompt and the answer, empty where it says none;
+        ValueError where it is another. `fields`: left out where the server does not take them.
+        """
+        body = {"model": call.model, "prompt": prompt, "max_tokens": tokens, "temperature": 0, **fields}
         async with self.relay.session.post(
             url + PATH, json=body, headers=self.relay.headers(call.headers), allow_redirects=False
         ) as response:
             if response.status >= 500 or response.status in (401, 403, 408, 429):
                 raise TimeoutError
             answer = json.loads(await response.read())
-        if (
-            answer["usage"]["completion_tokens"] != tokens
-            or answer["choices"][0]["finish_reason"] != "length"
-        ):
+        if fields and response.status in REFUSALS:
+            return await self._answer(url, call, prompt, tokens)
+        choice, seen = answer["choices"][0], TokenIds()
+        if answer["usage"]["completion_tokens"] != tokens or choice["finish_reason"] != "length":
             raise ValueError(prompt)
-        return str(answer["choices"][0]["text"])
+        seen.take(answer)
+        ids = [*seen.prompt, *seen.answer] if seen.prompt and len(seen.answer) == tokens else []
+        return str(choice["text"]), ids
 
 
 Attempt = Callable[[Call, Client, Relayed], Awaitable[None]]
@@ -156,12 +183,22 @@ class Collector:
         )
         return tokens if is_cut else None
 
-    async def send(self, call: Call, client: Client, relayed: Relayed, tokens: int, attempt: Attempt) -> None:
+    async def send(
+        self,
+        call: Call,
+        client: Client,
+        relayed: Relayed,
+        tokens: int,
+        attempt: Attempt,
+        upstreams: Sequence[Upstream],
+    ) -> None:
         """Send a call that has its turn, and what has to be continued of it."""
-        seam, cap, request, done = Seam(client), call.max_tokens or 0, call.request, 0
-        part = _part(call, request, "", tokens)
+        by_ids = self.continues.all_by_ids(upstreams, call)
+        more = {ASKED: True} if by_ids else {}
+        seam, cap, request, done = Seam(client, hides_ids=by_ids), call.max_tokens or 0, call.request, 0
+        part = _part(call, request, call.body["prompt"], tokens, **more)
         while True:
-            said = Relayed()
+            said = Relayed(Seen(ids=TokenIds() if by_ids else None))
             try:
                 await attempt(part, seam, said)
             finally:
@@ -179,11 +216,13 @@ class Collector:
             relayed.continuations += 1
             self.metrics.continuations.inc()
             request = self._rest(request, done, call)
+            ids = said.seen.ids.all(tokens) if said.seen.ids is not None else None
             tokens = min(cap - done, max(done, request.predicted_upper_tokens or 0))
-            part = _part(call, request, seam.text, tokens)
+            so_far = ids or call.body["prompt"] + seam.text
+            part = _part(call, request, so_far, tokens, **more)
             try:
                 await self.turn(part)
-                is_alike = not call.is_greedy or await _reads_alike(part, relayed, done, attempt)
+                is_alike = bool(ids) or not call.is_greedy or await _reads_alike(part, relayed, done, attempt)
             except BaseException:
                 self.ended(part)
                 raise
@@ -193,7 +232,7 @@ class Collector:
                 seam.begin_again()
                 relayed.seen, relayed.is_again = relayed.seen.again(), True
                 self.metrics.begun_again.inc()
-                part, done = _part(call, request, "", cap), 0
+                part, done = _part(call, request, call.body["prompt"], cap), 0
                 tokens = cap
 
     def _rest(self, request: Request, done: int, call: Call) -> Request:
@@ -223,13 +262,15 @@ async def _reads_alike(part: Call, relayed: Relayed, done: int, attempt: Attempt
     so far had: asked for one token, it says how many. Other tokens would be continued otherwise.
     """
     said, first = Relayed(), relayed.seen.prompt_tokens
-    await attempt(_part(part, part.request, "", 1, stream=False), Unheard(part.headers), said)
+    await attempt(
+        _part(part, part.request, part.body["prompt"], 1, stream=False), Unheard(part.headers), said
+    )
     return first is not None and said.seen.prompt_tokens == first + done
 
 
-def _part(call: Call, request: Request, text: str, tokens: int, **fields: Any) -> Call:
-    """The call as it is sent on: with what has been answered behind its prompt."""
-    body = {**call.body, "prompt": call.body["prompt"] + text, "max_tokens": tokens, **fields}
+def _part(call: Call, request: Request, prompt: str | list[int], tokens: int, **fields: Any) -> Call:
+    """The call as it is sent on: with what has been answered in its prompt, as text or as token ids."""
+    body = {**call.body, "prompt": prompt, "max_tokens": tokens, **fields}
     raw = json.dumps(body, separators=(",", ":")).encode()
     part = replace(call, id=request.id, raw=raw, body=body)
     part.request, part.ask, part.extra = request, call.ask, call.extra

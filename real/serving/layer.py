@@ -121,7 +121,7 @@ class Layer:
 
     def _mirror(self) -> Mirror:
         def left_out() -> None:
-            self.metrics.not_mirrored.inc()
+            self.report.not_mirrored()
             self._mirror_on()
 
         return Mirror(
@@ -241,7 +241,7 @@ class Layer:
             attempt, collector = partial(self.sender.send, course), self.collector
             tokens = collector.first_part(call, self.pool.upstreams) if collector is not None else None
             if collector is not None and tokens is not None:
-                await collector.send(call, client, relayed, tokens, attempt)
+                await collector.send(call, client, relayed, tokens, attempt, self.pool.upstreams)
             else:
                 await attempt(call, client, relayed)
             error = relayed.seen.error

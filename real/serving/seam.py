@@ -9,9 +9,8 @@ from typing import Any
 from .client import Client
 from .relay import UpstreamFailed
 from .stream import Events
+from .token_ids import TORN, without_ids
 
-TORN = "\ufffd"
-"""Stands for bytes that are no character yet."""
 OTHERWISE = "the upstream has answered otherwise than before"
 
 
@@ -19,11 +18,12 @@ class Seam(Client):
     """Takes the parts of an answer as a client would, and passes them on to the client as one.
 
     `text`: of all parts so far. `has_begun`: anything of this part has been passed on. `passed_on`: what the
-    client has already got of an answer that is begun again, as far as it has not come again.
+    client has already got of an answer that is begun again, as far as it has not come again. `hides_ids`: the
+    client has not asked for the token ids that come with it.
     """
 
-    def __init__(self, client: Client) -> None:
-        self.client, self.headers = client, client.headers
+    def __init__(self, client: Client, *, hides_ids: bool = False) -> None:
+        self.client, self.headers, self.hides_ids = client, client.headers, hides_ids
         self.has_begun = self.has_ended = self.is_stream = self.is_first_over = False
         self.events = Events()  # of this part
         self.text = self.passed_on = ""
@@ -50,6 +50,8 @@ class Seam(Client):
                 passed.append(self._event(event))
             else:
                 self._note(event)
+                if self.hides_ids:
+                    event = without_ids(event)
                 if self.passed_on:
                     event = self._unsaid(event)
                     if not _text(event) and not _is_end(event):
@@ -58,7 +60,7 @@ class Seam(Client):
                     self.kept.append(event)
                 else:
                     passed += [self._event(each) for each in self.kept]
-                    passed.append(self._event(event, text))
+                    passed.append(self._event(event, None if self.hides_ids else text))
                     self.kept.clear()
         if passed:
             await self.client.write(b"".join(passed))
@@ -77,7 +79,7 @@ class Seam(Client):
             await self.client.answer(status, body, headers)
             return
         self._note(content)
-        self.answered = content, list(headers)
+        self.answered = without_ids(content) if self.hides_ids else content, list(headers)
 
     async def go_on(self) -> None:
         """The part was not the end: another follows, which says again what was torn."""

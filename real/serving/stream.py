@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .call import count, printable
+from .token_ids import TokenIds
 
 LONGEST_LINE = 1 << 24
 """Bytes of a line; an upstream that sends a longer one sends no events."""
@@ -31,7 +32,7 @@ class BrokenStream(ValueError):
 class Seen:
     """What an answer has said so far. Token counts are the server's own, None where it says none; `events`
     counts those with tokens. `reasons`: why choices ended, by index. `is_done`: [DONE] has come.
-    `said`: the texts, by choice and field, in pieces; None: they are not kept.
+    `said`: the texts, by choice and field, in pieces; `ids`: of tokens; None: they are not kept.
     """
 
     events: int = 0
@@ -41,6 +42,7 @@ class Seen:
     is_done: bool = False
     error: str = ""
     said: dict[tuple[int, str], list[str]] | None = None
+    ids: TokenIds | None = None
 
     @property
     def tokens(self) -> int:
@@ -71,6 +73,8 @@ class Seen:
             if self.said is not None:
                 self._keep(self.said, choice, delta)
         self.events += has_tokens
+        if self.ids is not None:
+            self.ids.take(event)
 
     def _keep(self, said: dict[tuple[int, str], list[str]], choice: dict[str, Any], delta: Any) -> None:
         index = count(choice.get("index")) or 0
@@ -79,8 +83,8 @@ class Seen:
                 said.setdefault((index, name), []).append(text if isinstance(text, str) else json.dumps(text))
 
     def again(self) -> Seen:
-        """Nothing so far of another answer; whose texts are kept where this one's are."""
-        return Seen(said=None if self.said is None else {})
+        """Nothing so far of another answer, of which as much is kept as of this one."""
+        return Seen(said=None if self.said is None else {}, ids=None if self.ids is None else TokenIds())
 
     def is_whole(self, num_choices: int) -> bool:
         """Whether the answer has come to its end."""

@@ -42,6 +42,8 @@ class Whole:
                 _merge(message, value or {})
             elif name == "text":
                 choice["text"] = choice.get("text", "") + (value or "")
+            elif name == "token_ids" and isinstance(before := choice.get(name), list):
+                choice[name] = before + (value or [])
             elif name == "logprobs":
                 choice["logprobs"] = _joined(choice.get("logprobs"), value)
             elif value is not None or name not in choice:

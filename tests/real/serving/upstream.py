@@ -11,7 +11,7 @@ import json
 import re
 import zlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,6 +50,8 @@ class Fake:
     an answer is longer than so many words, it reads its beginning in other tokens than it wrote it in, and
     goes on otherwise. `drifts`: words that it says otherwise each time, from the second on. `counts`: whether
     it says tokens at a stream's end where it is asked to; `miscounts`: by how many it says too many there.
+    `says_ids`: it says token ids where it is asked to, and takes them as a prompt; `holds_back`: the text of
+    each so manieth token of an answer comes with that of the next.
     """
 
     slots: int = 4
@@ -63,6 +65,8 @@ class Fake:
     drifts: bool = False
     counts: bool = True
     miscounts: int = 0
+    says_ids: bool = False
+    holds_back: int = 0
     fails: deque[int] = field(default_factory=deque)
     seen: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -74,6 +78,7 @@ class Fake:
 
     def __post_init__(self) -> None:
         self.cost = load(PROFILE).iteration_cost
+        self.vocabulary: list[str] = []
         self.waiting: list[Running] = []
         self.running: list[Running] = []
         self.news = asyncio.Event()
@@ -145,14 +150,15 @@ class Fake:
             return refusal(400, "Unrecognized argument: stream_options")
         if "priority" in body and not self.takes_priority:
             return refusal(400, "Got priority but scheduling is fcfs")
-        text = prompt_of(body)
+        is_ids = isinstance(body.get("prompt"), list)
+        text = "".join(self.vocabulary[each] for each in body["prompt"]) if is_ids else prompt_of(body)
         if text == "refuse":
             return refusal(400, "I'd rather not")
         self.order.append(text)
         self.open += 1
         tokens = tokens_of(body, text)
         if self.continues:
-            rest = len(self.rest(text)[1])
+            rest = len(self.rest(text, is_exact=is_ids)[1])
             tokens = min(rest, body.get("max_tokens") or rest)
         each = Running(tokens, len(text.split()), body.get("priority", 0))
         try:
@@ -174,8 +180,9 @@ class Fake:
         if fault == "stall":
             await asyncio.sleep(3600)
         words, reason, name = answer_of(text, each.left), "stop", "f"
+        is_ids = isinstance(body.get("prompt"), list)
         if self.continues:
-            words = self.rest(text)[1][: each.left]
+            words = self.rest(text, is_exact=is_ids)[1][: each.left]
             reason = "length" if body.get("max_tokens") == len(words) else "stop"
             name = f"f{len(self.seen)}"
         if words:
@@ -184,15 +191,19 @@ class Fake:
         is_chat = "messages" in body
         if self.drifts:
             words = [f"{len(self.seen)} ", *words[1:]]
-        read = self.rest(text)[0] if self.continues else len(text.split())
+        read = self.rest(text, is_exact=is_ids)[0] if self.continues else len(text.split())
+        ids = self.said_ids(body, text, words)
+        words = self.held_back(words, is_whole=reason == "stop")
         usage = {"prompt_tokens": read, "completion_tokens": len(words)}
         usage["total_tokens"] = sum(usage.values())
         head = {"id": name, "created": 1, "model": "fake", "x_unknown": {"kept": [1, 2.5]}}
         if not body.get("stream"):
-            for _ in words:
+            for _ in range(usage["completion_tokens"]):
                 await each.steps.get()
             self.answered += 1
-            return web.json_response({**head, **whole(body, words, reason), "usage": usage})
+            at_once = whole(body, words, reason)
+            at_once["choices"][0] |= ids(None)
+            return web.json_response({**head, **at_once, "usage": usage})
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Upstream": "fake"})
         await response.prepare(request)
         kind = {"object": "chat.completion.chunk" if is_chat else "text_completion"}
@@ -204,7 +215,7 @@ class Fake:
             if number == len(words) // 2 and fault:
                 return await self.fail(request, response, fault)
             piece = {"delta": {"content": word}} if is_chat else {"text": word, "logprobs": None}
-            choice = {"index": 0, **piece, "finish_reason": None}
+            choice = {"index": 0, **piece, "finish_reason": None, **ids(number)}
             await write(response, {**head, **kind, "choices": [choice]})
         last = {"index": 0, **({"delta": {}} if is_chat else {"text": ""}), "finish_reason": reason}
         await write(response, {**head, **kind, "choices": [last]})
@@ -215,10 +226,42 @@ class Fake:
         self.answered += 1
         return response
 
-    def rest(self, text: str) -> tuple[int, list[str]]:
-        """The tokens that it reads a prompt in, and the words that follow."""
+    def said_ids(
+        self, body: dict[str, Any], text: str, words: list[str]
+    ) -> Callable[[int | None], dict[str, Any]]:
+        """What events say of token ids, by the number of their word; None: what a whole answer says."""
+        if not self.says_ids or "messages" in body:
+            return lambda number: {}
+        if not body.get("return_token_ids"):
+            return lambda number: {"token_ids": None, "prompt_token_ids": None}
+        prompt = body["prompt"] if isinstance(body["prompt"], list) else [self.id_of(text)]
+        numbers = [self.id_of(word) for word in words]
+        return lambda number: {
+            "token_ids": numbers if number is None else numbers[number : number + 1],
+            "prompt_token_ids": None if number else prompt,
+        }
+
+    def id_of(self, text: str) -> int:
+        """The number of a text that is one token, and of a prompt, which is one, too."""
+        if text not in self.vocabulary:
+            self.vocabulary.append(text)
+        return self.vocabulary.index(text)
+
+    def held_back(self, words: list[str], *, is_whole: bool) -> list[str]:
+        """Words as they are said: some with the one behind them, or never where an answer is cut there."""
+        said, held = list[str](), ""
+        for number, word in enumerate(words, 1):
+            held += word
+            is_held = self.holds_back and number % self.holds_back == 0
+            is_held = is_held and not (is_whole and number == len(words))
+            said.append("" if is_held else held)
+            held = held if is_held else ""
+        return said
+
+    def rest(self, text: str, *, is_exact: bool = False) -> tuple[int, list[str]]:
+        """The tokens that it reads a prompt in, and the words that follow. `is_exact`: it was token ids."""
         head, said, words = rest_of(text)
-        if said > 0 and self.misreads < said + len(words):
+        if said > 0 and not is_exact and self.misreads < said + len(words):
             return len(head.split()) + said - 1, ["otherwise " for _ in words]
         return len(head.split()) + said, words
 
