@@ -6,6 +6,7 @@ server has slots, or of any server; `slot_log` reads it, and fits what the serve
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,18 @@ from ..hardware.profile import Profile
 from ..perception.accuracy import ErrorReport, RankReport, error_report, rank_report
 from ..scenario.policies import scheduler_maker
 from ..scenario.scenario import Scenario, scenario
-from .slot_log import FIRST, SENT, SlotLog, bare, enough_blocks, read, server_of, slots_used, with_slots
+from .slot_log import (
+    FIRST,
+    SENT,
+    SlotLog,
+    bare,
+    begun_first,
+    enough_blocks,
+    read,
+    server_of,
+    slots_used,
+    with_slots,
+)
 
 POLICIES = (
     "continuous",
@@ -38,8 +50,8 @@ STATISTICS: Mapping[str, Callable[[FloatArray], float]] = {
 }
 WINDOW = 5
 """Requests one after another that are drawn together: neighbours are alike."""
-BETWEEN = (5.0, 95.0)
-"""Percentiles between which a gain is said to be."""
+SHARE = 0.9
+"""Of drawn logs, in whose range about a gain it is said to be."""
 
 
 class Point(NamedTuple):
@@ -56,8 +68,8 @@ class Point(NamedTuple):
 @dataclass(frozen=True)
 class Replayed:
     """A replay: mean and p99 of TTFT and E2EL in ms, and the share by which each is below that of what ran,
-    with the range in which it is in 90 of 100 logs of the same arrivals whose requests are drawn from this
-    one.
+    with the range about it in which it is in 90 of 100 logs of the same arrivals whose requests are drawn
+    from this one.
     """
 
     point: Point
@@ -145,7 +157,8 @@ def pilot(
     server = server_of(told, path, ran, own)
     trace = bare(told.log.trace)
     who = predictor or ("trace" if trace.predicted_tokens is not None else None)
-    world = _World(trace, server, who, is_held=told.sent_s is not None)
+    num_first = None if told.sent_s is not None else begun_first(told.log, own)
+    world = _World(trace, server, who, num_first)
     points = world.points(names, ran, own, slots, profiles)
     # Of the log itself, then of logs that are drawn from it: figures by point.
     drawn: list[list[Mapping[str, float]]] = []
@@ -197,12 +210,13 @@ def _resampled(trace: Trace, rng: np.random.Generator) -> Trace:
 
 
 class _World:
-    """The requests of a log, the server that was fitted to it, and whose predictions are used. `is_held`:
-    before the server a layer holds those for which there is no slot.
+    """The requests of a log, the server that was fitted to it, and whose predictions are used. `num_first`:
+    requests that the server, which queued by itself, began before it knew of more than it had slots for;
+    None: a layer before it holds those for which there is no slot.
     """
 
-    def __init__(self, trace: Trace, server: Profile, predictor: str | None, *, is_held: bool) -> None:
-        self.trace, self.server, self.predictor, self.is_held = trace, server, predictor, is_held
+    def __init__(self, trace: Trace, server: Profile, predictor: str | None, num_first: int | None) -> None:
+        self.trace, self.server, self.predictor, self.num_first = trace, server, predictor, num_first
         self.blocks = enough_blocks(trace)
 
     def points(
@@ -235,15 +249,16 @@ class _World:
 
     def _as_sent(self, requests: Trace, point: Point) -> tuple[Trace, str]:
         """Requests, and whose predictions are used, so that those go first that find a slot when they come: a
-        layer sends them at once. Here, between two iterations, the shortest of all that came would.
+        layer sends them at once, and a server begins with those it knows of. Here, between two iterations,
+        the shortest of all that came would.
         """
         known = {PERFECT: requests.output_tokens, "trace": requests.predicted_tokens}.get(point.predictor)
         needs = self._needs(point.policy)
-        if known is None or not self.is_held or not needs or not needs <= {"order", "length"}:
+        if known is None or self.num_first == 0 or not needs or not needs <= {"order", "length"}:
             return requests, point.predictor
         assert requests.arrival_s is not None
-        predicted = known.copy()
-        predicted[np.argsort(requests.arrival_s, kind="stable")[: point.slots]] = 1
+        predicted, first = known.copy(), point.slots if self.num_first is None else self.num_first
+        predicted[np.argsort(requests.arrival_s, kind="stable")[:first]] = 1
         return replace(requests, predicted_tokens=predicted), "trace"
 
     def _scenario(self, requests: Trace, machine: str, predictor: str, seed: int) -> Scenario:
@@ -285,13 +300,23 @@ def _compared(
         key: [1 - mine[key] / points[0][key] for mine, points in zip(ours, all_points, strict=True)]
         for key in ours[0]
     }
-    ranges = {key: np.percentile(values[1:], BETWEEN) for key, values in gains.items()}
     return Replayed(
         point,
         ours[0],
         {key: values[0] for key, values in gains.items()},
-        {key: (float(low), float(high)) for key, (low, high) in ranges.items()},
+        {key: range_about(values[0], values[1:]) for key, values in gains.items()},
     )
+
+
+def range_about(gain: float, drawn: Sequence[float]) -> tuple[float, float]:
+    """The range about a gain in which `SHARE` of those drawn are: of the nearest to it.
+
+    Between two percentiles of those drawn it need not be itself: logs whose requests are drawn from another's
+    have gains that are lower, or higher, on the whole, where the gain is near to the most that there can be.
+    """
+    values = np.array(drawn)
+    nearest = values[np.argsort(abs(values - gain), kind="stable")[: math.ceil(SHARE * len(values))]]
+    return min(gain, float(nearest.min())), max(gain, float(nearest.max()))
 
 
 def _notes(trace: Trace, predictor: str | None, own: int | None, slots: Sequence[int]) -> tuple[str, ...]:

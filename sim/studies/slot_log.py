@@ -78,6 +78,17 @@ def slots_used(told: SlotLog) -> int:
     return max(1, int(np.cumsum(changes).max()))
 
 
+def begun_first(log: Log, slots: int | None) -> int:
+    """How many requests a server that queues by itself began while it had a slot left, from the beginning: it
+    knew of no others then, so that no order would have begun with others.
+    """
+    assert log.trace.arrival_s is not None
+    first_s = np.sort(log.trace.arrival_s + log.latency["ttft_ms"] / 1e3)
+    iterations = np.diff(together(first_s, _width_s(log))) > 0
+    begun = np.flatnonzero(iterations) + 1  # until each iteration but the last
+    return int(begun[begun < min(slots or 1, len(first_s))].max(initial=0))
+
+
 def server_of(told: SlotLog, path: str | Path, ran: str, slots: int | None) -> Profile:
     """The server of the log as a profile.
 
@@ -146,11 +157,16 @@ def seen_at_once(log: Log) -> Log:
     """
     arrival_s = log.trace.arrival_s
     assert arrival_s is not None
-    between_s = log.latency["tpot_ms"][log.trace.output_tokens > 1] / 1e3
     ends = [arrival_s + log.latency[key] / 1e3 for key in ("ttft_ms", "e2el_ms")]
-    moved = together(np.concatenate(ends), SAME * float(np.percentile(between_s, 5)))
+    moved = together(np.concatenate(ends), _width_s(log))
     first_ms, last_ms = (1e3 * (each - arrival_s) for each in np.split(moved, 2))
     return replace(log, latency={**log.latency, "ttft_ms": first_ms, "e2el_ms": last_ms})
+
+
+def _width_s(log: Log) -> float:
+    """Seconds within which tokens are of one iteration."""
+    between_s = log.latency["tpot_ms"][log.trace.output_tokens > 1] / 1e3
+    return SAME * float(np.percentile(between_s, 5))
 
 
 def together(times: FloatArray, width: float) -> FloatArray:

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.scenario.scenario import scenario
 from sim.simulation import simulate
+from sim.studies.log_fit import IterationModel
 from sim.studies.log_start import MOST_CONTEXT
-from sim.studies.pilot import pilot
-from sim.studies.slot_log import read, server_of, slots_used, with_slots
+from sim.studies.pilot import pilot, range_about
+from sim.studies.slot_log import enough_blocks, read, server_of, slots_used, with_slots
 from traces.errors import InputError
 from traces.trace import Trace
 
 SHORTEST = "continuous:order=shortest-predicted"
 PERFECT = "perfect"
+SERVER: Any = {"profile": "h200-vicuna-7b", "set": ["scale=8"], "predictor": "trace"}
+"""Eight times as slow as a fast one."""
 
 
 def requests(n: int, seed: int = 0) -> Trace:
@@ -32,15 +38,8 @@ def requests(n: int, seed: int = 0) -> Trace:
 
 
 def served(trace: Trace, policy: str, slots: int, rate: float) -> Any:
-    """What a server of so many slots, eight times as slow as a fast one, does with them."""
-    return simulate(
-        trace,
-        policy=with_slots(policy, slots),
-        profile="h200-vicuna-7b",
-        set=["scale=8"],
-        predictor="trace",
-        request_rate=rate,
-    )
+    """What a server of so many slots does with them."""
+    return simulate(trace, policy=with_slots(policy, slots), request_rate=rate, **SERVER)
 
 
 def logged(path: Path, trace: Trace, policy: str, slots: int, rate: float, **leave_out: bool) -> Path:
@@ -144,6 +143,34 @@ def test_who_comes_while_slots_are_free_is_sent_at_once(tmp_path: Path) -> None:
     assert 0.05 < held_gain < queued_gain - 0.02
 
 
+def test_a_server_that_queues_begins_with_whom_it_knows(tmp_path: Path) -> None:
+    """Requests that it began while it had slots left go first in each replay, however long they are."""
+    trace = requests(60)
+    longest = np.argsort(-trace.output_tokens)[:3]
+    trace = trace.select(np.concatenate([longest, np.setdiff1d(np.arange(60), longest)]))
+    profile = IterationModel((1.0, 4.0)).profile(np.array([6e-3, 25e-3, 1e-6, 4.5e-3, 1e-6]))
+    gains = []
+    for num_first in (1, 3):
+        late = replace(trace, arrival_s=np.where(np.arange(60) < num_first, 0.0, 0.05))
+        world = scenario(late, profile=profile, kv_blocks=enough_blocks(late), predictor="trace")
+        first, then = (
+            world.run(with_slots(f"{policy}{sign}async_scheduling=off", 4)).columns
+            for policy, sign in (("continuous", ":"), (SHORTEST, ","))
+        )
+        came_ms = 1e3 * late.arrival_s  # type: ignore[operator]
+        frame = {"request_id": range(60), "arrival_s": [0.0] * 60, "scheduled_s": [0.0] * 60}
+        frame |= {key: getattr(late, key) for key in ("prompt_tokens", "output_tokens", "predicted_tokens")}
+        frame |= {key: first[key] + came_ms for key in ("ttft_ms", "e2el_ms")}
+        (log := tmp_path / f"{num_first}.csv").write_text(
+            pd.DataFrame(frame | {"tpot_ms": first["tpot_ms"]}).to_csv(index=False)
+        )
+        found = pilot(log, policies=(SHORTEST,), ran_slots=4, replicates=2)
+        gains.append(next(r.gain["mean_e2el_ms"] for r in found.rows if r.point.predictor == "trace"))
+        true = 1 - (then["e2el_ms"] + came_ms).mean() / (first["e2el_ms"] + came_ms).mean()
+        assert gains[-1] == pytest.approx(true, rel=0.1)
+    assert gains[1] < gains[0] - 0.02
+
+
 def test_without_predictions_perfect_ones_are_tried(tmp_path: Path) -> None:
     log = logged(tmp_path / "log.jsonl", requests(60), "continuous", 4, np.inf, predicted_tokens=True)
     found = pilot(log, policies=("continuous", SHORTEST), replicates=2)
@@ -224,6 +251,49 @@ def test_contexts_are_not_blamed_for_what_sequences_take(tmp_path: Path, seed: i
     log.write_text("\n".join(map(json.dumps, rows)))
     cost = server_of(read(log, None), log, "continuous", 4).step_cost
     assert cost.decode_per_context_s <= MOST_CONTEXT * cost.decode_base.seconds[0] * (1 + 1e-9)
+
+
+@given(st.floats(-2, 1), st.lists(st.floats(-2, 1), min_size=2, max_size=40))
+def test_a_gain_is_within_its_range_with_nine_of_ten_that_are_drawn(gain: float, drawn: list[float]) -> None:
+    low, high = range_about(gain, drawn)
+    assert low <= gain <= high
+    assert sum(low <= each <= high for each in drawn) >= 0.9 * len(drawn)
+    inside = max(abs(low - gain), abs(high - gain))
+    assert sum(abs(each - gain) < inside for each in drawn) < 0.9 * len(drawn) + 1
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    rate=st.sampled_from([0.5, 1.4, np.inf]),
+    failing=st.floats(0, 0.6),
+    slower=st.floats(0, 1.5),
+)
+def test_estimates_are_within_their_ranges_on_logs_full_of_faults(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, rate: float, failing: float, slower: float
+) -> None:
+    """Requests fail, and a server is slower at times."""
+    folder = tmp_path_factory.mktemp("log")
+    rng, log = (
+        np.random.default_rng(seed),
+        logged(folder / "a.jsonl", requests(60, seed), "continuous", 4, rate),
+    )
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    for row in rows:
+        if rng.random() < failing:
+            row |= {"status": "failed", "output_tokens": 0}
+        decoding = (row["e2el_ms"] - row["ttft_ms"]) * float(np.exp(slower * abs(rng.normal())))
+        row |= {"e2el_ms": row["ttft_ms"] + decoding, "tpot_ms": decoding / max(1, row["output_tokens"] - 1)}
+    log.write_text("\n".join(map(json.dumps, rows)))
+    try:
+        found = pilot(log, policies=("continuous", SHORTEST), replicates=5)
+    except InputError as error:
+        assert "completed requests of several tokens, 20 needed" in str(error)
+        return
+    for each in found.rows:
+        for figure, gain in each.gain.items():
+            low, high = each.between[figure]
+            assert low <= gain <= high
 
 
 @given(

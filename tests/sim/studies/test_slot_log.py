@@ -11,7 +11,7 @@ from sim.scenario.scenario import scenario
 from sim.studies.log_fit import IterationModel
 from sim.studies.log_start import start_of
 from sim.studies.server_log import Log
-from sim.studies.slot_log import PASSES, seen_at_once, together
+from sim.studies.slot_log import PASSES, begun_first, seen_at_once, together
 from traces.trace import Trace
 
 SIZES = (1.0, 4.0)
@@ -59,3 +59,19 @@ def test_times_are_moved_by_less_than_the_width_and_keep_their_order(
 def test_what_is_seen_within_the_width_is_seen_at_once() -> None:
     times = np.array([0.9, 2.0, 1.0, 1.11, 5.0])
     assert together(times, 0.2).tolist() == pytest.approx([0.95, 2.0, 0.95, 1.11, 5.0])
+
+
+@pytest.mark.parametrize(
+    ("iterations", "num_first"),
+    [([60], 0), ([1, 5, 54], 1), ([5, 1, 54], 5), ([1, 1, 4, 54], 2), ([6, 54], 0), ([2, 1, 2, 9, 46], 5)],
+)
+def test_who_began_while_slots_were_left(iterations: list[int], num_first: int) -> None:
+    """On a server of six slots; tokens of an iteration are seen up to 2 ms apart."""
+    rng = np.random.default_rng(0)
+    first_s = np.repeat(np.cumsum([0.1] * len(iterations)), iterations) + 2e-3 * rng.random(60)
+    output = np.full(60, 11)
+    trace = Trace("log", np.arange(60), np.full(60, 40), output, arrival_s=np.zeros(60))
+    order = rng.permutation(60)
+    latency = {"ttft_ms": 1e3 * first_s[order], "tpot_ms": np.full(60, 20.0)}
+    log = Log(trace, latency | {"e2el_ms": latency["ttft_ms"] + 200.0}, ())
+    assert begun_first(log, 6) == num_first
