@@ -71,14 +71,16 @@ def ask_all(
     bodies: Sequence[Mapping[str, Any]],
     told: Sequence[int] | None = None,
     at_a_time: int | None = None,
+    over_s: float = 0.0,
 ) -> list[Answer]:
-    """All answers, asked for at once, or so many at a time; none of them streams."""
+    """All answers, asked for at once, so many at a time, or evenly over so many seconds; none streams."""
 
     async def all_of_them() -> list[Answer]:
         places = asyncio.Semaphore(at_a_time or len(bodies))
         async with session() as client:
 
             async def one(k: int) -> Answer:
+                await asyncio.sleep(over_s * k / len(bodies))
                 async with places:
                     answer = json.loads(await ask(client, url, bodies[k], told[k] if told else None))
                     text = answer["choices"][0]["message"]["content"]

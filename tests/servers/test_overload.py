@@ -14,7 +14,9 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="needs the extra serve")
 
-from tests.servers.overload import SHORTEST, Case, Gain, breaches, gains, overload, rows_of
+from tests.servers.bound import breaches, overtaken_s
+from tests.servers.gain import Gain, Noise, gains
+from tests.servers.overload import SHORTEST, Case, Rounds, overload, rows_of
 from tests.servers.serve import essence
 from tests.servers.server_clock import ServerClock
 
@@ -59,17 +61,43 @@ def test_a_bound_is_broken_by_who_goes_before_one_that_waited_too_long() -> None
     assert breaches(in_order, bound_s=3.0) == 0
 
 
-def test_a_gain_is_missed_by_more_than_a_tenth_and_than_rounds_differ() -> None:
-    assert not Gain([0.31, 0.31], [0.33, 0.33], [0.0, 0.0]).is_missed
-    assert Gain([0.29, 0.29], [0.33, 0.33], [0.0, 0.0]).is_missed
-    assert not Gain([0.24, 0.34], [0.33, 0.33], [0.0, 0.0]).is_missed
-    assert Gain([0.24, 0.26], [0.33, 0.33], [0.0, 0.0]).verdict == (
-        "+8.0 points; a tenth is 2.5, rounds differ by 1.0: missed"
-    )
-    assert Gain([0.45, 0.45], [0.33, 0.33], [0.0, 0.0]).is_missed
-    assert not Gain([0.06, 0.34], [0.33, 0.33], [0.0, 0.0]).is_missed
-    one = Gain([0.25, 0.27], [0.33, 0.35], [0.0, 0.02])
-    assert one.error == pytest.approx(0.08) and one.spread == pytest.approx(0.01)
+def began(arrival_s: float, first_s: float) -> dict[str, Any]:
+    return {"arrival_s": arrival_s, "ttft_ms": 1e3 * (first_s - arrival_s)}
+
+
+def test_who_is_overtaken_is_found_by_first_tokens() -> None:
+    rows = [began(0.0, 9.0), began(1.0, 2.0), began(3.0, 4.0), began(8.995, 9.01), began(9.5, 9.6)]
+    assert overtaken_s(rows) == pytest.approx([1.0, 3.0])
+    assert overtaken_s(sorted(rows, key=lambda row: -row["ttft_ms"])) == pytest.approx([1.0, 3.0])
+
+
+def gain(measured: list[float], predicted: list[float], *others: tuple[list[float], list[float]]) -> Gain:
+    noise = Noise.of([(measured, predicted), *others])
+    return Gain(measured, predicted, [0.0] * len(measured), (0.2, 0.4), noise)
+
+
+def test_a_gain_is_missed_by_more_than_a_tenth_and_than_chance_explains() -> None:
+    within = gain([0.31, 0.31], [0.33, 0.33])
+    assert within.is_within_a_tenth and not within.is_missed and within.verdict.endswith("met")
+    assert gain([0.29, 0.29], [0.33, 0.33]).is_missed
+    assert gain([0.45, 0.45], [0.33, 0.33]).is_missed
+    scattered = gain([0.24, 0.34, 0.27], [0.33, 0.33, 0.33])
+    assert not scattered.is_within_a_tenth and not scattered.is_missed
+    assert scattered.verdict.endswith("within chance")
+    # By Student's t with two degrees of freedom: 2.92 times 0.01, over the root of 3.
+    close = gain([0.24, 0.25, 0.26], [0.33, 0.33, 0.33])
+    assert close.is_missed and close.verdict == "+8.0 ± 1.7 points; a tenth is 2.5: missed"
+    assert "25.0% ± 1.7; pilot 33.0% ± 0.0, other requests 20 to 40 %" in str(close)
+
+
+def test_what_ran_once_is_as_unsure_as_what_ran_more_often() -> None:
+    alone = gain([0.28], [0.245])
+    assert alone.noise.freedom == 0 and alone.is_missed
+    others = ([0.254, 0.230, 0.218], [0.246, 0.245, 0.247])
+    beside = gain([0.28], [0.245], others)
+    assert beside.noise.freedom == 2 and not beside.is_missed
+    assert not gain([0.28], [0.245], ([0.25, 0.25, 0.251], [0.246, 0.246, 0.247])).is_within_a_tenth
+    assert gain([0.28], [0.245], ([0.25, 0.25, 0.251], [0.246, 0.246, 0.247])).is_missed
 
 
 def event(text: str | None = None, **others: Any) -> bytes:
@@ -115,8 +143,8 @@ def test_a_gain_comes_true_at_the_demo_server(tmp_path: Path) -> None:
         extra={},
         in_pieces=True,
     )
-    assert len(list(overload(case, 60, 80, 1, tmp_path))) == 4
-    learnt = gains(case, 1, "wall", tmp_path)["learnt"]["mean_e2el_ms"]
+    assert len(list(overload(case, 60, 80, Rounds(1, 1), tmp_path))) == 4
+    learnt = gains(case, Rounds(1, 1), "wall", tmp_path)["learnt"]["mean_e2el_ms"]
     first, then = (answered(tmp_path / f"demo-{arm}-0.jsonl") for arm in ("fcfs", "learnt"))
     assert 1 - then / first == pytest.approx(learnt.predicted[0], abs=0.1) and learnt.predicted[0] > 0.2
     assert abs(learnt.replay[0]) < 0.3

@@ -121,6 +121,33 @@ def test_nobody_waits_beyond_the_bound_while_others_pass() -> None:
     with_fakes(test, {"scale": 0.6}, slots=1, max_wait_s=0.25)
 
 
+def test_an_upstream_that_is_told_overtakes_nobody_by_more_than_the_bound() -> None:
+    bound_s, began_s = 0.3, dict[str, float]()
+
+    async def test(up: Up, fake: Fake) -> None:
+        async def one(prompt: str, tokens: int) -> None:
+            arrived_s[prompt] = time.monotonic()
+            await up.ask(prompt, **told(tokens))
+            ended.append(prompt)
+
+        arrived_s, ended = dict[str, float](), list[str]()
+        blocker = asyncio.create_task(up.ask("blocker 9", **told(1)))
+        while not fake.order:
+            await asyncio.sleep(0.002)
+        tasks = [asyncio.create_task(one("long 3", 900))]
+        for k in range(50):
+            await asyncio.sleep(0.012)
+            tasks.append(asyncio.create_task(one(f"{k} 3", 3)))
+        await asyncio.gather(blocker, *tasks)
+        began_s.update(arrived_s)
+        before = ended[: ended.index("long 3")]
+        lead_s = [arrived_s[prompt] - arrived_s["long 3"] for prompt in before]
+        assert 0.4 * bound_s < max(lead_s) < bound_s + 0.05 and len(before) < 50
+
+    with_fakes(test, {"scale": 0.8, "slots": 1}, slots=1, act="tell", max_wait_s=bound_s, max_new_tokens=1000)
+    assert len(began_s) == 51
+
+
 def test_who_is_not_sent_by_its_deadline_hears_so() -> None:
     async def test(up: Up, fake: Fake) -> None:
         blocker = asyncio.create_task(up.ask("blocker 60"))
