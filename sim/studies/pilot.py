@@ -311,8 +311,9 @@ def _compared(
 def range_about(gain: float, drawn: Sequence[float]) -> tuple[float, float]:
     """The range about a gain in which `SHARE` of those drawn are: of the nearest to it.
 
-    Between two percentiles of those drawn it need not be itself: logs whose requests are drawn from another's
-    have gains that are lower, or higher, on the whole, where the gain is near to the most that there can be.
+    Between two percentiles of those drawn it need not be itself: whom the log's own requests met is one case
+    among many, and may be an odd one. The fewer requests there are, and the more of them failed, the more it
+    counts.
     """
     values = np.array(drawn)
     nearest = values[np.argsort(abs(values - gain), kind="stable")[: math.ceil(SHARE * len(values))]]
