@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +18,11 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="needs the extra serve")
 
-from tests.servers.bound import breaches, overtaken_s
+from tests.real.serving.upstream import Fake, listening
+from tests.servers.bound import CLOSE_S, breaches, overtaken_s, told
 from tests.servers.gain import Gain, Noise, gains
 from tests.servers.overload import SHORTEST, Case, Rounds, overload, rows_of
-from tests.servers.serve import essence
+from tests.servers.serve import SENT_AT_ONCE, TOLD, essence
 from tests.servers.server_clock import ServerClock
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what a process has used")
@@ -148,6 +153,45 @@ def test_a_gain_comes_true_at_the_demo_server(tmp_path: Path) -> None:
     first, then = (answered(tmp_path / f"demo-{arm}-0.jsonl") for arm in ("fcfs", "learnt"))
     assert 1 - then / first == pytest.approx(learnt.predicted[0], abs=0.1) and learnt.predicted[0] > 0.2
     assert abs(learnt.replay[0]) < 0.3
+
+
+@contextmanager
+def serving(fake: Fake) -> Iterator[str]:
+    """The URL of a fake upstream that has a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    listener = listening(fake)
+    try:
+        yield asyncio.run_coroutine_threadsafe(listener.__aenter__(), loop).result()
+        asyncio.run_coroutine_threadsafe(listener.__aexit__(None, None, None), loop).result()
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+
+
+@on_linux
+@pytest.mark.slow
+def test_an_upstream_that_goes_by_priorities_keeps_the_bound(tmp_path: Path) -> None:
+    with serving(Fake(slots=2, scale=0.6)) as url:
+        case = Case(
+            name="fake",
+            url=url,
+            pid=os.getpid(),
+            model="fake",
+            slots=2,
+            fcfs=SENT_AT_ONCE,
+            shortest=TOLD,
+            ran_slots=2,
+            extra={"fake": {"tokens": 1000}},  # as long as they may be
+            in_pieces=True,
+        )
+        assert len(list(overload(case, 40, 70, Rounds(1, 0), tmp_path))) == 3
+        found = told(case, 40, tmp_path)
+    assert found.breaches == 0 and 0 < found.furthest_s["bounded"] < found.bound_s + CLOSE_S
+    assert found.furthest_s["unbounded"] > found.furthest_s["bounded"]
+    assert found.longest_s["unbounded"] > found.longest_s["bounded"]
+    assert "is broken by 0; bounded: overtaken by who came up to" in str(found)
 
 
 def answered(log: Path) -> float:
