@@ -77,6 +77,7 @@ vllm-check: $(VLLM)/installed  # on one thread: two spin against each other on a
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m tests.benchmarks.throughput
 	$(BIN)/python -m tests.benchmarks.million
+	$(BIN)/python -m tests.benchmarks.instructions
 	$(BIN)/python -m tests.benchmarks.overload
 	$(BIN)/python -m tests.benchmarks.scale
 	$(BIN)/python -m tests.benchmarks.serve
