@@ -18,9 +18,9 @@ LEAST_S = 15.0
 """Seconds of runs from which on the fewest runs are enough: what else a machine does comes and goes."""
 
 
-def capacity_of(url: str, trace: str, slots: int) -> float:
-    """Requests per second of a server that works on `slots` at a time: the median of short runs, so that no
-    busy moment decides. A first run, which warms the server up, does not count.
+def saturated_rates(url: str, trace: str, slots: int) -> list[float]:
+    """Requests per second of a server that works on `slots` at a time, in each of some short runs: in their
+    median no busy moment decides. A first run, which warms the server up, does not count.
     """
     watched(url, WorkloadSettings(trace=trace, num_prompts=slots, request_rate=float("inf")))
     workload = WorkloadSettings(trace=trace, num_prompts=AT_ONCE, request_rate=float("inf"))
@@ -28,7 +28,7 @@ def capacity_of(url: str, trace: str, slots: int) -> float:
     begin = time.monotonic()
     while len(rates) < LEAST_RUNS or (len(rates) < MOST_RUNS and time.monotonic() - begin < LEAST_S):
         rates.append(saturated_rate(watched(url, workload).log["finish_s"].to_numpy(), slots))
-    return float(np.median(rates))
+    return rates
 
 
 def saturated_rate(finish_s: npt.NDArray[np.float64], slots: int) -> float:

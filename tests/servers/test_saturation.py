@@ -46,14 +46,14 @@ def test_a_run_that_met_a_busy_machine_decides_nothing(
     monkeypatch.setattr(saturation, "watched", watched)
     monkeypatch.setattr(saturation, "LEAST_RUNS", len(waves_s))
     monkeypatch.setattr(saturation, "LEAST_S", 0.0)
-    assert saturation.capacity_of("url", TRACE, 8) == pytest.approx(4.0)
+    assert np.median(saturation.saturated_rates("url", TRACE, 8)) == pytest.approx(4.0)
 
 
 def test_short_runs_go_on_until_they_have_lasted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(saturation, "LEAST_S", 60.0)
     does = Behaviour()
     with serving(does) as url:
-        assert saturation.capacity_of(url, TRACE, 8) > 0
+        assert min(saturation.saturated_rates(url, TRACE, 8)) > 0
     runs = saturation.MOST_RUNS
     assert len(does.seen) == 8 + runs * saturation.AT_ONCE + 2 * (1 + runs)  # two probes each
 
