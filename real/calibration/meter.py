@@ -18,7 +18,7 @@ from traces.trace import IntArray
 
 from ..engines.engine import Engine, Machine, Part
 from ..lengths.prompts import random_tokens
-from .cells import HEADROOM_TOKENS, STEPS_PER_VISIT, Cell
+from .cells import HEADROOM_TOKENS, STEPS_PER_VISIT, WARM_UP_STEPS, Cell
 
 HOST_ROWS = (1, 16, 64)
 HOST_CONTEXT = 64
@@ -85,7 +85,7 @@ class Meter:
         """
         times = {"decode": self._decode, "prefill": self._prefill, "mixed": self._mixed}[cell.kind](cell)
         self.engine.release()
-        # The timed steps of a decode visit follow one that warms up.
+        # The first step that is timed on a decode visit is the one after the cell's context.
         grown = 1 + STEPS_PER_VISIT // 2 if cell.kind == "decode" else 0
         contexts = [tokens + grown for tokens in cell.contexts]
         return {
@@ -126,12 +126,15 @@ class Meter:
     def _timed(self, function: Callable[[], object]) -> StepTime:
         return timed(self.engine.device, function, self.clock)
 
-    def _prime(self, contexts: Sequence[int]) -> None:
-        self.engine.prime(contexts)
-        self.engine.decode()
+    def _prime(self, contexts: Sequence[int], warm_ups: int = 1) -> None:
+        """A batch that has decoded `warm_ups` steps, the last of them at these contexts."""
+        self.engine.prime([tokens - (warm_ups - 1) for tokens in contexts])
+        for _ in range(warm_ups):
+            self.engine.decode()
 
     def _decode(self, cell: Cell) -> list[StepTime]:
-        self._prime(cell.contexts)
+        warm_ups = 1 if self.engine.device.type == "cuda" else WARM_UP_STEPS
+        self._prime(cell.contexts, min(warm_ups, *cell.contexts))
         return [self._timed(self.engine.decode) for _ in range(STEPS_PER_VISIT)]
 
     def _prefill(self, cell: Cell) -> list[StepTime]:
