@@ -54,6 +54,8 @@ def describe(profile: Profile) -> list[tuple[str, str]]:
         label = f"decode iteration, batch {n}"
         rows.append((label, f"{cost.decode_s(n, n * context) * 1e3:.2f} ms at {context} context tokens each"))
     rows.append(("prefill of 512 tokens", f"{cost.padded_prefill_s(1, 512) * 1e3:.2f} ms"))
+    if cost.decode_context is not None:
+        rows.append(("context", _per_context(cost.decode_context, cost)))
     if cost.decode_uneven is not None:
         rows.append(("uneven contexts", _alpha(cost.decode_uneven, cost)))
     rows.append(("knee", f"batch {cost.knee(context)}, beyond which a doubling adds under 25 % tokens/s"))
@@ -102,6 +104,12 @@ def _host_rows(host: Host) -> list[tuple[str, str]]:
         if constant or each:
             rows.append((f"host, {label}", f"{constant:g} ms, {each:+g} ms for each request under way"))
     return rows
+
+
+def _per_context(curve: PiecewiseLinear, cost: StepCost) -> str:
+    """What a context token costs, which depends on how many sequences decode."""
+    costs = [1e6 * cost.decode_context_s(max(1, int(n))) for n in curve.sizes]
+    return f"a token costs a decode iteration {min(costs):.3g} to {max(costs):.3g} µs, by how many decode"
 
 
 def _alpha(curve: PiecewiseLinear, cost: StepCost) -> str:

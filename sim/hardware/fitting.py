@@ -1,7 +1,7 @@
 """Fits a profile to measured iterations and estimates its errors; knows nothing of how they were measured.
 
-The two regimes of `StepCost` are fitted separately. Further terms of the mixed regime are chosen by the error
-on grid cells that the fit did not see.
+The two regimes of `StepCost` are fitted separately. Whether what a context token costs depends on the batch,
+and further terms of the mixed regime, are chosen by the error on grid cells that the fit did not see.
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import date as Date
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from sim.hardware.context_slopes import PER_CONTEXT, choose_num_slopes
 from sim.hardware.datasheets import Gpu
 from sim.hardware.kv_memory import KvMemory
 from sim.hardware.model_shape import ModelShape
+from sim.hardware.piecewise_linear import PiecewiseLinear
 from sim.hardware.profile import Kind, Profile, Provenance
 from sim.hardware.regime_fit import (
     Cells,
@@ -26,6 +29,7 @@ from sim.hardware.regime_fit import (
     cell_folds,
     choose_terms,
     cross_validate,
+    errors_of_unseen,
     fit_regime,
     size_folds,
     summarise,
@@ -33,10 +37,9 @@ from sim.hardware.regime_fit import (
 from sim.hardware.step_cost import StepCost
 from sim.hardware.steps_file import COUNTS, LONGEST, read_steps, with_longest
 from sim.hardware.uneven_contexts import (
-    PER_CONTEXT,
     UNEVEN,
     DecodeFit,
-    cross_validate_decode,
+    even_cells,
     fit_decode,
     uneven_tokens,
 )
@@ -96,6 +99,11 @@ class FitReport:
     are too few cells or sizes for it."""
     alpha: tuple[tuple[float, float], ...]
     """(sequences, alpha of uneven contexts in decode-only iterations); empty where it was not measured."""
+    slopes: tuple[tuple[float, float], ...]
+    """(sequences, seconds per context token in decode-only iterations); one where it does not depend on
+    them."""
+    tried_slopes: dict[int, float]
+    """Cross-validated mean error of every number of slopes that was tried."""
     terms: tuple[str, ...]
     """The coefficients that the mixed regime has."""
     repeats: Repeats | None
@@ -117,6 +125,9 @@ class FitReport:
         ]
         if self.repeats is not None:
             rows.append(("repeated rows", self.repeats.text))
+        if len(self.slopes) > 1:
+            costs = ", ".join(f"{1e6 * seconds:.3g} µs at batch {n:g}" for n, seconds in self.slopes)
+            rows.append(("a context token, decode only", costs))
         rows.append(("mixed terms", ", ".join(self.terms)))
         if self.alpha:
             shares = ", ".join(f"{share:.3f} at batch {n:g}" for n, share in self.alpha)
@@ -162,9 +173,11 @@ def fit(
     num_rows = np.asarray(by_cell.size(), dtype=np.int64)
     medians_ms = np.asarray(by_cell.median(), dtype=np.float64)
     report = replace(report, repeats=_repeats(report, num_rows, medians_ms / 1e3))
-    coefficients: dict[str, Any] = {**decode_fit.even.coefficients, **mixed_fit.coefficients}
+    coefficients: dict[str, Any] = {**mixed_fit.coefficients, **_beside_prefill(cells, decode_fit)}
     cost = StepCost(
         decode_base=decode_fit.even.base,
+        decode_per_context_s=decode_fit.even.least_s,
+        decode_context=decode_fit.even.beyond,
         mixed_base=mixed_fit.base,
         host_ms=round(host_s * 1e3, 9),
         ragged_prefill=ragged_prefill,
@@ -190,7 +203,8 @@ def _fit_regimes(
 ) -> tuple[DecodeFit, RegimeFit, FitReport]:
     """The fits of decode-only and of mixed iterations, and the report on both."""
     decode, mixed = _decode_cells(cells.loc[~mixed_rows]), _mixed_cells(cells.loc[mixed_rows])
-    decode_fit = fit_decode(decode)
+    num_slopes, tried_slopes = choose_num_slopes(even_cells(decode))
+    decode_fit = fit_decode(decode, num_slopes)
     terms = list(ALWAYS)
     if mixed.terms["mixed_per_uneven_s"].any():
         terms.append("mixed_per_uneven_s")
@@ -199,8 +213,6 @@ def _fit_regimes(
     if folds is not None:
         terms, tried = choose_terms(mixed, terms, CANDIDATES, folds)
     mixed_fit = fit_regime(mixed, terms)
-    if not mixed.terms["mixed_per_context_s"].any():
-        mixed_fit.coefficients["mixed_per_context_s"] = decode_fit.per_context_s
 
     fitted = np.empty(len(cells))
     fitted[~mixed_rows], fitted[mixed_rows] = decode_fit.predict(decode), mixed_fit.predict(mixed)
@@ -208,14 +220,27 @@ def _fit_regimes(
         measured_s=_column(cells, "step_ms") / 1e3,
         fitted_s=fitted,
         is_mixed=mixed_rows,
-        errors=_errors(decode, decode_fit, mixed, mixed_fit),
+        errors=_errors(decode, decode_fit, num_slopes, mixed, mixed_fit),
         alpha=decode_fit.alpha,
+        slopes=decode_fit.even.slopes,
+        tried_slopes=tried_slopes,
         terms=tuple(terms),
         repeats=None,
         tried=tried,
         notes=_notes(cells.loc[~mixed_rows], cells.loc[mixed_rows], decode_fit),
     )
     return decode_fit, mixed_fit, report
+
+
+def _beside_prefill(cells: pd.DataFrame, decode_fit: DecodeFit) -> dict[str, Any]:
+    """Where no row shows what context costs beside a prefill: what it costs without."""
+    if (cells["decode_context_tokens"] * cells["num_prefill"]).any():
+        return {}
+    even = decode_fit.even
+    if even.beyond is None:
+        return {"mixed_per_context_s": even.least_s}
+    # Beside this curve a context token costs what it does in a decode-only iteration.
+    return {"mixed_decode": PiecewiseLinear((1.0,), (0.0,))}
 
 
 def _repeats(report: FitReport, num_rows: IntArray, medians_s: FloatArray) -> Repeats | None:
@@ -269,12 +294,12 @@ def _uneven(rows: pd.DataFrame) -> FloatArray:
 
 
 def _errors(
-    decode: Cells, decode_fit: DecodeFit, mixed: Cells, mixed_fit: RegimeFit
+    decode: Cells, decode_fit: DecodeFit, num_slopes: int, mixed: Cells, mixed_fit: RegimeFit
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Summaries of the errors of both regimes, and of their cells with uneven contexts."""
-    terms = list(mixed_fit.coefficients)
+    terms, refit = list(mixed_fit.coefficients), partial(fit_decode, num_slopes=num_slopes)
     judged = {
-        "decode_only": _judge(decode, decode_fit, cross_validate_decode),
+        "decode_only": _judge(decode, decode_fit, partial(errors_of_unseen, fit=refit)),
         "mixed": _judge(mixed, mixed_fit, lambda cells, folds: cross_validate(cells, terms, folds)),
     }
     is_uneven = {"decode_only": decode.terms[UNEVEN] > 0, "mixed": mixed.terms["mixed_per_uneven_s"] > 0}
@@ -338,6 +363,8 @@ def _description(kind: Kind, num_rows: int, num_cells: int, report: FitReport) -
         "the relative error; terms of the mixed regime chosen by cross-validation: "
         f"{', '.join(report.terms)}."
     )
+    if len(report.slopes) > 1:
+        text += " What a context token costs depends on the batch, by cross-validation too."
     if report.repeats is not None:
         text += f" Repeated rows: {report.repeats.text}."
     return " ".join([text, *report.notes])

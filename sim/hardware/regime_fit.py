@@ -12,8 +12,9 @@ function that is used later.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +46,13 @@ class Cells:
     sizes: FloatArray
     terms: Mapping[str, FloatArray]
     seconds: FloatArray
+
+
+class Fitted(Protocol):
+    """What was fitted to some cells."""
+
+    def predict(self, cells: Cells) -> FloatArray:
+        """Seconds for every cell, shape (n,)."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,16 @@ def cross_validate(cells: Cells, terms: Sequence[str], folds: IntArray, passes: 
     return errors
 
 
+def errors_of_unseen(cells: Cells, folds: IntArray, fit: Callable[[Cells], Fitted]) -> FloatArray:
+    """Relative error of every cell, predicted by `fit` of the other folds. folds: shape (n,), from 0."""
+    errors = np.empty(len(cells.seconds))
+    for fold in range(int(folds.max()) + 1):
+        test = folds == fold
+        unseen = take(cells, test)
+        errors[test] = fit(take(cells, ~test)).predict(unseen) / unseen.seconds - 1
+    return errors
+
+
 def cell_folds(num_cells: int) -> IntArray | None:
     """Folds that leave out a random tenth of the cells; None for fewer than three cells."""
     if num_cells < 3:
@@ -130,12 +148,14 @@ def size_folds(sizes: FloatArray) -> IntArray | None:
     return None if folds is None else folds[place]
 
 
-def choose_knots(sizes: FloatArray) -> FloatArray:
-    """The measured sizes, or at most `MAX_KNOTS` of them, evenly spread in ratio."""
+def choose_knots(sizes: FloatArray, most: int = MAX_KNOTS) -> FloatArray:
+    """The measured sizes, or about `most` of them, evenly spread in ratio; both ends are among them unless
+    `most` is 1.
+    """
     distinct = np.unique(sizes)
-    if len(distinct) <= MAX_KNOTS:
-        return distinct
-    targets = np.geomspace(max(distinct[0], 1.0), distinct[-1], MAX_KNOTS)
+    if len(distinct) <= most or most == 1:
+        return distinct[:most]
+    targets = np.geomspace(max(distinct[0], 1.0), distinct[-1], most)
     places = np.clip(np.searchsorted(distinct, targets), 0, len(distinct) - 1)
     positions = np.union1d(places, [0, len(distinct) - 1])
     return np.asarray(distinct[positions], dtype=np.float64)

@@ -9,39 +9,33 @@ and at its longest context, so that what the affine even part misses does not be
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from sim.hardware.context_slopes import PER_CONTEXT, EvenFit, fit_even
 from sim.hardware.piecewise_linear import PiecewiseLinear
-from sim.hardware.regime_fit import Cells, FloatArray, IntArray, RegimeFit, fit_regime, take
+from sim.hardware.regime_fit import Cells, FloatArray, take
 
 UNEVEN = "uneven_tokens"
 """The name that U = n * m - S has among the terms of the cells."""
-
-PER_CONTEXT = "decode_per_context_s"
 
 
 @dataclass(frozen=True)
 class DecodeFit:
     """The even part of the decode-only regime, and alpha by the number of sequences, sizes rising."""
 
-    even: RegimeFit
+    even: EvenFit
     alpha: tuple[tuple[float, float], ...]
-
-    @property
-    def per_context_s(self) -> float:
-        """Seconds per context token."""
-        return self.even.coefficients[PER_CONTEXT]
 
     @property
     def curve(self) -> PiecewiseLinear | None:
         """`StepCost.decode_uneven`: n * alpha * seconds per context token."""
         if not self.alpha:
             return None
-        sizes = tuple(n for n, _ in self.alpha)
-        return PiecewiseLinear(sizes, tuple(n * a * self.per_context_s for n, a in self.alpha), may_fall=True)
+        sizes, alpha = (np.array(column) for column in zip(*self.alpha, strict=True))
+        seconds = sizes * alpha * self.even.per_context_s(sizes)
+        return PiecewiseLinear(tuple(map(float, sizes)), tuple(map(float, seconds)), may_fall=True)
 
     def predict(self, cells: Cells) -> FloatArray:
         """Seconds for every cell, shape (n,)."""
@@ -58,17 +52,24 @@ def uneven_tokens(num_decode: FloatArray, context_tokens: FloatArray, longest: F
     return np.where(short > 1e-9 * context_tokens, short, 0.0)
 
 
-def fit_decode(cells: Cells) -> DecodeFit:
-    """The decode-only regime from cells with the terms `PER_CONTEXT` (S) and `UNEVEN` (U)."""
+def even_cells(cells: Cells) -> Cells:
+    """Those with even contexts; all, where there is none."""
     is_even = cells.terms[UNEVEN] == 0
-    even = take(cells, is_even) if is_even.any() else cells
+    return take(cells, is_even) if is_even.any() else cells
+
+
+def fit_decode(cells: Cells, num_slopes: int = 1) -> DecodeFit:
+    """The decode-only regime from cells with the terms `PER_CONTEXT` (S) and `UNEVEN` (U); `num_slopes`: see
+    `fit_even`.
+    """
+    is_even = cells.terms[UNEVEN] == 0
     alpha = []
     for n in np.unique(cells.sizes[~is_even]):
         same = cells.sizes == n
         measured = _alpha(take(cells, same & is_even), take(cells, same & ~is_even))
         if measured is not None:
             alpha.append((float(n), measured))
-    return DecodeFit(fit_regime(even, [PER_CONTEXT]), tuple(alpha))
+    return DecodeFit(fit_even(even_cells(cells), num_slopes), tuple(alpha))
 
 
 def _alpha(even: Cells, uneven: Cells) -> float | None:
@@ -91,15 +92,3 @@ def _alpha(even: Cells, uneven: Cells) -> float | None:
     if not squares:
         return None
     return max(0.0, float((gap[inside] * excess[inside]).sum()) / squares)
-
-
-def cross_validate_decode(
-    cells: Cells, folds: IntArray, fit: Callable[[Cells], DecodeFit] = fit_decode
-) -> FloatArray:
-    """Relative error of every cell, predicted by a fit that never saw its fold. folds: shape (n,), from 0."""
-    errors = np.empty(len(cells.seconds))
-    for fold in range(int(folds.max()) + 1):
-        test = folds == fold
-        unseen = take(cells, test)
-        errors[test] = fit(take(cells, ~test)).predict(unseen) / unseen.seconds - 1
-    return errors
