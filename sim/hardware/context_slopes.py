@@ -10,6 +10,7 @@ error on cells and on batch sizes that the fit did not see.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -34,6 +35,8 @@ MOST_SLOPES = 5
 LEAST_GAIN = 0.0025
 """A further knot lowers the mean relative error by this at least: less is lost in what one run differs from
 another."""
+STANDARD_ERRORS = 2
+"""And by so many standard errors of what it gains on the cells."""
 
 
 @dataclass(frozen=True)
@@ -96,19 +99,26 @@ def choose_num_slopes(cells: Cells) -> tuple[int, dict[int, float]]:
     by_cell, by_size = cell_folds(len(cells.seconds)), size_folds(cells.sizes)
     if by_cell is None or by_size is None:
         return 1, {}
-    chosen, tried = 1, {1: _mean_error(cells, by_cell, 1)}
-    best, best_of_sizes = tried[1], _mean_error(cells, by_size, 1)
+    chosen, best, best_of_sizes = 1, _errors(cells, by_cell, 1), float(_errors(cells, by_size, 1).mean())
+    tried = {1: float(best.mean())}
     for number in range(2, 1 + min(MOST_SLOPES, len(np.unique(cells.sizes)))):
-        error = tried[number] = _mean_error(cells, by_cell, number)
-        if error > best - max(WORTHWHILE * best, LEAST_GAIN):
+        errors = _errors(cells, by_cell, number)
+        tried[number] = float(errors.mean())
+        if not _is_worthwhile(best, errors):
             continue
-        of_sizes = _mean_error(cells, by_size, number)
+        of_sizes = float(_errors(cells, by_size, number).mean())
         if of_sizes <= best_of_sizes:
-            chosen, best, best_of_sizes = number, error, of_sizes
+            chosen, best, best_of_sizes = number, errors, of_sizes
     return chosen, tried
 
 
-def _mean_error(cells: Cells, folds: IntArray, num_slopes: int) -> float:
-    """Mean absolute relative error on cells left out of the fit."""
-    errors = errors_of_unseen(cells, folds, partial(fit_even, num_slopes=num_slopes))
-    return float(np.mean(np.abs(errors)))
+def _errors(cells: Cells, folds: IntArray, num_slopes: int) -> FloatArray:
+    """Absolute relative errors on cells left out of the fit, shape (n,)."""
+    return np.abs(errors_of_unseen(cells, folds, partial(fit_even, num_slopes=num_slopes)))
+
+
+def _is_worthwhile(before: FloatArray, after: FloatArray) -> bool:
+    """Whether errors are so much smaller that it is no chance, and matters. Both of shape (n,)."""
+    gain = before - after
+    by_chance = STANDARD_ERRORS * float(gain.std(ddof=1)) / math.sqrt(len(gain))
+    return float(gain.mean()) >= max(WORTHWHILE * float(before.mean()), LEAST_GAIN, by_chance)

@@ -48,6 +48,29 @@ def test_a_cost_that_depends_on_the_batch_is_recovered(true: StepCost) -> None:
     assert Profile.from_json(profile.to_json()) == profile
 
 
+BATCHES = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192)
+COSTS_US = (0.15, 0.15, 0.15, 0.16, 0.19, 0.24, 0.28, 0.32, 0.32, 0.315, 0.31)
+BASES_MS = (0.77, 0.8, 0.84, 0.88, 0.95, 1.09, 1.15, 1.2, 1.5, 1.75, 2.15)
+"""About what the tiny model takes on a processor, whose caches hold the KV cache of 16 sequences."""
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_on_a_processor_small_batches_are_not_predicted_by_what_large_ones_take(seed: int) -> None:
+    grid = [(k, each) for k in range(len(BATCHES)) for each in (22, 38, 134, 214)]
+    n = np.array([float(BATCHES[k]) for k, _ in grid])
+    context = np.array([float(BATCHES[k] * each) for k, each in grid])
+    true_ms = np.array([BASES_MS[k] + COSTS_US[k] * BATCHES[k] * each / 1e3 for k, each in grid])
+    noise = np.random.default_rng(seed).normal(1.0, 0.015, len(grid))
+    cells = Cells(n, {PER_CONTEXT: context}, true_ms * noise / 1e3)
+    number, _ = choose_num_slopes(cells)
+    assert number > 1
+    middle = Cells(np.array([16.0]), {PER_CONTEXT: np.array([16 * 150.0])}, np.array([1.0]))
+    one, several = (1e3 * fit_even(cells, k).predict(middle)[0] for k in (1, number))
+    truth = BASES_MS[4] + COSTS_US[4] * 2.4
+    assert several == pytest.approx(truth, rel=0.025)
+    assert abs(several - truth) < 0.6 * abs(one - truth)
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("noise", [0.0, 0.01])
 def test_a_cost_that_does_not_is_one_number(noise: float, seed: int) -> None:
