@@ -134,16 +134,17 @@ class Validation:
         if self.calibration is not None:
             visits = (FIRST_PASSES + passes) * len(self.calibration.cells)
             to_visit = max(0, visits - len(self.calibration.rows))
+        for _ in range(warm_ups):
+            for _ in self._in_turns({pair: self.start(*pair) for pair in pairs}, rng):
+                pass
+        if self.calibration is not None:
+            self.num_rows_before = len(self.calibration.rows)
         num_works = repeats * sum(self.num_works(*pair) for pair in pairs)
         works = visited = 0
         progress = Progress(self.say, "runs and visits between them", num_works + to_visit)
-        for repeat in range(-warm_ups, repeats):
-            if repeat == 0 and self.calibration is not None:
-                self.num_rows_before = len(self.calibration.rows)
+        for repeat in range(repeats):
             started = {pair: self.start(*pair) for pair in pairs}
             for done in self._in_turns(started, rng):
-                if repeat < 0:
-                    continue
                 works += done
                 if self.calibration is not None:
                     due = min(to_visit, works * to_visit // num_works) - visited
@@ -152,8 +153,6 @@ class Validation:
                         self.calibration.measure(1)
                         progress.advance()
                 progress.advance(done)
-            if repeat < 0:
-                continue
             for pair, run in started.items():
                 self.runs.setdefault(pair, []).append(run.measured())
             self.say(f"round {repeat + 1} of {repeats} done")
