@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ pytest.importorskip("aiohttp", reason="needs the extra serve")
 from tests.real.observing.server import Behaviour, serving
 from tests.servers import validate
 from tests.servers.started import Server, free_port, running
+from tests.servers.verdicts import RULE, status_of
 
 STEADY = Server("steady", [], {}, "continuous:max_num_seqs=64")
 
@@ -113,19 +115,38 @@ web.run_app(app_of(Behaviour(first_s=0.05, gap_s=0.01)), host="127.0.0.1", port=
 """
 
 
+def started(folder: Path, seconds: float) -> list[str]:
+    """The command that watches a server of known behaviour in place of llama.cpp, and no vLLM. Its process id
+    is in the file `pid`.
+    """
+    root = Path(__file__).parents[2]
+    (folder / "server.py").write_text(SERVER.format(root=str(root)))
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\necho $$ > {folder}/pid\nexec {sys.executable} {folder}/server.py "$@"\n')
+    python.chmod(0o755)
+    flags = ["--servers-python", str(python), "--vllm-python", "none", "--seconds", str(seconds)]
+    return [sys.executable, "-m", "tests.servers.validate", "--out", str(folder / "out"), *flags]
+
+
+@pytest.mark.slow
+def test_a_whole_run_ends_with_verdicts_and_their_exit_status(tmp_path: Path) -> None:
+    run = subprocess.run(
+        started(tmp_path, 0.5), cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300
+    )
+    figures = json.loads(run.stdout.splitlines()[-1])
+    outcomes = [each["outcome"] for each in figures["verdicts"]["llama.cpp"]]
+    assert run.returncode == status_of(outcomes), run.stderr
+    assert [row["is_left_out"] for row in figures["rows"]] == [False, False, True, False]
+    assert RULE in run.stderr and "the median of" in run.stderr and not figures["failed"]
+    assert all(f": {outcome}\n" in run.stderr for outcome in outcomes)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_stops_its_server_and_keeps_its_logs(number: int, tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
-    (tmp_path / "server.py").write_text(SERVER.format(root=str(root)))
-    python, pid = tmp_path / "python", tmp_path / "pid"
-    python.write_text(f'#!/bin/sh\necho $$ > {pid}\nexec {sys.executable} {tmp_path}/server.py "$@"\n')
-    python.chmod(0o755)
-    command = [sys.executable, "-m", "tests.servers.validate", "--out", str(tmp_path / "out")]
-    flags = ["--servers-python", str(python), "--vllm-python", "none", "--seconds", "3"]
     # As a shell starts what is to run in the background.
-    ignoring = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *command, *flags]
-    process = subprocess.Popen(ignoring, cwd=root, stderr=subprocess.PIPE, text=True)
+    ignoring = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *started(tmp_path, 3)]
+    process = subprocess.Popen(ignoring, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (logs := list(tmp_path.glob("out/llama.cpp-*.csv"))) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -134,4 +155,4 @@ def test_interrupted_it_stops_its_server_and_keeps_its_logs(number: int, tmp_pat
     assert process.returncode == 130 and "Traceback" not in err, err
     assert err.splitlines()[-1].startswith("interrupted: ") and logs and logs[0].exists()
     with pytest.raises(ProcessLookupError):
-        os.kill(int(pid.read_text()), 0)
+        os.kill(int((tmp_path / "pid").read_text()), 0)
