@@ -182,17 +182,18 @@ class StepCost:
         if base is None:
             base = self._mixed_base_s(tokens)
         keys = prefill_attention / prefill_tokens
-        longest = keys
-        if num_decode and decode_context_tokens > keys * num_decode:
-            longest = decode_context_tokens / num_decode
         seconds = (
             base
             + self.mixed_per_context_s * decode_context_tokens
             + self.mixed_per_attention_s * prefill_attention
             + self.mixed_per_decode_s * num_decode
-            + self.mixed_per_longest_s * longest
-            + self.mixed_per_key_s * keys
         )
+        if self._has_longest:
+            longest = keys
+            if num_decode and decode_context_tokens > keys * num_decode:
+                longest = decode_context_tokens / num_decode
+            seconds += self.mixed_per_longest_s * longest
+        seconds += self.mixed_per_key_s * keys
         if uneven_tokens and self._has_longest:
             row = (decode_context_tokens + uneven_tokens) / num_decode
             seconds += self.mixed_per_uneven_s * uneven_tokens
@@ -204,7 +205,8 @@ class StepCost:
         seconds += new * (self.mixed_per_reach_s + self.mixed_per_share_s / (num_prefill * reach))
         if num_decode and self.mixed_decode is not None:
             seconds += self._mixed_decode_cache.get(num_decode) or self._mixed_decode_s(num_decode)
-            seconds += self.decode_context_s(num_decode) * decode_context_tokens
+            _, per_token_s = self._decode_cache.get(num_decode) or self._decode_terms_s(num_decode)
+            seconds += per_token_s * decode_context_tokens
         return seconds
 
     def padded_prefill_s(self, rows: int, padded_prompt_tokens: int) -> float:
