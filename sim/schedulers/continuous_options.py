@@ -19,11 +19,10 @@ RULE_OPTIONS = {
 
 ADMISSIONS = ("chunk", "prompt", "predicted")
 
-GUARDED = ("ltr", "mlfq", "memory-time")
-"""Orders under which a request that starves goes first, unless said otherwise."""
-
-STARVES = 1000
-"""Iterations after which it does."""
+STARVES = {"ltr": 1000, "mlfq": 1000, "memory-time": 3000}
+"""Orders under which a request that starves goes first, unless said otherwise, and iterations after which it
+does: under memory-time later, as 1000 takes most of what it gains where the queue is long (docs/policies.md).
+"""
 
 BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("preempt_until", 0, 1),
@@ -79,7 +78,7 @@ class ContinuousOptions:
     """
     starve_after: int | None = None
     """Iterations after which a waiting request goes before all others, for `quantum` tokens where orders
-    preempt; 0: never; default: 1000 under ltr, mlfq and memory-time, else 0.
+    preempt; 0: never; default: 1000 under ltr and mlfq, 3000 under memory-time, else 0.
     """
     quantum: int = 128
     """Tokens that a request then gets before it can be preempted again."""
@@ -155,7 +154,7 @@ class ContinuousOptions:
     @property
     def starves_after(self) -> int:
         """`starve_after`, or what the order says."""
-        return STARVES * (self.order in GUARDED) if self.starve_after is None else self.starve_after
+        return STARVES.get(self.order, 0) if self.starve_after is None else self.starve_after
 
     @property
     def is_ranked(self) -> bool:

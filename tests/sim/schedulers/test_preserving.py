@@ -226,6 +226,43 @@ def test_who_comes_back_to_memory_goes_first() -> None:
         assert result.columns["finish_s"].tolist() == finish_s
 
 
+SLOW, FAST = "cpu:64GiB@1GB/s,blocking", "cpu:256GiB@50GB/s"
+
+
+@pytest.mark.parametrize(
+    ("wait_s", "prompt_tokens", "rate", "kv_blocks", "tier", "best"),
+    [
+        (0.5, 3000, 4, 12_000, SLOW, "preserve"),
+        (3, 300, 30, 4000, SLOW, "discard"),
+        (20, 3000, 4, 12_000, FAST, "swap"),
+    ],
+)
+def test_each_way_is_best_somewhere_and_the_least_waste_finds_it(
+    wait_s: float, prompt_tokens: int, rate: float, kv_blocks: int, tier: str, best: str
+) -> None:
+    """Short waits, long ones of short prompts, long ones of long prompts beside a fast link."""
+
+    def mean_s(way: str, kv_tier: str | None, seed: int) -> float:
+        result = simulate(
+            f"sessions:turns=5,think_s={wait_s},prompt_tokens={prompt_tokens},output_tokens=80,system_tokens=200",
+            policy=f"continuous:prefix_caching=on,waits={way}",
+            profile="h100-llama-3.1-8b-vllm",
+            predictor="exact",
+            num_prompts=400,
+            request_rate=rate,
+            kv_blocks=kv_blocks,
+            kv_tier=kv_tier,
+            seed=seed,
+        )
+        return float(result.summary["mean_session_ms"]) / 1e3
+
+    for seed in (0, 1):
+        tiers = {"discard": None, "preserve": None, "swap": tier}
+        times = {way: mean_s(way, kv_tier, seed) for way, kv_tier in tiers.items()}
+        assert min(times, key=times.__getitem__) == best, times
+        assert mean_s("least-waste", tiers[best], seed) <= 1.01 * times[best]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
