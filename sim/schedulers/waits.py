@@ -1,8 +1,8 @@
 """What becomes of a turn's memory while its session waits for a tool or a person, and what that wastes.
 
 Three ways, those of InferCept (arXiv 2402.01869): `preserve` the KV in memory, `discard` it and compute it
-again, or `swap` it to the host and back. The waste of each is memory over time that serves nobody (its
-equations 1 to 3), in token-seconds: C tokens of the turn, C_other of those that run beside it,
+again, or `swap` it to the host and back. The waste of each is memory over time that serves nobody, in
+token-seconds: C tokens of the turn, C_other of those that run beside it,
 
     preserve  wait * C
     discard   forward(C) * (C + C_other)           others stand still while the prompt is computed again

@@ -11,7 +11,7 @@ import pytest
 from sim.hardware.profile import Profile
 from sim.results.paired import NONE, gains
 from sim.scenario.scenario import scenario
-from sim.studies.arena import PREDICTORS, arena, entries
+from sim.studies.arena import POLICIES, PREDICTORS, SESSION_POLICIES, arena, default_policies, entries
 from sim.studies.cases import Case
 from traces.errors import InputError
 
@@ -69,3 +69,23 @@ def test_arena(profile: Profile, tmp_path: Path) -> None:
 
 def test_the_default_predictors_can_all_be_made(profile: Profile) -> None:
     assert len(entries([LTR], PREDICTORS, scenario("fixed", num_prompts=2, profile=profile))) == 4
+
+
+def test_sessions_have_policies_and_times_of_their_own(profile: Profile) -> None:
+    talk = "sessions:turns=3,think_s=1"
+    assert default_policies("fixed", {"num_prompts": 2, "profile": profile}) == POLICIES
+    settings: Any = {"num_prompts": 9, "profile": profile, "burstiness": 0.5}
+    assert default_policies(talk, settings) == POLICIES + SESSION_POLICIES
+    holding = SESSION_POLICIES[-1]
+    frame = arena(
+        talk,
+        cases=(Case("scarce", 200),),
+        policies=[holding],
+        predictors=["exact", "rank:tau=0.5", "constant:tokens=9"],
+        loads=(1.2,),
+        num_seeds=1,
+        num_prompts=90,
+        profile=profile,
+    )
+    assert frame.predictor.tolist() == [NONE, "exact", "constant:tokens=9"], "a rank is no wait"
+    assert (frame.mean_session_ms > frame.mean_e2el_ms).all() and (frame.p99_session_ms > 0).all()
