@@ -8,7 +8,7 @@ priority`). Of each:
 
 1. Prompts go to it directly and through `seqsched serve`, decoded greedily, streaming and not: every answer
    must be the same, but for its number and its times. openai's Python client, where the server's environment
-   has it, asks as well.
+   has it, asks as well. So must answers be that run over and are continued (`--fcr on`).
 2. The layer serves other requests first come, first served, and writes a log with texts to learn from.
 3. Many requests come at once, first come, first served. `seqsched pilot` says from that log what the shortest
    predicted first would gain.
@@ -31,12 +31,13 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 
 from sim.cli import run_script
 from tests.servers.bound import bounded, told
+from tests.servers.cut import cut
 from tests.servers.gain import FIGURES, gains
 from tests.servers.layered import ask, layer, session
 from tests.servers.overload import CLOCKS, SHORTEST, Case, Rounds, overload, slots_found, validated
@@ -54,6 +55,15 @@ BY_OPENAI = 20
 """Prompts that openai's client asks."""
 TOLD = ("--act", "tell")
 SENT_AT_ONCE = ("--slots", "1000", "--policy", "continuous")
+
+
+class Numbers(NamedTuple):
+    """Of prompts that are compared, of those whose answers run over, of requests at once, and before."""
+
+    prompts: int
+    cut: int
+    overload: int
+    before: int
 
 
 def essence(data: bytes, *, in_pieces: bool) -> list[Any]:
@@ -211,10 +221,9 @@ def _show(case: Case, rounds: Rounds, out: Path) -> Iterator[tuple[str, dict[str
         )
 
 
-def _watched(
-    case: Case, python: Path, num_prompts: int, num_overload: int, num_before: int, rounds: Rounds, out: Path
-) -> dict[str, Any]:
+def _watched(case: Case, python: Path, numbers: Numbers, rounds: Rounds, out: Path) -> dict[str, Any]:
     """Everything that the server has to run for."""
+    num_prompts, num_overload = numbers.prompts, numbers.overload
     differ, unstable = _compared(case, num_prompts, out)
     same = num_prompts - len(differ) - len(unstable)
     print(f"{case.name}: {same} of {num_prompts} answers are the same", flush=True)
@@ -226,10 +235,13 @@ def _watched(
     else:
         same = BY_OPENAI + 1 - len(by_openai)
         print(f"{case.name}: {same} of {BY_OPENAI + 1} answers are the same to openai's client", flush=True)
-    for line in overload(case, num_overload, num_before, rounds, out):
-        print(line, flush=True)
     found: dict[str, Any] = {"prompts": num_prompts, "differ": differ, "unstable": unstable}
     found["by_openai"] = by_openai
+    for line in overload(case, num_overload, numbers.before, rounds, out):
+        print(line, flush=True)
+    if numbers.cut:
+        print(f"{case.name}: {(was_cut := cut(case, numbers.cut, out))}", flush=True)
+        found |= was_cut._asdict()
     run = (told if case.shortest == TOLD else bounded)(case, num_overload, out)
     print(f"{case.name}: {run}", flush=True)
     found |= run._asdict()
@@ -243,6 +255,7 @@ def serve_test(
     servers_python: Path = Path(".venv-servers/bin/python"),
     vllm_python: Path = Path(".venv-vllm/bin/python"),
     num_prompts: int = 200,
+    num_cut: int = 16,
     num_overload: int = 80,
     num_before: int = 160,
     rounds: int = 3,
@@ -259,6 +272,8 @@ def serve_test(
         The interpreter of the environment with vLLM; without it, it is left out.
     num_prompts
         Prompts asked directly and through the layer, at most 240.
+    num_cut
+        Prompts whose answers run over, at most 240; 0: none.
     num_overload
         Requests sent at once.
     num_before
@@ -280,8 +295,8 @@ def serve_test(
         server, case_of = start(python.absolute(), port := free_port())
         with running(server, f"http://127.0.0.1:{port}", out / f"{name}.log") as pid:
             times = Rounds(rounds, rounds_told)
-            numbers = (num_prompts, num_overload, num_before, times)
-            found[name] = _watched(case := case_of(pid), python.absolute(), *numbers, out)
+            numbers = Numbers(num_prompts, num_cut, num_overload, num_before)
+            found[name] = _watched(case := case_of(pid), python.absolute(), numbers, times, out)
         found[name]["gains"] = dict(_show(case, times, out))
         found[name]["validated"] = errors = validated(case, "server", out)
         said = ", ".join(f"{key.upper()} {error:+.1%}" for key, error in errors.items())
@@ -295,7 +310,7 @@ def serve_test(
 
 def _is_missed(found: dict[str, Any]) -> bool:
     arms = found["gains"]["server"].values()
-    wrong = found["differ"] or found["by_openai"] or found.get("breaches")
+    wrong = found["differ"] or found["by_openai"] or found.get("cut_differ") or found.get("breaches")
     return bool(wrong or any(arm["is_missed"] for arm in arms))
 
 

@@ -20,6 +20,7 @@ pytest.importorskip("uvicorn", reason="needs the extra serve")
 
 from tests.real.serving.upstream import Fake, listening
 from tests.servers.bound import CLOSE_S, breaches, overtaken_s, told
+from tests.servers.cut import cut, said_by
 from tests.servers.gain import Gain, Noise, gains
 from tests.servers.overload import SHORTEST, Case, Rounds, overload, rows_of
 from tests.servers.serve import SENT_AT_ONCE, TOLD, essence
@@ -155,6 +156,26 @@ def test_a_gain_comes_true_at_the_demo_server(tmp_path: Path) -> None:
     assert abs(learnt.replay[0]) < 0.3
 
 
+@pytest.mark.slow
+def test_answers_that_run_over_are_compared(tmp_path: Path) -> None:
+    with serving(Fake(continues=True, says_ids=True, scale=0.01)) as url:
+        case = Case("fake", url, os.getpid(), "fake", 4, (), (), None, {}, True)
+        assert len(list(overload(case, 1, 70, Rounds(0, 0), tmp_path))) == 1
+        found = cut(case, 8, tmp_path)
+    assert (found.cut_differ, found.cut, found.restarts) == ([], 8, 0) and found.continuations > 0
+    assert str(found).startswith("with --fcr on 8 of 8 answers are the same, to 0 ")
+
+
+def test_what_an_answer_says_is_told_from_what_it_shows() -> None:
+    choice = {"text": "a", "finish_reason": None, "token_ids": None}
+    line = b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
+    last = line.replace(b'"a"', b'"b"').replace(b'"finish_reason": null', b'"finish_reason": "stop"')
+    assert said_by(line + last + b"data: [DONE]\n\n") == ("ab", "stop") == (said_by(line + last))
+    assert said_by(json.dumps({"choices": [choice]}).encode()) == ("a", None)
+    with pytest.raises(ValueError, match="token ids"):
+        said_by(line.replace(b'"token_ids": null', b'"token_ids": [1]'))
+
+
 @contextmanager
 def serving(fake: Fake) -> Iterator[str]:
     """The URL of a fake upstream that has a thread of its own."""
@@ -190,7 +211,6 @@ def test_an_upstream_that_goes_by_priorities_keeps_the_bound(tmp_path: Path) -> 
         found = told(case, 40, tmp_path)
     assert found.breaches == 0 and 0 < found.furthest_s["bounded"] < found.bound_s + CLOSE_S
     assert found.furthest_s["unbounded"] > found.furthest_s["bounded"]
-    assert found.longest_s["unbounded"] > found.longest_s["bounded"]
     assert "is broken by 0; bounded: overtaken by who came up to" in str(found)
 
 
