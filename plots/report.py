@@ -17,6 +17,7 @@ from sim.planning.answer import headroom_text, point_text
 from sim.planning.verdict import point_standing, value_text
 from sim.results.metric_kinds import Latency
 from sim.results.metrics import LATENCIES
+from sim.results.slo_metrics import shares_text
 from traces.files import atomic_write
 
 from . import capacity, style
@@ -76,6 +77,7 @@ def _row(answer: Answer, plan: Plan) -> dict[str, Any]:
         return "–" if value is None else form.format(value)
 
     rate_is_the_answer = plan.question.request_rate is None
+    shares = None if answer.point is None else answer.point.slo_attainment
     size = "none" if answer.replicas is None else str(answer.replicas)
     return {
         "answer": answer,
@@ -90,6 +92,7 @@ def _row(answer: Answer, plan: Plan) -> dict[str, Any]:
             ("Cost per hour", text(answer.cost_per_hour, "{:,.2f} USD")),
             ("Per million output tokens", text(answer.cost_per_million_output_tokens, "{:,.3g} USD")),
             ("Gives way first", answer.binding or "–"),
+            *([("Within their own bounds", shares_text(shares))] if shares is not None else []),
         ],
         "stands": [
             f"{point_standing(answer.point, m)}; bound {value_text(m, m.limit)}"

@@ -45,7 +45,8 @@ class Request:
     `answered_tokens`: how much of the answer the prompt holds already, where a padded batch is to go on with
     what another one has cut off. It is part of `prompt_tokens`, and `max_new_tokens` is for the rest.
 
-    `ttft_slo_ms`, `tpot_slo_ms`: bounds that it states on its own latencies, None where it states none.
+    `ttft_slo_ms`, `tpot_slo_ms`, `e2el_slo_ms`: bounds that it states on its own latencies, None where it
+    states none.
 
     `predicted_wait_s`: how long its session is predicted to wait after its end until the next turn comes (a
     tool works, a person reads and types); None where none is known to come, or nobody needs to know.
@@ -67,6 +68,7 @@ class Request:
     answered_tokens: int = 0
     ttft_slo_ms: float | None = None
     tpot_slo_ms: float | None = None
+    e2el_slo_ms: float | None = None
     predicted_wait_s: float | None = None
 
     @property

@@ -189,6 +189,11 @@ def texts(table: Table, column: str) -> ObjectArray:
     return np.array(_text(table, column, "text", blank=True), dtype=object)
 
 
+def optional_texts(table: Table, column: str) -> ObjectArray:
+    """The same; empty, too, where a row has none."""
+    return np.array(_text(table, column, "text", blank=True, optional=True), dtype=object)
+
+
 def refuse(table: Table, column: str, bad: BoolArray, what: Callable[[int], str]) -> None:
     """Raises for the first row where `bad`, shape (n,), holds; `what(index)` says what is wrong with it."""
     if bad.any():
@@ -253,8 +258,10 @@ def _number_fault(value: object, low: int, high: int, kind: str, *, text_is_numb
     return None
 
 
-def _text(table: Table, column: str, kind: str, *, blank: bool) -> list[str]:
+def _text(table: Table, column: str, kind: str, *, blank: bool, optional: bool = False) -> list[str]:
     raw = table.raw(column)
+    if optional:
+        raw = ["" if value is None else value for value in raw]
     if not set(map(type, raw)) <= {str, int}:
         index = next(i for i, value in enumerate(raw) if type(value) not in (str, int))
         raise fault(

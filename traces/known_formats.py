@@ -17,7 +17,7 @@ from .readers import Format, Lengths, Reading, Requests, make_trace
 from .registry import Registry
 from .session_columns import NO_WAITS, Waits
 from .tables import Table
-from .trace import DEFAULT_MAX_NEW_TOKENS, SLO_COLUMNS, FloatArray, IntArray, Trace
+from .trace import DEFAULT_MAX_NEW_TOKENS, SLO_COLUMNS, IntArray, Trace
 from .units import Times, arrival_column, near_arrivals, read_times
 
 
@@ -37,6 +37,7 @@ class Seqsched(Requests):
         "user",
         "deadline_s",
         *SLO_COLUMNS,
+        "slo_class",
         "max_tokens",
         "prefix_id",
         "prefix_tokens",
@@ -88,8 +89,8 @@ class Seqsched(Requests):
             arrival=times,
             keep=lengths.keep,
             deadline_s=deadline,
-            ttft_slo_ms=_bounds(table, "ttft_slo_ms", lengths),
-            tpot_slo_ms=_bounds(table, "tpot_slo_ms", lengths),
+            **_bounds(table, lengths),
+            slo_class=checks.optional_texts(table, "slo_class") if "slo_class" in has else None,
             predicted_tokens=checks.tokens(table, "predicted_tokens", 0, lengths.left_out)
             if "predicted_tokens" in has
             else None,
@@ -124,8 +125,8 @@ class Seqsched(Requests):
         return waits.with_times(times, unstated)
 
 
-def _bounds(table: Table, column: str, lengths: Lengths) -> FloatArray | None:
-    return checks.bounds_ms(table, column, lengths.left_out) if column in table.columns else None
+def _bounds(table: Table, lengths: Lengths) -> dict[str, Any]:
+    return {c: checks.bounds_ms(table, c, lengths.left_out) for c in SLO_COLUMNS if c in table.columns}
 
 
 def _above_their_caps(lengths: Lengths, caps: IntArray | None) -> tuple[str, ...]:

@@ -20,8 +20,12 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
 DEFAULT_MAX_NEW_TOKENS = 512
-SLO_COLUMNS = ("ttft_slo_ms", "tpot_slo_ms")
+SLO_COLUMNS = ("ttft_slo_ms", "tpot_slo_ms", "e2el_slo_ms")
 """Bounds on the latencies of single requests, in ms."""
+MOST_CLASSES = 100
+"""Classes of requests that a trace may tell apart."""
+ALL_CLASSES = "all"
+"""What stands for them together, and is no name of one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +39,8 @@ class Trace:
     comes, shape (n, k), -1 where there are fewer; it then arrives `think_s` seconds after the last of them,
     and its `arrival_s`, the time at which it came where that was recorded, only orders it. `max_new_tokens`
     is the cap under which the outputs were generated, None where the source states none; `max_tokens` is each
-    request's own. `ttft_slo_ms` and `tpot_slo_ms` are bounds that a request states, NaN where it states none.
+    request's own. `ttft_slo_ms`, `tpot_slo_ms` and `e2el_slo_ms` are bounds that a request states, NaN where
+    it states none, and `slo_class` the name of the kind of requests that it is of, empty for none.
     `notes` state what was assumed or drawn instead of read; `inspect` shows them. `read_as`
     says in which unit the times of a file were read, empty where there are none. `source_rows` are the rows
     of the source that these are, from 0, where it has rows. `blocks` say which prompts begin alike, None
@@ -55,6 +60,8 @@ class Trace:
     deadline_s: FloatArray | None = None
     ttft_slo_ms: FloatArray | None = None
     tpot_slo_ms: FloatArray | None = None
+    e2el_slo_ms: FloatArray | None = None
+    slo_class: npt.NDArray[Any] | None = None
     samples: IntArray | None = None
     sample_names: tuple[str, ...] = ()
     max_new_tokens: int | None = None
@@ -109,6 +116,12 @@ class Trace:
         for name, bounds in self.slos.items():
             for i in np.flatnonzero((bounds <= 0) | np.isinf(bounds))[:1].tolist():
                 self._refuse_row(name, i, f"{bounds[i]} is not above 0 and finite")
+        if (classes := self.slo_class) is not None:
+            if (n := len(set(classes.tolist()) - {""})) > MOST_CLASSES:
+                raise InputError(f"{self.name}: slo_class has {n} classes, {MOST_CLASSES} are allowed")
+            self._refuse(
+                "slo_class", classes == ALL_CLASSES, lambda i: f"{classes[i]} stands for all classes"
+            )
 
     def _refuse_row(self, column: str, row: int, what: str) -> None:
         raise InputError(f"{self.name}, row {row + 1}, {column}: {what}")
@@ -132,8 +145,9 @@ class Trace:
             "priority",
             "prompt",
         )
-        more = ("user", "deadline_s", *SLO_COLUMNS, "max_tokens", "session_id", "waits_for", "think_s")
-        return tuple(c for c in (*names, *more) if getattr(self, c) is not None)
+        more = ("user", "deadline_s", *SLO_COLUMNS, "slo_class", "max_tokens")
+        of_sessions = ("session_id", "waits_for", "think_s")
+        return tuple(c for c in (*names, *more, *of_sessions) if getattr(self, c) is not None)
 
     @property
     def is_waiting(self) -> npt.NDArray[np.bool_]:
@@ -156,6 +170,12 @@ class Trace:
     def slos(self) -> dict[str, FloatArray]:
         """The columns of bounds that requests state, those that there are, each of shape (n,)."""
         return {name: getattr(self, name) for name in SLO_COLUMNS if getattr(self, name) is not None}
+
+    @property
+    def slo_columns(self) -> dict[str, Any]:
+        """The same, and the class of each request where there are classes."""
+        named = {} if self.slo_class is None else {"slo_class": self.slo_class}
+        return {**self.slos, **named}
 
     @property
     def thinks_s(self) -> FloatArray:

@@ -251,7 +251,7 @@ class OwnSchedulerRun:
             goodput_ms=self.scenario.goodput_ms,
             caps=trace.max_tokens,
             session_id=trace.sessions,
-            slos=trace.slos,
+            slos=trace.slo_columns,
         )
         scheduled = Scheduled(tuple(self.journal.decisions), tuple(self.arrived), tuple(self.order))
         return RealResult(result, self.generated, lengths, [], scheduled)

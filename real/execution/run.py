@@ -162,7 +162,7 @@ class RealRun:
             goodput_ms=scenario.goodput_ms,
             caps=trace.max_tokens,
             session_id=trace.sessions,
-            slos=trace.slos,
+            slos=trace.slo_columns,
         )
         incidents = list(executor.incidents)
         if executor.sequences is not None:

@@ -21,6 +21,7 @@ from sim.results.failures import share_text
 from sim.results.ledger import Ledger
 from sim.results.metric_kinds import STATISTICS
 from sim.results.result import Result, make_result
+from sim.results.slo_metrics import is_of_own_bounds
 from traces.files import atomic_write
 from traces.prompt_blocks import PromptBlocks, block_columns
 from traces.trace import Trace
@@ -56,8 +57,8 @@ LATE_MS = 5.0
 @dataclass(frozen=True, eq=False)
 class Observation:
     """`summary`: figures by vLLM's keys, and labels; of sessions, where there are any, how long they took.
-    `log`: a row a request, with `LOG_COLUMNS`, and `SESSION_COLUMNS` and the columns that say which prompts
-    begin alike where the trace has them. Times are in seconds from the first that was due: `due_s`, when the
+    `log`: a row a request, with `LOG_COLUMNS`, and `SESSION_COLUMNS`, bounds and the columns that say which
+    prompts begin alike where the trace has them. Times are in seconds from the first that was due: `due_s`, when the
     request ought to have been sent, `arrival_s`, when it was, from where latencies count.
     `detail`: lists a request, as `vllm bench serve --save-detailed` has.
     """
@@ -107,13 +108,13 @@ def observation(
             "error": errors,
         }
     )[list(LOG_COLUMNS)]
-    for name in SESSION_COLUMNS:
+    for name in (*SESSION_COLUMNS, *trace.slo_columns):
         if name in trace.columns():
             log[name] = trace.cells(name)
     if trace.blocks is not None:
         for name, values in block_columns(_blocks(trace, trace.blocks, columns, done)).items():
             log[name] = values
-    keys = (*SUMMARY, *SESSIONS, "slo_attainment")
+    keys = (*SUMMARY, *SESSIONS, *filter(is_of_own_bounds, result.summary))
     summary = {key: result.summary[key] for key in keys if key in result.summary}
     reason = next((error for error in errors if error), None)
     detail = {
@@ -191,7 +192,7 @@ def _result(sent: Sent, trace: Trace, goodput_ms: Mapping[str, float]) -> tuple[
         labels={},
         goodput_ms=goodput_ms,
         session_id=trace.sessions if trace.is_waiting.any() else None,
-        slos=trace.slos,
+        slos=trace.slo_columns,
     )
     return result, seen
 

@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from traces.errors import InputError
 
 from ..results.failures import failures_text
+from ..results.slo_metrics import is_of_own_bounds
 from ..scenario.settings import WorkloadSettings
 from . import show
 from .options import SPAN, flags
@@ -131,7 +132,7 @@ def _print_table(watched: Observation) -> None:
     table = Table(show_header=False)
     table.add_column("figure")
     table.add_column("value", justify="right")
-    for key in (*SUMMARY, *SESSIONS):
+    for key in (*SUMMARY, *SESSIONS, *filter(is_of_own_bounds, summary)):
         if (value := summary.get(key)) is not None:
             table.add_row(key, show.figure(value) if isinstance(value, float) else f"{value:,}")
     show.console().print(table)

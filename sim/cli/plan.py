@@ -29,7 +29,7 @@ FEW_OUTAGES = 3
 SLO_HELP = (
     f"Bounds METRIC_STATISTIC:MS of {', '.join((*request_latencies(), *SESSION_BOUNDS))}, such as "
     "ttft_p99:2000 tpot_p99:100 e2el_mean:30s session_p95:2min; attainment:0.99 is the share of requests "
-    "within the --goodput bounds, or the trace's own (ttft_slo_ms, tpot_slo_ms)."
+    "within the --goodput bounds, or those of their own (ttft_slo_ms, …; --slo-classes)."
 )
 PLAN_HELP = {
     "goodput": "What a good request meets, METRIC:MS, such as ttft:2000 tpot:100; for --slo attainment.",
@@ -200,6 +200,7 @@ def _table(result: Plan) -> None:
     from rich.table import Table
 
     from ..planning.answer import point_text
+    from ..planning.verdict import attainment_text
 
     q = result.question
     arrivals = f"{q.trace}, {q.arrivals} · predictor {q.predictor} · router {q.router}"
@@ -224,6 +225,8 @@ def _table(result: Plan) -> None:
         table.add_row(*_cells(answer), point_text(answer.one_less), point_text(answer.one_more))
     show.console().print(table)
     for answer in result.answers:
+        if answer.point is not None and (text := attainment_text(answer.point)):
+            print(f"{answer.policy} on {answer.profile}: {text}")
         if answer.undecided and answer is not result.best:
             print(f"{answer.policy} on {answer.profile}: {answer.doubt}")
 

@@ -17,6 +17,7 @@ from ..results.caps import cap_texts
 from ..results.failures import failures_text, worst_of
 from ..results.metric_kinds import Metric
 from ..results.offered_load import load_texts
+from ..results.slo_metrics import is_of_own_bounds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,6 +52,9 @@ HEADLINES = (
 )
 """What a comparison shows of every run, by key."""
 
+GOODPUT = ("request_goodput", "session_goodput")
+"""What it shows besides where there are bounds, beside the shares that are within their own."""
+
 
 def console() -> Console:
     """Standard output; tables are not cut to a terminal's width where there is none."""
@@ -69,9 +73,12 @@ def number(value: Any, form: str) -> str:
     return "–" if value is None else form.format(value)
 
 
-def headlines(*, with_failed: bool = False) -> list[Metric]:
-    """The metrics of `HEADLINES`; before them, where some failed, how many requests did."""
-    return [metrics.metric(key) for key in (*(["failed"] if with_failed else []), *HEADLINES)]
+def headlines(keys: Iterable[str] = (), *, with_failed: bool = False) -> list[Metric]:
+    """The metrics of `HEADLINES`; before them, where some failed, how many requests did; behind them those of
+    `keys` that speak of bounds.
+    """
+    bounds = [key for key in keys if key in GOODPUT or is_of_own_bounds(key)]
+    return [metrics.metric(key) for key in (*(["failed"] if with_failed else []), *HEADLINES, *bounds)]
 
 
 def summary_table(summary: Mapping[str, Any]) -> None:
@@ -175,7 +182,8 @@ def comparison_table(
 
     first = next(iter(summaries.values()))
     any_failed = any(summary["failed"] for summary in summaries.values())
-    columns = headlines(with_failed=any_failed)
+    defined = dict.fromkeys(key for s in summaries.values() for key in s if s[key] is not None)
+    columns = headlines(defined, with_failed=any_failed)
     table = Table(title=title({**first, "policy": None}, with_completed=not any_failed), title_justify="left")
     table.add_column("policy", overflow="fold", min_width=min(36, max(map(len, summaries))))
     table.add_column("ratio", justify="right")

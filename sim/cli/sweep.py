@@ -97,7 +97,8 @@ def _print(result: sweeping.SweepResult) -> None:
     for name in result.axes:
         table.add_column(name, overflow="fold")
     any_failed = any(row.get("failed") for row in result.rows)
-    headlines = show.headlines(with_failed=any_failed)
+    defined = dict.fromkeys(key for row in result.rows for key in row if row[key] is not None)
+    headlines = show.headlines(defined, with_failed=any_failed)
     for headline in headlines:
         table.add_column(headline.column_heading, justify="right")
     if result.failed:

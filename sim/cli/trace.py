@@ -12,6 +12,8 @@ import traces
 from traces import arrivals, datasets, inspection
 from traces.errors import InputError
 from traces.loading import sources_help
+from traces.slo_classes import HELP as SLO_CLASSES_HELP
+from traces.slo_classes import parse_classes, with_slo_classes
 from traces.synthetic import GENERATORS
 from traces.synthetic import generate as draw
 
@@ -22,6 +24,7 @@ from .options import Rate
 from .tokenizers import encoder
 
 SourceArgument = Annotated[str, Parameter(help=sources_help())]
+SloClasses = Annotated[str | None, Parameter(help=SLO_CLASSES_HELP)]
 GeneratorArgument = Annotated[str, Parameter(help=f"Generator {GENERATORS.help('generators')}")]
 
 
@@ -112,6 +115,7 @@ def generate(
     seed: int = 0,
     request_rate: Rate | None = None,
     burstiness: float = 1.0,
+    slo_classes: SloClasses = None,
 ) -> None:
     """Write a synthetic trace.
 
@@ -130,11 +134,15 @@ def generate(
     """
     if request_rate is None and burstiness != 1.0:
         raise InputError(f"burstiness: {burstiness:g} needs --request-rate: gaps are drawn with a rate alone")
+    if slo_classes is not None:
+        parse_classes(slo_classes)  # before anything is drawn
     trace = draw(spec, num_prompts, seed)
     if request_rate is not None:
         trace = arrivals.assign(
             trace, request_rate=request_rate, burstiness=burstiness, rng=stream(seed, "arrivals")
         )
+    if slo_classes is not None:
+        trace = with_slo_classes(trace, slo_classes, seed)
     traces.write(trace, out)
     show.wrote([out])
 
@@ -148,6 +156,7 @@ def convert(
     time_unit: str | None = None,
     max_new_tokens: int | None = None,
     tokenizer: str | None = None,
+    slo_classes: SloClasses = None,
 ) -> None:
     """Read any known format and write CSV, JSONL or Parquet.
 
@@ -177,5 +186,7 @@ def convert(
     )
     if encode is not None:
         trace = with_text_blocks(trace, encode)
+    if slo_classes is not None:
+        trace = with_slo_classes(trace, slo_classes, seed)
     traces.write(trace, out)
     show.wrote([out])

@@ -23,6 +23,7 @@ from ..results.metric_kinds import good_requests
 from ..results.metrics import request_latencies
 from ..results.own_slos import bounds_of
 from ..results.session_metrics import SESSION_BOUNDS
+from ..results.slo_metrics import attainments
 from .session_bounds import SessionValues
 
 FloatArray = npt.NDArray[np.float64]
@@ -143,7 +144,7 @@ def parse_slo(
     if "attainment" in names and not goodput_ms and not has_own:
         raise InputError(
             "slo: attainment needs bounds in goodput, such as ttft:2000 tpot:100, or in the trace "
-            "(ttft_slo_ms, tpot_slo_ms)"
+            "(ttft_slo_ms, tpot_slo_ms, e2el_slo_ms; slo_classes)"
         )
     return Slo(bounds, tuple(sorted((goodput_ms or {}).items())))
 
@@ -184,6 +185,8 @@ class Observation:
 
     `values`: per bound, in the order of the SLO; those of latencies are inf where a request did not complete.
     `failed_reason`: why the first of these did not.
+    `slo_attainment`: the share of the requests that are within their own bounds, of those that state any, and
+    the same by class; None where none states any.
     `drift`: by how many requests the backlog grew per arrival over the second half of the run; `growth`: how
     many times as large it was at the end of that half as at its beginning.
     """
@@ -199,6 +202,7 @@ class Observation:
     utilisation: float
     kv_peak: float
     failed_reason: str = ""
+    slo_attainment: Mapping[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain values; infinity, which JSON lacks, as null."""
@@ -259,6 +263,7 @@ def observe(
         utilisation=float(summary.get("gpu_busy_fraction") or 0.0),
         kv_peak=float(summary.get("kv_peak_fraction") or 0.0),
         failed_reason="" if done[counted].all() else summary.get("failed_reason") or "",
+        slo_attainment=attainments(columns, done, counted),
     )
 
 

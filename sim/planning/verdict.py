@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
+
+from traces.trace import ALL_CLASSES
 
 from ..results.backlog import LEAST_DRIFT, LEAST_GROWTH
 from ..results.failures import share_text
@@ -47,7 +49,8 @@ class FleetPoint:
     """One fleet at one rate, over several seeds.
 
     `failed`: the share of the requests counted that did not complete; `failed_reason`: why the first did not.
-    `is_replay`: of the trace itself, in place of windows of it.
+    `is_replay`: of the trace itself, in place of windows of it. `slo_attainment`: the share of the requests
+    that are within their own bounds, and the same by class; None where none states any.
 
     `drift`: growth of the backlog per arrival. Where the verdict is `unstable` the measured values describe
     the length of the run and nothing else.
@@ -69,6 +72,7 @@ class FleetPoint:
     failed: float
     failed_reason: str = ""
     is_replay: bool = False
+    slo_attainment: Mapping[str, float] | None = None
 
     @property
     def binding(self) -> Measured:
@@ -149,6 +153,7 @@ def judge(
         output_tokens=sum(o.output_tokens for o in observations) / n,
         failed=sum(o.failed for o in observations) / counted,
         failed_reason=next((o.failed_reason for o in observations if o.failed_reason), ""),
+        slo_attainment=_mean_attainment(observations),
     )
 
 
@@ -182,6 +187,23 @@ def _measured(bound: Bound, at: Interval) -> Measured:
     # An interval does not reach to where its quantity cannot.
     high = min(at.high, 1.0) if bound.metric == "attainment" else at.high
     return Measured(bound.name, bound.limit, at.mean, max(at.low, 0.0), high, bound.pressure(at.mean))
+
+
+def _mean_attainment(observations: Sequence[Observation]) -> dict[str, float] | None:
+    """Over the seeds, of each class over those in which it comes."""
+    each = [o.slo_attainment for o in observations if o.slo_attainment is not None]
+    names = dict.fromkeys(name for seed in each for name in seed)
+    values = {name: [seed[name] for seed in each if name in seed] for name in names}
+    return {name: sum(shares) / len(shares) for name, shares in values.items()} or None
+
+
+def attainment_text(point: FleetPoint) -> str:
+    """Which share of the requests is within its own bounds, for people; empty where none states any."""
+    if point.slo_attainment is None:
+        return ""
+    by_class = [f"{name} {share:.1%}" for name, share in point.slo_attainment.items() if name != ALL_CLASSES]
+    classes = f" ({', '.join(by_class)})" if by_class else ""
+    return f"{point.slo_attainment[ALL_CLASSES]:.1%} of the requests are within their own bounds{classes}"
 
 
 def to_settle(slo: Slo, rate: float, mean_e2el_s: float, num_seeds: int) -> int:
@@ -247,9 +269,12 @@ def interval_text(bound: Measured) -> str:
 
 
 def json_value(value: Any) -> Any:
-    """A value for JSON: infinity, which it lacks, as None; tuples as lists."""
+    """A value for JSON: infinity, which it lacks, as None; tuples as lists. Where no request states a bound
+    of its own, nothing is said of such.
+    """
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: json_value(item) for key, item in value.items()}
+        has = [(key, item) for key, item in value.items() if key != "slo_attainment" or item is not None]
+        return {key: json_value(item) for key, item in has}
     return [json_value(item) for item in value] if isinstance(value, (list, tuple)) else value

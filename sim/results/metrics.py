@@ -15,9 +15,9 @@ from traces.trace import FloatArray
 
 from . import offered_load
 from .metric_kinds import STATISTICS, Latency, Metric, good_requests
-from .own_slos import bounds_of, own_slos, states_bounds
 from .session_metrics import SESSIONS, has_sessions
-from .tables import Columns, RunTables, counted
+from .slo_metrics import OF_CLASS, OF_SESSIONS, OWN_SLOS, metric_of_class, slo_metrics
+from .tables import Columns, RunTables
 
 
 def _tpot_ms(t: Columns) -> FloatArray:
@@ -78,13 +78,6 @@ def _goodput(run: RunTables) -> float | None:
     if not run.bounds_ms:
         return None
     return _ratio(int(good_requests(run.requests, run.ended, run.bounds_ms).sum()), run.window_s)
-
-
-def _slo_attainment(run: RunTables) -> float | None:
-    """Of those that are no warm-up."""
-    states = counted(run.requests, run.warmup) & states_bounds(run.requests)
-    good = good_requests(run.requests, states & run.done, bounds_of(run.requests, {}))
-    return _ratio(int(good.sum()), int(states.sum()))
 
 
 def _outgrown(requests: Columns) -> int:
@@ -237,15 +230,6 @@ EFFICIENCY = (
 """What comes after the latencies in a summary."""
 
 
-OWN_SLOS = (
-    Metric(
-        "slo_attainment", "within their own bounds", "", "{:.1%}", "more",
-        "Requests that completed within the bounds that they state themselves / requests that state any.",
-        _slo_attainment,
-    ),
-)  # fmt: skip
-"""What a summary has where the trace has bounds of single requests."""
-
 PER_REPLICA = (
     Metric("failures", "failures", "", "{:,}", "less", "How often the replica failed."),
     Metric("down_s", "down s", "s", "{:.1f}", "less", "Time in which it had failed or was starting again."),
@@ -255,14 +239,17 @@ PER_REPLICA = (
 
 def table() -> dict[str, Metric]:
     """Every metric by its key, in the order of a summary; the last ones only where there are sessions, or
-    requests with bounds of their own.
+    requests with bounds.
     """
     latencies = [latency.metric(s) for s in STATISTICS for latency in LATENCIES.values()]
-    return {metric.key: metric for metric in (*THROUGHPUT, *latencies, *EFFICIENCY, *SESSIONS, *OWN_SLOS)}
+    last = (*SESSIONS, *OWN_SLOS, *OF_SESSIONS)
+    return {metric.key: metric for metric in (*THROUGHPUT, *latencies, *EFFICIENCY, *last)}
 
 
 def metric(key: str) -> Metric:
-    """A metric by its key; ValueError where there is none of that name."""
+    """A metric by its key, that of a class of requests too; ValueError where there is none of that name."""
+    if key.startswith(OF_CLASS):
+        return metric_of_class(key.removeprefix(OF_CLASS))
     known = table()
     if key not in known:
         raise ValueError(f"metric ({key}) must be one of {', '.join(known)}")
@@ -279,8 +266,7 @@ def summarise(run: RunTables) -> dict[str, Any]:
     by_latency = {key: latency.statistics(run) for key, latency in LATENCIES.items()}
     summary: dict[str, Any] = {m.key: m.compute(run) for m in THROUGHPUT if m.compute}
     summary |= {f"{s}_{key}_ms": values[s] for s in STATISTICS for key, values in by_latency.items()}
-    last = [*EFFICIENCY, *(SESSIONS if has_sessions(run) else ())]
-    last += OWN_SLOS if own_slos(run.requests) else ()
+    last = [*EFFICIENCY, *(SESSIONS if has_sessions(run) else ()), *slo_metrics(run)]
     return summary | {m.key: m.compute(run) for m in last if m.compute}
 
 
@@ -290,7 +276,7 @@ def markdown() -> str:
     for latency in LATENCIES.values():
         text = f"{latency.title} ({latency.symbol}). {latency.definition}"
         rows.append(_row(f"{{{','.join(STATISTICS)}}}_{latency.column}", "ms", "less", text))
-    last = (*EFFICIENCY, *SESSIONS, *OWN_SLOS)
+    last = (*EFFICIENCY, *SESSIONS, *OWN_SLOS, metric_of_class("{CLASS}"), *OF_SESSIONS)
     rows += [_row(metric.key, metric.unit, metric.better, metric.definition) for metric in last]
     return "\n".join([_row("key", "unit", "better", "what it is"), "|---|---|---|---|", *rows]) + "\n"
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from traces.trace import FloatArray, IntArray
+from traces.trace import IntArray
 
 from ..work import Fetch
 from .batch_record import BatchRecord
@@ -105,7 +105,7 @@ def make_result(
     warmup: str | int | None = None,
     caps: IntArray | None = None,
     session_id: np.ndarray[Any, Any] | None = None,
-    slos: Mapping[str, FloatArray] | None = None,
+    slos: Mapping[str, npt.NDArray[Any]] | None = None,
 ) -> Result:
     """Derive the tables and the summary from a ledger.
 
@@ -117,8 +117,8 @@ def make_result(
     as `warmup_requests` and how long that was as `warmup_s`. With `caps`, the requests' own, shape (n,), it
     has `share_at_cap`, the share of them that are the answer's length. With `session_id`, shape (n,), the
     tables and the summary know of sessions; with prefix caching it has what `prefix_figures` says.
-    With `slos`, the bounds that requests state (`ttft_slo_ms`, …), each of shape (n,), NaN for none, the
-    table has them, and a request is good by its own.
+    With `slos`, the bounds that requests state (`ttft_slo_ms`, …), each of shape (n,), NaN for none, and
+    their `slo_class`, the table has them, and a request is good by its own.
     """
     columns = _columns(ledger, request_id, prompt_tokens, output_tokens, priority)
     if session_id is not None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from traces import quantities
 from traces.errors import InputError
+from traces.slo_classes import with_slo_classes
 from traces.spec import nearest
 from traces.trace import DEFAULT_MAX_NEW_TOKENS, IntArray, Trace
 
@@ -44,6 +45,8 @@ def requests_of(settings: WorkloadSettings, seed: int) -> Trace:
             time_unit=settings.time_unit,
         )
     trace = trace.sample(settings.num_prompts, settings.sample_seed)
+    if settings.slo_classes is not None:
+        trace = with_slo_classes(trace, settings.slo_classes, seed)
     trace = scaling.scale_lengths(trace, settings.prompt_scale, settings.output_scale)
     own = _own_caps(trace, settings)
     if own is None:

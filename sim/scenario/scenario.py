@@ -170,7 +170,7 @@ class Scenario:
             warmup=warmup,
             caps=self.trace.max_tokens,
             session_id=self.trace.sessions,
-            slos=self.trace.slos,
+            slos=self.trace.slo_columns,
         )
 
     def turned_away(self, policy: Policy) -> dict[int, str]:

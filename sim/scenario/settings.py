@@ -15,6 +15,7 @@ from typing import Any, TypedDict, get_origin, get_type_hints
 from traces import spec
 from traces.arguments import check_names, check_value, members_of
 from traces.loading import sources_help
+from traces.slo_classes import HELP as SLO_CLASSES_HELP
 from traces.trace import Trace
 
 from ..fleet.routers import DEFAULT_ROUTER, ROUTERS, RouterSpec
@@ -33,6 +34,7 @@ TABLES = {
     "routers": ROUTERS.help("routers"),
     "predictors": PREDICTORS.help("predictors"),
     "sources": sources_help(),
+    "slo_classes": SLO_CLASSES_HELP,
 }
 """What the sentences of fields may hold in braces, from the tables that know it."""
 
@@ -108,6 +110,8 @@ class WorkloadSettings:
     (its answer's length, as vLLM's benchmark sends), shared (--max-new-tokens for all), or auto (column where
     there is one, else shared).
     """
+    slo_classes: str | None = None
+    """{slo_classes}"""
     goodput: Mapping[str, float] | Iterable[str] | None = None
     """Bounds METRIC:MS that a good request meets, such as ttft:2000 tpot:100 e2el:30000."""
 
@@ -140,6 +144,7 @@ class PlanKeywords(TypedDict, total=False):
     max_concurrency: int | None
     max_new_tokens: int | None
     cap: str
+    slo_classes: str | None
     goodput: Mapping[str, float] | Iterable[str] | None
 
 

@@ -11,6 +11,7 @@ from traces.trace import Trace
 
 from ..results import failures
 from ..results.metrics import request_latencies
+from ..results.slo_metrics import is_of_own_bounds
 from ..scenario.scenario import scenario
 from ..scenario.settings import Keywords
 from .capacity import check
@@ -49,7 +50,8 @@ def load_curves(
 ) -> pd.DataFrame:
     """What each policy does to latency, throughput and goodput at each of `rates` (requests/s).
 
-    One row per rate, seed and policy: columns policy, request_rate, seed and those of `curve_keys`. At one
+    One row per rate, seed and policy: columns policy, request_rate, seed and those of `curve_keys`, with the
+    shares that are within bounds of their own where requests state any. At one
     seed all rates see the same requests and the same pattern of arrivals. `settings` as for `simulate` and
     `Study`.
     """
@@ -76,6 +78,7 @@ def _curve_rows(shared: _Curves, rate: float, seed: int) -> list[dict[str, Any]]
     rows = []
     for policy in shared.policies:
         summary = workload.run(policy).summary
-        figures = {name: summary[name] for name in curve_keys()}
+        names = (*curve_keys(), *filter(is_of_own_bounds, summary))
+        figures = {name: summary[name] for name in names}
         rows.append({"policy": policy, "request_rate": rate, "seed": seed, **figures})
     return rows

@@ -23,6 +23,7 @@ def test_every_setting_of_a_workload_is_a_flag_and_reaches_the_scenario() -> Non
         "max_concurrency": 2,
         "max_new_tokens": 30,
         "cap": "own",
+        "slo_classes": "a:ttft=900",
         "goodput": ("ttft:100",),
     }
     others = {"time_scale": 0.5, "time_unit": "ms"}  # of no use beside a rate, and for what is drawn
@@ -35,6 +36,7 @@ def test_every_setting_of_a_workload_is_a_flag_and_reaches_the_scenario() -> Non
         shared.max_concurrency == 2 and shared.goodput_ms == {"ttft": 100.0} and shared.max_new_tokens == 30
     )
     assert shared.trace.max_tokens is not None and set(shared.trace.max_tokens.tolist()) == {30}
+    assert shared.trace.slo_class is not None and set(shared.trace.slo_class.tolist()) == {"a"}
     for name, value in others.items():
         with pytest.raises(InputError, match=f"{name}: {value}"):
             scenario("fixed", **ReplayFlags(trace="fixed", **{**changed, name: value}).settings())

@@ -75,14 +75,19 @@ ACTING: dict[str, dict[str, Any]] = {
     "max_concurrency": {"max_concurrency": 2},
     "max_new_tokens": {"max_new_tokens": 20},
     "cap": {"predictor": "cap", "kv_blocks": 60, "cap": "own"},
+    "slo_classes": {"router": "predicted-latency:pick=best", "slo_classes": "a:share=0.5,ttft=900;b:e2el=9s"},
 }
+
+
+SHARED = ("startup_s", "cap", "slo_classes")
+"""Settings that act beside others alone."""
 
 
 @pytest.mark.parametrize("source", [None, "lognormal:output_median=60"])
 @pytest.mark.parametrize("name", ACTING)
 def test_every_setting_acts_on_a_run(name: str, source: str | None, failures: Path) -> None:
     changed = {key: failures if value == "FAILURES" else value for key, value in ACTING[name].items()}
-    without = {key: value for key, value in changed.items() if key != name and name in ("startup_s", "cap")}
+    without = {key: value for key, value in changed.items() if key != name and name in SHARED}
     one, other = world(source, **without).run(RUN), world(source, **changed).run(RUN)
     assert not np.array_equal(one.columns["finish_s"], other.columns["finish_s"])
 
@@ -216,6 +221,7 @@ def test_the_command_repeats_every_setting(
     settings: dict[str, Any] = {
         "fleet": f"{H200};{A100}", "failures": failures, "startup_s": 0.25, "num_prompts": 200,
         "prompt_scale": 1.5, "output_scale": 0.75, "max_concurrency": 64, "max_new_tokens": 150, "cap": "own",
+        "slo_classes": "a:share=0.5,ttft=2s;b:e2el=30s",
         "kv_blocks": 900, "sample_seed": 4, "predictor": "exact", "router": "least-tokens", "seed": 3,
         "set": {"scale": 1.25}, "goodput": {"ttft": 2000.5},
     }  # fmt: skip

@@ -110,7 +110,10 @@ def test_the_page_of_definitions_is_up_to_date() -> None:
 
 def test_every_metric_is_described(profile: Any) -> None:
     summary = simulate("alpaca-vicuna", num_prompts=20, profile=profile).summary
-    table, rest = metrics.table(), {metric.key for metric in (*SESSIONS, *metrics.OWN_SLOS)}
+    table, rest = (
+        metrics.table(),
+        {metric.key for metric in (*SESSIONS, *metrics.OWN_SLOS, *metrics.OF_SESSIONS)},
+    )
     assert [key for key in summary if key in table] == [key for key in table if key not in rest]
     assert all(
         m.definition.endswith(".") and m.name and m.text(1.5 if "f" in m.form else 1) for m in table.values()

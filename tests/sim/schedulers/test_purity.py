@@ -73,6 +73,7 @@ def test_what_crosses_to_a_scheduler_holds_no_true_length() -> None:
         "answered_tokens",
         "ttft_slo_ms",
         "tpot_slo_ms",
+        "e2el_slo_ms",
         "predicted_wait_s",
     ]
     for field in (*fields(Outcome), *fields(Limits)):
