@@ -4,13 +4,17 @@ llm-d learns TTFT and TPOT from what its servers did; here an `Outlook` reckons 
 is llm-d's rule (llm-d/llm-d-router, `pkg/epp/framework/plugins/scheduling`: `scorer/latency`,
 `filter/sloheadroomtier` of commit 45c3854, `filter/prefixcacheaffinity`, `picker/weightedrandom`), with its
 defaults. Bounds that a request states itself are on `Request`; there they are its headers
-`x-llm-d-slo-ttft-ms` and `x-llm-d-slo-tpot-ms` (`pkg/epp/metadata/consts.go`). Only the admitter is left out,
-which turns requests of negative priority away.
+`x-llm-d-slo-ttft-ms` and `x-llm-d-slo-tpot-ms` (`pkg/epp/metadata/consts.go`). What headroom is left of a
+bound follows its `predictedlatency` producer (`validatePrediction`): a bound on TPOT is multiplied by a
+buffer factor, and is that of the strictest request at the replica where this is stricter. The admitter is
+left out, which turns requests of negative priority away. A bound on E2EL, which llm-d lacks, is one on the
+first token, less what the rest is predicted to take.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from heapq import heappop, heappush
 from math import isfinite
 from typing import Any, Literal, NamedTuple
 
@@ -31,6 +35,12 @@ class PredictedLatencyOptions:
     """
     tpot_ms: float | None = None
     """Bound on the time per token after the first, of requests that state none."""
+    e2el_ms: float | None = None
+    """Bound on the end-to-end latency, of requests that state none."""
+    slo_buffer_factor: float = 1.0
+    """Multiplies bounds on the time per token: below 1 leaves a margin."""
+    ttft_buffer_factor: float = 1.0
+    """Multiplies bounds on the time to the first token; llm-d does where prefill has machines of its own."""
     strategy: Literal["least", "most"] = "least"
     """Of replicas within the bounds, that with the least headroom (pack) or with the most (spread)."""
     pick: Literal["weighted", "best"] = "weighted"
@@ -51,6 +61,9 @@ class PredictedLatencyOptions:
             value = getattr(self, f.name)
             if isinstance(value, (int, float)) and not (isfinite(value) and value >= 0):
                 raise ValueError(f"{f.name}: {value} must be at least 0 and finite")
+        for name in ("slo_buffer_factor", "ttft_buffer_factor"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}: {getattr(self, name)} must be above 0")
         for name in ("explore", "affinity"):
             if getattr(self, name) > 1:
                 raise ValueError(f"{name}: {getattr(self, name)} must be at most 1")
@@ -58,8 +71,43 @@ class PredictedLatencyOptions:
             raise ValueError("ttft_weight: 0.0 and tpot_weight: 0.0; one of them must be above 0")
 
 
-Bounds = tuple[float | None, float | None]
-"""On TTFT and TPOT, in ms."""
+class Bounds(NamedTuple):
+    """What a request is held to, in ms; None for no bound."""
+
+    ttft_ms: float | None
+    tpot_ms: float | None
+    e2el_ms: float | None
+
+
+LOWEST = Bounds(0.0, 0.0, None)
+"""Where nothing is bounded: whatever is lowest comes nearest."""
+
+
+class Strictest:
+    """The least bound on TPOT of the requests at a replica, in ms."""
+
+    def __init__(self) -> None:
+        self.bounds: dict[int, float] = {}
+        self.heap: list[tuple[float, int]] = []  # some of them have ended
+
+    def add(self, id: int, bound_ms: float | None) -> None:
+        """It is there; with None it has no bound."""
+        if bound_ms is not None:
+            self.bounds[id] = bound_ms
+            heappush(self.heap, (bound_ms, id))
+
+    def remove(self, id: int) -> None:
+        """It is there no more."""
+        self.bounds.pop(id, None)
+
+    def least(self, bound_ms: float | None) -> float | None:
+        """The same, of those that are there and of one more with this bound; None where none has any."""
+        heap = self.heap
+        while heap and self.bounds.get(heap[0][1]) != heap[0][0]:
+            heappop(heap)
+        if not heap:
+            return bound_ms
+        return heap[0][0] if bound_ms is None else min(heap[0][0], bound_ms)
 
 
 class Candidate(NamedTuple):
@@ -86,17 +134,14 @@ class PredictedLatency(BaseRouter):
             raise ValueError("predicted-latency: needs RouterContext.machines, what iterations cost on each")
         self.draws = uniform(context.rng)
         self.outlooks = [Outlook(machine) for machine in context.machines]
+        self.strictest = [Strictest() for _ in context.machines]
         self.pictures = [CachePicture(machine.kv_tokens) for machine in context.machines]
 
     def choose(self, request: Request) -> int:
         """By headroom to the bounds that the request states, and to the router's where it states none."""
-        o, now = self.options, self.context.now()
-        bounds = (
-            o.ttft_ms if request.ttft_slo_ms is None else request.ttft_slo_ms,
-            o.tpot_ms if request.tpot_slo_ms is None else request.tpot_slo_ms,
-        )
-        has_bound = bounds != (None, None)
-        bounds = bounds if has_bound else (0.0, 0.0)
+        o, now, bounds = self.options, self.context.now(), self._bounds(request)
+        has_bound = any(bound is not None for bound in bounds)
+        bounds = bounds if has_bound else LOWEST
         waited_s = max(0.0, now - request.arrival_s)
         job = self._job(request, self.members[0], now) if request.blocks is None else None
         each = [
@@ -117,12 +162,14 @@ class PredictedLatency(BaseRouter):
         """It is reckoned with there."""
         now = self.context.now()
         self.outlooks[replica].add(request.id, self._job(request, replica, now), now)
+        self.strictest[replica].add(request.id, self._bounds(request).tpot_ms)
         if request.blocks is not None:
             self.pictures[replica].add(request.blocks, now)
 
     def ended(self, request: Request, replica: int) -> None:
         """It is no more; its answer is in memory there."""
         self.outlooks[replica].remove(request.id)
+        self.strictest[replica].remove(request.id)
         if request.blocks is not None:
             self.pictures[replica].add_answer(request.blocks.answer, self.context.now())
 
@@ -131,6 +178,16 @@ class PredictedLatency(BaseRouter):
         super().down(replica)
         machine = self.context.machines[replica]
         self.outlooks[replica], self.pictures[replica] = Outlook(machine), CachePicture(machine.kv_tokens)
+        self.strictest[replica] = Strictest()
+
+    def _bounds(self, request: Request) -> Bounds:
+        """Those that it states, each in place of the router's."""
+        o = self.options
+        return Bounds(
+            o.ttft_ms if request.ttft_slo_ms is None else request.ttft_slo_ms,
+            o.tpot_ms if request.tpot_slo_ms is None else request.tpot_slo_ms,
+            o.e2el_ms if request.e2el_slo_ms is None else request.e2el_slo_ms,
+        )
 
     def _job(self, request: Request, replica: int, now: float) -> Job:
         """The same everywhere, but for what is found of a prompt with blocks."""
@@ -141,13 +198,16 @@ class PredictedLatency(BaseRouter):
 
     def _candidate(self, replica: int, job: Job, bounds: Bounds, now: float, waited_s: float) -> Candidate:
         """Its headroom to the microsecond, so that replicas that are alike are so in spite of rounding."""
-        ttft_ms, tpot_ms = bounds
-        latency = self.outlooks[replica].expected(job, now)
+        o, latency = self.options, self.outlooks[replica].expected(job, now)
+        first_ms = [bounds.ttft_ms * o.ttft_buffer_factor] if bounds.ttft_ms is not None else []
+        if bounds.e2el_ms is not None:
+            first_ms.append(bounds.e2el_ms - 1e3 * latency.tpot_s * (job.answer - 1))
+        tpot_ms = bounds.tpot_ms if bounds is LOWEST else self.strictest[replica].least(bounds.tpot_ms)
         return Candidate(
             replica,
             1 - job.uncached / job.prompt,
-            0.0 if ttft_ms is None else round(ttft_ms - 1e3 * (waited_s + latency.ttft_s), 3),
-            0.0 if tpot_ms is None else round(tpot_ms - 1e3 * latency.tpot_s, 3),
+            round(min(first_ms) - 1e3 * (waited_s + latency.ttft_s), 3) if first_ms else 0.0,
+            0.0 if tpot_ms is None else round(tpot_ms * o.slo_buffer_factor - 1e3 * latency.tpot_s, 3),
         )
 
     def _near_the_prefix(self, candidates: list[Candidate]) -> list[Candidate]:

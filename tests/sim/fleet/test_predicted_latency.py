@@ -114,6 +114,47 @@ def test_without_bounds_of_its_own_a_router_goes_by_those_that_are_stated() -> N
     assert to.choose(request(tpot_slo_ms=20.0)) == 0  # alike by the only bound
 
 
+def test_a_buffer_factor_multiplies_bounds() -> None:
+    """As llm-d's producer: 55 ms is within a bound of 50 at 1.2, and 45 is not at 0.8; TTFT has its own."""
+    one, none = {"tpot_ms": 50.0, "ttft_ms": None}, {"tpot_ms": None}
+    replicas = Stated(150, 55), Stated(150, 45), Stated(150, 20)
+    assert choice(*replicas, **one) == 1
+    assert choice(*replicas, **one, slo_buffer_factor=1.2) == 0
+    assert choice(*replicas, **one, slo_buffer_factor=0.8) == 2
+    late = Stated(190, 12), Stated(150, 12), Stated(80, 12)
+    assert choice(*late, **none) == 0
+    assert choice(*late, **none, ttft_buffer_factor=0.8) == 1
+    assert choice(*late, **none, slo_buffer_factor=0.1) == 0
+
+
+def test_the_strictest_request_at_a_replica_bounds_tpot_there() -> None:
+    """As llm-d's producer has it: 35 ms is within the bound of 50, but not where one with 30 runs."""
+    to = router(Stated(150, 35), Stated(100, 35), pick="best", explore=0.0)
+    strict, lax = request(1, tpot_slo_ms=30.0), request(2, tpot_slo_ms=60.0)
+    mine = request(ttft_slo_ms=200.0, tpot_slo_ms=50.0)
+    assert to.choose(mine) == 0  # the least headroom
+    for place, each in ((0, strict), (0, lax), (1, lax)):
+        to.strictest[place].add(each.id, each.tpot_slo_ms)
+    assert to.choose(mine) == 1
+    assert to.choose(request(ttft_slo_ms=200.0)) == 1  # though it has no bound on TPOT itself
+    to.strictest[0].remove(strict.id)
+    assert to.choose(mine) == 0 and to.strictest[0].least(None) == 60.0
+    to.strictest[0].remove(lax.id)
+    assert to.strictest[0].least(None) is None
+
+
+def test_a_bound_on_the_whole_answer_is_one_on_its_first_token() -> None:
+    """50 tokens: at 10 ms they take 490 after the first, at 20 ms 980."""
+    replicas = Stated(190, 10), Stated(100, 20), Stated(60, 10)
+    to = router(*replicas, pick="best", explore=0.0)
+    assert to.choose(request(e2el_slo_ms=700.0)) == 0
+    assert to.choose(request(e2el_slo_ms=600.0)) == 2
+    assert to.choose(request(e2el_slo_ms=1085.0)) == 1
+    assert to.choose(request(e2el_slo_ms=1085.0, ttft_slo_ms=90.0)) == 2
+    whole = router(*replicas, pick="best", explore=0.0, e2el_ms=600.0)
+    assert whole.choose(request()) == 2
+
+
 def test_stated_bounds_alike_choose_as_the_routers_own() -> None:
     how: dict[str, Any] = {"request_rate": 60.0, "replicas": 3, "policy": "continuous"}
     how |= {"predictor": "oracle", "profile": "h200-vicuna-7b"}
@@ -172,6 +213,9 @@ def test_a_prompt_stays_where_it_is_found_unless_that_is_too_late() -> None:
         ("ttft_ms=-1", "ttft_ms: -1.0 must be at least 0 and finite"),
         ("tpot_ms=nan", "tpot_ms: 'nan' is not a number"),
         ("explore=2", "explore: 2.0 must be at most 1"),
+        ("slo_buffer_factor=0", "slo_buffer_factor: 0.0 must be above 0"),
+        ("ttft_buffer_factor=-1", "ttft_buffer_factor: -1.0 must be at least 0 and finite"),
+        ("e2el_ms=inf", "e2el_ms: inf must be at least 0 and finite"),
         ("affinity=1.5", "affinity: 1.5 must be at most 1"),
         ("ttft_weight=0,tpot_weight=0", "ttft_weight: 0.0 and tpot_weight: 0.0; one of them must be above 0"),
         ("strategy=fit", "'fit' must be one of least, most"),
