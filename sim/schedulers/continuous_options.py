@@ -33,6 +33,7 @@ BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("lower_quantile", 0, 1),
     ("level_tokens", 1, 1e9),
     ("prompt_weight", 0, 1e6),
+    ("token_ms", 0, 1e6),
 )
 """(option, least, most)."""
 
@@ -49,8 +50,8 @@ class ContinuousOptions:
     """Split prompts that exceed what is left of the token budget over several iterations."""
     order: Order = "fcfs"
     """Queue discipline: fcfs, shortest-predicted, shortest-remaining, priority, fair, shortest-prompt, ltr,
-    gittins, tie, lower-bound, mlfq, memory-time; with prefix_caching=on longest-prefix-match or
-    shortest-uncached.
+    gittins, tie, lower-bound, mlfq, memory-time, deadline, least-laxity; with prefix_caching=on
+    longest-prefix-match or shortest-uncached.
     """
     aging_s: float = 0.0
     """Under order=priority: seconds of waiting that are worth one level; 0: no ageing."""
@@ -92,6 +93,8 @@ class ContinuousOptions:
     """order=mlfq: quantum of the first queue, in tokens; it doubles from queue to queue."""
     prompt_weight: float = 0.01
     """order=mlfq: decoded tokens that a prompt token is worth, when a request joins a queue."""
+    token_ms: float = 20.0
+    """order=least-laxity: how long each token of the predicted rest takes."""
     waits: WaitOption = "discard"
     """What becomes of a turn's memory while its session waits for the next turn: discard (it is found again
     until it is taken), preserve (it stays held), swap (it stays in CPU memory) or least-waste (what wastes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..work import Limits
 from .continuous_options import ContinuousOptions
+from .deadlines import Deadline, LeastLaxity
 from .gittins import Gittins
 from .mlfq import SkipJoinQueues
 from .order import STATIC, FairShare, MemoryTime, Rank, ShortestRemaining, by_priority
@@ -27,6 +28,10 @@ def discipline(options: ContinuousOptions, limits: Limits) -> Rank:
             return ShortestRemaining()
         case "memory-time":
             return MemoryTime(None if options.waits == "discard" else Waits(options.waits, limits))
+        case "deadline":
+            return Deadline()
+        case "least-laxity":
+            return LeastLaxity(options.token_ms)
         case "gittins":
             return Gittins()
         case "tie":

@@ -30,6 +30,8 @@ Order: TypeAlias = Literal[
     "lower-bound",
     "mlfq",
     "memory-time",
+    "deadline",
+    "least-laxity",
     "longest-prefix-match",
     "shortest-uncached",
 ]
@@ -43,6 +45,7 @@ NEEDS: Mapping[str, Need] = {
     "ltr": "order",
     "shortest-remaining": "length",
     "memory-time": "length",
+    "least-laxity": "length",
     "tie": "distribution",
     "gittins": "distribution",
     "lower-bound": "distribution",

@@ -32,6 +32,8 @@ class Job:
     """The iteration since which it waits."""
     guard: tuple[float, int] | None = None
     """Its rank after it has starved, and the tokens up to which it has that."""
+    slos: tuple[float | None, float | None, float | None] = (None, None, None)
+    """Its bounds on TTFT, TPOT and E2EL, in iterations."""
 
 
 Rank = Callable[[Job], float]
@@ -79,8 +81,33 @@ def memory_time(job: Job) -> float:
     return sum(job.prompt + job.generated + k for k in range(1, rest + 1))
 
 
+def dues(job: Job) -> list[tuple[float, int]]:
+    """When tokens are due, by number from 1: the next one's and the last one's, of those that are."""
+    ttft, tpot, e2el = job.slos
+    due = list[tuple[float, int]]()
+    if ttft is not None and tpot is not None:
+        due.append((job.arrival + ttft + tpot * job.generated, job.generated + 1))
+    elif ttft is not None and job.generated == 0:
+        due.append((job.arrival + ttft, 1))
+    if e2el is not None:
+        due.append((job.arrival + e2el, max(job.predicted, job.generated + 1)))
+    return due
+
+
+def deadline(job: Job) -> float:
+    """The earliest of them."""
+    return min((time for time, _ in dues(job)), default=math.inf)
+
+
+def least_laxity(job: Job) -> float:
+    """When to begin at the latest, each token taking an iteration."""
+    return min((time - (token - job.generated) for time, token in dues(job)), default=math.inf)
+
+
 RANKS: dict[str, Rank] = {
     "memory-time": memory_time,
+    "deadline": deadline,
+    "least-laxity": least_laxity,
     "shortest-remaining": lambda job: abs(job.predicted - job.generated),
     "shortest-predicted": lambda job: job.predicted,
     "ltr": lambda job: job.predicted,

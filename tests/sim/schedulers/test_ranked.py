@@ -4,6 +4,7 @@ bound.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +21,7 @@ from tests.sim.flat_machine import flat_machine
 from tests.sim.schedulers.naive_ranked import RANKS, Job, World, pages
 from tests.sim.schedulers.naive_world import Event, Run
 from traces.errors import InputError
-from traces.trace import FloatArray, IntArray, Trace
+from traces.trace import SLO_COLUMNS, FloatArray, IntArray, Trace
 
 NUM_LENGTHS = 20
 
@@ -48,6 +49,10 @@ def simulated(jobs: Sequence[Job], blocks: int, policy: str, **how: Any) -> tupl
         np.array([job.prompt for job in jobs]),
         np.array([job.output for job in jobs]),
         arrival_s=np.array([job.arrival for job in jobs], dtype=float),
+        **{
+            column: np.array([math.nan if job.slos[k] is None else 1e3 * job.slos[k] for job in jobs])
+            for k, column in enumerate(SLO_COLUMNS)
+        },
     )
     known = Known([job.predicted for job in jobs], [job.lengths for job in jobs])
     shared = scenario(
@@ -78,7 +83,8 @@ def worlds(draw: st.DrawFn) -> tuple[list[Job], int]:
         few = draw(st.lists(st.integers(1, longest), min_size=1, max_size=4))
         lengths = sorted(draw(st.lists(st.sampled_from(few), min_size=NUM_LENGTHS, max_size=NUM_LENGTHS)))
         predicted = draw(st.sampled_from([output, lengths[0], lengths[-1]]))
-        jobs.append(Job(i, arrival, draw(st.integers(1, 60)), output, predicted, lengths))
+        slos = draw(st.tuples(*[st.none() | st.integers(1, most) for most in (200, 5, 400)]))
+        jobs.append(Job(i, arrival, draw(st.integers(1, 60)), output, predicted, lengths, slos=slos))
         arrival += draw(st.sampled_from([0, 0, 1, 3, 20]))
     least = max(pages(job.prompt + 80) for job in jobs)
     return jobs, least + 1 + draw(st.integers(0, 30))
@@ -128,7 +134,7 @@ def test_it_decides_as_defined(
     jobs, blocks = world
     policy = (
         f"continuous:order={order},max_num_seqs={places},max_num_batched_tokens=1000000,prefix_caching=off,"
-        f"preempt_until={until},starve_after={starve_after},quantum={quantum},level_tokens=4"
+        f"preempt_until={until},starve_after={starve_after},quantum={quantum},level_tokens=4,token_ms=1000"
     )
     run, _ = simulated(jobs, blocks, policy)
     naive = World(
