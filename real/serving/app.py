@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from .call import PATHS, BadRequest, read_body, told_length, whole_number
+from .call import PATHS, BadRequest, read_body, told_length, told_slos, whole_number
 from .client import Client, ClientGone, TooLarge, error_body, headers_of
 from .complaints import complain
 from .keys import Key, Keys
@@ -95,6 +95,7 @@ class Answering:
             priority=_level(client, body),
             deadline_s=_seconds(client, "x-seqsched-deadline-s"),
             told_tokens=told_length(body, client.headers),
+            slos=told_slos(client.headers),
         )
         answering = asyncio.create_task(self.layer.answer(call, client))
         gone = asyncio.create_task(client.gone())

@@ -8,12 +8,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sim.request import Request
+from traces.checks import MAX_BOUND_MS
 
 from .lengths import Ask
 
 PATHS = ("/v1/chat/completions", "/v1/completions")
 MOST_TOKENS = 1 << 31
 """A count of tokens from here on is none."""
+SLO_HEADERS: Mapping[str, tuple[str, ...]] = {
+    "ttft_slo_ms": ("x-llm-d-slo-ttft-ms", "x-slo-ttft-ms"),
+    "tpot_slo_ms": ("x-llm-d-slo-tpot-ms", "x-slo-tpot-ms"),
+    "e2el_slo_ms": ("x-seqsched-slo-e2el-ms",),
+}
+"""Where a client states bounds: llm-d's headers, by their new and their old names; there is none on E2EL."""
 
 
 class BadRequest(ValueError):
@@ -141,6 +148,26 @@ def told_length(body: Mapping[str, Any], headers: Mapping[str, str]) -> int | No
     for name in ("agent_hints", "osl"):
         hints = hints.get(name) if isinstance(hints, dict) else None
     return count(hints)
+
+
+def told_slos(headers: Mapping[str, str]) -> dict[str, float]:
+    """The bounds in ms that the client states on its request's latencies, by column of a trace; 0 states
+    none. BadRequest for what is no bound.
+    """
+    slos = dict[str, float]()
+    for column, names in SLO_HEADERS.items():
+        name = next((name for name in names if name in headers), None)
+        if name is None:
+            continue
+        try:
+            bound = float(headers[name])
+        except ValueError:
+            bound = -1.0
+        if not 0 <= bound <= MAX_BOUND_MS:
+            raise BadRequest(f"{name} is not a number of milliseconds from 0 to {MAX_BOUND_MS}")
+        if bound:
+            slos[column] = bound
+    return slos
 
 
 def whole_number(text: str) -> int | None:

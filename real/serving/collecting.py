@@ -246,10 +246,17 @@ class Collector:
             max_new_tokens=max(1, (call.max_tokens or 0) - done),
             priority=request.priority,
             user=request.user,
+            e2el_slo_ms=_left_ms(call.request, self.clock()),
         )
         middle = sorted(lengths)[len(lengths) // 2]
         tell(rest, Prediction(middle, max(middle, quantile_of(lengths)), lengths))
         return rest
+
+
+def _left_ms(request: Request, now: float) -> float | None:
+    """What is left of a bound on the whole answer; None without one."""
+    bound_ms = request.e2el_slo_ms
+    return None if bound_ms is None else bound_ms - 1e3 * (now - request.arrival_s)
 
 
 def _counts(upstream: Upstream) -> bool:

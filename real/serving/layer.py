@@ -9,7 +9,7 @@ import asyncio
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -168,9 +168,10 @@ class Layer:
         priority: int | None,
         deadline_s: float | None,
         told_tokens: int | None,
+        slos: Mapping[str, Any],
     ) -> Call:
         """The request as schedulers see it, with its prediction. `priority`: what the client says; it may
-        not be more important than its key is.
+        not be more important than its key is. `slos`: bounds that it states, by field of a request.
         """
         name = key.name if key is not None else None
         call = Call(self.next_id, path, raw, body, client.headers, self.clock(), name, told_tokens)
@@ -189,6 +190,7 @@ class Layer:
             priority=level,
             user=call.key,
             deadline_s=None if deadline_s is None else call.arrival_s + deadline_s,
+            **slos,
         )
         tell(call.request, self._predict(call))
         if self.settings.act == "tell":

@@ -47,6 +47,11 @@ class Metrics:
         self.output_tokens = counter("generation_tokens", "Tokens of answers.", label)
         self.success = counter("request_success", "Answers that came whole.", [*label, "finished_reason"])
         self.failure = counter("request_failure", "Requests without a whole answer.", [*label, "reason"])
+        self.slo = counter(
+            "request_slo",
+            "Requests that state a bound, by the latency that it is on; all: within all of theirs.",
+            [*label, "latency", "is_met"],
+        )
         self.refused = counter("request_refused", "Requests that were not let in.", ["reason"])
         self.retries = counter("upstream_retries", "Requests sent again before anything came.", ["upstream"])
         self.continuations = counter("continuations", "Answers that ran over and were queued again.", [])

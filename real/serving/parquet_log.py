@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sim.parallel.locked import close_locked
 from traces.errors import InputError
+from traces.trace import SLO_COLUMNS
 from traces.unpacking import PARQUET_EXTRA
 
 from .complaints import complain
@@ -46,7 +47,7 @@ TYPES = {
     **dict.fromkeys(("upstream", "attempts", "continuations"), "int64"),
 }
 """Columns of every log, and their types in Parquet."""
-AT_TIMES = {"deadline_s": "float64", "prompt": "string"}
+AT_TIMES = {"deadline_s": "float64", **dict.fromkeys(SLO_COLUMNS, "float64"), "prompt": "string"}
 """Those of some, as are the lists of hashes."""
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+
+from sim.request import Request
+from traces.trace import SLO_COLUMNS
 
 from .call import Call
 from .log import Log
@@ -33,6 +37,12 @@ class Ended(NamedTuple):
     wait_s: float
     e2el_s: float
     error: str
+
+
+def slos_of(request: Request) -> dict[str, float]:
+    """The bounds in ms that a request states, by column of a trace."""
+    stated = {name: getattr(request, name) for name in SLO_COLUMNS}
+    return {name: bound for name, bound in stated.items() if bound is not None}
 
 
 class Report:
@@ -112,6 +122,9 @@ class Report:
         first_s: float,
     ) -> None:
         m, model = self.metrics, self._label(call.model, is_known=not error)
+        took_s = {"ttft": first_s - call.arrival_s, "e2el": now - call.arrival_s}
+        took_s["tpot"] = (now - first_s) / (tokens - 1) if tokens > 1 else 0.0
+        self._count_slos(call.request, model, {} if error else took_s)
         if scheduled_s:
             m.queue.labels(model).observe(scheduled_s - call.arrival_s)
         if error:
@@ -132,6 +145,19 @@ class Report:
             m.ratio.labels(model).observe((call.request.predicted_tokens or 0) / tokens)
         if tokens > 1:
             m.tpot.labels(model).observe((now - first_s) / (tokens - 1))
+
+    def _count_slos(self, request: Request, model: str, took_s: Mapping[str, float]) -> None:
+        """Whether it was within the bounds that it states, and all of them; empty: it was not answered."""
+        met = {
+            latency: 1e3 * took_s.get(latency, math.inf) <= bound_ms
+            for latency, bound_ms in (
+                (name.removesuffix("_slo_ms"), b) for name, b in slos_of(request).items()
+            )
+        }
+        if met:
+            met["all"] = all(met.values())
+        for latency, is_met in met.items():
+            self.metrics.slo.labels(model, latency, str(is_met).lower()).inc()
 
     def _label(self, model: str, *, is_known: bool) -> str:
         """The model's name; empty for one that has never answered, and beyond so many."""
@@ -167,6 +193,7 @@ class Report:
             "priority": request.priority,
             "arm": call.arm,
             **({} if deadline_s is None else {"deadline_s": round(zero + deadline_s, 6)}),
+            **slos_of(request),
             "user": call.key or "",
             "model": call.model,
             "endpoint": call.path,

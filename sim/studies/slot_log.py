@@ -202,4 +202,5 @@ def bare(trace: Trace) -> Trace:
         priority=trace.priority,
         prompt=trace.prompt,
         user=trace.user,
+        **trace.slo_columns,
     )

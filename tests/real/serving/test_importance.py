@@ -8,10 +8,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("uvicorn", reason="needs the extra serve")
 
+import traces
 from real.serving.keys import Key, Keys, digest, read_keys
 from real.serving.log import Log
 from real.serving.quotas import Quotas
@@ -162,6 +164,61 @@ def test_who_is_not_sent_by_its_deadline_hears_so() -> None:
 
     for policy in ("continuous", "sequence:max_wait_s=0.01", "vanilla"):
         with_fakes(test, {"scale": 0.3}, slots=1, policy=policy)
+
+
+BOUNDED: list[tuple[str, dict[str, str]]] = [
+    ("none 3", {}),
+    ("late 3", {"x-llm-d-slo-ttft-ms": "90000", "X-LLM-D-SLO-TPOT-ms": "1e4"}),
+    ("soon 3", {"X-SLO-TTFT-MS": "50000", "x-slo-tpot-ms": "0"}),
+    ("whole 3", {"X-Seqsched-SLO-E2EL-ms": "70000"}),
+    ("missed 3", {"x-llm-d-slo-ttft-ms": "0.001", "x-seqsched-slo-e2el-ms": "60000"}),
+]
+"""Prompts whose clients state bounds by llm-d's headers, by the names that these had before, and by ours."""
+
+
+def test_bounds_that_clients_state_order_the_queue_and_stand_in_the_log(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+
+    async def test(up: Up, fake: Fake) -> None:
+        order = await in_order(up, fake, [(prompt, {"headers": headers}) for prompt, headers in BOUNDED])
+        assert [prompt.split()[0] for prompt in order] == ["missed", "soon", "whole", "late", "none"]
+        await up.idle()
+        counted = up.layer.expose().decode().splitlines()
+        for latency, is_met, count in (
+            *(("ttft", "true", 2), ("ttft", "false", 1), ("tpot", "true", 1), ("e2el", "true", 2)),
+            *(("all", "true", 3), ("all", "false", 1)),
+        ):
+            labels = f'is_met="{is_met}",latency="{latency}",model_name="fake"'
+            assert f"seqsched_request_slo_total{{{labels}}} {count}.0" in counted
+
+    with Log(path, texts=True) as log:
+        with_fakes(test, {"scale": 0.3}, slots=1, policy="continuous:order=deadline", log=log)
+    trace = traces.load(path)
+    assert trace.prompt is not None
+    rows = {prompt.split()[0]: k for k, prompt in enumerate(trace.prompt.tolist())}
+    stated = {
+        name: [None if np.isnan(b[k]) else b[k] for b in trace.slos.values()] for name, k in rows.items()
+    }
+    assert list(trace.slos) == ["ttft_slo_ms", "tpot_slo_ms", "e2el_slo_ms"]
+    assert stated == {
+        "blocker": [None, None, None],
+        "none": [None, None, None],
+        "late": [90000, 10000, None],
+        "soon": [50000, None, None],
+        "whole": [None, None, 70000],
+        "missed": [0.001, None, 60000],
+    }
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf", ""])
+def test_what_is_no_bound_is_refused(text: str) -> None:
+    async def test(up: Up, fake: Fake) -> None:
+        status, body = await up.ask(headers={"x-llm-d-slo-ttft-ms": text})
+        assert status == 400
+        assert b"x-llm-d-slo-ttft-ms is not a number of milliseconds from 0 to " in body
+        assert not fake.seen
+
+    with_fakes(test)
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:

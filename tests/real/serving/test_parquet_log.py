@@ -121,9 +121,12 @@ def test_texts_may_be_left_out_later_on(tmp_path: Path) -> None:
     path = tmp_path / "log.parquet"
     for number, texts in enumerate((False, True, False)):
         with ParquetLog(path, texts=texts, prefixes=texts) as log:
-            log.write({**row(number), **({"deadline_s": 2.5} if texts else {})}, "words")
+            log.write(
+                {**row(number), **({"deadline_s": 2.5, "ttft_slo_ms": 300.0} if texts else {})}, "words"
+            )
     assert [each["prompt"] for each in rows(path)] == [None, "words", None]
     assert [each["deadline_s"] for each in rows(path)] == [None, 2.5, None]
+    assert [each["ttft_slo_ms"] for each in rows(path)] == [None, 300.0, None]
 
 
 @pytest.mark.parametrize("content", [b"", b"precious", b'{"request_id": 1}\n'])
