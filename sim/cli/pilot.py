@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from ..perception.registry import PREDICTORS
+from ..results.slo_metrics import shares_text
 from ..scenario.policies import POLICIES
 from ..studies.pilot import OWN
 from ..studies.pilot import POLICIES as TRIED_POLICIES
@@ -114,6 +115,9 @@ def _print_table(found: Pilot) -> None:
         f"replayed against measured: mean E2EL {off['mean_e2el_ms']:+.1%}, p99 {off['p99_e2el_ms']:+.1%}, "
         f"mean TTFT {off['mean_ttft_ms']:+.1%}"
     )
+    if found.slo_attainment is not None:
+        texts = (f"{when} {shares_text(shares)}" for when, shares in found.slo_attainment.items())
+        print(f"within their own bounds: {', '.join(texts)}")
     if found.error is not None and found.order is not None:
         tau = show.number(found.order.kendall_tau, "{:.3f}")
         print(f"predictions in the log: error {found.error.error:.1f} tokens, Kendall tau {tau}")
@@ -122,7 +126,8 @@ def _print_table(found: Pilot) -> None:
     table.add_column("policy", overflow="fold", min_width=min(36, longest))
     for heading in ("slots", "machine", "lengths"):
         table.add_column(heading, overflow="fold")
-    for heading in ("mean E2EL ms", "change", "in 90 % of logs", "p99 E2EL ms", "change"):
+    headings = ("mean E2EL ms", "change", "in 90 % of logs", "p99 E2EL ms", "change")
+    for heading in (*headings, *(() if found.slo_attainment is None else ("within own SLO",))):
         table.add_column(heading, justify="right")
     for row in found.rows:
         table.add_row(*_cells(row))
@@ -143,6 +148,7 @@ def _cells(row: Replayed) -> tuple[str, ...]:
         f"{_change(low_high[1])} to {_change(low_high[0])}",
         show.figure(row.latency_ms["p99_e2el_ms"]),
         _change(row.gain["p99_e2el_ms"]),
+        *(() if row.slo_attainment is None else (shares_text(row.slo_attainment),)),
     )
 
 

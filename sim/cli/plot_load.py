@@ -87,7 +87,7 @@ def load(
     save_points(frame, save_table)
     frame["load"] = frame["request_rate"] / most
     columns = ["load", "mean_ttft_ms", "mean_tpot_ms", "mean_e2el_ms", "p99_e2el_ms", "request_goodput"]
-    columns += filter(is_of_own_bounds, frame)
+    columns += filter(is_of_own_bounds, map(str, frame))
     mean = frame.groupby(["policy", "request_rate"], sort=False)[columns].mean()
     show.frame_table(f"capacity of continuous: {most:.2f} requests/s", mean.reset_index())
     show.note_left_out(frame)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +53,7 @@ HEADLINES = (
 """What a comparison shows of every run, by key."""
 
 GOODPUT = ("request_goodput", "session_goodput")
-"""What it shows besides where there are bounds, beside the shares that are within their own."""
+"""What is shown of bounds, where there are any, beside the shares that are within their own."""
 
 
 def console() -> Console:
@@ -73,12 +73,9 @@ def number(value: Any, form: str) -> str:
     return "–" if value is None else form.format(value)
 
 
-def headlines(keys: Iterable[str] = (), *, with_failed: bool = False) -> list[Metric]:
-    """The metrics of `HEADLINES`; before them, where some failed, how many requests did; behind them those of
-    `keys` that speak of bounds.
-    """
-    bounds = [key for key in keys if key in GOODPUT or is_of_own_bounds(key)]
-    return [metrics.metric(key) for key in (*(["failed"] if with_failed else []), *HEADLINES, *bounds)]
+def headlines(*, with_failed: bool = False) -> list[Metric]:
+    """The metrics of `HEADLINES`; before them, where some failed, how many requests did."""
+    return [metrics.metric(key) for key in (*(["failed"] if with_failed else []), *HEADLINES)]
 
 
 def summary_table(summary: Mapping[str, Any]) -> None:
@@ -182,8 +179,7 @@ def comparison_table(
 
     first = next(iter(summaries.values()))
     any_failed = any(summary["failed"] for summary in summaries.values())
-    defined = dict.fromkeys(key for s in summaries.values() for key in s if s[key] is not None)
-    columns = headlines(defined, with_failed=any_failed)
+    columns = headlines(with_failed=any_failed)
     table = Table(title=title({**first, "policy": None}, with_completed=not any_failed), title_justify="left")
     table.add_column("policy", overflow="fold", min_width=min(36, max(map(len, summaries))))
     table.add_column("ratio", justify="right")
@@ -194,6 +190,7 @@ def comparison_table(
         cells = [c.text(summary[c.key]) + mark for c, mark in zip(columns, marks, strict=True)]
         table.add_row(name, number(ratios[name], "{:.3f}×"), *cells)
     console().print(table)
+    bounds_table(["policy"], [([name], summary) for name, summary in summaries.items()])
     if not alike:
         print(f"* {UNLIKE}")
     for name, summary in summaries.items():
@@ -202,6 +199,26 @@ def comparison_table(
             print(f"{name}: {text}")
     for text in (*cap_texts(first), *perception_texts(summaries)):
         print(text)
+
+
+def bounds_table(headings: Sequence[str], rows: Sequence[tuple[Sequence[str], Mapping[str, Any]]]) -> None:
+    """Print what runs say of bounds on requests, a row each, its cells under `headings` first; nothing where
+    none says anything.
+    """
+    from rich.table import Table
+
+    defined = dict.fromkeys(key for _, row in rows for key, value in row.items() if value is not None)
+    shown = [metrics.metric(key) for key in defined if key in GOODPUT or is_of_own_bounds(key)]
+    if not shown:
+        return
+    table = Table()
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for metric in shown:
+        table.add_column(metric.column_heading, justify="right")
+    for cells, row in rows:
+        table.add_row(*cells, *(metric.text(row.get(metric.key)) for metric in shown))
+    console().print(table)
 
 
 def perception_texts(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:

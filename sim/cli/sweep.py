@@ -97,8 +97,7 @@ def _print(result: sweeping.SweepResult) -> None:
     for name in result.axes:
         table.add_column(name, overflow="fold")
     any_failed = any(row.get("failed") for row in result.rows)
-    defined = dict.fromkeys(key for row in result.rows for key in row if row[key] is not None)
-    headlines = show.headlines(defined, with_failed=any_failed)
+    headlines = show.headlines(with_failed=any_failed)
     for headline in headlines:
         table.add_column(headline.column_heading, justify="right")
     if result.failed:
@@ -108,6 +107,8 @@ def _print(result: sweeping.SweepResult) -> None:
         cells += [_shortened(row.get(sweeping.ERROR))] if result.failed else []
         table.add_row(*(f"{row[name]}" for name in result.axes), *cells)
     show.console().print(table)
+    shown = result.rows[:MOST_ROWS]
+    show.bounds_table([*result.axes], [([f"{row[name]}" for name in result.axes], row) for row in shown])
     for text in _texts(result):
         print(text)
 

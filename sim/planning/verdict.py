@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from traces.trace import ALL_CLASSES
-
 from ..results.backlog import LEAST_DRIFT, LEAST_GROWTH
 from ..results.failures import share_text
+from ..results.slo_metrics import shares_text
 from .slo import TAIL_REQUESTS, WARM_UP, WARM_UP_E2EL, Bound, Interval, Observation, Slo, interval
 
 SloVerdict = Literal["meets", "fails", "unstable", "undecided"]
@@ -201,9 +200,7 @@ def attainment_text(point: FleetPoint) -> str:
     """Which share of the requests is within its own bounds, for people; empty where none states any."""
     if point.slo_attainment is None:
         return ""
-    by_class = [f"{name} {share:.1%}" for name, share in point.slo_attainment.items() if name != ALL_CLASSES]
-    classes = f" ({', '.join(by_class)})" if by_class else ""
-    return f"{point.slo_attainment[ALL_CLASSES]:.1%} of the requests are within their own bounds{classes}"
+    return f"within their own bounds: {shares_text(point.slo_attainment)} of the requests"
 
 
 def to_settle(slo: Slo, rate: float, mean_e2el_s: float, num_seeds: int) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from traces.errors import InputError
 from traces.prompt_blocks import share_found_again
@@ -21,6 +22,7 @@ from traces.trace import FloatArray, Trace
 
 from ..hardware.profile import Profile
 from ..perception.accuracy import ErrorReport, RankReport, error_report, rank_report
+from ..results.slo_metrics import attainments
 from ..scenario.policies import scheduler_maker
 from ..scenario.scenario import Scenario, scenario
 from .slot_log import (
@@ -65,17 +67,26 @@ class Point(NamedTuple):
     predictor: str
 
 
+class Figures(NamedTuple):
+    """Of one run: statistics of latencies in ms, and which shares are within bounds of their own, if any."""
+
+    latency_ms: Mapping[str, float]
+    slo_attainment: Mapping[str, float] | None
+
+
 @dataclass(frozen=True)
 class Replayed:
     """A replay: mean and p99 of TTFT and E2EL in ms, and the share by which each is below that of what ran,
     with the range about it in which it is in 90 of 100 logs of the same arrivals whose requests are drawn
-    from this one.
+    from this one. `slo_attainment`: which share of the log's requests, in all and by class, is within bounds
+    of its own; None where none states any.
     """
 
     point: Point
     latency_ms: Mapping[str, float]
     gain: Mapping[str, float]
     between: Mapping[str, tuple[float, float]]
+    slo_attainment: Mapping[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -83,13 +94,14 @@ class Replayed:
             key: {"ms": value, "gain": self.gain[key], "between": list(self.between[key])}
             for key, value in self.latency_ms.items()
         }
-        return {**self.point._asdict(), **figures}
+        return {**self.point._asdict(), **figures, **_stated(self.slo_attainment)}
 
 
 @dataclass(frozen=True)
 class Pilot:
     """A log replayed. `measured`, `replayed`: of what ran, by figure in ms; `rows`: what else was tried;
-    `error`, `order`: how good the predictions in the log were, None without any.
+    `error`, `order`: how good the predictions in the log were, None without any; `slo_attainment`: of what
+    ran, as `measured` and as `replayed`; None where no request states bounds.
     """
 
     log: str
@@ -102,6 +114,7 @@ class Pilot:
     error: ErrorReport | None
     order: RankReport | None
     notes: tuple[str, ...]
+    slo_attainment: Mapping[str, Mapping[str, float]] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -116,6 +129,7 @@ class Pilot:
             "measured": dict(self.measured),
             "replayed": dict(self.replayed),
             "replay_error": {key: self.replayed[key] / value - 1 for key, value in self.measured.items()},
+            **_stated(self.slo_attainment),
             "predictions": error,
             "rows": [row.to_json() for row in self.rows],
             "notes": list(self.notes),
@@ -161,13 +175,14 @@ def pilot(
     world = _World(trace, server, who, num_first)
     points = world.points(names, ran, own, slots, profiles)
     # Of the log itself, then of logs that are drawn from it: figures by point.
-    drawn: list[list[Mapping[str, float]]] = []
+    drawn: list[list[Figures]] = []
     for number in range(1 + replicates):
         requests = trace if not number else _resampled(trace, np.random.default_rng(number))
         drawn.append([world.figures(requests, point, seed=number) for point in points])
         if on_progress is not None:
             on_progress(number + 1, 1 + replicates)
     measured = statistics_of(told.log.latency)
+    met = attainment_of({**told.log.latency, **trace.slo_columns})
     rows = tuple(_compared(point, [figures[k] for figures in drawn], drawn) for k, point in enumerate(points))
     predicted = trace.predicted_tokens
     return Pilot(
@@ -181,6 +196,7 @@ def pilot(
         error=None if predicted is None else error_report(predicted, trace.output_tokens),
         order=None if predicted is None else rank_report(predicted, trace.output_tokens),
         notes=(*told.log.notes, *notes, *_notes(told.log.trace, who, own, slots)),
+        slo_attainment=None if met is None else {"measured": met, "replayed": rows[0].slo_attainment or {}},
     )
 
 
@@ -270,8 +286,8 @@ class _World:
             seed=seed,
         )
 
-    def figures(self, requests: Trace, point: Point, seed: int) -> dict[str, float]:
-        """Statistics of latencies in ms of a run."""
+    def figures(self, requests: Trace, point: Point, seed: int) -> Figures:
+        """Of a run."""
         requests, predictor = self._as_sent(requests, point)
         result = self._scenario(requests, point.machine, predictor, seed).run(
             with_slots(point.policy, point.slots)
@@ -282,7 +298,18 @@ class _World:
                 f"{requests.name}: {failed} of {len(requests)} requests cannot be served under {point.policy}"
                 f"{where} ({result.summary['failed_reason']})"
             )
-        return statistics_of(result.columns)
+        return Figures(statistics_of(result.columns), attainment_of(result.columns))
+
+
+def attainment_of(columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, float] | None:
+    """Which share of completed requests, in all and by class, is within bounds of its own."""
+    n = len(columns["e2el_ms"])
+    return attainments(columns, np.ones(n, dtype=np.bool_), np.arange(n))
+
+
+def _stated(slo_attainment: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is said of bounds, where requests state any."""
+    return {} if slo_attainment is None else {"slo_attainment": dict(slo_attainment)}
 
 
 def statistics_of(latency: Mapping[str, FloatArray]) -> dict[str, float]:
@@ -292,19 +319,21 @@ def statistics_of(latency: Mapping[str, FloatArray]) -> dict[str, float]:
     }
 
 
-def _compared(
-    point: Point, ours: Sequence[Mapping[str, float]], all_points: Sequence[Sequence[Mapping[str, float]]]
-) -> Replayed:
+def _compared(point: Point, ours: Sequence[Figures], all_points: Sequence[Sequence[Figures]]) -> Replayed:
     """A replay beside what ran, the first of all points: of the log, and of all that were drawn from it."""
     gains = {
-        key: [1 - mine[key] / points[0][key] for mine, points in zip(ours, all_points, strict=True)]
-        for key in ours[0]
+        key: [
+            1 - mine.latency_ms[key] / points[0].latency_ms[key]
+            for mine, points in zip(ours, all_points, strict=True)
+        ]
+        for key in ours[0].latency_ms
     }
     return Replayed(
         point,
-        ours[0],
+        ours[0].latency_ms,
         {key: values[0] for key, values in gains.items()},
         {key: range_about(values[0], values[1:]) for key, values in gains.items()},
+        ours[0].slo_attainment,
     )
 
 

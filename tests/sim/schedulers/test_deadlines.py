@@ -84,7 +84,7 @@ def test_it_meets_all_deadlines_where_any_order_does(policy: str, first_seed: in
         assert met == can_all_be_met(jobs), seed
         num_feasible += met
         num_others_miss += met and alone(jobs, "order=fcfs").summary["slo_attainment"] < 1
-    assert 20 <= num_feasible <= 80 and num_others_miss >= 10
+    assert 20 <= num_feasible <= 90 and num_others_miss >= 10
 
 
 def test_without_bounds_it_goes_first_come_first_served() -> None:

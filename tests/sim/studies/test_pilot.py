@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.cli import main
 from sim.scenario.scenario import scenario
 from sim.simulation import simulate
 from sim.studies.log_fit import IterationModel
@@ -21,6 +22,7 @@ from sim.studies.log_start import MOST_CONTEXT
 from sim.studies.pilot import pilot, range_about
 from sim.studies.slot_log import enough_blocks, read, server_of, slots_used, with_slots
 from traces.errors import InputError
+from traces.slo_classes import with_slo_classes
 from traces.trace import Trace
 
 SHORTEST = "continuous:order=shortest-predicted"
@@ -62,6 +64,32 @@ def logged(path: Path, trace: Trace, policy: str, slots: int, rate: float, **lea
             }
             file.write(json.dumps({k: v for k, v in values.items() if k not in leave_out}) + "\n")
     return path
+
+
+def test_it_says_who_is_within_their_own_bounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bounds that are in the log are kept, and the order that goes by them meets more."""
+    trace = with_slo_classes(requests(80), "chat:share=50%,e2el=200s;batch:e2el=1h", 1)
+    log = logged(tmp_path / "log.jsonl", trace, "continuous", 4, np.inf)
+    stated = trace.slo_columns
+    bounded = [
+        {**json.loads(line), **{name: values[row] for name, values in stated.items()}}
+        for row, line in enumerate(log.read_text().splitlines())
+    ]
+    log.write_text("".join(json.dumps(row) + "\n" for row in bounded))
+    found = pilot(log, policies=("continuous", "continuous:order=deadline"), replicates=2)
+    assert found.slo_attainment is not None
+    measured, replayed = found.slo_attainment["measured"], found.slo_attainment["replayed"]
+    is_met = np.array([row["e2el_ms"] <= row["e2el_slo_ms"] for row in bounded])
+    chats = np.array([row["slo_class"] == "chat" for row in bounded])
+    assert measured == pytest.approx({"all": is_met.mean(), "batch": 1.0, "chat": is_met[chats].mean()})
+    assert replayed["chat"] == pytest.approx(measured["chat"], abs=0.1)
+    by_deadline = next(row for row in found.rows if row.point.policy.endswith("deadline"))
+    assert by_deadline.slo_attainment is not None
+    assert by_deadline.slo_attainment["chat"] > replayed["chat"] + 0.1
+    assert found.to_json()["slo_attainment"]["measured"] == measured
+    main(["pilot", str(log), "--policies", "continuous:order=deadline", "--replicates", "2"])
+    said = f"within their own bounds: measured {measured['all']:.1%} (batch 100.0%,"
+    assert said in capsys.readouterr().out
 
 
 @pytest.mark.slow
