@@ -58,8 +58,8 @@ LATE_MS = 5.0
 class Observation:
     """`summary`: figures by vLLM's keys, and labels; of sessions, where there are any, how long they took.
     `log`: a row a request, with `LOG_COLUMNS`, and `SESSION_COLUMNS`, bounds and the columns that say which
-    prompts begin alike where the trace has them. Times are in seconds from the first that was due: `due_s`, when the
-    request ought to have been sent, `arrival_s`, when it was, from where latencies count.
+    prompts begin alike where the trace has them. Times are in seconds from the first that was due: `due_s`,
+    when the request ought to have been sent, `arrival_s`, when it was, from where latencies count.
     `detail`: lists a request, as `vllm bench serve --save-detailed` has.
     """
 
