@@ -12,6 +12,7 @@ from sim.request import Request
 from sim.schedulers.continuous_options import ContinuousOptions
 from sim.schedulers.deadlines import Deadline, LeastLaxity
 from sim.schedulers.disciplines import discipline
+from sim.work import Limits
 from tests.sim.schedulers.naive_ranked import Job
 from tests.sim.schedulers.test_ranked import alone, random_jobs
 from traces.errors import InputError
@@ -46,7 +47,8 @@ def test_slack_leaves_time_for_the_predicted_rest() -> None:
     assert rank(request(e2el_slo_ms=2000), 30) == pytest.approx(12 - 0.1)
     assert rank(request(e2el_slo_ms=2000), 70) == pytest.approx(12 - 0.01)  # the next token, at least
     assert rank(request(e2el_slo_ms=2000, ttft_slo_ms=500), 0) == pytest.approx(10.5 - 0.01)
-    assert discipline(ContinuousOptions(order="least-laxity", token_ms=7)).token_s == 0.007  # type: ignore[attr-defined]
+    chosen = discipline(ContinuousOptions(order="least-laxity", token_ms=7), Limits(0))
+    assert isinstance(chosen, LeastLaxity) and chosen.token_s == 0.007
 
 
 def with_deadlines(seed: int) -> list[Job]:
