@@ -205,8 +205,12 @@ class Observation:
     slo_attainment: Mapping[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """A dict of plain values; infinity, which JSON lacks, as null."""
+        """A dict of plain values; infinity, which JSON lacks, as null. Where no request states a bound of its
+        own, nothing is said of such.
+        """
         plain = asdict(self)
+        if self.slo_attainment is None:
+            del plain["slo_attainment"]
         plain["values"] = [None if math.isinf(v) else v for v in self.values]
         return plain
 
