@@ -110,7 +110,7 @@ class RunningRequests:
             leap.iterations = iterations
             leap.first_s, leap.slope_s = self.cost.decode_run(n, tokens + n, uneven)
             if until_s < math.inf:
-                leap.iterations = leap.iterations_begun(until_s - now)
+                leap.iterations = leap.iterations_begun(until_s, now)
             return leap
         if iterations < 1:
             raise SchedulingError("Iterations of which none is to run")

@@ -181,7 +181,7 @@ class Replica:
                             except simpy.Interrupt as signal:
                                 if signal.cause is not None:
                                     raise
-                                iterations = leap.iterations_begun(env.now - start_s, self.is_late)
+                                iterations = leap.iterations_begun(env.now, start_s, self.is_late)
                                 now = max(start_s + leap.seconds(iterations), env.now)
                                 yield env.at(now, END)
                             self.is_listening = self.is_leaping = False
@@ -371,7 +371,7 @@ class Replica:
     def _cut_iterations(self, work: Iterations, leap: Leap, start_s: float, now: float) -> None:
         """Those iterations that had ended count; the one in progress is lost."""
         # A failure at the very end of an iteration takes it with it: nothing of it has been handed back.
-        iterations = leap.iterations_begun(now - start_s) - 1
+        iterations = leap.iterations_begun(now, start_s) - 1
         begun_s = start_s
         if iterations:
             start_s += leap.seconds(iterations)

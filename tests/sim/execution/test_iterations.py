@@ -67,6 +67,16 @@ def test_the_end_of_an_iteration_still_belongs_to_it(
         assert leap.iterations_begun(math.nextafter(end, 0.0)) == k
 
 
+@given(st.integers(1, 100), st.floats(1e-4, 1.0), st.floats(1e-4, 1.0), st.floats(0, 1e6))
+def test_the_end_of_an_iteration_belongs_to_it_whenever_the_leap_began(
+    iterations: int, head_s: float, first_s: float, start_s: float
+) -> None:
+    """A time less another is rounded otherwise than the sum: 3.9 + 0.25 - 3.9 may be above 0.25."""
+    leap = Leap(iterations, head_s, first_s)
+    for k in range(1, iterations + 1):
+        assert leap.iterations_begun(start_s + leap.seconds(k), start_s) == k
+
+
 @given(
     st.integers(1, 10**6),
     st.floats(1e-4, 1.0),
