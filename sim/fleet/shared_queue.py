@@ -22,10 +22,10 @@ class SharedQueueFleet(Fleet):
         # Requests at each replica as of its last decision, until it is sent one; heap of (these, replica).
         self.loads: dict[int, int] = {}
         self.hungry: list[tuple[int, int]] = []
-        # Prompt tokens of what each replica left in the queue at its last decision; the same by KV capacity,
-        # heaps of (minus these, replica).
-        self.declined: dict[int, int] = {}
-        self.decliners: dict[int, list[tuple[int, int]]] = {}
+        # Prompt tokens and cap of what each replica left in the queue at its last decision; by KV capacity, a
+        # heap of (minus these, replica) for either.
+        self.declined: dict[int, tuple[int, int]] = {}
+        self.decliners: dict[int, tuple[list[tuple[int, int]], list[tuple[int, int]]]] = {}
         # Numbers of the replicas whose requests share memory.
         self.sharing: set[int] = set()
 
@@ -49,12 +49,12 @@ class SharedQueueFleet(Fleet):
                 heapify(self.hungry)
         self.declined.pop(number, None)
         if request is not None:
-            self.declined[number] = request.prompt_tokens
-            decliners = self.decliners.setdefault(capacity, [])
-            heappush(decliners, (-request.prompt_tokens, number))
-            if len(decliners) > most:
-                decliners[:] = [(k, n) for k, n in set(decliners) if self.declined.get(n) == -k]
-                heapify(decliners)
+            self.declined[number] = size = request.prompt_tokens, request.max_new_tokens
+            for which, decliners in enumerate(self.decliners.setdefault(capacity, ([], []))):
+                heappush(decliners, (-size[which], number))
+                if len(decliners) > most:
+                    decliners[:] = [(k, n) for k, n in set(decliners) if self._declines(n, which, -k)]
+                    heapify(decliners)
             if number in self.sharing and replica.num_requests > replica.running.num_running:
                 self._ask_again(replica, now)
         if has_taken and self.queue:
@@ -105,13 +105,23 @@ class SharedQueueFleet(Fleet):
         all_have_decided.callbacks.append(let_in)
 
     def _offer(self) -> None:
-        """The first in the shared queue is another now: who had no memory for a longer one decides anew, with
-        the end of its iteration.
+        """The first in the shared queue is another now: who had no memory for one with a longer prompt or a
+        larger cap decides anew, with the end of its iteration.
         """
-        for capacity, decliners in self.decliners.items():
+        for capacity, by_size in self.decliners.items():
             first = self._first_for(capacity)
-            while decliners and first is not None and -decliners[0][0] > first.prompt_tokens:
-                self.replicas[heappop(decliners)[1]].notice()
+            if first is None:
+                continue
+            for which, size in enumerate((first.prompt_tokens, first.max_new_tokens)):
+                decliners = by_size[which]
+                while decliners and -decliners[0][0] > size:
+                    declined, number = heappop(decliners)
+                    if self._declines(number, which, -declined):
+                        self.replicas[number].notice()
+
+    def _declines(self, number: int, which: int, size: int) -> bool:
+        """Whether what a replica left at its last decision had a prompt (0) or a cap (1) of that size."""
+        return number in self.declined and self.declined[number][which] == size
 
     def _first_for(self, capacity: int) -> Request | None:
         """The first in the shared queue that a replica of so many KV tokens can hold, or that none can."""

@@ -41,6 +41,15 @@ class TrtllmScheduler(ContinuousScheduler):
         self.waited = 0  # iterations for which prompts have been held back
         self.is_waiting = False  # they are in the next one
 
+    @property
+    def has_place(self) -> bool:
+        """Whether one more request would start with the next iteration, memory aside, be asked about, or wait
+        with those that are held back until there are more.
+        """
+        if not self.is_waiting:
+            return super().has_place
+        return len(self.running) + len(self.waiting) + len(self.unperceived) < self.max_num_seqs
+
     def wants(self, request: Request) -> bool:
         """Whether a place and the memory are there, beside all that waits here already."""
         if not self.never_evicts:
@@ -48,7 +57,8 @@ class TrtllmScheduler(ContinuousScheduler):
         waiting = [r for *_, r in self.waiting if r.id not in self.withdrawn] + self.unperceived
         if len(self.running) + len(waiting) >= self.max_num_seqs:
             return False
-        return self.reserved + sum(map(self._blocks_at_most, (*waiting, request))) <= self.kv.num_blocks
+        need = self.reserved + sum(map(self._blocks_at_most, (*waiting, request)))
+        return need <= self.kv.num_blocks or not (self.running or waiting)
 
     def _blocks_at_most(self, request: Request) -> int:
         """Blocks of a request's prompt and its cap."""
