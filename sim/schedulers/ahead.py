@@ -40,6 +40,7 @@ class AheadScheduler(ContinuousScheduler):
     """Queue a request, or turn it away."""
     __slots__ = (
         "at_limit",
+        "before",
         "decided",
         "evictions",
         "first_limit",
@@ -53,6 +54,7 @@ class AheadScheduler(ContinuousScheduler):
     def _clear(self) -> None:
         super()._clear()
         self.decided: Work | None = None
+        self.before: tuple[int, ...] = ()  # sums over those let in before it was decided
         # What was decided last: for how many iterations it holds, whether an arrival ends it, until when.
         self.outlook = OVER
         self.has_news = True  # anything has come or ended since
@@ -80,6 +82,7 @@ class AheadScheduler(ContinuousScheduler):
         if self.drops or self.pending_drops:
             return (self.drops or self.pending_drops).popleft()  # on arrival first, whatever runs
         work, self.decided = self.decided, None
+        self.before = ()
         if work is None:
             work = self._choose(now)
             if isinstance(work, Iterations):
@@ -129,6 +132,7 @@ class AheadScheduler(ContinuousScheduler):
             self.outlook = kv.iterations_that_fit(), stop, inf
             return MORE
         self.is_ahead = True
+        self.before = kv.prefixes.sums()
         work = self._choose(now)
         while isinstance(work, Drop):
             self.pending_drops.append(work)
@@ -154,6 +158,7 @@ class AheadScheduler(ContinuousScheduler):
             self.has_news = True
             return
         kv, iterations, ended = self.kv, outcome.iterations, outcome.finished
+        self.before = ()
         last = kv.iteration + iterations
         if self.first_limit < last and iterations > 1 and self._next_limit() < last:
             kv.advance(iterations - 1, ())
@@ -177,7 +182,9 @@ class AheadScheduler(ContinuousScheduler):
         super().record(work, Outcome(max(iterations - 1, 0), ended), now)
 
     def drain(self, now: float) -> list[Request]:
-        """Everything submitted that has not ended."""
+        """Everything submitted that has not ended; what is in hand never begins."""
+        if self.before:
+            self.kv.prefixes.take_back(self.before)
         dropped = [request for drop in self.pending_drops for request in drop.requests]
         return [*super().drain(now), *dropped]
 

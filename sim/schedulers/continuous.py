@@ -121,9 +121,12 @@ class ContinuousScheduler(Paged):
         waiting = [r for *_, r in self.waiting if r.id not in self.withdrawn] + self.unperceived
         if self.is_stuck or len(self.running) + len(waiting) >= self.max_num_seqs:
             return False
-        need = self.kv.decode_need()
-        need += sum(blocks_for(self._length(r), self.kv.block_size) for r in (*waiting, request))
+        need = self.kv.decode_need() + sum(map(self._blocks_to_take, (*waiting, request)))
         return need <= self.kv.free or not (self.running or waiting)
+
+    def _blocks_to_take(self, request: Request) -> int:
+        """Blocks that a request in the queue takes until its next token."""
+        return blocks_for(self._length(request), self.kv.block_size)
 
     def _length(self, request: Request) -> int:
         """Tokens to compute before its next token: the prompt, and what it generated before evictions."""
@@ -383,6 +386,8 @@ class ContinuousScheduler(Paged):
 
     def drain(self, now: float) -> list[Request]:
         """Everything submitted that has not ended; the scheduler is empty afterwards."""
+        if not self.NUM_IN_FLIGHT:
+            self.kv.begin()
         running = [request for *_, request in self.running.values()]
         waiting = [request for *_, request in sorted(self.waiting) if request.id not in self.withdrawn]
         left = [*running, *waiting, *self.unperceived, *(r for drop in self.drops for r in drop.requests)]

@@ -232,6 +232,10 @@ class KvCache:
             self._compute(chunk)
         self.paused = [request.id for request in paused]
 
+    def begin(self) -> None:
+        """The next iteration is in progress, and will never end: its blocks are taken."""
+        self.prefixes.take(min(self.need, self.free) - self.out_of_queue)
+
     def forget(self, id: int) -> None:
         """A request that was evicted never comes back."""
         self.prefixes.forget(id)

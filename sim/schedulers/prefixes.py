@@ -71,6 +71,14 @@ class Prefixes(ABC):
         return requests
 
     @abstractmethod
+    def sums(self) -> tuple[int, ...]:
+        """What was counted so far of those that were let in."""
+
+    @abstractmethod
+    def take_back(self, sums: tuple[int, ...]) -> None:
+        """What was counted since then never came about."""
+
+    @abstractmethod
     def forget(self, id: int) -> None:
         """A request that was evicted will not come back."""
 
@@ -118,6 +126,13 @@ class OwnPrefixes(Prefixes):
         """All of them are free."""
         self.unhashed += blocks - full_blocks
         return 0
+
+    def sums(self) -> tuple[int, ...]:
+        """Nothing is counted."""
+        return ()
+
+    def take_back(self, sums: tuple[int, ...]) -> None:
+        """There is nothing to take back."""
 
     def forget(self, id: int) -> None:
         """Its blocks are like any others."""
@@ -270,6 +285,16 @@ class SharedPrefixes(Prefixes):
             self.blocks.forget(key)
         self.num_held_twice -= full_blocks - freed
         return full_blocks - freed
+
+    def sums(self) -> tuple[int, ...]:
+        """What was found, asked for, lost and given up."""
+        lost, given_up = self.lost_tokens, self.blocks.num_evicted
+        return self.found_tokens, self.let_in_tokens, self.refound_tokens, lost, given_up
+
+    def take_back(self, sums: tuple[int, ...]) -> None:
+        """All of that is as it was then."""
+        self.found_tokens, self.let_in_tokens, self.refound_tokens, lost, given_up = sums
+        self.lost_tokens, self.blocks.num_evicted = lost, given_up
 
     def as_let_in(self, requests: Sequence[Request]) -> Sequence[Request]:
         """In the order in which they were let in."""

@@ -23,10 +23,12 @@ ONE_AT_A_TIME = "continuous:max_num_seqs=1"
 
 def made(output: Sequence[int], arrival: Sequence[float] | None = None, **columns: Any) -> Trace:
     n = len(output)
+    blocks = columns.pop("blocks", None)
     columns = {k: np.array(v) for k, v in columns.items()}
     prompt = columns.pop("prompt", np.full(n, 10))
     arrival_s = np.zeros(n) if arrival is None else np.array(arrival, dtype=float)
-    return Trace("made up", np.arange(n), prompt, np.array(output), arrival_s=arrival_s, **columns)
+    lengths = prompt, np.array(output)
+    return Trace("made up", np.arange(n), *lengths, arrival_s=arrival_s, blocks=blocks, **columns)
 
 
 def outages(folder: Path, *rows: tuple[int, float, float]) -> Path:

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from sim.fleet.routers import ROUTERS
 from sim.hardware.kv_memory import KvMemory
 from sim.hardware.profile import Profile
+from sim.results.result import Result
 from sim.scenario.scenario import scenario
+from tests.sim.flat_machine import flat_machine
 from tests.sim.fleet.small import (
     COLUMNS,
     decided,
@@ -48,6 +50,8 @@ def worlds(draw: st.DrawFn) -> Trace:
         deadline_s=arrival + numbers(st.sampled_from([np.inf, np.inf, np.inf, 0.7]), float),
     )
 
+
+TICK_S = 1 / 64
 
 NAMES = [
     *ROUTERS.names,
@@ -113,6 +117,7 @@ FAILURES = st.sampled_from([{}, {}, {"mtbf_s": 3.0, "mttr_s": 0.4}, {"mtbf_s": 9
     predictor=st.sampled_from(["oracle", "trace", "tuned"]),
     failures=FAILURES,
     seed=st.integers(0, 50),
+    cap=st.sampled_from(["shared", "own"]),
 )
 def test_leaping_is_iteration_by_iteration_on_every_replica(
     trace: Trace,
@@ -122,18 +127,27 @@ def test_leaping_is_iteration_by_iteration_on_every_replica(
     predictor: str,
     failures: dict[str, float],
     seed: int,
+    cap: str,
     profile: Profile,
 ) -> None:
-    how = {"predictor": predictor, "router": router, "seed": seed, **failures}
+    how = {"predictor": predictor, "router": router, "seed": seed, "cap": cap, **failures}
     assert_leaping_changes_nothing(trace, policy, profile, blocks, how)
 
 
 def assert_leaping_changes_nothing(
-    trace: Trace, policy: str, profile: Profile, blocks: list[int], how: dict[str, Any]
-) -> None:
-    """Machines differ a little in speed, so that no two events of two of them fall together by chance."""
+    trace: Trace,
+    policy: str,
+    profile: Profile,
+    blocks: list[int],
+    how: dict[str, Any],
+    *,
+    alike: bool = False,
+) -> Result:
+    """Machines differ a little in speed, unless they are `alike`, so that no two events of two of them fall
+    together by chance.
+    """
     machines = [
-        replace(profile.with_scale(1 + 0.0137 * k), memory=KvMemory(16 * b, 1.0, 0, 0, 1))
+        replace(profile.with_scale(1 + 0.0137 * k * (not alike)), memory=KvMemory(16 * b, 1.0, 0, 0, 1))
         for k, b in enumerate(blocks)
     ]
     shared = with_machines(scenario(trace, profile=profile, max_new_tokens=200, **how), machines)
@@ -146,8 +160,11 @@ def assert_leaping_changes_nothing(
         assert (leaped.machines[name] == stepped.machines[name]).all(), name
     for name in ("busy_s", "down_s", "kv_peak_fraction"):
         assert leaped.machines[name] == pytest.approx(stepped.machines[name], rel=1e-9, abs=1e-9), name
+    for name in ("prefix_hit_fraction", "prefix_evicted_tokens", "recomputed_tokens"):
+        assert leaped.summary.get(name) == stepped.summary.get(name), name
     for k in range(len(blocks)):
         assert decided(leaped, k) == decided(stepped, k)
+    return leaped
 
 
 @st.composite
@@ -247,3 +264,48 @@ def test_a_replica_is_sent_one_request_until_it_decides_again(profile: Profile) 
     trace = made(output, arrival, prompt=[1, 1, 1, 1, 2, *[1] * 20])
     policy, how = "continuous:order=shortest-remaining,chunked=off", {"predictor": "tuned"}
     assert_leaping_changes_nothing(trace, policy, profile, [20, 20], {**how, "router": "shared-queue"})
+
+
+TRTLLM = "continuous:rules=trtllm,max_num_seqs=30"
+
+
+def test_a_replica_in_a_leap_takes_the_longer_prompt_with_a_smaller_cap_too() -> None:
+    """It has 10 blocks; what stood at the head of the queue when its leap began needed 11 with its cap."""
+    trace = made(
+        [8, 4, 60, 100, 24, 4],
+        [0.0, 0.0, TICK_S, TICK_S, 2 * TICK_S, 2 * TICK_S],
+        prompt=[280, 220, 68, 92, 142, 156],
+    )
+    how = {"router": "shared-queue", "cap": "own"}
+    result = assert_leaping_changes_nothing(trace, TRTLLM, flat_machine(TICK_S), [22, 22], how, alike=True)
+    assert result.columns["replica"].tolist() == [0, 1, 0, 1, 0, 1]
+    assert result.columns["scheduled_s"][5] == 8 * TICK_S
+
+
+def test_a_replica_that_holds_prompts_back_until_there_are_more_takes_more(tmp_path: Path) -> None:
+    """What was at the first replica waits at the second for others; the last one comes, and both begin."""
+    trace = made([22, 40, 35], [0.0, 4 * TICK_S, 15 * TICK_S], prompt=[167, 8, 24])
+    how = {"router": "shared-queue", "failures": outages(tmp_path, (0, 12 * TICK_S, 50 * TICK_S))}
+    policy = f"{TRTLLM},max_num_batched_tokens=40,batch_wait_timeout_iters=9,batch_wait_max_tokens_ratio=0.3"
+    result = assert_leaping_changes_nothing(trace, policy, flat_machine(TICK_S), [14, 60], how, alike=True)
+    assert (result.columns["scheduled_s"] / TICK_S).tolist() == [0, 4, 15]
+
+
+def test_what_no_replica_can_hold_is_taken_from_the_queue_and_turned_away() -> None:
+    trace = made([5, 5], prompt=[10, 400])
+    how = {"profile": flat_machine(), "router": "shared-queue", "replicas": 2, "kv_blocks": 20, "cap": "own"}
+    assert run(trace, TRTLLM, **how).columns["status"].tolist() == ["completed", "rejected"]
+
+
+@pytest.mark.parametrize("leap", [True, False])
+def test_what_a_decision_lets_in_that_a_failure_overtakes_never_began(leap: bool, tmp_path: Path) -> None:
+    """The second comes with the end of an iteration; the one that it is let in to would begin an iteration
+    later, and the replica fails before. It has asked for its prompt once, when both begin again.
+    """
+    blocks = PromptBlocks(np.array([0, 0]), np.array([64, 64]), np.array([0, 1, 2]))
+    trace = made([40, 40], [0.0, 5 * TICK_S], prompt=[80, 80], blocks=blocks)
+    failures = outages(tmp_path, (0, 5.5 * TICK_S, 8 * TICK_S))
+    shared = scenario(trace, profile=flat_machine(TICK_S), failures=failures)
+    result = shared.run("continuous:prefix_caching=on,async_scheduling=on", leap=leap)
+    assert result.columns["reroutes"].tolist() == [1, 1]
+    assert result.summary["prefix_hit_fraction"] == 64 / (3 * 80)
