@@ -61,9 +61,10 @@ class Limits:
     (context tokens per sequence, batch size), by rising context: the largest batch that still pays there.
     `perception_tokens`: KV tokens that a length question and its answer take on top of the prompt.
     `async_scheduling`: decisions on iterations are due while the iteration before runs. `tiers`: slower
-    memory, the fastest first; `tiers_overlap`: others run while blocks come from there. `prefill_s`: pairs
-    (tokens, seconds of a prompt of that length alone), by rising tokens, and `iteration_s`: seconds of an
-    iteration that decodes as many as pay; both empty where not known.
+    memory, the fastest first; `tiers_overlap`: others run while blocks come from there; `tiers_eviction`: by
+    which rule the first of them gives up blocks. `prefill_s`: pairs (tokens, seconds of a prompt of that
+    length alone), by rising tokens, and `iteration_s`: seconds of an iteration that decodes as many as pay;
+    both empty where not known.
     """
 
     kv_tokens: int
@@ -73,6 +74,7 @@ class Limits:
     async_scheduling: bool = False
     tiers: tuple[MemoryTier, ...] = ()
     tiers_overlap: bool = True
+    tiers_eviction: Literal["lru", "arc"] = "lru"
     prefill_s: tuple[tuple[int, float], ...] = ()
     iteration_s: float = 0.0
 

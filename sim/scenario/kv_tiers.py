@@ -17,22 +17,23 @@ UNITS = {
     "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
 }  # fmt: skip
 
-BLOCKING = "blocking"
+BLOCKING, ARC = "blocking", "arc"
+WORDS = (BLOCKING, ARC)
+"""What may stand at the end: others wait while blocks come; CPU memory gives up blocks by ARC, not LRU."""
 
 LEAST_BYTES, MOST_BYTES = 2**-20, 2**60
 """Bounds of sizes and of rates; a rate of no bytes to speak of would bring nothing within any run."""
 
 
-def parse_tiers(text: str) -> tuple[tuple[tuple[str, float, float], ...], bool]:
-    """(name, bytes, bytes per second) of each tier of `cpu:SIZE@RATE[,disk:SIZE@RATE][,blocking]`, and
-    whether others run while blocks come from there.
+def parse_tiers(text: str) -> tuple[tuple[tuple[str, float, float], ...], frozenset[str]]:
+    """(name, bytes, bytes per second) of each tier of `cpu:SIZE@RATE[,disk:SIZE@RATE][,blocking][,arc]`, and
+    which of `WORDS` stand at the end.
 
     InputError for another form, sizes and rates that are not above 0, and a disk without CPU memory.
     """
-    parts = [part.strip() for part in text.split(",")]
-    overlaps = parts[-1] != BLOCKING
-    if not overlaps:
-        parts.pop()
+    parts, words = [part.strip() for part in text.split(",")], set[str]()
+    while parts and parts[-1] in WORDS and parts[-1] not in words:
+        words.add(parts.pop())
     tiers = tuple(_tier(text, part) for part in parts)
     names = tuple(name for name, *_ in tiers)
     if not names or names != NAMES[: len(names)]:
@@ -40,7 +41,7 @@ def parse_tiers(text: str) -> tuple[tuple[tuple[str, float, float], ...], bool]:
             f"kv_tier: {text!r} must name cpu, and behind it disk, each once; vLLM reads its disk through "
             "CPU memory"
         )
-    return tiers, overlaps
+    return tiers, frozenset(words)
 
 
 def _tier(text: str, part: str) -> tuple[str, float, float]:
@@ -49,7 +50,7 @@ def _tier(text: str, part: str) -> tuple[str, float, float]:
     if not colon or not at or not rate.endswith("/s"):
         raise InputError(
             f"kv_tier: {part!r} of {text!r} is not NAME:SIZE@RATE, such as cpu:64GiB@50GB/s; at the end "
-            f"may stand {BLOCKING}"
+            f"may stand {' and '.join(WORDS)}"
         )
     return name, _bytes(part, size), _bytes(part, rate.removesuffix("/s"))
 
@@ -67,15 +68,17 @@ def _bytes(part: str, text: str) -> float:
     return value
 
 
-def tiers_of(profile: Profile, text: str | None, block_size: int) -> tuple[tuple[MemoryTier, ...], bool]:
-    """The tiers in tokens of the profile's model, and whether they overlap; none without a text.
+def tiers_of(
+    profile: Profile, text: str | None, block_size: int
+) -> tuple[tuple[MemoryTier, ...], frozenset[str]]:
+    """The tiers in tokens of the profile's model, and which of `WORDS` the text has; none without a text.
 
     InputError where the profile does not say how many bytes a token takes, and for a tier smaller than a
     block.
     """
     if text is None:
-        return (), True
-    tiers, overlaps = parse_tiers(text)
+        return (), frozenset()
+    tiers, words = parse_tiers(text)
     if profile.memory is None:
         raise InputError(
             f"kv_tier: profile {profile.name} has no memory part, which would say how many bytes the KV of "
@@ -90,4 +93,4 @@ def tiers_of(profile: Profile, text: str | None, block_size: int) -> tuple[tuple
                 f"than the {block_size} of a block"
             )
         made.append(MemoryTier(name, tokens, per_token / rate))
-    return tuple(made), overlaps
+    return tuple(made), words

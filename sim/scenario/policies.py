@@ -13,7 +13,7 @@ from ..perception.predictors import ANSWER_TOKENS, QUESTION_TOKENS
 from ..schedulers.base import CompleteScheduler, complete
 from ..schedulers.registry import SCHEDULERS
 from ..work import Limits, Scheduler
-from .kv_tiers import tiers_of
+from .kv_tiers import ARC, BLOCKING, tiers_of
 
 POLICIES = Registry("policy", SCHEDULERS)
 """Called as `Class(limits, **options)`."""
@@ -82,7 +82,7 @@ def limits_of(
     batch stops paying.
     """
     cost = profile.iteration_cost
-    tiers, overlap = tiers_of(profile, kv_tier, block_size)
+    tiers, words = tiers_of(profile, kv_tier, block_size)
     return Limits(
         kv_tokens=profile.kv_tokens(kv_blocks, block_size),
         block_size=block_size,
@@ -90,7 +90,8 @@ def limits_of(
         perception_tokens=perception_tokens,
         async_scheduling=profile.async_scheduling,
         tiers=tiers,
-        tiers_overlap=overlap,
+        tiers_overlap=BLOCKING not in words,
+        tiers_eviction="arc" if ARC in words else "lru",
         prefill_s=tuple((n, cost.mixed_s(0, 0, 1, n, n * n / 2)) for n in PREFILL_TOKENS),
         iteration_s=cost.decode_s(cost.knee(MIDDLING), cost.knee(MIDDLING) * MIDDLING),
     )

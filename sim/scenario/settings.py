@@ -50,8 +50,9 @@ class MachineSettings:
     kv_blocks: int | None = None
     """KV cache in blocks of 16 tokens, as a vLLM log states them, in place of the profile's capacity."""
     kv_tier: str | None = None
-    """Slower memory for KV blocks beside each replica's own, `cpu:SIZE@RATE[,disk:SIZE@RATE][,blocking]` as
-    cpu:64GiB@50GB/s,disk:1TiB@5GB/s; blocking: iterations wait for what is fetched. Needs prefix_caching=on.
+    """Slower memory for KV blocks beside each replica's own, as cpu:64GiB@50GB/s,disk:1TiB@5GB/s:
+    `cpu:SIZE@RATE[,disk:SIZE@RATE][,blocking][,arc]`; blocking: iterations wait for what is fetched; arc: CPU
+    memory gives up blocks by ARC in place of LRU. Needs prefix_caching=on.
     """
     predictor: str | Predictor = DEFAULT_PREDICTOR
     """Length predictor {predictors}"""

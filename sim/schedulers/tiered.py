@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 from ..request import Request
 from ..work import Chunk, Iterations, Limits, Outcome, Work
 from .ahead import AheadScheduler
+from .arc_tier import ArcTier
 from .continuous import ContinuousScheduler
 from .tiered_memory import TieredKvCache
-from .tiers import Tiers
+from .tiers import Tier, Tiers
 from .waiting import Entry
 
 
@@ -42,7 +43,8 @@ class TieredScheduler(ContinuousScheduler):
 
     def __init__(self, limits: Limits, **options: Any) -> None:
         super().__init__(limits, **options)
-        self.tiers = Tiers(limits.tiers, limits.block_size)
+        cpu = ArcTier if limits.tiers_eviction == "arc" else Tier
+        self.tiers = Tiers(limits.tiers, limits.block_size, cpu)
         blocks = self.kv.num_blocks
         self.kv = TieredKvCache(blocks, limits.block_size, self.tiers, self.NUM_IN_FLIGHT)
 
@@ -68,6 +70,10 @@ class TieredScheduler(ContinuousScheduler):
         """Whether one more request would start with the next iteration, memory aside, or be asked about."""
         has_seat = len(self.running) + len(self.unperceived) < self.max_num_seqs
         return has_seat and len(self.waiting) == self.num_passed_over
+
+    def _blocks_to_take(self, request: Request) -> int:
+        """The same, less those that it has while it waits for what comes into them."""
+        return super()._blocks_to_take(request) - self.kv.waiting.get(request.id, 0) // self.kv.block_size
 
     def next_work(self, now: float) -> Work | None:
         """What to run, until the next blocks have come at the latest."""
@@ -225,7 +231,7 @@ class TieredScheduler(ContinuousScheduler):
 
     def _stall(self, id: int, keys: list[int]) -> None:
         """The next iteration waits for these blocks."""
-        seconds, from_disk = self.tiers.fetch_at_once(keys, self.now)
+        seconds, from_disk = self.tiers.fetch_at_once(id, keys, self.now)
         self.stall_s += seconds
         self.kv.tiered.fetch(id, keys, from_disk, self.now, self.now + self.stall_s)
 
@@ -234,12 +240,13 @@ class TieredScheduler(ContinuousScheduler):
         if self.blocked:
             self.blocked.pop(id, None)
             self.since_s.pop(id, None)
-            self.tiers.forget(id)
+            self.tiers.let_in(id)
 
     def _forget_waiting(self, id: int) -> None:
         """A request that waited has ended."""
         self.withdrawn.remove(id)
         self._end_wait(id)
+        self.tiers.forget(id)
 
 
 class AheadTieredScheduler(AheadScheduler, TieredScheduler):

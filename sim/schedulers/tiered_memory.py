@@ -111,7 +111,7 @@ class TieredPrefixes(SharedPrefixes):
         path = self.paths[id]
         self._offer(id, path, full_blocks)
         low, _ = self.offered.pop(id, (0, 0))
-        self.tiers.touch(block_keys(path, low, full_blocks))
+        self.tiers.touch(id, block_keys(path, low, full_blocks))
         return super().ended(id, blocks, full_blocks)
 
     def forget(self, id: int) -> None:
@@ -123,7 +123,7 @@ class TieredPrefixes(SharedPrefixes):
     def _offer(self, id: int, path: Path, until: int) -> None:
         """Store the request's blocks up to there; what finds no room is offered again with the next ones."""
         low, high = self.offered.get(id, (0, 0))
-        if until > high and self.tiers.store(block_keys(path, high, until), self.now):
+        if until > high and self.tiers.store(id, block_keys(path, high, until), self.now):
             self.offered[id] = low, until
 
 

@@ -4,9 +4,10 @@ which are given up first.
 The rules are those of vLLM 0.32's `OffloadingConnector` (`vllm/v1/kv_offload/cpu/manager.py`,
 `cpu/policies/lru.py`, `tiering/manager.py`, `distributed/kv_transfer/kv_connector/v1/offloading/`): a full
 block is stored when it is computed, not when the GPU gives it up; CPU memory gives up what was used least
-recently, and nothing that is being written or read; all that reaches it is copied to the disk, and comes back
-through it. Each direction of each link carries one transfer after the other. Blocks are looked up one by one
-by keys; knows nothing of requests that run, of the GPU's memory, or of clocks but by argument.
+recently (or goes by ARC, see `arc_tier`), and nothing that is being written or read; all that reaches it is
+copied to the disk, and comes back through it. Each direction of each link carries one transfer after the
+other. Blocks are looked up one by one by keys; knows nothing of requests that run, of the GPU's memory, or of
+clocks but by argument.
 """
 
 from __future__ import annotations
@@ -75,8 +76,11 @@ class Tier:
         self.num_evicted += too_many
         return True
 
-    def add(self, keys: Sequence[int], ready_s: float) -> None:
-        """There is room for these, which can be read from then on."""
+    def offered(self, id: int, keys: Sequence[int], new: Sequence[int], now: float) -> None:
+        """A request has these to store, of which those `new` are not there."""
+
+    def add(self, id: int, keys: Sequence[int], ready_s: float) -> None:
+        """There is room for these of a request, which can be read from then on."""
         self.ready_s.update(dict.fromkeys(keys, ready_s))
 
     def read(self, keys: Sequence[int], until_s: float) -> None:
@@ -86,12 +90,18 @@ class Tier:
             if busy_s.get(key, 0.0) < until_s:
                 busy_s[key] = until_s
 
-    def touch(self, keys: Sequence[int]) -> None:
-        """These were used, the first of them last."""
+    def fetched(self, id: int, keys: Sequence[int]) -> None:
+        """A request uses these."""
+
+    def touch(self, id: int, keys: Sequence[int]) -> None:
+        """A request that used these has ended, the first of them last."""
         ready_s = self.ready_s
         for key in reversed(keys):
             if key in ready_s:
                 ready_s.move_to_end(key)
+
+    def forget(self, id: int) -> None:
+        """The request will not come back."""
 
     def lose(self, now: float, *, all_of_it: bool) -> None:
         """All is lost, or all that is not written yet; no transfer goes on."""
@@ -103,32 +113,36 @@ class Tier:
 
 
 class Tiers:
-    """CPU memory, and perhaps a disk behind it."""
+    """CPU memory, of the class `cpu`, and perhaps a disk behind it."""
 
-    def __init__(self, tiers: Sequence[MemoryTier], block_size: int) -> None:
-        made = [Tier(tier.kv_tokens // block_size, tier.token_s * block_size) for tier in tiers]
+    def __init__(self, tiers: Sequence[MemoryTier], block_size: int, cpu: type[Tier] = Tier) -> None:
+        made = [
+            (Tier if number else cpu)(tier.kv_tokens // block_size, tier.token_s * block_size)
+            for number, tier in enumerate(tiers)
+        ]
         self.names = tuple(tier.name for tier in tiers)
         self.all = tuple(made)
         self.cpu, self.disk = made[0], made[1] if len(made) > 1 else None
         self.fetching: dict[int, float] = {}  # key -> when the GPU has the block that is on its way there
         self.promoted: dict[int, set[int]] = {}  # request id -> keys that were read from the disk for it
 
-    def store(self, keys: Sequence[int], now: float) -> bool:
-        """Copy those of these blocks that are not there; False, and nothing done, where no room is made."""
+    def store(self, id: int, keys: Sequence[int], now: float) -> bool:
+        """Copy those of a request's blocks that are not there; False, and nothing done, without room."""
         cpu, disk = self.cpu, self.disk
         new = [key for key in keys if key not in cpu.ready_s]
+        cpu.offered(id, keys, new, now)
         if not new:
             return True
         kept = set(keys) if len(new) < len(keys) else ()
         if not cpu.make_room(len(new), kept, now):
             return False
         ready_s = cpu.into.carry(len(new), now)
-        cpu.add(new, ready_s)
+        cpu.add(id, new, ready_s)
         if disk is not None:
             new = [key for key in new if key not in disk.ready_s]
             if new and disk.make_room(len(new), (), now):
                 written_s = disk.into.carry(len(new), ready_s)
-                disk.add(new, written_s)
+                disk.add(id, new, written_s)
                 cpu.read(new, written_s)
         return True
 
@@ -152,10 +166,11 @@ class Tiers:
                 until_s = at_s
             found += 1
         if wanted:
+            self.cpu.offered(id, wanted, wanted, now)
             if self.cpu.make_room(len(wanted), set(keys[:found]), now):
                 assert self.disk is not None
                 until_s = self.disk.out.carry(len(wanted), until_s)
-                self.cpu.add(wanted, until_s)
+                self.cpu.add(id, wanted, until_s)
                 self.disk.read(wanted, until_s)
                 self.promoted.setdefault(id, set()).update(wanted)
             else:
@@ -170,6 +185,7 @@ class Tiers:
         the disk.
         """
         there_s = self.cpu.out.carry(len(keys), now)
+        self.cpu.fetched(id, keys)
         self.cpu.read(keys, there_s)
         self.fetching |= dict.fromkeys(keys, there_s)
         promoted = self.promoted.pop(id, set())
@@ -188,7 +204,7 @@ class Tiers:
                 return found
         return len(keys)
 
-    def fetch_at_once(self, keys: Sequence[int], now: float) -> tuple[float, int]:
+    def fetch_at_once(self, id: int, keys: Sequence[int], now: float) -> tuple[float, int]:
         """Bring blocks that were just found to the GPU, for which everything waits: the seconds that it
         takes, and how many of them came from the disk.
         """
@@ -197,20 +213,27 @@ class Tiers:
         if from_disk:
             assert self.disk is not None
             seconds += len(from_disk) * self.disk.out.block_s
+            self.cpu.offered(id, from_disk, from_disk, now)
             if self.cpu.make_room(len(from_disk), set(keys), now):
-                self.cpu.add(from_disk, now + seconds)
+                self.cpu.add(id, from_disk, now + seconds)
             self.disk.read(from_disk, now + seconds)
+        self.cpu.fetched(id, keys)
         self.cpu.read([key for key in keys if key in self.cpu.ready_s], now + seconds)
         return seconds, len(from_disk)
 
-    def touch(self, keys: Sequence[int]) -> None:
+    def touch(self, id: int, keys: Sequence[int]) -> None:
         """A request that used these has ended."""
         for tier in self.all:
-            tier.touch(keys)
+            tier.touch(id, keys)
 
-    def forget(self, id: int) -> None:
+    def let_in(self, id: int) -> None:
         """The request does not fetch what was read for it."""
         self.promoted.pop(id, None)
+
+    def forget(self, id: int) -> None:
+        """The request will not come back."""
+        self.promoted.pop(id, None)
+        self.cpu.forget(id)
 
     def fail(self, now: float) -> None:
         """The machine has failed: CPU memory is lost, and of the disk what was not written yet."""
