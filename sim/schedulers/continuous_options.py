@@ -50,7 +50,7 @@ class ContinuousOptions:
     """Split prompts that exceed what is left of the token budget over several iterations."""
     order: Order = "fcfs"
     """Queue discipline: fcfs, shortest-predicted, shortest-remaining, priority, fair, shortest-prompt, ltr,
-    gittins, tie, lower-bound, mlfq, memory-time, deadline, least-laxity; with prefix_caching=on
+    gittins, tie, lower-bound, mlfq, memory-time, deadline, least-laxity, vtc; with prefix_caching=on
     longest-prefix-match or shortest-uncached.
     """
     aging_s: float = 0.0
@@ -195,6 +195,8 @@ class ContinuousOptions:
             raise ValueError(f"order: {self.order} preempts, which rules={self.rules} do not")
         if self.order in BY_MEMORY and self.prefix_caching != "on":
             raise ValueError(f"order: {self.order} needs prefix_caching=on, not {self.prefix_caching}")
+        if self.order == "vtc" and (self.is_ranked or self.rules != "vllm"):
+            raise ValueError("order: vtc takes no preempt_until, starve_after or ask_every, and rules=vllm")
         if self.order in BY_MEMORY and self.is_ranked:
             raise ValueError(f"order: {self.order} takes no preempt_until or ask_every")
 
@@ -211,7 +213,7 @@ class ContinuousOptions:
         """ValueError where blocks cannot be kept in slower memory under these options."""
         if self.prefix_caching != "on":
             raise ValueError(f"kv_tier: needs prefix_caching=on, not {self.prefix_caching}")
-        if self.is_ranked or self.order in BY_MEMORY:
+        if self.is_ranked or self.order in (*BY_MEMORY, "vtc"):
             raise ValueError(f"kv_tier: does not go with order={self.order}, preempt_until or starve_after")
         if self.admission != "prompt" or not self.chunked:
             raise ValueError("kv_tier: needs admission=prompt and chunked=on")

@@ -34,6 +34,7 @@ Order: TypeAlias = Literal[
     "least-laxity",
     "longest-prefix-match",
     "shortest-uncached",
+    "vtc",
 ]
 ORDERS: tuple[str, ...] = get_args(Order)
 
@@ -177,5 +178,6 @@ STATIC: Mapping[str, Rank] = {
     "shortest-prompt": shortest_prompt,
     "longest-prefix-match": fcfs,
     "shortest-uncached": shortest_prompt,
+    "vtc": fcfs,
 }
 """Disciplines without options, whose ranks do not change."""

@@ -28,6 +28,7 @@ from .sequence_options import SequenceOptions
 from .sglang import SglangScheduler
 from .tiered import AheadTieredScheduler, TieredScheduler
 from .trtllm import TrtllmScheduler
+from .vtc import AheadVtcScheduler, VtcScheduler
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ def _continuous(limits: Limits, **options: Any) -> Scheduler:
         return (AheadRankedScheduler if is_ahead else RankedScheduler)(limits, **options)
     if chosen.order in BY_MEMORY:
         return (AheadByMemoryScheduler if is_ahead else ByMemoryScheduler)(limits, **options)
+    if chosen.order == "vtc":
+        return (AheadVtcScheduler if is_ahead else VtcScheduler)(limits, **options)
     return (AheadScheduler if is_ahead else ContinuousScheduler)(limits, **options)
 
 
