@@ -64,7 +64,7 @@ def batch_effect(engine: Engine, texts: Sequence[Sequence[int]], sizes: Sequence
     """
     if not sizes:
         return {}
-    tap = logit_tap(engine, (), {})
+    tap = logit_tap(engine, {})
     with tap.attached():
         single = torch.cat([_logits(tap, [text]) for text in texts[: max(sizes)]], dim=1)
         return {size: _largest_move(single[:, :size], _logits(tap, texts[:size])) for size in sizes}

@@ -19,12 +19,13 @@ from traces.trace import IntArray
 
 from ..calibration.calibration import versions
 from ..engines.engine import Engine
-from ..engines.logit_tap import logit_tap
+from ..engines.logit_tap import LogitTap, logit_tap
 from ..engines.model import LoadedModel
-from ..execution.run import RealResult, RealRun
+from ..execution.run import RealResult, RealRun, turns_of
 from ..lengths.asker import lacks_texts, put
 from ..lengths.own_lengths import with_lengths, with_own_lengths
 from ..lengths.prompts import Prompts
+from ..lengths.turns import with_other_prompts
 from ..options import ReplayFlags
 from .compare import compare
 from .near_ties import FORCED_STEPS, batch_effect, explain
@@ -46,16 +47,17 @@ class Bench:
     scenarios: dict[str, Scenario]
     prompts: Prompts
 
-    def run(self, pair: Pair, engine: Engine | None = None) -> RealResult:
-        """A run with this policy and predictor, answers included."""
+    def run(self, pair: Pair, tap: LogitTap | None = None) -> RealResult:
+        """A run with this policy and predictor, answers included; its logits go through the tap."""
         policy, predictor = pair
         run = RealRun(
             self.scenarios[predictor],
             policy,
-            engine or self.engine,
+            tap or self.engine,
             self.loaded,
             self.prompts,
             self.replay.lengths,
+            on_batch=None if tap is None else tap.next_rows,
         )
         while run.step():
             pass
@@ -141,16 +143,21 @@ def _explained(
 ) -> AnswerVerdict:
     """Run again, recording the logits behind every first difference on both sides."""
     wanted: defaultdict[int, set[int]] = defaultdict(set)
+    trace = bench.scenarios[first[1]].trace
+    held = turns_of(trace, bench.prompts, bench.loaded).places
+    comparable: list[dict[int, int]] = []
     for case in verdict.cases:
-        for i, place in case.diff.first_divergence.items():
+        differ = case.diff.first_divergence
+        others_asked = with_other_prompts(held, differ)
+        comparable.append({i: place for i, place in differ.items() if i not in others_asked})
+        for i, place in comparable[-1].items():
             wanted[i].add(place)
-    base = logit_tap(bench.engine, bench.prompts, wanted)
+    base = logit_tap(bench.engine, wanted)
     with base.attached():
         bench.run(first, base)
     cases = []
-    for case, pair in zip(verdict.cases, others, strict=True):
-        places = case.diff.first_divergence
-        tap = logit_tap(bench.engine, bench.prompts, {i: {place} for i, place in places.items()})
+    for case, pair, places in zip(verdict.cases, others, comparable, strict=True):
+        tap = logit_tap(bench.engine, {i: {place} for i, place in places.items()})
         if places:
             with tap.attached():
                 bench.run(pair, tap)
@@ -160,6 +167,7 @@ def _explained(
             if (i, place) in base.logits and (i, place) in tap.logits
         ]
         divergences = tuple(d for d in explanations if d is not None)
-        cases.append(replace(case, divergences=divergences, not_reproduced=len(places) - len(divergences)))
+        explained = replace(case, divergences=divergences, not_reproduced=len(places) - len(divergences))
+        cases.append(replace(explained, other_prompts=len(case.diff.first_divergence) - len(places)))
     margins = tuple(m for i in sorted(answers) for m in base.margins.get(i, [])[: len(answers[i])])
     return replace(verdict, cases=tuple(cases), margins=margins)

@@ -25,6 +25,8 @@ class ExplainedDiff:
     divergences: tuple[Divergence, ...] = ()
     not_reproduced: int = 0
     """First differences that did not recur in the run that recorded logits."""
+    other_prompts: int = 0
+    """Answers that differ to prompts that differ, as they hold an earlier answer that does."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class AnswerVerdict:
                 len(c.divergences) - len(self.beyond_rounding(c)) for c in self.cases
             ),
             "divergences_not_reproduced": sum(c.not_reproduced for c in self.cases),
+            "divergences_of_other_prompts": sum(c.other_prompts for c in self.cases),
             "smallest_length_ks_p": min((c.ks_p for c in compared), default=1.0),
             "batch_effect_on_logits": self.noise,
             "passed": not self.failures(),
@@ -102,6 +105,7 @@ class AnswerVerdict:
                     "predictor": case.predictor,
                     **case.diff.to_json(),
                     "not_reproduced": case.not_reproduced,
+                    "other_prompts": case.other_prompts,
                     "divergences": [d.to_json() for d in case.divergences],
                 }
                 for case in self.cases

@@ -32,6 +32,13 @@ class Part(NamedTuple):
     yields: bool
 
 
+class Row(NamedTuple):
+    """Whose answer a row of a padded batch continues, and how many of its tokens stand in the row already."""
+
+    request: int
+    answered: int
+
+
 class Machine(Protocol):
     """What a measurement must know of any engine."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .engine import Engine, Part
+from .engine import Engine, Part, Row
 
 BUFFER_ROWS = 1024
 
@@ -21,16 +21,14 @@ BUFFER_ROWS = 1024
 class LogitTap:
     """Passes padded batches on to `engine`, and keeps the logits of the tokens in `wanted`.
 
-    prompts: by request id, the same list objects that `prefill` gets. wanted: request id -> places in its
-    answer, of its last attempt. After the run `logits[id, place]` is a float32 vector on the host, and
-    `margins[id]` holds, for every token, the largest logit less the second.
+    wanted: request id -> places in its answer, of its last attempt. After the run `logits[id, place]` is a
+    float32 vector on the host, and `margins[id]` holds, for every token, the largest logit less the second.
+    Whose rows a padded batch has is told by `next_rows`; a batch of which nothing is told is not recorded.
     """
 
-    def __init__(
-        self, engine: Engine, prompts: Sequence[Sequence[int]], wanted: Mapping[int, set[int]]
-    ) -> None:
+    def __init__(self, engine: Engine, wanted: Mapping[int, set[int]]) -> None:
         self.engine, self.wanted = engine, wanted
-        self.id_of = {id(prompt): i for i, prompt in enumerate(prompts)}
+        self.coming: Sequence[Row] = ()
         self.batch: list[int] = []
         self.counts: Counter[int] = Counter()
         self.logits: dict[tuple[int, int], torch.Tensor] = {}
@@ -58,12 +56,17 @@ class LogitTap:
             if graphs is not None:
                 setattr(self.engine, "graphs", graphs)  # noqa: B010
 
+    def next_rows(self, rows: Sequence[Row]) -> None:
+        """The next `prefill` has these rows."""
+        self.coming = rows
+
     def prefill(self, prompts: Sequence[Sequence[int]], token_limit: int) -> list[int]:
-        """Like the engine's; a request that starts again loses the records of its earlier attempt."""
+        """Like the engine's; of its earlier attempt a request keeps the records of what it goes on from."""
+        rows, self.coming = self.coming, ()
         tokens = self.engine.prefill(prompts, token_limit)
-        self.batch = [self.id_of.get(id(prompt), -1) for prompt in prompts]
-        for i in self.batch:
-            self.counts[i], self.margins[i] = 0, []
+        self.batch = [row.request for row in rows]
+        for i, answered in rows:
+            self.counts[i], self.margins[i] = answered, self.margins.get(i, [])[:answered]
         self._note(self.batch)
         return tokens
 
@@ -84,11 +87,11 @@ class LogitTap:
         self.buffer[: len(rows)].copy_(rows)
 
     def _note(self, ids: Sequence[int]) -> None:
+        if not ids:
+            return
         rows = self.buffer[: len(ids)]
         top = rows.float().topk(2, dim=-1).values
         for row, (i, margin) in enumerate(zip(ids, (top[:, 0] - top[:, 1]).tolist(), strict=True)):
-            if i < 0:
-                continue
             place = self.counts[i]
             if place in self.wanted.get(i, ()):
                 self.logits[i, place] = _on_host(rows[row])
@@ -112,9 +115,9 @@ class StepwiseLogitTap(LogitTap):
         return tokens
 
 
-def logit_tap(engine: Engine, prompts: Sequence[Sequence[int]], wanted: Mapping[int, set[int]]) -> LogitTap:
+def logit_tap(engine: Engine, wanted: Mapping[int, set[int]]) -> LogitTap:
     """The engine, wrapped in the tap for its kind."""
-    return (StepwiseLogitTap if hasattr(engine, "iterate") else LogitTap)(engine, prompts, wanted)
+    return (StepwiseLogitTap if hasattr(engine, "iterate") else LogitTap)(engine, wanted)
 
 
 def _on_host(logits: torch.Tensor) -> torch.Tensor:

@@ -33,7 +33,7 @@ from sim.work import (
     unknown_work,
 )
 
-from ..engines.engine import Engine, OutOfDeviceMemory, StepwiseEngine
+from ..engines.engine import Engine, OutOfDeviceMemory, Row, StepwiseEngine
 from ..lengths.prompts import with_question
 from .arrivals import WallArrivals
 from .clocks import ramp
@@ -44,7 +44,8 @@ from .job import Job
 class Executor:
     """One accelerator at work: asks the scheduler, runs the model, writes the ledger, reports the outcome.
 
-    `coming`: the job's requests as they come, by default at their arrivals.
+    `coming`: the job's requests as they come, by default at their arrivals. `on_batch`: is told the rows of
+    each padded batch that answers, before it begins.
 
     After `run`, `answers` holds the tokens of every finished request, `output_tokens` their numbers, `heard`
     what the model said when it was asked for a length, and `incidents` one line for every time that memory
@@ -60,8 +61,9 @@ class Executor:
         clock: Callable[[], float] = time.perf_counter,
         sleep: Callable[[float], None] = time.sleep,
         coming: Iterator[Request] | None = None,
+        on_batch: Callable[[Sequence[Row]], None] | None = None,
     ) -> None:
-        self.engine, self.job, self.ledger = engine, job, ledger
+        self.engine, self.job, self.ledger, self.on_batch = engine, job, ledger, on_batch
         self.scheduler = complete(scheduler)
         self.clock, self.sleep = clock, sleep
         self.output_tokens = list(job.output_tokens)
@@ -189,17 +191,14 @@ class Executor:
         """The tokens of its answer that a request goes on from."""
         return self.cut_off[request.id][: request.answered_tokens] if request.answered_tokens else []
 
-    def _text(self, request: Request) -> Sequence[int]:
-        """What is prefilled: its prompt, as the list that a tap knows, or that and what it goes on from."""
-        prompt = self.job.turns.prompts[request.id]
-        return [*prompt, *self._begun(request)] if request.answered_tokens else prompt
-
     def _run_rows(self, work: PaddedBatch) -> tuple[BatchRecord, list[list[int]]]:
         """Prefill, then decode until every row has ended or the limit is reached; the tokens by row."""
         ids = tuple([r.id for r in work.requests])
-        prompts = [self._text(r) for r in work.requests]
+        prompts = [[*self.job.turns.prompts[r.id], *self._begun(r)] for r in work.requests]
         lengths = [self.output_tokens[r.id] - r.answered_tokens for r in work.requests]
         longest = max(map(len, prompts))
+        if self.on_batch is not None:
+            self.on_batch([Row(r.id, r.answered_tokens) for r in work.requests])
         start_s = self.now()
         steps = [self.engine.prefill(prompts, work.token_limit)]
         times = [self.now()]

@@ -6,6 +6,7 @@ Takes the same scenario as the simulator, so that requests, arrivals and predict
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Literal, NamedTuple
 
@@ -23,7 +24,7 @@ from traces.trace import Trace
 from ..engines.arena import ArenaEngine
 from ..engines.decision import Decision
 from ..engines.eager import EagerEngine
-from ..engines.engine import ENGINES, Engine, KvOvercommitted
+from ..engines.engine import ENGINES, Engine, KvOvercommitted, Row
 from ..engines.model import LoadedModel
 from ..lengths.asking import Asking
 from ..lengths.prompts import Prompts, question
@@ -78,8 +79,8 @@ class RealRun:
     `prompts`: token ids by request id, as long as the trace says. `lengths`: answers stop at the trace's
     lengths, or where the model ends them. `clock` gives seconds; any but the wall's serves only where nothing
     waits for an arrival. `asking`: how the model was asked for what the scenario's predictor says, so that it
-    is asked again in the same way. Raises KvOvercommitted where the scenario counts on more KV memory than
-    the engine has.
+    is asked again in the same way. `on_batch`: is told the rows of each padded batch. Raises KvOvercommitted
+    where the scenario counts on more KV memory than the engine has.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class RealRun:
         lengths: Literal["trace", "model"] = "trace",
         clock: Clock = time.perf_counter,
         asking: Asking | None = None,
+        on_batch: Callable[[Sequence[Row]], None] | None = None,
     ) -> None:
         trace, capacity = scenario.trace, scenario.limits.kv_tokens
         if capacity > engine.capacity_tokens:
@@ -136,7 +138,8 @@ class RealRun:
         if not perception.charged:
             self.ledger.predicted = column(perception.predicted.astype(np.int64))
         coming = scenario.in_sessions(iter(requests), self.ledger)
-        self.executor = Executor(engine, scheduler, job, self.ledger, clock=self.stopwatch, coming=coming)
+        log, stopwatch = self.ledger, self.stopwatch
+        self.executor = Executor(engine, scheduler, job, log, stopwatch, coming=coming, on_batch=on_batch)
 
     def step(self) -> bool:
         """One Work, on the run's own stopwatch; False where the run is over."""

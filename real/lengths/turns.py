@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from traces.prompt_blocks import PromptBlocks
@@ -37,6 +37,18 @@ class Turns:
             prompt = self.prompts[row]
             assert isinstance(prompt, list)
             prompt[start : start + len(kept)] = kept
+
+
+def with_other_prompts(places: Mapping[int, Sequence[Place]], differ: Mapping[int, int]) -> set[int]:
+    """The rows whose prompts are not the same in two runs, since they hold an answer that is not: `differ`
+    has, by request id, the first token in which answers differ.
+    """
+    return {
+        place.row
+        for id, first in differ.items()
+        for place in places.get(id, ())
+        if first < place.end - place.start
+    }
 
 
 def places_of(blocks: PromptBlocks) -> dict[int, list[Place]]:

@@ -11,7 +11,9 @@ from real import validate as validate_script  # noqa: E402
 from real.answers.compare import compare, first_difference  # noqa: E402
 from real.answers.near_ties import batch_effect, explain  # noqa: E402
 from real.answers.verdict import AnswerVerdict, ExplainedDiff  # noqa: E402
+from real.engines.engine import Row  # noqa: E402
 from real.engines.logit_tap import logit_tap  # noqa: E402
+from real.lengths.turns import Place, with_other_prompts  # noqa: E402
 from sim.cli import run_script  # noqa: E402
 
 TRACE = (
@@ -173,8 +175,9 @@ def test_a_tap_tells_the_logits_behind_each_token_and_changes_none(name, make_en
     engine = make_engine(name)
     plain = [engine.prefill(prompts, 4), engine.decode(), engine.decode()]
     engine.release()
-    tap = logit_tap(engine, prompts, {3: {0, 2}, 5: {1}})
+    tap = logit_tap(engine, {3: {0, 2}, 5: {1}})
     with tap.attached():
+        tap.next_rows([Row(i, 0) for i in range(len(prompts))])
         again = [tap.prefill(prompts, 4), tap.decode(), tap.decode()]
         tap.release()
     assert again == plain
@@ -187,6 +190,49 @@ def test_a_tap_tells_the_logits_behind_each_token_and_changes_none(name, make_en
     engine.prefill(prompts, 4)  # the hook is gone
     assert all(len(margins) == 3 for margins in tap.margins.values())
     engine.release()
+
+
+@pytest.mark.parametrize("name", ["transformers-eager", "cuda-graphs"])
+def test_a_tap_goes_on_where_a_request_goes_on(name, make_engine, prompts):
+    """It is cut off after two of three tokens; between, a batch runs of which nothing is told."""
+    engine = make_engine(name)
+    whole = [engine.prefill(prompts[:1], 4), *(engine.decode() for _ in range(3))]
+    engine.release()
+    tap = logit_tap(engine, {7: {1, 2, 3}})
+    with tap.attached():
+        tap.next_rows([Row(7, 0)])
+        begun = [tap.prefill(prompts[:1], 3), tap.decode(), tap.decode()]
+        tap.release()
+        tap.prefill(prompts[1:3], 1)
+        tap.release()
+        tap.next_rows([Row(7, 2)])
+        rest = [tap.prefill([[*prompts[0], begun[0][0], begun[1][0]]], 2), tap.decode()]
+        tap.release()
+    assert [*begun[:2], *rest] == whole
+    assert {place: int(tap.logits[7, place].argmax()) for place in (1, 2, 3)} == {
+        place: whole[place][0] for place in (1, 2, 3)
+    }
+    assert set(tap.margins) == {7} and len(tap.margins[7]) == 4
+
+
+def test_prompts_that_hold_another_answer_are_others():
+    """Only where the difference lies in what of the answer they hold; row 5 holds nothing that differs."""
+    places = {0: [Place(2, 10, 14), Place(3, 10, 12)], 1: [Place(4, 5, 9)], 2: [Place(5, 1, 9)]}
+    assert with_other_prompts(places, {0: 2, 1: 7, 9: 0}) == {2}
+
+
+def test_what_sessions_answer_after_an_interruption_is_explained(capsys):
+    """Rows that go on from a part of an answer, of prompts that hold answers: all are recorded."""
+    talks = "sessions:users=8,turns=3,think_s=0.01,rate=100,system_tokens=8,prompt_tokens=8,output_tokens=12"
+    status, said, err = run(
+        capsys,
+        *("--trace", talks, "--kv-tokens", 4096, "--threads", 1, "--model", "tiny", "--dtype", "bfloat16"),
+        *("--predictors", "constant:tokens=6", "--max-new-tokens", 24),
+        *("--policies", "vanilla:batch_size=1;sequence:bin_width=8,requeue=on,batch_size=16"),
+    )
+    assert status == 0, err
+    assert said["answers_diverged"] > said["divergences_of_other_prompts"] > 0
+    assert said["divergences_not_reproduced"] == 0 and said["divergences_explained"] > 0
 
 
 @pytest.mark.parametrize("name", ["transformers-eager", "cuda-graphs"])
