@@ -26,6 +26,7 @@ def load(
     tokenizer: Tokenizer | None = None,
     num_prompts: int | None = None,
     time_unit: str | None = None,
+    whole_sessions: bool = False,
 ) -> Trace:
     """The trace that `source` names: a file, a public dataset, a generator, or a file of a named format.
 
@@ -37,8 +38,9 @@ def load(
     or a suffix (`./fixed` or `fixed.csv`, not `fixed`). `seed` feeds whatever is drawn rather than read,
     `max_new_tokens` caps the outputs, `tokenizer(text)` counts tokens where a file holds text. `num_prompts`
     is the number of requests to generate (None: the generator's default), or the first so many of a file or
-    dataset (None: all); `Trace.sample` takes others. `time_unit` (s, ms, us, ns) is that of a file's times
-    where it is not clear.
+    dataset (None: all); `Trace.sample` takes others. A generator's last
+    sessions do not end within these; with `whole_sessions` they do, a few requests later. `time_unit` (s, ms,
+    us, ns) is that of a file's times where it is not clear.
     The trace's name is the source as it was given; for a path it is the name of the file.
     Raises InputError for a source that is none of these, and for bad input of any kind.
     """
@@ -49,7 +51,7 @@ def load(
     if is_generator(source):
         if time_unit is not None:
             raise InputError(f"time_unit: {time_unit} is of no use for {text}, which is drawn")
-        trace = synthetic.generate(text, num_prompts, seed)
+        trace = synthetic.generate(text, num_prompts, seed, whole_sessions=whole_sessions)
         return trace if max_new_tokens is None else trace.with_output_cap(max_new_tokens)
     named = _named_format(source)
     if named is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -99,11 +99,27 @@ class Sessions(Bounded):
         """The first `num_prompts` requests, in the order in which they come where answers take no time."""
         trace = self._trace(self.users, seed) if self.users else self._enough(num_prompts, seed)
         if num_prompts > len(trace):
-            raise InputError(
-                f"{self.NAME}: {self.users} users make {len(trace)} requests, fewer than {num_prompts}; "
-                "without users there are as many as needed"
-            )
+            self._refuse(num_prompts, len(trace))
         return trace.select(np.arange(num_prompts))
+
+    def whole(self, num_prompts: int, seed: int) -> Trace:
+        """The first sessions, to their ends, that have so many requests or more."""
+        users = self.users or min(num_prompts, round(1.2 * num_prompts / self.turns) + 10)
+        while True:
+            turns = self._turns(users, seed)
+            kept = np.bincount(turns.session[turns.is_kept], minlength=users)
+            total = np.cumsum(kept + self.agents * (kept - 1))
+            if total[-1] >= num_prompts:
+                return self._trace(int(np.searchsorted(total, num_prompts)) + 1, seed)
+            if self.users:
+                self._refuse(num_prompts, int(total[-1]))
+            users = min(num_prompts, 2 * users)
+
+    def _refuse(self, num_prompts: int, most: int) -> NoReturn:
+        raise InputError(
+            f"{self.NAME}: {self.users} users make {most} requests, fewer than {num_prompts}; "
+            "without users there are as many as needed"
+        )
 
     def _enough(self, num_prompts: int, seed: int) -> Trace:
         """Sessions of which the first so many requests do not change when others are added."""

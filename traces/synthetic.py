@@ -59,9 +59,14 @@ ALPACA_PROMPT_NOTE = (
 NORMALS_PER_ROW = 10
 
 
-def generate(spec: str, num_prompts: int | None = None, seed: int = 0) -> Trace:
+def generate(
+    spec: str, num_prompts: int | None = None, seed: int = 0, *, whole_sessions: bool = False
+) -> Trace:
     """The trace that `NAME[:key=value,...]` describes: `num_prompts` rows, and no arrival times but those of
     sessions. Without `num_prompts` there are as many as the generator says, else 1000.
+
+    The last sessions have begun by then, and not ended; with `whole_sessions` the first of them that have so
+    many requests are drawn to their ends.
 
     NAME may be `some.module:Class`, a class with a method `generate(num_prompts, seed) -> Trace`. The same
     arguments give the same trace, and a shorter trace is the beginning of a longer one of that seed.
@@ -77,6 +82,8 @@ def generate(spec: str, num_prompts: int | None = None, seed: int = 0) -> Trace:
     count = DEFAULT_NUM_PROMPTS if num_prompts is None else num_prompts
     if not 1 <= count <= MAX_NUM_PROMPTS:
         raise InputError(f"num_prompts: {count} is not between 1 and {MAX_NUM_PROMPTS}")
+    if whole_sessions and isinstance(generator, Sessions):
+        return replace(generator.whole(count, seed), name=spec)
     trace = named.call(generator, "generate", count, seed, returns=Trace)
     if len(trace) != count:
         raise InputError(f"{named.label}: generate returned {len(trace)} requests, not {count}")

@@ -21,7 +21,7 @@ from ..scenario.requests import check_concurrency, requests_of
 from ..scenario.settings import DEFAULT_PREDICTOR, Settings
 from .answer import Answer, Assumption, Kind
 from .replay import MOST_REQUESTS, NOISE, VARIES, Replay
-from .slo import RULE, Slo
+from .slo import RULE, RULE_OF_SESSIONS, Slo
 from .units import Unit
 
 PROVENANCE: Mapping[str, Kind] = {
@@ -113,7 +113,7 @@ def workload_of(
     is_chosen = settings.num_prompts is not None or settings.sample_seed is not None
     if isinstance(trace, str) and is_generator(trace) and not is_chosen:
         drawn = replace(settings, trace=trace, num_prompts=num_requests)
-        example = requests_of(drawn, settings.seed)
+        example = requests_of(drawn, settings.seed, whole_sessions=True)
         return Workload(name, trace, example, 1.0 if burstiness is None else burstiness, None, None)
     whole = requests_of(replace(settings, trace=trace), settings.seed)
     times, mean_rate = whole.arrival_s, whole.mean_rate
@@ -170,13 +170,14 @@ def assumptions_of(
 ) -> tuple[Assumption, ...]:
     """What the answers rest on, and where each of it comes from."""
     predictor = settings.predictor
+    rule = f"{RULE} {RULE_OF_SESSIONS}" if workload.example.is_waiting.any() else RULE
     return (
         *_about_requests(workload),
         *_about_machines(units),
         Assumption("Length predictor", predictor if isinstance(predictor, str) else repr(predictor), "given"),
         *_about_the_fleet(settings, units),
         *_about_prices(answers),
-        Assumption("What is counted", RULE, "given"),
+        Assumption("What is counted", rule, "given"),
         *(Assumption("Note on the trace", note, "given") for note in workload.example.notes),
     )
 

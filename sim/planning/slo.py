@@ -49,6 +49,10 @@ RULE = (
     "percentile is met only where every request that counts completes; attainment may leave a share of them."
 )
 
+RULE_OF_SESSIONS = (
+    "Sessions are run to their ends; what comes when none starts any more is not counted, either."
+)
+
 
 @dataclass(frozen=True)
 class Bound:
@@ -230,23 +234,23 @@ def observe(
     """One run as the SLO sees it, warm-up and cool-down cut off.
 
     `columns`: arrival_s, finish_s, output_tokens and the latencies that are bounded (`ttft_ms`, …), in any
-    order. A request that did not complete is not good, and leaves no mean and no percentile within a bound.
+    order; `is_waiting` where requests wait for others of their session. A request that did not complete is
+    not good, and leaves no mean and no percentile within a bound.
     `is_replay`: of the trace itself, of which all counts: each value is the worse of that over all requests
     and that over the busiest tenth, where enough of them decide.
     """
     order = np.argsort(columns["arrival_s"], kind="stable")
     n = len(order)
     arrival, finish = columns["arrival_s"][order], columns["finish_s"][order]
-    first, end = (
-        (0, n) if is_replay else (int(n * WARM_UP), max(n - int(n * COOL_DOWN), int(n * WARM_UP) + 1))
-    )
-    counted = order[first:end]
+    first, end = (0, n) if is_replay else (int(n * WARM_UP), n - int(n * COOL_DOWN))
+    level = n if is_replay or "is_waiting" not in columns else _starts_end(columns["is_waiting"][order])
+    counted = order[first : max(min(end, level), first + 1)]
     parts = [counted]
     if is_replay:
         parts.append(order[busiest_tenth(arrival)])
     done = ~np.isnan(columns["finish_s"])
     e2el_s = (columns["finish_s"] - columns["arrival_s"])[counted][done[counted]]
-    queue = backlog(arrival, finish)
+    queue = backlog(arrival[:level], finish[:level])
     sessions = SessionValues(columns) if slo.bounds_sessions else None
     if sessions is not None:  # a warm-up has to outlast these
         e2el_s = sessions.values_ms["session"][sessions.of(counted) & sessions.completed] / 1e3
@@ -269,6 +273,14 @@ def observe(
         failed_reason="" if done[counted].all() else summary.get("failed_reason") or "",
         slo_attainment=attainments(columns, done, counted),
     )
+
+
+def _starts_end(is_waiting: npt.NDArray[np.bool_]) -> int:
+    """How many requests, in order of arrival, come before the load falls, since no session starts any more;
+    all where that is sooner than half of them have: the load has no level then.
+    """
+    until = len(is_waiting) - int((~is_waiting[::-1]).argmax())
+    return until if 2 * until > len(is_waiting) else len(is_waiting)
 
 
 def _worst(

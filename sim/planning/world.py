@@ -8,6 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from traces.arrivals import at_rate, busiest, stretched, window
 from traces.scaling import scale_lengths
 from traces.trace import FloatArray, Trace
@@ -46,7 +48,8 @@ class World:
     length_scale: float = 1.0
 
     def run(self, run: Run) -> Result:
-        """One simulation. Where a bound on concurrency holds a request back, that counts as waiting.
+        """One simulation. Where a bound on concurrency holds a request back, that counts as waiting. Where
+        requests wait for others of their session, a column `is_waiting` says which.
 
         Rows of a schedule of outages are left out where the fleet has no such replica.
         """
@@ -67,6 +70,8 @@ class World:
         shared = scenario_on(trace, settings)
         outages = replace(shared.outages, is_partial=True) if run.outages else NONE
         result = replace(shared, outages=outages).run(self.policy)
+        if trace.is_waiting.any():
+            result = _with(result, is_waiting=trace.is_waiting)
         if self.settings.max_concurrency is None:
             return result
         return _counted_from_due(result, result.columns["due_s"])
@@ -74,7 +79,7 @@ class World:
     def _requests(self, run: Run) -> Trace:
         if isinstance(self.source, str):
             drawn = replace(self.settings, trace=self.source, num_prompts=run.num_requests, sample_seed=None)
-            trace = requests_of(drawn, run.seed)
+            trace = requests_of(drawn, run.seed, whole_sessions=True)
         elif run.is_replay:
             assert self.source.mean_rate is not None
             trace = stretched(busiest(self.source, run.num_requests), self.source.mean_rate / run.rate)
@@ -127,4 +132,9 @@ def _counted_from_due(result: Result, due_s: FloatArray) -> Result:
     """
     held_ms = (result.columns["arrival_s"] - due_s) * 1e3
     late = {name: result.columns[name] + held_ms for name in FROM_ARRIVAL}
-    return replace(result, columns=MappingProxyType({**result.columns, "arrival_s": due_s, **late}))
+    return _with(result, arrival_s=due_s, **late)
+
+
+def _with(result: Result, **columns: np.ndarray[Any, Any]) -> Result:
+    """The result with these columns beside its own, or in their place."""
+    return replace(result, columns=MappingProxyType({**result.columns, **columns}))

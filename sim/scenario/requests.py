@@ -22,12 +22,13 @@ CAPS = ("auto", "column", "shared", "own")
 """Where the cap of a request may come from."""
 
 
-def requests_of(settings: WorkloadSettings, seed: int) -> Trace:
+def requests_of(settings: WorkloadSettings, seed: int, *, whole_sessions: bool = False) -> Trace:
     """The requests chosen from the trace, lengths scaled and outputs capped; arrivals are the trace's own.
 
     Where requests have caps of their own, by the settings, the trace has them as `max_tokens`.
 
-    `seed` feeds what a generator draws. Raises InputError for anything that cannot be used.
+    `seed` feeds what a generator draws, `whole_sessions` is for one of sessions (`traces.load`). Raises
+    InputError for anything that cannot be used.
     """
     import traces
     from traces import scaling
@@ -43,8 +44,10 @@ def requests_of(settings: WorkloadSettings, seed: int) -> Trace:
             num_prompts=None if settings.sample_seed is not None and is_file else settings.num_prompts,
             max_new_tokens=first_cap,
             time_unit=settings.time_unit,
+            whole_sessions=whole_sessions,
         )
-    trace = trace.sample(settings.num_prompts, settings.sample_seed)
+    if not whole_sessions:
+        trace = trace.sample(settings.num_prompts, settings.sample_seed)
     if settings.slo_classes is not None:
         trace = with_slo_classes(trace, settings.slo_classes, seed)
     trace = scaling.scale_lengths(trace, settings.prompt_scale, settings.output_scale)

@@ -90,6 +90,25 @@ def test_a_shorter_trace_is_the_beginning_of_a_longer_one(
     assert short.blocks.ends.tolist() == long.blocks.ends.tolist()
 
 
+@settings(max_examples=60)
+@given(SPECS, st.integers(1, 60), st.integers(0, 9))
+def test_whole_sessions_are_the_first_that_have_so_many_requests(spec: str, number: int, seed: int) -> None:
+    whole, longer = (load(spec, num_prompts=n, seed=seed, whole_sessions=True) for n in (number, number + 60))
+    sizes = [
+        dict(zip(*np.unique(trace.session_id, return_counts=True), strict=True)) for trace in (whole, longer)
+    ]
+    assert sizes[0].items() <= sizes[1].items()
+    last = max(sizes[0], key=int)
+    assert len(whole) - sizes[0][last] < number <= len(whole)
+    assert len(load(spec, num_prompts=number, seed=seed)) == number
+
+
+def test_as_many_users_as_are_said_are_not_enough_for_more_requests() -> None:
+    assert len(load("sessions:users=3,turns=4", num_prompts=9, whole_sessions=True)) == 12
+    with pytest.raises(InputError, match="3 users make 12 requests, fewer than 13"):
+        load("sessions:users=3,turns=4", num_prompts=13, whole_sessions=True)
+
+
 def test_users_and_turns_say_how_many_requests_there_are() -> None:
     trace = load("sessions:users=20,turns=4,think_s=5")
     assert len(trace) == 80 and trace.session_id is not None

@@ -158,6 +158,31 @@ def test_sessions_are_bounded_from_their_first_arrival_to_their_last_token() -> 
     assert observe(slo, of_sessions(lost), {}).values[0] == math.inf
 
 
+def test_what_comes_when_no_session_starts_any_more_is_not_counted() -> None:
+    """Sixty starts a second apart, then forty turns that meet a load that falls: and a queue that empties."""
+    run = columns(list(range(100)), [3.0] * 60 + [1.0] * 40, wait=0.25)
+    slo = parse_slo("e2el_mean:9s")
+    assert observe(slo, run, {}).values[0] == pytest.approx(1000 * (40 * 3 + 30 * 1) / 70)
+    run["is_waiting"] = np.arange(100) >= 60
+    seen = observe(slo, run, {})
+    assert seen.values == (3000.0,) and seen.measured == 40
+    growing = columns(list(range(100)), [k / 4 for k in range(60)] + [0.0] * 40)
+    growing["is_waiting"] = run["is_waiting"]
+    assert observe(slo, growing, {}).growth > 1.2
+    run["is_waiting"] = np.arange(100) >= 30  # most come later: there is no level to speak of
+    assert observe(slo, run, {}).measured == 70
+
+
+def test_a_plan_says_where_sessions_outlast_its_warm_up() -> None:
+    asked = {"num_requests": 100, "max_requests": 100, "max_seeds": 3, "max_replicas": 2, "jobs": 1}
+    talks = "sessions:turns=2,think_s={},think_law=fixed,prompt_tokens=50,output_tokens=20"
+    for think_s, said in ((1, False), (30, True)):
+        made = plan(
+            talks.format(think_s), slo="ttft_p50:20s", request_rate=2.0, profiles="h200-vicuna-7b", **asked
+        )
+        assert any("--max-requests 1000" in note for note in made.notes) == said
+
+
 def test_where_all_sessions_begin_in_the_warm_up_all_count() -> None:
     """No bound is met by none of them, and the warm-up did not outlast them."""
     talks = of_sessions([40.0] * 2, turns=50)

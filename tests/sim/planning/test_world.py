@@ -98,6 +98,17 @@ def test_no_setting_of_a_plan_is_left_untried() -> None:
     assert {*ACTING} | of_the_plan == set(PlanKeywords.__annotations__)
 
 
+def test_sessions_are_run_to_their_ends_and_start_at_the_rate_of_their_requests() -> None:
+    """However long they last: of 50 turns with 10 s between, as many come a second as were asked for."""
+    source = "sessions:turns=50,think_s=10,think_law=fixed,system_tokens=8,prompt_tokens=8,output_tokens=8"
+    run = Run(1, 20.0, 0, 5000)
+    columns = world(source).run(run).columns
+    sizes = np.unique(columns["session_id"], return_counts=True)[1]
+    assert sizes.tolist() == [50] * 100
+    starts = np.sort(columns["arrival_s"][~columns["is_waiting"]])
+    assert len(starts) == 100 and len(starts) / starts[-1] == pytest.approx(20 / 50, rel=0.25)
+
+
 def test_slower_memory_acts_on_a_run() -> None:
     """Where prompts are shared, and memory holds few of them."""
     source, policy = "sessions:users=30,turns=4,think_s=5", "continuous:prefix_caching=on"
