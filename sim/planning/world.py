@@ -70,8 +70,8 @@ class World:
         shared = scenario_on(trace, settings)
         outages = replace(shared.outages, is_partial=True) if run.outages else NONE
         result = replace(shared, outages=outages).run(self.policy)
-        if trace.is_waiting.any():
-            result = _with(result, is_waiting=trace.is_waiting)
+        if shared.trace.is_waiting.any():
+            result = _with(result, is_waiting=shared.trace.is_waiting)
         if self.settings.max_concurrency is None:
             return result
         return _counted_from_due(result, result.columns["due_s"])
