@@ -159,3 +159,9 @@ class AheadVtcScheduler(AheadScheduler, VtcScheduler):
     """The same, with one decision in hand."""
 
     _choose = VtcScheduler.next_work
+
+    def _stop_at_limits(self) -> None:
+        """Those that reach their token limits with the iteration in flight are served no more."""
+        self._count()
+        super()._stop_at_limits()
+        self._rate()

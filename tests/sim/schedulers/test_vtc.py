@@ -9,10 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.hardware.profile import Profile
 from sim.request import Request
 from sim.scenario.policies import make_scheduler
 from sim.schedulers.vtc import ByClient, VtcScheduler
 from sim.work import Iterations, Limits, Outcome
+from tests.sim.execution.test_leap import SETTINGS, assert_leaping_changes_nothing, traces
+from traces.trace import Trace
 
 BLOCKS = 20
 TOKENS = 16 * BLOCKS
@@ -135,3 +138,19 @@ def test_a_prompt_is_counted_once_however_often_it_is_computed() -> None:
     assert evicted == 1 and [chunk.request.id for chunk in work.chunks] == [1]
     assert scheduler.waiting.served["a"] == 40 + 2 * 60
     assert 40 < scheduler.waiting.served["b"] < 40 + 2 * 60
+
+
+@settings(max_examples=60)
+@given(
+    trace=traces(expire=True),
+    how=SETTINGS,
+    seqs=st.sampled_from([1, 2, 5, 30]),
+    is_ahead=st.sampled_from(["on", "off"]),
+    cap=st.sampled_from(["shared", "own"]),
+)
+def test_leaping_is_iteration_by_iteration(
+    trace: Trace, how: dict[str, Any], seqs: int, is_ahead: str, cap: str, profile: Profile
+) -> None:
+    """Counters move with every iteration, and with them who is first."""
+    policy = f"continuous:order=vtc,max_num_seqs={seqs},max_num_batched_tokens=64,async_scheduling={is_ahead}"
+    assert_leaping_changes_nothing(trace, policy, profile, how | {"cap": cap})
