@@ -206,7 +206,7 @@ class ContinuousOptions:
             return
         if self.prefix_caching != "on":
             raise ValueError(f"waits: {self.waits} needs prefix_caching=on, not {self.prefix_caching}")
-        if self.order in BY_MEMORY or self.preempts_until > 0:
+        if self.order in (*BY_MEMORY, "vtc") or self.preempts_until > 0:
             raise ValueError(f"waits: {self.waits} does not go with order={self.order} or preempt_until")
 
     def check_tiered(self) -> None:

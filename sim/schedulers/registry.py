@@ -56,6 +56,8 @@ def _continuous(limits: Limits, **options: Any) -> Scheduler:
         chosen.check_tiered()
     elif chosen.waits == "swap":
         raise ValueError("waits: swap needs kv_tier, memory to swap to")
+    if chosen.waits == "swap" and limits.tiers_eviction == "arc":
+        raise ValueError("waits: swap goes with memory that is given up by LRU, not by kv_tier's arc")
     if chosen.rules != "vllm":
         return (SglangScheduler if chosen.rules == "sglang" else TrtllmScheduler)(limits, **options)
     is_ahead = limits.async_scheduling if chosen.async_scheduling is None else chosen.async_scheduling
