@@ -96,7 +96,8 @@ class RankedScheduler(ContinuousScheduler):
         if work.at_most > 1 and self.waiting:
             # Nobody made way beside an incomplete prompt, and the next iteration may be without one; and
             # a planned peak falls as those that run come to their ends.
-            is_open = was_partial or self.plans is not None
+            # Who was let in may have taken the tokens for which nobody made way for the next yet.
+            is_open = was_partial or self.plans is not None or bool(work.chunks)
             work.at_most = 1 if is_open else int(min(work.at_most, self._ranks_hold()))
         return work
 
