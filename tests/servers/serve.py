@@ -36,13 +36,13 @@ from typing import Any, NamedTuple
 import aiohttp
 
 from sim.cli import run_script
-from tests.servers.bound import bounded, told
-from tests.servers.cut import cut
+from tests.servers.continuations import cut
 from tests.servers.gain import FIGURES, gains
 from tests.servers.layered import ask, layer, session
 from tests.servers.overload import CLOCKS, SHORTEST, Case, Rounds, overload, slots_found, validated
 from tests.servers.prompts import body_of, prompts
 from tests.servers.started import HERE, Server, free_port, llama_cpp, running, vllm
+from tests.servers.starvation_bound import bounded, told
 from traces.errors import InputError
 
 SLOTS = 4

@@ -19,12 +19,12 @@ import pytest
 pytest.importorskip("uvicorn", reason="needs the extra serve")
 
 from tests.real.serving.upstream import Fake, listening
-from tests.servers.bound import CLOSE_S, breaches, overtaken_s, told
-from tests.servers.cut import cut, said_by
+from tests.servers.continuations import cut, said_by
 from tests.servers.gain import Gain, Noise, gains
 from tests.servers.overload import SHORTEST, Case, Rounds, overload, rows_of
 from tests.servers.serve import SENT_AT_ONCE, TOLD, essence
 from tests.servers.server_clock import ServerClock
+from tests.servers.starvation_bound import CLOSE_S, breaches, overtaken_s, told
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what a process has used")
 
