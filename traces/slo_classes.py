@@ -1,5 +1,5 @@
-"""Draws of which class each request is, and so what bounds on its latencies it states; knows nothing of
-files, schedulers or what the bounds are good for.
+"""Draws a class for each request, and with it the bounds that the request states on its latencies; knows
+nothing of files, schedulers or routers.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ LATENCIES = tuple(column.removesuffix("_slo_ms") for column in SLO_COLUMNS)
 """What a class may bound."""
 
 HELP = (
-    "Draw which class each request (of a session: all) is of, in place of the bounds that the trace states: "
-    "`NAME:share=S,ttft=MS,tpot=MS,e2el=MS` with semicolons between, such as "
+    "Draw a class for each request (all of a session get one), whose bounds take the place of those in the "
+    "trace: `NAME:share=S,ttft=MS,tpot=MS,e2el=MS` with semicolons between, such as "
     "`chat:share=70%,ttft=300,tpot=40;batch:share=30%,e2el=30s`."
 )
 

@@ -40,21 +40,21 @@ class PredictedLatencyOptions:
     slo_buffer_factor: float = 1.0
     """Multiplies bounds on the time per token: below 1 leaves a margin."""
     ttft_buffer_factor: float = 1.0
-    """Multiplies bounds on the time to the first token; llm-d does where prefill has machines of its own."""
+    """Multiplies bounds on the time to the first token, as llm-d does where prefill has its own machines."""
     strategy: Literal["least", "most"] = "least"
     """Of replicas within the bounds, that with the least headroom (pack) or with the most (spread)."""
     pick: Literal["weighted", "best"] = "weighted"
     """Draw with the scores as weights, or take the best score."""
     ttft_weight: float = 0.8
-    """What headroom of the first token counts."""
+    """Weight of the headroom in the time to the first token."""
     tpot_weight: float = 0.2
-    """What headroom of the tokens after it counts."""
+    """Weight of the headroom in the time per token after it."""
     explore: float = 0.01
-    """Share of requests that go beyond the bounds though a replica is within, so that none is forgotten."""
+    """Share of requests sent beyond the bounds though a replica is within, so that none is forgotten."""
     affinity: float = 0.8
-    """Share of a prompt found that keeps a request where it is found; 0: it plays no part."""
+    """Share of the prompt in memory from which a replica is preferred; 0: memory plays no part."""
     affinity_penalty_ms: float = 5000.0
-    """By how much later the first token may come there; 0: by any time."""
+    """By how much later the first token may come there (ms); 0: by any time."""
 
     def __post_init__(self) -> None:
         for f in fields(self):

@@ -78,11 +78,11 @@ class ContinuousOptions:
     mlfq, else 0.
     """
     starve_after: int | None = None
-    """Iterations after which a waiting request goes before all others, for `quantum` tokens where orders
-    preempt; 0: never; default: 1000 under ltr and mlfq, 3000 under memory-time, else 0.
+    """Iterations after which a waiting request goes before all others, and where orders preempt keeps its
+    place for `quantum` tokens; 0: never; default: 1000 under ltr and mlfq, 3000 under memory-time, else 0.
     """
     quantum: int = 128
-    """Tokens that a request then gets before it can be preempted again."""
+    """Tokens that such a request gets before it can be preempted again."""
     ask_every: int = 0
     """Iterations after which all that decode are asked again how long their answers will be; 0: never."""
     tail: float = 1.0
@@ -97,8 +97,8 @@ class ContinuousOptions:
     """order=least-laxity: how long each token of the predicted rest takes."""
     waits: WaitOption = "discard"
     """What becomes of a turn's memory while its session waits for the next turn: discard (it is found again
-    until it is taken), preserve (it stays held), swap (it stays in CPU memory) or least-waste (what wastes
-    least memory over time by the predicted wait).
+    until it is taken), preserve (it stays held), swap (it stays in CPU memory) or least-waste (whichever of
+    these wastes the least memory over time, by the predicted wait).
     """
     rules: Literal["vllm", "sglang", "trtllm"] = "vllm"
     """Whose rules put iterations together and let requests in; the options below belong to the other two."""
@@ -115,7 +115,7 @@ class ContinuousOptions:
     batch_wait_timeout_iters: int = 0
     """rules=trtllm: most iterations for which prompts are held back until there are more of them; 0: none."""
     batch_wait_max_tokens_ratio: float = 0.0
-    """rules=trtllm: they are not where an iteration has this share of max_num_batched_tokens; 0: never."""
+    """rules=trtllm: share of max_num_batched_tokens with which an iteration runs at once; 0: no waiting."""
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_num_batched_tokens", "perceive_batch"):
@@ -214,7 +214,10 @@ class ContinuousOptions:
         if self.prefix_caching != "on":
             raise ValueError(f"kv_tier: needs prefix_caching=on, not {self.prefix_caching}")
         if self.is_ranked or self.order in (*BY_MEMORY, "vtc"):
-            raise ValueError(f"kv_tier: does not go with order={self.order}, preempt_until or starve_after")
+            raise ValueError(
+                f"kv_tier: does not go with order={self.order} (preempt_until={self.preempts_until:g}, "
+                f"starve_after={self.starves_after}, ask_every={self.ask_every})"
+            )
         if self.admission != "prompt" or not self.chunked:
             raise ValueError("kv_tier: needs admission=prompt and chunked=on")
 
