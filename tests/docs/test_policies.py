@@ -1,4 +1,4 @@
-"""docs/policies.md names every option of the shipped policies, and every value of a choice."""
+"""docs/policies.md names every option of the shipped policies, every value of a choice, every predictor."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from dataclasses import fields
 from typing import Any, get_args, get_type_hints
 
+from sim.perception.registry import PREDICTORS
 from sim.schedulers.continuous_options import ADMISSIONS, ContinuousOptions
 from sim.schedulers.order import ORDERS
 from sim.schedulers.sequence_options import SequenceOptions
@@ -57,3 +58,8 @@ def test_every_value_of_a_choice_is_named() -> None:
 def test_every_option_of_sequence_is_named() -> None:
     section = TEXT.split("- `sequence`:", 1)[1].split("- `continuous`:", 1)[0]
     assert [o.name for o in fields(SequenceOptions) if f"`{o.name}" not in section] == []
+
+
+def test_every_predictor_is_named() -> None:
+    section = TEXT.split("## Predictors", 1)[1]
+    assert [name for name in PREDICTORS.names if not re.search(rf"`{name}[`:]", section)] == []
