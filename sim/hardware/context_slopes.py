@@ -33,8 +33,8 @@ PER_CONTEXT = "decode_per_context_s"
 
 MOST_SLOPES = 5
 LEAST_GAIN = 0.0025
-"""A further knot lowers the mean relative error by this at least: less is lost in what one run differs from
-another."""
+"""A further knot lowers the mean relative error by this at least: a smaller gain is no larger than the
+difference between two runs."""
 STANDARD_ERRORS = 2
 """And by so many standard errors of what it gains on the cells."""
 

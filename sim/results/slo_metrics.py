@@ -22,7 +22,7 @@ OF_CLASS = "slo_attainment_"
 
 
 def classes_of(requests: Columns) -> list[str]:
-    """The names of the classes that requests are of, in order of the alphabet."""
+    """The names of the classes that requests are of, in alphabetical order."""
     return sorted(set(requests["slo_class"].tolist()) - {""}) if "slo_class" in requests else []
 
 

@@ -15,7 +15,7 @@ from .tiers import Tier
 
 @dataclass(slots=True)
 class Access:
-    """Keys that a request brought in, that it found and used, and of which it was noticed that they lack."""
+    """Keys that a request brought in, that it found and used, and that were looked for in vain."""
 
     inserted: set[int] = field(default_factory=set)
     reused: set[int] = field(default_factory=set)
