@@ -196,7 +196,9 @@ class ContinuousOptions:
         if self.order in BY_MEMORY and self.prefix_caching != "on":
             raise ValueError(f"order: {self.order} needs prefix_caching=on, not {self.prefix_caching}")
         if self.order == "vtc" and (self.is_ranked or self.rules != "vllm"):
-            raise ValueError("order: vtc takes no preempt_until, starve_after or ask_every, and rules=vllm")
+            raise ValueError(
+                "order: vtc takes no preempt_until, starve_after or ask_every, and no rules but vllm"
+            )
         if self.order in BY_MEMORY and self.is_ranked:
             raise ValueError(f"order: {self.order} takes no preempt_until or ask_every")
 

@@ -55,7 +55,7 @@ def _continuous(limits: Limits, **options: Any) -> Scheduler:
     if limits.tiers:
         chosen.check_tiered()
     elif chosen.waits == "swap":
-        raise ValueError("waits: swap needs kv_tier, memory to swap to")
+        raise ValueError("waits: swap needs kv_tier, memory to swap to, such as cpu:64GiB@50GB/s")
     if chosen.waits == "swap" and limits.tiers_eviction == "arc":
         raise ValueError("waits: swap goes with memory that is given up by LRU, not by kv_tier's arc")
     if chosen.rules != "vllm":
