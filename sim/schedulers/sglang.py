@@ -124,6 +124,7 @@ class SglangScheduler(ContinuousScheduler):
         is_mixed = self.options.mixed_chunk and bool(self.kv.births)
         evict = self._retract(now) if is_mixed else ()
         if evict or not (work := self._prefill(is_mixed)):
+            is_tried_again = bool(self.stale) and self.is_full
             if self.stale:
                 self.stale, self.is_full = [], False
                 if not self.running:
@@ -131,6 +132,8 @@ class SglangScheduler(ContinuousScheduler):
                     if work is not None:
                         return work
             work = self._decode(now, evict or self._retract(now), is_unusual)
+            if is_tried_again and work is not None:
+                work.at_most = 1  # who did not fit, here or in a queue that others share
         if work is None and not self.waiting:
             self.ratio, self.decays = self.start_ratio, 0
         return work

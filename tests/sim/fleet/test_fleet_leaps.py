@@ -291,6 +291,19 @@ def test_a_replica_that_holds_prompts_back_until_there_are_more_takes_more(tmp_p
     assert (result.columns["scheduled_s"] / TICK_S).tolist() == [0, 4, 15]
 
 
+def test_who_did_not_fit_beside_requests_that_have_ended_is_tried_again_with_the_next_iteration(
+    tmp_path: Path,
+) -> None:
+    """The first has 197 tokens left of its cap when it ends, which count until the second has decoded."""
+    prompt, cap = [16, 16, 250, 16], [200, 60, 10, 10]
+    trace = made([3, 60, 5, 5], [0.0, 0.0, TICK_S, 40 * TICK_S], prompt=prompt, max_tokens=cap)
+    never = outages(tmp_path, (0, 9e8, 9.1e8))  # an accelerator that is there alone has no queue to share
+    policy = "continuous:rules=sglang,max_num_seqs=2"
+    how = {"router": "shared-queue", "cap": "column", "failures": never}
+    result = assert_leaping_changes_nothing(trace, policy, flat_machine(TICK_S), [30], how)
+    assert (result.columns["scheduled_s"] / TICK_S).tolist()[:3] == [0, 0, 4]
+
+
 def test_what_no_replica_can_hold_is_taken_from_the_queue_and_turned_away() -> None:
     trace = made([5, 5], prompt=[10, 400])
     how = {"profile": flat_machine(), "router": "shared-queue", "replicas": 2, "kv_blocks": 20, "cap": "own"}
