@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.hardware.profile import Profile
 from tests.sim.execution.test_leap import (
+    TICK_S,
     assert_same,
     both_ways,
     exact_machine,
@@ -126,3 +128,25 @@ def test_who_arrives_within_a_leap_waits_from_its_end_on(profile: Profile) -> No
     leaped, stepped = both_ways(trace, policy, profile, how | {"max_concurrency": 6})
     assert_same(leaped, stepped)
     assert leaped.columns["scheduled_s"][8] < leaped.columns["scheduled_s"][6]
+
+
+@pytest.mark.parametrize("is_async", ["off", "on"])
+def test_who_found_no_tokens_left_is_made_way_for_in_the_next_iteration(is_async: str) -> None:
+    """Two short prompts come while two others decode: one to the last place, and it takes all the tokens that
+    an iteration may have.
+    """
+    trace = Trace(
+        "made up",
+        np.arange(4),
+        np.array([60, 61, 28, 28]),
+        np.array([90, 90, 20, 20]),
+        arrival_s=np.array([0, 0, 16, 16]) * TICK_S,
+    )
+    policy = (
+        "continuous:order=shortest-prompt,preempt_until=1,max_num_seqs=3,max_num_batched_tokens=30,"
+        f"prefix_caching=off,async_scheduling={is_async}"
+    )
+    leaped, stepped = both_ways(trace, policy, exact_machine(), {})
+    assert_same(leaped, stepped)
+    first, second = leaped.columns["scheduled_s"][2:]
+    assert second - first == TICK_S
