@@ -100,7 +100,7 @@ class Sessions(Bounded):
         trace = self._trace(self.users, seed) if self.users else self._enough(num_prompts, seed)
         if num_prompts > len(trace):
             self._refuse(num_prompts, len(trace))
-        return trace.select(np.arange(num_prompts))
+        return trace.beginning(num_prompts)
 
     def whole(self, num_prompts: int, seed: int) -> Trace:
         """The first sessions, to their ends, that have so many requests or more."""

@@ -44,8 +44,9 @@ class Trace:
     `notes` state what was assumed or drawn instead of read; `inspect` shows them. `read_as`
     says in which unit the times of a file were read, empty where there are none. `source_rows` are the rows
     of the source that these are, from 0, where it has rows. `blocks` say which prompts begin alike, None
-    where nothing is known of that; a prompt covers its own. Raises InputError where one of these conditions
-    is violated.
+    where nothing is known of that; a prompt covers its own. `num_cut`: how many requests that go on from
+    sessions of these were left out behind the last one. Raises InputError where one of these conditions is
+    violated.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Trace:
     read_as: str = ""
     source_rows: IntArray | None = field(default=None, repr=False)
     blocks: PromptBlocks | None = field(default=None, repr=False)
+    num_cut: int = 0
 
     def __post_init__(self) -> None:
         n = len(self.request_id)
@@ -219,6 +221,14 @@ class Trace:
             chosen |= {"waits_for": waits_for, "think_s": think_s}
         return chosen
 
+    def beginning(self, count: int) -> Trace:
+        """The first so many rows; `num_cut` says how many of the others go on from their sessions."""
+        kept = self.select(np.arange(count))
+        if self.waits_for is None:
+            return kept
+        first = sessions.session_of(self.waits_for, self.session_id)
+        return replace(kept, num_cut=self.num_cut + int((first[count:] < count).sum()))
+
     def sample(self, num_prompts: int | None = None, sample_seed: int | None = None) -> Trace:
         """The first `num_prompts` rows, of the file or of its seeded permutation, in that order.
 
@@ -234,7 +244,7 @@ class Trace:
                 f"num_prompts: {count} is not between 1 and {n}, the length of trace {self.name}"
             )
         if sample_seed is None:
-            return self if count == n else self.select(np.arange(count))
+            return self if count == n else self.beginning(count)
         if not 0 <= sample_seed < 2**32:
             raise InputError(f"sample_seed: {sample_seed} is not between 0 and {2**32 - 1}")
         if self.is_waiting.any():

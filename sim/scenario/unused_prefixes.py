@@ -1,4 +1,6 @@
-"""What a trace knows of prompts that begin alike and of sessions, and the settings chosen make no use of."""
+"""What a trace knows of prompts that begin alike and of sessions, and the settings chosen make no use of or
+leave out.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,13 @@ LEAST = 0.005
 def unused_prefixes(
     trace: Trace, schedulers: Sequence[CompleteScheduler], router: RouterSpec | None
 ) -> tuple[str, ...]:
-    """A note on beginnings of prompts that no policy finds again, and on a router that has nothing to go by.
+    """A note on beginnings of prompts that no policy finds again, on a router that has nothing to go by, and
+    on sessions that do not come to their ends.
 
     `schedulers`: one of each policy; `router`: None where nothing is routed. Nothing is said of
     `prefix_caching=off`, which somebody chose.
     """
-    about = (_about_caching(trace, schedulers), _about_routing(trace, router))
+    about = (_about_caching(trace, schedulers), _about_routing(trace, router), _about_ends(trace))
     return tuple(text for text in about if text)
 
 
@@ -54,3 +57,12 @@ def _about_routing(trace: Trace, router: RouterSpec | None) -> str:
             "that the fewest requests decide"
         )
     return ""
+
+
+def _about_ends(trace: Trace) -> str:
+    if not trace.num_cut:
+        return ""
+    return (
+        f"the first {len(trace):,} requests of {trace.name} end in the midst of sessions: {trace.num_cut:,} "
+        "that go on from these are left out"
+    )

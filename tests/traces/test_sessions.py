@@ -226,6 +226,18 @@ def test_at_a_rate_sessions_start_closer_together() -> None:
     assert moved.thinks_s.tolist() == [0, 0, 0, 1]
 
 
+@given(trace=traces(), named=st.booleans(), data=st.data())
+def test_a_beginning_says_how_many_go_on_from_its_sessions(
+    trace: Trace, named: bool, data: st.DataObject
+) -> None:
+    count = data.draw(st.integers(1, len(trace)))
+    names = trace.sessions if named else session_of(padded(_lists(trace)), None)
+    assert names is not None
+    begun = set(names[:count].tolist())
+    cut = trace if named else replace(trace, session_id=None)
+    assert cut.sample(count).num_cut == sum(name in begun for name in names[count:].tolist())
+
+
 def test_requests_that_wait_are_not_permuted() -> None:
     trace = Trace("t", np.arange(2), np.ones(2, int), np.ones(2, int), waits_for=padded([[], [0]]))
     with pytest.raises(InputError, match="sample_seed: 3 permutes requests, and those of t wait for each"):

@@ -69,6 +69,19 @@ def test_one_that_has_what_it_needs_is_not(
     assert not caplog.messages
 
 
+@pytest.mark.parametrize(("number", "left_out"), [(10, [2]), (12, [])])
+def test_sessions_that_are_cut_at_the_end_are_said(
+    number: int, left_out: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "traces"):
+        simulate("sessions:users=4,turns=3", num_prompts=number, policy=ON, profile="h200-vicuna-7b")
+    assert caplog.messages == [
+        f"note: the first {number} requests of sessions:users=4,turns=3 end in the midst of sessions: {n} "
+        "that go on from these are left out"
+        for n in left_out
+    ]
+
+
 def test_a_plan_says_it_in_its_notes() -> None:
     asked = {"slo": "ttft_p99:20000", "num_requests": 20, "max_requests": 40, "num_seeds": 3, "max_seeds": 3}
     made = plan(some(), request_rate=1.0, profiles="h200-vicuna-7b", router="sticky", **asked)
