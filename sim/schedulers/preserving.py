@@ -62,7 +62,8 @@ class PreservingScheduler(ContinuousScheduler):
 
     def _rank_back(self, request: Request, generated: int) -> float:
         """First those that come back, in that order, then all others by theirs."""
-        return BACK + request.arrival_s if request.id in self.back else self.by_order(request, generated)
+        rank = self.by_order(request, generated)  # by which an order may know the request, too
+        return BACK + request.arrival_s if request.id in self.back else rank
 
     # Give way
 

@@ -216,6 +216,7 @@ def test_who_comes_back_to_memory_goes_first() -> None:
     for way, finish_s in (
         ("discard", [20, 40, 60, 80, 100, 120]),
         ("preserve", [20, 40, 100, 60, 80, 123]),
+        ("preserve,order=fair", [20, 40, 100, 60, 80, 123]),  # which keeps account of all that it ranks
     ):
         result = simulate(
             source,
