@@ -28,6 +28,8 @@ CHANCE = "#707070"
 """The colour of numbers that may be chance, on white."""
 NAME_WIDTH = 32
 """Most characters of a policy or a predictor in a line."""
+LETTERS_PER_INCH = 14
+"""Of the colour bar's label, which is as wide as the panels at most."""
 UNSAID = ("charge=off", "file=", "ask_ms=")
 """Options of predictors that a picture does not say."""
 
@@ -111,21 +113,28 @@ def figure(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
     """A panel for each latency, on one scale."""
     num_rows = len(frame[["policy", "predictor"]].drop_duplicates()) - 1
     num_columns = len(frame[["case", "load"]].drop_duplicates())
-    width, height = 3.4 + len(names) * max(2.0, 0.36 * num_columns), 2.3 + 0.21 * num_rows
-    fig, axes = style.figure(width, height, 1, len(names))
+    baseline = style.shorten(str(frame["policy"].iloc[0]), 40)
+    text = (
+        f"Latency of {baseline} ÷ that of the policy (above 1 it is faster; what has no colour may be chance)"
+    )
+    panels_width = len(names) * max(2.0, 0.36 * num_columns)
+    lines = wrap(text, int(LETTERS_PER_INCH * panels_width))
+    height = 2.3 + 0.21 * num_rows + 0.16 * (len(lines) - 1)
+    fig, axes = style.figure(3.4 + panels_width, height, 1, len(names))
     for k, (ax, name) in enumerate(zip(axes, names, strict=True)):
         panel(frame, ax, name, has_names=k == 0)
     bar = fig.colorbar(
-        ScalarMappable(SHADES, COLOURS), ax=axes, location="bottom", extend="both", aspect=60, pad=0.02
+        ScalarMappable(SHADES, COLOURS),
+        ax=axes,
+        location="bottom",
+        extend="both",
+        aspect=60,
+        pad=max(0.02, 0.12 / height),
     )
     bar.ax.xaxis.set_major_locator(FixedLocator([0.25, 0.5, 1.0, 2.0, 4.0]))
     bar.ax.xaxis.set_minor_locator(NullLocator())
     bar.ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     bar.ax.tick_params(labelsize=style.FONT_SIZE)
-    baseline = style.shorten(str(frame["policy"].iloc[0]), 40)
-    text = (
-        f"Latency of {baseline} ÷ that of the policy (above 1 it is faster; what has no colour may be chance)"
-    )
-    bar.set_label(style.plain(text), fontsize=style.FONT_SIZE)
+    bar.set_label(style.plain("\n".join(lines)), fontsize=style.FONT_SIZE)
     style.note_left_out(fig, frame.to_dict("records"))
     return fig

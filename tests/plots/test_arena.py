@@ -71,3 +71,14 @@ def test_the_figure_is_written(tmp_path: Path) -> None:
 def test_metrics_are_those_of_the_table() -> None:
     with pytest.raises(InputError, match=r"metrics: 'mean_itl_ms' is not one of mean_ttft_ms"):
         arena.check_metrics(["mean_itl_ms"])
+
+
+@pytest.mark.parametrize("baseline", ["continuous", "continuous:prefix_caching=on"])
+def test_a_narrow_picture_cuts_nothing_off_its_label(baseline: str) -> None:
+    frame = table().replace("continuous", baseline)
+    fig = arena.figure(frame[frame["load"] == 0.9], ["mean_ttft_ms"])
+    fig.draw_without_rendering()
+    label = fig.axes[-1].xaxis.label
+    assert "may be chance" in label.get_text().replace("\n", " ")
+    extent = label.get_window_extent()
+    assert extent.x0 >= 0 and extent.x1 <= fig.bbox.x1 and extent.y0 >= 0
