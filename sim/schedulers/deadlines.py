@@ -10,9 +10,8 @@ from __future__ import annotations
 from math import floor, inf
 
 from ..request import Request
+from .order import LONG
 
-LONG = 1 << 40
-"""Tokens in which a rank never rises."""
 ROUNDING = 1e-6
 """Tokens by which a rise may come sooner than reckoned, for ranks are rounded."""
 

@@ -8,9 +8,9 @@ Gittins index in the M/G/1 queue", 2009). SageSched (arXiv 2603.07917) serves LL
 from __future__ import annotations
 
 from functools import lru_cache
-from math import floor
 
 from ..request import Request
+from .order import tokens_up_to
 
 
 @lru_cache(maxsize=1 << 16)
@@ -66,7 +66,7 @@ class Gittins:
         first = _num_outlived(lengths, generated)
         if first < len(lengths):
             return lengths[first] - generated
-        return max(1, floor(bound) + 1 - generated)
+        return max(1, tokens_up_to(bound) + 1 - generated)
 
 
 def lengths_of(request: Request) -> tuple[int, ...]:

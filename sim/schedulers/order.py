@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
-from math import floor
+from math import floor, inf
 from typing import Literal, TypeAlias, get_args
 
 from ..request import Request
@@ -58,10 +58,22 @@ PREEMPTING = ("ltr", "gittins", "lower-bound", "mlfq")
 otherwise.
 """
 
+BY_DEADLINE = ("deadline", "least-laxity")
+"""Disciplines that go by the bounds that requests state, and by nothing where none does."""
+
 BY_MEMORY = ("longest-prefix-match", "shortest-uncached")
 """Disciplines that go by what memory holds of a prompt. The rank below, which knows nothing of it, decides
 between equals, in a long queue, and who is evicted.
 """
+
+
+LONG = 1 << 40
+"""Tokens that no answer has."""
+
+
+def tokens_up_to(bound: float) -> int:
+    """The whole tokens up to a rank, which may be infinite."""
+    return LONG if bound == inf else floor(bound)
 
 
 def fcfs(request: Request, generated: int) -> float:
@@ -83,7 +95,7 @@ class ShortestRemaining:
 
     def until_above(self, request: Request, generated: int, bound: float) -> int:
         """It rises once the prediction is outlived."""
-        return max(1, (request.predicted_tokens or 0) + floor(bound) + 1 - generated)
+        return max(1, (request.predicted_tokens or 0) + tokens_up_to(bound) + 1 - generated)
 
 
 class MemoryTime:
@@ -106,7 +118,7 @@ class MemoryTime:
 
     def until_above(self, request: Request, generated: int, bound: float) -> int:
         """It rises once the prediction is outlived, by one a token."""
-        outlived = max(request.predicted_tokens or 0, floor(bound) - request.prompt_tokens)
+        outlived = max(request.predicted_tokens or 0, tokens_up_to(bound) - request.prompt_tokens)
         return max(1, outlived - generated)
 
 

@@ -4,11 +4,11 @@ estimate starts that is raised as the answer outlives it.
 
 from __future__ import annotations
 
-from math import ceil, floor
+from math import ceil
 
 from ..request import Request
 from .gittins import lengths_of
-from .order import Rank
+from .order import Rank, tokens_up_to
 
 TAIL = 0.1
 """The share of the longest lengths that makes the tail."""
@@ -48,4 +48,4 @@ class LowerBound:
 
     def until_above(self, request: Request, generated: int, bound: float) -> int:
         """It rises with every token, once the bound is outlived."""
-        return max(1, floor(bound) + 1 - generated)
+        return max(1, tokens_up_to(bound) + 1 - generated)
