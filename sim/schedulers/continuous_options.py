@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from .base import Need
-from .order import BY_MEMORY, NEEDS, PREEMPTING, Order
+from .order import BY_DEADLINE, BY_MEMORY, NEEDS, PREEMPTING, Order
 from .quantile_option import quantile_of
 from .waits import WaitOption
 
@@ -95,6 +95,10 @@ class ContinuousOptions:
     """order=mlfq: decoded tokens that a prompt token is worth, when a request joins a queue."""
     token_ms: float = 20.0
     """order=least-laxity: how long each token of the predicted rest takes."""
+    late: Literal["first", "last"] = "first"
+    """order=deadline, least-laxity: whether who can no longer be in time goes first, as due before the
+    others, or after all that still can.
+    """
     waits: WaitOption = "discard"
     """What becomes of a turn's memory while its session waits for the next turn: discard (it is found again
     until it is taken), preserve (it stays held), swap (it stays in CPU memory) or least-waste (whichever of
@@ -199,8 +203,17 @@ class ContinuousOptions:
             raise ValueError(
                 "order: vtc takes no preempt_until, starve_after or ask_every, and no rules but vllm"
             )
+        if self.late == "last":
+            self._check_late()
         if self.order in BY_MEMORY and self.is_ranked:
             raise ValueError(f"order: {self.order} takes no preempt_until or ask_every")
+
+    def _check_late(self) -> None:
+        """ValueError where nobody can be put off for being late under these options."""
+        if self.order not in BY_DEADLINE:
+            raise ValueError(f"late: last needs order={' or '.join(BY_DEADLINE)}, not {self.order}")
+        if self.is_ranked or self.rules != "vllm" or self.waits != "discard":
+            raise ValueError("late: last takes no preempt_until, starve_after or waits, and no rules but vllm")
 
     def _check_waits(self) -> None:
         """ValueError where memory cannot be held for turns to come under these options."""
@@ -220,8 +233,8 @@ class ContinuousOptions:
                 f"kv_tier: does not go with order={self.order} (preempt_until={self.preempts_until:g}, "
                 f"starve_after={self.starves_after}, ask_every={self.ask_every})"
             )
-        if self.admission != "prompt" or not self.chunked:
-            raise ValueError("kv_tier: needs admission=prompt and chunked=on")
+        if self.admission != "prompt" or not self.chunked or self.late != "first":
+            raise ValueError("kv_tier: needs admission=prompt, chunked=on and late=first")
 
     @property
     def never_evicts(self) -> bool:

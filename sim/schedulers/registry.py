@@ -11,6 +11,7 @@ from .ahead import AheadScheduler
 from .by_memory import AheadByMemoryScheduler, ByMemoryScheduler
 from .continuous import ContinuousScheduler
 from .continuous_options import ContinuousOptions
+from .late import AheadLateLastScheduler, LateLastScheduler
 from .microbatch import MicrobatchScheduler
 from .open_sequence import OpenSequenceScheduler
 from .order import BY_MEMORY
@@ -69,6 +70,8 @@ def _continuous(limits: Limits, **options: Any) -> Scheduler:
         return (AheadRankedScheduler if is_ahead else RankedScheduler)(limits, **options)
     if chosen.order in BY_MEMORY:
         return (AheadByMemoryScheduler if is_ahead else ByMemoryScheduler)(limits, **options)
+    if chosen.late == "last":
+        return (AheadLateLastScheduler if is_ahead else LateLastScheduler)(limits, **options)
     if chosen.order == "vtc":
         return (AheadVtcScheduler if is_ahead else VtcScheduler)(limits, **options)
     return (AheadScheduler if is_ahead else ContinuousScheduler)(limits, **options)

@@ -133,6 +133,7 @@ class World:
     waiting: list[Job] = field(default_factory=list)
     running: list[Job] = field(default_factory=list)
     iteration: int = 0
+    now: int = 0
 
     def key(self, job: Job) -> tuple[float, int]:
         if job.guard is not None and job.generated >= job.guard[1]:
@@ -240,16 +241,16 @@ class World:
 
     def run(self) -> Run:
         """All that happens until the last has ended."""
-        run, now, coming = Run(), 0, sorted(self.jobs, key=lambda job: (job.arrival, job.id))
+        run, coming = Run(), sorted(self.jobs, key=lambda job: (job.arrival, job.id))
         while coming or self.waiting or self.running:
-            while coming and coming[0].arrival <= now:
+            while coming and coming[0].arrival <= self.now:
                 coming[0].since = self.iteration
                 self.waiting.append(coming.pop(0))
             if not (self.waiting or self.running):
-                now = coming[0].arrival
+                self.now = coming[0].arrival
                 continue
             event, ended = self.iterate()
             run.note(event)
-            now += 1
-            run.finished |= {job.id: now for job in ended}
+            self.now += 1
+            run.finished |= {job.id: self.now for job in ended}
         return run
