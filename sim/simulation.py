@@ -20,7 +20,7 @@ from .results.result import Result
 from .scenario.policies import DEFAULT_POLICY, Policy, make_scheduler
 from .scenario.scenario import Scenario, scenario
 from .scenario.settings import DEFAULT_TRACE, Keywords
-from .scenario.unused_prefixes import unused_prefixes
+from .scenario.unused import unused
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,8 +113,10 @@ def compare(
 
 
 def _say_unused(chosen: Scenario, policies: Sequence[Policy]) -> None:
-    """Say which beginnings of prompts no policy finds; InputError for a policy that cannot be built."""
+    """Say what of the trace no policy uses, and what is not there that one goes by; InputError for a policy
+    that cannot be built.
+    """
     schedulers = [make_scheduler(policy, chosen.limits) for policy in policies if isinstance(policy, str)]
     router = None if chosen.is_alone else chosen.router
-    for note in unused_prefixes(chosen.trace, schedulers, router):
+    for note in unused(chosen.trace, schedulers, router):
         LOG.info("note: %s", note)

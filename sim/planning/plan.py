@@ -22,7 +22,7 @@ from ..scenario.machines import outages_of
 from ..scenario.policies import limits_of, make_scheduler
 from ..scenario.requests import goodput_bounds
 from ..scenario.settings import DEFAULT_TRACE, PlanKeywords, Settings, read_settings
-from ..scenario.unused_prefixes import unused_prefixes
+from ..scenario.unused import unused
 from ..version import __version__
 from . import sensitivity as sensitivities
 from .answer import Plan, Question
@@ -153,7 +153,7 @@ def plan(
         answers = tuple(answer_of(p, unit, parts, unit.price(prices), spare) for (p, unit), parts in found)
         left_out = [] if wanted.bounds_a_latency else never
         about = notes_of(workload, asked_rate, replay, max_requests, answers, left_out)
-        notes = (*about, *_unused_prefixes(workload, pairs, given), *unused_prices(prices, units))
+        notes = (*about, *_unused(workload, pairs, given), *unused_prices(prices, units))
         answer = Plan(question, answers, assumptions_of(workload, given, units, answers), notes)
         by_replay = replay if replay is not None and replay.is_all else None
         return _with_sensitivity(answer, worlds, wanted, effort, runs, by_replay) if sensitivity else answer
@@ -192,13 +192,11 @@ def _question(
     )
 
 
-def _unused_prefixes(
-    workload: Workload, pairs: Sequence[tuple[str, Unit]], settings: Settings
-) -> tuple[str, ...]:
-    """What no policy finds again, as sentences."""
+def _unused(workload: Workload, pairs: Sequence[tuple[str, Unit]], settings: Settings) -> tuple[str, ...]:
+    """What no policy uses, or has to go by, as sentences."""
     limits = limits_of(pairs[0][1].kinds[0], settings.kv_blocks)
     schedulers = [make_scheduler(policy, limits) for policy in dict.fromkeys(policy for policy, _ in pairs)]
-    return tuple(f"{note}." for note in unused_prefixes(workload.example, schedulers, settings.router))
+    return tuple(f"{note}." for note in unused(workload.example, schedulers, settings.router))
 
 
 def _not_default(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from ..perception.accuracy import ErrorReport, RankReport, error_report, rank_re
 from ..results.slo_metrics import attainments
 from ..scenario.policies import scheduler_maker
 from ..scenario.scenario import Scenario, scenario
+from ..scenario.unused import nothing_due
 from .slot_log import (
     FIRST,
     SENT,
@@ -195,7 +197,7 @@ def pilot(
         rows=rows[1:],
         error=None if predicted is None else error_report(predicted, trace.output_tokens),
         order=None if predicted is None else rank_report(predicted, trace.output_tokens),
-        notes=(*told.log.notes, *notes, *_notes(told.log.trace, who, own, slots)),
+        notes=(*told.log.notes, *notes, *_notes(told.log.trace, who, own, slots), *world.notes(names)),
         slo_attainment=None if met is None else {"measured": met, "replayed": rows[0].slo_attainment or {}},
     )
 
@@ -261,7 +263,16 @@ class _World:
 
     def _needs(self, policy: str) -> set[str]:
         """What the policy needs to be predicted."""
-        return set(scheduler_maker(policy)(self._scenario(self.trace, OWN, PERFECT, 0).limits).needs)
+        return set(scheduler_maker(policy)(self._own.limits).needs)
+
+    @cached_property
+    def _own(self) -> Scenario:
+        return self._scenario(self.trace, OWN, PERFECT, 0)
+
+    def notes(self, policies: Sequence[str]) -> tuple[str, ...]:
+        """What there is to say of policies that have nothing to go by."""
+        note = nothing_due(self.trace, [scheduler_maker(policy)(self._own.limits) for policy in policies])
+        return (note,) if note else ()
 
     def _as_sent(self, requests: Trace, point: Point) -> tuple[Trace, str]:
         """Requests, and whose predictions are used, so that those go first that find a slot when they come: a

@@ -224,6 +224,16 @@ def test_what_is_not_replayed_is_said(tmp_path: Path) -> None:
     assert not any("shared prefixes" in note for note in apart)
 
 
+def test_an_order_by_deadlines_without_any_is_named(tmp_path: Path) -> None:
+    policies = ("continuous", "continuous:order=deadline")
+    log = logged(tmp_path / "log.jsonl", requests(40), "continuous", 4, 1.0)
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    for bounds, is_said in (({}, True), ({"ttft_slo_ms": 500.0}, False)):
+        log.write_text("\n".join(json.dumps(row | bounds) for row in rows))
+        notes = pilot(log, policies=policies, replicates=2).notes
+        assert any(note.startswith("order=deadline: no request of log") for note in notes) == is_said
+
+
 def test_another_machine_beside_the_server(tmp_path: Path) -> None:
     log = logged(tmp_path / "log.jsonl", requests(60), "continuous", 4, np.inf)
     found = pilot(log, policies=("continuous",), profiles=("h200-vicuna-7b",), replicates=2)

@@ -1,10 +1,10 @@
-"""What a trace knows of prompts that begin alike and of sessions, and the settings chosen make no use of or
-leave out.
-"""
+"""What a trace knows and the settings make no use of or leave out, and what they go by and it does not say."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+import numpy as np
 
 from traces.prompt_blocks import share_found_again
 from traces.trace import Trace
@@ -12,27 +12,32 @@ from traces.trace import Trace
 from ..fleet.routers import RouterSpec, router_name
 from ..schedulers.base import CompleteScheduler
 from ..schedulers.continuous_options import ContinuousOptions
+from ..schedulers.order import BY_DEADLINE
 
 LEAST = 0.005
 """Share of the prompt tokens below which nothing is said of those that could be found again."""
 
 
-def unused_prefixes(
+def unused(
     trace: Trace, schedulers: Sequence[CompleteScheduler], router: RouterSpec | None
 ) -> tuple[str, ...]:
-    """A note on beginnings of prompts that no policy finds again, on a router that has nothing to go by, and
-    on sessions that do not come to their ends.
+    """Notes on beginnings of prompts that no policy finds again, on an order or a router that has nothing to
+    go by, and on sessions that do not come to their ends.
 
     `schedulers`: one of each policy; `router`: None where nothing is routed. Nothing is said of
     `prefix_caching=off`, which somebody chose.
     """
-    about = (_about_caching(trace, schedulers), _about_routing(trace, router), _about_ends(trace))
+    about = (
+        _about_caching(trace, schedulers),
+        nothing_due(trace, schedulers),
+        _about_routing(trace, router),
+        _about_ends(trace),
+    )
     return tuple(text for text in about if text)
 
 
 def _about_caching(trace: Trace, schedulers: Sequence[CompleteScheduler]) -> str:
-    found = [getattr(each, "options", None) for each in schedulers]
-    chosen = {each.prefix_caching for each in found if isinstance(each, ContinuousOptions)}
+    chosen = {each.prefix_caching for each in _continuous(schedulers)}
     if trace.blocks is None or chosen != {"own"}:
         return ""
     share = share_found_again(trace.blocks, trace.prompt_tokens)
@@ -42,6 +47,24 @@ def _about_caching(trace: Trace, schedulers: Sequence[CompleteScheduler]) -> str
         f"{share:.0%} of the prompt tokens of {trace.name} can be found again, and all are computed: "
         "continuous:prefix_caching=on finds what memory still holds of them"
     )
+
+
+def nothing_due(trace: Trace, schedulers: Sequence[CompleteScheduler]) -> str:
+    """A note on orders by deadlines where no request says when it is due; empty for none."""
+    orders = dict.fromkeys(each.order for each in _continuous(schedulers) if each.order in BY_DEADLINE)
+    dues = (trace.ttft_slo_ms, trace.e2el_slo_ms, trace.deadline_s)
+    if not orders or any(due is not None and np.isfinite(due).any() for due in dues):
+        return ""
+    return (
+        f"order={' and '.join(orders)}: no request of {trace.name} states a bound on TTFT or E2EL, or a "
+        "deadline (ttft_slo_ms, e2el_slo_ms, deadline_s), so that all go first come, first served"
+    )
+
+
+def _continuous(schedulers: Sequence[CompleteScheduler]) -> list[ContinuousOptions]:
+    """The options of those that batch continuously."""
+    found = [getattr(each, "options", None) for each in schedulers]
+    return [each for each in found if isinstance(each, ContinuousOptions)]
 
 
 def _about_routing(trace: Trace, router: RouterSpec | None) -> str:

@@ -1,8 +1,9 @@
-"""What a trace knows of beginnings and sessions, and no policy or router makes use of, is said once."""
+"""What a trace knows and no policy or router makes use of, or the other way about, is said once."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -82,8 +83,30 @@ def test_sessions_that_are_cut_at_the_end_are_said(
     ]
 
 
+BY_DEADLINE = "continuous:order=deadline;continuous;continuous:order=least-laxity"
+
+
+def test_orders_by_deadlines_where_nothing_is_due_are_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    bare, nothing = Trace("t", np.arange(4), np.full(4, 64), np.full(4, 8)), np.full(4, np.nan)
+    said = "order=deadline and least-laxity: no request of t states a bound on TTFT or E2EL"
+    for trace, is_said in (
+        (bare, True),
+        (replace(bare, ttft_slo_ms=nothing, tpot_slo_ms=np.full(4, 5.0)), True),
+        (replace(bare, deadline_s=np.full(4, np.inf)), True),
+        (replace(bare, e2el_slo_ms=np.array([9.0, np.nan, np.nan, np.nan])), False),
+        (replace(bare, deadline_s=np.array([np.inf, np.inf, 9.0, 9.0])), False),
+    ):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "traces"):
+            compare(trace, policies=BY_DEADLINE, profile="h200-vicuna-7b")
+        assert caplog.text.count(said) == is_said and len(caplog.messages) == is_said
+
+
 def test_a_plan_says_it_in_its_notes() -> None:
     asked = {"slo": "ttft_p99:20000", "num_requests": 20, "max_requests": 40, "num_seeds": 3, "max_seeds": 3}
     made = plan(some(), request_rate=1.0, profiles="h200-vicuna-7b", router="sticky", **asked)
     assert any(note.startswith(SAID) for note in made.notes)
     assert any(note.startswith("router sticky: t does not say") for note in made.notes)
+    policy = "continuous:order=deadline"
+    made = plan(some(), request_rate=1.0, profiles="h200-vicuna-7b", policies=policy, **asked)
+    assert any(note.startswith("order=deadline: no request of t states") for note in made.notes)
