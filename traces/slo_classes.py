@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from . import quantities, spec
+from . import checks, quantities, spec
 from .errors import InputError
 from .generating import stream
-from .trace import MOST_CLASSES, SLO_COLUMNS, FloatArray, Trace
+from .trace import CLASS_NAME, MOST_CLASSES, SLO_COLUMNS, FloatArray, Trace, is_class
 
 LATENCIES = tuple(column.removesuffix("_slo_ms") for column in SLO_COLUMNS)
 """What a class may bound."""
@@ -45,7 +45,11 @@ def parse_classes(text: str) -> tuple[SloClass, ...]:
     InputError for anything else, naming the class, the value and its bound.
     """
     parts = [spec.parse(part, "slo_classes") for part in spec.names_of(text, "slo_classes")]
+    parts = [(name.strip(), options) for name, options in parts]
     names = [name for name, _ in parts]
+    for name in names:
+        if not is_class(name):
+            raise InputError(f"slo_classes: {checks.display(name)} is not {CLASS_NAME}")
     if len(set(names)) < len(names):
         twice = next(name for k, name in enumerate(names) if name in names[:k])
         raise InputError(f"slo_classes: {twice} is given twice, 1 is allowed")

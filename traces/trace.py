@@ -26,6 +26,14 @@ MOST_CLASSES = 100
 """Classes of requests that a trace may tell apart."""
 ALL_CLASSES = "all"
 """What stands for them together, and is no name of one."""
+LONGEST_CLASS = 64
+CLASS_NAME = f"a name of 1 to {LONGEST_CLASS} printable characters other than {ALL_CLASSES}"
+"""What a class may be called; it is part of keys, headings and headers."""
+
+
+def is_class(name: str) -> bool:
+    """Whether a class may be called so."""
+    return name.isprintable() and 1 <= len(name) <= LONGEST_CLASS and name != ALL_CLASSES
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,9 +129,10 @@ class Trace:
         if (classes := self.slo_class) is not None:
             if (n := len(set(classes.tolist()) - {""})) > MOST_CLASSES:
                 raise InputError(f"{self.name}: slo_class has {n} classes, {MOST_CLASSES} are allowed")
-            self._refuse(
-                "slo_class", classes == ALL_CLASSES, lambda i: f"{classes[i]} stands for all classes"
-            )
+            bad = {name for name in set(classes.tolist()) - {""} if not is_class(name)}
+            if bad:
+                i = next(row for row, name in enumerate(classes.tolist()) if name in bad)
+                self._refuse_row("slo_class", i, f"{ascii(classes[i])[:LONGEST_CLASS]} is not {CLASS_NAME}")
 
     def _refuse_row(self, column: str, row: int, what: str) -> None:
         raise InputError(f"{self.name}, row {row + 1}, {column}: {what}")

@@ -60,7 +60,8 @@ def console() -> Console:
     """Standard output; tables are not cut to a terminal's width where there is none."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+    # What users name is text: [brackets] are no markup, and :words: no pictures.
+    return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False, emoji=False)
 
 
 def figure(value: float) -> str:

@@ -89,6 +89,17 @@ def test_all_turns_of_a_session_are_of_one_class() -> None:
         ("a:share=0.2,ttft=0", "slo_classes: a: ttft 0 must be above 0 ms and finite"),
         ("a:share=0.2,e2el=inf", "slo_classes: a: e2el inf must be above 0 ms and finite"),
         ("a:share", "slo_classes 'a:share': 'share' is not key=value"),
+        ("all:share=1e-9,ttft=5", "slo_classes: 'all' is not a name of 1 to 64 printable characters other"),
+        (" all :ttft=5", "slo_classes: 'all' is not a name of 1 to 64 printable characters other than all"),
+        ("a:share=0.2,ttft=5; a :ttft=6", "slo_classes: a is given twice, 1 is allowed"),
+        (" :ttft=5", "slo_classes ':ttft=5': the name is empty"),
+        ("a\nb:ttft=5", "slo_classes: 'a\\nb' is not a name of 1 to 64 printable characters"),
+        (f"{'x' * 65}:ttft=5", "... is not a name of 1 to 64 printable characters"),
+        ("a:ttft=-5", "slo_classes: a: ttft -5 must be above 0 ms and finite"),
+        ("a:ttft=nan", "slo_classes: a: ttft nan must be above 0 ms and finite"),
+        ("a:share=101%,ttft=5", "slo_classes: a: share 101% must be above 0 and at most 1"),
+        ("a:share=-5%,ttft=5", "slo_classes: a: share -5% must be above 0 and at most 1"),
+        ("a:ttft=5,ttft=6", "ttft is given twice"),
         (";".join(f"c{k}:share=0.001,ttft=5" for k in range(101)), "101 classes are given, 100 are"),
     ],
 )  # fmt: skip
@@ -128,7 +139,9 @@ def test_a_row_without_a_class_is_of_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("classes", "said"),
     [
-        (["a", "all"], "t, row 2, slo_class: all stands for all classes"),
+        (["a", "all"], "t, row 2, slo_class: 'all' is not a name of 1 to 64 printable characters other than"),
+        (["", "a\nb"], r"t, row 2, slo_class: 'a\\nb' is not a name"),
+        (["x" * 65], f"t, row 1, slo_class: '{'x' * 63} is not a name"),
         ([f"c{k}" for k in range(101)], "t: slo_class has 101 classes, 100 are allowed"),
     ],
 )
