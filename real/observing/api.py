@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Literal, TypeAlias
@@ -130,15 +130,19 @@ async def ask(
     text: str,
     max_tokens: int,
     said: Sequence[tuple[str, str]] = (),
+    headers: Mapping[str, str] | None = None,
 ) -> Reply:
     """Send one request and read its answer to the end; whatever goes wrong is in the reply.
 
-    `said`: what comes before its text. It is sent by `sent_s`. Cancelled, it hangs up.
+    `said`: what comes before its text; `headers`: its own, beside those of the session. It is sent by
+    `sent_s`. Cancelled, it hangs up.
     """
     reply = Reply(time.perf_counter())
     try:
         async with session.post(
-            target.url + PATHS[target.endpoint], json=target.body(text, max_tokens, said)
+            target.url + PATHS[target.endpoint],
+            json=target.body(text, max_tokens, said),
+            headers=headers,
         ) as response:
             if response.status != 200:
                 reply.error = f"HTTP {response.status}: {_message(await response.text(errors='replace'))}"

@@ -23,6 +23,7 @@ from traces.trace import Trace
 from .api import Endpoint, Reply, Target, ask, client, model_of
 from .observation import Observation, observation
 from .sending import Order, allow_connections, send
+from .slo_headers import stated
 from .wording import Prompt, Wording
 
 KEY = "OPENAI_API_KEY"
@@ -54,7 +55,8 @@ def observe(
     Prompts are the trace's texts where it has any, else words of about the right number of tokens by the
     server's own count. They begin alike where the trace says so, and hold the answers to earlier requests
     that it says they hold; otherwise no two are alike, and each run draws others, whatever its `seed`: a
-    server that keeps prefixes has none of an earlier run.
+    server that keeps prefixes has none of an earlier run. Bounds that requests state, and their classes, go
+    as headers (`slo_headers`), which servers that do not know them ignore.
 
     `lengths` trace: answers are as long as the trace says where the server can be told to ignore its end
     token; model: they end where the model ends them, at most at the cap. A key is taken from OPENAI_API_KEY.
@@ -200,8 +202,10 @@ def _orders(trace: Trace, wording: Wording, rng: np.random.Generator, notes: lis
         prompts = wording.prompts(trace, rng)
     waits_for = [()] * len(trace) if trace.waits_for is None else trace.waits_for.tolist()
     return [
-        Order(float(due), prompt, int(tokens), tuple(row for row in rows if row >= 0), float(think_s))
-        for due, prompt, tokens, rows, think_s in zip(
-            due_s, prompts, trace.output_tokens, waits_for, trace.thinks_s, strict=True
+        Order(
+            float(due), prompt, int(tokens), tuple(row for row in rows if row >= 0), float(think_s), headers
+        )
+        for due, prompt, tokens, rows, think_s, headers in zip(
+            due_s, prompts, trace.output_tokens, waits_for, trace.thinks_s, stated(trace), strict=True
         )
     ]

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -24,7 +24,8 @@ OTHER_FILES = 64
 
 
 class Order(NamedTuple):
-    """A request to be sent: when, in seconds from the start, what prompt, and for how many tokens.
+    """A request to be sent: when, in seconds from the start, what prompt, for how many tokens, and with what
+    headers of its own.
 
     One that `waits_for` others, by their numbers, is due `think_s` after the last of these has been answered.
     """
@@ -34,6 +35,7 @@ class Order(NamedTuple):
     max_tokens: int
     waits_for: tuple[int, ...] = ()
     think_s: float = 0.0
+    headers: Mapping[str, str] | None = None
 
 
 @dataclass
@@ -152,7 +154,7 @@ async def send(
             sent.lags_s.append(time.perf_counter() - waited_s - sent.start_s - due_s)
             sent.replies[number] = Reply(time.perf_counter(), error=INTERRUPTED)
             sent.replies[number] = await ask(
-                session, target, order.prompt.text, order.max_tokens, turns.said(number)
+                session, target, order.prompt.text, order.max_tokens, turns.said(number), order.headers
             )
         before = len(sent.cancelled)
         for follower in turns.ended(number):

@@ -9,18 +9,14 @@ from typing import Any
 
 from sim.request import Request
 from traces.checks import MAX_BOUND_MS
+from traces.trace import CLASS_NAME, is_class
 
+from ..observing.slo_headers import CLASS_HEADER, SLO_HEADERS, class_in
 from .lengths import Ask
 
 PATHS = ("/v1/chat/completions", "/v1/completions")
 MOST_TOKENS = 1 << 31
 """A count of tokens from here on is none."""
-SLO_HEADERS: Mapping[str, tuple[str, ...]] = {
-    "ttft_slo_ms": ("x-llm-d-slo-ttft-ms", "x-slo-ttft-ms"),
-    "tpot_slo_ms": ("x-llm-d-slo-tpot-ms", "x-slo-tpot-ms"),
-    "e2el_slo_ms": ("x-seqsched-slo-e2el-ms",),
-}
-"""Where a client states bounds: llm-d's headers, by their new and their old names; there is none on E2EL."""
 
 
 class BadRequest(ValueError):
@@ -32,8 +28,8 @@ class Call:
     """A request as it was received: its path, bytes and content, and who sends it.
 
     `arrival_s` is on the layer's clock. `told_tokens`: how long the client says the answer will be. `arm`:
-    whose order it waits in, the policy's or that of arrival.
-    `request` is what schedulers see of it.
+    whose order it waits in, the policy's or that of arrival. `slo_class`: the kind of request that it is, for
+    the log and the status; empty for none. `request` is what schedulers see of it.
     """
 
     id: int
@@ -45,6 +41,7 @@ class Call:
     key: str | None = None
     told_tokens: int | None = None
     arm: str = "policy"
+    slo_class: str = ""
     request: Request = field(init=False)
     ask: Ask = field(init=False)
     extra: dict[str, Any] = field(default_factory=dict)
@@ -160,7 +157,7 @@ def told_slos(headers: Mapping[str, str]) -> dict[str, float]:
         if name is None:
             continue
         try:
-            bound = float(headers[name])
+            bound = float(headers[name].replace("_", "?"))  # Python's own way to write numbers
         except ValueError:
             bound = -1.0
         if not 0 <= bound <= MAX_BOUND_MS:
@@ -168,6 +165,14 @@ def told_slos(headers: Mapping[str, str]) -> dict[str, float]:
         if bound:
             slos[column] = bound
     return slos
+
+
+def told_class(headers: Mapping[str, str]) -> str:
+    """The class that the client says its request is of, empty for none; BadRequest for what is no name."""
+    name = class_in(headers.get(CLASS_HEADER, ""))
+    if name and not is_class(name):
+        raise BadRequest(f"{CLASS_HEADER} is not {CLASS_NAME}")
+    return name
 
 
 def whole_number(text: str) -> int | None:

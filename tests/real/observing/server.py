@@ -15,7 +15,9 @@ from aiohttp import web
 
 @dataclass
 class Behaviour:
-    """What the server does; `seen` are the bodies of the requests, `most` the most at a time."""
+    """What the server does; `seen` are the bodies of the requests, `headers` theirs, `most` the most at a
+    time.
+    """
 
     first_s: float = 0.0
     gap_s: float = 0.0
@@ -34,6 +36,7 @@ class Behaviour:
     takes_counting: bool = True
     closes: bool = False
     seen: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
     now: int = 0
     most: int = 0
 
@@ -65,6 +68,7 @@ class _Server:
         """An answer, or none."""
         does, body = self.does, await request.json()
         does.seen.append(body)
+        does.headers.append(dict(request.headers))
         if not does.takes_forced and "ignore_eos" in body:
             return web.json_response({"error": {"message": "Unrecognized argument: ignore_eos"}}, status=400)
         if not does.takes_counting and "stream_options" in body:
