@@ -13,7 +13,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from .call import PATHS, BadRequest, read_body, told_length, told_slos, whole_number
+from ..observing.slo_headers import DEADLINE_HEADER
+from .call import PATHS, BadRequest, read_body, told_class, told_length, told_slos, whole_number
 from .client import Client, ClientGone, TooLarge, error_body, headers_of
 from .complaints import complain
 from .keys import Key, Keys
@@ -93,9 +94,10 @@ class Answering:
             client,
             key,
             priority=_level(client, body),
-            deadline_s=_seconds(client, "x-seqsched-deadline-s"),
+            deadline_s=_seconds(client, DEADLINE_HEADER),
             told_tokens=told_length(body, client.headers),
             slos=told_slos(client.headers),
+            slo_class=told_class(client.headers) or (key.slo_class if key is not None else ""),
         )
         answering = asyncio.create_task(self.layer.answer(call, client))
         gone = asyncio.create_task(client.gone())

@@ -10,15 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from traces.errors import InputError
+from traces.trace import CLASS_NAME, is_class
 
 
 @dataclass(frozen=True)
 class Key:
-    """A key's name, its digest, and the priority of what it sends (a lower number goes first)."""
+    """A key's name, its digest, the priority of what it sends (a lower number goes first), and the class that
+    it is of, empty for none.
+    """
 
     name: str
     digest: bytes
     priority: int = 0
+    slo_class: str = ""
 
 
 class Keys:
@@ -47,7 +51,7 @@ class Keys:
 
 
 def read_keys(path: Path) -> Keys:
-    """The keys in a file of lines `NAME KEY [PRIORITY]`; # begins a comment.
+    """The keys in a file of lines `NAME KEY [PRIORITY [CLASS]]`; # begins a comment.
 
     Raises InputError naming file and line, never the key.
     """
@@ -63,13 +67,16 @@ def read_keys(path: Path) -> Keys:
         if not words:
             continue
         where = f"{path}, line {number}"
-        if len(words) not in (2, 3):
-            raise InputError(f"{where}: {len(words)} words; NAME KEY [PRIORITY] are needed")
-        if len(words) == 3 and not words[2].removeprefix("-").isdecimal():
+        if not 2 <= len(words) <= 4:
+            raise InputError(f"{where}: {len(words)} words; NAME KEY [PRIORITY [CLASS]] are needed")
+        if len(words) > 2 and not words[2].removeprefix("-").isdecimal():
             raise InputError(f"{where}: the priority is not a whole number")
         if any(key.name == words[0] for key in keys):
             raise InputError(f"{where}: the name {words[0]} stands above already")
-        keys.append(Key(words[0], digest(words[1]), int(words[2]) if len(words) == 3 else 0))
+        level, kind = int(words[2]) if len(words) > 2 else 0, words[3] if len(words) > 3 else ""
+        if kind and not is_class(kind):
+            raise InputError(f"{where}: the class is not {CLASS_NAME}")
+        keys.append(Key(words[0], digest(words[1]), level, kind))
     if not keys:
         raise InputError(f"{path}: holds no key")
     return Keys(tuple(keys))

@@ -169,6 +169,7 @@ class Layer:
         deadline_s: float | None,
         told_tokens: int | None,
         slos: Mapping[str, Any],
+        slo_class: str,
     ) -> Call:
         """The request as schedulers see it, with its prediction. `priority`: what the client says; it may
         not be more important than its key is. `slos`: bounds that it states, by field of a request.
@@ -179,7 +180,7 @@ class Layer:
         level = self.levels.get(call.model, key.priority if key is not None else 0)
         if priority is not None:
             level = max(level, priority) if key is not None else priority
-        call.arm = arm_of(call, self.share)
+        call.arm, call.slo_class = arm_of(call, self.share), slo_class
         cap = call.max_tokens
         call.ask = Ask(call.model, call.text, cap)
         call.request = Request(

@@ -9,7 +9,8 @@
 - `predicted_tokens`, `told_tokens`: of the answer, by the layer and by the client; `max_tokens`: its cap.
 - `arm`: policy, or fcfs for the rest of a traffic of which the policy orders a share.
 - `priority`, `deadline_s`, `user`: the name of the key; `model`, `endpoint`, `stream`.
-- `ttft_slo_ms`, `tpot_slo_ms`, `e2el_slo_ms`: bounds that the client states, where it does.
+- `ttft_slo_ms`, `tpot_slo_ms`, `e2el_slo_ms`: bounds that the client states, where it does; `slo_class`: the
+  kind of request that it is, by the client or its key.
 - `ttft_ms`, `tpot_ms`, `e2el_ms`: as vLLM defines them, from the arrival.
 - `status`: completed, or failed; `error`: why; `finish_reason`; `upstream`: its number; `attempts`.
 - `continuations`: parts that the answer came in, beyond the first (`--fcr on`); `restarted`: whether it was

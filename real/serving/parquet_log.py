@@ -47,7 +47,10 @@ TYPES = {
     **dict.fromkeys(("upstream", "attempts", "continuations"), "int64"),
 }
 """Columns of every log, and their types in Parquet."""
-AT_TIMES = {"deadline_s": "float64", **dict.fromkeys(SLO_COLUMNS, "float64"), "prompt": "string"}
+AT_TIMES = {
+    **dict.fromkeys(("deadline_s", *SLO_COLUMNS), "float64"),
+    **dict.fromkeys(("slo_class", "prompt"), "string"),
+}
 """Those of some, as are the lists of hashes."""
 
 

@@ -6,9 +6,13 @@ from collections.abc import Callable
 
 from sim.scenario.policies import POLICIES, scheduler_maker
 from sim.schedulers.base import CompleteScheduler
+from sim.schedulers.continuous_options import ContinuousOptions
+from sim.schedulers.order import BY_DEADLINE
 from sim.work import Limits
 from traces.errors import InputError
 from traces.spec import parse
+
+from ..observing.slo_headers import DEADLINE_HEADER, SLO_HEADERS
 
 PLENTY = 1 << 50
 """KV tokens: the upstream counts its memory itself."""
@@ -34,6 +38,18 @@ def slot_scheduler_maker(policy: str, slots: int) -> tuple[Callable[[], Complete
     if "again" in make(limits).needs:  # made now, so that what it refuses is said now
         raise InputError(f"policy {policy}: asks for lengths while answers grow, which nobody predicts here")
     return lambda: make(limits), is_by_level
+
+
+def note_on(policy: str) -> str:
+    """What is to be said of a policy before any request has come; empty for nothing."""
+    options = getattr(slot_scheduler_maker(policy, 1)[0](), "options", None)
+    if not isinstance(options, ContinuousOptions) or options.order not in BY_DEADLINE:
+        return ""
+    headers = ", ".join((*(SLO_HEADERS[name][0] for name in ("ttft_slo_ms", "e2el_slo_ms")), DEADLINE_HEADER))
+    return (
+        f"order={options.order} goes by the bounds that clients state ({headers}); requests without any go "
+        "last, first come, first served"
+    )
 
 
 def _options(name: str, slots: int) -> dict[str, str]:

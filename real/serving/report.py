@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from sim.request import Request
-from traces.trace import SLO_COLUMNS
+from traces.trace import MOST_CLASSES, SLO_COLUMNS
 
 from .call import Call
 from .log import Log
@@ -28,7 +28,7 @@ MOST_REASONS, OTHER = 20, "other"
 
 class Ended(NamedTuple):
     """A request that has ended, for whoever looks at the last of them; s and tokens. `error`: why it has no
-    whole answer.
+    whole answer; `is_within`: all bounds that it states, None where it states none.
     """
 
     arm: str
@@ -37,6 +37,8 @@ class Ended(NamedTuple):
     wait_s: float
     e2el_s: float
     error: str
+    slo_class: str = ""
+    is_within: bool | None = None
 
 
 def slos_of(request: Request) -> dict[str, float]:
@@ -60,7 +62,7 @@ class Report:
         self.num_overdue = 0  # of those that the metrics count already
         self.failing = set[Log]()  # of which it has been said
         self.recent: deque[Ended] = deque(maxlen=MOST_RECENT)
-        self.models, self.reasons = set[str](), set[str]()
+        self.models, self.reasons, self.classes = set[str](), set[str](), set[str]()
         self.pairs, self.num_not_mirrored = Pairs(), 0
 
     def ended(
@@ -79,8 +81,10 @@ class Report:
         first_s = relayed.first_s or now
         waited_s = (scheduled_s or now) - call.arrival_s
         predicted = call.request.predicted_tokens or 0
-        self.recent.append(Ended(call.arm, predicted, tokens, waited_s, now - call.arrival_s, error))
-        self._count(call, relayed, tokens, error, now, scheduled_s, first_s)
+        kind = self._class_of(call)
+        is_within = self._count(call, relayed, tokens, error, now, scheduled_s, first_s)
+        took_s = now - call.arrival_s
+        self.recent.append(Ended(call.arm, predicted, tokens, waited_s, took_s, error, kind, is_within))
         if self.log is not None:
             row = self._row(call, relayed, tokens, error, now, scheduled_s, first_s, upstream, attempts)
             self._write(self.log, row, call.ask.text)
@@ -120,17 +124,18 @@ class Report:
         now: float,
         scheduled_s: float,
         first_s: float,
-    ) -> None:
+    ) -> bool | None:
+        """In the metrics; whether it was within all bounds that it states, None where it states none."""
         m, model = self.metrics, self._label(call.model, is_known=not error)
         took_s = {"ttft": first_s - call.arrival_s, "e2el": now - call.arrival_s}
         took_s["tpot"] = (now - first_s) / (tokens - 1) if tokens > 1 else 0.0
-        self._count_slos(call.request, model, {} if error else took_s)
+        is_within = self._count_slos(call.request, model, {} if error else took_s)
         if scheduled_s:
             m.queue.labels(model).observe(scheduled_s - call.arrival_s)
         if error:
             m.arm_failure.labels(call.arm).inc()
             m.failure.labels(model, kind_of(error)).inc()
-            return
+            return is_within
         reason = relayed.seen.reason
         if len(self.reasons) < MOST_REASONS:
             self.reasons.add(reason)
@@ -145,8 +150,9 @@ class Report:
             m.ratio.labels(model).observe((call.request.predicted_tokens or 0) / tokens)
         if tokens > 1:
             m.tpot.labels(model).observe((now - first_s) / (tokens - 1))
+        return is_within
 
-    def _count_slos(self, request: Request, model: str, took_s: Mapping[str, float]) -> None:
+    def _count_slos(self, request: Request, model: str, took_s: Mapping[str, float]) -> bool | None:
         """Whether it was within the bounds that it states, and all of them; empty: it was not answered."""
         met = {
             latency: 1e3 * took_s.get(latency, math.inf) <= bound_ms
@@ -158,6 +164,13 @@ class Report:
             met["all"] = all(met.values())
         for latency, is_met in met.items():
             self.metrics.slo.labels(model, latency, str(is_met).lower()).inc()
+        return met.get("all")
+
+    def _class_of(self, call: Call) -> str:
+        """The request's class; empty for further ones than a trace may have."""
+        if call.slo_class and len(self.classes) < MOST_CLASSES:
+            self.classes.add(call.slo_class)
+        return call.slo_class if call.slo_class in self.classes else ""
 
     def _label(self, model: str, *, is_known: bool) -> str:
         """The model's name; empty for one that has never answered, and beyond so many."""
@@ -194,6 +207,7 @@ class Report:
             "arm": call.arm,
             **({} if deadline_s is None else {"deadline_s": round(zero + deadline_s, 6)}),
             **slos_of(request),
+            **({"slo_class": kind} if (kind := self._class_of(call)) else {}),
             "user": call.key or "",
             "model": call.model,
             "endpoint": call.path,

@@ -28,6 +28,7 @@ from .keys import Keys, read_keys
 from .layer import Layer
 from .log import Log, mirrored_path
 from .parquet_log import SUFFIX, ParquetLog
+from .policy import note_on
 from .predictor import make_length_predictor
 from .relay import Relay
 from .settings import ServeSettings, upstream_urls
@@ -84,6 +85,8 @@ async def _run(
             urls = [await stack.enter_async_context(demo_server(slots))]
         key = _upstream_key()
         layer = await stack.enter_async_context(layer_of(urls, settings, key, log, on_decision, mirrored_log))
+        if settings.act == "hold" and (note := note_on(settings.policy)):
+            print(f"seqsched: note: {note}", file=sys.stderr, flush=True)
         await server_of(layer, keys).run_until_told()
 
 

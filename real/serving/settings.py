@@ -64,7 +64,7 @@ class ServeSettings:
     ssl_keyfile: Path | None = None
     """The key of that certificate (PEM), where it is not in the same file."""
     keys: Path | None = None
-    """Let only the API keys in this file in: lines NAME KEY [PRIORITY]."""
+    """Let only the API keys in this file in: lines NAME KEY [PRIORITY [CLASS]]."""
     priority: tuple[str, ...] = ()
     """Levels of importance by model, as MODEL=LEVEL; a lower number goes first."""
     timeout_s: float = 600.0

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from traces.trace import ALL_CLASSES
+
 from .comparison import NORMAL, wilson
 from .layer import Layer
 from .matching import WHO
@@ -50,6 +52,7 @@ def status(layer: Layer) -> dict[str, Any]:
         "share": layer.share,
         "mirror": None if layer.mirror is None else _mirrored(layer.mirror, layer.report),
         "guard": "" if layer.guard is None else layer.guard.reason or _seen(layer),
+        "slos": _within(recent),
         "arms": {arm: _arm([each for each in recent if each.arm == arm]) for arm in ("policy", "fcfs")},
         "recent": [
             [each.predicted_tokens, each.output_tokens, round(each.wait_s, 3), round(each.e2el_s, 3)]
@@ -89,6 +92,19 @@ def _mirrored(mirror: Mirror, report: Report) -> dict[str, Any]:
             }
     to_come = len(mirror.waiting) + len(mirror.running)
     return {"answers": found, "to_come": to_come, "left_out": report.num_not_mirrored}
+
+
+def _within(ended: Sequence[Ended]) -> list[tuple[str, int, int]]:
+    """Of the last requests that state bounds, in all and by class: the name, how many there are, and how many
+    of them were within theirs. Who got no whole answer was not.
+    """
+    stated = [each for each in ended if each.is_within is not None]
+    classes = sorted({each.slo_class for each in stated} - {""})
+    groups = {ALL_CLASSES: stated} if stated else {}
+    groups |= {name: [each for each in stated if each.slo_class == name] for name in classes}
+    return [
+        (name, len(group), sum(each.is_within is True for each in group)) for name, group in groups.items()
+    ]
 
 
 def _by_length(lengths: Iterable[int]) -> list[tuple[str, int]]:

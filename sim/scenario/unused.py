@@ -1,4 +1,4 @@
-"""What a trace knows and the settings make no use of or leave out, and what they go by and it does not say."""
+"""What a trace knows and the settings do not use, or leave out, and what they go by and it does not say."""
 
 from __future__ import annotations
 

@@ -213,9 +213,7 @@ class ContinuousOptions:
         if self.order not in BY_DEADLINE:
             raise ValueError(f"late: last needs order={' or '.join(BY_DEADLINE)}, not {self.order}")
         if self.is_ranked or self.rules != "vllm" or self.waits != "discard":
-            raise ValueError(
-                "late: last takes no preempt_until, starve_after or waits, and no rules but vllm"
-            )
+            raise ValueError("late: last takes no preempt_until, starve_after, waits, or rules but vllm")
 
     def _check_waits(self) -> None:
         """ValueError where memory cannot be held for turns to come under these options."""

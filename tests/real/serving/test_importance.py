@@ -20,6 +20,7 @@ from real.serving.quotas import Quotas
 from tests.real.serving.running import Up, layer_before, with_fakes
 from tests.real.serving.upstream import Fake, listening
 from traces.errors import InputError
+from traces.trace import MOST_CLASSES
 
 
 async def in_order(up: Up, fake: Fake, asked: list[tuple[str, dict[str, Any]]]) -> list[str]:
@@ -210,7 +211,48 @@ def test_bounds_that_clients_state_order_the_queue_and_stand_in_the_log(tmp_path
     }
 
 
-@pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf", ""])
+def test_classes_are_those_of_the_header_or_else_of_the_key(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("gold g 0 people\nfree f\n", encoding="utf-8")
+    keys, path = read_keys(tmp_path / "keys"), tmp_path / "log.jsonl"
+
+    async def run() -> None:
+        with Log(path) as log:
+            async with listening(Fake()) as url, layer_before(url, keys=keys, log=log) as up:
+                for bearer, more in (
+                    ("g", {}),
+                    ("g", {"X-Seqsched-SLO-Class": "caf%C3%A9", "x-llm-d-slo-ttft-ms": "90000"}),
+                    ("f", {"x-llm-d-slo-ttft-ms": "0.001"}),
+                    ("f", {"X-Seqsched-SLO-Class": " "}),
+                ):
+                    status, _ = await up.ask(headers={"Authorization": f"Bearer {bearer}", **more})
+                    assert status == 200
+                for name in ("all", "x" * 65, "a%0Ab"):
+                    headers = {"Authorization": "Bearer f", "X-Seqsched-SLO-Class": name}
+                    status, body = await up.ask(headers=headers)
+                    assert status == 400 and b"x-seqsched-slo-class is not a name of 1 to 64" in body
+                async with up.session.get(f"{up.url}/status", headers={"Authorization": "Bearer g"}) as got:
+                    assert (await got.json())["slos"] == [["all", 2, 1], ["caf\xe9", 1, 1]]
+                await up.idle()
+
+    asyncio.run(run())
+    trace = traces.load(path)
+    assert trace.slo_class is not None and trace.slo_class.tolist() == ["people", "caf\xe9", "", ""]
+
+
+def test_no_more_classes_are_told_apart_than_a_trace_may_have(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+
+    async def test(up: Up, fake: Fake) -> None:
+        for k in range(MOST_CLASSES + 2):
+            await up.ask("say 1", headers={"X-Seqsched-SLO-Class": f"c{k}"})
+
+    with Log(path) as log:
+        with_fakes(test, {"scale": 0.0}, log=log)
+    trace = traces.load(path)
+    assert trace.slo_class is not None and trace.slo_class.tolist()[-3:] == [f"c{MOST_CLASSES - 1}", "", ""]
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf", "", "1_0", "0x10", "1e13", "5,6"])
 def test_what_is_no_bound_is_refused(text: str) -> None:
     async def test(up: Up, fake: Fake) -> None:
         status, body = await up.ask(headers={"x-llm-d-slo-ttft-ms": text})
@@ -275,6 +317,8 @@ def test_no_key_is_in_a_log_or_an_answer(tmp_path: Path, capfd: pytest.CaptureFi
     [
         ("a\n", "line 1: 1 words"),
         ("a k x\n", "line 1: the priority"),
+        ("a k 0 all\n", "line 1: the class is not a name of 1 to 64"),
+        ("a k 0 b c\n", "line 1: 5 words"),
         ("a k\na l\n", "line 2: the name a"),
         ("#\n", "no key"),
     ],

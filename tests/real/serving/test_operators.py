@@ -149,7 +149,13 @@ async def without_mirror(up: Up, fake: Fake) -> None:
 @pytest.mark.parametrize("width", [400, 1200])
 def test_the_page_shows_the_numbers_in_a_browser(width: int, tmp_path: Path) -> None:
     async def test(up: Up, fake: Fake) -> None:
-        await asyncio.gather(*(up.ask(f"prompt {i} {5 + i}", temperature=0) for i in range(12)))
+        stated = {"x-llm-d-slo-ttft-ms": "90000", "x-seqsched-slo-class": "<b>" + 61 * "w"}
+        await asyncio.gather(
+            *(
+                up.ask(f"prompt {i} {5 + i}", temperature=0, headers=stated if i < 2 else None)
+                for i in range(12)
+            )
+        )
         await copied(up)
         browser = await asyncio.create_subprocess_exec(
             *(BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"),
@@ -165,6 +171,10 @@ def test_the_page_shows_the_numbers_in_a_browser(width: int, tmp_path: Path) -> 
         assert "<td>policy</td><td>12 of 12</td><td>75.8 to 100 %</td>" in mirrored[1]  # Wilson's
         assert "<td>copies</td>" in mirrored[1]
         assert "0 to come, 0 left out" in mirrored[1]
+        bounded = re.search(r'<section id="bounded"(.*?)</section>', dom, re.S)
+        assert bounded is not None and "hidden" not in bounded[1].partition(">")[0]
+        assert "<td>all</td><td>2</td><td>2 (100 %)</td>" in bounded[1]
+        assert f"<td>&lt;b&gt;{61 * 'w'}</td><td>2</td><td>2 (100 %)</td>" in bounded[1]
 
     with_fakes(test, mirror=1.0)
 
