@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from traces.trace import ALL_CLASSES
+
 from ..results.caps import cap_texts
+from ..results.slo_metrics import OF_CLASS, OWN_SLOS
 from ..scenario.settings import Settings
 from . import show
 from .options import Several, flags
@@ -107,4 +110,8 @@ def _print_table(comparison: Against, judged: Sequence[Judgement]) -> None:
         predicted, error = comparison.predicted[key], comparison.errors[key]
         cells = (show.figure(measured), show.figure(predicted), f"{error:+.1%}")
         table.add_row(key, *cells, *([bounds.get(key, "–")] if judged else []))
+    for name, (share, predicted_share) in comparison.within.items():
+        key = OWN_SLOS[0].key if name == ALL_CLASSES else f"{OF_CLASS}{name}"
+        points = f"{100 * (predicted_share - share):+.1f} points"
+        table.add_row(key, f"{share:.1%}", f"{predicted_share:.1%}", points, *(["–"] if judged else []))
     show.console().print(table)

@@ -7,7 +7,7 @@ output_tokens, ttft_ms, tpot_ms and e2el_ms; tpot_ms of a request with one outpu
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -27,6 +27,7 @@ from ..results.failures import failed_share, share_text
 from ..results.metric_kinds import STATISTICS, statistics
 from ..results.metrics import LATENCIES
 from ..results.result import Result
+from ..results.slo_metrics import attainments
 from ..scenario.scenario import scenario_of
 from ..scenario.settings import Keywords, Settings, WorkloadSettings, read_settings
 from .log_checks import check_ends, check_physics, far_off, held_back, oddities, with_our_tpot
@@ -36,6 +37,7 @@ COMPARABLE = ("trace", "time_unit", "max_concurrency", "max_new_tokens", "cap", 
 OTHER_LOAD = "the requests of the log were measured side by side, so that a part of them met another load"
 OTHER_TIMES = "the requests of the log arrived when it says, and others' latencies were not measured"
 OTHER_LENGTHS = "the latencies of the log were measured at its own lengths"
+OTHER_BOUNDS = "the server of the log knew the bounds that its requests stated, if any"
 OTHER_REQUESTS = "others than those of the log were not measured"
 REASONS = {
     "num_prompts": OTHER_LOAD,
@@ -45,6 +47,7 @@ REASONS = {
     "time_scale": OTHER_TIMES,
     "prompt_scale": OTHER_LENGTHS,
     "output_scale": OTHER_LENGTHS,
+    "slo_classes": OTHER_BOUNDS,
 }
 """Why the other settings of a workload are refused."""
 LOGGED = tuple(LATENCIES[key].column for key in ("ttft", "tpot", "e2el"))
@@ -59,7 +62,9 @@ COMPARED = tuple(statistic for statistic in STATISTICS if statistic != "std")
 @dataclass(frozen=True)
 class Against:
     """Measured and predicted figures by summary key, the simulation that predicted them, whether the server
-    of the log was saturated (its backlog grew), and notes on what looks odd in the log.
+    of the log was saturated (its backlog grew), and notes on what looks odd in the log. `within`: the shares
+    of its requests that were, and that are predicted to be, within bounds of their own, of all and by class;
+    empty where none states any.
     """
 
     measured: Mapping[str, float]
@@ -67,6 +72,7 @@ class Against:
     result: Result
     is_saturated: bool
     notes: tuple[str, ...] = ()
+    within: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def errors(self) -> dict[str, float]:
@@ -74,11 +80,18 @@ class Against:
         return {key: self.predicted[key] / value - 1 for key, value in self.measured.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: measured, predicted, error as a fraction by figure, and the whole summary."""
+        """Plain values: measured, predicted, error as a fraction by figure, and the whole summary; where
+        requests state bounds, the shares that are within, and their errors in points.
+        """
+        within = {
+            name: {"measured": measured, "predicted": predicted, "error_points": 100 * (predicted - measured)}
+            for name, (measured, predicted) in self.within.items()
+        }
         return {
             "measured": dict(self.measured),
             "predicted": dict(self.predicted),
             "error_fraction": self.errors,
+            **({"slo_attainment": within} if within else {}),
             "summary": self.result.summary,
             "notes": list(self.notes),
         }
@@ -205,7 +218,20 @@ def against(path: str | Path, *, policy: str = "continuous", **settings: Unpack[
     measured = {key: value for key, value in measured.items() if value > 0}
     predicted = {key: summary[key] for key in measured}
     is_saturated = backlog(trace.arrival_s, trace.arrival_s + latency["e2el_ms"] / 1e3).grows
-    return Against(measured, predicted, result, is_saturated, (*log.notes, *far_off(measured, predicted)))
+    notes = (*log.notes, *far_off(measured, predicted))
+    return Against(measured, predicted, result, is_saturated, notes, _within(trace, latency, result))
+
+
+def _within(
+    trace: Trace, latency: Mapping[str, FloatArray], result: Result
+) -> dict[str, tuple[float, float]]:
+    """The shares within own bounds, measured and predicted, of all and by class."""
+    done, rows = np.ones(len(trace), dtype=np.bool_), np.arange(len(trace))
+    measured, predicted = (
+        attainments(columns, done, rows) or {}
+        for columns in ({**trace.slo_columns, **latency}, result.columns)
+    )
+    return {name: (share, predicted[name]) for name, share in measured.items()}
 
 
 def _check_comparable(path: str | Path, given: Settings, trace: Trace) -> None:
