@@ -83,14 +83,25 @@ def times(table: Table, column: str, per_second: float = 1.0, unless: BoolArray 
     return _numbers(table, column, 0, round(MAX_TIME_S * per_second), whole=False, unless=unless)
 
 
-def bounds_ms(table: Table, column: str, unless: BoolArray | None = None) -> FloatArray:
-    """Bounds in ms, above 0, shape (n,); NaN for an empty cell, and unchecked where `unless` holds."""
+def deadlines(table: Table, column: str, unless: BoolArray | None = None) -> FloatArray:
+    """Times in s, as in `times`; infinity for an empty cell, and unchecked where `unless` holds."""
+    unchecked = _blank_or(table, column, unless)
+    return np.where(unchecked, np.inf, times(table, column, unless=unchecked))
+
+
+def _blank_or(table: Table, column: str, unless: BoolArray | None) -> BoolArray:
+    """Which cells are empty, or are not looked at, shape (n,)."""
     given = table.numbers(column)
     blank = np.zeros(table.num_rows, dtype=bool)
     if given is None or np.isnan(given).any():
         cells = table.raw(column)
         blank = np.array([cell is None or (isinstance(cell, str) and not cell.strip()) for cell in cells])
-    unchecked = blank if unless is None else blank | unless
+    return blank if unless is None else blank | unless
+
+
+def bounds_ms(table: Table, column: str, unless: BoolArray | None = None) -> FloatArray:
+    """Bounds in ms, above 0, shape (n,); NaN for an empty cell, and unchecked where `unless` holds."""
+    unchecked = _blank_or(table, column, unless)
     values = _numbers(table, column, 0, MAX_BOUND_MS, whole=False, unless=unchecked)
     refuse(table, column, (values <= 0) & ~unchecked, lambda i: f"{values[i]:g} is not above 0")
     return np.where(unchecked, np.nan, values)

@@ -22,19 +22,20 @@ def describe(trace: Trace) -> pd.DataFrame:
     """The distribution of each numeric column: a row per column; count, min, p10, p50, mean, p90, p99, max.
 
     Times are in seconds (`interarrival_s`: the n-1 gaps between arrivals; `think_s`: of what waits for
-    another), bounds in ms (of the requests that state one), lengths in tokens, samples under `L_<name>`;
-    `session_requests` is of sessions.
+    another), deadlines and bounds (in ms) of the requests that state one, lengths in
+    tokens, samples under `L_<name>`; `session_requests` is of sessions.
     """
     import pandas as pd
 
     numeric = (
-        *("arrival_s", "prompt_tokens", "output_tokens", "predicted_tokens", "priority", "deadline_s"),
+        *("arrival_s", "prompt_tokens", "output_tokens", "predicted_tokens", "priority"),
         "max_tokens",
     )
     columns: dict[str, FloatArray | IntArray] = {
         c: getattr(trace, c) for c in numeric if c in trace.columns()
     }
-    columns |= {c: stated for c, bounds in trace.slos.items() if len(stated := bounds[~np.isnan(bounds)])}
+    bounds = trace.slos if trace.deadline_s is None else {"deadline_s": trace.deadline_s, **trace.slos}
+    columns |= {c: stated for c, each in bounds.items() if len(stated := each[np.isfinite(each)])}
     if trace.arrival_s is not None and len(trace) > 1:
         columns["interarrival_s"] = np.diff(trace.arrival_s)
     if (ids := trace.sessions) is not None:

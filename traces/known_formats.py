@@ -69,7 +69,7 @@ class Seqsched(Requests):
         lengths = self.lengths(table, "prompt_tokens", "output_tokens")
         waits = session_columns.read(table, ids)
         times = self._times(table, reading, lengths, waits)
-        deadline = checks.times(table, "deadline_s", unless=lengths.left_out) if "deadline_s" in has else None
+        deadline = checks.deadlines(table, "deadline_s", lengths.left_out) if "deadline_s" in has else None
         if times is not None and deadline is not None:
             arrival = times.seconds
             late = deadline < arrival if lengths.keep is None else (deadline < arrival) & lengths.keep

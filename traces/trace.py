@@ -48,7 +48,8 @@ class Trace:
     and its `arrival_s`, the time at which it came where that was recorded, only orders it. `max_new_tokens`
     is the cap under which the outputs were generated, None where the source states none; `max_tokens` is each
     request's own. `ttft_slo_ms`, `tpot_slo_ms` and `e2el_slo_ms` are bounds that a request states, NaN where
-    it states none, and `slo_class` the name of the kind of requests that it is of, empty for none.
+    it states none, and `slo_class` the name of the kind of requests that it is of, empty for none;
+    `deadline_s` is when it has to begin, inf for none.
     `notes` state what was assumed or drawn instead of read; `inspect` shows them. `read_as`
     says in which unit the times of a file were read, empty where there are none. `source_rows` are the rows
     of the source that these are, from 0, where it has rows. `blocks` say which prompts begin alike, None

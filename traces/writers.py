@@ -34,8 +34,9 @@ def write(trace: Trace, path: str | Path) -> None:
 
 def _columns(trace: Trace, path: str) -> dict[str, list[Any]]:
     columns = {name: trace.cells(name).tolist() for name in trace.columns()}
-    for name in trace.slos:  # a cell without a bound is empty
-        columns[name] = [None if math.isnan(bound) else bound for bound in columns[name]]
+    for name in (*trace.slos, *(["deadline_s"] if "deadline_s" in columns else [])):
+        # A cell without a bound is empty.
+        columns[name] = [bound if math.isfinite(bound) else None for bound in columns[name]]
     if trace.samples is not None:
         columns |= {f"L_{name}": trace.samples[:, k].tolist() for k, name in enumerate(trace.sample_names)}
     if trace.blocks is not None:

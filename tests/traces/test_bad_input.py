@@ -161,6 +161,8 @@ def number_cases() -> Iterator[Any]:
     for name, sample in SAMPLES.items():
         for column in (*sample.tokens, *sample.zero_allowed, *sample.times):
             for kind, (value, what) in BAD_NUMBERS.items():
+                if column == "deadline_s" and kind == "none":
+                    continue  # an empty one is none
                 yield pytest.param(name, column, value, what, id=f"{name}-{column}-{kind}")
             if column not in sample.times:
                 yield pytest.param(

@@ -15,6 +15,7 @@ from scipy import stats
 from sim.cli import main
 from traces import InputError, Trace
 from traces.formats import read
+from traces.inspection import describe
 from traces.slo_classes import parse_classes, with_slo_classes
 
 NAN = math.nan
@@ -134,6 +135,24 @@ def test_a_row_without_a_class_is_of_none(tmp_path: Path) -> None:
     )
     trace = read(path)
     assert trace.slo_class is not None and trace.slo_class.tolist() == ["chat", ""]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_row_without_a_deadline_has_none(tmp_path: Path, suffix: str) -> None:
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    path, again = tmp_path / "t.jsonl", tmp_path / f"again.{suffix}"
+    path.write_text(
+        '{"arrival_s":7,"prompt_tokens":5,"output_tokens":6,"deadline_s":9.5}\n'
+        '{"arrival_s":8,"prompt_tokens":5,"output_tokens":6}\n'
+    )
+    main(["trace", "convert", str(path), str(again)])
+    for trace in (read(path), read(again)):
+        assert trace.deadline_s is not None and trace.deadline_s.tolist() == [2.5, math.inf]
+        assert describe(trace).loc["deadline_s", "count"] == 1
+    path.write_text(path.read_text().replace("9.5", '"soon"'))
+    with pytest.raises(InputError, match="line 1, deadline_s: 'soon' is not a number"):
+        read(path)
 
 
 @pytest.mark.parametrize(

@@ -239,6 +239,19 @@ def test_classes_are_those_of_the_header_or_else_of_the_key(tmp_path: Path) -> N
     assert trace.slo_class is not None and trace.slo_class.tolist() == ["people", "caf\xe9", "", ""]
 
 
+def test_a_log_is_a_trace_where_some_state_a_deadline(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+
+    async def test(up: Up, fake: Fake) -> None:
+        for headers in ({"X-Seqsched-Deadline-S": "50"}, {}):
+            assert (await up.ask(headers=headers))[0] == 200
+
+    with Log(path) as log:
+        with_fakes(test, log=log)
+    deadline_s = traces.load(path).deadline_s
+    assert deadline_s is not None and deadline_s.tolist() == [pytest.approx(50, abs=1e-3), np.inf]
+
+
 def test_no_more_classes_are_told_apart_than_a_trace_may_have(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
 
