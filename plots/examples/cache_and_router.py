@@ -4,12 +4,14 @@
 
 Plans the same conversations, with the same seeds, without a cache; with one; with KV values of half the size,
 so that twice as many fit; and with routers that send a turn where its prompt may be cached. Prints a Markdown
-table; the last line of stdout is JSON. A month has 730 hours, and the price is whatever you pay.
+table; the last line of stdout is JSON, and what the plans note goes to stderr. A month has 730 hours, and the
+price is whatever you pay.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +30,7 @@ HOURS = 730
 class Options:
     """What is asked."""
 
-    trace: str = "sessions:turns=10,think_s=15,system_tokens=2000,prompt_tokens=800,output_tokens=150"
+    trace: str = "sessions:turns=10,think_s=3,system_tokens=2000,prompt_tokens=800,output_tokens=150"
     """Conversations: a file or a generator NAME[:key=value,...]."""
     request_rate: str = "20"
     """Requests per second, or a multiple of the trace's own rate such as 10x."""
@@ -60,8 +62,11 @@ def main(options: Options = DEFAULT, *, effort: Effort = EFFORT) -> None:
     print("| fleet | replicas | USD/month | saved | gives way first | one replica less |")
     print("|---|---:|---:|---:|---|---|")
     rows: dict[str, dict[str, Any]] = {}
+    notes: dict[str, None] = {}
     for name, how in ways.items():
-        (answer,) = plan_for(options, effort, **how).answers
+        made = plan_for(options, effort, **how)
+        (answer,) = made.answers
+        notes |= dict.fromkeys(made.notes)
         month = None if answer.cost_per_hour is None else answer.cost_per_hour * HOURS
         first = next(iter(rows.values()), {}).get("usd_per_month", month)
         saved = None if month is None or not first else 1 - month / first
@@ -71,6 +76,8 @@ def main(options: Options = DEFAULT, *, effort: Effort = EFFORT) -> None:
         less = point_text(answer.one_less)
         print(f"| {name} | {size} | {money} | {share} | {answer.binding} | {less} |")
         rows[name] = {**answer.row(), "usd_per_month": month, "saved": saved}
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     print(json.dumps(rows))
 
 
