@@ -23,6 +23,17 @@ class KnownBlocks:
     ends: Sequence[int]
     answer: int = -1
 
+    def goes_on_from(self, other: KnownBlocks) -> bool:
+        """Whether the prompt holds the answer to the other or, where that has no hash, begins with the blocks
+        of its prompt, but perhaps the last: where that is not a whole one, another is in its place.
+        """
+        if other.answer >= 0:
+            return other.answer in self.hashes
+        last = len(other.hashes) - 1
+        return 0 <= last < len(self.hashes) and any(
+            self.hashes[at] == other.hashes[at] for at in (last, max(last - 1, 0))
+        )
+
 
 @dataclass(slots=True, eq=False)
 class Request:

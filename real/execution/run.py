@@ -106,6 +106,10 @@ class RealRun:
         scheduler = make_scheduler(policy, scenario.limits)
         if "again" in scheduler.needs:
             raise InputError(f"policy {policy}: asking again while answers grow is simulated only")
+        if "wait" in scheduler.needs:
+            raise InputError(
+                f"policy {policy}: keeping memory between the turns of a session is simulated only"
+            )
         if scenario.limits.tiers:
             raise InputError("kv_tier: keeping KV blocks in slower memory is simulated only")
         perception = scenario.perceived_for(scheduler)

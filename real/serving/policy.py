@@ -32,6 +32,10 @@ def slot_scheduler_maker(policy: str, slots: int) -> tuple[Callable[[], Complete
     if not POLICIES.is_outside(policy):
         name, given = parse(policy, "policy")
         options = {**_options(name, slots), **given}
+        if name == "continuous" and options.get("waits", "discard") != "discard":
+            raise InputError(
+                f"waits: {options['waits']} is about the upstream's memory, which is not ours to keep"
+            )
         is_by_level = name == "continuous" and options.get("order", "fcfs") not in ("priority", "fair")
         policy = ":".join((name, ",".join(f"{key}={value}" for key, value in options.items()))).rstrip(":")
     make = scheduler_maker(policy)

@@ -39,6 +39,7 @@ class Fleet(ABC):
         self.is_bounded = arrivals.is_bounded
         self.is_open = False  # it opens after those that are down from the start are
         self.replicas: list[Replica] = []
+        self.keeping: list[Replica] = []  # that may keep memory for turns to come
         self.queue: deque[Request] = deque()
         self.down_since: dict[int, float] = {}
         # When a replica decided last, and the greatest number of those that did so then.
@@ -49,6 +50,7 @@ class Fleet(ABC):
     def run(self, replicas: Sequence[Replica], outages: Schedules) -> None:
         """Serve all requests with these replicas, which fail as `outages` says."""
         self.replicas = list(replicas)
+        self.keeping = [replica for replica in replicas if "wait" in replica.scheduler.needs]
         capacities = [r.use.kv_capacity_tokens for r in replicas]
         self.largest = max(capacities)
         self.is_mixed = min(capacities) < self.largest
@@ -65,7 +67,7 @@ class Fleet(ABC):
                 raise
         for number, since_s in self.down_since.items():
             self.replicas[number].use.down_s += self.env.now - since_s
-        self.replicas = []  # they refer to the fleet
+        self.replicas, self.keeping = [], []  # they refer to the fleet
 
     def release(self, replica: Replica, now: float) -> None:
         """Its turn to decide has come."""
@@ -126,6 +128,12 @@ class Fleet(ABC):
         """A request has arrived."""
         self.queue.append(request)
         self._pass_on(now)
+
+    def _say_it_is_elsewhere(self, request: Request, number: int) -> None:
+        """Tell all but the replica of that number, to which a request was sent, that it does not come."""
+        for replica in self.keeping:
+            if replica.number != number and replica.scheduler.sent_elsewhere(request):
+                replica.notice(surely=True)
 
     def _check_progress(self, lost: Sequence[Request]) -> None:
         """InputError where replicas fail so often that a request will never be served."""

@@ -47,6 +47,8 @@ class RoutedFleet(Fleet):
             replica = self.replicas[number]
             self.router.sent(request, number)
             replica.submit(request, now)
+            if self.keeping:
+                self._say_it_is_elsewhere(request, number)
             # Routers see the load of what is to be turned away; what comes back from a failed replica may go
             # before all that waits.
             is_refused = bool(replica.scheduler.drops)

@@ -39,6 +39,8 @@ class SharedQueueFleet(Fleet):
         while (request := self._first_for(capacity)) is not None and replica.wants(request):
             self.queue.remove(request)
             replica.submit(request, now)
+            if self.keeping:
+                self._say_it_is_elsewhere(request, number)
             has_taken = True
         most = 64 + 4 * len(self.replicas)  # entries of replicas that have moved on since would pile up
         if self.loads.get(number) != replica.num_requests:
@@ -86,6 +88,8 @@ class SharedQueueFleet(Fleet):
                     continue
                 self.queue.remove(request)
                 replica.submit(request, now)
+                if self.keeping:
+                    self._say_it_is_elsewhere(request, number)
                 replica.notice()
             del self.loads[number]
         for entry in passed:

@@ -194,7 +194,7 @@ def _question(
 
 def _unused(workload: Workload, pairs: Sequence[tuple[str, Unit]], settings: Settings) -> tuple[str, ...]:
     """What no policy uses, or has to go by, as sentences."""
-    limits = limits_of(pairs[0][1].kinds[0], settings.kv_blocks)
+    limits = limits_of(pairs[0][1].kinds[0], settings.kv_blocks, kv_tier=settings.kv_tier)
     schedulers = [make_scheduler(policy, limits) for policy in dict.fromkeys(policy for policy, _ in pairs)]
     return tuple(f"{note}." for note in unused(workload.example, schedulers, settings.router))
 

@@ -10,6 +10,7 @@ from traces.prompt_blocks import share_found_again
 from traces.trace import Trace
 
 from ..fleet.routers import RouterSpec, router_name
+from ..perception.waits import true_waits
 from ..schedulers.base import CompleteScheduler
 from ..schedulers.continuous_options import ContinuousOptions
 from ..schedulers.order import BY_DEADLINE
@@ -22,7 +23,8 @@ def unused(
     trace: Trace, schedulers: Sequence[CompleteScheduler], router: RouterSpec | None
 ) -> tuple[str, ...]:
     """Notes on beginnings of prompts that no policy finds again, on an order or a router that has nothing to
-    go by, and on sessions that do not come to their ends.
+    go by, on sessions that do not come to their ends, and on memory that is to be kept for turns of which there
+    are none.
 
     `schedulers`: one of each policy; `router`: None where nothing is routed. Nothing is said of
     `prefix_caching=off`, which somebody chose.
@@ -30,6 +32,7 @@ def unused(
     about = (
         _about_caching(trace, schedulers),
         nothing_due(trace, schedulers),
+        _about_waits(trace, schedulers),
         _about_routing(trace, router),
         _about_ends(trace),
     )
@@ -65,6 +68,19 @@ def _continuous(schedulers: Sequence[CompleteScheduler]) -> list[ContinuousOptio
     """The options of those that batch continuously."""
     found = [getattr(each, "options", None) for each in schedulers]
     return [each for each in found if isinstance(each, ContinuousOptions)]
+
+
+def _about_waits(trace: Trace, schedulers: Sequence[CompleteScheduler]) -> str:
+    chosen = {each.waits for each in _continuous(schedulers)} - {"discard"}
+    if not chosen or (trace.blocks is not None and not np.isnan(true_waits(trace)).all()):
+        return ""
+    if not trace.is_waiting.any():
+        lack = "has no turns that wait for others of their session (session_id, waits_for)"
+    elif trace.blocks is None:
+        lack = "does not say which prompts begin alike (hash_ids, prefix_id)"
+    else:
+        lack = "has no turn whose prompt goes on from that of the one that it waits for"
+    return f"waits={', '.join(sorted(chosen))}: {trace.name} {lack}, so that no memory is kept between turns"
 
 
 def _about_routing(trace: Trace, router: RouterSpec | None) -> str:

@@ -56,6 +56,10 @@ class BaseScheduler:
         """None: no opinion."""
         return None
 
+    def sent_elsewhere(self, request: Request) -> bool:
+        """Nothing is kept for it."""
+        return False
+
 
 class CompleteScheduler(Scheduler, Protocol):
     """A scheduler with all its members, as executors and fleets read them.
@@ -107,6 +111,12 @@ class CompleteScheduler(Scheduler, Protocol):
         Called just before `next_work`.
         """
 
+    def sent_elsewhere(self, request: Request) -> bool:
+        """Another replica serves the request; whether to decide anew, as something was kept for it here.
+
+        Called only where waits are among the `needs`.
+        """
+
 
 DEFAULTS = BaseScheduler()
 MEMBERS = (
@@ -119,6 +129,7 @@ MEMBERS = (
     "kv_peak_tokens",
     "prefix_cache",
     "wants",
+    "sent_elsewhere",
 )
 
 

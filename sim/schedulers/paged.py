@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..request import Request
 from ..work import Limits
 from .kv_cache import KvCache
 from .prefixes import SharedPrefixes
@@ -29,3 +30,7 @@ class Paged:
         """What requests share in memory; None: each has its own."""
         prefixes = self.kv.prefixes
         return prefixes if isinstance(prefixes, SharedPrefixes) else None
+
+    def sent_elsewhere(self, request: Request) -> bool:
+        """Nothing is kept for it."""
+        return False

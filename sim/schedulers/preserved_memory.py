@@ -7,10 +7,10 @@ given up. Knows nothing of queues, waits or clocks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Iterator
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from ..request import Request
+from ..request import KnownBlocks, Request
 from .kv_cache import KvCache
 from .prefix_blocks import Path, Piece
 from .prefixes import SharedPrefixes
@@ -19,11 +19,12 @@ from .tiers import Tiers
 
 
 class Preserved(NamedTuple):
-    """The full blocks of a turn that has ended: `key` is that of its answer or, where that is not known, of
-    the end of its prompt; the next turn is predicted to come after `wait_s`, at `due_s`.
+    """The full blocks of a turn of a session that has ended, of which `known` is known; the next one is
+    predicted to come after `wait_s`, at `due_s`.
     """
 
-    key: int
+    session: Hashable
+    known: KnownBlocks
     wait_s: float
     due_s: float
     num_blocks: int
@@ -31,21 +32,73 @@ class Preserved(NamedTuple):
     path: Path
 
 
+class Swapped(NamedTuple):
+    """The keys of the blocks of such a turn, of which CPU memory is to keep its copies."""
+
+    session: Hashable
+    known: KnownBlocks
+    keys: list[int]
+
+
+class OfTurn(Protocol):
+    """What is kept of a turn for the next one of its session."""
+
+    @property
+    def session(self) -> Hashable: ...  # noqa: D102
+
+    @property
+    def known(self) -> KnownBlocks: ...  # noqa: D102
+
+
+Kept = TypeVar("Kept", bound=OfTurn)
+
+
+class ForTurns(Generic[Kept]):
+    """What is kept for turns to come, by session: others may begin alike, and have no claim to it."""
+
+    def __init__(self) -> None:
+        self.by_session: dict[Hashable, list[Kept]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.by_session)
+
+    def __iter__(self) -> Iterator[Kept]:
+        for kept in self.by_session.values():
+            yield from kept
+
+    def add(self, kept: Kept) -> None:
+        """Keep this."""
+        self.by_session.setdefault(kept.session, []).append(kept)
+
+    def remove(self, kept: Kept) -> None:
+        """Keep this no longer."""
+        others = [each for each in self.by_session.pop(kept.session) if each is not kept]
+        if others:
+            self.by_session[kept.session] = others
+
+    def of(self, request: Request) -> list[Kept]:
+        """What is kept for this request: its session's, as far as its prompt goes on from there."""
+        blocks = request.blocks
+        if blocks is None or request.session_id not in self.by_session:
+            return []
+        return [each for each in self.by_session[request.session_id] if blocks.goes_on_from(each.known)]
+
+
 class PreservedPrefixes(SharedPrefixes):
     """`SharedPrefixes` that keeps hold of what a turn leaves that another is predicted to go on from.
 
-    `coming_back`: (key, predicted wait, when it is over) of requests about to end. `undecided`: what the last
-    of them left, held until something is decided of it. `preserved`: what is held, by key.
+    `coming_back`: (session, what is known, predicted wait, when it is over) of requests about to end.
+    `undecided`: what the last of them left, held until something is decided of it. `preserved`: what is held.
     """
 
     def clear(self) -> None:
         """Nothing is in memory."""
         super().clear()
-        self.coming_back: dict[int, tuple[int, float, float]] = {}
+        self.coming_back: dict[int, tuple[Hashable, KnownBlocks, float, float]] = {}
         self.undecided: list[Preserved] = []
-        self.preserved: dict[int, Preserved] = {}
+        self.preserved = ForTurns[Preserved]()
         self.preserved_blocks = 0
-        self.hashes: Sequence[int] = ()  # of who was looked for last
+        self.request: Request | None = None  # who was looked for last
         self.num_let_go = 0  # blocks that fell free when a turn came back, and are not counted yet
 
     @property
@@ -85,17 +138,16 @@ class PreservedPrefixes(SharedPrefixes):
 
     def find(self, request: Request, most: int) -> int:
         """The longest beginning that any request has left, or computes."""
-        # Its path has no key for a block that is shorter than one of memory, as that of an answer may be.
-        self.hashes = () if request.blocks is None else request.blocks.hashes
+        self.request = request
         return super().find(request, most)
 
     def reuse(self, id: int) -> int:
         """The request holds what was found, and nothing is held for it any more."""
         num_untouched = super().reuse(id)
-        if self.preserved:
-            for key in self.hashes:
-                if (preserved := self.preserved.pop(key, None)) is not None:
-                    self.num_let_go += self.let_go(preserved)
+        assert self.request is not None
+        for preserved in self.preserved.of(self.request):
+            self.preserved.remove(preserved)
+            self.num_let_go += self.let_go(preserved)
         return num_untouched
 
     def let_go(self, preserved: Preserved) -> int:
@@ -108,25 +160,32 @@ class PreservedPrefixes(SharedPrefixes):
 
 class PreservedTieredPrefixes(TieredPrefixes, PreservedPrefixes):
     """The same with tiers, in which blocks that were swapped out are given up last until their turn comes
-    back. `swapped`: their keys, by that of the answer.
+    back.
     """
 
     def clear(self) -> None:
         """Nothing is in memory."""
         super().clear()
-        self.swapped: dict[int, list[int]] = {}
+        self.swapped = ForTurns[Swapped]()
 
     def reuse(self, id: int) -> int:
         """What was swapped out for it is on its way, or was given up."""
-        if self.swapped:
-            for key in self.hashes:
-                self.tiers.cpu.wanted.difference_update(self.swapped.pop(key, ()))
+        assert self.request is not None
+        self.give_up_copies(self.request)
         return super().reuse(id)
+
+    def give_up_copies(self, request: Request) -> bool:
+        """What was swapped out for the request is like any other copy; whether there was anything."""
+        swapped = self.swapped.of(request)
+        for each in swapped:
+            self.swapped.remove(each)
+            self.tiers.cpu.wanted.difference_update(each.keys)
+        return bool(swapped)
 
     def swap(self, left: Preserved) -> None:
         """Keep the copies of what a turn left in CPU memory."""
         keys = block_keys(left.path, 0, left.num_blocks)
-        self.swapped[left.key] = keys
+        self.swapped.add(Swapped(left.session, left.known, keys))
         self.tiers.cpu.wanted.update(keys)
 
 
@@ -143,13 +202,19 @@ class Preserving(KvCache):
 
     def preserve(self, left: Preserved) -> None:
         """Hold on to what a turn left."""
-        self.give_up(left.key)
-        self.kept.preserved[left.key] = left
+        self.kept.preserved.add(left)
 
-    def give_up(self, key: int) -> None:
-        """Hold what was held by that key no longer, if anything was."""
-        if (preserved := self.kept.preserved.pop(key, None)) is not None:
-            self.let_go(preserved)
+    def give_up(self, preserved: Preserved) -> None:
+        """Hold this no longer."""
+        self.kept.preserved.remove(preserved)
+        self.let_go(preserved)
+
+    def give_up_for(self, request: Request) -> bool:
+        """Keep nothing for the request any longer; whether anything was kept."""
+        preserved = self.kept.preserved.of(request)
+        for each in preserved:
+            self.give_up(each)
+        return bool(preserved)
 
     def let_go(self, left: Preserved) -> None:
         """Hold what a turn left no longer: it is found again until it is taken."""
@@ -181,6 +246,11 @@ class PreservingTieredKvCache(Preserving, TieredKvCache):
         super().__init__(num_blocks, block_size, tiers, unknown_tokens)
         self.kept = PreservedTieredPrefixes(num_blocks, block_size, tiers)
         self.tiered = self.prefixes = self.kept
+
+    def give_up_for(self, request: Request) -> bool:
+        """Keep nothing for the request any longer, here or on the host; whether anything was kept."""
+        has_copies = self.kept.give_up_copies(request)
+        return super().give_up_for(request) or has_copies
 
     def hold(self, id: int, tokens: int) -> None:
         """As ever; what was held for the sequence and is not in it falls free."""

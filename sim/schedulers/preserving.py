@@ -7,13 +7,12 @@ that is held, or was swapped out, goes before all that wait, and computes only w
 
 Memory that is held gives way to those that run, before any of them is evicted, and to those that wait only
 where nobody runs: that of the turn which is due last goes first. It is then found again like anything that a
-request has left, until it is taken. Held so is also what nobody comes back to, as where the next turn goes to
-another replica.
+request has left, until it is taken. Nothing is held any longer for a turn that is turned away, or of which a
+router says that it was sent to another replica.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from ..request import Request
@@ -28,6 +27,11 @@ from .waits import Waits
 
 BACK = -1e9
 """The ranks of those that come back begin here, so that they go before all others that do not starve."""
+
+
+def _due_last(held: Preserved) -> tuple[float, int]:
+    known = held.known
+    return held.due_s, known.answer if known.answer >= 0 else known.hashes[-1]
 
 
 class PreservingScheduler(ContinuousScheduler):
@@ -52,13 +56,20 @@ class PreservingScheduler(ContinuousScheduler):
 
     def submit(self, request: Request, now: float) -> None:
         """Queue the request, or turn it away where it could never run."""
-        if request.blocks is not None and self._is_kept(request.blocks.hashes):
+        if self._is_kept_for(request):
             self.back.add(request.id)
         super().submit(request, now)
 
-    def _is_kept(self, hashes: Sequence[int]) -> bool:
-        """Whether something is held for a prompt of these blocks."""
-        return not self.kv.kept.preserved.keys().isdisjoint(hashes)
+    def sent_elsewhere(self, request: Request) -> bool:
+        """Keep nothing for a turn that another replica serves; whether anything was kept here."""
+        if not self.kv.give_up_for(request):
+            return False
+        self.is_stuck = False
+        return True
+
+    def _is_kept_for(self, request: Request) -> bool:
+        """Whether something is held for the request."""
+        return bool(self.kv.kept.preserved.of(request))
 
     def _rank_back(self, request: Request, generated: int) -> float:
         """First those that come back, in that order, then all others by theirs."""
@@ -96,8 +107,7 @@ class PreservingScheduler(ContinuousScheduler):
 
     def _give_way(self) -> None:
         """Give up what is held for the turn that is due last."""
-        kept = self.kv.kept.preserved
-        self.kv.give_up(max(kept, key=lambda key: (kept[key].due_s, key)))
+        self.kv.give_up(max(self.kv.kept.preserved, key=_due_last))
 
     # Record
 
@@ -106,13 +116,14 @@ class PreservingScheduler(ContinuousScheduler):
         kept = self.kv.kept
         for request in outcome.finished:
             blocks, wait_s = request.blocks, request.predicted_wait_s
-            if blocks is not None and wait_s is not None and (blocks.answer >= 0 or blocks.hashes):
-                key = blocks.answer if blocks.answer >= 0 else blocks.hashes[-1]
-                kept.coming_back[request.id] = key, wait_s, now + wait_s
+            if blocks is not None and wait_s is not None:
+                kept.coming_back[request.id] = request.session_id, blocks, wait_s, now + wait_s
         super().record(work, outcome, now)
+        dropped = work.requests if isinstance(work, Drop) else ()
+        for request in dropped:
+            self.kv.give_up_for(request)
         if self.back:
-            ended = work.requests if isinstance(work, Drop) else outcome.finished
-            self.back.difference_update(request.id for request in ended)
+            self.back.difference_update(request.id for request in dropped or outcome.finished)
         kept.coming_back.clear()  # of whom the decision in hand had evicted
         if kept.undecided:
             undecided, kept.undecided = kept.undecided, []
@@ -132,12 +143,18 @@ class PreservingScheduler(ContinuousScheduler):
 class AheadPreservingScheduler(PreservingScheduler, AheadScheduler):
     """The same, with one decision in hand."""
 
+    def sent_elsewhere(self, request: Request) -> bool:
+        """Keep nothing for a turn that another replica serves; whether anything was kept here."""
+        is_freed = super().sent_elsewhere(request)
+        self.has_news |= is_freed
+        return is_freed
+
 
 class PreservingRankedScheduler(PreservingScheduler, RankedScheduler):
     """The same, with a guard against starvation."""
 
 
-class AheadPreservingRankedScheduler(PreservingScheduler, AheadRankedScheduler):
+class AheadPreservingRankedScheduler(AheadPreservingScheduler, AheadRankedScheduler):
     """The same, with one decision in hand."""
 
 
@@ -151,13 +168,13 @@ class PreservingTieredScheduler(PreservingScheduler, TieredScheduler):
         blocks, size = self.kv.num_blocks, self.kv.block_size
         return PreservingTieredKvCache(blocks, size, self.tiers, self.NUM_IN_FLIGHT)
 
-    def _is_kept(self, hashes: Sequence[int]) -> bool:
-        """Whether something is held for a prompt of these blocks, here or on the host."""
-        return super()._is_kept(hashes) or not self.kv.kept.swapped.keys().isdisjoint(hashes)
+    def _is_kept_for(self, request: Request) -> bool:
+        """Whether something is held for the request, here or on the host."""
+        return super()._is_kept_for(request) or bool(self.kv.kept.swapped.of(request))
 
     def _is_idle(self) -> bool:
         """Whether nobody runs or waits for blocks that are on their way."""
-        return not self.running and not self.held and not self.num_passed_over
+        return not (self.running or self.coming or self.num_passed_over)
 
     def _decide_on(self, left: Preserved, running_tokens: int) -> None:
         """Hold the blocks of a turn for the next one, here or on the host, or not."""
@@ -167,5 +184,7 @@ class PreservingTieredScheduler(PreservingScheduler, TieredScheduler):
             self.kv.kept.swap(left)
 
 
-class AheadPreservingTieredScheduler(PreservingTieredScheduler, AheadTieredScheduler):
+class AheadPreservingTieredScheduler(
+    PreservingTieredScheduler, AheadPreservingScheduler, AheadTieredScheduler
+):
     """The same, with one decision in hand."""

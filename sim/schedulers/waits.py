@@ -8,6 +8,9 @@ token-seconds: C tokens of the turn, C_other of those that run beside it,
     discard   forward(C) * (C + C_other)           others stand still while the prompt is computed again
     swap      2 * transfer(C) * (C + C_other)      where transfers do not overlap with computing, else * C
 
+These are its equations 1 to 3, but for transfers that overlap: within a budget for each iteration it counts
+them as free.
+
 LAMPS (arXiv 2410.18248) takes the least before a request runs, by what is predicted of answer and wait, and
 ranks requests by all memory over time. Knows nothing of queues, blocks or clocks.
 """
@@ -29,15 +32,14 @@ WAYS: tuple[Way, ...] = ("discard", "preserve", "swap")
 class Waits:
     """The way that is chosen for each wait: always the same, or with `least-waste` the cheapest there is.
 
-    `swap` is there where the limits have a tier. Where they do not say how long prompts take, nothing is
-    wasted by computing them.
+    `swap` is there where the limits have a tier that gives up by LRU: ARC keeps nothing for anybody. Where
+    they do not say how long prompts take, nothing is wasted by computing them.
     """
 
     def __init__(self, option: WaitOption, limits: Limits) -> None:
         self.option, self.limits = option, limits
-        self.ways: tuple[Way, ...] = (
-            ("discard", "preserve", "swap") if limits.tiers else ("discard", "preserve")
-        )
+        may_swap = bool(limits.tiers) and limits.tiers_eviction == "lru"
+        self.ways: tuple[Way, ...] = WAYS if may_swap else ("discard", "preserve")
 
     def way(self, wait_s: float, context_tokens: int, other_tokens: int) -> Way:
         """What to do with so many tokens in a wait of `wait_s`, beside `other_tokens` of those that run."""

@@ -188,6 +188,11 @@ def test_slower_memory_is_simulated_only(make_scenario, serve):
         serve(make_scenario(5, kv_tier="cpu:1GiB@1GB/s"), "continuous:prefix_caching=on", "cuda-graphs")
 
 
+def test_memory_that_is_kept_between_turns_is_simulated_only(make_scenario, serve):
+    with pytest.raises(InputError, match="keeping memory between the turns of a session is simulated only"):
+        serve(make_scenario(5), "continuous:prefix_caching=on,waits=preserve", "cuda-graphs")
+
+
 def test_continuous_batching_needs_an_engine_that_mixes(make_scenario, serve):
     with pytest.raises(SchedulingError, match="padded batches only"):
         serve(make_scenario(5), "continuous")

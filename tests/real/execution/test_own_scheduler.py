@@ -54,6 +54,7 @@ def test_a_policy_is_what_the_engine_is_set_to() -> None:
         ("continuous:admission=predicted", "admission=predicted, engine vllm has only chunk, prompt"),
         ("continuous:order=priority,aging_s=2", "engine vllm has no aging_s"),
         ("continuous:order=priority,preempt_until=1", "engine vllm has no preempt_until"),
+        ("continuous:prefix_caching=on,waits=preserve", "engine vllm has no waits"),
         ("continuous:async_scheduling=on", "runs without async_scheduling here"),
     ],
 )

@@ -338,3 +338,5 @@ def test_a_policy_that_is_none_is_refused_before_anything_runs() -> None:
         slot_scheduler_maker("continuous:order=longest", 2)
     with pytest.raises(InputError, match="policy 'nonsense'"):
         slot_scheduler_maker("nonsense", 2)
+    with pytest.raises(InputError, match="waits: preserve is about the upstream's memory"):
+        slot_scheduler_maker("continuous:waits=preserve", 2)

@@ -14,6 +14,7 @@ from sim.scenario.policies import make_scheduler
 from sim.scenario.scenario import scenario
 from tests.sim.flat_machine import flat_machine
 from traces import InputError, load
+from traces.prompt_blocks import blocks_of_lists
 from traces.sessions import padded, waits_after
 from traces.trace import Trace
 
@@ -27,6 +28,47 @@ def rng() -> np.random.Generator:
 def test_a_turn_waits_for_the_first_that_waits_for_it() -> None:
     waits = waits_after(padded([[], [0], [0], [1, 2], []]), np.array([0.0, 7.0, 2.0, 5.0, 0.0]))
     assert waits.tolist() == pytest.approx([2.0, 5.0, 5.0, np.nan, np.nan], nan_ok=True)
+
+
+def test_sub_agents_do_not_come_back_and_their_turn_does() -> None:
+    """A turn's memory waits for its session's next turn, not for the sub-agents that work in between."""
+    trace = load("sessions:users=3,turns=3,think_s=4,think_law=fixed,agents=2", seed=1)
+    assert trace.blocks is not None and trace.waits_for is not None
+    assert trace.blocks.answers is not None
+    goes_on = (trace.blocks.answers >= 0) & np.isin(np.arange(len(trace)), trace.waits_for)
+    assert goes_on.sum() == 6
+    # Where answers are not known, sub-agents' prompts are the beginning of their turn's.
+    for answers, others_s in ((trace.blocks.answers, np.nan), (None, 4.0)):
+        truth = true_waits(replace(trace, blocks=replace(trace.blocks, answers=answers)))
+        assert (truth[goes_on] == 4.0).all()
+        sub_agents = truth[trace.blocks.answers < 0]
+        assert np.array_equal(sub_agents, np.full(12, others_s), equal_nan=True)
+    bare = replace(trace, blocks=None)
+    assert np.array_equal(true_waits(bare), waits_after(trace.waits_for, trace.thinks_s), equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("lists", "waits"),
+    [
+        ([[1, 2], [1, 2, 3]], [5.0, np.nan]),
+        ([[1, 2], [1, 4, 3]], [5.0, np.nan]),  # its last block was not a whole one
+        ([[1, 2], [6, 7, 8]], [np.nan, np.nan]),
+        ([[], [1]], [np.nan, np.nan]),
+    ],
+)
+def test_who_goes_on_is_told_by_blocks_where_answers_are_not_known(
+    lists: list[list[int]], waits: list[float]
+) -> None:
+    two = Trace(
+        "t",
+        np.arange(2),
+        np.full(2, 96),
+        np.full(2, 8),
+        waits_for=padded([[], [0]]),
+        think_s=np.array([0.0, 5.0]),
+        blocks=blocks_of_lists(lists, 32, np.full(2, 96)),
+    )
+    assert true_waits(two).tolist() == pytest.approx(waits, nan_ok=True)
 
 
 def test_only_who_knows_the_trace_knows_its_waits() -> None:

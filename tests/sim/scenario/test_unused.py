@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sim import compare, plan, simulate
+from traces import load
 from traces.prompt_blocks import blocks_of_lists
 from traces.trace import Trace
 
@@ -110,3 +111,46 @@ def test_a_plan_says_it_in_its_notes() -> None:
     policy = "continuous:order=deadline"
     made = plan(some(), request_rate=1.0, profiles="h200-vicuna-7b", policies=policy, **asked)
     assert any(note.startswith("order=deadline: no request of t states") for note in made.notes)
+
+
+def test_a_plan_says_it_of_a_policy_that_needs_slower_memory() -> None:
+    asked = {"slo": "ttft_p99:20000", "num_requests": 20, "max_requests": 40, "num_seeds": 3, "max_seeds": 3}
+    swaps = "continuous:prefix_caching=on,waits=swap"
+    machine = {"profiles": "h200-vicuna-7b", "kv_tier": "cpu:64GiB@50GB/s"}
+    made = plan(some(), request_rate=1.0, policies=swaps, **machine, **asked)
+    assert any(note.startswith("waits=swap: t has no turns that wait") for note in made.notes)
+
+
+WAITING = "continuous:prefix_caching=on,waits=preserve"
+
+
+@pytest.mark.parametrize(
+    ("trace", "said"),
+    [
+        ("fixed", "has no turns that wait for others of their session"),
+        ("sessions:turns=1", "has no turns that wait for others of their session"),
+        ("sessions:turns=3", None),
+    ],
+)
+def test_memory_that_is_kept_for_no_turn_is_said(
+    trace: str, said: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "traces"):
+        simulate(trace, num_prompts=6, policy=WAITING, profile="h200-vicuna-7b")
+    assert [each for each in caplog.messages if "waits=" in each] == (
+        []
+        if said is None
+        else [
+            f"note: waits=preserve: {trace} {said} "
+            "(session_id, waits_for), so that no memory is kept between turns"
+        ]
+    )
+
+
+def test_sessions_of_which_nobody_knows_how_prompts_begin_keep_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bare = replace(load("sessions:turns=3", num_prompts=6), blocks=None)
+    with caplog.at_level(logging.INFO, "traces"):
+        compare(bare, policies=f"{OWN};{WAITING}", profile="h200-vicuna-7b")
+    assert "does not say which prompts begin alike (hash_ids, prefix_id), so that no memory" in caplog.text

@@ -42,7 +42,7 @@ def test_what_is_missing_gets_its_default(cls: type[Any]) -> None:
     completed = complete(scheduler)
     assert completed is scheduler and type(completed) is cls
     assert {name: getattr(completed, name) for name in DEFAULTS} == DEFAULTS
-    assert completed.wants(REQUEST) is None
+    assert completed.wants(REQUEST) is None and completed.sent_elsewhere(REQUEST) is False
 
 
 def test_what_is_there_stays_and_may_change_later() -> None:
@@ -88,4 +88,4 @@ def test_one_object_of_a_class_does_not_speak_for_another() -> None:
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_the_projects_own_lack_nothing(name: str) -> None:
     scheduler = SCHEDULERS[name](Limits(1000))
-    assert all(hasattr(scheduler, member) for member in (*DEFAULTS, "wants"))
+    assert all(hasattr(scheduler, member) for member in (*DEFAULTS, "wants", "sent_elsewhere"))

@@ -38,7 +38,7 @@ def assert_sound(kv: KvCache) -> None:
     runs: set[Run] = {run for run, _ in blocks.places.values()}
     runs |= {run for others in blocks.others.values() for run, _ in others}
     holders: dict[tuple[Run, int], int] = {}
-    kept = prefixes.preserved.values() if isinstance(prefixes, PreservedPrefixes) else ()
+    kept = prefixes.preserved if isinstance(prefixes, PreservedPrefixes) else ()
     for pieces in (*prefixes.pieces.values(), *(each.pieces for each in kept)):
         for run, until in pieces:
             holders[run, until] = holders.get((run, until), 0) + 1

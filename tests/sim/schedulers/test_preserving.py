@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 
 from sim import simulate
 from sim.fleet.outages import Outages
+from sim.request import KnownBlocks, Request
 from sim.scenario.machines import Accelerator
 from sim.scenario.policies import limits_of, make_scheduler
 from sim.scenario.scenario import Scenario, scenario
+from sim.schedulers.prefixes import path_of
 from sim.schedulers.preserving import PreservingScheduler, PreservingTieredScheduler
+from sim.schedulers.tiered_memory import block_keys
 from sim.testing.invariants import check_run
-from sim.work import Limits, Outcome, Work
+from sim.work import Drop, Iterations, Limits, MemoryTier, Outcome, Work
 from tests.sim.flat_machine import flat_machine
 from tests.sim.schedulers import naive_preserving
 from tests.sim.schedulers.test_prefixes import assert_sound
@@ -108,11 +111,11 @@ class Checked:
         self.scheduler.record(work, outcome, now)
         kept = self.scheduler.kv.kept
         assert_sound(self.scheduler.kv)
-        assert kept.preserved_blocks == sum(each.num_blocks for each in kept.preserved.values())
+        assert kept.preserved_blocks == sum(each.num_blocks for each in kept.preserved)
         assert not kept.undecided and not kept.coming_back and not kept.num_let_go
-        self.preserved = max(self.preserved, len(kept.preserved))
+        self.preserved = max(self.preserved, len(list(kept.preserved)))
         if isinstance(self.scheduler, PreservingTieredScheduler):
-            wanted = {key for keys in self.scheduler.kv.kept.swapped.values() for key in keys}
+            wanted = {key for each in self.scheduler.kv.kept.swapped for key in each.keys}
             assert self.scheduler.tiers.cpu.wanted <= wanted
             self.swapped = max(self.swapped, len(wanted))
 
@@ -127,15 +130,45 @@ OPTIONS = [
     "order=shortest-prompt,max_num_batched_tokens=64,max_num_seqs=8",
 ]
 TIER = "cpu:1500B@64B/s"
+PLAIN = "users=7,turns=4,think_s=3"
+TRAFFIC = [
+    PLAIN,
+    PLAIN,
+    "users=7,turns=4,think_s=0",
+    "users=6,turns=3,think_s=2,agents=2",
+    "users=12,turns=1",
+    "users=6,turns=4,think_s=60,rate=20",
+    "users=8,turns=3,turns_law=geometric,think_law=fixed,think_s=1,rate=50",
+]
 
 
 def fleets(
-    seed: int, options: str, way: str, tier: str | None, router: str, *, fails: bool
+    seed: int,
+    options: str,
+    way: str,
+    tier: str | None,
+    router: str,
+    *,
+    fails: bool,
+    traffic: str = PLAIN,
+    predictor: str = "exact",
+    patience_s: float | None = None,
+    answers: bool = True,
 ) -> tuple[Scenario, str]:
-    source = "sessions:users=7,turns=4,think_s=3,system_tokens=40,prompt_tokens=50,output_tokens=30"
+    source = f"sessions:{traffic},system_tokens=40,prompt_tokens=50,output_tokens=30"
     machine = flat_machine(0.25)
     limits = limits_of(machine, 40, kv_tier=tier)
-    shared = scenario(source, profile=machine, seed=seed, max_new_tokens=60, predictor="exact", router=router)
+    shared = scenario(
+        source, profile=machine, seed=seed, max_new_tokens=60, predictor=predictor, router=router
+    )
+    trace = shared.trace
+    if patience_s is not None:
+        assert trace.arrival_s is not None
+        trace = replace(trace, deadline_s=trace.arrival_s + patience_s)
+    if not answers:
+        assert trace.blocks is not None
+        trace = replace(trace, blocks=replace(trace.blocks, answers=None))
+    shared = replace(shared, trace=trace)
     replicas = 1 if seed % 2 and not fails else 3
     shared = replace(shared, fleet=(Accelerator(machine, limits),) * replicas)
     if fails:
@@ -143,9 +176,13 @@ def fleets(
     return shared, f"continuous:prefix_caching=on,waits={way},{options}"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
+    traffic=st.sampled_from(TRAFFIC),
+    predictor=st.sampled_from(["exact", "exact", "noisy:sigma=1", "tuned"]),
+    patience_s=st.sampled_from([None, None, 3.0, 20.0]),
+    answers=st.sampled_from([True, True, False]),
     options=st.sampled_from(OPTIONS),
     way=st.sampled_from(WAYS),
     has_tier=st.booleans(),
@@ -155,14 +192,36 @@ def fleets(
     fails=st.booleans(),
 )
 def test_leaping_is_stepping_and_no_block_or_request_is_lost(
-    seed: int, options: str, way: str, has_tier: bool, blocks: bool, is_ahead: bool, router: str, fails: bool
+    seed: int,
+    traffic: str,
+    predictor: str,
+    patience_s: float | None,
+    answers: bool,
+    options: str,
+    way: str,
+    has_tier: bool,
+    blocks: bool,
+    is_ahead: bool,
+    router: str,
+    fails: bool,
 ) -> None:
     is_tiered = way == "swap" or (has_tier and "starve_after=0" in options) or (has_tier and blocks)
     if is_tiered:
         options = options if "starve" not in options and "chunk" not in options else OPTIONS[1]
     tier = f"{TIER},blocking" if blocks else TIER
     options = f"{options},async_scheduling={'on' if is_ahead else 'off'}"
-    shared, policy = fleets(seed, options, way, tier if is_tiered else None, router, fails=fails)
+    shared, policy = fleets(
+        seed,
+        options,
+        way,
+        tier if is_tiered else None,
+        router,
+        fails=fails,
+        traffic=traffic,
+        predictor=predictor,
+        patience_s=patience_s,
+        answers=answers,
+    )
     schedulers: list[Checked] = []
 
     def make(limits: Limits) -> Any:
@@ -171,12 +230,14 @@ def test_leaping_is_stepping_and_no_block_or_request_is_lost(
 
     leaped = shared.run(make, log=True)
     check_run(leaped, [each.limits.kv_tokens for each in shared.machines])
-    assert len(leaped.columns["status"]) == 28
-    assert set(leaped.columns["status"]) <= {"completed", "rejected", "cancelled"}
+    assert set(leaped.columns["status"]) <= {"completed", "rejected", "cancelled", "expired"}
+    is_cancelled = "cancelled" in set(leaped.columns["status"])
     for each in schedulers:
         kv = each.scheduler.kv
         assert kv.free == kv.num_blocks - len(held_blocks(kv)) and not kv.kept.pieces
         assert not each.scheduler.back
+        assert is_cancelled or not kv.kept.preserved, "held for turns that have come, here or elsewhere"
+        assert is_cancelled or not getattr(kv.kept, "swapped", None)
     stepped = shared.run(make, leap=False)
     for name in ("scheduled_s", "first_token_s", "finish_s"):
         assert leaped.columns[name] == pytest.approx(stepped.columns[name], rel=1e-9, nan_ok=True)
@@ -187,7 +248,7 @@ def held_blocks(kv: Any) -> set[tuple[int, int]]:
     """Blocks that are held for turns that have not come back, each once."""
     return {
         (id(run), at)
-        for each in kv.kept.preserved.values()
+        for each in kv.kept.preserved
         for run, until in each.pieces
         for at in range(run.first, until)
     }
@@ -294,3 +355,86 @@ def test_without_sessions_nothing_is_held() -> None:
         for each in ("continuous:prefix_caching=on", policy)
     )
     assert plain.columns["finish_s"].tolist() == held.columns["finish_s"].tolist()
+
+
+def turn(id: int, session: str, *hashes: int, wait_s: float | None = None, answer: int = -1) -> Request:
+    """A request whose prompt is blocks of 32 tokens, of which its session predicts another after the wait."""
+    ends = [32 * (k + 1) for k in range(len(hashes))]
+    known = KnownBlocks(list(hashes), ends, answer)
+    return Request(
+        id,
+        float(id),
+        32 * len(hashes) + 1,
+        40,
+        blocks=known,
+        session_id=session,
+        predicted_wait_s=wait_s,
+    )
+
+
+def held(scheduler: Any) -> list[Any]:
+    return [each.session for each in scheduler.kv.kept.preserved]
+
+
+def end(scheduler: Any, request: Request, now: float) -> None:
+    """The request is let in, and ends with its first token."""
+    work = scheduler.next_work(now)
+    assert isinstance(work, Iterations) and request.id in [chunk.request.id for chunk in work.chunks]
+    scheduler.record(work, Outcome(1, [request]), now + 1.0)
+
+
+HOLDING = "continuous:prefix_caching=on,waits=preserve,async_scheduling=off"
+
+
+def test_nothing_is_held_for_a_turn_that_is_turned_away_or_goes_elsewhere() -> None:
+    scheduler: Any = make_scheduler(HOLDING + ",max_num_seqs=1", Limits(16 * 40))
+    for session in "abc":
+        first = turn(ord(session), session, ord(session), wait_s=5.0)
+        scheduler.submit(first, 0.0)
+        end(scheduler, first, 0.0)
+    assert held(scheduler) == ["a", "b", "c"]
+    assert not scheduler.sent_elsewhere(turn(0, "d", ord("a"))), "it begins alike, and is another's"
+    assert scheduler.sent_elsewhere(turn(0, "a", ord("a"), 900)) and held(scheduler) == ["b", "c"]
+    late = replace(turn(1, "b", ord("b"), 901), deadline_s=3.0)
+    scheduler.submit(late, 2.0)
+    assert scheduler.back == {1}
+    work = scheduler.next_work(4.0)
+    assert isinstance(work, Drop) and work.requests == (late,)
+    scheduler.record(work, Outcome(), 4.0)
+    assert held(scheduler) == ["c"] and not scheduler.back
+
+
+def test_who_begins_like_a_turn_of_another_session_does_not_come_back() -> None:
+    """All begin with the same system prompt, and nothing more is known of them."""
+    scheduler: Any = make_scheduler(HOLDING, Limits(16 * 40))
+    first = turn(0, "a", 7, wait_s=5.0)
+    scheduler.submit(first, 0.0)
+    end(scheduler, first, 0.0)
+    scheduler.submit(turn(1, "b", 7), 2.0)
+    assert not scheduler.back
+    scheduler.submit(turn(2, "a", 7), 3.0)
+    assert scheduler.back == {2}
+
+
+def test_what_has_come_and_finds_no_block_for_its_rest_is_given_memory_that_is_held() -> None:
+    """Of 19 blocks, 8 are fetched for who waits in memory and wants 5 more; meanwhile an answer grows that
+    leaves 8 to be held for the next turn.
+    """
+    limits = Limits(16 * 20, tiers=(MemoryTier("cpu", 16 * 99, 1.0),), block_size=16)
+    scheduler: Any = make_scheduler(HOLDING, limits)
+    first = replace(turn(0, "a", 11, wait_s=500.0, answer=12), max_new_tokens=100)
+    other = turn(1, "b", 1, 2, 3, 4, 5, 6)
+    assert scheduler.tiers.store(99, block_keys(path_of(other, 16), 0, 8), 0.0)
+    scheduler.submit(first, 200.0)
+    for k in range(97):
+        work = scheduler.next_work(200.0 + k)
+        assert isinstance(work, Iterations)
+        if k == 0:
+            scheduler.submit(other, 200.5)
+        scheduler.record(work, Outcome(1, [first] if k == 96 else []), 201.0 + k)
+    assert scheduler.coming == {1} and held(scheduler) == ["a"] and scheduler.kv.free == 19 - 8 - 8
+    now = 297.0
+    while not isinstance(work := scheduler.next_work(now), Iterations):
+        assert scheduler.wake_at is not None, "nobody runs, and nothing is on its way"
+        now = scheduler.wake_at
+    assert [chunk.request.id for chunk in work.chunks] == [1] and not held(scheduler)

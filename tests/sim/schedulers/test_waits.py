@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sim.request import Request
@@ -58,6 +60,12 @@ def test_the_least_waste_is_chosen(
     assert waits.way(wait_s, context, others) == way
     for fixed in WAYS:
         assert Waits(fixed, limits()).way(wait_s, context, others) == fixed
+
+
+def test_memory_that_goes_by_arc_keeps_no_copies_for_a_turn() -> None:
+    """Which is what `swap` is refused for."""
+    waits = Waits("least-waste", replace(limits(), tiers_eviction="arc"))
+    assert waits.way(100.0, 200, 600) == "discard"
 
 
 def request(wait_s: float | None, *, prompt: int = 190, predicted: int = 10) -> Request:
