@@ -196,7 +196,7 @@ class ContinuousOptions:
         if self.ask_every and self.order != "shortest-remaining":
             raise ValueError(f"ask_every: {self.ask_every} needs order=shortest-remaining, not {self.order}")
         if self.is_ranked and self.rules != "vllm":
-            raise ValueError(f"order: {self.order} preempts, which rules={self.rules} do not")
+            raise ValueError(f"order: {self.order} preempts or guards, which rules={self.rules} do not")
         if self.order in BY_MEMORY and self.prefix_caching != "on":
             raise ValueError(f"order: {self.order} needs prefix_caching=on, not {self.prefix_caching}")
         if self.order == "vtc" and (self.is_ranked or self.rules != "vllm"):

@@ -99,6 +99,7 @@ class PreservedPrefixes(SharedPrefixes):
         self.preserved = ForTurns[Preserved]()
         self.preserved_blocks = 0
         self.request: Request | None = None  # who was looked for last
+        self.has_let_go = False  # since it was asked last how long memory lasts
         self.num_let_go = 0  # blocks that fell free when a turn came back, and are not counted yet
 
     @property
@@ -152,6 +153,7 @@ class PreservedPrefixes(SharedPrefixes):
 
     def let_go(self, preserved: Preserved) -> int:
         """These blocks are held no longer; how many of them nobody holds now."""
+        self.has_let_go = True
         freed = self.blocks.release(preserved.pieces)
         self.num_held_twice -= preserved.num_blocks - freed
         self.preserved_blocks -= preserved.num_blocks
@@ -194,6 +196,11 @@ class Preserving(KvCache):
 
     __slots__ = ()
     kept: PreservedPrefixes
+
+    def iterations_that_fit(self) -> int:
+        """As ever, but one where blocks have fallen free: somebody may have been refused before."""
+        has_let_go, self.kept.has_let_go = self.kept.has_let_go, False
+        return 1 if has_let_go else super().iterations_that_fit()
 
     def reuse(self, id: int, tokens: int) -> None:
         """As ever; what was held for the sequence and is not in it falls free."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sim import simulate
@@ -176,7 +176,41 @@ def fleets(
     return shared, f"continuous:prefix_caching=on,waits={way},{options}"
 
 
-@settings(max_examples=150, deadline=None)
+MEMORY_FALLS_FREE_FOR_A_QUESTION: dict[str, Any] = {
+    "seed": 590861,
+    "traffic": "users=6,turns=3,think_s=2,agents=2",
+    "predictor": "noisy:sigma=1",
+    "patience_s": 20.0,
+    "answers": True,
+    "options": "order=shortest-predicted,starve_after=30,admission=predicted",
+    "way": "preserve",
+    "has_tier": False,
+    "blocks": True,
+    "is_ahead": True,
+    "router": "prefix-aware",
+    "fails": False,
+}
+
+
+MEMORY_FALLS_FREE_FOR_WHO_WAITS_FOR_ALL_REPLICAS: dict[str, Any] = {
+    "seed": 367378,
+    "traffic": "users=7,turns=4,think_s=0",
+    "predictor": "tuned",
+    "patience_s": None,
+    "answers": False,
+    "options": "order=memory-time,starve_after=0",
+    "way": "least-waste",
+    "has_tier": False,
+    "blocks": True,
+    "is_ahead": True,
+    "router": "shared-queue",
+    "fails": True,
+}
+
+
+@settings(max_examples=100, deadline=None)
+@example(**MEMORY_FALLS_FREE_FOR_A_QUESTION)
+@example(**MEMORY_FALLS_FREE_FOR_WHO_WAITS_FOR_ALL_REPLICAS)
 @given(
     seed=st.integers(0, 10**6),
     traffic=st.sampled_from(TRAFFIC),

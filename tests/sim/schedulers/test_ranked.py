@@ -211,7 +211,7 @@ def test_nobody_starves_beyond_the_bound(order: str, seed: int) -> None:
         ("preempt_until=1.5", "preempt_until: 1.5 must be between 0 and 1"),
         ("quantum=0", "quantum: 0 must be between 1 and 1e+09"),
         ("ask_every=5", "ask_every: 5 needs order=shortest-remaining, not fcfs"),
-        ("order=gittins,rules=sglang", "order: gittins preempts, which rules=sglang do not"),
+        ("order=gittins,rules=sglang", "order: gittins preempts or guards, which rules=sglang do not"),
         ("preempt_until=0.5,rules=trtllm", "preempt_until: an option of rules=vllm, not of rules=trtllm"),
         ("admission=quantile:1", "admission: the quantile '1' must be between 0 and 1"),
         ("admission=quantile:x", "admission: the quantile 'x' must be between 0 and 1"),
