@@ -23,8 +23,7 @@ def unused(
     trace: Trace, schedulers: Sequence[CompleteScheduler], router: RouterSpec | None
 ) -> tuple[str, ...]:
     """Notes on beginnings of prompts that no policy finds again, on an order or a router that has nothing to
-    go by, on sessions that do not come to their ends, and on memory that is to be kept for turns of which there
-    are none.
+    go by, on sessions that do not come to their ends, and on memory that is kept for no turn.
 
     `schedulers`: one of each policy; `router`: None where nothing is routed. Nothing is said of
     `prefix_caching=off`, which somebody chose.
