@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.fleet.routers import ROUTERS
 from sim.hardware.profile import Profile
 from tests.sim.execution.test_leap import (
     SETTINGS,
@@ -19,6 +20,8 @@ from tests.sim.execution.test_leap import (
     exact_machine,
     traces,
 )
+from tests.sim.fleet import test_fleet_leaps
+from tests.sim.fleet.test_fleet_leaps import FAILURES
 from tests.sim.schedulers.naive_ranked import RANKS, Job, World
 from tests.sim.schedulers.test_ranked import alone, random_jobs, simulated, worlds
 from traces.errors import InputError
@@ -106,6 +109,30 @@ def test_leaping_with_a_decision_in_hand(
     trace: Trace, policy: str, how: dict[str, Any], profile: Profile
 ) -> None:
     assert_leaping_changes_nothing(trace, policy, profile, how)
+
+
+@settings(max_examples=100)
+@given(
+    trace=bounded(),
+    policy=policies(False) | policies(True),
+    router=st.sampled_from(ROUTERS.names),
+    blocks=st.lists(st.sampled_from([20, 30, 1000]), min_size=1, max_size=3),
+    predictor=st.sampled_from(["oracle", "trace", "tuned"]),
+    failures=FAILURES,
+    seed=st.integers(0, 50),
+)
+def test_leaping_is_iteration_by_iteration_on_every_replica(
+    trace: Trace,
+    policy: str,
+    router: str,
+    blocks: list[int],
+    predictor: str,
+    failures: dict[str, float],
+    seed: int,
+    profile: Profile,
+) -> None:
+    how = {"predictor": predictor, "router": router, "seed": seed, **failures}
+    test_fleet_leaps.assert_leaping_changes_nothing(trace, policy, profile, blocks, how)
 
 
 def test_who_fits_enters_when_the_one_before_it_is_late() -> None:
