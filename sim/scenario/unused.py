@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from ..schedulers.order import BY_DEADLINE
 
 LEAST = 0.005
 """Share of the prompt tokens below which nothing is said of those that could be found again."""
+GOES_BY = {"priority": "priority", "fair": "user", "vtc": "user"}
+"""Orders that tell requests apart by a column of the trace."""
 
 
 def unused(
@@ -31,6 +33,7 @@ def unused(
     about = (
         _about_caching(trace, schedulers),
         nothing_due(trace, schedulers),
+        *_about_columns(trace, schedulers),
         _about_waits(trace, schedulers),
         _about_routing(trace, router),
         _about_ends(trace),
@@ -61,6 +64,13 @@ def nothing_due(trace: Trace, schedulers: Sequence[CompleteScheduler]) -> str:
         f"order={' and '.join(orders)}: no request of {trace.name} states a bound on TTFT or E2EL, or a "
         "deadline (ttft_slo_ms, e2el_slo_ms, deadline_s), so that all go first come, first served"
     )
+
+
+def _about_columns(trace: Trace, schedulers: Sequence[CompleteScheduler]) -> Iterator[str]:
+    """Notes on orders by a column that the trace does not have."""
+    for order in dict.fromkeys(each.order for each in _continuous(schedulers)):
+        if (column := GOES_BY.get(order)) and getattr(trace, column) is None:
+            yield f"order={order}: {trace.name} has no column {column}, so that the first to come goes first"
 
 
 def _continuous(schedulers: Sequence[CompleteScheduler]) -> list[ContinuousOptions]:

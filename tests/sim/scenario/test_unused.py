@@ -103,6 +103,25 @@ def test_orders_by_deadlines_where_nothing_is_due_are_named_once(caplog: pytest.
         assert caplog.text.count(said) == is_said and len(caplog.messages) == is_said
 
 
+@pytest.mark.parametrize(
+    ("policies", "said"),
+    [
+        ("continuous:order=vtc;continuous;continuous:order=fair", ["order=vtc", "order=fair"]),
+        ("continuous:order=priority", ["order=priority"]),
+    ],
+)
+def test_what_tells_no_request_apart_is_named(
+    policies: str, said: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "traces"):
+        compare(Trace("t", np.arange(4), np.full(4, 64), np.full(4, 8)), policies=policies, **FLEET)
+        assert [message.split(":")[1].strip() for message in caplog.messages] == said
+        caplog.clear()
+        known = replace(some(user=True), priority=np.arange(4))
+        compare(known, policies=f"{policies};{ON}", **FLEET)
+    assert not caplog.messages
+
+
 def test_a_plan_says_it_in_its_notes() -> None:
     asked = {"slo": "ttft_p99:20000", "num_requests": 20, "max_requests": 40, "num_seeds": 3, "max_seeds": 3}
     made = plan(some(), request_rate=1.0, profiles="h200-vicuna-7b", router="sticky", **asked)
