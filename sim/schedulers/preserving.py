@@ -52,6 +52,7 @@ class PreservingScheduler(ContinuousScheduler):
     def _clear(self) -> None:
         super()._clear()
         self.back: set[int] = set()  # ids of those that found memory held for them when they came
+        self.elsewhere: list[Request] = []  # sent to other replicas since the last decision
         self.by_order, self.rank = self.rank, self._rank_back
 
     def submit(self, request: Request, now: float) -> None:
@@ -61,11 +62,24 @@ class PreservingScheduler(ContinuousScheduler):
         super().submit(request, now)
 
     def sent_elsewhere(self, request: Request) -> bool:
-        """Keep nothing for a turn that another replica serves; whether anything was kept here."""
-        if not self.kv.give_up_for(request):
+        """Keep nothing for a turn that another replica serves; whether anything was kept here.
+
+        It falls free when the iteration in progress has ended: the blocks of those before it are then taken,
+        whether or not they were one leap.
+        """
+        if not self._is_kept_for(request):
             return False
+        self.elsewhere.append(request)
         self.is_stuck = False
         return True
+
+    def next_work(self, now: float) -> Work | None:
+        """As ever; nothing is kept for those that were sent elsewhere."""
+        if self.elsewhere:
+            for request in self.elsewhere:
+                self.kv.give_up_for(request)
+            self.elsewhere.clear()
+        return super().next_work(now)
 
     def _is_kept_for(self, request: Request) -> bool:
         """Whether something is held for the request."""

@@ -12,15 +12,12 @@ from hypothesis import strategies as st
 
 from sim import simulate
 from sim.fleet.outages import Outages
-from sim.request import KnownBlocks, Request
 from sim.scenario.machines import Accelerator
 from sim.scenario.policies import limits_of, make_scheduler
 from sim.scenario.scenario import Scenario, scenario
-from sim.schedulers.prefixes import path_of
 from sim.schedulers.preserving import PreservingScheduler, PreservingTieredScheduler
-from sim.schedulers.tiered_memory import block_keys
 from sim.testing.invariants import check_run
-from sim.work import Drop, Iterations, Limits, MemoryTier, Outcome, Work
+from sim.work import Limits, Outcome, Work
 from tests.sim.flat_machine import flat_machine
 from tests.sim.schedulers import naive_preserving
 from tests.sim.schedulers.test_prefixes import assert_sound
@@ -407,86 +404,3 @@ def test_without_sessions_nothing_is_held() -> None:
         for each in ("continuous:prefix_caching=on", policy)
     )
     assert plain.columns["finish_s"].tolist() == held.columns["finish_s"].tolist()
-
-
-def turn(id: int, session: str, *hashes: int, wait_s: float | None = None, answer: int = -1) -> Request:
-    """A request whose prompt is blocks of 32 tokens, of which its session predicts another after the wait."""
-    ends = [32 * (k + 1) for k in range(len(hashes))]
-    known = KnownBlocks(list(hashes), ends, answer)
-    return Request(
-        id,
-        float(id),
-        32 * len(hashes) + 1,
-        40,
-        blocks=known,
-        session_id=session,
-        predicted_wait_s=wait_s,
-    )
-
-
-def held(scheduler: Any) -> list[Any]:
-    return [each.session for each in scheduler.kv.kept.preserved]
-
-
-def end(scheduler: Any, request: Request, now: float) -> None:
-    """The request is let in, and ends with its first token."""
-    work = scheduler.next_work(now)
-    assert isinstance(work, Iterations) and request.id in [chunk.request.id for chunk in work.chunks]
-    scheduler.record(work, Outcome(1, [request]), now + 1.0)
-
-
-HOLDING = "continuous:prefix_caching=on,waits=preserve,async_scheduling=off"
-
-
-def test_nothing_is_held_for_a_turn_that_is_turned_away_or_goes_elsewhere() -> None:
-    scheduler: Any = make_scheduler(HOLDING + ",max_num_seqs=1", Limits(16 * 40))
-    for session in "abc":
-        first = turn(ord(session), session, ord(session), wait_s=5.0)
-        scheduler.submit(first, 0.0)
-        end(scheduler, first, 0.0)
-    assert held(scheduler) == ["a", "b", "c"]
-    assert not scheduler.sent_elsewhere(turn(0, "d", ord("a"))), "it begins alike, and is another's"
-    assert scheduler.sent_elsewhere(turn(0, "a", ord("a"), 900)) and held(scheduler) == ["b", "c"]
-    late = replace(turn(1, "b", ord("b"), 901), deadline_s=3.0)
-    scheduler.submit(late, 2.0)
-    assert scheduler.back == {1}
-    work = scheduler.next_work(4.0)
-    assert isinstance(work, Drop) and work.requests == (late,)
-    scheduler.record(work, Outcome(), 4.0)
-    assert held(scheduler) == ["c"] and not scheduler.back
-
-
-def test_who_begins_like_a_turn_of_another_session_does_not_come_back() -> None:
-    """All begin with the same system prompt, and nothing more is known of them."""
-    scheduler: Any = make_scheduler(HOLDING, Limits(16 * 40))
-    first = turn(0, "a", 7, wait_s=5.0)
-    scheduler.submit(first, 0.0)
-    end(scheduler, first, 0.0)
-    scheduler.submit(turn(1, "b", 7), 2.0)
-    assert not scheduler.back
-    scheduler.submit(turn(2, "a", 7), 3.0)
-    assert scheduler.back == {2}
-
-
-def test_what_has_come_and_finds_no_block_for_its_rest_is_given_memory_that_is_held() -> None:
-    """Of 19 blocks, 8 are fetched for who waits in memory and wants 5 more; meanwhile an answer grows that
-    leaves 8 to be held for the next turn.
-    """
-    limits = Limits(16 * 20, tiers=(MemoryTier("cpu", 16 * 99, 1.0),), block_size=16)
-    scheduler: Any = make_scheduler(HOLDING, limits)
-    first = replace(turn(0, "a", 11, wait_s=500.0, answer=12), max_new_tokens=100)
-    other = turn(1, "b", 1, 2, 3, 4, 5, 6)
-    assert scheduler.tiers.store(99, block_keys(path_of(other, 16), 0, 8), 0.0)
-    scheduler.submit(first, 200.0)
-    for k in range(97):
-        work = scheduler.next_work(200.0 + k)
-        assert isinstance(work, Iterations)
-        if k == 0:
-            scheduler.submit(other, 200.5)
-        scheduler.record(work, Outcome(1, [first] if k == 96 else []), 201.0 + k)
-    assert scheduler.coming == {1} and held(scheduler) == ["a"] and scheduler.kv.free == 19 - 8 - 8
-    now = 297.0
-    while not isinstance(work := scheduler.next_work(now), Iterations):
-        assert scheduler.wake_at is not None, "nobody runs, and nothing is on its way"
-        now = scheduler.wake_at
-    assert [chunk.request.id for chunk in work.chunks] == [1] and not held(scheduler)
