@@ -171,9 +171,12 @@ def test_beyond_what_can_be_done_more_are_in_time(order: str, gain: float) -> No
         ("late=last", "late: last needs order=deadline or least-laxity, not fcfs"),
         (
             "order=deadline,late=last,preempt_until=1",
-            "late: last takes no preempt_until, starve_after or waits",
+            "late: last takes no preempt_until, starve_after, waits, or rules but vllm",
         ),
-        ("order=deadline,late=last,rules=sglang", "late: last takes no preempt_until, starve_after or waits"),
+        (
+            "order=deadline,late=last,rules=sglang",
+            "late: last takes no preempt_until, starve_after, waits, or rules but vllm",
+        ),
         ("order=deadline,late=never", "'never' must be one of first, last"),
     ],
 )
