@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.traces.test_bad_input import Put, refusal
+from tests.traces.test_bad_input import SAMPLES, Put, Sample, refusal, spoilt
 
 
 def test_same_column_twice(put: Put) -> None:
@@ -30,3 +30,22 @@ def test_text_column_of_another_type(put: Put) -> None:
 def test_parquet_without_pyarrow_names_the_extra(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
     assert refusal(put(b"PAR1xxxx")) == ': reading Parquet needs pyarrow: pip install "seqsched[parquet]"'
+
+
+@pytest.mark.parametrize("name", ["own-csv", "own-jsonl", "own-parquet"])
+@pytest.mark.parametrize(
+    ("column", "value", "what"),
+    [
+        ("priority", 1.5, "1.5 is not a whole number"),
+        ("priority", 1e10, "10000000000.0 is above 1000000000"),
+        ("deadline_s", 0.25, "0.25 is below 0.5, the arrival_s"),
+        ("arrival_s", 2e9, "2000000000 s after the first arrival is above 1000000000 s"),
+    ],
+)
+def test_own_columns_out_of_bounds(put: Put, name: str, column: str, value: float, what: str) -> None:
+    sample = SAMPLES[name]
+    if column == "arrival_s":
+        sample = Sample(
+            sample.container, [{k: v for k, v in r.items() if k != "deadline_s"} for r in sample.rows], ()
+        )
+    assert refusal(put(spoilt(sample, column, value))).startswith(f", {sample.unit} 2, {column}: {what}")

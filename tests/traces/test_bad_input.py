@@ -348,25 +348,6 @@ def test_duplicate_and_empty_ids(put: Put, name: str) -> None:
         assert "a missing value is not an id" in refusal(put(spoilt(sample, column, None)))
 
 
-@pytest.mark.parametrize("name", ["own-csv", "own-jsonl", "own-parquet"])
-@pytest.mark.parametrize(
-    ("column", "value", "what"),
-    [
-        ("priority", 1.5, "1.5 is not a whole number"),
-        ("priority", 1e10, "10000000000.0 is above 1000000000"),
-        ("deadline_s", 0.25, "0.25 is below 0.5, the arrival_s"),
-        ("arrival_s", 2e9, "2000000000 s after the first arrival is above 1000000000 s"),
-    ],
-)
-def test_own_columns_out_of_bounds(put: Put, name: str, column: str, value: float, what: str) -> None:
-    sample = SAMPLES[name]
-    if column == "arrival_s":
-        sample = Sample(
-            sample.container, [{k: v for k, v in r.items() if k != "deadline_s"} for r in sample.rows], ()
-        )
-    assert refusal(put(spoilt(sample, column, value))).startswith(f", {sample.unit} 2, {column}: {what}")
-
-
 @pytest.mark.parametrize(
     "value", ["yesterday", "2023-13-40 00:00:00", "20231116", "12", "", "2023-11-16", "2023-11-16 18:15:46 x"]
 )

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
+from sim import simulate
 from sim.request import KnownBlocks, Request
-from sim.scenario.policies import make_scheduler
+from sim.scenario.policies import limits_of, make_scheduler
 from sim.schedulers.prefixes import path_of
+from sim.schedulers.preserving import PreservingScheduler
 from sim.schedulers.tiered_memory import block_keys
 from sim.work import Drop, Iterations, Limits, MemoryTier, Outcome
+from tests.sim.flat_machine import flat_machine
 
 
 def turn(id: int, session: str, *hashes: int, wait_s: float | None = None, answer: int = -1) -> Request:
@@ -123,3 +126,15 @@ def test_what_falls_free_in_the_midst_of_a_leap_was_held_until_then(options: str
         assert held(scheduler) == []
         peaks.append(scheduler.kv_peak_tokens)
     assert peaks[0] == peaks[1]
+
+
+def test_without_sessions_nothing_is_held() -> None:
+    policy = "continuous:prefix_caching=on,waits=preserve"
+    scheduler = make_scheduler(policy, limits_of(flat_machine(1.0), 100))
+    assert isinstance(scheduler, PreservingScheduler)
+    how: dict[str, Any] = {"num_prompts": 40, "profile": flat_machine(0.25), "kv_blocks": 60}
+    plain, held = (
+        simulate("alpaca-vicuna", policy=each, request_rate=2.0, **how)
+        for each in ("continuous:prefix_caching=on", policy)
+    )
+    assert plain.columns["finish_s"].tolist() == held.columns["finish_s"].tolist()

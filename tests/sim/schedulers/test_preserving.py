@@ -15,7 +15,7 @@ from sim.fleet.outages import Outages
 from sim.scenario.machines import Accelerator
 from sim.scenario.policies import limits_of, make_scheduler
 from sim.scenario.scenario import Scenario, scenario
-from sim.schedulers.preserving import PreservingScheduler, PreservingTieredScheduler
+from sim.schedulers.preserving import PreservingTieredScheduler
 from sim.testing.invariants import check_run
 from sim.work import Limits, Outcome, Work
 from tests.sim.flat_machine import flat_machine
@@ -392,15 +392,3 @@ def test_each_way_is_best_somewhere_and_the_least_waste_finds_it(
 def test_options_that_do_not_go_together_are_refused(options: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         simulate("fixed", num_prompts=2, policy=f"continuous:{options}", profile=flat_machine(1.0))
-
-
-def test_without_sessions_nothing_is_held() -> None:
-    policy = "continuous:prefix_caching=on,waits=preserve"
-    scheduler = make_scheduler(policy, limits_of(flat_machine(1.0), 100))
-    assert isinstance(scheduler, PreservingScheduler)
-    how: dict[str, Any] = {"num_prompts": 40, "profile": flat_machine(0.25), "kv_blocks": 60}
-    plain, held = (
-        simulate("alpaca-vicuna", policy=each, request_rate=2.0, **how)
-        for each in ("continuous:prefix_caching=on", policy)
-    )
-    assert plain.columns["finish_s"].tolist() == held.columns["finish_s"].tolist()
