@@ -207,6 +207,7 @@ def calibrate(
     figure: Path | None = None,
     policy: str | None = None,
     kv_blocks: int | None = None,
+    block_size: int | None = None,
 ) -> None:
     """Fit a profile to measured step times, or to logs of requests, and say how well it fits.
 
@@ -242,7 +243,9 @@ def calibrate(
         The settings of the server that --log watched, such as continuous:max_num_seqs=256 (the default but
         for its seats); with async_scheduling=on, as vLLM has it, unless it says off.
     kv_blocks
-        The KV memory of that server in blocks of 16 tokens; default: enough for all.
+        The KV memory of that server in blocks of --block-size tokens; default: enough for all.
+    block_size
+        Tokens of a KV block of that server; default: 16.
     """
     import pandas as pd
 
@@ -255,12 +258,12 @@ def calibrate(
     _check_one_kind(
         log,
         {"steps": steps or None, "source": source, "host-ms": host_ms, "figure": figure},
-        {"policy": policy, "kv-blocks": kv_blocks},
+        {"policy": policy, "kv-blocks": kv_blocks, "block-size": block_size},
     )
     if not steps:
         fit_to_logs(
-            log, out, name=name or out.stem, policy=policy, kv_blocks=kv_blocks, engine=engine,
-            model=shape, gpu=card,
+            log, out, name=name or out.stem, policy=policy, kv_blocks=kv_blocks, block_size=block_size,
+            engine=engine, model=shape, gpu=card,
         )  # fmt: skip
         return
     source = source or "measured"

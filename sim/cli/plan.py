@@ -18,7 +18,7 @@ from ..scenario.settings import PlanKeywords, Settings
 from . import show
 from .options import Several, flags, keywords
 from .running import Resumable
-from .serving import NO_SERVER, ServerFlags, profile_of, read_server
+from .serving import NO_SERVER, ServerFlags, profile_of, read_server, with_memory
 
 if TYPE_CHECKING:
     from ..planning.answer import Answer, Plan
@@ -174,8 +174,7 @@ def _with_server(
     server = read_server(serving)
     if server is None:
         return question, settings
-    if settings["kv_blocks"] is None:
-        settings["kv_blocks"] = server.kv_blocks
+    with_memory(server, settings)
     policies = server.policy if question.policies == DEFAULT.policies else question.policies
     profiles = question.profiles
     if profiles is None and flags.fleet is None:

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from traces.errors import InputError
 
-from ..scenario.settings import DEFAULT_PROFILE, Keywords, MachineSettings
+from ..scenario.settings import DEFAULT_PROFILE, Keywords, MachineSettings, PlanKeywords
 from .options import keywords
 from .told import LOGGER
 
@@ -61,11 +61,18 @@ def with_server(server: Server | None, given: MachineSettings) -> Keywords:
         return settings
     if settings.get("fleet") is None and settings["profile"] == DEFAULT_PROFILE:
         settings["profile"] = profile_of(server)
-    if settings["kv_blocks"] is None:
-        settings["kv_blocks"] = server.kv_blocks
+    with_memory(server, settings)
     if settings["replicas"] == 1 and settings.get("fleet") is None:
         settings["replicas"] = server.replicas
     return settings
+
+
+def with_memory(server: Server, settings: PlanKeywords) -> None:
+    """Blocks of KV memory and their size, where no flag says them, as the server has them."""
+    if settings["block_size"] is None:
+        settings["block_size"] = server.block_size
+    if settings["kv_blocks"] is None:
+        settings["kv_blocks"] = server.kv_blocks
 
 
 def profile_of(server: Server) -> str:

@@ -21,6 +21,7 @@ from traces.errors import InputError
 
 TENSOR_PARALLEL = (1, 2, 4, 8)
 BLOCK_SIZE = 16
+MAX_BLOCK_SIZE = 2**16
 MAX_KV_BLOCKS = 100_000_000
 _HELD = {"weight_bits": "weights", "kv_bits": "the KV cache"}
 _BITS = (

@@ -24,6 +24,7 @@ from ..scenario.requests import goodput_bounds
 from ..scenario.settings import DEFAULT_TRACE, PlanKeywords, Settings, read_settings
 from ..scenario.unused import unused
 from ..version import __version__
+from ..work import Limits
 from . import sensitivity as sensitivities
 from .answer import Plan, Question
 from .answer_search import Parts, answer_of, ask_rate, ask_replicas
@@ -194,7 +195,7 @@ def _question(
 
 def _unused(workload: Workload, pairs: Sequence[tuple[str, Unit]], settings: Settings) -> tuple[str, ...]:
     """What no policy uses, or has to go by, as sentences."""
-    limits = limits_of(pairs[0][1].kinds[0], settings.kv_blocks, kv_tier=settings.kv_tier)
+    limits = _limits(pairs[0][1].kinds[0], settings)
     schedulers = [make_scheduler(policy, limits) for policy in dict.fromkeys(policy for policy, _ in pairs)]
     return tuple(f"{note}." for note in unused(workload.example, schedulers, settings.router))
 
@@ -236,4 +237,8 @@ def _check_settings(pairs: Sequence[tuple[str, Unit]], settings: Settings) -> No
     replace(outages_of(settings), is_partial=True).schedules(1, np.random.default_rng(0))
     for policy, unit in pairs:
         for machine in unit.kinds:
-            make_scheduler(policy, limits_of(machine, settings.kv_blocks, kv_tier=settings.kv_tier))
+            make_scheduler(policy, _limits(machine, settings))
+
+
+def _limits(machine: Profile, settings: Settings) -> Limits:
+    return limits_of(machine, settings.kv_blocks, settings.block_size, kv_tier=settings.kv_tier)

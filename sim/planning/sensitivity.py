@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from ..hardware.what_if import with_kv_blocks
+from ..hardware.what_if import BLOCK_SIZE, with_kv_blocks
+from ..kv_blocks import blocks_for
 from .answer import Sensitivity, Swing
 from .rate_search import RateRange, highest_rate
 from .replay import Replay
@@ -71,10 +72,15 @@ def _with_times(world: World, factor: float) -> World:
 
 def _with_capacity(world: World, factor: float) -> World:
     """The world with so many times the KV cache, of every machine its own."""
-    blocks = [max(1, round(factor * (m.kv_tokens(world.settings.kv_blocks) // 16))) for m in world.machines]
+    settings, size = world.settings, world.settings.block_size or BLOCK_SIZE
+    tokens = [m.kv_tokens(settings.kv_blocks, size) for m in world.machines]
+    blocks = [max(1, round(factor * (each // size))) for each in tokens]
     if len(dict.fromkeys(blocks)) == 1:
         return _with(world, kv_blocks=blocks[0])
-    machines = tuple(with_kv_blocks(m, b) for m, b in zip(world.machines, blocks, strict=True))
+    machines = tuple(
+        with_kv_blocks(m, blocks_for(b * size, BLOCK_SIZE))
+        for m, b in zip(world.machines, blocks, strict=True)
+    )
     return _with(replace(world, machines=machines), kv_blocks=None)
 
 

@@ -49,7 +49,11 @@ def accelerators_of(settings: MachineSettings, perception_tokens: int) -> tuple[
         if id(given) not in built:
             changed = overrides.apply(given, settings.set)
             limits = limits_of(
-                changed, settings.kv_blocks, perception_tokens=perception_tokens, kv_tier=settings.kv_tier
+                changed,
+                settings.kv_blocks,
+                settings.block_size,
+                perception_tokens=perception_tokens,
+                kv_tier=settings.kv_tier,
             )
             built[id(given)] = Accelerator(changed, limits)
     return tuple(built[id(given)] for given in profiles)

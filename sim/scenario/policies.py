@@ -9,6 +9,7 @@ from traces.errors import InputError, raised_outside
 from traces.registry import Registry
 
 from ..hardware.profile import Profile
+from ..hardware.what_if import BLOCK_SIZE, MAX_BLOCK_SIZE
 from ..perception.predictors import ANSWER_TOKENS, QUESTION_TOKENS
 from ..schedulers.base import CompleteScheduler, complete
 from ..schedulers.registry import SCHEDULERS
@@ -74,13 +75,17 @@ def _completed(made: object, limits: Limits, label: str) -> CompleteScheduler:
 def limits_of(
     profile: Profile,
     kv_blocks: int | None,
-    block_size: int = 16,
+    block_size: int | None = None,
     perception_tokens: int = QUESTION_TOKENS + ANSWER_TOKENS,
     kv_tier: str | None = None,
 ) -> Limits:
     """What a scheduler may know of a machine: its KV capacity, slower memory beside it, and where a larger
     batch stops paying.
     """
+    if block_size is None:
+        block_size = BLOCK_SIZE
+    if not 1 <= block_size <= MAX_BLOCK_SIZE:
+        raise InputError(f"block_size: {block_size} is not between 1 and {MAX_BLOCK_SIZE:,}")
     cost = profile.iteration_cost
     tiers, words = tiers_of(profile, kv_tier, block_size)
     return Limits(

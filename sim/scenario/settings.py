@@ -48,7 +48,13 @@ class MachineSettings:
     set: Overrides = None
     """{what_ifs}"""
     kv_blocks: int | None = None
-    """KV cache in blocks of 16 tokens, as a vLLM log states them, in place of the profile's capacity."""
+    """KV cache in blocks of --block-size tokens, as a vLLM log states them, in place of the profile's
+    capacity.
+    """
+    block_size: int | None = None
+    """Tokens of a KV block, 16 by default: vLLM's --block-size, SGLang's --page-size, TensorRT-LLM's
+    tokens_per_block.
+    """
     kv_tier: str | None = None
     """Slower memory for KV blocks beside each replica's own, as cpu:64GiB@50GB/s,disk:1TiB@5GB/s:
     `cpu:SIZE@RATE[,disk:SIZE@RATE][,blocking][,arc]`; blocking: iterations wait for what is fetched; arc: CPU
@@ -127,6 +133,7 @@ class PlanKeywords(TypedDict, total=False):
 
     set: Overrides
     kv_blocks: int | None
+    block_size: int | None
     kv_tier: str | None
     predictor: str | Predictor
     seed: int

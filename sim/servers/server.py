@@ -13,13 +13,12 @@ from sim.hardware import kernels
 from sim.hardware.datasheets import GPUS
 from sim.hardware.deployment import Deployment
 from sim.hardware.model_shape import MODELS
+from sim.hardware.what_if import BLOCK_SIZE, MAX_BLOCK_SIZE
 from sim.servers.command import ENGINES, engine_and_flags
 from sim.servers.flag import Flag, Reading
 from traces.errors import InputError
 from traces.spec import nearest
 
-BLOCK_SIZE = 16
-"""Tokens of a block in the simulator."""
 DTYPES = dict.fromkeys(("auto", "bfloat16", "float16", "half"))
 """The format of what is not quantised: the checkpoint decides, and 16 bits take the same time."""
 QUANTIZATIONS = {
@@ -37,7 +36,7 @@ class Server:
     """One server: `notes` say of which of its flags there is no effect here, or that they are unknown.
 
     `policy` and `profile` are texts as everywhere; `profile` is None without a model and a GPU. `kv_blocks`:
-    where the server was told how many there are.
+    where the server was told how many there are, of `block_size` tokens.
     """
 
     engine: str
@@ -45,6 +44,7 @@ class Server:
     policy: str
     profile: str | None = None
     kv_blocks: int | None = None
+    block_size: int = BLOCK_SIZE
     replicas: int = 1
     notes: tuple[str, ...] = ()
 
@@ -60,7 +60,8 @@ class Server:
         """Keyword arguments for `simulate`: those of these that the server decides."""
         found = {"policy": self.policy, "profile": self.profile, "kv_blocks": self.kv_blocks}
         given = {name: value for name, value in found.items() if value is not None}
-        return given | ({"replicas": self.replicas} if self.replicas > 1 else {})
+        not_default = {"block_size": (self.block_size, BLOCK_SIZE), "replicas": (self.replicas, 1)}
+        return given | {name: value for name, (value, default) in not_default.items() if value != default}
 
 
 def server(text: str, *, gpu: str | None = None) -> Server:
@@ -92,6 +93,7 @@ def server(text: str, *, gpu: str | None = None) -> Server:
         policy=policy,
         profile=_profile(engine, model, gpu, reading),
         kv_blocks=_kv_blocks(reading),
+        block_size=reading.engine.get("block_size", BLOCK_SIZE),
         replicas=reading.engine.get("replicas", 1),
         notes=tuple(reading.notes),
     )
@@ -128,9 +130,8 @@ def _check_layout(reading: Reading) -> None:
                 "not split"
             )
         reading.notes.append(f"requests of more than {longest} tokens are served here, not refused")
-    size = engine.get("block_size", BLOCK_SIZE)
-    if size != BLOCK_SIZE:
-        reading.notes.append(f"KV memory is counted in blocks of {BLOCK_SIZE} tokens, not of {size}")
+    if not 1 <= (size := engine.get("block_size", BLOCK_SIZE)) <= MAX_BLOCK_SIZE:
+        raise InputError(f"server: blocks of {size} tokens are not between 1 and {MAX_BLOCK_SIZE:,}")
     if engine.get("expert_parallel"):
         reading.deployment["ep"] = reading.deployment.get("tp", 1)
 
@@ -176,5 +177,6 @@ def known_model(model: str) -> str:
 def _kv_blocks(reading: Reading) -> int | None:
     engine = reading.engine
     if "blocks" in engine:
-        return int(engine["blocks"] * engine.get("block_size", BLOCK_SIZE) // BLOCK_SIZE)
-    return int(engine["kv_tokens"] // BLOCK_SIZE) if "kv_tokens" in engine else None
+        return int(engine["blocks"])
+    size = engine.get("block_size", BLOCK_SIZE)
+    return int(engine["kv_tokens"] // size) if "kv_tokens" in engine else None

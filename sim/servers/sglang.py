@@ -11,6 +11,9 @@ CHUNKS = ((35 * GIB, 2048), (60 * GIB, 4096), (160 * GIB, 8192))
 MAX_RUNNING_REQUESTS = 2048
 """The least that SGLang computes from its memory where nothing was said."""
 
+PAGE_SIZES = {"flashmla": 64, "trtllm_mla": 64, "trtllm_mha": 64, "cutlass_mla": 128}
+"""Tokens of a block (a page) that kernels of attention need; with the others it has one."""
+
 FLAGS: dict[str, Flag] = {
     "model-path": Flag("engine.model"),
     "tp-size": Flag("deployment.tp", "int"),
@@ -43,7 +46,8 @@ FLAGS: dict[str, Flag] = {
         *("watchdog-timeout", "dist-init-addr", "nnodes", "node-rank", "download-dir", "stream-interval"),
     ),
     **silent_switches(NOT_SCHEDULING, "trust-remote-code", "enable-metrics", "log-requests"),
-    **silent(KERNELS, "attention-backend", "sampling-backend", "cuda-graph-max-bs", "moe-runner-backend"),
+    "attention-backend": Flag("engine.attention_backend", why=f"it decides the size of pages; {KERNELS}"),
+    **silent(KERNELS, "sampling-backend", "cuda-graph-max-bs", "moe-runner-backend"),
     **silent_switches(KERNELS, "enable-torch-compile", "disable-custom-all-reduce"),
     **silent_switches("kernel times are those with CUDA graphs", "disable-cuda-graph"),
     **silent_switches(ONE_MODEL, "enable-lora"),
@@ -81,6 +85,7 @@ def finish(reading: Reading, gpu: str | None, gpu_bytes: int | None) -> None:
         del options["chunked_prefill_size"]
         options["chunked"] = False
     options.setdefault("max_num_seqs", MAX_RUNNING_REQUESTS)
+    engine.setdefault("block_size", PAGE_SIZES.get(engine.get("attention_backend", ""), 1))
     options["max_num_batched_tokens"] = max(2048, options["max_num_seqs"])
     if engine.get("dp_attention"):
         reading.deployment["dp_attention"] = engine.pop("replicas", 1)

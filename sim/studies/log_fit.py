@@ -23,6 +23,7 @@ from ..hardware.model_shape import ModelShape
 from ..hardware.piecewise_linear import PiecewiseLinear
 from ..hardware.profile import Profile, Provenance
 from ..hardware.step_cost import StepCost
+from ..hardware.what_if import BLOCK_SIZE
 from ..kv_blocks import blocks_for
 from ..scenario.scenario import scenario_of
 from ..scenario.settings import read_settings
@@ -112,6 +113,7 @@ def fit_logs(
     name: str,
     policy: str = "continuous",
     kv_blocks: int | None = None,
+    block_size: int | None = None,
     engine: str = "unknown",
     model: ModelShape | None = None,
     gpu: Gpu | None = None,
@@ -120,8 +122,8 @@ def fit_logs(
 ) -> LogFit:
     """A profile under which the logs at `paths` come out as measured, under the server's own `policy`.
 
-    `kv_blocks`: its KV memory, in blocks of 16 tokens; None: enough for all. `on_progress(done, fits)`.
-    Raises InputError for a bad log, and for one with too few requests.
+    `kv_blocks`: its KV memory, in blocks of `block_size` tokens (16 by default); None: enough for all.
+    `on_progress(done, fits)`. Raises InputError for a bad log, and for one with too few requests.
     """
     if not paths:
         raise InputError("log: no file is given")
@@ -135,7 +137,7 @@ def fit_logs(
         if on_progress is not None:
             on_progress(done, fits)
 
-    replays = [_Replay(log, of_a_server(policy), kv_blocks) for log in logs]
+    replays = [_Replay(log, of_a_server(policy), kv_blocks, block_size) for log in logs]
     shape = IterationModel(sizes_of(logs), name, engine, model, gpu)
     best, spread = _refined(replays, shape)
     progress(1)
@@ -173,13 +175,15 @@ def _names(paths: Sequence[str | Path]) -> list[str]:
 class _Replay:
     """A log that can be simulated under a profile."""
 
-    def __init__(self, log: Log, policy: str, kv_blocks: int | None) -> None:
+    def __init__(self, log: Log, policy: str, kv_blocks: int | None, block_size: int | None) -> None:
         trace = log.trace
         assert trace.arrival_s is not None
         self.log, self.policy = log, policy
-        self.kv_blocks = kv_blocks or sum(
-            blocks_for(int(tokens), 16) for tokens in trace.prompt_tokens + trace.output_tokens
-        )
+        size = BLOCK_SIZE if block_size is None else block_size
+        if kv_blocks is None:
+            totals = (trace.prompt_tokens + trace.output_tokens).tolist()
+            kv_blocks = sum(blocks_for(tokens, max(1, size)) for tokens in totals)
+        self.memory = {"kv_blocks": kv_blocks, "block_size": size}
         self.several = trace.output_tokens > 1
         self.measured = {
             name: log.latency[name][self.several] if name == "tpot_ms" else log.latency[name]
@@ -192,7 +196,7 @@ class _Replay:
 
     def predicted(self, profile: Profile) -> dict[str, FloatArray]:
         """Latencies in ms, as `measured` has them."""
-        settings = read_settings(self.log.trace, {"profile": profile, "kv_blocks": self.kv_blocks})
+        settings = read_settings(self.log.trace, {"profile": profile, **self.memory})
         result = scenario_of(settings).run(self.policy)
         columns = result.columns
         if result.summary["failed"]:

@@ -36,6 +36,16 @@ def test_a_server_gives_the_policy_and_flags_win(capsys: pytest.CaptureFixture[s
     assert summary(capsys)["policy"] == "sequence"
 
 
+def test_the_size_of_a_servers_blocks_acts_and_a_flag_wins(capsys: pytest.CaptureFixture[str]) -> None:
+    few = ("--profile", "h200-vicuna-7b", "--trace", "fixed:prompt_tokens=10,output_tokens=10")
+    server = "vllm serve some/model --num-gpu-blocks-override 9 --block-size"
+    in_large = summary(capsys, *few, "--server", f"{server} 64")
+    assert in_large == summary(capsys, *few, "--server", f"{server} 16", "--block-size", "64")
+    in_small = summary(capsys, *few, "--server", f"{server} 64", "--block-size", "16")
+    assert in_small == summary(capsys, *few, "--server", f"{server} 16")
+    assert in_small["duration"] > in_large["duration"]
+
+
 def test_what_has_no_effect_is_said_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     main(["simulate", "--num-prompts", "5", "--server", SERVER, "--profile", "h200-vicuna-7b"])
     assert "seqsched: server: --colour blue: not understood\n" in capsys.readouterr().err

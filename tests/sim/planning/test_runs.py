@@ -187,7 +187,7 @@ def test_every_setting_of_a_plan_makes_another_key(world: World, tmp_path: Path)
         "predictor": "exact", "router": "round-robin", "failures": failures, "mtbf_s": 9.0, "mttr_s": 2.0,
         "kv_blocks": 99, "sample_seed": 3, "num_prompts": 7, "max_concurrency": 5, "max_new_tokens": 30,
         "startup_s": 1.0, "time_scale": 0.5, "prompt_scale": 2.0, "output_scale": 2.0, "time_unit": "ms",
-        "cap": "own", "kv_tier": "cpu:1GiB@1GB/s", "slo_classes": "a:ttft=900",
+        "cap": "own", "kv_tier": "cpu:1GiB@1GB/s", "block_size": 32, "slo_classes": "a:ttft=900",
     }  # fmt: skip
     assert set(others) == set(PlanKeywords.__annotations__) - {*OF_THE_RUN}
     run, runs = Run(2, 3.0, 0, 60), Runs(SLO)

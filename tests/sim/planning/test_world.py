@@ -64,6 +64,7 @@ ACTING: dict[str, dict[str, Any]] = {
     "predictor": {"predictor": "noisy:sigma=1"},
     "router": {"router": "round-robin"},
     "kv_blocks": {"kv_blocks": 60},
+    "block_size": {"kv_blocks": 40, "block_size": 64},
     "mtbf_s": {"mtbf_s": 5.0, "mttr_s": 2.0},
     "mttr_s": {"mtbf_s": 5.0, "mttr_s": 2.0},
     "startup_s": {"mtbf_s": 5.0, "mttr_s": 2.0, "startup_s": 3.0},
@@ -79,7 +80,7 @@ ACTING: dict[str, dict[str, Any]] = {
 }
 
 
-SHARED = ("startup_s", "cap", "slo_classes")
+SHARED = ("startup_s", "cap", "slo_classes", "block_size")
 """Settings that act beside others alone."""
 
 

@@ -39,8 +39,8 @@ def test_a_command_of_vllm_gives_policy_limits_parallelism_and_formats() -> None
         "async_scheduling": "on",
     }
     assert read.profile == "llama-3.1-8b@h200,engine=vllm,tp=2,dtype=fp8,kv=fp8,utilization=0.95"
-    assert (read.kv_blocks, read.replicas) == (1000, 1)
-    assert read.settings.keys() == {"policy", "profile", "kv_blocks"}
+    assert (read.kv_blocks, read.block_size, read.replicas) == (500, 32, 1)
+    assert read.settings.keys() == {"policy", "profile", "kv_blocks", "block_size"}
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,29 @@ def test_a_command_of_sglang() -> None:
     assert (chosen["rules"], chosen["mixed_chunk"], chosen["chunked"]) == ("sglang", "on", "off")
     assert chosen["schedule_conservativeness"] == "0.3"
     assert read.profile == "Qwen/Qwen3-32B@h100,engine=sglang,tp=4,kv=bf16"
-    assert (read.kv_blocks, read.replicas) == (10_000, 2)
+    assert (read.kv_blocks, read.block_size, read.replicas) == (160_000, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("command", "size"),
+    [
+        ("vllm serve x", 16),
+        ("vllm serve x --block-size 128", 128),
+        ("sglang serve --model-path x", 1),
+        ("sglang serve --model-path x --page-size 64", 64),
+        ("sglang serve --model-path x --attention-backend trtllm_mha", 64),
+        ("trtllm-serve x", 32),
+    ],
+)
+def test_blocks_are_those_of_the_engine_or_of_its_flag(command: str, size: int) -> None:
+    assert server(command).block_size == size
+
+
+def test_blocks_of_tensorrt_llm_are_those_of_its_file(tmp_path: Path) -> None:
+    extra = tmp_path / "extra.yaml"
+    extra.write_text("kv_cache_config:\n  tokens_per_block: 64\n  max_tokens: 64000\n")
+    read = server(f"trtllm-serve x --config {extra}")
+    assert (read.kv_blocks, read.block_size) == (1000, 64)
 
 
 def test_a_file_of_tensorrt_llm_wins_over_its_command_and_a_command_of_vllm_over_its_file(
@@ -158,6 +180,7 @@ def test_every_flag_without_effect_and_every_unknown_one_is_said() -> None:
         (f"{VLLM} --max-num-seqs", "--max-num-seqs needs a value"),
         (f"{VLLM} --max-num-seqs many", "--max-num-seqs: 'many' is not a whole number"),
         (f"{VLLM} -tp 2 --tensor-parallel-size 4", "--tensor-parallel-size is given twice"),
+        (f"{VLLM} --block-size 0", "blocks of 0 tokens are not between 1 and"),
         (f"{VLLM} -pp 2", "2 pipeline stages are not modelled"),
         (
             f"{VLLM} --max-num-seqs 512 --max-num-batched-tokens 256",
