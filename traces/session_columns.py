@@ -92,9 +92,9 @@ def read(table: Table, ids: npt.NDArray[Any] | None) -> Waits:
     count from 0. Raises InputError for an unknown id, one of another session, requests that wait for each
     other, and a negative think time.
     """
-    session_id = checks.texts(table, "session_id") if "session_id" in table.columns else None
+    session_id, alone = _session_ids(table)
     if "waits_for" not in table.columns:
-        return Waits(session_id=session_id)
+        return Waits(session_id=session_id, notes=alone)
     parents = _parents(table, ids)
     if session_id is not None:
         _refuse_other_sessions(table, parents, session_id)
@@ -104,12 +104,27 @@ def read(table: Table, ids: npt.NDArray[Any] | None) -> Waits:
         raise checks.fault(table, row, "waits_for", what)
     waiting = np.array([bool(rows) for rows in parents])
     think_s = _think_s(table) if "think_s" in table.columns else None
-    notes: tuple[str, ...] = ()
+    notes = alone
     if think_s is not None and (idle := waiting < (think_s > 0)).any():
         count, first = int(idle.sum()), table.label(int(idle.argmax()))
-        notes = (f"think_s of {count} requests that wait for none is not used (the first in {first})",)
+        notes += (f"think_s of {count} requests that wait for none is not used (the first in {first})",)
         think_s = np.where(waiting, think_s, 0.0)
     return Waits(parents, think_s, session_id, notes)
+
+
+def _session_ids(table: Table) -> tuple[npt.NDArray[Any] | None, tuple[str, ...]]:
+    """Which session each row is of, empty for none, and a note where only some are; None where no row is."""
+    if "session_id" not in table.columns:
+        return None, ()
+    names = checks.optional_texts(table, "session_id")
+    blank = np.array([not name.strip() for name in names])
+    names[blank] = ""
+    if not blank.any() or blank.all():
+        return (None if blank.all() else names), ()
+    return names, (
+        f"session_id of {int(blank.sum())} of {len(names)} requests is blank (the first in "
+        f"{table.label(int(blank.argmax()))}): each of them is a session of its own",
+    )
 
 
 def _think_s(table: Table) -> FloatArray:
@@ -155,6 +170,8 @@ def _refuse_other_sessions(
     table: Table, parents: Sequence[Sequence[int]], session_id: npt.NDArray[Any]
 ) -> None:
     for row, rows in enumerate(parents):
+        if rows and not session_id[row]:
+            raise checks.fault(table, row, "session_id", "is blank, and the request waits for another")
         for parent in rows:
             if session_id[parent] != session_id[row]:
                 one, other = checks.display(session_id[parent]), checks.display(session_id[row])

@@ -118,6 +118,26 @@ def taken(waits_for: IntArray, think_s: FloatArray, rows: IntArray) -> tuple[Int
     return padded(chosen), np.array([think[row] for row in rows.tolist()], dtype=np.float64)
 
 
+def is_blank(session_id: object) -> bool:
+    """Whether this names no session."""
+    return session_id is None or session_id == ""
+
+
+def first_rows(session_id: npt.NDArray[Any]) -> IntArray:
+    """The first row of each request's session, shape (n,); one that is of no session is one of its own."""
+    first: dict[Any, int] = {}
+    rows = [
+        row if is_blank(each) else first.setdefault(each, row) for row, each in enumerate(session_id.tolist())
+    ]
+    return np.array(rows, dtype=np.int64)
+
+
+def numbered(session_id: npt.NDArray[Any]) -> IntArray:
+    """Sessions by number, from 0 in order of appearance, shape (n,)."""
+    numbers: IntArray = np.unique(first_rows(session_id), return_inverse=True)[1]
+    return numbers
+
+
 def session_of(waits_for: IntArray, session_id: npt.NDArray[Any] | None) -> IntArray:
     """The first row of each request's session, shape (n,); parents come before those that wait for them.
 
@@ -125,8 +145,7 @@ def session_of(waits_for: IntArray, session_id: npt.NDArray[Any] | None) -> IntA
     """
     n = len(waits_for)
     if session_id is not None:
-        firsts: dict[Any, int] = {}
-        return np.array([firsts.setdefault(each, row) for row, each in enumerate(session_id.tolist())])
+        return first_rows(session_id)
     first = list(range(n))
 
     def find(row: int) -> int:
@@ -143,10 +162,7 @@ def session_of(waits_for: IntArray, session_id: npt.NDArray[Any] | None) -> IntA
 
 def session_sizes(session_id: npt.NDArray[Any]) -> IntArray:
     """The number of requests of each session, in order of appearance."""
-    counts: dict[Any, int] = {}
-    for each in session_id.tolist():
-        counts[each] = counts.get(each, 0) + 1
-    return np.array(list(counts.values()), dtype=np.int64)
+    return np.bincount(numbered(session_id))
 
 
 def earliest_s(parents: Sequence[Sequence[int]], think_s: FloatArray, arrival_s: FloatArray) -> FloatArray:
@@ -186,6 +202,9 @@ def refuse(
             parent = int(waits_for[row][other[row]][0])
             what = f"row {parent + 1} is of session {session_id[parent]}, not of {session_id[row]}"
             refuse_row("waits_for", row, what)
+        alone = is_waiting(waits_for) & np.array([is_blank(each) for each in session_id.tolist()], dtype=bool)
+        if alone.any():
+            refuse_row("session_id", int(alone.argmax()), "is blank, and the request waits for another")
 
 
 def texts(waits_for: IntArray, ids: Iterable[Any]) -> npt.NDArray[np.object_]:

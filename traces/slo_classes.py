@@ -14,6 +14,7 @@ import numpy as np
 from . import checks, quantities, spec
 from .errors import InputError
 from .generating import stream
+from .sessions import first_rows
 from .trace import CLASS_NAME, MOST_CLASSES, SLO_COLUMNS, FloatArray, Trace, is_class
 
 LATENCIES = tuple(column.removesuffix("_slo_ms") for column in SLO_COLUMNS)
@@ -104,9 +105,7 @@ def _of_sessions(trace: Trace, drawn: FloatArray) -> FloatArray:
     """What was drawn for the first request of each one's session, shape (n,)."""
     if trace.sessions is None:
         return drawn
-    first: dict[object, int] = {}
-    rows = [first.setdefault(session, row) for row, session in enumerate(trace.sessions.tolist())]
-    return drawn[np.array(rows, dtype=np.int64)]
+    return drawn[first_rows(trace.sessions)]
 
 
 def _column(classes: Sequence[SloClass], latency: str) -> FloatArray:

@@ -170,11 +170,18 @@ class Trace:
 
     @property
     def sessions(self) -> npt.NDArray[Any] | None:
-        """The session of each request, shape (n,): by its id, or by the id of its first request; None where
-        nothing is known of sessions.
+        """The session of each request, shape (n,): by its id, or by the id of its first request; None for
+        one that is of no session, and where nothing is known of sessions.
         """
-        if self.session_id is not None or self.waits_for is None:
-            return self.session_id
+        if self.session_id is not None:
+            blank = np.array([sessions.is_blank(each) for each in self.session_id.tolist()], dtype=bool)
+            if not blank.any():
+                return self.session_id
+            named = self.session_id.astype(object)
+            named[blank] = None
+            return named
+        if self.waits_for is None:
+            return None
         first: npt.NDArray[Any] = self.request_id[sessions.session_of(self.waits_for, None)]
         return first
 

@@ -114,5 +114,7 @@ def _named(session_id: Any, turns: IntArray) -> Any:
     """The ids of the rows' sessions; one that comes again has the number of its turn behind its id."""
     if not turns.any():
         return session_id
-    pairs = zip(session_id.tolist(), turns.tolist(), strict=True)
-    return np.array([f"{one}#{turn + 1}" if turn else one for one, turn in pairs], dtype=object)
+    again = turns.astype(bool) & ~np.array([sessions.is_blank(one) for one in session_id.tolist()])
+    named = session_id.astype(object)
+    named[again] = [f"{one}#{turn + 1}" for one, turn in zip(named[again], turns[again], strict=True)]
+    return named

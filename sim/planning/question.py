@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from traces import quantities
 from traces.arrivals import busiest_tenth
 from traces.errors import InputError
+from traces.sessions import session_sizes
 from traces.trace import Trace
 
 from ..fleet.routers import DEFAULT_ROUTER
@@ -91,7 +92,7 @@ def with_sessions(slo: Slo, workload: Workload) -> Slo:
             f"slo: {name} bounds sessions, and {workload.name} does not say which requests are of one "
             "(session_id, waits_for)"
         )
-    return replace(slo, session_requests=len(sessions) / len(set(sessions.tolist())))
+    return replace(slo, session_requests=float(session_sizes(sessions).mean()))
 
 
 def workload_of(

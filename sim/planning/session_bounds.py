@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from traces.sessions import numbered
 from traces.trace import FloatArray, IntArray
 
 from ..results.session_table import session_table
@@ -37,9 +38,7 @@ class SessionValues:
 
 def _first_rows(session_id: npt.NDArray[Any], arrival_s: FloatArray) -> IntArray:
     """The row of each session that arrived first, in order of the first row of each."""
-    first: dict[object, int] = {}
-    for row, name in enumerate(session_id.tolist()):
-        known = first.setdefault(name, row)
-        if arrival_s[row] < arrival_s[known]:
-            first[name] = row
-    return np.array(list(first.values()), dtype=np.int64)
+    number = numbered(session_id)
+    by_arrival = np.lexsort((arrival_s, number))
+    first: IntArray = by_arrival[np.unique(number[by_arrival], return_index=True)[1]]
+    return first

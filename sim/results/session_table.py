@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from traces.sessions import numbered
 from traces.trace import FloatArray, IntArray
 
 BoolArray = npt.NDArray[np.bool_]
@@ -43,7 +44,7 @@ def session_table(
     requests: Mapping[str, npt.NDArray[Any]], done: BoolArray, steady: BoolArray
 ) -> SessionTable:
     """The sessions of per-request columns, of which these completed, and these are no warm-up besides."""
-    number = _numbers(requests["session_id"])
+    number = numbered(requests["session_id"])
     n = int(number.max()) + 1
 
     def sum_of(column: str) -> FloatArray:
@@ -66,9 +67,3 @@ def session_table(
 def _all_of(number: IntArray, rows: BoolArray) -> BoolArray:
     every: BoolArray = np.bincount(number, weights=rows) == np.bincount(number)
     return every
-
-
-def _numbers(session_id: npt.NDArray[Any]) -> IntArray:
-    """Sessions by number, from 0 in order of appearance, shape (n,)."""
-    numbers: dict[object, int] = {}
-    return np.array([numbers.setdefault(each, len(numbers)) for each in session_id.tolist()])

@@ -15,21 +15,73 @@ from hypothesis import strategies as st
 
 from traces import InputError, load, write
 from traces.arrivals import assign, at_rate, busiest, stretched, window
-from traces.sessions import NOBODY, cycle_in, in_causal_order, padded, session_of
+from traces.sessions import (
+    NOBODY,
+    cycle_in,
+    first_rows,
+    in_causal_order,
+    numbered,
+    padded,
+    session_of,
+    session_sizes,
+)
 from traces.trace import Trace
 
 Put = Callable[..., Path]
 HEAD = "request_id,session_id,waits_for,think_s,arrival_s,prompt_tokens,output_tokens\n"
+ALONE = 4
+"""Of which session a request of none is drawn to be."""
+
+
+@given(st.lists(st.sampled_from(["", None, "a", "b"]), min_size=1, max_size=12))
+def test_a_blank_name_is_no_session_that_another_row_is_of(names: list[str | None]) -> None:
+    ids = np.array(names, dtype=object)
+    named = [name for name in names if name]
+    sizes = session_sizes(ids)
+    assert sizes.sum() == len(names)
+    assert len(sizes) == len(names) - len(named) + len(set(named))
+    assert numbered(ids).max() == len(sizes) - 1
+    assert all(rows_of == row for row, rows_of in enumerate(first_rows(ids)) if not names[row])
+
+
+@pytest.mark.parametrize(
+    ("rows", "sessions", "note"),
+    [
+        (
+            "0,s,,,0,5,5\n1,,,,1,5,5\n2,  ,,,2,5,5\n3,s,,,3,5,5\n",
+            ["s", None, None, "s"],
+            "of 2 of 4 requests",
+        ),
+        ("0,,,,0,5,5\n1,,,,1,5,5\n", None, ""),
+        ("0,s,,,0,5,5\n1,s,0,1,,5,5\n", ["s", "s"], ""),
+    ],
+)
+def test_rows_with_a_blank_session_are_requests_without_one(
+    put: Put, rows: str, sessions: list[str | None] | None, note: str
+) -> None:
+    trace = load(put(HEAD + rows, "t.csv"))
+    known = trace.sessions
+    assert (None if known is None else known.tolist()) == sessions
+    said = [each for each in trace.notes if "session_id" in each]
+    assert (note in said[0]) if note else not said
+
+
+def test_who_waits_for_another_is_of_a_session_where_others_are(put: Put) -> None:
+    path = put(HEAD + "0,s,,,0,5,5\n1,,,,1,5,5\n2,,1,1,,5,5\n", "t.csv")
+    with pytest.raises(InputError, match=r"row 3, session_id: is blank, and the request waits for another"):
+        load(path)
 
 
 @st.composite
 def traces(draw: st.DrawFn, *, named: bool = True) -> Trace:
-    """Up to five sessions side by side, whose requests wait for up to three of the earlier ones."""
+    """Up to four sessions side by side, whose requests wait for up to three of the earlier ones, and requests
+    of no session.
+    """
     n = draw(st.integers(1, 20))
     session = draw(st.lists(st.integers(0, 4), min_size=n, max_size=n))
     parents = []
     for row in range(n):
-        before = [other for other in range(row) if session[other] == session[row]]
+        before = [other for other in range(row) if session[other] == session[row] != ALONE]
         chosen = st.lists(st.sampled_from(before), max_size=3, unique=True) if before else st.just([])
         parents.append(draw(chosen))
     gaps = draw(st.lists(st.sampled_from([0.0, 0.0, 0.5, 3.0]), min_size=n, max_size=n))
@@ -43,7 +95,9 @@ def traces(draw: st.DrawFn, *, named: bool = True) -> Trace:
         np.arange(1, n + 1),
         arrival_s=arrival,
         deadline_s=arrival + 5,
-        session_id=np.array([f"s{k}" for k in session], dtype=object) if named else None,
+        session_id=np.array(["" if k == ALONE else f"s{k}" for k in session], dtype=object)
+        if named
+        else None,
         waits_for=waits_for,
         think_s=np.where((waits_for >= 0).any(axis=1), think, 0.0),
     )
@@ -211,7 +265,7 @@ def test_windows_keep_sessions_whole(trace: Trace, seed: int, number: int) -> No
     for cut in (window(trace, seed, number), busiest(trace, number), stretched(trace, 3.0)):
         assert pairs(cut) <= pairs(trace) and cut.session_id is not None and cut.arrival_s is not None
         for session, count in zip(*np.unique(cut.session_id.astype(str), return_counts=True), strict=True):
-            assert count == sizes[session.partition("#")[0]]
+            assert not session or count == sizes[session.partition("#")[0]]
 
 
 def test_at_a_rate_sessions_start_closer_together() -> None:
@@ -235,7 +289,9 @@ def test_a_beginning_says_how_many_go_on_from_its_sessions(
     assert names is not None
     begun = set(names[:count].tolist())
     cut = trace if named else replace(trace, session_id=None)
-    assert cut.sample(count).num_cut == sum(name in begun for name in names[count:].tolist())
+    assert cut.sample(count).num_cut == sum(
+        name is not None and name in begun for name in names[count:].tolist()
+    )
 
 
 def test_requests_that_wait_are_not_permuted() -> None:

@@ -63,6 +63,17 @@ def test_ids_alone_are_sessions_too() -> None:
     assert result.summary["sessions"] == 2
 
 
+def test_requests_without_a_session_are_sessions_of_their_own() -> None:
+    """Of five requests at once, one at a time, two are of no session: they are not one."""
+    names = np.array(["a", "", "a", "", "b"], dtype=object)
+    trace = replace(made([[]] * 5, [0] * 5, [1] * 5, [0] * 5), session_id=names)
+    trace = replace(trace, waits_for=None, think_s=None)
+    result = simulate(trace, profile=flat_machine(TICK_S), policy="continuous:max_num_seqs=1")
+    assert result.summary["sessions"] == 4
+    assert result.columns["session_id"].tolist() == ["a", None, "a", None, "b"]
+    assert result.summary["mean_session_ms"] == pytest.approx((3 + 2 + 4 + 5) / 4 * 1e3 * TICK_S)
+
+
 @given(st.lists(st.floats(0.001, 1000), min_size=1, max_size=20))
 def test_jains_index_is_between_one_share_and_one(values: list[float]) -> None:
     index = jains_index(np.array(values))
