@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, get_args
 
 from .base import Need
 from .order import BY_DEADLINE, BY_MEMORY, NEEDS, PREEMPTING, Order
 from .quantile_option import quantile_of
-from .waits import WaitOption
+from .retention import WaitOption
 
 RULE_OPTIONS = {
     "vllm": ("admission", "margin", "preempt_until", "starve_after", "quantum", "ask_every"),
@@ -36,6 +36,9 @@ BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("token_ms", 0, 1e6),
 )
 """(option, least, most)."""
+
+WITH_ORDER = {"preempt_until": "preempts_until", "starve_after": "starves_after"}
+"""Options whose default is the order's -> the property that has their value."""
 
 
 @dataclass(frozen=True)
@@ -199,21 +202,18 @@ class ContinuousOptions:
             raise ValueError(f"order: {self.order} preempts or guards, which rules={self.rules} do not")
         if self.order in BY_MEMORY and self.prefix_caching != "on":
             raise ValueError(f"order: {self.order} needs prefix_caching=on, not {self.prefix_caching}")
-        if self.order == "vtc" and (self.is_ranked or self.rules != "vllm"):
-            raise ValueError(
-                "order: vtc takes no preempt_until, starve_after or ask_every, and no rules but vllm"
-            )
+        if self.order == "vtc":
+            self._refuse_any("order: vtc", "preempt_until", "starve_after", "ask_every", "rules")
         if self.late == "last":
             self._check_late()
-        if self.order in BY_MEMORY and self.is_ranked:
-            raise ValueError(f"order: {self.order} takes no preempt_until or ask_every")
+        if self.order in BY_MEMORY:
+            self._refuse_any(f"order: {self.order}", "preempt_until", "ask_every")
 
     def _check_late(self) -> None:
         """ValueError where nobody can be put off for being late under these options."""
         if self.order not in BY_DEADLINE:
             raise ValueError(f"late: last needs order={' or '.join(BY_DEADLINE)}, not {self.order}")
-        if self.is_ranked or self.rules != "vllm" or self.waits != "discard":
-            raise ValueError("late: last takes no preempt_until, starve_after, waits, or rules but vllm")
+        self._refuse_any("late: last", "preempt_until", "starve_after", "rules", "waits")
 
     def _check_waits(self) -> None:
         """ValueError where memory cannot be held for turns to come under these options."""
@@ -221,20 +221,34 @@ class ContinuousOptions:
             return
         if self.prefix_caching != "on":
             raise ValueError(f"waits: {self.waits} needs prefix_caching=on, not {self.prefix_caching}")
-        if self.order in (*BY_MEMORY, "vtc") or self.preempts_until > 0:
-            raise ValueError(f"waits: {self.waits} does not go with order={self.order} or preempt_until")
+        self._refuse_orders(f"waits: {self.waits}")
+        self._refuse_any(f"waits: {self.waits}", "preempt_until")
 
     def check_tiered(self) -> None:
         """ValueError where blocks cannot be kept in slower memory under these options."""
         if self.prefix_caching != "on":
             raise ValueError(f"kv_tier: needs prefix_caching=on, not {self.prefix_caching}")
-        if self.is_ranked or self.order in (*BY_MEMORY, "vtc"):
-            raise ValueError(
-                f"kv_tier: does not go with order={self.order} (preempt_until={self.preempts_until:g}, "
-                f"starve_after={self.starves_after}, ask_every={self.ask_every})"
-            )
-        if self.admission != "prompt" or not self.chunked or self.late != "first":
-            raise ValueError("kv_tier: needs admission=prompt, chunked=on and late=first")
+        self._refuse_orders("kv_tier:")
+        self._refuse_any("kv_tier:", *("preempt_until", "starve_after", "ask_every"))
+        self._refuse_any("kv_tier:", *("admission", "chunked", "late"))
+
+    def _refuse_orders(self, what: str) -> None:
+        """ValueError where this does not go with the order, though no single option says why."""
+        others = (*BY_MEMORY, "vtc")
+        if self.order in others:
+            allowed = ", ".join(each for each in get_args(Order) if each not in (*others, *PREEMPTING))
+            raise ValueError(f"{what} does not go with order={self.order}; it does with {allowed}")
+
+    def _refuse_any(self, what: str, *options: str) -> None:
+        """ValueError for the first of these options that is not at its default, which this needs."""
+        for name in options:
+            value, usual, by_order = getattr(self, name), getattr(DEFAULTS, name), ""
+            if name in WITH_ORDER:
+                by_order = f", of order={self.order}" if value is None else ""
+                value, usual = getattr(self, WITH_ORDER[name]), 0
+            if value != usual:
+                is_set, needed = (f"{name}={_shown(each)}" for each in (value, usual))
+                raise ValueError(f"{what} does not go with {is_set}{by_order}; {needed} is needed")
 
     @property
     def never_evicts(self) -> bool:
@@ -262,3 +276,15 @@ class ContinuousOptions:
             raise ValueError(
                 f"schedule_conservativeness: {conservativeness} must be at least 0 and below 1000"
             )
+
+
+DEFAULTS = ContinuousOptions()
+
+
+def _shown(value: object) -> str:
+    """A value as an option is written."""
+    return (
+        {True: "on", False: "off"}[value]
+        if isinstance(value, bool)
+        else format(value, "g" if isinstance(value, float) else "")
+    )

@@ -8,8 +8,8 @@ from .deadlines import Deadline, LeastLaxity
 from .gittins import Gittins
 from .mlfq import SkipJoinQueues
 from .order import STATIC, FairShare, MemoryTime, Rank, ShortestRemaining, by_priority
+from .retention import Retention
 from .uncertain import LowerBound, tail_inflated
-from .waits import Waits
 
 
 def discipline(options: ContinuousOptions, limits: Limits) -> Rank:
@@ -27,7 +27,7 @@ def discipline(options: ContinuousOptions, limits: Limits) -> Rank:
         case "shortest-remaining":
             return ShortestRemaining()
         case "memory-time":
-            return MemoryTime(None if options.waits == "discard" else Waits(options.waits, limits))
+            return MemoryTime(None if options.waits == "discard" else Retention(options.waits, limits))
         case "deadline":
             return Deadline()
         case "least-laxity":

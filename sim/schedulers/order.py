@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias, get_args
 
 from ..request import Request
 from .base import Need
-from .waits import Waits
+from .retention import Retention
 
 Order: TypeAlias = Literal[
     "fcfs",
@@ -102,19 +102,20 @@ class MemoryTime:
     """The least memory over time first: the tokens held, summed over the iterations of the predicted rest
     (LAMPS, arXiv 2410.18248). What outlived its prediction is taken to end with the next token.
 
-    With `waits` the memory that it takes while its session waits for the next turn is added, as it is held,
-    moved or computed again. Without, a turn is a request of its own, which gives its memory up when it ends.
+    With `retention` the memory that it takes while its session waits for the next turn is added, as it is
+    held, moved or computed again. Without, a turn is a request of its own, which gives its memory up when it
+    ends.
     """
 
-    def __init__(self, waits: Waits | None = None) -> None:
-        self.waits = waits
+    def __init__(self, retention: Retention | None = None) -> None:
+        self.retention = retention
 
     def __call__(self, request: Request, generated: int) -> float:
         """Tokens times iterations."""
         rest = max(1, (request.predicted_tokens or 0) - generated)
         held = request.prompt_tokens + generated
         rank = rest * held + rest * (rest + 1) / 2
-        return rank if self.waits is None else rank + self.waits.memory_time(request, held + rest)
+        return rank if self.retention is None else rank + self.retention.memory_time(request, held + rest)
 
     def until_above(self, request: Request, generated: int, bound: float) -> int:
         """It rises once the prediction is outlived, by one a token."""

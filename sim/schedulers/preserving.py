@@ -2,8 +2,8 @@
 waits (InferCept, arXiv 2402.01869; LAMPS, arXiv 2410.18248).
 
 A turn that another is predicted to go on from leaves its full blocks held when it ends; what becomes of them
-is decided at once (`Waits`), by its real context and by what else runs. The turn that comes back to memory
-that is held, or was swapped out, goes before all that wait, and computes only what is new.
+is decided at once (`Retention`), by its real context and by what else runs. The turn that comes back to
+memory that is held, or was swapped out, goes before all that wait, and computes only what is new.
 
 Memory that is held gives way to those that run, before any of them is evicted, and to those that wait only
 where nobody runs: that of the turn which is due last goes first. It is then found again like anything that a
@@ -22,8 +22,8 @@ from .continuous import ContinuousScheduler
 from .preemption import next_chunks
 from .preserved_memory import Preserved, Preserving, PreservingKvCache, PreservingTieredKvCache
 from .ranked import AheadRankedScheduler, RankedScheduler
+from .retention import Retention
 from .tiered import AheadTieredScheduler, TieredScheduler
-from .waits import Waits
 
 BACK = -1e9
 """The ranks of those that come back begin here, so that they go before all others that do not starve."""
@@ -42,7 +42,7 @@ class PreservingScheduler(ContinuousScheduler):
     def __init__(self, limits: Limits, **options: Any) -> None:
         super().__init__(limits, **options)
         self.kv = self._memory()
-        self.choice = Waits(self.options.waits, self.limits)
+        self.retention = Retention(self.options.waits, self.limits)
         self.is_fcfs = False  # who comes back overtakes
 
     def _memory(self) -> Preserving:
@@ -148,7 +148,7 @@ class PreservingScheduler(ContinuousScheduler):
     def _decide_on(self, left: Preserved, running_tokens: int) -> None:
         """Hold the blocks of a turn for the next one, or not."""
         tokens = left.num_blocks * self.kv.block_size
-        if self.choice.way(left.wait_s, tokens, running_tokens) == "preserve":
+        if self.retention.way(left.wait_s, tokens, running_tokens) == "preserve":
             self.kv.preserve(left)
         else:
             self.kv.let_go(left)
@@ -194,7 +194,7 @@ class PreservingTieredScheduler(PreservingScheduler, TieredScheduler):
         """Hold the blocks of a turn for the next one, here or on the host, or not."""
         super()._decide_on(left, running_tokens)
         tokens = left.num_blocks * self.kv.block_size
-        if self.choice.way(left.wait_s, tokens, running_tokens) == "swap":
+        if self.retention.way(left.wait_s, tokens, running_tokens) == "swap":
             self.kv.kept.swap(left)
 
 

@@ -29,7 +29,7 @@ WaitOption: TypeAlias = Literal["discard", "preserve", "swap", "least-waste"]
 WAYS: tuple[Way, ...] = ("discard", "preserve", "swap")
 
 
-class Waits:
+class Retention:
     """The way that is chosen for each wait: always the same, or with `least-waste` the cheapest there is.
 
     `swap` is there where the limits have a tier that gives up by LRU: ARC keeps nothing for anybody. Where

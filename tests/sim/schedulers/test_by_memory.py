@@ -175,7 +175,10 @@ def test_who_is_overtaken_for_ever_gets_in_after_so_many_iterations(order: str, 
         ({}, "needs prefix_caching=on, not own"),
         ({"prefix_caching": "off"}, "needs prefix_caching=on, not off"),
         ({"rules": "sglang"}, "needs prefix_caching=on, not own"),
-        ({"prefix_caching": "on", "preempt_until": 0.5}, "takes no preempt_until or ask_every"),
+        (
+            {"prefix_caching": "on", "preempt_until": 0.5},
+            "does not go with preempt_until=0.5; preempt_until=0 is needed",
+        ),
     ],
 )
 def test_what_they_cannot_do_is_refused(order: Any, options: dict[str, Any], message: str) -> None:

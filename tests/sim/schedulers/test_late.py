@@ -171,11 +171,11 @@ def test_beyond_what_can_be_done_more_are_in_time(order: str, gain: float) -> No
         ("late=last", "late: last needs order=deadline or least-laxity, not fcfs"),
         (
             "order=deadline,late=last,preempt_until=1",
-            "late: last takes no preempt_until, starve_after, waits, or rules but vllm",
+            "late: last does not go with preempt_until=1; preempt_until=0 is needed",
         ),
         (
             "order=deadline,late=last,rules=sglang",
-            "late: last takes no preempt_until, starve_after, waits, or rules but vllm",
+            "late: last does not go with rules=sglang; rules=vllm is needed",
         ),
         ("order=deadline,late=never", "'never' must be one of first, last"),
     ],

@@ -380,11 +380,11 @@ def test_each_way_is_best_somewhere_and_the_least_waste_finds_it(
         ("waits=preserve", "waits: preserve needs prefix_caching=on, not own"),
         (
             "waits=preserve,prefix_caching=on,order=longest-prefix-match",
-            "waits: preserve does not go with order=longest-prefix-match or preempt_until",
+            "waits: preserve does not go with order=longest-prefix-match; it does with fcfs, ",
         ),
         (
             "waits=least-waste,prefix_caching=on,order=ltr",
-            "waits: least-waste does not go with order=ltr or preempt_until",
+            "waits: least-waste does not go with preempt_until=1, of order=ltr; preempt_until=0 is needed",
         ),
         ("waits=swap,prefix_caching=on", "waits: swap needs kv_tier, memory to swap to"),
     ],

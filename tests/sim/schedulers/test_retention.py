@@ -9,7 +9,7 @@ import pytest
 from sim.request import Request
 from sim.schedulers.continuous_options import ContinuousOptions
 from sim.schedulers.disciplines import discipline
-from sim.schedulers.waits import WAYS, Waits
+from sim.schedulers.retention import WAYS, Retention
 from sim.work import Limits, MemoryTier
 
 PREFILL = ((100, 1.0), (200, 1.5), (400, 3.5))
@@ -22,14 +22,14 @@ def limits(*, tiers: tuple[MemoryTier, ...] = TIER, overlap: bool = False) -> Li
 
 
 def test_waste_is_memory_over_time() -> None:
-    waits = Waits("least-waste", limits())
+    retention = Retention("least-waste", limits())
     # 3 s of 200 tokens; 1.5 s of 200 and 600 others; 0.2 s there and 0.2 s back of 200 and 600 others.
-    assert [waits.waste(way, 3.0, 200, 600) for way in ("preserve", "discard", "swap")] == [
+    assert [retention.waste(way, 3.0, 200, 600) for way in ("preserve", "discard", "swap")] == [
         600.0,
         1200.0,
         pytest.approx(320.0),
     ]
-    overlapped = Waits("least-waste", limits(overlap=True))
+    overlapped = Retention("least-waste", limits(overlap=True))
     assert overlapped.waste("swap", 3.0, 200, 600) == pytest.approx(80.0)
 
 
@@ -37,8 +37,8 @@ def test_waste_is_memory_over_time() -> None:
     ("tokens", "seconds"), [(50, 0.75), (100, 1.0), (150, 1.25), (300, 2.5), (400, 3.5), (600, 5.5)]
 )
 def test_a_prompt_takes_what_lies_between_and_beyond_the_known_lengths(tokens: int, seconds: float) -> None:
-    assert Waits("discard", limits()).forward_s(tokens) == pytest.approx(seconds)
-    assert Waits("discard", Limits(1000)).forward_s(tokens) == 0.0
+    assert Retention("discard", limits()).forward_s(tokens) == pytest.approx(seconds)
+    assert Retention("discard", Limits(1000)).forward_s(tokens) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -56,16 +56,16 @@ def test_a_prompt_takes_what_lies_between_and_beyond_the_known_lengths(tokens: i
 def test_the_least_waste_is_chosen(
     wait_s: float, context: int, others: int, has_tier: bool, way: str
 ) -> None:
-    waits = Waits("least-waste", limits(tiers=TIER if has_tier else ()))
-    assert waits.way(wait_s, context, others) == way
+    retention = Retention("least-waste", limits(tiers=TIER if has_tier else ()))
+    assert retention.way(wait_s, context, others) == way
     for fixed in WAYS:
-        assert Waits(fixed, limits()).way(wait_s, context, others) == fixed
+        assert Retention(fixed, limits()).way(wait_s, context, others) == fixed
 
 
 def test_memory_that_goes_by_arc_keeps_no_copies_for_a_turn() -> None:
     """Which is what `swap` is refused for."""
-    waits = Waits("least-waste", replace(limits(), tiers_eviction="arc"))
-    assert waits.way(100.0, 200, 600) == "discard"
+    retention = Retention("least-waste", replace(limits(), tiers_eviction="arc"))
+    assert retention.way(100.0, 200, 600) == "discard"
 
 
 def request(wait_s: float | None, *, prompt: int = 190, predicted: int = 10) -> Request:

@@ -118,7 +118,7 @@ def test_a_decision_holds_until_another_client_is_first() -> None:
 
 @pytest.mark.parametrize("option", ["preempt_until=0.5", "starve_after=3", "rules=sglang"])
 def test_it_does_not_go_with_what_it_knows_nothing_of(option: str) -> None:
-    with pytest.raises(Exception, match="order: vtc takes no preempt_until"):
+    with pytest.raises(Exception, match=f"order: vtc does not go with {option}; .* is needed"):
         make_scheduler(f"continuous:order=vtc,{option}", Limits(TOKENS))
 
 
