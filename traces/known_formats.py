@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from . import checks, session_columns, witnesses
 from .conversations import Message, read_turns
@@ -16,6 +17,7 @@ from .prompt_blocks import share_found_again
 from .readers import Format, Lengths, Reading, Requests, make_trace
 from .registry import Registry
 from .session_columns import NO_WAITS, Waits
+from .slo_classes import told_apart
 from .tables import Table
 from .trace import DEFAULT_MAX_NEW_TOKENS, SLO_COLUMNS, IntArray, Trace
 from .units import Times, arrival_column, near_arrivals, read_times
@@ -79,6 +81,7 @@ class Seqsched(Requests):
                 late,
                 lambda i: f"{deadline[i]:.10g} is below {arrival[i]:.10g}, the {times.column}",
             )
+        classes, lumped = _classes(table) if "slo_class" in has else (None, ())
         caps = checks.tokens(table, "max_tokens", 1, lengths.left_out) if "max_tokens" in has else None
         # L_gt, where a length file was converted by hand, is a person's answer and no sample of the model.
         sampled = tuple(column for column in table.columns if column.startswith("L_") and column != "L_gt")
@@ -90,7 +93,7 @@ class Seqsched(Requests):
             keep=lengths.keep,
             deadline_s=deadline,
             **_bounds(table, lengths),
-            slo_class=checks.optional_texts(table, "slo_class") if "slo_class" in has else None,
+            slo_class=classes,
             predicted_tokens=checks.tokens(table, "predicted_tokens", 0, lengths.left_out)
             if "predicted_tokens" in has
             else None,
@@ -105,6 +108,7 @@ class Seqsched(Requests):
             notes=(
                 *lengths.notes,
                 *waits.notes,
+                *lumped,
                 *_above_their_caps(lengths, caps),
                 *(("L_gt is not used: it is no sample of the model",) if "L_gt" in has else ()),
             ),
@@ -123,6 +127,10 @@ class Seqsched(Requests):
         times = _arrivals(table, column, reading, replace(lengths, keep=~missing))
         assert times is not None
         return waits.with_times(times, unstated)
+
+
+def _classes(table: Table) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
+    return told_apart(checks.optional_texts(table, "slo_class"))
 
 
 def _bounds(table: Table, lengths: Lengths) -> dict[str, Any]:

@@ -5,17 +5,19 @@ nothing of files, schedulers or routers.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from . import checks, quantities, spec
 from .errors import InputError
 from .generating import stream
 from .sessions import first_rows
-from .trace import CLASS_NAME, MOST_CLASSES, SLO_COLUMNS, FloatArray, Trace, is_class
+from .trace import CLASS_NAME, MOST_CLASSES, OTHER_CLASSES, SLO_COLUMNS, FloatArray, Trace, is_class
 
 LATENCIES = tuple(column.removesuffix("_slo_ms") for column in SLO_COLUMNS)
 """What a class may bound."""
@@ -99,6 +101,24 @@ def with_slo_classes(trace: Trace, text: str, seed: int) -> Trace:
         slo_class=names,
         notes=(*trace.notes, f"classes of SLOs are drawn, seed {seed}: {shares} of the requests"),
     )
+
+
+def told_apart(names: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
+    """The classes of a file's rows, shape (n,), of which the rarest are one beyond `MOST_CLASSES`, and a note
+    where they are: logs of several runs may name more than one run may.
+    """
+    counts = Counter(name for name in names.tolist() if name)
+    if len(counts) <= MOST_CLASSES:
+        return names, ()
+    own = counts.copy()
+    own.pop(OTHER_CLASSES, None)
+    kept = {name for name, _ in own.most_common(MOST_CLASSES - 1)} | {OTHER_CLASSES, ""}
+    is_rare = np.array([name not in kept for name in names.tolist()])
+    note = (
+        f"slo_class has {len(counts)} classes, {MOST_CLASSES} are told apart: the rarest, of {is_rare.sum()} "
+        f"of {len(names)} requests, are {OTHER_CLASSES!r}"
+    )
+    return np.where(is_rare, OTHER_CLASSES, names), (note,)
 
 
 def _of_sessions(trace: Trace, drawn: FloatArray) -> FloatArray:

@@ -22,8 +22,8 @@ FloatArray = npt.NDArray[np.float64]
 DEFAULT_MAX_NEW_TOKENS = 512
 SLO_COLUMNS = ("ttft_slo_ms", "tpot_slo_ms", "e2el_slo_ms")
 """Bounds on the latencies of single requests, in ms."""
-MOST_CLASSES = 100
-"""Classes of requests that a trace may tell apart."""
+MOST_CLASSES, OTHER_CLASSES = 100, "other"
+"""Classes of requests that a trace may tell apart, and what the rest of a file's are called."""
 ALL_CLASSES = "all"
 """What stands for them together, and is no name of one."""
 LONGEST_CLASS = 64

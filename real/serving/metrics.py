@@ -14,10 +14,12 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = r = CollectorRegistry()
-        label = ["model_name"]
+        label, by_class = ["model_name"], ["model_name", "slo_class"]
 
-        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(f"seqsched_{name}", text, label, buckets=buckets, registry=r)
+        def histogram(
+            name: str, text: str, buckets: tuple[float, ...], labels: list[str] = label
+        ) -> Histogram:
+            return Histogram(f"seqsched_{name}", text, labels, buckets=buckets, registry=r)
 
         def counter(name: str, text: str, labels: list[str]) -> Counter:
             return Counter(f"seqsched_{name}", text, labels, registry=r)
@@ -32,10 +34,14 @@ class Metrics:
         self.bound = gauge("starvation_bound_seconds", "Who has waited this long goes before all later ones.")
         self.share = gauge("policy_share", "The share of the traffic that the policy orders.")
         self.upstream_up = gauge("upstream_up", "Whether the upstream may be asked.", ("upstream",))
-        self.ttft = histogram("time_to_first_token_seconds", "From arrival to the first token.", SECONDS)
-        self.tpot = histogram("time_per_output_token_seconds", "Between tokens, the first left out.", SECONDS)
-        self.e2e = histogram("e2e_request_latency_seconds", "From arrival to the end.", SECONDS)
-        self.queue = histogram("request_queue_time_seconds", "From arrival to a slot.", SECONDS)
+        self.ttft = histogram(
+            "time_to_first_token_seconds", "From arrival to the first token.", SECONDS, by_class
+        )
+        self.tpot = histogram(
+            "time_per_output_token_seconds", "Between tokens, the first left out.", SECONDS, by_class
+        )
+        self.e2e = histogram("e2e_request_latency_seconds", "From arrival to the end.", SECONDS, by_class)
+        self.queue = histogram("request_queue_time_seconds", "From arrival to a slot.", SECONDS, by_class)
         self.output = histogram("request_generation_tokens", "Tokens of an answer.", TOKENS)
         self.ratio = histogram("predicted_length_ratio", "Tokens predicted over tokens generated.", RATIOS)
         arm = ["arm"]
@@ -50,7 +56,7 @@ class Metrics:
         self.slo = counter(
             "request_slo",
             "Requests that state a bound, by the latency that it is on; all: within all of theirs.",
-            [*label, "latency", "is_met"],
+            [*by_class, "latency", "is_met"],
         )
         self.refused = counter("request_refused", "Requests that were not let in.", ["reason"])
         self.retries = counter("upstream_retries", "Requests sent again before anything came.", ["upstream"])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from sim.request import Request
-from traces.trace import MOST_CLASSES, SLO_COLUMNS
+from traces.trace import MOST_CLASSES, OTHER_CLASSES, SLO_COLUMNS
 
 from .call import Call
 from .log import Log
@@ -62,7 +62,7 @@ class Report:
         self.num_overdue = 0  # of those that the metrics count already
         self.failing = set[Log]()  # of which it has been said
         self.recent: deque[Ended] = deque(maxlen=MOST_RECENT)
-        self.models, self.reasons, self.classes = set[str](), set[str](), set[str]()
+        self.models, self.reasons, self.classes = set[str](), set[str](), {""}
         self.pairs, self.num_not_mirrored = Pairs(), 0
 
     def ended(
@@ -82,11 +82,11 @@ class Report:
         waited_s = (scheduled_s or now) - call.arrival_s
         predicted = call.request.predicted_tokens or 0
         kind = self._class_of(call)
-        is_within = self._count(call, relayed, tokens, error, now, scheduled_s, first_s)
+        is_within = self._count(call, relayed, kind, tokens, error, now, scheduled_s, first_s)
         took_s = now - call.arrival_s
         self.recent.append(Ended(call.arm, predicted, tokens, waited_s, took_s, error, kind, is_within))
         if self.log is not None:
-            row = self._row(call, relayed, tokens, error, now, scheduled_s, first_s, upstream, attempts)
+            row = self._row(call, relayed, kind, tokens, error, now, scheduled_s, first_s, upstream, attempts)
             self._write(self.log, row, call.ask.text)
 
     def mirrored(self, found: Mirrored) -> None:
@@ -119,6 +119,7 @@ class Report:
         self,
         call: Call,
         relayed: Relayed,
+        kind: str,
         tokens: int,
         error: str,
         now: float,
@@ -129,9 +130,9 @@ class Report:
         m, model = self.metrics, self._label(call.model, is_known=not error)
         took_s = {"ttft": first_s - call.arrival_s, "e2el": now - call.arrival_s}
         took_s["tpot"] = (now - first_s) / (tokens - 1) if tokens > 1 else 0.0
-        is_within = self._count_slos(call.request, model, {} if error else took_s)
+        is_within = self._count_slos(call.request, (model, kind), {} if error else took_s)
         if scheduled_s:
-            m.queue.labels(model).observe(scheduled_s - call.arrival_s)
+            m.queue.labels(model, kind).observe(scheduled_s - call.arrival_s)
         if error:
             m.arm_failure.labels(call.arm).inc()
             m.failure.labels(model, kind_of(error)).inc()
@@ -141,19 +142,21 @@ class Report:
             self.reasons.add(reason)
         m.success.labels(model, reason if reason in self.reasons else OTHER).inc()
         m.arm_e2e.labels(call.arm).observe(now - call.arrival_s)
-        m.e2e.labels(model).observe(now - call.arrival_s)
-        m.ttft.labels(model).observe(first_s - call.arrival_s)
+        m.e2e.labels(model, kind).observe(now - call.arrival_s)
+        m.ttft.labels(model, kind).observe(first_s - call.arrival_s)
         m.output.labels(model).observe(tokens)
         m.output_tokens.labels(model).inc(tokens)
         m.prompt_tokens.labels(model).inc(relayed.seen.prompt_tokens or call.request.prompt_tokens)
         if tokens:
             m.ratio.labels(model).observe((call.request.predicted_tokens or 0) / tokens)
         if tokens > 1:
-            m.tpot.labels(model).observe((now - first_s) / (tokens - 1))
+            m.tpot.labels(model, kind).observe((now - first_s) / (tokens - 1))
         return is_within
 
-    def _count_slos(self, request: Request, model: str, took_s: Mapping[str, float]) -> bool | None:
-        """Whether it was within the bounds that it states, and all of them; empty: it was not answered."""
+    def _count_slos(self, request: Request, of: tuple[str, str], took_s: Mapping[str, float]) -> bool | None:
+        """Whether it was within the bounds that it states, and all of them; empty: it was not answered. `of`:
+        its model and class.
+        """
         met = {
             latency: 1e3 * took_s.get(latency, math.inf) <= bound_ms
             for latency, bound_ms in (
@@ -163,14 +166,14 @@ class Report:
         if met:
             met["all"] = all(met.values())
         for latency, is_met in met.items():
-            self.metrics.slo.labels(model, latency, str(is_met).lower()).inc()
+            self.metrics.slo.labels(*of, latency, str(is_met).lower()).inc()
         return met.get("all")
 
     def _class_of(self, call: Call) -> str:
-        """The request's class; empty for further ones than a trace may have."""
-        if call.slo_class and len(self.classes) < MOST_CLASSES:
+        """The request's class, empty for none; `other` where there are more than a trace may have."""
+        if len(self.classes) < MOST_CLASSES:  # the empty one stands for the others
             self.classes.add(call.slo_class)
-        return call.slo_class if call.slo_class in self.classes else ""
+        return call.slo_class if call.slo_class in self.classes else OTHER_CLASSES
 
     def _label(self, model: str, *, is_known: bool) -> str:
         """The model's name; empty for one that has never answered, and beyond so many."""
@@ -182,6 +185,7 @@ class Report:
         self,
         call: Call,
         relayed: Relayed,
+        kind: str,
         tokens: int,
         error: str,
         now: float,
@@ -207,7 +211,7 @@ class Report:
             "arm": call.arm,
             **({} if deadline_s is None else {"deadline_s": round(zero + deadline_s, 6)}),
             **slos_of(request),
-            **({"slo_class": kind} if (kind := self._class_of(call)) else {}),
+            **({"slo_class": kind} if kind else {}),
             "user": call.key or "",
             "model": call.model,
             "endpoint": call.path,

@@ -78,7 +78,7 @@ def traces(draw: st.DrawFn, *, named: bool = True) -> Trace:
     of no session.
     """
     n = draw(st.integers(1, 20))
-    session = draw(st.lists(st.integers(0, 4), min_size=n, max_size=n))
+    session = [0, *draw(st.lists(st.integers(0, ALONE), min_size=n - 1, max_size=n - 1))]
     parents = []
     for row in range(n):
         before = [other for other in range(row) if session[other] == session[row] != ALONE]

@@ -155,6 +155,23 @@ def test_a_row_without_a_deadline_has_none(tmp_path: Path, suffix: str) -> None:
         read(path)
 
 
+def test_of_more_classes_than_a_trace_may_have_the_rarest_are_one(tmp_path: Path) -> None:
+    names = ["", *(f"c{k}" for k in range(120)), *(f"c{k}" for k in range(60, 120)), "other"]
+    path = tmp_path / "log.csv"
+    path.write_text("prompt_tokens,output_tokens,slo_class\n" + "".join(f"5,5,{name}\n" for name in names))
+    trace = read(path)
+    assert trace.slo_class is not None and len(set(trace.slo_class.tolist()) - {""}) == 100
+    pairs = list(zip(names, trace.slo_class.tolist(), strict=True))
+    assert all(
+        told in (name, "other") and (told == name or name[1:] in map(str, range(60))) for name, told in pairs
+    )
+    lost = sum(told != name for name, told in pairs)
+    said = (
+        f"slo_class has 121 classes, 100 are told apart: the rarest, of {lost} of 182 requests, are 'other'"
+    )
+    assert said in trace.notes and lost == 21
+
+
 @pytest.mark.parametrize(
     ("classes", "said"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -189,7 +190,7 @@ def test_bounds_that_clients_state_order_the_queue_and_stand_in_the_log(tmp_path
             *(("ttft", "true", 2), ("ttft", "false", 1), ("tpot", "true", 1), ("e2el", "true", 2)),
             *(("all", "true", 3), ("all", "false", 1)),
         ):
-            labels = f'is_met="{is_met}",latency="{latency}",model_name="fake"'
+            labels = f'is_met="{is_met}",latency="{latency}",model_name="fake",slo_class=""'
             assert f"seqsched_request_slo_total{{{labels}}} {count}.0" in counted
 
     with Log(path, texts=True) as log:
@@ -253,16 +254,26 @@ def test_a_log_is_a_trace_where_some_state_a_deadline(tmp_path: Path) -> None:
 
 
 def test_no_more_classes_are_told_apart_than_a_trace_may_have(tmp_path: Path) -> None:
-    path = tmp_path / "log.jsonl"
+    path, counted = tmp_path / "log.jsonl", dict[str, int]()
 
     async def test(up: Up, fake: Fake) -> None:
         for k in range(MOST_CLASSES + 2):
             await up.ask("say 1", headers={"X-Seqsched-SLO-Class": f"c{k}"})
+        await up.idle()
+        found = re.findall(
+            r'e2e_request_latency_seconds_count{model_name="fake",slo_class="(.*?)"} (\d+)',
+            up.layer.expose().decode(),
+        )
+        counted.update({name: int(count) for name, count in found})
 
     with Log(path) as log:
         with_fakes(test, {"scale": 0.0}, log=log)
     trace = traces.load(path)
-    assert trace.slo_class is not None and trace.slo_class.tolist()[-3:] == [f"c{MOST_CLASSES - 1}", "", ""]
+    assert trace.slo_class is not None and trace.slo_class.tolist()[-4:] == [
+        f"c{MOST_CLASSES - 2}",
+        *3 * ["other"],
+    ]
+    assert len(counted) == MOST_CLASSES and counted["other"] == 3
 
 
 @pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf", "", "1_0", "0x10", "1e13", "5,6"])
