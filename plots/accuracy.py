@@ -54,10 +54,11 @@ def scatter(ax: Axes, points: Points, label: str) -> None:
                 markeredgewidth=0,
                 label=f"{engine} ({len(pairs):,})",
             )
-    ax.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
+    style.log_scale(ax, "x", low, high)
+    style.log_scale(ax, "y", low, high)
     ax.set_aspect("equal")
     ax.set_title(label, fontsize=style.FONT_SIZE)
-    ax.set_xlabel("measured", fontsize=style.FONT_SIZE)
+    ax.set_xlabel("Measured (log scale)", fontsize=style.FONT_SIZE)
 
 
 def report(rows: Sequence[Replayed]) -> Figure:
@@ -71,7 +72,7 @@ def report(rows: Sequence[Replayed]) -> Figure:
                 predicted = figures(row.server, *row.simulated)[name]
                 points[ENGINES[row.server.deployment.engine]].append((measured, predicted))
         scatter(ax, points, LABELS[name])
-    axes[0].set_ylabel("simulated", fontsize=style.FONT_SIZE)
+    axes[0].set_ylabel("Simulated (log scale)", fontsize=style.FONT_SIZE)
     axes[0].legend(fontsize=style.FONT_SIZE - 2, frameon=False, loc="upper left", markerscale=2)
     return fig
 

@@ -168,7 +168,8 @@ def log_scale(ax: Axes, which: Literal["x", "y"], low: float, high: float) -> No
         ax.set_yscale("log")
         ax.set_ylim(low, high)
     steps = (1.0,) if high / low > 300 else (1.0, 2.0, 5.0)
-    axis.set_major_locator(LogLocator(10.0, steps, numticks=30))
+    base = 100.0 if which == "x" and high / low > 1e5 else 10.0
+    axis.set_major_locator(LogLocator(base, steps, numticks=30))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axis.set_minor_formatter(NullFormatter())
 
