@@ -19,14 +19,23 @@ from sim.hardware import kernels
 from sim.hardware.composing import compose_cost
 from sim.hardware.deployment import Deployment
 from sim.hardware.host import Host, named
-from sim.hardware.hugging_face import config_of, dtype_of, not_in_it, read_config, shape_of
+from sim.hardware.hugging_face import (
+    check_sizes,
+    config_of,
+    dtype_of,
+    has_scales_of_kv,
+    not_in_it,
+    read_config,
+    shape_of,
+    without_unknown_formats,
+)
 from sim.hardware.model_shape import MODELS
 from sim.hardware.profile import Profile, Provenance
 from traces.datasets import cache_folder
 from traces.errors import InputError
 from traces.spec import nearest
 
-FORMAT = 4
+FORMAT = 5
 """Raised when the same kernels give another profile: copies kept before are not used again."""
 
 _ASYNCHRONOUS_SINCE = {"vllm": (0, 14), "sglang": (0, 4), "trtllm": (1, 0)}
@@ -51,6 +60,8 @@ _OTHERWISE = {
     "a part that sees pictures": ("gemma3", "mistral3", "llava", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"),
 }
 """What other families have that is not composed."""
+LONGEST = 131_072
+"""Context of a model whose configuration does not say it; nothing that is composed depends on it."""
 _BITS = {"bf16": None, "fp8": 8, "fp8-block": 8, "nvfp4": 4}
 _SOURCES = {"silicon": "measured", "mixed": "measured in part", "empirical": "roofline"}
 
@@ -70,9 +81,14 @@ def compose(deployment: Deployment | str, *, name: str | None = None, date: str 
             f"profile {asked.text}: dp_attention={asked.dp_attention} is for models of experts, which "
             f"{asked.model} is not; groups that share nothing are replicas (--replicas {asked.dp_attention})"
         )
+    if asked.ep > 1 and not _num_experts(config):
+        raise InputError(
+            f"profile {asked.text}: ep={asked.ep} is for models of experts, which {asked.model} is not"
+        )
     shape = shape_of(config, short_name(asked.model))
     with tempfile.TemporaryDirectory(prefix="seqsched-") as folder:
-        Path(folder, "config.json").write_text(json.dumps(config), encoding="utf-8")
+        content = json.dumps(without_unknown_formats(config))
+        Path(folder, "config.json").write_text(content, encoding="utf-8")
         parts = kernels.Kernels(asked, folder, _heads(config, asked.attention_tp))
         memory = parts.memory()
         cost, errors = compose_cost(parts, memory.capacity_tokens)
@@ -152,16 +168,15 @@ def config_for(model: str) -> dict[str, Any]:
                 f"that {kernels.PACKAGE} has, such as Qwen/Qwen3-32B){nearest(model, known)}"
             )
         config = read_config(kernels.packaged_config(model))
-    kind = config.get("model_type")
-    if kind in _SHAPED_LIKE:
-        return {**config, **_SHAPED_LIKE[kind]}
-    if kind not in FAMILIES:
+    kind = str(config.get("model_type"))
+    if kind not in (*FAMILIES, *_SHAPED_LIKE):
         why = next((f" ({text})" for text, kinds in _OTHERWISE.items() if kind in kinds), "")
         raise InputError(
             f"model: {model} is of the family {kind!r}{why}, whose iterations are not put "
             f"together here ({', '.join((*FAMILIES, *_SHAPED_LIKE))} are)"
         )
-    return config
+    check_sizes(config, model)
+    return {"max_position_embeddings": LONGEST, **config, **_SHAPED_LIKE.get(kind, {})}
 
 
 def short_name(model: str) -> str:
@@ -188,6 +203,8 @@ def _heads(config: dict[str, Any], tp: int) -> kernels.Attention | None:
     kv_heads = config.get("num_key_value_heads") or heads
     if heads % tp:
         raise InputError(f"tp: {tp} does not divide the {heads} heads")
+    if kv_heads % tp and tp % kv_heads:
+        raise InputError(f"tp: {tp} neither divides the {kv_heads} KV heads nor is a multiple of them")
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
     return kernels.Attention(heads // tp, max(1, kv_heads // tp), head_dim)
 
@@ -209,6 +226,8 @@ def _shares(parts: kernels.Kernels) -> dict[str, str]:
 def _description(asked: Deployment, config: dict[str, Any], parts: kernels.Kernels, host: Host) -> str:
     shares = ", ".join(f"{share} {name}" for name, share in _shares(parts).items())
     left_out = "".join(f" {text}" for text in not_in_it(config))
+    if asked.kv == "bf16" and has_scales_of_kv(config):
+        left_out += " The KV cache has 16 bits; the checkpoint has scales for 8 (kv=fp8)."
     uneven = " Tokens are spread over the experts by the power law that the tables assume." * bool(
         _num_experts(config)
     )

@@ -242,6 +242,34 @@ def test_a_dense_model_has_no_such_attention() -> None:
 
 
 @needs_kernels
+def test_what_a_model_cannot_be_divided_by_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"ep=2 is for models of experts, which llama-3\.1-8b is not"):
+        compose("llama-3.1-8b@h200,tp=2,ep=2")
+    with pytest.raises(InputError, match="tp: 7 neither divides the 4 KV heads nor is a multiple of them"):
+        compose("qwen2.5-7b@h200,tp=7")
+
+
+@needs_kernels
+def test_a_checkpoint_is_composed_in_the_format_that_a_file_beside_it_says() -> None:
+    """The configuration of these models says nothing of their weights' 8 bits."""
+    made = compose("nvidia/Llama-3.1-70B-Instruct-FP8@h200,tp=4")
+    assert "the checkpoint has scales for 8 (kv=fp8)" in made.provenance.description
+    as_said = compose("nvidia/Llama-3.1-70B-Instruct-FP8@h200,tp=4,dtype=fp8,kv=fp8")
+    assert "scales for 8" not in as_said.provenance.description
+    other = compose("llama-3.1-70b@h200,tp=4,dtype=fp8")
+    assert (made.step_cost, made.memory) == (other.step_cost, other.memory)
+
+
+@needs_kernels
+def test_a_checkpoint_without_tables_is_composed_as_what_dtype_says(tmp_path: Path) -> None:
+    config = config_of(MODELS["llama-3.1-8b"]) | {"quantization_config": {"quant_method": "awq", "bits": 4}}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert compose(f"{tmp_path}@h200,dtype=fp8").step_cost == compose(TEXT).step_cost
+    with pytest.raises(InputError, match="quantised by awq, of which there are no tables; dtype=bf16"):
+        compose(f"{tmp_path}@h200")
+
+
+@needs_kernels
 def test_a_version_without_tables_is_refused_with_those_that_have_some() -> None:
     with pytest.raises(InputError, match=r"no tables of version 0\.1\.0 of vllm on h200_sxm \(0\.24\.0, "):
         compose("llama-3.1-8b@h200,engine=vllm:0.1.0")
