@@ -177,18 +177,20 @@ class PreservedTieredPrefixes(TieredPrefixes, PreservedPrefixes):
         return super().reuse(id)
 
     def give_up_copies(self, request: Request) -> bool:
-        """What was swapped out for the request is like any other copy; whether there was anything."""
+        """What was swapped out for the request is like any other copy, but where another turn to come wants
+        it too; whether there was anything.
+        """
         swapped = self.swapped.of(request)
         for each in swapped:
             self.swapped.remove(each)
-            self.tiers.cpu.wanted.difference_update(each.keys)
+            self.tiers.cpu.want_no_more(each.keys)
         return bool(swapped)
 
     def swap(self, left: Preserved) -> None:
         """Keep the copies of what a turn left in CPU memory."""
         keys = block_keys(left.path, 0, left.num_blocks)
         self.swapped.add(Swapped(left.session, left.known, keys))
-        self.tiers.cpu.wanted.update(keys)
+        self.tiers.cpu.want(keys)
 
 
 class Preserving(KvCache):

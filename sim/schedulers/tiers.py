@@ -12,7 +12,7 @@ clocks but by argument.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Sequence
 from math import inf
 
@@ -36,8 +36,8 @@ class Link:
 class Tier:
     """The blocks of one tier by key, the least recently used first, and from when on each can be read.
 
-    `busy_s`: until when a block is being read. `wanted`: keys that are given up after all others.
-    `num_evicted`: blocks given up for others.
+    `busy_s`: until when a block is being read. `wanted`: by how many turns to come, of keys that are given up
+    after all others. `num_evicted`: blocks given up for others.
     """
 
     __slots__ = ("busy_s", "into", "num_blocks", "num_evicted", "out", "ready_s", "wanted")
@@ -47,7 +47,7 @@ class Tier:
         self.into, self.out = Link(block_s), Link(block_s)
         self.ready_s: OrderedDict[int, float] = OrderedDict()
         self.busy_s: dict[int, float] = {}
-        self.wanted: set[int] = set()
+        self.wanted: Counter[int] = Counter()
 
     def make_room(self, blocks: int, kept: Collection[int], now: float) -> bool:
         """Give up what was used least recently, at last what is wanted, until so many more find room; False,
@@ -72,9 +72,20 @@ class Tier:
         for key in (*leaving, *last[:missing]):
             del ready_s[key]
             busy_s.pop(key, None)
-            wanted.discard(key)
         self.num_evicted += too_many
         return True
+
+    def want(self, keys: Sequence[int]) -> None:
+        """One more turn to come wants these, those too that are not there yet."""
+        self.wanted.update(keys)
+
+    def want_no_more(self, keys: Sequence[int]) -> None:
+        """One of the turns that wanted these wants them no longer; others still may."""
+        wanted = self.wanted
+        for key in keys:
+            wanted[key] -= 1
+            if not wanted[key]:
+                del wanted[key]
 
     def offered(self, id: int, keys: Sequence[int], new: Sequence[int], now: float) -> None:
         """A request has these to store, of which those `new` are not there."""
@@ -104,11 +115,11 @@ class Tier:
         """The request will not come back."""
 
     def lose(self, now: float, *, all_of_it: bool) -> None:
-        """All is lost, or all that is not written yet; no transfer goes on."""
+        """All is lost, or all that is not written yet; no transfer goes on, and nobody wants anything."""
         kept = {} if all_of_it else {key: at_s for key, at_s in self.ready_s.items() if at_s <= now}
         self.ready_s = OrderedDict(kept)
         self.busy_s.clear()
-        self.wanted.intersection_update(kept)
+        self.wanted.clear()
         self.into.free_s = self.out.free_s = 0.0
 
 

@@ -128,6 +128,30 @@ def test_what_falls_free_in_the_midst_of_a_leap_was_held_until_then(options: str
     assert peaks[0] == peaks[1]
 
 
+def test_what_two_sessions_have_on_the_host_is_kept_until_both_have_come_back() -> None:
+    """Both begin with the same system prompt. Of 8 blocks in CPU memory 4 have to go: those that only the
+    first session had, and two that came later.
+    """
+    limits = Limits(16 * 40, tiers=(MemoryTier("cpu", 16 * 8, 0.01),), block_size=16)
+    scheduler: Any = make_scheduler("continuous:prefix_caching=on,waits=swap,async_scheduling=off", limits)
+    turns = [
+        turn(0, "a", 7, 1, wait_s=50.0),
+        turn(1, "b", 7, 2, wait_s=50.0),
+        turn(2, "a", 7, 1),
+        turn(3, "c", 30),
+        turn(4, "d", 40, 41),
+    ]
+    for each in turns:
+        scheduler.submit(each, each.arrival_s)
+        end(scheduler, each, 10.0 * each.id)
+        if each.id == 1:
+            assert [swapped.session for swapped in scheduler.kv.kept.swapped] == ["a", "b"]
+    assert [swapped.session for swapped in scheduler.kv.kept.swapped] == ["b"]
+    assert scheduler.tiers.cpu.num_evicted == 4
+    keys = block_keys(path_of(turns[1], 16), 0, 4)
+    assert scheduler.tiers.find(9, keys, 90.0) == (4, 90.0)
+
+
 def test_without_sessions_nothing_is_held() -> None:
     policy = "continuous:prefix_caching=on,waits=preserve"
     scheduler = make_scheduler(policy, limits_of(flat_machine(1.0), 100))

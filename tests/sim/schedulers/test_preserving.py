@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -112,8 +113,8 @@ class Checked:
         assert not kept.undecided and not kept.coming_back and not kept.num_let_go
         self.preserved = max(self.preserved, len(list(kept.preserved)))
         if isinstance(self.scheduler, PreservingTieredScheduler):
-            wanted = {key for each in self.scheduler.kv.kept.swapped for key in each.keys}
-            assert self.scheduler.tiers.cpu.wanted <= wanted
+            wanted = Counter(key for each in self.scheduler.kv.kept.swapped for key in each.keys)
+            assert self.scheduler.tiers.cpu.wanted == wanted
             self.swapped = max(self.swapped, len(wanted))
 
 
