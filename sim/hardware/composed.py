@@ -76,12 +76,12 @@ def compose(deployment: Deployment | str, *, name: str | None = None, date: str 
     kernels.require()
     config = config_for(asked.model)
     asked = replace(asked, dtype=asked.dtype or dtype_of(config, asked.model))
-    if asked.dp_attention > 1 and not _num_experts(config):
+    if asked.dp_attention > 1 and not num_experts(config):
         raise InputError(
             f"profile {asked.text}: dp_attention={asked.dp_attention} is for models of experts, which "
             f"{asked.model} is not; groups that share nothing are replicas (--replicas {asked.dp_attention})"
         )
-    if asked.ep > 1 and not _num_experts(config):
+    if asked.ep > 1 and not num_experts(config):
         raise InputError(
             f"profile {asked.text}: ep={asked.ep} is for models of experts, which {asked.model} is not"
         )
@@ -209,7 +209,8 @@ def _heads(config: dict[str, Any], tp: int) -> kernels.Attention | None:
     return kernels.Attention(heads // tp, max(1, kv_heads // tp), head_dim)
 
 
-def _num_experts(config: dict[str, Any]) -> int:
+def num_experts(config: dict[str, Any]) -> int:
+    """Experts of a layer, by what its configuration says; 0 for a dense model."""
     keys = ("num_experts", "num_local_experts", "n_routed_experts")
     return next((int(config[key]) for key in keys if config.get(key)), 0)
 
@@ -229,7 +230,7 @@ def _description(asked: Deployment, config: dict[str, Any], parts: kernels.Kerne
     if asked.kv == "bf16" and has_scales_of_kv(config):
         left_out += " The KV cache has 16 bits; the checkpoint has scales for 8 (kv=fp8)."
     uneven = " Tokens are spread over the experts by the power law that the tables assume." * bool(
-        _num_experts(config)
+        num_experts(config)
     )
     if asked.dp_attention > 1:
         uneven += (

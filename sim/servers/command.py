@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from sim.servers import sglang, trtllm, vllm
+from sim.servers.flag import Flag
 from traces.errors import InputError
 
 ENGINES: Mapping[str, ModuleType] = {"vllm": vllm, "sglang": sglang, "trtllm": trtllm}
@@ -18,12 +21,21 @@ PROGRAMS = {
     ("-m", "vllm.entrypoints.openai.api_server"): "vllm",
     ("-m", "sglang.launch_server"): "sglang",
     ("sglang", "serve"): "sglang",
+    ("-m", "vllm.entrypoints.cli.main", "serve"): "vllm",
     ("trtllm-serve", "serve"): "trtllm",
     ("trtllm-serve",): "trtllm",
 }
-"""Words of a command after which the flags of an engine come."""
+"""Words of a command after which the flags of an engine come, without the folders of programs."""
+IMAGES = {"vllm-openai": "vllm"}
+"""Names of containers that start a server themselves, which flags may follow."""
+ENVIRONMENT = re.compile(r"(VLLM|SGLANG|SGL|TRTLLM|TLLM)_[A-Z0-9_]+=.*", re.DOTALL)
+"""Variables that change what an engine does, as they stand before its command."""
+SHELL = re.compile(r"&|&&|\|.*|;|\d?[<>].*|&>.*")
+"""A word with which the shell takes over again."""
+COMMENT = re.compile(r"(?m)(^|(?<=\s))#[^'\"\n]*$")
 FILES = ("config", "extra-llm-api-options")
 """Flags that name a file with further ones."""
+MODEL = ("model", "model-path")
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -42,10 +54,11 @@ def engine_and_flags(text: str) -> tuple[str, list[Given]]:
         content = flat(load(words[0]), "")
         engine = _engine_of(words[0], content)
         return engine, [_named(engine, key, value) for key, value in content]
-    for program, engine in PROGRAMS.items():
-        for place in range(len(words) - len(program) + 1):
-            if tuple(words[place : place + len(program)]) == program:
-                return engine, _of_command(engine, words[place + len(program) :])
+    for inner in (words, *(_words(word) for word in words if len(word.split()) > 1)):  # as in sh -c "…"
+        if (found := _program(inner)) is not None:
+            engine, place = found
+            said = [Given(word, word, "") for word in inner[:place] if ENVIRONMENT.fullmatch(word)]
+            return engine, [*said, *_of_command(engine, _until_shell(inner[place:]))]
     raise InputError(
         f"server: {text!r} is neither a file ({', '.join(SUFFIXES)}) nor a command with "
         "vllm serve, python -m sglang.launch_server or trtllm-serve"
@@ -54,20 +67,45 @@ def engine_and_flags(text: str) -> tuple[str, list[Given]]:
 
 def _words(text: str) -> list[str]:
     try:
-        return shlex.split(text.replace("\\\n", " "))
+        return shlex.split(COMMENT.sub("", text).replace("\\\n", " "))
     except ValueError as error:
         raise InputError(f"server: {text!r}: {error}") from None
 
 
+def _program(words: Sequence[str]) -> tuple[str, int] | None:
+    """The engine whose program or container is among the words, and the place of the first behind it."""
+    names = [word if word.startswith("-") else word.rpartition("/")[2] for word in words]
+    for program, engine in PROGRAMS.items():
+        for place in range(len(names) - len(program) + 1):
+            if tuple(names[place : place + len(program)]) == program:
+                return engine, place + len(program)
+    images = [re.split("[:@]", name)[0] for name in names]
+    return next(((IMAGES[name], i + 1) for i, name in enumerate(images) if name in IMAGES), None)
+
+
+def _until_shell(words: Sequence[str]) -> list[str]:
+    """The words of a command, without what a shell makes of those behind it."""
+    kept: list[str] = []
+    for word in words:
+        if SHELL.fullmatch(word):
+            break
+        kept.append(word.removesuffix(";"))
+        if word.endswith(";"):
+            break
+    return kept
+
+
 def _of_command(engine: str, words: Sequence[str]) -> list[Given]:
     """The flags of a command, and of the files that it names."""
+    flags: Mapping[str, Flag] = ENGINES[engine].FLAGS
     given: list[Given] = []
     files: list[Given] = []
     for written, value in _split(engine, words):
         one = _named(engine, written, value)
+        acts = one.name in flags and bool(flags[one.name].target)
         if one.name in FILES:
             files += [_named(engine, key, text) for key, text in flat(load(value), "")]
-        elif any(one.name == other.name for other in given):
+        elif acts and any(one.name == other.name for other in given):
             raise InputError(f"server: {written} is given twice")
         else:
             given.append(one)
@@ -77,26 +115,29 @@ def _of_command(engine: str, words: Sequence[str]) -> list[Given]:
 
 def _split(engine: str, words: Sequence[str]) -> Iterator[tuple[str, str]]:
     """(flag as it is written, its value) of the words of a command; the first other word is the model."""
-    flags, place, has_model = ENGINES[engine].FLAGS, 0, False
+    flags, place, is_named = ENGINES[engine].FLAGS, 0, False
+    has_model = any(_switch(engine, word.partition("=")[0])[0] in MODEL for word in words if _is_flag(word))
     while place < len(words):
         word = words[place]
         place += 1
         if not word.startswith("-"):
-            if has_model:
+            if is_named:
                 raise InputError(f"server: {word!r} belongs to no flag")
-            has_model = True
+            is_named = has_model = True
             yield "model", word
             continue
         written, equals, value = word.partition("=")
         name, is_on = _switch(engine, written)
-        is_switch = name in flags and flags[name].kind == "switch"
-        if is_switch and not equals:
+        flag: Flag | None = flags.get(name)
+        if flag is not None and flag.kind == "switch" and not equals:
             value = "true" if is_on else "false"
-        elif not equals and place < len(words) and not _is_flag(words[place]):
-            value = words[place]
-            place += 1
-        elif not equals and name in flags:
-            raise InputError(f"server: {written} needs a value")
+        elif not equals:
+            # What is not known, or has no effect, may take several values.
+            most = 1 if not has_model or name in FILES or (flag and flag.target) else len(words)
+            behind = list(takewhile(lambda other: not _is_flag(other), words[place : place + most]))
+            if not behind and flag is not None:
+                raise InputError(f"server: {written} needs a value")
+            place, value = place + len(behind), " ".join(behind)
         yield written, value
 
 
@@ -113,10 +154,15 @@ def _switch(engine: str, written: str) -> tuple[str, bool]:
 
 
 def known_name(engine: str, written: str) -> str:
-    """How the table calls a flag, without dashes before it and with `-` for `_`."""
-    name = written.lstrip("-").replace("_", "-")
+    """How the table calls a flag, without dashes before it and with `-` for `_`; a part of one that has no
+    effect, as in `--compilation-config.level`, is called as the whole.
+    """
+    flags: Mapping[str, Flag] = ENGINES[engine].FLAGS
     short: Mapping[str, str] = ENGINES[engine].SHORT
-    return short.get(name, name)
+    name = written.lstrip("-").replace("_", "-")
+    name = short.get(name, name)
+    whole = short.get(whole := name.partition(".")[0], whole)
+    return whole if name not in flags and whole in flags and not flags[whole].target else name
 
 
 def _named(engine: str, written: str, value: str) -> Given:
@@ -165,9 +211,11 @@ def load(path: str) -> Mapping[str, Any]:
 
 
 def flat(content: Mapping[Any, Any], before: str) -> list[tuple[str, str]]:
-    """(key, value) of all keys; `outer.inner` for one in a table of its own."""
+    """(key, value) of all keys but those with none; `outer.inner` for one in a table of its own."""
     found: list[tuple[str, str]] = []
     for key, value in content.items():
+        if value is None:
+            continue
         if isinstance(value, dict) and value:
             found += flat(value, f"{before}{key}.")
         else:

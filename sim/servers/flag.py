@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Literal, TypeAlias
 
 from traces.errors import InputError
 
-Kind: TypeAlias = Literal["int", "float", "text", "switch"]
-"""How the value of a flag is read; a switch takes none in a command."""
+Kind: TypeAlias = Literal["int", "suffixed", "float", "text", "switch"]
+"""How the value of a flag is read; a switch takes none in a command, `suffixed` is `8192`, `8k`, `8K`."""
+
+SUFFIXED = re.compile(r"(\d+(?:\.\d+)?)([kmgtKMGT])")
+POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
 
 ON, OFF = ("true", "on", "yes", "1"), ("false", "off", "no", "0")
 
@@ -44,9 +49,21 @@ class Reading:
             return
         part, _, key = flag.target.partition(".")
         values: dict[str, Any] = getattr(self, part)
+        if flag.kind == "suffixed" and value == "auto":
+            return
         values[key] = read(name, flag, value)
         if flag.why:
             self.notes.append(f"{name}: {flag.why}")
+
+    def multiply(self, groups: int) -> None:
+        """Limits that hold for each of so many groups of GPUs, for all of them."""
+        for values, keys in (
+            (self.policy, ("max_num_seqs", "max_num_batched_tokens")),
+            (self.engine, ("blocks", "kv_tokens")),
+        ):
+            for key in keys:
+                if key in values:
+                    values[key] *= groups
 
 
 def read(name: str, flag: Flag, value: str) -> Any:
@@ -58,10 +75,23 @@ def read(name: str, flag: Flag, value: str) -> Any:
     if flag.kind == "text":
         return value
     try:
+        if flag.kind == "suffixed":
+            return _suffixed(value)
         return int(value) if flag.kind == "int" else float(value)
     except ValueError:
-        what = "a whole number" if flag.kind == "int" else "a number"
+        what = "a number" if flag.kind == "float" else "a whole number"
         raise InputError(f"server: {name}: {value!r} is not {what}") from None
+
+
+def _suffixed(value: str) -> int:
+    """As vLLM reads it (`human_readable_int`): 25.6k is 25,600 and 8K is 8,192; ValueError for others."""
+    match = SUFFIXED.fullmatch(value)
+    if match is None:
+        return int(value)
+    number, unit = match.groups()
+    if unit.isupper():
+        return int(number) << 10 * POWERS[unit.lower()]
+    return int(Decimal(number).scaleb(3 * POWERS[unit]))
 
 
 def silent(why: str, *names: str) -> Mapping[str, Flag]:
@@ -77,4 +107,6 @@ def silent_switches(why: str, *names: str) -> Mapping[str, Flag]:
 NOT_SCHEDULING = "it changes what is served, not when"
 """Why a flag has no effect: the commonest reason."""
 KERNELS = "kernel times are those of the engine's defaults"
+SPECULATIVE = "speculative decoding is not modelled"
+SLOWER_MEMORY = "slower memory for KV blocks is said by --kv-tier"
 ONE_MODEL = "adapters and several models are not modelled"

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sim.hardware import kernels
+from sim.hardware.composed import config_for, num_experts
 from sim.hardware.datasheets import GPUS
 from sim.hardware.deployment import Deployment
+from sim.hardware.hugging_face import dtype_of
 from sim.hardware.model_shape import MODELS
 from sim.hardware.what_if import BLOCK_SIZE, MAX_BLOCK_SIZE
 from sim.servers.command import ENGINES, engine_and_flags
@@ -22,10 +24,12 @@ from traces.spec import nearest
 DTYPES = dict.fromkeys(("auto", "bfloat16", "float16", "half"))
 """The format of what is not quantised: the checkpoint decides, and 16 bits take the same time."""
 QUANTIZATIONS = {
-    **dict.fromkeys(("fp8", "fbgemm_fp8", "modelopt", "w8a8_fp8"), "fp8"),
+    **dict.fromkeys(("fp8", "fbgemm_fp8", "modelopt", "modelopt_fp8", "w8a8_fp8"), "fp8"),
     **dict.fromkeys(("modelopt_fp4", "nvfp4"), "nvfp4"),
     "fp8_block_scales": "fp8-block",
+    **dict.fromkeys(("compressed-tensors", "auto", "none", "no_quant")),
 }
+"""Formats of weights by their names; None: that of the checkpoint."""
 KV_DTYPES = {"auto": None, "bfloat16": "bf16", "float16": "bf16", "none": None}
 KV_DTYPES |= dict.fromkeys(("fp8", "fp8_e4m3", "fp8_e5m2"), "fp8")
 ENDINGS = ("-instruct", "-chat-hf", "-hf", "-chat", "-v1.5", "-fp8", "-nvfp4", "-fp4", "-dynamic", "-it")
@@ -81,9 +85,12 @@ def server(text: str, *, gpu: str | None = None) -> Server:
             reading.notes.append(f"{what}: not understood{nearest(name, flags)}")
     gpu_bytes = None if gpu is None else _memory_of(gpu)
     ENGINES[engine].finish(reading, gpu, gpu_bytes)
-    _check_layout(reading)
     model = reading.engine.get("model")
-    _formats(reading, model)
+    checkpoint = None if model is None else _checkpoint(known_model(model))
+    if engine == "vllm":
+        _divide_experts(reading, checkpoint)
+    _check_layout(reading)
+    _formats(reading, model, checkpoint)
     options = {"rules": engine} if engine != "vllm" else {}
     options |= reading.policy
     policy = "continuous:" + ",".join(f"{key}={_text(value)}" for key, value in options.items())
@@ -115,15 +122,16 @@ def _memory_of(gpu: str) -> int:
 def _check_layout(reading: Reading) -> None:
     """What cannot be simulated is refused or said."""
     engine, options = reading.engine, reading.policy
-    if engine.get("pp", 1) > 1:
-        raise InputError(f"server: {engine['pp']} pipeline stages are not modelled, only 1 is")
+    for key, what in (("pp", "pipeline stages"), ("cp", "parts of a context")):
+        if engine.get(key, 1) > 1:
+            raise InputError(f"server: {engine[key]} {what} are not modelled, only 1 is")
     if engine.get("replicas", 1) < 1:
         raise InputError(f"server: {engine['replicas']} data parallel copies are not at least 1")
     tokens, seqs = options.get("max_num_batched_tokens"), options.get("max_num_seqs")
     if tokens is not None and seqs is not None and tokens < seqs:
         raise InputError(f"server: {seqs} requests at a time exceed {tokens} tokens of an iteration")
     longest = engine.get("max_model_len")
-    if longest is not None:
+    if longest is not None and longest > 0:
         if options.get("chunked") is False and (tokens or 0) < longest and "rules" not in options:
             raise InputError(
                 f"server: prompts of up to {longest} tokens exceed {tokens} tokens of an iteration, and are "
@@ -132,11 +140,51 @@ def _check_layout(reading: Reading) -> None:
         reading.notes.append(f"requests of more than {longest} tokens are served here, not refused")
     if not 1 <= (size := engine.get("block_size", BLOCK_SIZE)) <= MAX_BLOCK_SIZE:
         raise InputError(f"server: blocks of {size} tokens are not between 1 and {MAX_BLOCK_SIZE:,}")
-    if engine.get("expert_parallel"):
-        reading.deployment["ep"] = reading.deployment.get("tp", 1)
 
 
-def _formats(reading: Reading, model: str | None) -> None:
+class Checkpoint(NamedTuple):
+    """What a model's configuration says, where it is at hand."""
+
+    dtype: str | None
+    """The format of its weights; None for one without tables."""
+    has_experts: bool
+
+
+def _checkpoint(model: str) -> Checkpoint | None:
+    try:
+        config = config_for(model)
+    except InputError:  # said when a profile is composed, if one is
+        return None
+    try:
+        return Checkpoint(dtype_of(config, model), num_experts(config) > 0)
+    except InputError:
+        return Checkpoint(None, num_experts(config) > 0)
+
+
+def _divide_experts(reading: Reading, checkpoint: Checkpoint | None) -> None:
+    """Data parallel copies of a model of experts share these under vLLM: they are one replica, whose copies
+    compute attention, each with limits of its own. A model that is not known has experts if its server
+    divides them.
+    """
+    engine, deployment = reading.engine, reading.deployment
+    divides = engine.get("expert_parallel", False)
+    has_experts = divides if checkpoint is None else checkpoint.has_experts
+    if divides and not has_experts:
+        reading.notes.append("--enable-expert-parallel: the model has no experts")
+    copies = engine.get("replicas", 1)
+    if has_experts and copies > 1:
+        del engine["replicas"]
+        deployment |= {"tp": deployment.get("tp", 1) * copies, "dp_attention": copies}
+        reading.multiply(copies)
+        reading.notes.append(
+            "--data-parallel-size: copies share the experts; they are taken to be always alike, as one "
+            f"scheduler with {copies} times the limits"
+        )
+    if divides and has_experts:
+        deployment["ep"] = deployment.get("tp", 1)
+
+
+def _formats(reading: Reading, model: str | None, checkpoint: Checkpoint | None) -> None:
     """Formats of weights and KV cache, as they were said, or as the model's name says."""
     engine, deployment = reading.engine, reading.deployment
     for key, known in (("dtype", DTYPES), ("quantization", QUANTIZATIONS), ("kv", KV_DTYPES)):
@@ -145,6 +193,9 @@ def _formats(reading: Reading, model: str | None) -> None:
             continue
         if value.lower() not in known:
             reading.notes.append(f"{key} {value}: not understood")
+            engine["no_tables"] = key == "quantization"
+        elif key == "quantization" and checkpoint is not None and checkpoint.dtype not in (None, "bf16"):
+            continue  # it names what the checkpoint is
         elif (chosen := known[value.lower()]) is not None:
             deployment["kv" if key == "kv" else "dtype"] = chosen
     if model is not None and "quantization" not in engine and known_model(model) != model:
@@ -160,6 +211,9 @@ def _profile(engine: str, model: str | None, gpu: str | None, reading: Reading) 
         return None
     name = gpu.lower().replace(" ", "-")
     asked = Deployment(known_model(model), name, engine, **reading.deployment)
+    if reading.engine.get("no_tables"):
+        reading.notes.append("no measured kernels of such weights: a profile has to be given")
+        return None
     if name in kernels.SYSTEMS:
         return asked.text
     reading.notes.append(f"no measured kernels of {gpu}: a profile has to be given")

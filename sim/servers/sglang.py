@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from sim.servers.flag import KERNELS, NOT_SCHEDULING, ONE_MODEL, Flag, Reading, silent, silent_switches
+from sim.servers.flag import (
+    KERNELS,
+    NOT_SCHEDULING,
+    ONE_MODEL,
+    SLOWER_MEMORY,
+    SPECULATIVE,
+    Flag,
+    Reading,
+    silent,
+    silent_switches,
+)
 from traces.errors import InputError
 
 GIB = 2**30
@@ -38,7 +48,12 @@ FLAGS: dict[str, Flag] = {
     "context-length": Flag("engine.max_model_len", "int"),
     "disable-radix-cache": Flag("engine.no_cache", "switch"),
     "disable-overlap-schedule": Flag(kind="switch", why="the overlap scheduler is not modelled"),
-    "speculative-algorithm": Flag(why="speculative decoding is not modelled"),
+    "disaggregation-mode": Flag(why="servers for prefill or decode alone are not modelled"),
+    "num-continuous-decode-steps": Flag(why="decode iterations follow one by one"),
+    **silent(SPECULATIVE, "speculative-algorithm", "speculative-num-steps", "speculative-eagle-topk"),
+    **silent(SPECULATIVE, "speculative-num-draft-tokens", "speculative-draft-model-path"),
+    **silent(SLOWER_MEMORY, "hicache-ratio", "hicache-size", "hicache-write-policy"),
+    **silent_switches(SLOWER_MEMORY, "enable-hierarchical-cache"),
     **silent(
         NOT_SCHEDULING,
         *("host", "port", "api-key", "served-model-name", "tokenizer-path", "tokenizer-mode", "random-seed"),
@@ -47,8 +62,9 @@ FLAGS: dict[str, Flag] = {
     ),
     **silent_switches(NOT_SCHEDULING, "trust-remote-code", "enable-metrics", "log-requests"),
     "attention-backend": Flag("engine.attention_backend", why=f"it decides the size of pages; {KERNELS}"),
-    **silent(KERNELS, "sampling-backend", "cuda-graph-max-bs", "moe-runner-backend"),
-    **silent_switches(KERNELS, "enable-torch-compile", "disable-custom-all-reduce"),
+    **silent(KERNELS, "sampling-backend", "cuda-graph-max-bs", "cuda-graph-bs", "moe-runner-backend"),
+    **silent(KERNELS, "moe-a2a-backend", "decode-attention-backend", "prefill-attention-backend"),
+    **silent_switches(KERNELS, "enable-torch-compile", "disable-custom-all-reduce", "enable-dp-lm-head"),
     **silent_switches("kernel times are those with CUDA graphs", "disable-cuda-graph"),
     **silent_switches(ONE_MODEL, "enable-lora"),
     **silent(ONE_MODEL, "lora-paths", "max-loras-per-batch"),
@@ -88,7 +104,9 @@ def finish(reading: Reading, gpu: str | None, gpu_bytes: int | None) -> None:
     engine.setdefault("block_size", PAGE_SIZES.get(engine.get("attention_backend", ""), 1))
     options["max_num_batched_tokens"] = max(2048, options["max_num_seqs"])
     if engine.get("dp_attention"):
-        reading.deployment["dp_attention"] = engine.pop("replicas", 1)
+        groups = reading.deployment["dp_attention"] = engine.pop("replicas", 1)
+        if "kv_tokens" in engine:  # of every group; the other limits are for all
+            engine["kv_tokens"] *= groups
         reading.notes.append(
             "--enable-dp-attention: its groups are taken to be always alike, as one scheduler"
         )

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from sim.servers.flag import KERNELS, NOT_SCHEDULING, ONE_MODEL, Flag, Reading, silent, silent_switches
+from sim.servers.flag import (
+    KERNELS,
+    NOT_SCHEDULING,
+    ONE_MODEL,
+    SLOWER_MEMORY,
+    SPECULATIVE,
+    Flag,
+    Reading,
+    silent,
+    silent_switches,
+)
 
 MAX_BATCH_SIZE, MAX_NUM_TOKENS = 2048, 8192
 """By default."""
@@ -32,23 +42,30 @@ FLAGS: dict[str, Flag] = {
     "batch-wait-timeout-ms": Flag(why="the executor does not wait for requests to come"),
     "enable-attention-dp": Flag("engine.dp_attention", "switch"),
     "disable-overlap-scheduler": Flag(kind="switch", why="the overlap scheduler is not modelled"),
-    "speculative-config.decoding-type": Flag(why="speculative decoding is not modelled"),
+    "max-beam-width": Flag(why="beam search is not modelled"),
+    "server-role": Flag(why="servers for prefill or decode alone are not modelled"),
+    "cp-size": Flag("engine.cp", "int"),
+    **silent(SPECULATIVE, "speculative-config"),
+    **silent(SLOWER_MEMORY, "kv-cache-config.host-cache-size"),
     **silent(
         NOT_SCHEDULING,
         *("host", "port", "backend", "log-level", "tokenizer", "reasoning-parser", "tool-parser"),
-        *("metadata-server-config-file", "num-postprocess-workers", "stream-interval"),
+        *("metadata-server-config-file", "num-postprocess-workers", "stream-interval", "gpus-per-node"),
+        *("revision", "chat-template", "otlp-traces-endpoint", "cluster-size", "custom-tokenizer"),
     ),
     **silent_switches(NOT_SCHEDULING, "trust-remote-code", "print-iter-log", "enable-iter-perf-stats"),
-    **silent(KERNELS, "moe-config.backend", "attn-backend", "cuda-graph-config.max-batch-size"),
-    **silent(KERNELS, "cuda-graph-config.batch-sizes", "allreduce-strategy"),
-    **silent_switches(KERNELS, "cuda-graph-config.enable-padding"),
-    **silent(ONE_MODEL, "lora-config.max-lora-rank"),
+    **silent_switches(NOT_SCHEDULING, "fail-fast-on-attention-window-too-large"),
+    **silent(KERNELS, "moe-config", "attn-backend", "cuda-graph-config", "allreduce-strategy"),
+    **silent(ONE_MODEL, "lora-config"),
 }
 SHORT = {
     "tensor-parallel-size": "tp-size",
     "pipeline-parallel-size": "pp-size",
     "moe-expert-parallel-size": "ep-size",
+    "context-parallel-size": "cp-size",
+    "free-gpu-memory-fraction": "kv-cache-free-gpu-memory-fraction",
     "kv-cache-config.free-gpu-memory-fraction": "kv-cache-free-gpu-memory-fraction",
+    **{f"build-config.{name}": name for name in ("max-batch-size", "max-num-tokens", "max-seq-len")},
     "kv-cache-config.dtype": "kv-cache-dtype",
 }
 
@@ -59,12 +76,20 @@ def finish(reading: Reading, gpu: str | None, gpu_bytes: int | None) -> None:
     options.setdefault("max_num_batched_tokens", MAX_NUM_TOKENS)
     options.setdefault("max_num_seqs", min(MAX_BATCH_SIZE, options["max_num_batched_tokens"]))
     options.setdefault("chunked", False)
+    if "prefix_caching" not in options:
+        reading.notes.append(
+            "the reuse of blocks is not modelled: prompts that begin alike are computed again"
+        )
     if options.get("prefix_caching"):
         options["prefix_caching"] = "own"  # on goes by vLLM's rules
     if "capacity" in reading.engine:
         options["capacity_scheduler_policy"] = reading.engine["capacity"].lower()
     if reading.engine.get("dp_attention"):
-        reading.deployment["dp_attention"] = reading.deployment.get("tp", 1)
-        reading.notes.append("enable_attention_dp: its groups are taken to be always alike, as one scheduler")
+        groups = reading.deployment["dp_attention"] = reading.deployment.get("tp", 1)
+        reading.multiply(groups)
+        reading.notes.append(
+            "enable_attention_dp: its groups are taken to be always alike, as one scheduler with "
+            f"{groups} times the limits"
+        )
     reading.engine.setdefault("block_size", TOKENS_PER_BLOCK)
     reading.notes.append("the overlap scheduler is not modelled: decisions take no time")

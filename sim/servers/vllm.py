@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from sim.servers.flag import KERNELS, NOT_SCHEDULING, ONE_MODEL, Flag, Reading, silent, silent_switches
+from sim.servers.flag import (
+    KERNELS,
+    NOT_SCHEDULING,
+    ONE_MODEL,
+    SLOWER_MEMORY,
+    SPECULATIVE,
+    Flag,
+    Reading,
+    silent,
+    silent_switches,
+)
 
 LARGE_GPU_BYTES = 70 * 2**30
 """From so much memory on, but on no A100, batches are larger by default."""
@@ -22,16 +32,23 @@ FLAGS: dict[str, Flag] = {
     "num-gpu-blocks-override": Flag("engine.blocks", "int"),
     "block-size": Flag("engine.block_size", "int"),
     "max-num-seqs": Flag("policy.max_num_seqs", "int"),
-    "max-num-batched-tokens": Flag("policy.max_num_batched_tokens", "int"),
-    "max-model-len": Flag("engine.max_model_len", "int"),
+    "max-num-batched-tokens": Flag("policy.max_num_batched_tokens", "suffixed"),
+    "max-model-len": Flag("engine.max_model_len", "suffixed"),
+    "decode-context-parallel-size": Flag("engine.cp", "int"),
+    "prefill-context-parallel-size": Flag("engine.cp", "int"),
     "enable-chunked-prefill": Flag("policy.chunked", "switch"),
     "enable-prefix-caching": Flag("policy.prefix_caching", "switch"),
     "scheduling-policy": Flag("policy.order"),
     "async-scheduling": Flag("policy.async_scheduling", "switch"),
     "enforce-eager": Flag(kind="switch", why="kernel times are those with CUDA graphs"),
-    "speculative-config": Flag(why="speculative decoding is not modelled"),
-    "long-prefill-token-threshold": Flag(why="long prompts are not slowed down"),
-    "max-num-partial-prefills": Flag(why="long prompts are not slowed down"),
+    "scheduler-cls": Flag(why="the scheduler is vLLM's own"),
+    "cpu-offload-gb": Flag(why="all weights are taken to be in the GPU's memory"),
+    "kv-cache-memory-bytes": Flag(why="KV memory follows from gpu-memory-utilization; --kv-blocks sets it"),
+    **silent(SPECULATIVE, "speculative-config"),
+    **silent(SLOWER_MEMORY, "kv-transfer-config", "kv-offloading-size", "kv-offloading-backend"),
+    **silent("long prompts are not slowed down", "long-prefill-token-threshold"),
+    **silent("long prompts are not slowed down", "max-num-partial-prefills", "max-long-partial-prefills"),
+    **silent("vLLM no longer has it", "num-scheduler-steps", "preemption-mode"),
     **silent(
         NOT_SCHEDULING,
         *("host", "port", "api-key", "served-model-name", "tokenizer", "tokenizer-mode", "download-dir"),
@@ -45,14 +62,23 @@ FLAGS: dict[str, Flag] = {
             "hf-overrides",
         ),
         *("max-logprobs", "limit-mm-per-prompt", "distributed-executor-backend", "swap-space"),
+        *("api-server-count", "data-parallel-size-local", "data-parallel-backend", "data-parallel-address"),
+        *("data-parallel-rpc-port", "data-parallel-start-rank", "data-parallel-rank", "stream-interval"),
+        *("prefix-caching-hash-algo", "rope-scaling", "rope-theta", "config-format", "tokenizer-revision"),
+        *("allowed-origins", "middleware", "structured-outputs-config", "override-generation-config"),
+        *("guided-decoding-backend", "mm-processor-kwargs", "log-config-file"),
     ),
     **silent_switches(
         NOT_SCHEDULING,
         *("trust-remote-code", "disable-log-requests", "enable-log-requests", "disable-log-stats"),
-        *("enable-auto-tool-choice", "enable-reasoning", "disable-uvicorn-access-log"),
+        *("enable-auto-tool-choice", "enable-reasoning", "disable-uvicorn-access-log", "headless"),
+        *("disable-frontend-multiprocessing", "enable-prompt-tokens-details", "enable-sleep-mode"),
+        *("data-parallel-hybrid-lb", "data-parallel-external-lb", "disable-fastapi-docs"),
     ),
     **silent(KERNELS, "compilation-config", "attention-backend", "max-seq-len-to-capture"),
-    **silent_switches(KERNELS, "disable-custom-all-reduce"),
+    **silent(KERNELS, "cuda-graph-sizes", "cudagraph-capture-sizes", "all2all-backend", "optimization-level"),
+    **silent_switches("tokens are spread over experts as the tables assume", "enable-eplb"),
+    **silent_switches(KERNELS, "disable-custom-all-reduce", "O0", "O1", "O2", "O3"),
     **silent_switches(ONE_MODEL, "enable-lora"),
     **silent(ONE_MODEL, "max-loras", "max-lora-rank", "lora-modules"),
 }
@@ -63,6 +89,8 @@ SHORT = {
     "q": "quantization",
     "ep": "enable-expert-parallel",
     "m": "model",
+    "dcp": "decode-context-parallel-size",
+    **dict.fromkeys(("cc", "O"), "compilation-config"),
 }
 
 

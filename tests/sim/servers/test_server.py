@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sim.hardware.hugging_face import config_of
+from sim.hardware.model_shape import MODELS
 from sim.scenario.policies import make_scheduler
 from sim.servers.command import ENGINES
 from sim.servers.server import Server, known_model, server
@@ -181,6 +183,9 @@ def test_every_flag_without_effect_and_every_unknown_one_is_said() -> None:
         (f"{VLLM} --max-num-seqs many", "--max-num-seqs: 'many' is not a whole number"),
         (f"{VLLM} -tp 2 --tensor-parallel-size 4", "--tensor-parallel-size is given twice"),
         (f"{VLLM} --block-size 0", "blocks of 0 tokens are not between 1 and"),
+        (f"{VLLM} -dcp 2", "2 parts of a context are not modelled"),
+        (f"{VLLM} --max-num-seqs 2k", "'2k' is not a whole number"),
+        (f"{VLLM} --max-num-batched-tokens 8.5K", "'8.5K' is not a whole number"),
         (f"{VLLM} -pp 2", "2 pipeline stages are not modelled"),
         (
             f"{VLLM} --max-num-seqs 512 --max-num-batched-tokens 256",
@@ -236,6 +241,86 @@ def test_a_name_says_the_format_where_another_model_stands_for_it() -> None:
     assert server("vllm serve Qwen/Qwen3-32B-FP8", gpu="h200").profile == (
         "Qwen/Qwen3-32B-FP8@h200,engine=vllm,tp=1,kv=bf16"
     )
+
+
+def test_copies_that_share_experts_are_one_replica_with_the_limits_of_all(tmp_path: Path) -> None:
+    command = "vllm serve some/model --data-parallel-size 4 --tensor-parallel-size 2 --max-num-seqs 64"
+    read = server(f"{command} --enable-expert-parallel --num-gpu-blocks-override 100", gpu="h200")
+    assert read.profile == "some/model@h200,engine=vllm,tp=8,ep=8,dp_attention=4,kv=bf16"
+    assert (read.replicas, read.kv_blocks) == (1, 400)
+    assert (options(read)["max_num_seqs"], options(read)["max_num_batched_tokens"]) == ("256", "32768")
+    apart = server(command, gpu="h200")
+    assert (apart.replicas, options(apart)["max_num_seqs"]) == (4, "64")
+    dense = server(f"{VLLM} --data-parallel-size 2 --enable-expert-parallel", gpu="h200")
+    assert (dense.replicas, dense.profile) == (2, "llama-3.1-8b@h200,engine=vllm,tp=1,kv=bf16")
+    assert "--enable-expert-parallel: the model has no experts" in dense.notes
+    extra = tmp_path / "extra.yaml"
+    extra.write_text("enable_attention_dp: true\nkv_cache_config:\n  max_tokens: 3200\n")
+    read = server(f"trtllm-serve m --tp_size 4 --max_batch_size 8 --config {extra}", gpu="h200")
+    assert (options(read)["max_num_seqs"], options(read)["max_num_batched_tokens"]) == ("32", "32768")
+    assert read.kv_blocks == 400
+
+
+def test_quantization_names_what_a_quantised_checkpoint_is(tmp_path: Path) -> None:
+    for said, profile in (
+        (
+            {"quant_method": "fp8", "weight_block_size": [128, 128]},
+            f"{tmp_path}@h200,engine=vllm,tp=1,kv=bf16",
+        ),
+        (None, f"{tmp_path}@h200,engine=vllm,tp=1,dtype=fp8,kv=bf16"),
+    ):
+        config = config_of(MODELS["llama-3.1-8b"]) | {"quantization_config": said}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert server(f"vllm serve {tmp_path} --quantization fp8", gpu="h200").profile == profile
+    read = server(f"{VLLM} --quantization awq", gpu="h200")
+    assert read.profile is None
+    assert "no measured kernels of such weights: a profile has to be given" in read.notes
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"/usr/bin/{VLLM} --max-num-seqs 7",
+        f"CUDA_VISIBLE_DEVICES=0 exec {VLLM} \\\n  --max-num-seqs 7  # few\n",
+        f"{VLLM} --max-num-seqs 7 > log.txt 2>&1 &",
+        f"{VLLM} --max-num-seqs 7; echo ended",
+        f"bash -lc '{VLLM} --max-num-seqs 7'",
+        "docker run --gpus all -v a:b -p 8000:8000 vllm/vllm-openai:v0.11.0 --model m --max-num-seqs 7",
+        f"docker run --gpus all image {VLLM} --max-num-seqs 7",
+        f"{VLLM} -O3 --max-num-seqs 7 --lora-modules a=b c=d --cuda-graph-sizes 1 2 4",
+        f"{VLLM} --max-num-seqs 7 --middleware a --middleware b --compilation-config.level=3",
+    ],
+)
+def test_a_command_is_found_in_what_a_shell_or_a_container_is_told(command: str) -> None:
+    read = server(command)
+    assert (read.engine, options(read)["max_num_seqs"]) == ("vllm", "7")
+    assert not any("not understood" in note for note in read.notes)
+
+
+def test_variables_of_an_engine_are_said() -> None:
+    for command in (f"VLLM_USE_V1=0 HF_TOKEN=x {VLLM}", f"docker run -e VLLM_USE_V1=0 i {VLLM}"):
+        assert server(command).notes[0] == "VLLM_USE_V1=0: not understood"
+
+
+@pytest.mark.parametrize(
+    ("value", "tokens"),
+    [("8192", "8192"), ("8k", "8000"), ("8K", "8192"), ("25.6k", "25600"), ("1m", "1000000")],
+)
+def test_numbers_of_tokens_as_vllm_reads_them(value: str, tokens: str) -> None:
+    assert options(server(f"{VLLM} --max-num-batched-tokens {value}"))["max_num_batched_tokens"] == tokens
+    assert server(f"{VLLM} --max-model-len auto").notes == server(VLLM).notes
+
+
+def test_what_a_file_leaves_empty_is_the_engines_default(tmp_path: Path) -> None:
+    path = tmp_path / "extra.yaml"
+    path.write_text(
+        "max_batch_size: null\ncuda_graph_config: null\nspeculative_config:\n  max_draft_len: 3\n"
+    )
+    read = server(f"trtllm-serve m --config {path}")
+    assert options(read)["max_num_seqs"] == "2048"
+    said = "speculative_config.max_draft_len: understood, without effect here: speculative decoding is not"
+    assert any(note.startswith(said) for note in read.notes)
+    assert any(note.startswith("the reuse of blocks is not modelled") for note in read.notes)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
