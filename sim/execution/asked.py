@@ -31,10 +31,13 @@ class AskedRequests(RunningRequests):
 
     def begin(self, work: Iterations, now: float, until_s: float = math.inf) -> Leap:
         """The same; questions make the one iteration longer, and first tokens come as much later."""
+        if work.ask:
+            self.done = 0
         leap = super().begin(work, now, until_s)
         if work.ask:
             first_token_s, end_s = self.ledger.first_token_s, now + leap.head_s
             leap.head_s += self.later.ask_s * len(work.ask)
+            leap.head_end_s, leap.end_s = leap.ends_s(1), leap.ends_s(leap.iterations)
             for chunk in work.chunks:
                 if first_token_s[chunk.request.id] == end_s:
                     first_token_s[chunk.request.id] = now + leap.head_s

@@ -49,12 +49,11 @@ class Environment(simpy.Environment):
         event._ok, event._value = True, None
         self.schedule(event, rank)  # type: ignore[arg-type]
 
-    def skip(self, seconds: float) -> bool:
+    def skip_to(self, time_s: float) -> bool:
         """Let time pass at once, without an event, where nothing else would happen meanwhile."""
-        then = self._now + seconds
-        if self._queue and self._queue[0][0] <= then:
+        if self._queue and self._queue[0][0] <= time_s:
             return False
-        self._now = then
+        self._now = time_s
         return True
 
     def __enter__(self) -> Environment:

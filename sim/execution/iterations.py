@@ -54,6 +54,7 @@ class RunningRequests:
         self.paused: list[tuple[int, int, Request]] = []
         self.behind: set[int] = set()  # ids of who got none in the one before
         self.leap = Leap(1, 0.0)  # in progress, or the last one: the same object again and again
+        self.done = 0  # iterations of a stretch that may go on, counted since nobody has come or gone
         # What decodes, by the tick with which it has its last token and then by id; a heap of these ticks.
         # Comparing numbers takes a fraction of comparing entries, and requests that end together need one.
         self.ending: dict[int, list[Request]] = {}
@@ -82,6 +83,8 @@ class RunningRequests:
         """
         if work.evict or work.pause or self.behind:
             self._make_way(work)
+        elif self.done and now == self.iterated_s and not (work.chunks or work.overrun):
+            return self._go_on(work.at_most, until_s)
         tick, ticks, longest = self.use.iterations, self.ticks, self.longest
         tokens, num_rows = self.context_tokens, self.num_decoding
         self.num_head = num_rows - len(self.back) if self.back else num_rows
@@ -103,19 +106,37 @@ class RunningRequests:
         if iterations > work.at_most:
             iterations = work.at_most
         leap = self.leap
-        leap.head_s = head_s
-        if iterations > 1 and now + head_s < until_s:
+        leap.head_s, leap.start_s, leap.done = head_s, now, 0
+        leap.head_end_s = leap.end_s = end_s = now + head_s
+        if iterations > 1 and end_s < until_s:
             n, tokens = self.num_decoding, self.context_tokens
             uneven = n * (tick - longest[0][0]) - tokens if longest else 0
             leap.iterations = iterations
             leap.first_s, leap.slope_s = self.cost.decode_run(n, tokens + n, uneven)
             if until_s < math.inf:
-                leap.iterations = leap.iterations_begun(until_s, now)
+                leap.iterations = iterations = leap.iterations_begun(until_s)
+            leap.end_s = leap.ends_s(iterations)
             return leap
         if iterations < 1:
             raise SchedulingError("Iterations of which none is to run")
         leap.iterations = 1
         leap.first_s = leap.slope_s = 0.0
+        return leap
+
+    def _go_on(self, at_most: int, until_s: float) -> Leap:
+        """The same where nobody has come or gone since the last leap: the stretch goes on."""
+        leap, tick, n, done = self.leap, self.use.iterations, self.num_decoding, self.done
+        iterations = min(self.ticks[0] - tick, at_most)
+        if iterations < 1:
+            raise SchedulingError("Iterations of which none is to run")
+        if done == 1:
+            uneven = n * (tick - self.longest[0][0]) - self.context_tokens if self.longest else 0
+            leap.first_s, leap.slope_s = self.cost.decode_run(n, self.context_tokens, uneven)
+        self.num_head = n
+        leap.done, leap.iterations = done, iterations
+        if iterations > 1 and until_s < math.inf:
+            leap.iterations = leap.iterations_begun(until_s)
+        leap.head_end_s, leap.end_s = leap.ends_s(1), leap.ends_s(leap.iterations)
         return leap
 
     def _prefill(self, work: Iterations, now: float, num_rows: int, row_tokens: int, uneven: int) -> float:
@@ -171,7 +192,7 @@ class RunningRequests:
         """Move on by so many of the leap's iterations; the requests that finish with the last of them."""
         ledger, use, ticks = self.ledger, self.use, self.ticks
         gaps, num_decoding = ledger.gaps, self.num_decoding
-        head_end_s, steps = start_s + leap.head_s, gaps.steps
+        head_end_s, steps = leap.head_end_s, gaps.steps
         if num_head := self.num_head:
             # A tuple to extend by would be made and thrown away.
             steps.append(head_end_s - self.iterated_s)
@@ -181,7 +202,7 @@ class RunningRequests:
                 steps += (head_end_s - self.last_token_s.pop(i), 1)
             self.back.clear()
         if iterations > 1:
-            gaps.rows += (leap.first_s, leap.slope_s, iterations - 1, num_decoding)
+            gaps.rows += (leap.first_s + leap.done * leap.slope_s, leap.slope_s, iterations - 1, num_decoding)
             if len(gaps.rows) >= FOLD_AT:
                 gaps.fold()
         if len(steps) >= FOLD_AT:
@@ -195,6 +216,7 @@ class RunningRequests:
         if ticks and ticks[0] <= tick:  # with one of them a leap is over
             finished = self.ending.pop(heappop(ticks))
             self.num_decoding = num_decoding - len(finished)
+            self.done = 0
             output_tokens, finish_s = self.output_tokens, ledger.finish_s
             for request in finished:
                 i = request.id
@@ -203,6 +225,8 @@ class RunningRequests:
             if self.replica:
                 for request in finished:
                     ledger.replica[request.id] = self.replica
+        else:
+            self.done = leap.done + iterations if num_decoding else 0
         self.context_tokens = context
         if self.paused:
             self._end_pause()
@@ -360,6 +384,7 @@ class RunningRequests:
             self._decode(end, request)
             self.behind.add(i)
         self.paused.clear()
+        self.done = 0
 
 
 class TimedRequests(RunningRequests):
@@ -367,5 +392,5 @@ class TimedRequests(RunningRequests):
 
     def advance(self, leap: Leap, iterations: int, start_s: float, end_s: float) -> Sequence[Request]:
         """Say when the gaps are that this adds, and move on."""
-        self.ledger.gaps.mark(start_s + leap.head_s)
+        self.ledger.gaps.mark(leap.head_end_s)
         return super().advance(leap, iterations, start_s, end_s)

@@ -101,8 +101,9 @@ def perceive_record(
 
 def cut_off(record: BatchRecord, now: float) -> BatchRecord:
     """What of a batch had run when its accelerator failed."""
+    start_s = record.start_s
     run = Leap(
-        record.iterations, record.prefill_end_s - record.start_s, record.first_step_s, record.step_slope_s
+        record.iterations, record.prefill_end_s - start_s, record.first_step_s, record.step_slope_s, start_s
     )
-    iterations = run.iterations_ended(now - record.start_s)
+    iterations = run.iterations_ended(now)
     return record._replace(iterations=iterations, prefill_end_s=min(record.prefill_end_s, now), end_s=now)

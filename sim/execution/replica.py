@@ -169,20 +169,17 @@ class Replica:
                             until_s = source.due_s
                         leap = running.begin(work if leaps else replace(work, at_most=1), now, until_s)
                         iterations, start_s = leap.iterations, now
-                        seconds = leap.head_s if iterations == 1 else leap.seconds(iterations)
-                        if env.skip(seconds):
-                            now += seconds
-                        else:
+                        now = leap.end_s
+                        if not env.skip_to(now):
                             self.iterations = (work, leap, start_s)
                             self.is_leaping, self.is_listening = iterations > 1, iterations > 1 and listens
                             try:
-                                now += seconds
                                 yield env.at(now, END)
                             except simpy.Interrupt as signal:
                                 if signal.cause is not None:
                                     raise
-                                iterations = leap.iterations_begun(env.now, start_s, self.is_late)
-                                now = max(start_s + leap.seconds(iterations), env.now)
+                                iterations = leap.iterations_begun(env.now, self.is_late)
+                                now = max(leap.ends_s(iterations), env.now)
                                 yield env.at(now, END)
                             self.is_listening = self.is_leaping = False
                             self.iterations = None
@@ -296,9 +293,9 @@ class Replica:
             work,
             iterations,
             start_s,
-            min(start_s + leap.head_s, end_s),
+            min(leap.head_end_s, end_s),
             end_s,
-            first_step_s=leap.first_s,
+            first_step_s=leap.second_s,
             step_slope_s=leap.slope_s,
             kv_tokens=self._kv_tokens(),
             replica=self.number,
@@ -371,10 +368,10 @@ class Replica:
     def _cut_iterations(self, work: Iterations, leap: Leap, start_s: float, now: float) -> None:
         """Those iterations that had ended count; the one in progress is lost."""
         # A failure at the very end of an iteration takes it with it: nothing of it has been handed back.
-        iterations = leap.iterations_begun(now, start_s) - 1
+        iterations = leap.iterations_begun(now) - 1
         begun_s = start_s
         if iterations:
-            start_s += leap.seconds(iterations)
+            start_s = leap.ends_s(iterations)
             self.running.advance(leap, iterations, begun_s, start_s)
             self.scheduler.record(work, Outcome(iterations), now)
         else:

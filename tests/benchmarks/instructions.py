@@ -49,7 +49,7 @@ PARTS: dict[str, tuple[Callable[..., Any], ...]] = {
     ),
     "carry out": (
         Replica.run, RunningRequests.begin, RunningRequests._prefill, RunningRequests._end_alike,
-        Leap.seconds, Leap.iterations_begun, Environment.skip,
+        Leap.ends_s, Leap.seconds, Leap.iterations_begun, Environment.skip_to,
     ),
     "write down what has ended, free its memory": (
         RunningRequests.advance, Arrivals.ended, ContinuousScheduler.record, ContinuousScheduler._leave,

@@ -75,7 +75,7 @@ def test_time_is_skipped_only_where_nothing_else_happens() -> None:
 
     def skips(env: Environment) -> Generator[simpy.Event, Any, None]:
         for seconds in (1.5, 0.5, 5.0):
-            if not env.skip(seconds):
+            if not env.skip_to(env.now + seconds):
                 seen.append(("waits", env.now))
                 yield env.timeout(seconds)
             seen.append(("goes on", env.now))
@@ -98,7 +98,7 @@ def test_time_is_skipped_only_where_nothing_else_happens() -> None:
 def test_time_is_not_skipped_beyond_the_end_of_a_run() -> None:
     def skips(env: Environment) -> Generator[simpy.Event, Any, None]:
         while True:
-            if not env.skip(1.0):
+            if not env.skip_to(env.now + 1.0):
                 yield env.timeout(1.0)
 
     with Environment() as env:

@@ -72,9 +72,9 @@ def test_the_end_of_an_iteration_belongs_to_it_whenever_the_leap_began(
     iterations: int, head_s: float, first_s: float, start_s: float
 ) -> None:
     """A time less another is rounded otherwise than the sum: 3.9 + 0.25 - 3.9 may be above 0.25."""
-    leap = Leap(iterations, head_s, first_s)
+    leap = Leap(iterations, head_s, first_s, start_s=start_s)
     for k in range(1, iterations + 1):
-        assert leap.iterations_begun(start_s + leap.seconds(k), start_s) == k
+        assert leap.iterations_begun(leap.ends_s(k)) == k
 
 
 @given(
@@ -105,7 +105,7 @@ def test_a_paused_request_is_a_token_behind(cost: StepCost) -> None:
 
     def run(work: Iterations, now: float) -> tuple[float, list[Request]]:
         leap = running.begin(work, now)
-        end = now + leap.seconds(leap.iterations)
+        end = leap.end_s
         return end, running.advance(leap, leap.iterations, now, end)
 
     now, _ = run(Iterations((Chunk(one, 20, True), Chunk(other, 30, True)), (), 1, False), 0.0)
@@ -129,7 +129,7 @@ def test_an_evicted_request_goes_on_where_it_was(cost: StepCost) -> None:
 
     def run(work: Iterations, now: float) -> tuple[int, float, list[Request]]:
         leap = running.begin(work, now)
-        end = now + leap.seconds(leap.iterations)
+        end = leap.end_s
         return leap.iterations, end, list(running.advance(leap, leap.iterations, now, end))
 
     iterations, now, finished = run(Iterations((Chunk(r, 12, False),), (), 1, False), 0.0)
@@ -248,7 +248,7 @@ def test_where_all_pause_others_get_their_first_tokens_and_nobody_else_does(cost
 
     def run(work: Iterations, now: float) -> tuple[float, list[Request]]:
         leap = running.begin(work, now)
-        end = now + leap.seconds(leap.iterations)
+        end = leap.end_s
         return end, running.advance(leap, leap.iterations, now, end)
 
     t1, _ = run(Iterations((Chunk(a, 10, True),), (), 1, False), 0.0)

@@ -125,7 +125,7 @@ def test_the_hot_loop_writes_what_the_methods_write(cost: StepCost) -> None:
         if not running.num_running:
             break
         leap = running.begin(work, now)
-        end_s = now + leap.seconds(leap.iterations)
+        end_s = leap.end_s
         finished = running.advance(leap, leap.iterations, now, end_s)
         expected.record_finished(finished, end_s, replica=1)
         now = end_s
