@@ -96,13 +96,19 @@ def names() -> tuple[str, ...]:
 
 
 def cache_folder() -> Path:
-    """Where files are kept: the folder that SEQSCHED_DATA names, else the user's cache folder."""
+    """Where files are kept: the folder that SEQSCHED_DATA names, else the user's cache folder.
+
+    InputError for a user without a home, as in a container that runs under a number.
+    """
     chosen = os.environ.get(CACHE_VARIABLE)
     if chosen:
         return Path(chosen)
     import platformdirs
 
-    return Path(platformdirs.user_cache_dir("seqsched"))
+    try:
+        return Path(platformdirs.user_cache_dir("seqsched"))
+    except RuntimeError as error:
+        raise InputError(f"cache folder: {error}, or {CACHE_VARIABLE}") from None
 
 
 def fetch(name: str) -> Path:

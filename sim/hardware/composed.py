@@ -138,12 +138,16 @@ def composed(text: str) -> Profile:
     """
     asked = Deployment.parse(text)
     kernels.system_of(asked.gpu)
-    kept = cache_folder() / "profiles" / f"{_key(asked)}.json"
+    name = f"{_key(asked)}.json"
+    try:
+        kept = cache_folder() / "profiles" / name
+    except InputError:  # a user without a home
+        return compose(asked)
     try:
         return Profile.from_json(json.loads(kept.read_text(encoding="utf-8")), str(kept))
     except (OSError, ValueError):  # there is none, or half of one; InputError is a ValueError
         profile = compose(asked)
-    with suppress(OSError):  # a folder that takes no files costs time, not the answer
+    with suppress(OSError, InputError):  # a folder that takes no files costs time, not the answer
         kept.parent.mkdir(parents=True, exist_ok=True)
         profile.save(kept)
     return profile

@@ -17,6 +17,7 @@ from sim.hardware.hugging_face import config_of
 from sim.hardware.model_shape import MODELS
 from sim.hardware.profile import KINDS, Profile
 from sim.hardware.shipped import DEPLOYMENTS
+from traces.datasets import cache_folder
 from traces.errors import InputError
 
 TEXT = "llama-3.1-8b@h200,tp=1,dtype=fp8,engine=vllm"
@@ -153,6 +154,37 @@ def test_half_a_copy_is_composed_again(monkeypatch: pytest.MonkeyPatch, tmp_path
     whole = kept.read_text(encoding="utf-8")
     kept.write_text(whole[:300], encoding="utf-8")
     assert composed(TEXT) == made and kept.read_text(encoding="utf-8") == whole
+
+
+def test_where_nothing_can_be_kept_it_is_composed_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made = load("h200-vicuna-7b")
+    monkeypatch.setattr("sim.hardware.composed.compose", lambda asked: made)
+    for folder in (tmp_path / "a file", Path("/proc/no/such")):
+        monkeypatch.setenv("SEQSCHED_DATA", str(folder))
+        if folder.parent == tmp_path:
+            folder.write_text("", encoding="utf-8")
+        assert composed(TEXT) == made
+    monkeypatch.setenv("SEQSCHED_DATA", str(tmp_path))
+    monkeypatch.setattr("traces.files.os.access", lambda *_: False)
+    (tmp_path / "profiles").mkdir()
+    assert composed(TEXT) == made  # written
+    (kept,) = (tmp_path / "profiles").iterdir()
+    kept.write_text("{", encoding="utf-8")
+    assert composed(TEXT) == made and kept.read_text(encoding="utf-8") == "{"  # write-protected
+    kept.unlink()
+    kept.mkdir()
+    assert composed(TEXT) == made
+
+    def homeless(*_: str) -> str:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.delenv("SEQSCHED_DATA")
+    monkeypatch.setattr("platformdirs.user_cache_dir", homeless)
+    assert composed(TEXT) == made
+    with pytest.raises(InputError, match="cache folder: could not determine the home directory"):
+        cache_folder()
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
