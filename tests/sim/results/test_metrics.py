@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from plots import capacity, load, policies, style
@@ -12,8 +13,10 @@ from sim import simulate
 from sim.cli import show
 from sim.planning.slo import observe, parse_slo
 from sim.results import metrics
+from sim.results.batch_record import BatchRecord
+from sim.results.ledger import Ledger, ReplicaUse
 from sim.results.metric_kinds import STATISTICS, Latency, Metric
-from sim.results.result import Result
+from sim.results.result import Result, make_result
 from sim.results.session_metrics import SESSIONS
 from sim.studies.load_curves import curve_keys
 from traces.errors import InputError
@@ -133,3 +136,42 @@ def test_statistics_are_those_of_every_latency() -> None:
     assert [f"{s}_wait_ms" for s in STATISTICS] == [
         key for key in metrics.table() if key.endswith("_wait_ms") and "session" not in key
     ]
+
+
+def summary_of(ledger: Ledger) -> dict[str, Any]:
+    """Of requests with prompts of 10 tokens and answers of 4."""
+    n = ledger.num_requests
+    columns: dict[str, Any] = {"prompt_tokens": np.full(n, 10), "output_tokens": np.full(n, 4)}
+    return dict(make_result(ledger, request_id=np.arange(n), priority=None, labels={}, **columns).summary)
+
+
+def test_the_busy_share_is_of_all_replicas_and_the_kv_peak_of_the_fullest() -> None:
+    uses = [ReplicaUse("", 100, 3, 2.0, 50, preemptions=1), ReplicaUse("", 100, 5, 4.0, 25, preemptions=2)]
+    ledger = Ledger(2, [1.0, 2.0], replicas=uses)
+    ledger.scheduled_s, ledger.first_token_s, ledger.finish_s = [1.0, 2.0], [3.0, 4.0], [5.0, 9.0]
+    summary = summary_of(ledger)
+    assert summary["gpu_busy_fraction"] == 0.375  # 2 and 4 of 8 s each
+    assert summary["kv_peak_fraction"] == 0.5
+    assert (summary["iterations"], summary["preemptions"]) == (8, 3)
+
+
+def test_a_replica_that_is_never_idle_is_busy_all_the_time() -> None:
+    """Its iterations, added one by one, may come to a little more than the run lasted."""
+    ledger = Ledger(1, [0.0], replicas=[ReplicaUse("", 100, 3, 0.1 + 0.1 + 0.1)])
+    ledger.scheduled_s, ledger.first_token_s, ledger.finish_s = [0.0], [0.1], [0.3]
+    assert ledger.replicas[0].busy_s > 0.3
+    assert summary_of(ledger)["gpu_busy_fraction"] == 1.0
+
+
+def test_a_request_failed_at_first_where_its_answer_outgrew_its_prediction() -> None:
+    """Not where it only lost its replica. All end in one batch, but for the last, which expires."""
+    ledger = Ledger(5, [0.0] * 5)
+    ledger.batches.append(BatchRecord("PaddedBatch", (0, 1, 2, 3), 4, 4, 0.0, 1.0, 4.0, 10, 1.0))
+    ledger.scheduled_s, ledger.first_token_s = [0.0] * 5, [1.0] * 5
+    ledger.finish_s, ledger.final_batch = [4.0] * 4 + [np.nan], [0] * 4 + [-1]
+    ledger.reason = {4: "expired: too late"}
+    # It lost its replica when it had begun; a batch before had been too short, and it went on from there; it
+    # outgrew a prediction of one token, and lost its replica before it ran again; it went well; it expired
+    # after it had outgrown such a prediction.
+    ledger.attempts, ledger.failed_tokens, ledger.reroutes = [2, 2, 2, 1, 1], [0, 0, 1, 0, 1], {0: 1, 2: 1}
+    assert summary_of(ledger)["failure_ratio"] == 0.6
