@@ -1,4 +1,4 @@
-"""Counting blocks in closed form equals counting them one iteration after the other."""
+"""Counting blocks in closed form equals counting them one iteration after the other; batches cut to fit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.kv_blocks import blocks_ahead, blocks_for, iterations_within
+from sim.kv_blocks import blocks_ahead, blocks_for, iterations_within, split_to_fit
+from sim.request import Request
 
 BLOCKS = st.sampled_from([1, 2, 3, 7, 16])
 BIRTHS = st.lists(st.integers(-300, 300), min_size=1, max_size=25)
@@ -26,6 +27,24 @@ def needed(births: list[int], block_size: int, iteration: int, num_iterations: i
 @pytest.mark.parametrize(("tokens", "blocks"), [(0, 0), (1, 1), (15, 1), (16, 1), (17, 2), (32, 2), (33, 3)])
 def test_blocks_for(tokens: int, blocks: int) -> None:
     assert blocks_for(tokens, 16) == blocks
+
+
+@pytest.mark.parametrize(
+    ("prompts", "batches"),
+    [
+        ([10, 10, 10, 10, 10], [[0, 1, 2, 3], [4]]),  # four rows of 20 are just what fits
+        ([10, 10, 30, 10, 10], [[0, 1], [2, 3], [4]]),  # a third row would be 40 long, as the others then
+        ([100, 10, 10], [[0], [1, 2]]),  # too large alone, first and last
+        ([10, 10, 100], [[0, 1], [2]]),
+        ([], []),
+    ],
+)
+def test_a_batch_is_cut_where_the_next_row_would_be_one_too_many(
+    prompts: list[int], batches: list[list[int]]
+) -> None:
+    requests = [Request(i, 0.0, tokens, 99) for i, tokens in enumerate(prompts)]
+    cut = list(split_to_fit(requests, 10, 80))
+    assert [[request.id for request in batch] for batch in cut] == batches
 
 
 @settings(max_examples=200)

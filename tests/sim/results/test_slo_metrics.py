@@ -14,7 +14,7 @@ from sim import compare, plan, simulate
 from sim.cli import main
 from sim.planning.slo import Observation, observe, parse_slo
 from sim.results import metrics
-from sim.results.slo_metrics import metric_of_class
+from sim.results.slo_metrics import attainments, is_of_own_bounds, metric_of_class
 from tests.sim.execution.test_sessions import TICK_S, made
 from tests.sim.flat_machine import flat_machine
 from tests.sim.results.test_own_slos import line, run
@@ -80,6 +80,26 @@ def test_a_session_is_good_where_all_of_its_turns_are() -> None:
     without = simulate(trace, goodput={"e2el": 5.5 * TICK_S * 1e3}, **how).summary
     assert "session_slo_attainment" not in without and without["session_goodput"] == 0
     assert "session_goodput" not in simulate(trace, **how).summary
+
+
+def test_sessions_of_which_nothing_is_served_have_no_rate() -> None:
+    trace = replace(made([[], [0]], [0, 2], [4, 3], [0, 0]), prompt_tokens=np.full(2, 10**7))
+    summary = simulate(
+        trace, policy="continuous", profile=flat_machine(TICK_S), goodput={"e2el": 1e9}
+    ).summary
+    assert (summary["sessions"], summary["sessions_completed"]) == (1, 0)
+    assert summary["session_goodput"] is None and summary["session_throughput"] is None
+
+
+def test_there_are_no_shares_where_nobody_states_a_bound() -> None:
+    done, rows = np.ones(2, dtype=bool), np.arange(2)
+    for requests in ({}, {"ttft_slo_ms": np.array([NAN, NAN]), "ttft_ms": np.array([1.0, 2.0])}):
+        assert attainments(requests, done, rows) is None
+
+
+def test_shares_within_own_bounds_are_known_by_their_keys() -> None:
+    assert list(filter(is_of_own_bounds, metrics.table())) == ["slo_attainment", "session_slo_attainment"]
+    assert is_of_own_bounds("slo_attainment_chat")
 
 
 def test_classes_are_drawn_for_every_policy_alike_and_by_seed() -> None:
