@@ -14,11 +14,12 @@ from typing import NamedTuple, cast
 
 from . import checks
 from .errors import InputError
-from .hints import OWN, near_misses
+from .hints import OWN, near_misses, reading_as
 from .json_rows import no_rows
 from .known_formats import FORMATS
 from .readers import Format, Reading, Tokenizer
 from .registry import Named
+from .renaming import Renamed, paths
 from .tables import Records, Table, open_table
 from .trace import Trace
 from .units import rate_text, span_text, without_unit
@@ -80,7 +81,11 @@ def read_named(named: Named, reading: Reading) -> Trace:
     if not isinstance(form, Format):
         raise InputError(f"{named.label}: is no subclass of traces.readers.Format, nor has it generate()")
     uses_all = not (form.required or form.optional)
-    table = open_table(form.file, wanted=lambda column: uses_all or form.uses(column))
+    table = open_table(
+        form.file, wanted=lambda column: uses_all or form.uses(column) or column in form.sources.values()
+    )
+    if form.sources:
+        table = Renamed(table, form.sources)
     if not form.matches(table.columns):
         name, names = named.label.removeprefix("trace "), checks.display(", ".join(table.columns))
         if excluded := [column for column in form.excluded if column in table.columns]:
@@ -145,24 +150,34 @@ def _known() -> list[_Known]:
 def _detect(table: Table) -> _Known:
     if isinstance(table, Records) and table.is_one_object:
         matches = [each for each in _known() if each.form.matches(table.columns)]
-        if not matches and not near_misses(table.columns, OWN):
+        if not matches and not near_misses((*table.columns, *paths(table.records[0])), OWN):
             raise no_rows(table.path, table.records[0])
-    if not isinstance(table, Records) or table.uniform:
-        return _match(table.path, table.columns)
-    first = _match(table.where(0), tuple(table.records[0]))
+    if not isinstance(table, Records):
+        return _match(table, table.path, table.columns)
+    within = tuple(paths(table.records[0]))
+    if table.uniform:
+        return _match(table, table.path, table.columns, within)
+    first = _match(table, table.where(0), tuple(table.records[0]), within)
     known_keys: set[frozenset[str]] = set()
     for index, record in enumerate(table.records):
         keys = frozenset(record)
         if keys not in known_keys:
             known_keys.add(keys)
-            known = _match(table.where(index), tuple(record), expected=first)
+            known = _match(table, table.where(index), tuple(record), within, expected=first)
             if known != first:
                 wanted = f"that of {table.label(0)}, {first.name}, is needed"
                 raise InputError(f"{table.where(index)}: is in format {known.name}; {wanted}")
-    return _match(table.path, table.columns)
+    return _match(table, table.path, table.columns, within)
 
 
-def _match(where: str, columns: tuple[str, ...], expected: _Known | None = None) -> _Known:
+def _match(
+    table: Table,
+    where: str,
+    columns: tuple[str, ...],
+    within: tuple[str, ...] = (),
+    expected: _Known | None = None,
+) -> _Known:
+    """The only format with these columns. `within`: what lies within objects, where columns hold these."""
     known = _known()
     matches = [each for each in known if each.form.matches(columns)]
     if len(matches) == 1:
@@ -178,16 +193,23 @@ def _match(where: str, columns: tuple[str, ...], expected: _Known | None = None)
     if expected is not None and missing(expected):
         nearest = expected
     elif missing(nearest) in (0, len(nearest.form.required)):
+        names, all_names = checks.display(", ".join(columns)), (*columns, *within)
+        hints, advice = near_misses(all_names, OWN), reading_as(table.path, all_names)
+        what = f"columns {names} are those of no known format{hints}{advice}"
         known_columns = "; ".join(f"{each.name}: {', '.join(each.form.required)}" for each in known)
-        names = checks.display(", ".join(columns))
-        hints = near_misses(columns, OWN)
-        raise InputError(f"{where}: columns {names} are those of no known format{hints} ({known_columns})")
-    raise _missing(where, nearest, columns)
+        raise InputError(f"{where}: {what}" + ("" if hints else f" ({known_columns})"))
+    raise _missing(
+        where, nearest, columns, advice=reading_as(table.path, columns) if nearest.name == "seqsched" else ""
+    )
 
 
-def _missing(where: str, known: _Known, columns: Sequence[str], among: str = "") -> InputError:
+def _missing(
+    where: str, known: _Known, columns: Sequence[str], among: str = "", advice: str = ""
+) -> InputError:
     absent = [column for column in known.form.required if column not in columns]
     what = f"column {absent[0]} is" if len(absent) == 1 else f"columns {', '.join(absent)} are"
     needed = ", ".join(known.form.required)
     hints = near_misses(columns, absent)
-    return InputError(f"{where}: {what} missing{among}{hints} (format {known.name} needs {needed})")
+    return InputError(
+        f"{where}: {what} missing{among}{hints}{advice if hints else ''} (format {known.name} needs {needed})"
+    )

@@ -30,16 +30,39 @@ OTHERWISE = {
 """A column -> what others call it, in lower case and without a unit."""
 
 
+def nearest_columns(columns: Sequence[str], missing: Sequence[str]) -> dict[str, str]:
+    """Missing columns -> the one of these that each may be. Of `usage.prompt_tokens` the last key counts."""
+    by_name: dict[str, str] = {}
+    for column in columns:
+        by_name.setdefault(without_unit(column), column)
+        by_name.setdefault(without_unit(column.rpartition(".")[2]), column)
+    found = {}
+    for wanted in missing:
+        names = [name for name in (wanted, *OTHERWISE.get(wanted, ())) if name in by_name]
+        names += difflib.get_close_matches(without_unit(wanted), by_name, n=1, cutoff=0.85)
+        if names and by_name[names[0]] != wanted:
+            found[wanted] = by_name[names[0]]
+    return found
+
+
 def near_misses(columns: Sequence[str], missing: Sequence[str]) -> str:
     """`; X: is that Y?` for each missing column that another may be, if in another unit; empty for none."""
     hints = []
-    for wanted in missing:
-        by_name = {without_unit(column): column for column in columns}
-        names = [name for name in OTHERWISE.get(wanted, ()) if name in by_name]
-        names += difflib.get_close_matches(without_unit(wanted), by_name, n=1, cutoff=0.85)
-        if names and by_name[names[0]] != wanted:
-            found = by_name[names[0]]
-            unit = unit_in_name(found)
-            other = "" if unit in (None, unit_in_name(wanted)) else f" in another unit, {WORDS[unit]}"
-            hints.append(f"; {found}: is that {wanted}{other}?")
+    for wanted, found in nearest_columns(columns, missing).items():
+        unit = unit_in_name(found)
+        other = "" if unit in (None, unit_in_name(wanted)) else f" in another unit, {WORDS[unit]}"
+        hints.append(f"; {found}: is that {wanted}{other}?")
     return "".join(hints)
+
+
+def reading_as(path: str, columns: Sequence[str]) -> str:
+    """`; give it as "seqsched:…"`, which says what of our own columns are called in the file, as far as it
+    can be guessed; empty where that cannot be written.
+    """
+    found = nearest_columns(columns, [wanted for wanted in OWN if wanted not in columns])
+    which = {wanted: found.get(wanted, "COLUMN") for wanted in OWN if wanted not in columns}
+    options = {"file": path if found else "FILE", **which}
+    if any(set(",=") & set(value) for value in options.values()):
+        return ""
+    text = ",".join(f"{key}={value}" for key, value in options.items())
+    return f'; give it as "seqsched:{text}"'

@@ -3,162 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from . import checks, session_columns, witnesses
+from . import checks, session_columns
 from .conversations import Message, read_turns
 from .errors import InputError
-from .prefixes import hash_lists, own_blocks
+from .own_format import Seqsched, arrivals, samples_of
+from .prefixes import hash_lists
 from .prompt_blocks import share_found_again
-from .readers import Format, Lengths, Reading, Requests, make_trace
+from .readers import Format, Reading, Requests, make_trace
 from .registry import Registry
-from .session_columns import NO_WAITS, Waits
-from .slo_classes import told_apart
+from .session_columns import NO_WAITS
 from .tables import Table
-from .trace import DEFAULT_MAX_NEW_TOKENS, SLO_COLUMNS, IntArray, Trace
-from .units import Times, arrival_column, near_arrivals, read_times
-
-
-class Seqsched(Requests):
-    """Our own columns; every one but the two lengths is optional, `L_<name>` columns are samples.
-
-    The arrival times may have another name, such as timestamp or arrival_ms.
-    """
-
-    required = ("prompt_tokens", "output_tokens")
-    optional = (
-        "request_id",
-        "arrival_s",
-        "predicted_tokens",
-        "priority",
-        "prompt",
-        "user",
-        "deadline_s",
-        *SLO_COLUMNS,
-        "slo_class",
-        "max_tokens",
-        "prefix_id",
-        "prefix_tokens",
-        "hash_ids",
-        "hash_tokens",
-        "answer_id",
-        *session_columns.COLUMNS,
-        "L_*",
-    )
-
-    @classmethod
-    def uses(cls, column: str) -> bool:
-        """Whether the reader may look at this column: whatever may hold the arrival times too."""
-        return super().uses(column) or arrival_column((column,)) is not None
-
-    def unused(self, table: Table) -> dict[str, str]:
-        """Columns that the reader did not look at, other columns of times among them."""
-        chosen = arrival_column(table.columns)
-        others = {c: "" for c in table.columns if c != chosen and arrival_column((c,)) is not None}
-        near = near_arrivals(table.path, table.columns) if chosen is None else {}
-        return super().unused(table) | others | near
-
-    def read(self, table: Table, reading: Reading) -> Trace:
-        """Every value checked."""
-        has = set(table.columns)
-        ids = checks.identifiers(table, "request_id") if "request_id" in has else None
-        if ids is not None:
-            witnesses.refuse_summary(table, "request_id", ids[-1])
-        lengths = self.lengths(table, "prompt_tokens", "output_tokens")
-        waits = session_columns.read(table, ids)
-        times = self._times(table, reading, lengths, waits)
-        deadline = checks.deadlines(table, "deadline_s", lengths.left_out) if "deadline_s" in has else None
-        if times is not None and deadline is not None:
-            arrival = times.seconds
-            late = deadline < arrival if lengths.keep is None else (deadline < arrival) & lengths.keep
-            checks.refuse(
-                table,
-                "deadline_s",
-                late,
-                lambda i: f"{deadline[i]:.10g} is below {arrival[i]:.10g}, the {times.column}",
-            )
-        classes, lumped = _classes(table) if "slo_class" in has else (None, ())
-        caps = checks.tokens(table, "max_tokens", 1, lengths.left_out) if "max_tokens" in has else None
-        # L_gt, where a length file was converted by hand, is a person's answer and no sample of the model.
-        sampled = tuple(column for column in table.columns if column.startswith("L_") and column != "L_gt")
-        return make_trace(
-            table,
-            lengths.prompt,
-            lengths.output,
-            arrival=times,
-            keep=lengths.keep,
-            deadline_s=deadline,
-            **_bounds(table, lengths),
-            slo_class=classes,
-            predicted_tokens=checks.tokens(table, "predicted_tokens", 0, lengths.left_out)
-            if "predicted_tokens" in has
-            else None,
-            priority=checks.priorities(table, "priority", lengths.left_out) if "priority" in has else None,
-            prompt=checks.texts(table, "prompt") if "prompt" in has else None,
-            user=checks.texts(table, "user") if "user" in has else None,
-            max_tokens=caps,
-            blocks=own_blocks(table, lengths.prompt, lengths.left_out),
-            samples=_samples(table, sampled) if sampled else None,
-            sample_names=tuple(column.removeprefix("L_") for column in sampled),
-            waits=waits,
-            notes=(
-                *lengths.notes,
-                *waits.notes,
-                *lumped,
-                *_above_their_caps(lengths, caps),
-                *(("L_gt is not used: it is no sample of the model",) if "L_gt" in has else ()),
-            ),
-            request_id=ids,
-        )
-
-    def _times(self, table: Table, reading: Reading, lengths: Lengths, waits: Waits) -> Times | None:
-        """The arrival times; of requests that wait for others they may be left out."""
-        column = arrival_column(table.columns)
-        if column is None:
-            return _arrivals(table, None, reading, lengths)
-        unstated = waits.unstated(table, column)
-        if unstated is None:
-            return _arrivals(table, column, reading, lengths)
-        missing = unstated if lengths.left_out is None else unstated | lengths.left_out
-        times = _arrivals(table, column, reading, replace(lengths, keep=~missing))
-        assert times is not None
-        return waits.with_times(times, unstated)
-
-
-def _classes(table: Table) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
-    return told_apart(checks.optional_texts(table, "slo_class"))
-
-
-def _bounds(table: Table, lengths: Lengths) -> dict[str, Any]:
-    return {c: checks.bounds_ms(table, c, lengths.left_out) for c in SLO_COLUMNS if c in table.columns}
-
-
-def _above_their_caps(lengths: Lengths, caps: IntArray | None) -> tuple[str, ...]:
-    """A note on the answers that are longer than their request allowed; none where there are none."""
-    above = 0 if caps is None else int((lengths.output > caps).sum())
-    which = f"{above} of {len(lengths.output)} answers are longer than their max_tokens"
-    return (f"{which}, which cuts them where caps are the requests' own",) if above else ()
-
-
-def _samples(table: Table, columns: tuple[str, ...]) -> IntArray:
-    return np.column_stack([checks.tokens(table, column) for column in columns])
-
-
-def _arrivals(
-    table: Table, column: str | None, reading: Reading, lengths: Lengths, **kind: Any
-) -> Times | None:
-    """The arrival times in a column, of any kind that `read_times` takes; None where there is no column."""
-    if column is None:
-        if reading.time_unit is not None:
-            raise InputError(
-                f"time_unit: {reading.time_unit} is of no use: {table.path} has no column of times"
-            )
-        return None
-    return read_times(table, column, time_unit=reading.time_unit, unless=lengths.left_out, **kind)
+from .trace import DEFAULT_MAX_NEW_TOKENS, Trace
 
 
 class Azure(Requests):
@@ -169,7 +29,7 @@ class Azure(Requests):
     def read(self, table: Table, reading: Reading) -> Trace:
         """Every value checked."""
         lengths = self.lengths(table, "ContextTokens", "GeneratedTokens")
-        times = _arrivals(table, "TIMESTAMP", reading, lengths, is_date=True)
+        times = arrivals(table, "TIMESTAMP", reading, lengths, is_date=True)
         return make_trace(
             table, lengths.prompt, lengths.output, arrival=times, keep=lengths.keep, notes=lengths.notes
         )
@@ -183,7 +43,7 @@ class BurstGPT(Requests):
     def read(self, table: Table, reading: Reading) -> Trace:
         """Every value checked."""
         lengths = self.lengths(table, "Request tokens", "Response tokens")
-        times = _arrivals(table, "Timestamp", reading, lengths, habit="s", is_certain=True)
+        times = arrivals(table, "Timestamp", reading, lengths, habit="s", is_certain=True)
         return make_trace(
             table, lengths.prompt, lengths.output, arrival=times, keep=lengths.keep, notes=lengths.notes
         )
@@ -205,7 +65,7 @@ class Mooncake(Requests):
         """Every value checked."""
         lengths = self.lengths(table, "input_length", "output_length")
         is_chat = bool({"chat_id", "parent_chat_id", "turn"} & set(table.columns))
-        times = _arrivals(
+        times = arrivals(
             table,
             "timestamp",
             reading,
@@ -253,7 +113,7 @@ class Vidur(Requests):
         """Every value checked."""
         lengths = self.lengths(table, "num_prefill_tokens", "num_decode_tokens")
         column = "arrived_at" if "arrived_at" in table.columns else None
-        times = _arrivals(table, column, reading, lengths, habit="s", is_certain=True)
+        times = arrivals(table, column, reading, lengths, habit="s", is_certain=True)
         return make_trace(
             table, lengths.prompt, lengths.output, arrival=times, keep=lengths.keep, notes=lengths.notes
         )
@@ -270,7 +130,7 @@ class LengthFile(Format):
         """Every value checked."""
         from .synthetic import ALPACA_PROMPT_NOTE, alpaca_prompt_tokens
 
-        samples = _samples(table, self.required)
+        samples = samples_of(table, self.required)
         cap = reading.max_new_tokens or DEFAULT_MAX_NEW_TOKENS
         return make_trace(
             table,

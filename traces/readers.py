@@ -58,6 +58,11 @@ class Format:
         """The trace in a table of this format; InputError for a value that is not sound."""
         raise NotImplementedError
 
+    @property
+    def sources(self) -> dict[str, str]:
+        """Columns that the file has under another name -> that name, as the options say."""
+        return {}
+
     @classmethod
     def matches(cls, columns: tuple[str, ...]) -> bool:
         """Whether a table with these columns is in this format."""

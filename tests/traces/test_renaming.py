@@ -1,0 +1,106 @@
+"""Columns under other names, or within objects, are read as whoever reads them says; errors say how."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from traces import InputError, load
+from traces.own_format import Seqsched
+from traces.renaming import Renamed, paths
+from traces.tables import open_table
+
+Put = Callable[..., Path]
+CSV = "When (ms),in,out,session,prompt_tokens\n0,100,5,a,x\n2500,200,6,b,y\n"
+USAGE: list[dict[str, Any]] = [
+    {"ts": "2026-11-01T10:00:00Z", "usage": {"prompt_tokens": 812, "completion_tokens": 120}, "who": "ann"},
+    {"ts": "2026-11-01T10:00:03Z", "usage": {"prompt_tokens": 81, "completion_tokens": 20}, "who": "ben"},
+]
+
+
+def lines(rows: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def test_an_option_says_what_a_column_is_called(put: Put) -> None:
+    path = put(CSV, "own.csv")
+    trace = load(
+        f"seqsched:file={path},prompt_tokens=in,output_tokens=out,arrival=When (ms),session_id=session"
+    )
+    assert trace.prompt_tokens.tolist() == [100, 200] and trace.output_tokens.tolist() == [5, 6]
+    assert trace.arrival_s is not None and trace.arrival_s.tolist() == [0, 2.5]
+    assert trace.sessions is not None and trace.sessions.tolist() == ["a", "b"]
+    assert not any("columns not used" in note for note in trace.notes)  # the hidden one is another's
+
+
+def test_keys_within_objects_are_columns(put: Put) -> None:
+    path = put(lines(USAGE), "gateway.jsonl")
+    lengths = "prompt_tokens=usage.prompt_tokens,output_tokens=usage.completion_tokens"
+    trace = load(f"seqsched:file={path},{lengths},user=who")
+    assert trace.prompt_tokens.tolist() == [812, 81] and trace.output_tokens.tolist() == [120, 20]
+    assert trace.arrival_s is not None and trace.arrival_s.tolist() == [0, 3]
+    assert trace.user is not None and trace.user.tolist() == ["ann", "ben"]
+
+
+@pytest.mark.parametrize("rows", [USAGE, [*USAGE, {**USAGE[0], "level": "info"}], USAGE[:1]])
+def test_the_error_is_how_to_read_it(put: Put, rows: list[dict[str, Any]]) -> None:
+    path = put(lines(rows), "gateway.jsonl")
+    with pytest.raises(InputError, match=r"usage\.completion_tokens: is that output_tokens") as caught:
+        load(path)
+    name = str(caught.value).partition('give it as "')[2].partition('"')[0]
+    assert sorted(load(name).prompt_tokens.tolist()) == sorted(
+        [row["usage"]["prompt_tokens"] for row in rows]
+    )
+
+
+def test_what_cannot_be_guessed_is_left_to_fill_in(put: Put) -> None:
+    path = put("time,in,out\n0,5,6\n1,7,8\n", "t.csv")
+    said = 'prompt_tokens=COLUMN,output_tokens=COLUMN" \\(seqsched: prompt_tokens'
+    with pytest.raises(InputError, match=said):
+        load(path)
+
+
+def test_a_path_that_no_name_can_hold_gets_no_advice(put: Put) -> None:
+    with pytest.raises(InputError, match="is that output_tokens") as caught:
+        load(put("prompt_tokens,completion_tokens\n5,6\n", "a,b.csv"))
+    assert "give it as" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("prompt_tokens=usage.nothing", "line 1, prompt_tokens: empty"),
+        ("prompt_tokens=use.prompt_tokens", "column use.prompt_tokens is missing among 'ts, usage, who'"),
+        ("prompt_tokens=usage", "line 1, prompt_tokens: .* is not a number"),
+    ],
+)
+def test_what_the_file_lacks_is_named(put: Put, option: str, said: str) -> None:
+    path = put(lines(USAGE), "gateway.jsonl")
+    with pytest.raises(InputError, match=said):
+        load(f"seqsched:file={path},{option},output_tokens=usage.completion_tokens")
+
+
+def test_a_renamed_table_is_the_other_under_our_names(put: Put) -> None:
+    path = put(lines([{"a": {"b": {"c": 1}}, "d": 2.5}, {"a": {"b": {"c": "x"}}, "d": 3}]), "t.jsonl")
+    table = Renamed(open_table(path, lambda _: True), {"deep": "a.b.c", "flat": "d", "gone": "a.x.y"})
+    assert table.columns == ("deep", "flat", "gone") and table.where(1) == f"{path}, line 2"
+    assert table.raw("deep") == [1, "x"] and table.numbers("deep") is None
+    flat = table.numbers("flat")
+    assert flat is not None and flat.tolist() == [2.5, 3] and table.raw("gone") == [None, None]
+
+
+def test_paths_of_a_record_are_the_keys_within_its_objects() -> None:
+    deep: dict[str, Any] = {}
+    deep["again"] = deep
+    assert list(paths({"a": 1, "b": {"c": 2, "d": {"e": []}}})) == ["b.c", "b.d", "b.d.e"]
+    assert len(list(paths(deep))) == 4  # however deep it goes on
+
+
+def test_arrival_times_keep_the_unit_of_their_name() -> None:
+    form = Seqsched("f", arrival="meta.sent_us", user="who")
+    assert form.sources == {"arrival_us": "meta.sent_us", "user": "who"}
+    assert Seqsched("f").sources == {}
