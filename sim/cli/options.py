@@ -17,8 +17,23 @@ from ..scenario.settings import Keywords, MachineSettings, Settings, kinds_of, s
 
 T = TypeVar("T")
 
+
+class ByDefault:
+    """A value that nobody gave, so that one given is told from it where both are equal."""
+
+
+class _Text(ByDefault, str):
+    pass
+
+
+class _Number(ByDefault, int):
+    pass
+
+
 Several = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")]
 """A flag that takes several words."""
+OF_A_SERVER = ("profile", "replicas")
+"""Fields with a default of their own that `--server` may say in its place."""
 SetFlag = Annotated[Several, Parameter(help=overrides.HELP)]
 
 
@@ -36,6 +51,8 @@ def flags(kind: type[T], *, without: Collection[str] = (), help_texts: Mapping[s
         negative = "" if several or get_origin(hint) is tuple else None  # several values have no opposite
         about = Parameter(help=texts[each.name], converter=_converter(each.name, hint), negative=negative)
         default = () if several and each.default is None else each.default
+        if each.name in OF_A_SERVER:
+            default = _Text(default) if isinstance(default, str) else _Number(cast(Any, default))
         flag_fields.append((each.name, Annotated[hint, about], field(default=default)))
     flag_class = make_dataclass(kind.__name__, flag_fields, frozen=True, kw_only=True)
     flag_class.__module__ = __name__

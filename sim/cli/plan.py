@@ -23,6 +23,7 @@ from .serving import NO_SERVER, ServerFlags, profile_of, read_server, with_memor
 if TYPE_CHECKING:
     from ..planning.answer import Answer, Plan
 
+DEFAULT_POLICIES = "continuous"
 
 FEW_OUTAGES = 3
 """So many outages of a machine in the longest runs are enough for a plan to speak of them."""
@@ -71,8 +72,10 @@ class QuestionFlags:
     """Accelerators, with --max-rate, or copies of the --fleet; default: 1."""
     spare: int = 0
     """Replicas that may have failed while the rest still meets the SLO (N+1: 1)."""
-    policies: str = "continuous"
-    """Policies (`seqsched list policies`) with semicolons between them."""
+    policies: str | None = None
+    """Policies (`seqsched list policies`) with semicolons between them; default: continuous, or that of
+    --server.
+    """
     profiles: str | None = None
     """Profiles with semicolons between them; default: Llama-3.1-8B under vLLM on an H100 and on an H200."""
     price: Several = ()
@@ -173,9 +176,9 @@ def _with_server(
     settings = cast(PlanKeywords, keywords(flags))
     server = read_server(serving)
     if server is None:
-        return question, settings
+        return replace(question, policies=question.policies or DEFAULT_POLICIES), settings
     with_memory(server, settings)
-    policies = server.policy if question.policies == DEFAULT.policies else question.policies
+    policies = question.policies or server.policy
     profiles = question.profiles
     if profiles is None and flags.fleet is None:
         profiles = profile_of(server)

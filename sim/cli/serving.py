@@ -10,8 +10,8 @@ from cyclopts import Parameter
 
 from traces.errors import InputError
 
-from ..scenario.settings import DEFAULT_PROFILE, Keywords, MachineSettings, PlanKeywords
-from .options import keywords
+from ..scenario.settings import Keywords, MachineSettings, PlanKeywords
+from .options import ByDefault, keywords
 from .told import LOGGER
 
 if TYPE_CHECKING:
@@ -59,20 +59,22 @@ def with_server(server: Server | None, given: MachineSettings) -> Keywords:
     settings = keywords(given)
     if server is None:
         return settings
-    if settings.get("fleet") is None and settings["profile"] == DEFAULT_PROFILE:
+    if settings.get("fleet") is None and isinstance(settings["profile"], ByDefault):
         settings["profile"] = profile_of(server)
     with_memory(server, settings)
-    if settings["replicas"] == 1 and settings.get("fleet") is None:
+    if isinstance(settings["replicas"], ByDefault) and settings.get("fleet") is None:
         settings["replicas"] = server.replicas
     return settings
 
 
 def with_memory(server: Server, settings: PlanKeywords) -> None:
     """Blocks of KV memory and their size, where no flag says them, as the server has them."""
-    if settings["block_size"] is None:
-        settings["block_size"] = server.block_size
-    if settings["kv_blocks"] is None:
-        settings["kv_blocks"] = server.kv_blocks
+    size = settings["block_size"]
+    if size is None:
+        size = settings["block_size"] = server.block_size
+    if settings["kv_blocks"] is None and (blocks := server.kv_blocks) is not None:
+        counts_tokens = server.engine != "vllm"
+        settings["kv_blocks"] = blocks * server.block_size // max(1, size) if counts_tokens else blocks
 
 
 def profile_of(server: Server) -> str:

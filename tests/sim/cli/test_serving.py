@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from sim.cli import main
 
 SERVER = "vllm serve some/model --max-num-seqs 4 --num-gpu-blocks-override 300 --colour blue"
+
+SERVER_POLICY = "continuous:max_num_seqs=4,prefix_caching=on,max_num_batched_tokens=2048"
 
 
 def run(*words: str) -> int:
@@ -30,10 +33,32 @@ def summary(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, object
 def test_a_server_gives_the_policy_and_flags_win(capsys: pytest.CaptureFixture[str]) -> None:
     profile = ("--profile", "h200-vicuna-7b")
     found = summary(capsys, "--server", SERVER, *profile)
-    assert found["policy"] == "continuous:max_num_seqs=4,prefix_caching=on,max_num_batched_tokens=2048"
+    assert found["policy"] == SERVER_POLICY
     assert found["profile"] == "h200-vicuna-7b"
     assert summary(capsys, "--server", SERVER, *profile, "--policy", "vanilla")["policy"] == "vanilla"
     assert summary(capsys)["policy"] == "sequence"
+
+
+def test_a_flag_wins_that_says_what_is_the_default_anyway(capsys: pytest.CaptureFixture[str]) -> None:
+    default = "a100-80gb-vicuna-7b-transformers"
+    copies = ("--server", f"{SERVER} -dp 3", "--gpu", "h200", "--profile", default)
+    assert (found := summary(capsys, *copies))["profile"] == default and found["replicas"] == 3
+    assert summary(capsys, *copies, "--replicas", "1")["replicas"] == 1
+    question = ["plan", "--json", "--slo", "ttft_p99:60000", "--request-rate", "1", "--num-requests", "60"]
+    few = ["--num-seeds", "3", "--max-seeds", "3", "--max-requests", "60", "--profiles", "h200-vicuna-7b"]
+    for given, policy in (([], SERVER_POLICY), (["--policies", "continuous"], "continuous")):
+        with suppress(SystemExit):
+            main([*question, *few, "--server", SERVER, *given])
+        assert json.loads(capsys.readouterr().out)["question"]["policies"] == [policy]
+
+
+def test_tokens_of_memory_stay_where_a_flag_says_the_size_of_blocks(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    server = "sglang serve --model-path m --max-total-tokens 640"
+    given = ("--profile", "h200-vicuna-7b", "--trace", "fixed", "--max-new-tokens", "64", "--server", server)
+    found = summary(capsys, *given, "--block-size", "64")
+    assert found == summary(capsys, *given, "--block-size", "64", "--kv-blocks", "10")
 
 
 def test_the_size_of_a_servers_blocks_acts_and_a_flag_wins(capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,7 +104,13 @@ def worlds(draw: st.DrawFn) -> tuple[list[Job], int]:
     return jobs, least + draw(st.integers(0, 50))
 
 
-def simulated(jobs: Sequence[Job], blocks: int, policy: str) -> Run:
+def in_pages(jobs: Sequence[Job], blocks: int, page: int) -> int:
+    """About as much memory in blocks of another size, that holds each of the requests, too."""
+    least = max(-(-(job.prompt + job.cap) // page) for job in jobs)
+    return max(least, blocks * PAGE // page)
+
+
+def simulated(jobs: Sequence[Job], blocks: int, policy: str, page: int = PAGE) -> Run:
     """The same by the simulator, an iteration taking a second."""
     trace = Trace(
         "made up",
@@ -114,7 +120,12 @@ def simulated(jobs: Sequence[Job], blocks: int, policy: str) -> Run:
         arrival_s=np.array([job.arrival for job in jobs], dtype=float),
     )
     shared = scenario(
-        trace, profile=flat_machine(1.0), kv_blocks=blocks, max_new_tokens=jobs[0].cap, predictor="oracle"
+        trace,
+        profile=flat_machine(1.0),
+        kv_blocks=blocks,
+        block_size=page,
+        max_new_tokens=jobs[0].cap,
+        predictor="oracle",
     )
     result: Result = shared.run(policy, log=True)
     run, iteration = Run(), 0

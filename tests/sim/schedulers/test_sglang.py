@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sim.testing import check_scheduler
 from tests.sim.schedulers.naive_sglang import Rules
-from tests.sim.schedulers.naive_world import PAGE, Job, simulated, worlds
+from tests.sim.schedulers.naive_world import PAGE, Job, in_pages, simulated, worlds
 
 
 @settings(max_examples=300)
@@ -21,6 +21,7 @@ from tests.sim.schedulers.naive_world import PAGE, Job, simulated, worlds
     max_prefill=st.sampled_from([40, 16384]),
     conservativeness=st.sampled_from([0.0, 0.0, 0.1, 1.0]),
     mixed=st.booleans(),
+    page=st.sampled_from([PAGE, PAGE, 1, 4, 64]),
 )
 def test_a_step_by_step_reference_decides_alike(
     world: tuple[list[Job], int],
@@ -29,17 +30,21 @@ def test_a_step_by_step_reference_decides_alike(
     max_prefill: int,
     conservativeness: float,
     mixed: bool,
+    page: int,
 ) -> None:
     jobs, blocks = world
+    blocks = in_pages(jobs, blocks, page)
+    if chunk_size is not None:  # of whole pages
+        chunk_size = -(-chunk_size // page) * page
     chunked = "chunked=off" if chunk_size is None else f"chunked_prefill_size={chunk_size}"
     policy = (
         f"continuous:rules=sglang,{chunked},max_num_seqs={max_running},max_prefill_tokens={max_prefill},"
         f"schedule_conservativeness={conservativeness},mixed_chunk={'on' if mixed else 'off'}"
     )
     naive = Rules(
-        deepcopy(jobs), blocks, PAGE, max_running, chunk_size, max_prefill, conservativeness, mixed
+        deepcopy(jobs), blocks, page, max_running, chunk_size, max_prefill, conservativeness, mixed
     ).run()
-    ours = simulated(jobs, blocks, policy)
+    ours = simulated(jobs, blocks, policy, page)
     assert ours.events == naive.events
     assert ours.finished == naive.finished
 

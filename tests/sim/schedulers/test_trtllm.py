@@ -13,7 +13,7 @@ from sim.simulation import simulate
 from sim.testing import check_scheduler
 from tests.sim.flat_machine import flat_machine
 from tests.sim.schedulers.naive_trtllm import Rules
-from tests.sim.schedulers.naive_world import PAGE, Job, simulated, worlds
+from tests.sim.schedulers.naive_world import PAGE, Job, in_pages, simulated, worlds
 from traces.trace import Trace
 
 
@@ -26,6 +26,7 @@ from traces.trace import Trace
     no_evict=st.booleans(),
     wait_iters=st.sampled_from([0, 1, 7]),
     wait_ratio=st.sampled_from([0.0, 0.3, 1.0]),
+    page=st.sampled_from([PAGE, PAGE, 1, 4, 32]),
 )
 def test_a_step_by_step_reference_decides_alike(
     world: tuple[list[Job], int],
@@ -35,8 +36,10 @@ def test_a_step_by_step_reference_decides_alike(
     no_evict: bool,
     wait_iters: int,
     wait_ratio: float,
+    page: int,
 ) -> None:
     jobs, blocks = world
+    blocks = in_pages(jobs, blocks, page)
     if not chunked:
         max_tokens = max(max_tokens, *(job.prompt + job.cap for job in jobs), 40)
     policy = (
@@ -46,9 +49,9 @@ def test_a_step_by_step_reference_decides_alike(
         f"batch_wait_timeout_iters={wait_iters},batch_wait_max_tokens_ratio={wait_ratio}"
     )
     naive = Rules(
-        deepcopy(jobs), blocks, PAGE, max_batch, max_tokens, chunked, no_evict, wait_iters, wait_ratio
+        deepcopy(jobs), blocks, page, max_batch, max_tokens, chunked, no_evict, wait_iters, wait_ratio
     ).run()
-    ours = simulated(jobs, blocks, policy)
+    ours = simulated(jobs, blocks, policy, page)
     assert ours.events == naive.events
     assert ours.finished == naive.finished
     if no_evict:
