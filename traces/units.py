@@ -16,7 +16,7 @@ from . import checks
 from .checks import BoolArray
 from .errors import InputError
 from .tables import Table
-from .trace import FloatArray
+from .trace import FloatArray, IntArray
 
 Unit = Literal["s", "ms", "us", "ns"]
 
@@ -99,13 +99,13 @@ def read_times(
     unit = checked_unit(time_unit)
     named = unit_in_name(column)
     values = table.numbers(column)
-    if values is None and (is_date or _holds_dates(table, column, unless)):
+    rows = np.arange(table.num_rows) if unless is None else np.flatnonzero(~unless)
+    if values is None and (is_date or _holds_dates(table, column, rows)):
         return _dates(table, column, unit, named, unless)
     top = checks.MAX_TIME_S * PER_SECOND["ns"]
     if values is None or not ((values >= 0) & (values <= top)).all():
         values = checks.times(table, column, PER_SECOND[unit or named or habit or "s"], unless)
-    looked_at = values if unless is None else values[~unless]
-    decided, why = _decide(table, column, looked_at, unit, named, habit, is_certain)
+    decided, why = _decide(table, column, rows, values[rows], unit, named, habit, is_certain)
     per_second = PER_SECOND[decided]
     values = checks.times(table, column, per_second, unless)
     return Times(column, values, per_second, f"{column} read as {WORDS[decided]}{why}")
@@ -114,28 +114,30 @@ def read_times(
 def _decide(
     table: Table,
     column: str,
+    rows: IntArray,
     values: FloatArray,
     given: Unit | None,
     named: Unit | None,
     habit: Unit | None,
     is_certain: bool,
 ) -> tuple[Unit, str]:
-    """The unit of these times, and what is to be added where that is said."""
+    """The unit of the times in these rows, and what is to be added where that is said."""
     if given is not None:
         return given, ", as asked"
     epoch = _epoch_unit(values)
     if epoch is not None:
         if named is not None and named != epoch:
-            raise InputError(
-                f"{table.where(0)}, {column}: {values[0]:.0f} is a date since 1970 in {WORDS[epoch]}, where "
-                f"{WORDS[named]} are needed by the column's name; --time-unit {epoch} reads it so"
+            what = (
+                f"{values[0]:.0f} is a date since 1970 in {WORDS[epoch]}, where {WORDS[named]} are needed by "
+                f"the column's name; --time-unit {epoch} reads it so"
             )
+            raise checks.fault(table, int(rows[0]), column, what)
         return epoch, " since 1970"
     rates = _rates(values)
     if named is not None:
         return named, _doubt(rates, named)
-    _refuse_missing_dates(table, column, values)
-    _refuse_days(table, column, values, habit)
+    _refuse_missing_dates(table, column, rows, values)
+    _refuse_days(table, column, rows, values, habit)
     if not rates:  # all at once, whatever they are in
         return habit or "s", ""
     fractional = bool((values != np.floor(values)).any())
@@ -199,17 +201,16 @@ def _epoch_unit(values: FloatArray) -> Unit | None:
     return None
 
 
-def _refuse_missing_dates(table: Table, column: str, values: FloatArray) -> None:
+def _refuse_missing_dates(table: Table, column: str, rows: IntArray, values: FloatArray) -> None:
     """InputError where all are dates but some that are 0, which then stands for a missing one."""
     if 0 in values and _epoch_unit(values[values > 0]) is not None:
-        row = next(i for i, value in enumerate(table.raw(column)) if value is not None and float(value) == 0)
         what = (
             "0 is no date, where all others are dates since 1970; if they are not, --time-unit says the unit"
         )
-        raise checks.fault(table, row, column, what)
+        raise checks.fault(table, int(rows[(values == 0).argmax()]), column, what)
 
 
-def _refuse_days(table: Table, column: str, values: FloatArray, habit: Unit | None) -> None:
+def _refuse_days(table: Table, column: str, rows: IntArray, values: FloatArray, habit: Unit | None) -> None:
     """InputError for what may be dates of a spreadsheet: days since 1900, the time of day as a fraction."""
     if habit is not None or not len(values) or (values == np.floor(values)).all():
         return
@@ -217,12 +218,11 @@ def _refuse_days(table: Table, column: str, values: FloatArray, habit: Unit | No
         day = f"{np.datetime64('1899-12-30') + int(values[0])}"
         what = f"{values[0]:.10g} may be a date of a spreadsheet, {day}, or a number of seconds"
         advice = "write dates as 2023-11-16 18:15:46.68, or say --time-unit s"
-        raise InputError(f"{table.where(0)}, {column}: {what}; {advice}")
+        raise checks.fault(table, int(rows[0]), column, f"{what}; {advice}")
 
 
-def _holds_dates(table: Table, column: str, unless: BoolArray | None) -> bool:
-    raw = table.raw(column)
-    first = next((v for i, v in enumerate(raw) if unless is None or not unless[i]), None)
+def _holds_dates(table: Table, column: str, rows: IntArray) -> bool:
+    first = table.raw(column)[rows[0]] if len(rows) else None
     return isinstance(first, str) and re.match(r"\s*\d{4}-\d\d-\d\d", first) is not None
 
 
@@ -232,11 +232,12 @@ def _dates(
     if unit is not None:
         raise InputError(f"time_unit: {unit} is of no use for {column} of {table.path}, which holds dates")
     if named is not None:
-        shown = checks.display(table.raw(column)[0])
-        raise InputError(
-            f"{table.where(0)}, {column}: {shown} is not a number, but a date and time; the column's name "
-            f"asks for {WORDS[named]} (call it timestamp to have dates read)"
+        first = 0 if unless is None else int((~unless).argmax())
+        what = (
+            f"{checks.display(table.raw(column)[first])} is not a number, but a date and time; the column's "
+            f"name asks for {WORDS[named]} (call it timestamp to have dates read)"
         )
+        raise checks.fault(table, first, column, what)
     return Times(column, checks.instants(table, column, unless), 1.0, f"{column} read as dates")
 
 

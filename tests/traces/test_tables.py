@@ -30,6 +30,17 @@ def test_the_header_tells_the_separator(put: Put, separator: str, newline: str) 
     assert trace.arrival_s is not None and trace.arrival_s.tolist() == [0, 0.5]
 
 
+def test_all_fields_may_be_quoted_the_first_of_the_header_too(put: Put) -> None:
+    trace = read(put('"prompt_tokens","output_tokens","user"\n"10","5","a ""b"""\n"20","6","two\nlines"\n'))
+    assert (trace.prompt_tokens.tolist(), trace.output_tokens.tolist()) == ([10, 20], [5, 6])
+    assert trace.user is not None and trace.user.tolist() == ['a "b"', "two\nlines"]
+
+
+def test_a_stray_quote_is_named_by_its_line(put: Put) -> None:
+    with pytest.raises(InputError, match=r"line 3: a quote inside a field that is not quoted$"):
+        read(put('prompt_tokens,output_tokens,user\n10,5,x\n20,6,5" disk"\n'))
+
+
 @pytest.mark.parametrize("separator", [";", "\t", "|"])
 def test_decimal_commas_are_read_and_said(put: Put, separator: str) -> None:
     text = "prompt_tokens;output_tokens;arrival_s\n10;5;0,125\n20;6;1\n30;7;1234,5\n".replace(";", separator)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from traces import InputError, load
 from traces.formats import read
-from traces.units import PER_SECOND, Unit, arrival_column, unit_in_name, without_unit
+from traces.units import PER_SECOND, Unit, arrival_column, rate_text, span_text, unit_in_name, without_unit
 
 Put = Callable[..., Path]
 FOUR = (0.0, 20.5, 41.0, 61.1)
@@ -129,6 +129,84 @@ def test_a_name_is_believed_and_an_odd_rate_said(put: Put, caplog: pytest.LogCap
     caplog.set_level(logging.INFO, "traces")
     assert span(put(own("arrival_s", *range(0, 2_000_000, 1000)))) == 1_999_000
     assert "arrival_s read as seconds by its name, where milliseconds would make 1 requests/s" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("unit", "times", "said"),
+    [
+        ("s", (0, 100, 200), ""),  # 0.01 requests/s, and 1000: as few and as many as are ordinary
+        ("ms", (0, 1, 2), ""),
+        ("ms", (0, 0.5, 1), ", where seconds would make 2 requests/s"),
+        ("s", (7, 7, 7), ""),
+    ],
+)
+def test_an_ordinary_rate_and_arrivals_all_at_once_leave_no_doubt_of_a_name(
+    put: Put, unit: Unit, times: tuple[float, ...], said: str
+) -> None:
+    words = {"s": "seconds", "ms": "milliseconds"}[unit]
+    expected = f"arrival_{unit} read as {words}" + said.replace(",", " by its name,")
+    assert read(put(own(f"arrival_{unit}", *times))).read_as == expected
+
+
+def test_times_of_no_ordinary_rate_in_any_unit_are_refused(put: Put) -> None:
+    said = r"timestamp: the unit .* \(seconds: 1e-15 requests/s; .*; nanoseconds: 1e-06 requests/s\); --time-"
+    with pytest.raises(InputError, match=said):
+        read(put(own("timestamp", 1, 10**15)))
+
+
+def test_spans_and_rates_for_people() -> None:
+    assert [span_text(s) for s in (0.0614, 9.25, 10.0, 1234.56)] == [
+        "0.0614 s",
+        "9.25 s",
+        "10.0 s",
+        "1,234.6 s",
+    ]
+    rates = [rate_text(rate) for rate in (0.0493, 99.4, 100.0, 1234.6)]
+    assert rates == [f"{shown} requests/s" for shown in ("0.049", "99", "100", "1,235")]
+
+
+@pytest.mark.parametrize("kind", ["Azure", "own"])
+def test_a_word_in_place_of_a_time_is_said_to_be_no_date_or_no_number(put: Put, kind: str) -> None:
+    text = (
+        "TIMESTAMP,ContextTokens,GeneratedTokens\nsoon,9,5\n" if kind == "Azure" else own("timestamp", "soon")
+    )
+    expected = "'soon' is not a date and time" if kind == "Azure" else "'soon' is not a number"
+    with pytest.raises(InputError, match=f"row 1, .*: {expected}"):
+        read(put(text))
+
+
+def test_the_most_that_a_time_may_be_is_of_the_unit_that_a_format_has(put: Put) -> None:
+    with pytest.raises(InputError, match=r"line 2, timestamp: 1e\+21 is above 100000000000000$"):
+        read(put(mooncake(0, 1e21, hash_ids=[1])))
+
+
+@pytest.mark.parametrize(
+    ("column", "left_out", "times", "said"),
+    [
+        ("timestamp", "n/a", ("0", EPOCH_S, EPOCH_S + 5), "0 is no date"),
+        ("timestamp", "0", ("0", EPOCH_S, EPOCH_S + 5), "0 is no date"),
+        (
+            "timestamp",
+            "5",
+            ("45246.76095", "45246.76105", "45247.5"),
+            "45246.76095 may be a date of a spread",
+        ),
+        (
+            "arrival_s",
+            "",
+            ("2024-11-03 01:59:50", "2024-11-03 01:59:58"),
+            "'2024-11-03 01:59:50' is not a num",
+        ),
+        ("arrival_s", "7", (EPOCH_S * 1000, EPOCH_S * 1000 + 5), "1760000000000 is a date since 1970"),
+    ],
+)
+def test_the_row_that_is_named_is_none_that_is_left_out(
+    put: Put, column: str, left_out: str, times: tuple[object, ...], said: str
+) -> None:
+    """The first request failed: whatever its time is, it is not looked at."""
+    rows = "".join(f"{time},9,5,{k > 0}\n" for k, time in enumerate((left_out, *times)))
+    with pytest.raises(InputError, match=f"row 2, {column}: {said}"):
+        read(put(f"{column},prompt_tokens,output_tokens,success\n{rows}"))
 
 
 def test_what_was_assumed_is_logged_in_one_line(put: Put, caplog: pytest.LogCaptureFixture) -> None:
