@@ -39,6 +39,11 @@ def test_bounds_are_written_as_metric_statistic_and_value() -> None:
     assert [b.name for b in slo.bounds] == ["ttft_p99", "tpot_p50", "e2el_mean", "wait_p99.9", "attainment"]
     assert [b.limit for b in slo.bounds] == [2000, 100, 30000, 5, 0.99]
     assert str(slo).startswith("ttft_p99 ≤ 2000 ms, tpot_p50 ≤ 100 ms")
+    assert parse_slo(slo) is slo
+    assert parse_slo("attainment:99% ttft_p90:2s", {"ttft": 1.0}).bounds == (
+        Bound("attainment", "share", 0.99),
+        Bound("ttft", "p90", 2000.0),
+    )
 
 
 @pytest.mark.parametrize(
@@ -127,6 +132,8 @@ def test_intervals_are_students() -> None:
         (values.mean(), values.mean() - half, values.mean() + half)
     )
     assert interval([1.0]).high == math.inf
+    # Of two, a standard error is half of what lies between them, and t is tan(0.45 π).
+    assert interval([1.0, 3.0], 0.9).high == pytest.approx(2 + math.tan(0.45 * math.pi))
     assert interval([1.0, math.inf, 2.0]).low == 1.0
 
 
@@ -136,6 +143,25 @@ def test_pressure_is_above_one_where_the_bound_is_broken(value: float, limit: fl
     share, least = value / 1e4, min(limit / 1e4, 0.999)
     attained = Bound("attainment", "share", least)
     assert (attained.pressure(share) <= 1 + 1e-9) == (attained.holds(share) or share == pytest.approx(least))
+
+
+def test_a_bound_that_leaves_no_room_is_kept_or_not() -> None:
+    every = Bound("attainment", "share", 1.0)
+    assert (every.pressure(1.0), every.pressure(0.999)) == (1.0, math.inf)
+
+
+def test_a_replay_is_as_bad_as_its_busiest_tenth_where_that_has_enough_requests() -> None:
+    """One a second, and a hundred more from 30 to 40 s: 110 there, of which 15 take 9 s and all others 1 s.
+
+    Of 201 that are 7.5 %, of the 110 there 13.6 %; a p88 takes 84 requests, a p92 125.
+    """
+    arrival = [*map(float, range(101)), *(30.05 + 0.09 * k for k in range(100))]
+    run = columns(arrival, [1.0] * 101 + [9.0] * 15 + [1.0] * 85)
+    slo = parse_slo("e2el_mean:1 e2el_p88:1 e2el_p92:1 attainment:0.88", {"e2el": 2e3})
+    seen = observe(slo, run, {}, is_replay=True)
+    assert seen.values == pytest.approx((230e3 / 110, 9000, 1000, 95 / 110)) and seen.measured == 201
+    seldom = parse_slo("attainment:0.92", {"e2el": 2e3})
+    assert observe(seldom, run, {}, is_replay=True).values == pytest.approx((186 / 201,))
 
 
 def of_sessions(takes: list[float], turns: int = 2) -> dict[str, np.ndarray[Any, Any]]:
