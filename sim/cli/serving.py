@@ -80,6 +80,11 @@ def with_memory(server: Server, settings: PlanKeywords) -> None:
 def profile_of(server: Server) -> str:
     """The profile of a server; InputError where there is none."""
     if server.profile is None:
+        if server.without_tables:
+            raise InputError(
+                f"server: there are no measured kernels of {server.without_tables}: --profile is needed, "
+                "which says what an iteration takes"
+            )
         missing = "a model" if server.model is None else "--gpu GPU, one with tables of kernels"
         raise InputError(f"server: {missing} or --profile is needed: it does not say what an iteration takes")
     return server.profile

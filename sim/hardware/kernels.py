@@ -38,6 +38,14 @@ SYSTEMS = {
 }
 """The package's systems by the name of their GPU."""
 
+MEMORY_BYTES = {
+    "b200": 193_273_528_320,
+    "b300": 288_400_343_040,
+    "gb200": 198_674_743_296,
+    "gb300": 298_013_687_808,
+}
+"""Memory of the GPUs that no datasheet of ours has, as the package has it."""
+
 QUANTISATION = {"bf16": "bfloat16", "fp8": "fp8", "fp8-block": "fp8_block", "nvfp4": "nvfp4"}
 _MEMORY_RULES = {"vllm": ("of_total", 0.9), "sglang": ("of_total", 0.88), "trtllm": ("of_free", 0.9)}
 """Which memory an engine takes a share of, and the share by default: `gpu_memory_utilization`,
@@ -188,8 +196,13 @@ class Kernels:
         try:
             return function(*arguments, **options)
         except Exception as error:
-            said = " ".join(str(error).split())[:200]
-            raise InputError(f"profile {self.deployment.text}: {PACKAGE} cannot say: {said}") from error
+            raise self._refused(error) from error
+
+    def _refused(self, error: Exception) -> InputError:
+        said = " ".join(str(error).split())[:200]
+        if 'kv_quant: "bfloat16"' in said and self.deployment.dtype != "bf16":
+            said += " (tables of weights of fewer bits may have attention with kv=fp8 alone)"
+        return InputError(f"profile {self.deployment.text}: {PACKAGE} cannot say: {said}")
 
     def _context(self, places: list[int], **shape: int) -> float:
         return self._sum(self._asked(self._handle.evaluate_context_ops, places, **shape))
@@ -214,9 +227,9 @@ class Kernels:
             except ValueError as error:
                 if "out of range" in str(error):
                     break
-                raise InputError(f"profile {self.deployment.text}: {PACKAGE} cannot say: {error}") from error
+                raise self._refused(error) from error
             except Exception as error:
-                raise InputError(f"profile {self.deployment.text}: {PACKAGE} cannot say: {error}") from error
+                raise self._refused(error) from error
         return names
 
     def _versions(self) -> list[str]:
@@ -242,7 +255,9 @@ class Kernels:
         return asked
 
     def _covered(self, attention: Attention) -> str:
-        """Whether attention of such heads was measured; `InputError` where its table only extrapolates."""
+        """Whether attention of such heads was measured, of prompts as well as of decoding sequences;
+        `InputError` where a table only extrapolates.
+        """
         deployment, heads = self.deployment, attention.heads
         tables = package_systems() / "data" / self._system / "attention" / self.origin.engine
         # A version without a table of its own is answered from that of the present one.
@@ -252,6 +267,9 @@ class Kernels:
         if file is None:
             return "not known: the table is that of another version of the engine"
         measured = _measured_heads(file, attention, QUANTISATION[deployment.kv])
+        prompts = file.with_name(file.name.replace("generation", "context"))
+        if prompts.exists():
+            measured &= _measured_heads(prompts, attention, QUANTISATION[deployment.kv])
         what = f"{heads} heads with {attention.kv_heads} KV heads of {attention.head_dim} on a GPU"
         if heads in measured:
             return f"measured ({what})"
@@ -324,7 +342,8 @@ def packaged_config(name: str) -> Path:
 
 
 def package_systems() -> Path:
-    """The folder of the package's tables, by system."""
+    """The folder of the package's tables, by system; `InputError` without it."""
+    require()
     import aiconfigurator_core
 
     return Path(str(aiconfigurator_core.__file__)).parent / "systems"

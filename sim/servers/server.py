@@ -51,6 +51,8 @@ class Server:
     block_size: int = BLOCK_SIZE
     replicas: int = 1
     notes: tuple[str, ...] = ()
+    without_tables: str = ""
+    """What of it has no measured kernels, so that there is no profile."""
 
     @property
     def shortest_first(self) -> str:
@@ -94,15 +96,17 @@ def server(text: str, *, gpu: str | None = None) -> Server:
     options = {"rules": engine} if engine != "vllm" else {}
     options |= reading.policy
     policy = "continuous:" + ",".join(f"{key}={_text(value)}" for key, value in options.items())
+    profile = _profile(engine, model, gpu, reading)
     return Server(
         engine=engine,
         model=model,
         policy=policy,
-        profile=_profile(engine, model, gpu, reading),
+        profile=profile,
         kv_blocks=_kv_blocks(reading),
         block_size=reading.engine.get("block_size", BLOCK_SIZE),
         replicas=reading.engine.get("replicas", 1),
         notes=tuple(reading.notes),
+        without_tables=reading.engine.get("without_tables", ""),
     )
 
 
@@ -116,7 +120,7 @@ def _memory_of(gpu: str) -> int:
         if name.lower().replace(" ", "-") == gpu.lower().replace(" ", "-"):
             return known.memory_bytes
     kernels.system_of(gpu)
-    return kernels.gpu_of(gpu).memory_bytes
+    return kernels.MEMORY_BYTES[gpu.lower().replace(" ", "-")]
 
 
 def _check_layout(reading: Reading) -> None:
@@ -193,7 +197,8 @@ def _formats(reading: Reading, model: str | None, checkpoint: Checkpoint | None)
             continue
         if value.lower() not in known:
             reading.notes.append(f"{key} {value}: not understood")
-            engine["no_tables"] = key == "quantization"
+            if key == "quantization":
+                engine["without_tables"] = f"weights in {value}"
         elif key == "quantization" and checkpoint is not None and checkpoint.dtype not in (None, "bf16"):
             continue  # it names what the checkpoint is
         elif (chosen := known[value.lower()]) is not None:
@@ -211,13 +216,12 @@ def _profile(engine: str, model: str | None, gpu: str | None, reading: Reading) 
         return None
     name = gpu.lower().replace(" ", "-")
     asked = Deployment(known_model(model), name, engine, **reading.deployment)
-    if reading.engine.get("no_tables"):
-        reading.notes.append("no measured kernels of such weights: a profile has to be given")
+    if name not in kernels.SYSTEMS:
+        reading.engine["without_tables"] = gpu
+    if what := reading.engine.get("without_tables"):
+        reading.notes.append(f"no measured kernels of {what}: a profile has to be given")
         return None
-    if name in kernels.SYSTEMS:
-        return asked.text
-    reading.notes.append(f"no measured kernels of {gpu}: a profile has to be given")
-    return None
+    return asked.text
 
 
 def known_model(model: str) -> str:

@@ -81,6 +81,15 @@ def test_a_server_without_a_profile_and_a_gpu_without_a_server_are_refused(
 ) -> None:
     assert run("simulate", "--server", SERVER) == 2
     assert "--gpu GPU" in capsys.readouterr().err
+    for gpu, server, what in (
+        ("rtx-4090", "vllm serve llama-3.1-8b", "rtx-4090"),
+        ("h200", "vllm serve llama-3.1-8b --quantization awq", "weights in awq"),
+    ):
+        assert run("simulate", "--server", server, "--gpu", gpu) == 2
+        said = capsys.readouterr().err
+        assert (
+            f"there are no measured kernels of {what}: --profile is needed" in said and said.count("\n") == 1
+        )
     assert run("simulate", "--gpu", "h200") == 2
     assert "gpu: 'h200' needs --server" in capsys.readouterr().err
 

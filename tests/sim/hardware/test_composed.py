@@ -6,11 +6,13 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sim.cli import main
 from sim.hardware import describe, kernels, load, overrides
 from sim.hardware.composed import compose, composed, config_for, decides_ahead
+from sim.hardware.composing import Iteration
 from sim.hardware.deployment import Deployment
 from sim.hardware.host import NO_HOST
 from sim.hardware.hugging_face import config_of
@@ -235,6 +237,33 @@ def test_unseen_sizes_are_within_three_percent_and_composed_in_seconds(text: str
 
 
 @needs_kernels
+@pytest.mark.parametrize(
+    ("text", "model", "heads"),
+    [
+        ("llama-3.1-8b@h200,dtype=bf16", "meta-llama/Meta-Llama-3.1-8B", (32, 8, 128)),
+        ("llama-3.1-70b@h200,tp=4,dtype=fp8,engine=trtllm", "meta-llama/Meta-Llama-3.1-70B", (16, 2, 128)),
+        ("deepseek-ai/DeepSeek-V3@b200,tp=8,dtype=nvfp4,engine=trtllm", "deepseek-ai/DeepSeek-V3", None),
+    ],
+)
+def test_contexts_beyond_those_looked_at_lie_on_a_line_that_is_off_by_so_much(
+    text: str, model: str, heads: tuple[int, int, int] | None
+) -> None:
+    """Between 32,768 and 131,072 tokens, up to which the tables go; docs/profiles.md has the bounds."""
+    asked = Deployment.parse(text)
+    parts = kernels.Kernels(asked, model, heads and kernels.Attention(*heads))
+    made, rng, errors = compose(text), np.random.default_rng(0), []
+    for _ in range(150):
+        num_seqs, context = (
+            round(float(np.exp(rng.uniform(*np.log(ends))))) for ends in ((1, 64), (2**15, 2**17))
+        )
+        if num_seqs * context <= made.kv_tokens():
+            iteration = Iteration(num_seqs, context)
+            errors.append(abs(iteration.predicted(made.step_cost) / iteration.seconds(parts) - 1))
+    print(f"{text}: mean {np.mean(errors):.1%}, at most {max(errors):.1%}")
+    assert len(errors) > 50 and np.mean(errors) < 0.1 and max(errors) < 0.3
+
+
+@needs_kernels
 def test_the_iterations_are_those_of_the_package(profile: Profile) -> None:
     from aiconfigurator_core.sdk import EngineHandle
 
@@ -302,6 +331,19 @@ def test_a_checkpoint_without_tables_is_composed_as_what_dtype_says(tmp_path: Pa
 
 
 @needs_kernels
+def test_attention_that_was_measured_over_a_small_cache_alone_is_refused_naming_it() -> None:
+    with pytest.raises(InputError, match=r"with kv=fp8 alone\)"):
+        compose("Qwen/Qwen3-32B-FP8@h200,tp=2,engine=trtllm")
+    assert compose("Qwen/Qwen3-32B-FP8@h200,tp=2,engine=trtllm,kv=fp8").memory
+
+
+@needs_kernels
+@pytest.mark.parametrize("gpu", kernels.MEMORY_BYTES)
+def test_memory_of_gpus_is_what_the_package_has(gpu: str) -> None:
+    assert kernels.gpu_of(gpu).memory_bytes == kernels.MEMORY_BYTES[gpu]
+
+
+@needs_kernels
 def test_a_version_without_tables_is_refused_with_those_that_have_some() -> None:
     with pytest.raises(InputError, match=r"no tables of version 0\.1\.0 of vllm on h200_sxm \(0\.24\.0, "):
         compose("llama-3.1-8b@h200,engine=vllm:0.1.0")
@@ -316,6 +358,8 @@ def test_whether_an_engine_decides_ahead_is_a_matter_of_its_version() -> None:
 def test_heads_that_were_never_measured_are_refused() -> None:
     with pytest.raises(InputError, match=r"32 heads with 32 KV heads .* was not measured for vllm .*sglang"):
         compose("vicuna-7b@h200,engine=vllm")
+    with pytest.raises(InputError, match=r"128 heads with 8 KV heads .* \(up to 96 heads\)"):
+        compose("meta-llama/Meta-Llama-3.1-405B@b300,dtype=nvfp4,engine=trtllm")  # no prompts of so many
 
 
 @needs_kernels

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sim.hardware import kernels
 from sim.hardware.hugging_face import config_of
 from sim.hardware.model_shape import MODELS
 from sim.scenario.policies import make_scheduler
@@ -206,6 +207,14 @@ def test_what_cannot_be_is_refused_in_one_line(text: str, message: str) -> None:
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("gpu", kernels.SYSTEMS)
+def test_defaults_of_every_gpu_need_no_tables(gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "installed", lambda: None)
+    read = server("vllm serve some/model", gpu=gpu)
+    is_small = gpu in ("a100-80gb", "l40s")
+    assert options(read)["max_num_batched_tokens"] == ("2048" if is_small else "8192")
+
+
 def test_an_unknown_gpu_is_refused() -> None:
     with pytest.raises(InputError, match="gpu: 'h900'"):
         server(VLLM, gpu="h900")
@@ -274,7 +283,7 @@ def test_quantization_names_what_a_quantised_checkpoint_is(tmp_path: Path) -> No
         assert server(f"vllm serve {tmp_path} --quantization fp8", gpu="h200").profile == profile
     read = server(f"{VLLM} --quantization awq", gpu="h200")
     assert read.profile is None
-    assert "no measured kernels of such weights: a profile has to be given" in read.notes
+    assert "no measured kernels of weights in awq: a profile has to be given" in read.notes
 
 
 @pytest.mark.parametrize(
