@@ -6,127 +6,141 @@ Knows nothing of what is computed, of links, or of clocks but by argument.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 
-from .tiers import Tier
+from .block_sets import ranges, union
+from .radix_tree import Node, Stretch, between
+from .spans import Order, Span, Spans, use
+from .tiers import Tier, count
 
 
 @dataclass(slots=True)
 class Access:
-    """Keys that a request brought in, that it found and used, and that were looked for in vain."""
+    """Blocks that a request brought in, that it found and used, and that were looked for in vain, each as a
+    set of its blocks.
+    """
 
-    inserted: set[int] = field(default_factory=set)
-    reused: set[int] = field(default_factory=set)
-    missed: set[int] = field(default_factory=set)
+    inserted: int = 0
+    reused: int = 0
+    missed: int = 0
 
 
 class ArcTier(Tier):
-    """A `Tier` whose blocks stand in two lists: used by one request, and by several.
+    """A `Tier` whose blocks stand in two orders: used by one request, and by several.
 
-    `once`, `often`: keys in each, the least recently used first; `gone_once`, `gone_often`: those given up of
-    either, as many as the tier has blocks at most. A key among these that is wanted again shows which list
-    should be larger: `target` is the size that `once` is let grow to. A request counts as one use, when it
-    ends; what it brought in itself is no use of it.
+    `order`, `often`: blocks in each; `gone_once`, `gone_often`: those given up of either, as many as the tier
+    has blocks at most. A block among these that is wanted again shows which should be larger: `target` is the
+    size that `order` is let grow to. A request counts as one use, when it ends; what it brought in itself is
+    no use of it.
     """
 
-    __slots__ = ("accesses", "gone_often", "gone_once", "often", "once", "target")
+    __slots__ = ("accesses", "gone", "gone_often", "gone_once", "often", "target")
 
     def __init__(self, num_blocks: int, block_s: float) -> None:
-        super().__init__(num_blocks, block_s)
+        super().__init__(num_blocks, block_s, keeps_wanted=False)
+        self.often = Order()
         self.accesses: dict[int, Access] = {}
-        self._forget_all()
+        self._forget_gone()
 
-    def _forget_all(self) -> None:
+    def _forget_gone(self) -> None:
         self.target = 0.0
-        self.once: OrderedDict[int, None] = OrderedDict()
-        self.often: OrderedDict[int, None] = OrderedDict()
-        self.gone_once: OrderedDict[int, None] = OrderedDict()
-        self.gone_often: OrderedDict[int, None] = OrderedDict()
+        self.gone, self.gone_once, self.gone_often = Spans(), Order(), Order()
 
-    def offered(self, id: int, keys: Sequence[int], new: Sequence[int], now: float) -> None:
+    @property
+    def num_held(self) -> int:
+        """Blocks that are here, or on their way."""
+        return self.order.num_blocks + self.often.num_blocks
+
+    @property
+    def nodes(self) -> Iterable[Node]:
+        """Those of which it knows blocks."""
+        return (*self.spans.by_node, *self.gone.by_node)
+
+    def offered(self, id: int, there: Sequence[Span], missing: Sequence[Stretch], now: float) -> None:
         """What is there and can be read is used; what was given up moves the target, once a request."""
         access = self.accesses.setdefault(id, Access())
-        if len(new) < len(keys):
-            ready_s = self.ready_s
-            there = [key for key in keys if key in ready_s and ready_s[key] <= now]
-            access.reused.update(key for key in there if key not in access.inserted)
-        for key in reversed(new):
-            if key not in access.missed:
-                access.missed.add(key)
-                self._learn(key)
+        access.reused |= union(span for span in there if span.ready_s <= now) & ~access.inserted
+        if missing:
+            for low, high in ranges(union(missing) & ~access.missed):
+                known, _ = self.gone.find(between(missing, low, high))
+                for span in reversed(known):
+                    self._learn(span)
+            access.missed |= union(missing)
 
-    def _learn(self, key: int) -> None:
-        once, often = self.gone_once, self.gone_often
-        if key in once:
-            self.target = min(self.target + max(1.0, len(often) / len(once)), self.num_blocks)
-            once.move_to_end(key)
-        elif key in often:
-            self.target = max(self.target - max(1.0, len(once) / len(often)), 0.0)
-            often.move_to_end(key)
+    def _learn(self, span: Span) -> None:
+        """Blocks that were given up are wanted again, one by one."""
+        once, often = self.gone_once.num_blocks, self.gone_often.num_blocks
+        for _ in range(span.low, span.high):
+            if span.order is self.gone_once:
+                self.target = min(self.target + max(1.0, often / once), self.num_blocks)
+            else:
+                self.target = max(self.target - max(1.0, once / often), 0.0)
+        use([span])
 
-    def make_room(self, blocks: int, kept: Collection[int], now: float) -> bool:
-        """Give up blocks of the list that is larger than it should be, else of the other."""
-        too_many = len(self.ready_s) + blocks - self.num_blocks
+    def make_room(self, blocks: int, kept: Collection[Span], now: float) -> bool:
+        """Give up blocks of the order that is larger than it should be, else of the other."""
+        too_many = self.num_held + blocks - self.num_blocks
         if too_many <= 0:
             return True
-        once, often = self._idle(self.once, kept, now), self._idle(self.often, kept, now)
-        num_once, leaving = len(self.once), list[tuple[int, bool]]()
-        while len(leaving) < too_many:
-            key = next(once, None) if num_once >= int(self.target) else None
-            is_once = key is not None
-            if key is None:
-                key = next(often, None)
-            if key is None:
-                key, is_once = next(once, None), True
-            if key is None:
-                return False
-            num_once -= is_once
-            leaving.append((key, is_once))
-        for key, is_once in leaving:
-            del self.ready_s[key], (self.once if is_once else self.often)[key]
-            self.busy_s.pop(key, None)
-            (self.gone_once if is_once else self.gone_often)[key] = None
+        too_large = self.order.num_blocks - int(self.target) + 1
+        leaving = self._idle(self.order, min(too_many, too_large), kept, now)
+        leaving += self._idle(self.often, too_many - count(leaving), kept, now)
+        leaving += self._idle(self.order, too_many - count(leaving), {*kept, *leaving}, now)
+        if count(leaving) < too_many:
+            return False
+        for span in leaving:
+            gone = self.gone_once if span.order is self.order else self.gone_often
+            self.spans.remove(span)
+            self.gone.add(span, gone)
         for gone in (self.gone_once, self.gone_often):
-            while len(gone) > self.num_blocks:
-                gone.popitem(last=False)
+            self._forget_first(gone, gone.num_blocks - self.num_blocks)
         self.num_evicted += too_many
         return True
 
-    def _idle(self, keys: OrderedDict[int, None], kept: Collection[int], now: float) -> Iterator[int]:
-        ready_s, busy_s = self.ready_s, self.busy_s
-        return (k for k in keys if ready_s[k] <= now and k not in kept and busy_s.get(k, now) <= now)
+    def _idle(self, order: Order, most: int, kept: Collection[Span], now: float) -> list[Span]:
+        """At most so many blocks that may be given up, those used least recently."""
+        idle: list[Span] = []
+        missing = most
+        for span in order:
+            if missing <= 0:
+                break
+            if span.ready_s <= now and span.busy_s <= now and span not in kept:
+                idle.append(span)
+                missing -= span.high - span.low
+        return self.spans.divide(idle, most)[0]
 
-    def add(self, id: int, keys: Sequence[int], ready_s: float) -> None:
+    def _forget_first(self, gone: Order, blocks: int) -> None:
+        """Forget so many blocks that were given up, those that were so first."""
+        first: list[Span] = []
+        missing = blocks
+        for span in gone:
+            if missing <= 0:
+                break
+            first.append(span)
+            missing -= span.high - span.low
+        for span in self.gone.divide(first, blocks)[0]:
+            self.gone.remove(span)
+
+    def add(self, id: int, blocks: Sequence[Stretch], ready_s: float) -> None:
         """There is room for these, which can be read from then on."""
-        super().add(id, keys, ready_s)
-        self.accesses.setdefault(id, Access()).inserted.update(keys)
-        for key in keys:
-            self.once[key] = None
-            self.gone_once.pop(key, None)
-            self.gone_often.pop(key, None)
+        super().add(id, blocks, ready_s)
+        self.accesses.setdefault(id, Access()).inserted |= union(blocks)
+        for span in self.gone.find(blocks)[0]:
+            self.gone.remove(span)
 
-    def fetched(self, id: int, keys: Sequence[int]) -> None:
+    def fetched(self, id: int, blocks: Sequence[Stretch]) -> None:
         """A request uses these."""
         access = self.accesses.setdefault(id, Access())
-        access.reused.update(key for key in keys if key not in access.inserted)
+        access.reused |= union(blocks) & ~access.inserted
 
-    def touch(self, id: int, keys: Sequence[int]) -> None:
+    def touch(self, id: int, blocks: Sequence[Stretch]) -> None:
         """A request that used these has ended: what it found is used by several now."""
-        once, often, access = self.once, self.often, self.accesses.pop(id, Access())
-        for key in reversed(keys):
-            if key in access.reused:
-                if key in once:
-                    del once[key]
-                    often[key] = None
-                elif key in often:
-                    often.move_to_end(key)
-            elif key in access.inserted:
-                if key in once:
-                    once.move_to_end(key)
-                elif key in often:
-                    often.move_to_end(key)
+        access = self.accesses.pop(id, Access())
+        reused = set(ranges(access.reused))
+        for low, high in sorted([*reused, *ranges(access.inserted & ~access.reused)], reverse=True):
+            there, _ = self.spans.find(between(blocks, low, high))
+            use(there, self.often if (low, high) in reused else None)
 
     def forget(self, id: int) -> None:
         """The request will not come back."""
@@ -136,4 +150,4 @@ class ArcTier(Tier):
         """All is lost, and what was learnt with it."""
         super().lose(now, all_of_it=all_of_it)
         self.accesses.clear()
-        self._forget_all()
+        self._forget_gone()

@@ -14,7 +14,8 @@ from ..request import KnownBlocks, Request
 from .kv_cache import KvCache
 from .prefix_blocks import Path, Piece
 from .prefixes import SharedPrefixes
-from .tiered_memory import TieredKvCache, TieredPrefixes, block_keys
+from .radix_tree import Stretch
+from .tiered_memory import TieredKvCache, TieredPrefixes
 from .tiers import Tiers
 
 
@@ -33,11 +34,11 @@ class Preserved(NamedTuple):
 
 
 class Swapped(NamedTuple):
-    """The keys of the blocks of such a turn, of which CPU memory is to keep its copies."""
+    """The blocks of such a turn, of which CPU memory is to keep its copies."""
 
     session: Hashable
     known: KnownBlocks
-    keys: list[int]
+    blocks: list[Stretch]
 
 
 class OfTurn(Protocol):
@@ -183,14 +184,13 @@ class PreservedTieredPrefixes(TieredPrefixes, PreservedPrefixes):
         swapped = self.swapped.of(request)
         for each in swapped:
             self.swapped.remove(each)
-            self.tiers.cpu.want_no_more(each.keys)
+            self.tiers.want_no_more(each.blocks)
         return bool(swapped)
 
     def swap(self, left: Preserved) -> None:
         """Keep the copies of what a turn left in CPU memory."""
-        keys = block_keys(left.path, 0, left.num_blocks)
-        self.swapped.add(Swapped(left.session, left.known, keys))
-        self.tiers.cpu.want(keys)
+        blocks = self.tiers.want(left.path, left.num_blocks)
+        self.swapped.add(Swapped(left.session, left.known, blocks))
 
 
 class Preserving(KvCache):

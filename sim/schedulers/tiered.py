@@ -28,12 +28,11 @@ from .waiting import Entry
 
 
 class Held(NamedTuple):
-    """Who waits in memory, with how many tokens, until when for the blocks with these keys."""
+    """Who waits in memory, with how many tokens, and until when for the last of their blocks."""
 
     entry: Entry
     tokens: int
     there_s: float
-    keys: list[int]
 
 
 class TieredScheduler(ContinuousScheduler):
@@ -106,7 +105,7 @@ class TieredScheduler(ContinuousScheduler):
         for id, held in self.held.items():
             if id in self.coming and held.there_s <= self.now:
                 self.coming.remove(id)
-                self.kv.tiered.arrived(id, held.keys, held.tokens // self.kv.block_size)
+                self.kv.tiered.arrived(id, held.tokens // self.kv.block_size)
 
     def _continue_running(self) -> tuple[list[Chunk], list[Request], list[Request], int | None]:
         """Continue what runs; who had to leave is told with the next iteration, be it this one or not."""
@@ -162,23 +161,24 @@ class TieredScheduler(ContinuousScheduler):
             cached = kv.cached_tokens(request, length)
             if not kv.can_admit(length):
                 return True
-            keys, ready_s = self._found_in_tiers(id, length, cached)
+            blocks, ready_s = self._found_in_tiers(id, length, cached)
             if ready_s > self.now:
                 self.blocked[id] = ready_s
                 self.since_s.setdefault(id, self.now)
                 passed_over.append(waiting.pop_first())
                 continue
-            if keys and self.limits.tiers_overlap:
-                if not self._fetch(entry, cached, keys):
+            if blocks and self.limits.tiers_overlap:
+                if not self._fetch(entry, cached, blocks):
                     return False  # what is found may be less after each iteration
                 passed_over.append(waiting.pop_first())
                 continue
-            cached = min(cached + len(keys) * kv.block_size, length - 1)
+            first = cached // kv.block_size
+            cached = min(cached + blocks * kv.block_size, length - 1)
             tokens = min(length, cached + budget)
             is_let_in = kv.admit(id, tokens, tokens == length)
             assert is_let_in
-            if keys:
-                self._stall(id, keys)
+            if blocks:
+                self._stall(id, first, blocks)
             self._end_wait(id)
             kv.reuse(id, tokens)
             waiting.pop_first()
@@ -197,43 +197,43 @@ class TieredScheduler(ContinuousScheduler):
         self.running[request.id] = (rank, order, request)
         self._note_admission(request, length)
 
-    def _found_in_tiers(self, id: int, length: int, cached: int) -> tuple[list[int], float]:
-        """The keys of the blocks behind those that GPU memory has, as far as they are in slower memory, and
-        when they can be fetched.
+    def _found_in_tiers(self, id: int, length: int, cached: int) -> tuple[int, float]:
+        """How many blocks behind those that GPU memory has are in slower memory, and when they can be
+        fetched.
         """
-        size = self.kv.block_size
-        keys = self.kv.tiered.keys_behind(cached // size, length // size)
+        size, path = self.kv.block_size, self.kv.tiered.path
         if not self.limits.tiers_overlap:
-            return keys[: self.tiers.find_at_once(keys, self.now)], self.now
-        found, ready_s = self.tiers.find(id, keys, self.now)
-        return keys[:found], ready_s
+            return self.tiers.find_at_once(id, path, cached // size, length // size, self.now), self.now
+        return self.tiers.find(id, path, cached // size, length // size, self.now)
 
-    def _fetch(self, entry: Entry, cached: int, keys: list[int]) -> bool:
+    def _fetch(self, entry: Entry, cached: int, blocks: int) -> bool:
         """Give a request memory for what it fetches, beside what prompts in progress will yet take; False
         where there is too little.
         """
         kv, request = self.kv, entry[2]
-        tokens = cached + len(keys) * kv.block_size
+        tokens = cached + blocks * kv.block_size
         unfinished = [(id, self._length(self.running[id][2])) for id in kv.partial]
         unfinished += [(id, self._length(held.entry[2])) for id, held in self.held.items()]
         if not kv.can_hold(tokens, kv.reserved_blocks(unfinished)):
             return False
-        there_s, from_disk = self.tiers.fetch(request.id, keys, self.now)
+        first, until = cached // kv.block_size, tokens // kv.block_size
+        there_s, from_disk = self.tiers.fetch(request.id, kv.tiered.path, first, until, self.now)
         since_s = self.since_s.pop(request.id, self.now)
         self.blocked.pop(request.id, None)
-        kv.tiered.fetch(request.id, keys, from_disk, since_s, there_s)
+        kv.tiered.fetch(request.id, blocks, from_disk, since_s, there_s)
         kv.hold(request.id, tokens)
-        self.held[request.id] = Held(entry, tokens, there_s, keys)
+        self.held[request.id] = Held(entry, tokens, there_s)
         self.coming.add(request.id)
         if request.deadline_s is not None:
             self.admitted_in_time.add(request.id)
         return True
 
-    def _stall(self, id: int, keys: list[int]) -> None:
-        """The next iteration waits for these blocks."""
-        seconds, from_disk = self.tiers.fetch_at_once(id, keys, self.now)
+    def _stall(self, id: int, first: int, blocks: int) -> None:
+        """The next iteration waits for so many blocks of a request."""
+        path = self.kv.tiered.path
+        seconds, from_disk = self.tiers.fetch_at_once(id, path, first, first + blocks, self.now)
         self.stall_s += seconds
-        self.kv.tiered.fetch(id, keys, from_disk, self.now, self.now + self.stall_s)
+        self.kv.tiered.fetch(id, blocks, from_disk, self.now, self.now + self.stall_s)
 
     def _end_wait(self, id: int) -> None:
         """Whatever it waited for is there, or is so no more."""

@@ -5,7 +5,6 @@ Knows nothing of queues, budgets or predictions; the time comes in by `now`.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from math import inf
 
@@ -14,21 +13,6 @@ from .kv_cache import KvCache
 from .prefix_blocks import Path
 from .prefixes import SharedPrefixes
 from .tiers import Tiers
-
-KEY_BITS = 40
-"""A sequence has fewer blocks than this power of two."""
-
-
-def block_keys(path: Path, low: int, high: int) -> list[int]:
-    """One key per block of a sequence, from block `low` up to `high`."""
-    keys = list[int]()
-    number = bisect_right(path.bounds, low)
-    while low < high:
-        until = min(path.bounds[number], high)
-        first = path.keys[number] << KEY_BITS
-        keys.extend(range(first + low, first + until))
-        low, number = until, number + 1
-    return keys
 
 
 class TieredPrefixes(SharedPrefixes):
@@ -67,14 +51,10 @@ class TieredPrefixes(SharedPrefixes):
         evicted = tuple(tier.num_evicted * self.block_size for tier in self.tiers.all)
         return TierUse(self.tiers.names, tuple(self.fetched_tokens), evicted, tuple(self.fetches))
 
-    def keys_behind(self, blocks: int, most: int) -> list[int]:
-        """The keys of the sequence looked up last, of its blocks from `blocks` up to `most`."""
-        return block_keys(self.path, blocks, most)
-
-    def fetch(self, id: int, keys: Sequence[int], from_disk: int, since_s: float, there_s: float) -> None:
-        """The request looked up last is let in with these blocks, behind those that were found."""
+    def fetch(self, id: int, blocks: int, from_disk: int, since_s: float, there_s: float) -> None:
+        """The request looked up last is let in with so many blocks, behind those that were found."""
         first = self.found[-1][1] if self.found else 0
-        tokens = [(len(keys) - from_disk) * self.block_size, from_disk * self.block_size]
+        tokens = [(blocks - from_disk) * self.block_size, from_disk * self.block_size]
         if id in self.away:
             self.refound_tokens += sum(tokens)
         else:
@@ -82,11 +62,10 @@ class TieredPrefixes(SharedPrefixes):
                 self.fetched_tokens[number] += tokens[number]
         self.fetches.append(Fetch(id, since_s, there_s, tokens[0], tokens[1]))
         low, high = self.offered.get(id, (first, 0))
-        self.offered[id] = min(low, first), max(high, first + len(keys))
+        self.offered[id] = min(low, first), max(high, first + blocks)
 
-    def arrived(self, id: int, keys: Sequence[int], blocks: int) -> None:
-        """The first so many blocks of the request are in memory, these the last of them: others find them."""
-        self.tiers.fetched(keys)
+    def arrived(self, id: int, blocks: int) -> None:
+        """The first so many blocks of the request are in memory: others find them."""
         self._add(id, blocks)
 
     def let_in(self, id: int, tokens: int) -> None:
@@ -111,7 +90,7 @@ class TieredPrefixes(SharedPrefixes):
         path = self.paths[id]
         self._offer(id, path, full_blocks)
         low, _ = self.offered.pop(id, (0, 0))
-        self.tiers.touch(id, block_keys(path, low, full_blocks))
+        self.tiers.touch(id, path, low, full_blocks)
         return super().ended(id, blocks, full_blocks)
 
     def forget(self, id: int) -> None:
@@ -123,7 +102,7 @@ class TieredPrefixes(SharedPrefixes):
     def _offer(self, id: int, path: Path, until: int) -> None:
         """Store the request's blocks up to there; what finds no room is offered again with the next ones."""
         low, high = self.offered.get(id, (0, 0))
-        if until > high and self.tiers.store(id, block_keys(path, high, until), self.now):
+        if until > high and self.tiers.store(id, path, high, until, self.now):
             self.offered[id] = low, until
 
 

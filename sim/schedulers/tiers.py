@@ -6,17 +6,26 @@ The rules are those of vLLM 0.32's `OffloadingConnector` (`vllm/v1/kv_offload/cp
 block is stored when it is computed, not when the GPU gives it up; CPU memory gives up what was used least
 recently (or goes by ARC, see `arc_tier`), and nothing that is being written or read; all that reaches it is
 copied to the disk, and comes back through it. Each direction of each link carries one transfer after the
-other. Blocks are looked up one by one by keys; knows nothing of requests that run, of the GPU's memory, or of
-clocks but by argument.
+other.
+
+The rules speak of single blocks, which are handled in spans here. Knows nothing of requests that run, of the
+GPU's memory, or of clocks but by argument.
 """
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from collections.abc import Collection, Sequence
-from math import inf
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from ..work import MemoryTier
+from .block_sets import block_set, union
+from .prefix_blocks import Path
+from .radix_tree import Node, RadixTree, Stretch, between
+from .spans import Order, Span, Spans, take_out, use
+
+
+def count(parts: Sequence[Span] | Sequence[Stretch]) -> int:
+    """How many blocks these are."""
+    return sum(part.high - part.low for part in parts)
 
 
 class Link:
@@ -34,208 +43,256 @@ class Link:
 
 
 class Tier:
-    """The blocks of one tier by key, the least recently used first, and from when on each can be read.
+    """The blocks of one tier, and the order in which they were used.
 
-    `busy_s`: until when a block is being read. `wanted`: by how many turns to come, of keys that are given up
-    after all others. `num_evicted`: blocks given up for others.
+    `keeps_wanted`: whether blocks that turns to come want are given up after all others. `num_evicted`:
+    blocks given up for others.
     """
 
-    __slots__ = ("busy_s", "into", "num_blocks", "num_evicted", "out", "ready_s", "wanted")
+    __slots__ = ("into", "keeps_wanted", "num_blocks", "num_evicted", "order", "out", "spans")
 
-    def __init__(self, num_blocks: int, block_s: float) -> None:
+    def __init__(self, num_blocks: int, block_s: float, *, keeps_wanted: bool = True) -> None:
+        self.keeps_wanted = keeps_wanted
         self.num_blocks, self.num_evicted = num_blocks, 0
         self.into, self.out = Link(block_s), Link(block_s)
-        self.ready_s: OrderedDict[int, float] = OrderedDict()
-        self.busy_s: dict[int, float] = {}
-        self.wanted: Counter[int] = Counter()
+        self.spans, self.order = Spans(), Order()
 
-    def make_room(self, blocks: int, kept: Collection[int], now: float) -> bool:
+    @property
+    def num_held(self) -> int:
+        """Blocks that are here, or on their way."""
+        return self.order.num_blocks
+
+    @property
+    def nodes(self) -> Iterable[Node]:
+        """Those of which it knows blocks."""
+        return self.spans.by_node
+
+    def make_room(self, blocks: int, kept: Collection[Span], now: float) -> bool:
         """Give up what was used least recently, at last what is wanted, until so many more find room; False,
         and nothing done, where too many are `kept` or in use.
         """
-        ready_s, busy_s, wanted = self.ready_s, self.busy_s, self.wanted
-        too_many = len(ready_s) + blocks - self.num_blocks
+        too_many = self.num_held + blocks - self.num_blocks
         if too_many <= 0:
             return True
-        leaving: list[int] = []
-        last: list[int] = []
-        for key, at_s in ready_s.items():
-            if at_s <= now and key not in kept and busy_s.get(key, now) <= now:
-                (last if key in wanted else leaving).append(key)
-                if len(leaving) == too_many:
-                    break
-        missing = too_many - len(leaving)
-        if len(last) < missing:
+        leaving: list[Span] = []
+        wanted: list[Span] = []
+        missing, order = too_many, self.order
+        span = order.end.after
+        while missing > 0 and span is not order.end:
+            if span.ready_s <= now and span.busy_s <= now and span not in kept:
+                until = max(span.node.wanted, default=0) if self.keeps_wanted else 0
+                if span.low < until < span.high:
+                    part = self.spans.cut(span, until)
+                    span = part if span.is_reversed else span
+                if span.low < until:
+                    wanted.append(span)
+                else:
+                    leaving.append(span)
+                    missing -= span.high - span.low
+            span = span.after
+        if missing > count(wanted):
             return False
-        for key in last[missing:]:
-            ready_s.move_to_end(key)  # not looked at again before all others
-        for key in (*leaving, *last[:missing]):
-            del ready_s[key]
-            busy_s.pop(key, None)
+        leaving, _ = self.spans.divide(leaving, too_many)
+        wanted_least, wanted = self.spans.divide(wanted, missing)
+        for span in wanted:  # not looked at again before all others
+            take_out(span)
+            order.put(span)
+        for span in (*leaving, *wanted_least):
+            self.spans.remove(span)
         self.num_evicted += too_many
         return True
 
-    def want(self, keys: Sequence[int]) -> None:
-        """One more turn to come wants these, those too that are not there yet."""
-        self.wanted.update(keys)
+    def offered(self, id: int, there: Sequence[Span], missing: Sequence[Stretch], now: float) -> None:
+        """A request has blocks to store, of which these are there, and these are not."""
 
-    def want_no_more(self, keys: Sequence[int]) -> None:
-        """One of the turns that wanted these wants them no longer; others still may."""
-        wanted = self.wanted
-        for key in keys:
-            wanted[key] -= 1
-            if not wanted[key]:
-                del wanted[key]
-
-    def offered(self, id: int, keys: Sequence[int], new: Sequence[int], now: float) -> None:
-        """A request has these to store, of which those `new` are not there."""
-
-    def add(self, id: int, keys: Sequence[int], ready_s: float) -> None:
+    def add(self, id: int, blocks: Sequence[Stretch], ready_s: float) -> None:
         """There is room for these of a request, which can be read from then on."""
-        self.ready_s.update(dict.fromkeys(keys, ready_s))
+        for node, low, high in blocks:
+            self.spans.add(Span(node, low, high, ready_s), self.order)
 
-    def read(self, keys: Sequence[int], until_s: float) -> None:
-        """These are being read; none of them is given up before."""
-        busy_s = self.busy_s
-        for key in keys:
-            if busy_s.get(key, 0.0) < until_s:
-                busy_s[key] = until_s
+    def read(self, blocks: Sequence[Stretch], until_s: float) -> list[Span]:
+        """Those of these that are here are being read; none of them is given up before."""
+        there, _ = self.spans.find(blocks)
+        for span in there:
+            span.busy_s = max(span.busy_s, until_s)
+        return there
 
-    def fetched(self, id: int, keys: Sequence[int]) -> None:
+    def fetched(self, id: int, blocks: Sequence[Stretch]) -> None:
         """A request uses these."""
 
-    def touch(self, id: int, keys: Sequence[int]) -> None:
+    def touch(self, id: int, blocks: Sequence[Stretch]) -> None:
         """A request that used these has ended, the first of them last."""
-        ready_s = self.ready_s
-        for key in reversed(keys):
-            if key in ready_s:
-                ready_s.move_to_end(key)
+        use(self.spans.find(blocks)[0], self.order)
 
     def forget(self, id: int) -> None:
         """The request will not come back."""
 
     def lose(self, now: float, *, all_of_it: bool) -> None:
-        """All is lost, or all that is not written yet; no transfer goes on, and nobody wants anything."""
-        kept = {} if all_of_it else {key: at_s for key, at_s in self.ready_s.items() if at_s <= now}
-        self.ready_s = OrderedDict(kept)
-        self.busy_s.clear()
-        self.wanted.clear()
+        """All is lost, or all that is not written yet; no transfer goes on."""
+        for span in [span for spans in self.spans.by_node.values() for span in spans]:
+            span.busy_s = 0.0
+            if all_of_it or span.ready_s > now:
+                self.spans.remove(span)
         self.into.free_s = self.out.free_s = 0.0
 
 
 class Tiers:
-    """CPU memory, of the class `cpu`, and perhaps a disk behind it."""
+    """CPU memory, of the class `cpu`, and perhaps a disk behind it.
+
+    `promoted`: which blocks were read from the disk for a request, by its id. `named`: all its blocks, from
+    when it was first asked about until it is forgotten.
+    """
 
     def __init__(self, tiers: Sequence[MemoryTier], block_size: int, cpu: type[Tier] = Tier) -> None:
-        made = [
-            (Tier if number else cpu)(tier.kv_tokens // block_size, tier.token_s * block_size)
-            for number, tier in enumerate(tiers)
-        ]
+        sizes = [(tier.kv_tokens // block_size, tier.token_s * block_size) for tier in tiers]
         self.names = tuple(tier.name for tier in tiers)
-        self.all = tuple(made)
-        self.cpu, self.disk = made[0], made[1] if len(made) > 1 else None
-        self.fetching: dict[int, float] = {}  # key -> when the GPU has the block that is on its way there
-        self.promoted: dict[int, set[int]] = {}  # request id -> keys that were read from the disk for it
+        self.cpu = cpu(*sizes[0])
+        self.disk = Tier(*sizes[1], keeps_wanted=False) if len(sizes) > 1 else None
+        self.all = (self.cpu,) if self.disk is None else (self.cpu, self.disk)
+        self.tree = RadixTree()
+        self.promoted: dict[int, int] = {}
+        self.named: dict[int, list[Stretch]] = {}
 
-    def store(self, id: int, keys: Sequence[int], now: float) -> bool:
-        """Copy those of a request's blocks that are not there; False, and nothing done, without room."""
+    def _blocks(self, id: int, path: Path, low: int, high: int) -> list[Stretch]:
+        """Blocks of a request by the names that they have in all tiers."""
+        if id not in self.named:
+            if self.tree.is_large:
+                used = [stretch.node for named in self.named.values() for stretch in named]
+                self.tree.sweep([*used, *(node for tier in self.all for node in tier.nodes)])
+            self.named[id] = self.tree.stretches(path)
+        return between(self.named[id], low, high)
+
+    # Store
+
+    def store(self, id: int, path: Path, low: int, high: int, now: float) -> bool:
+        """Copy those blocks `low` up to `high` of a request that are not there; False, and nothing done,
+        without room.
+        """
         cpu, disk = self.cpu, self.disk
-        new = [key for key in keys if key not in cpu.ready_s]
-        cpu.offered(id, keys, new, now)
+        there, new = cpu.spans.find(self._blocks(id, path, low, high))
+        cpu.offered(id, there, new, now)
         if not new:
             return True
-        kept = set(keys) if len(new) < len(keys) else ()
-        if not cpu.make_room(len(new), kept, now):
+        if not cpu.make_room(count(new), set(there), now):
             return False
-        ready_s = cpu.into.carry(len(new), now)
+        ready_s = cpu.into.carry(count(new), now)
         cpu.add(id, new, ready_s)
         if disk is not None:
-            new = [key for key in new if key not in disk.ready_s]
-            if new and disk.make_room(len(new), (), now):
-                written_s = disk.into.carry(len(new), ready_s)
+            _, new = disk.spans.find(new)
+            if new and disk.make_room(count(new), (), now):
+                written_s = disk.into.carry(count(new), ready_s)
                 disk.add(id, new, written_s)
                 cpu.read(new, written_s)
         return True
 
-    def find(self, id: int, keys: Sequence[int], now: float) -> tuple[int, float]:
-        """How many of the first of these blocks are there for the request, and when all of them can be
-        fetched; those that only the disk has are read from now on.
-        """
-        in_cpu, on_disk = self.cpu.ready_s, {} if self.disk is None else self.disk.ready_s
-        found, until_s, wanted = 0, now, list[int]()
-        first_wanted = 0
-        for key in keys:
-            at_s = in_cpu.get(key)
-            if at_s is None:
-                at_s = on_disk.get(key)
-                if at_s is None:
-                    break
-                if not wanted:
-                    first_wanted = found
-                wanted.append(key)
-            if at_s > until_s:
-                until_s = at_s
-            found += 1
-        if wanted:
-            self.cpu.offered(id, wanted, wanted, now)
-            if self.cpu.make_room(len(wanted), set(keys[:found]), now):
-                assert self.disk is not None
-                until_s = self.disk.out.carry(len(wanted), until_s)
-                self.cpu.add(id, wanted, until_s)
-                self.disk.read(wanted, until_s)
-                self.promoted.setdefault(id, set()).update(wanted)
-            else:
-                found = first_wanted
-                until_s = max((in_cpu[key] for key in keys[:found]), default=now)
-        if self.fetching:
-            until_s = max(until_s, *(self.fetching.get(key, now) for key in keys[:found]), now)
-        return found, max(until_s, now)
+    # Fetch
 
-    def fetch(self, id: int, keys: Sequence[int], now: float) -> tuple[float, int]:
+    def _found(self, blocks: Sequence[Stretch]) -> Iterator[tuple[Span, bool]]:
+        """Where the first of these blocks are, up to one that is nowhere, and whether that is the disk: what
+        CPU memory has is not looked for there.
+        """
+        for stretch in blocks:
+            there, missing = self.cpu.spans.find([stretch])
+            found = [(span, False) for span in there]
+            if self.disk is not None and missing:
+                there, missing = self.disk.spans.find(missing)
+                found += [(span, True) for span in there]
+                found.sort(key=lambda each: each[0].low)
+            for span, is_on_disk in found:
+                if missing and span.low > missing[0].low:
+                    return
+                yield span, is_on_disk
+            if missing:
+                return
+
+    def find(self, id: int, path: Path, low: int, high: int, now: float) -> tuple[int, float]:
+        """How many of the first of blocks `low` up to `high` are there for the request, and when all of them
+        can be fetched; those that only the disk has are read from now on.
+        """
+        cpu, until_s = self.cpu, now
+        in_cpu: list[Span] = []
+        wanted: list[Stretch] = []
+        found = low
+        for span, is_on_disk in self._found(self._blocks(id, path, low, high)):
+            until_s, found = max(until_s, span.ready_s), span.high
+            if is_on_disk:
+                wanted.append(Stretch(span.node, span.low, span.high))
+            else:
+                in_cpu.append(span)
+        if wanted:
+            cpu.offered(id, (), wanted, now)
+            if cpu.make_room(count(wanted), set(in_cpu), now):
+                assert self.disk is not None
+                until_s = self.disk.out.carry(count(wanted), until_s)
+                cpu.add(id, wanted, until_s)
+                self.disk.read(wanted, until_s)
+                self.promoted[id] = self.promoted.get(id, 0) | union(wanted)
+            else:
+                found = wanted[0].low
+                in_cpu = [span for span in in_cpu if span.low < found]
+                until_s = max((span.ready_s for span in in_cpu), default=now)
+        return found - low, max((now, until_s, *(span.sent_s for span in in_cpu)))
+
+    def fetch(self, id: int, path: Path, low: int, high: int, now: float) -> tuple[float, int]:
         """Bring blocks that are in CPU memory to the GPU; when they are there, and how many of them came from
         the disk.
         """
-        there_s = self.cpu.out.carry(len(keys), now)
-        self.cpu.fetched(id, keys)
-        self.cpu.read(keys, there_s)
-        self.fetching |= dict.fromkeys(keys, there_s)
-        promoted = self.promoted.pop(id, set())
-        return there_s, sum(key in promoted for key in keys)
+        blocks = self._blocks(id, path, low, high)
+        there_s = self.cpu.out.carry(high - low, now)
+        self.cpu.fetched(id, blocks)
+        for span in self.cpu.read(blocks, there_s):
+            span.sent_s = there_s
+        return there_s, (self.promoted.pop(id, 0) & block_set(low, high)).bit_count()
 
-    def fetched(self, keys: Sequence[int]) -> None:
-        """They have arrived."""
-        for key in keys:
-            self.fetching.pop(key, None)
-
-    def find_at_once(self, keys: Sequence[int], now: float) -> int:
+    def find_at_once(self, id: int, path: Path, low: int, high: int, now: float) -> int:
         """How many of the first of these blocks can be read now, from wherever they are."""
-        in_cpu, on_disk = self.cpu.ready_s, {} if self.disk is None else self.disk.ready_s
-        for found, key in enumerate(keys):
-            if in_cpu.get(key, on_disk.get(key, inf)) > now:
-                return found
-        return len(keys)
+        found = low
+        for span, _ in self._found(self._blocks(id, path, low, high)):
+            if span.ready_s > now:
+                break
+            found = span.high
+        return found - low
 
-    def fetch_at_once(self, id: int, keys: Sequence[int], now: float) -> tuple[float, int]:
+    def fetch_at_once(self, id: int, path: Path, low: int, high: int, now: float) -> tuple[float, int]:
         """Bring blocks that were just found to the GPU, for which everything waits: the seconds that it
         takes, and how many of them came from the disk.
         """
-        from_disk = [key for key in keys if key not in self.cpu.ready_s]
-        seconds = len(keys) * self.cpu.out.block_s
+        cpu, blocks = self.cpu, self._blocks(id, path, low, high)
+        there, from_disk = cpu.spans.find(blocks)
+        seconds = (high - low) * cpu.out.block_s
         if from_disk:
             assert self.disk is not None
-            seconds += len(from_disk) * self.disk.out.block_s
-            self.cpu.offered(id, from_disk, from_disk, now)
-            if self.cpu.make_room(len(from_disk), set(keys), now):
-                self.cpu.add(id, from_disk, now + seconds)
+            seconds += count(from_disk) * self.disk.out.block_s
+            cpu.offered(id, (), from_disk, now)
+            if cpu.make_room(count(from_disk), set(there), now):
+                cpu.add(id, from_disk, now + seconds)
             self.disk.read(from_disk, now + seconds)
-        self.cpu.fetched(id, keys)
-        self.cpu.read([key for key in keys if key in self.cpu.ready_s], now + seconds)
-        return seconds, len(from_disk)
+        cpu.fetched(id, blocks)
+        cpu.read(blocks, now + seconds)
+        return seconds, count(from_disk)
 
-    def touch(self, id: int, keys: Sequence[int]) -> None:
-        """A request that used these has ended."""
+    # Keep
+
+    def want(self, path: Path, num_blocks: int) -> list[Stretch]:
+        """One more turn to come wants the first so many blocks of a sequence, those too that are not here
+        yet: CPU memory gives them up after all others. Returns which they are.
+        """
+        wanted = between(self.tree.stretches(path), 0, num_blocks)
+        for node, _, high in wanted:
+            node.wanted.append(high)
+        return wanted
+
+    def want_no_more(self, wanted: Sequence[Stretch]) -> None:
+        """One of the turns that wanted these wants them no longer; others still may."""
+        for node, _, high in wanted:
+            node.wanted.remove(high)
+
+    def touch(self, id: int, path: Path, low: int, high: int) -> None:
+        """A request that used these blocks has ended."""
+        blocks = self._blocks(id, path, low, high)
         for tier in self.all:
-            tier.touch(id, keys)
+            tier.touch(id, blocks)
+        del self.named[id]
 
     def let_in(self, id: int) -> None:
         """The request does not fetch what was read for it."""
@@ -244,6 +301,7 @@ class Tiers:
     def forget(self, id: int) -> None:
         """The request will not come back."""
         self.promoted.pop(id, None)
+        self.named.pop(id, None)
         self.cpu.forget(id)
 
     def fail(self, now: float) -> None:
@@ -251,5 +309,6 @@ class Tiers:
         self.cpu.lose(now, all_of_it=True)
         if self.disk is not None:
             self.disk.lose(now, all_of_it=False)
-        self.fetching.clear()
         self.promoted.clear()
+        self.named.clear()
+        self.tree.want_nothing()

@@ -12,7 +12,6 @@ from sim.request import KnownBlocks, Request
 from sim.scenario.policies import limits_of, make_scheduler
 from sim.schedulers.prefixes import path_of
 from sim.schedulers.preserving import PreservingScheduler
-from sim.schedulers.tiered_memory import block_keys
 from sim.work import Drop, Iterations, Limits, MemoryTier, Outcome
 from tests.sim.flat_machine import flat_machine
 
@@ -85,7 +84,7 @@ def test_what_has_come_and_finds_no_block_for_its_rest_is_given_memory_that_is_h
     scheduler: Any = make_scheduler(HOLDING, limits)
     first = replace(turn(0, "a", 11, wait_s=500.0, answer=12), max_new_tokens=100)
     other = turn(1, "b", 1, 2, 3, 4, 5, 6)
-    assert scheduler.tiers.store(99, block_keys(path_of(other, 16), 0, 8), 0.0)
+    assert scheduler.tiers.store(99, path_of(other, 16), 0, 8, 0.0)
     scheduler.submit(first, 200.0)
     for k in range(97):
         work = scheduler.next_work(200.0 + k)
@@ -148,8 +147,7 @@ def test_what_two_sessions_have_on_the_host_is_kept_until_both_have_come_back() 
             assert [swapped.session for swapped in scheduler.kv.kept.swapped] == ["a", "b"]
     assert [swapped.session for swapped in scheduler.kv.kept.swapped] == ["b"]
     assert scheduler.tiers.cpu.num_evicted == 4
-    keys = block_keys(path_of(turns[1], 16), 0, 4)
-    assert scheduler.tiers.find(9, keys, 90.0) == (4, 90.0)
+    assert scheduler.tiers.find(9, path_of(turns[1], 16), 0, 4, 90.0) == (4, 90.0)
 
 
 def test_without_sessions_nothing_is_held() -> None:

@@ -113,8 +113,10 @@ class Checked:
         assert not kept.undecided and not kept.coming_back and not kept.num_let_go
         self.preserved = max(self.preserved, len(list(kept.preserved)))
         if isinstance(self.scheduler, PreservingTieredScheduler):
-            wanted = Counter(key for each in self.scheduler.kv.kept.swapped for key in each.keys)
-            assert self.scheduler.tiers.cpu.wanted == wanted
+            swapped = [blocks for each in self.scheduler.kv.kept.swapped for blocks in each.blocks]
+            wanted = Counter((node, high) for node, _, high in swapped)
+            nodes = set(self.scheduler.tiers.tree.nodes.values())
+            assert Counter((node, high) for node in nodes for high in node.wanted) == wanted
             self.swapped = max(self.swapped, len(wanted))
 
 

@@ -19,8 +19,6 @@ from sim.scenario.scenario import scenario
 from sim.schedulers.arc_tier import ArcTier
 from sim.schedulers.prefixes import path_of
 from sim.schedulers.tiered import TieredScheduler
-from sim.schedulers.tiered_memory import block_keys
-from sim.schedulers.tiers import Tiers
 from sim.work import Iterations, Limits, MemoryTier, Outcome, Work
 from tests.sim.flat_machine import flat_machine
 from tests.sim.schedulers import naive_tiers, test_prefixes
@@ -79,7 +77,7 @@ class Checked(Recorder):
         assert isinstance(self.scheduler, TieredScheduler)
         assert_sound(self.scheduler.kv)
         for tier in self.scheduler.tiers.all:
-            assert len(tier.ready_s) <= tier.num_blocks
+            assert tier.num_held <= tier.num_blocks
         assert self.scheduler.kv.tiered.held_tokens == sum(self.scheduler.kv.waiting.values())
 
 
@@ -100,7 +98,7 @@ def assert_nothing_is_left(scheduler: TieredScheduler) -> None:
     assert kv.free == kv.num_blocks and not kv.tiered.pieces and not kv.tiered.num_held_twice
     assert not kv.waiting and not kv.tiered.held_tokens and not kv.tiered.offered
     assert not (scheduler.held or scheduler.coming or scheduler.blocked or scheduler.since_s)
-    assert not (scheduler.tiers.fetching or scheduler.tiers.promoted)
+    assert not (scheduler.tiers.named or scheduler.tiers.promoted)
     assert not isinstance(scheduler.tiers.cpu, ArcTier) or not scheduler.tiers.cpu.accesses
 
 
@@ -118,8 +116,8 @@ def test_hits_and_waits_are_those_of_a_replay_block_by_block(world: World, tiers
     assert fetched == naive.fetched
     for ours_of, naive_of in zip(scheduler.tiers.all, naive.tiers, strict=True):
         assert ours_of.num_evicted == naive_of.num_evicted
-        assert len(ours_of.ready_s) == len(naive_of.blocks)
-        assert list(ours_of.ready_s.values()) == [
+        assert ours_of.num_held == len(naive_of.blocks)
+        assert [span.ready_s for span in ours_of.order for _ in range(span.low, span.high)] == [
             naive_of.blocks[name].ready
             for name in sorted(naive_of.blocks, key=lambda name: naive_of.blocks[name].rank)
         ]
@@ -195,29 +193,6 @@ def test_fleets_that_fail_and_sessions_lose_nothing(
     assert leaped.summary["fetched_tokens"] == stepped.summary["fetched_tokens"]
 
 
-def test_a_failure_takes_the_memory_but_not_what_was_written_to_the_disk() -> None:
-    tiers = Tiers((MemoryTier("cpu", 64, 0.25), MemoryTier("disk", 64, 0.5)), 1)
-    assert tiers.store(0, [1, 2, 3], 0.0)
-    assert list(tiers.cpu.ready_s.values()) == [0.75] * 3
-    assert tiers.store(0, [4], 2.0)
-    tiers.fail(2.5)
-    assert not tiers.cpu.ready_s and tiers.disk is not None
-    assert list(tiers.disk.ready_s) == [1, 2, 3]
-    assert tiers.find(7, [1, 2, 4], 3.0) == (2, 4.0)
-    assert tiers.fetch(7, [1, 2], 4.0) == (4.5, 2)
-
-
-def test_nothing_that_is_on_its_way_is_given_up() -> None:
-    """Vain is what finds no room, and what is asked again later finds it."""
-    tiers = Tiers((MemoryTier("cpu", 3, 1.0),), 1)
-    assert tiers.store(5, [1, 2], 0.0) and tiers.store(5, [3], 0.0)
-    assert not tiers.store(5, [4], 1.0)
-    assert tiers.fetch(0, [1], 3.0) == (4.0, 0)
-    assert tiers.store(5, [4], 3.5) and 1 in tiers.cpu.ready_s and 2 not in tiers.cpu.ready_s
-    tiers.touch(5, [3, 4])
-    assert list(tiers.cpu.ready_s) == [1, 4, 3]
-
-
 def test_who_waits_in_memory_wants_no_blocks_twice() -> None:
     """Of 19 blocks, 4 are of one who decodes and 8 of one who waits for what comes into them, and then takes
     one more: a prompt of 6 blocks has room beside them.
@@ -226,8 +201,7 @@ def test_who_waits_in_memory_wants_no_blocks_twice() -> None:
     scheduler = make_scheduler("continuous:prefix_caching=on", limits)
     assert isinstance(scheduler, TieredScheduler)
     blocks = KnownBlocks((7,), (128,))
-    keys = block_keys(path_of(asks(0, 129, blocks), 16), 0, 8)
-    assert scheduler.tiers.store(9, keys, 0.0)
+    assert scheduler.tiers.store(9, path_of(asks(0, 129, blocks), 16), 0, 8, 0.0)
     scheduler.submit(asks(1, 50), 90.0)
     scheduler.submit(asks(0, 129, blocks), 90.0)
     work = scheduler.next_work(90.0)
@@ -240,73 +214,3 @@ def test_who_waits_in_memory_wants_no_blocks_twice() -> None:
 
 def asks(id: int, prompt_tokens: int, blocks: Any = None) -> Request:
     return Request(id, 0.0, prompt_tokens, 20, blocks=blocks)
-
-
-def arc(num_blocks: int) -> tuple[Tiers, ArcTier]:
-    tiers = Tiers((MemoryTier("cpu", num_blocks, 0.25),), 1, ArcTier)
-    assert isinstance(tiers.cpu, ArcTier)
-    return tiers, tiers.cpu
-
-
-def ends(tiers: Tiers, id: int, keys: list[int], now: float) -> None:
-    """A request computes and stores these, and has ended."""
-    tiers.store(id, keys, now)
-    tiers.touch(id, keys)
-
-
-def test_a_flood_does_not_push_out_what_several_requests_used() -> None:
-    """As it does where the least recently used goes."""
-    tiers, cpu = arc(6)
-    lru = Tiers((MemoryTier("cpu", 6, 0.25),), 1)
-    for each in (tiers, lru):
-        ends(each, 0, [1, 2], 0.0)
-        ends(each, 1, [1, 2, 3], 10.0)
-        for number in range(5):
-            ends(each, 2 + number, [10 + 2 * number, 11 + 2 * number], 20.0 + 10 * number)
-    assert list(cpu.often) == [2, 1] and {1, 2} <= cpu.ready_s.keys()
-    assert not {1, 2} & lru.cpu.ready_s.keys()
-    assert cpu.num_evicted == lru.cpu.num_evicted == 7 and len(cpu.ready_s) == 6
-
-
-def test_what_is_wanted_again_soon_after_it_went_makes_room_for_its_kind() -> None:
-    tiers, cpu = arc(4)
-    ends(tiers, 0, [1, 2], 0.0)
-    ends(tiers, 1, [1, 2], 10.0)
-    ends(tiers, 2, [3, 4], 20.0)
-    ends(tiers, 3, [5, 6], 30.0)
-    assert (cpu.target, list(cpu.gone_once), list(cpu.often)) == (0.0, [4, 3], [2, 1])
-    ends(tiers, 4, [3], 40.0)
-    assert cpu.target == 1.0 and 3 in cpu.once and list(cpu.gone_once) == [4, 6]
-    ends(tiers, 5, [4, 6], 50.0)
-    assert cpu.target == 3.0 and list(cpu.gone_often) == [2, 1] and not cpu.often
-    tiers.fail(70.0)
-    assert not (cpu.ready_s or cpu.once or cpu.often or cpu.gone_once or cpu.accesses or cpu.target)
-
-
-STORES = st.lists(
-    st.tuples(st.integers(0, 9), st.lists(st.integers(0, 12), min_size=1, max_size=6, unique=True))
-)
-
-
-@given(num_blocks=st.integers(1, 9), stores=STORES, ending=st.sets(st.integers(0, 9)))
-def test_lists_of_arc_hold_what_is_there_and_no_more_is_remembered_than_it_holds(
-    num_blocks: int, stores: list[tuple[int, list[int]]], ending: set[int]
-) -> None:
-    tiers, cpu = arc(num_blocks)
-    for turn, (id, keys) in enumerate(stores):
-        now = turn * (10.0 if turn % 3 else 0.1)
-        tiers.store(id, keys, now)
-        found, _ = tiers.find(id, keys, now)
-        if found and turn % 2:
-            tiers.fetch(id, keys[:found], now)
-        if id in ending:
-            tiers.touch(id, keys)
-        assert (
-            cpu.once.keys() | cpu.often.keys() == cpu.ready_s.keys()
-            and not cpu.once.keys() & cpu.often.keys()
-        )
-        assert len(cpu.ready_s) <= num_blocks and 0 <= cpu.target <= num_blocks
-        gone = (cpu.gone_once.keys(), cpu.gone_often.keys())
-        assert not (gone[0] & gone[1]) and all(len(keys) <= num_blocks for keys in gone)
-        assert not (gone[0] | gone[1]) & cpu.ready_s.keys()
-    assert not cpu.accesses.keys() & ending
