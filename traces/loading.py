@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from .arguments import checked
 from .errors import InputError
+from .spec import nearest
 
 if TYPE_CHECKING:
     from .readers import Tokenizer
@@ -154,5 +155,6 @@ def _path(source: str | os.PathLike[str]) -> str:
         raise InputError(
             f"{text or 'empty name'}: no such file, nor a dataset ({', '.join(datasets.names())}), "
             f"nor a generator ({', '.join(GENERATORS.names)}), nor some.module:Class"
+            f"{nearest(text, [*datasets.names(), *GENERATORS.names])}"
         )
     return text

@@ -14,7 +14,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from .errors import InputError, raised_outside
 from .spec import coerce, nearest, parse, sentences
@@ -98,9 +98,19 @@ class Registry:
             name, texts = parse(spec, self.kind)
             if name not in self.table:
                 known = f"{', '.join(self.table)}, nor some.module:Class"
-                raise InputError(f"{self.kind} {name!r} is not one of {known}{nearest(name, self.table)}")
+                hint = nearest(name, self.table) or self._as_option(name)
+                raise InputError(f"{self.kind} {name!r} is not one of {known}{hint}")
             make, label = self.table[name], f"{self.kind} {name}"
         return Named(make, self._options(make, texts, label, is_outside), label, is_outside)
+
+    def _as_option(self, name: str) -> str:
+        """The end of an error about a name that is no entry, but the value of an option of one."""
+        for entry, make in self.table.items():
+            options = self._options_class(make)
+            for field, hint in get_type_hints(options).items() if options is not None else ():
+                if get_origin(hint) is Literal and name in get_args(hint):
+                    return f"; did you mean {entry}:{field}={name}?"
+        return ""
 
     def module_file(self, spec: str) -> Path | None:
         """The file of the module that a text names; None for a name of the table, and where there is no file.

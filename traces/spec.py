@@ -16,6 +16,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from .errors import InputError
 
 T = TypeVar("T")
+LEAST_BEGINNING = 3
+"""Letters from which on names that begin with them are what somebody may have meant."""
 ON, OFF = ("on", "true", "yes", "1"), ("off", "false", "no", "0")
 
 
@@ -55,11 +57,21 @@ def sentences(kind: type) -> dict[str, str]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an error about an unknown name: `; did you mean NAME?` of a similar one, or nothing."""
+    """The end of an error about an unknown name: `; did you mean NAME?`, or nothing.
+
+    NAME is one that is so but for its capitals and what is before a slash; else up to three that begin so;
+    else the one that is spelt most alike.
+    """
     from difflib import get_close_matches
 
-    similar = get_close_matches(name, list(known), n=1)
-    return f"; did you mean {similar[0]}?" if similar else ""
+    names, wanted = list(dict.fromkeys(known)), name.lower()
+    folded = {each.lower(): each for each in reversed(names)}
+    similar = [each for each in names if each.lower().rpartition("/")[2] == wanted][:1]
+    if not similar and len(wanted) >= LEAST_BEGINNING:
+        similar = [each for each in names if each.lower().startswith(wanted)][:3]
+    if not similar:
+        similar = [folded[each] for each in get_close_matches(wanted, folded, n=1)]
+    return f"; did you mean {' or '.join(similar)}?" if similar else ""
 
 
 def names_of(texts: str | Sequence[str], what: str, among: Collection[str] = ()) -> list[str]:

@@ -59,8 +59,10 @@ def flags(kind: type[T], *, without: Collection[str] = (), help_texts: Mapping[s
     return cast(type[T], Parameter(name="*")(flag_class))
 
 
-def with_unit(read: Callable[[str], float], units: str) -> Any:
-    """What reads the text of a flag as a number that may have a unit, as `Parameter.converter`."""
+def with_unit(read: Callable[[str], float], units: str, more: Callable[[str], str] = lambda text: "") -> Any:
+    """What reads the text of a flag as a number that may have a unit, as `Parameter.converter`; `more(text)`
+    is what is said besides of a text that is none.
+    """
 
     def convert(kind: Any, tokens: Sequence[Token]) -> Any:
         numbers = []
@@ -68,14 +70,27 @@ def with_unit(read: Callable[[str], float], units: str) -> Any:
             try:
                 numbers.append(read(token.value))
             except ValueError:
-                said = f'"{token.value}" is not a number, nor one with a unit ({units})'
+                said = f'"{token.value}" is not a number, nor one with a unit ({units}){more(token.value)}'
                 raise CoercionError(msg=said, token=token) from None
         return tuple(numbers) if get_origin(kind) is tuple else numbers[0]
 
     return convert
 
 
-RATE = with_unit(quantities.per_second, quantities.RATE_UNITS)
+def _of_multiple(text: str) -> str:
+    """How a trace comes N times as fast, where that is what a rate says."""
+    try:
+        times = float(text.strip().removesuffix("x")) if text.strip().endswith("x") else 0.0
+    except ValueError:
+        return ""
+    return (
+        f"; for {text.strip()} the rate of the trace itself give --time-scale {1 / times:.4g}"
+        if times > 0
+        else ""
+    )
+
+
+RATE = with_unit(quantities.per_second, quantities.RATE_UNITS, _of_multiple)
 SPAN = with_unit(quantities.seconds, quantities.DURATION_UNITS)
 Rate = Annotated[float, Parameter(converter=RATE)]
 """A flag of requests per second, or `60/min`."""

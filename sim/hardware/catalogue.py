@@ -43,7 +43,7 @@ def load(name_or_path: str | Path) -> Profile:
                 return composed(label)
             raise InputError(
                 f"profile: {label!r} is neither a file nor a shipped profile ({', '.join(shipped)}), nor a "
-                f"text MODEL@GPU,key=value{nearest(label, shipped)}"
+                f"text MODEL@GPU,key=value, such as llama-3.1-8b@h100{nearest(label, shipped)}"
             )
         refuse_device(path)
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -307,9 +308,10 @@ def system_of(gpu: str) -> str:
     name = gpu.lower().replace(" ", "-")
     if name not in SYSTEMS:
         known = ", ".join(SYSTEMS)
-        raise InputError(
-            f"gpu: {gpu!r} has no tables of measured kernels ({known} have){nearest(name, SYSTEMS)}"
-        )
+        other = nearest(name, SYSTEMS)
+        with suppress(InputError):
+            other = f"; `seqsched profile estimate --gpu '{known_gpu(gpu).name}'` makes a roofline of it"
+        raise InputError(f"gpu: {gpu!r} has no tables of measured kernels ({known} have){other}")
     return SYSTEMS[name]
 
 

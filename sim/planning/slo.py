@@ -162,7 +162,7 @@ def _bound(text: str) -> Bound:
     if not known and name != "attainment":
         raise InputError(
             f"slo: {text!r} is not METRIC_STATISTIC:MS with METRIC one of {', '.join(latencies)} and "
-            "STATISTIC mean, median or pNN, nor attainment:SHARE"
+            "STATISTIC mean, median or pNN, such as ttft_p99:2000 or ttft_p99:2s, nor attainment:SHARE"
         )
     example = 0.99 if name == "attainment" else 2000
     try:

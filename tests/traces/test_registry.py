@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -241,3 +242,18 @@ def test_what_a_module_prints_while_it_is_imported_is_not_in_our_output(
     TOOLS.resolve("my_greeter:Class")
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", "hello\n")
+
+
+def test_a_value_of_an_option_is_told_from_a_name() -> None:
+    @dataclass(frozen=True)
+    class Cut:
+        shape: Literal["round", "square"] = "round"
+        size: int = 1
+
+    saw = Registry("tool", {"gauge": gauge, "saw": Cut}, fields_are_options=True)
+    with pytest.raises(
+        InputError, match=r"'square' is not one of gauge, .*; did you mean saw:shape=square\?"
+    ):
+        saw.resolve("square")
+    with pytest.raises(InputError, match=r"nor some.module:Class$"):
+        saw.resolve("oval")

@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 
 from traces import InputError
-from traces.spec import build, names_of
+from traces.spec import build, names_of, nearest
 
 
 def test_names_are_split_at_semicolons_and_stripped() -> None:
@@ -58,3 +58,20 @@ def test_a_type_that_does_not_exist_is_one_line() -> None:
 
     with pytest.raises(InputError, match=r"^tool odd: the type of an option cannot be told: name 'Nothing'"):
         build(dataclass(Options), {}, "tool odd")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("qwen3-32b", "; did you mean Qwen/Qwen3-32B?"),
+        ("AZURE-CONV-2032", "; did you mean azure-conv-2023?"),
+        ("azure", "; did you mean azure-conv-2023 or azure-code-2023?"),
+        ("qwen2.5-8b", "; did you mean qwen2.5-7b?"),
+        ("az", ""),
+        ("a100", "; did you mean a100-80gb?"),
+        ("elsewhere", ""),
+    ],
+)
+def test_the_nearest_name_is_spelt_alike_or_begins_so(name: str, meant: str) -> None:
+    known = ["qwen2.5-7b", "Qwen/Qwen3-32B", "h100", "a100-80gb", "azure-conv-2023", "azure-code-2023"]
+    assert nearest(name, known) == meant

@@ -43,6 +43,8 @@ def test_a_unit_says_the_same_as_the_number(
     ("flags", "said"),
     [
         ("--request-rate 2s", '--request-rate: "2s" is not a number, nor one with a unit (/s, /min or /h)'),
+        ("--request-rate 2x", "(/s, /min or /h); for 2x the rate of the trace itself give --time-scale 0.5"),
+        ("--request-rate xx", '--request-rate: "xx" is not a number, nor one with a unit (/s, /min or /h)'),
         ("--mtbf-s 2m --mttr-s 1", '--mtbf-s: "2m" is not a number, nor one with a unit (ns, us,'),
         (
             "--goodput ttft:2/s",
