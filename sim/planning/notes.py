@@ -92,7 +92,7 @@ def _about_repetition(workload: Workload, max_requests: int) -> str:
     unlike = "the intervals do not speak of requests unlike these"
     if n < max_requests:
         times = max_requests / n
-        often = f"{times:,.0f}" if times >= 10 else f"{times:.2g}"
+        often = f"{times:,.0f}" if times >= 100 else f"{times:.3g}"
         return f"{workload.name} has {n:,} requests, which the longest runs repeat {often} times: {unlike}."
     if pairs <= min(FEW, n // 4):
         only = "one pair" if pairs == 1 else f"{pairs} pairs"
