@@ -42,10 +42,12 @@ def load(
     dataset (None: all); `Trace.sample` takes others. A generator's last
     sessions do not end within these; with `whole_sessions` they do, a few requests later. `time_unit` (s, ms,
     us, ns) is that of a file's times where it is not clear.
-    The trace's name is the source as it was given; for a path it is the name of the file.
+    The trace's name is the source as it was given; for a path, and for a file in our own format, it is the
+    name of the file.
     Raises InputError for a source that is none of these, and for bad input of any kind.
     """
     from . import formats, synthetic
+    from .own_format import Seqsched
     from .readers import Reading
 
     text = os.fspath(source)
@@ -57,7 +59,8 @@ def load(
     named = _named_format(source)
     if named is not None:
         reading = Reading(seed, max_new_tokens, tokenizer, time_unit)
-        return replace(formats.read_named(named, reading), name=text).sample(num_prompts)
+        trace = formats.read_named(named, reading)
+        return (trace if named.make is Seqsched else replace(trace, name=text)).sample(num_prompts)
     path = _path(source)
     trace = formats.read(
         path, seed=seed, max_new_tokens=max_new_tokens, tokenizer=tokenizer, time_unit=time_unit

@@ -69,7 +69,8 @@ def _times(column: str, key: str, name: str, definition: str) -> tuple[Metric, .
 
 SESSIONS = (
     Metric(
-        "sessions", "sessions", "", "{:,}", "neither", "Sessions that the requests are of.",
+        "sessions", "sessions", "", "{:,}", "neither",
+        "Sessions that the requests are of; a request of none is one of its own.",
         lambda run: len(run.sessions.completed),
     ),
     Metric(

@@ -31,7 +31,11 @@ def test_an_option_says_what_a_column_is_called(put: Put) -> None:
     trace = load(
         f"seqsched:file={path},prompt_tokens=in,output_tokens=out,arrival=When (ms),session_id=session"
     )
-    assert trace.prompt_tokens.tolist() == [100, 200] and trace.output_tokens.tolist() == [5, 6]
+    assert (
+        trace.name == "own"
+        and trace.prompt_tokens.tolist() == [100, 200]
+        and trace.output_tokens.tolist() == [5, 6]
+    )
     assert trace.arrival_s is not None and trace.arrival_s.tolist() == [0, 2.5]
     assert trace.sessions is not None and trace.sessions.tolist() == ["a", "b"]
     assert not any("columns not used" in note for note in trace.notes)  # the hidden one is another's
