@@ -201,6 +201,8 @@ class Kernels:
 
     def _refused(self, error: Exception) -> InputError:
         said = " ".join(str(error).split())[:200]
+        if said.startswith("missing system flops"):
+            said = f"{self.deployment.gpu} has no operations in {self.deployment.dtype}"
         if 'kv_quant: "bfloat16"' in said and self.deployment.dtype != "bf16":
             said += " (tables of weights of fewer bits may have attention with kv=fp8 alone)"
         return InputError(f"profile {self.deployment.text}: {PACKAGE} cannot say: {said}")
@@ -278,9 +280,12 @@ class Kernels:
             return f"interpolated between numbers of heads ({what})"
         engines = ", ".join(e for e in _MEMORY_RULES if e != self.origin.engine)
         upto = f"up to {max(measured)} heads" if measured else "not at all"
+        over, ways = "", f"another engine ({engines}) or more tp"
+        if deployment.kv != "bf16":
+            over, ways = f", over a KV cache in {deployment.kv},", f"kv=bf16, {ways}"
         raise InputError(
-            f"profile {deployment.text}: attention of {what} was not measured for {self.origin.engine} "
-            f"{self.origin.table} ({upto}), only extrapolated; try another engine ({engines}) or more tp"
+            f"profile {deployment.text}: attention of {what}{over} was not measured for {self.origin.engine} "
+            f"{self.origin.table} ({upto}), only extrapolated; try {ways}"
         )
 
 

@@ -41,6 +41,7 @@ def test_a_profile_is_written_and_its_errors_are_shown(log: Path, capsys: pytest
         (("--log", "a.csv", "--source", "composed"), "--source: composed belongs to --steps"),
         (("--steps", "a.csv", "--policy", "continuous"), "--policy: continuous belongs to --log"),
         (("--steps", "a.csv", "--kv-blocks", "9"), "--kv-blocks: 9 belongs to --log"),
+        (("--steps", "a.csv", "--block-size", "9"), "--block-size: 9 belongs to --log"),
         (("--log", "none.csv"), "none.csv"),
     ],
 )

@@ -344,6 +344,13 @@ def test_memory_of_gpus_is_what_the_package_has(gpu: str) -> None:
 
 
 @needs_kernels
+@pytest.mark.parametrize(("gpu", "dtype"), [("a100-80gb", "fp8"), ("h200", "nvfp4")])
+def test_a_gpu_without_such_operations_is_named(gpu: str, dtype: str) -> None:
+    with pytest.raises(InputError, match=f"{gpu} has no operations in {dtype}$"):
+        compose(f"llama-3.1-8b@{gpu},dtype={dtype}")
+
+
+@needs_kernels
 def test_a_version_without_tables_is_refused_with_those_that_have_some() -> None:
     with pytest.raises(InputError, match=r"no tables of version 0\.1\.0 of vllm on h200_sxm \(0\.24\.0, "):
         compose("llama-3.1-8b@h200,engine=vllm:0.1.0")
@@ -358,6 +365,10 @@ def test_whether_an_engine_decides_ahead_is_a_matter_of_its_version() -> None:
 def test_heads_that_were_never_measured_are_refused() -> None:
     with pytest.raises(InputError, match=r"32 heads with 32 KV heads .* was not measured for vllm .*sglang"):
         compose("vicuna-7b@h200,engine=vllm")
+    with pytest.raises(
+        InputError, match=r", over a KV cache in fp8, was not measured .*; try kv=bf16, another"
+    ):
+        compose("llama-3.1-8b@a100-80gb,kv=fp8")
     with pytest.raises(InputError, match=r"128 heads with 8 KV heads .* \(up to 96 heads\)"):
         compose("meta-llama/Meta-Llama-3.1-405B@b300,dtype=nvfp4,engine=trtllm")  # no prompts of so many
 

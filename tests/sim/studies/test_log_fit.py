@@ -169,3 +169,7 @@ def test_a_memory_too_small_for_what_was_served_is_refused(tmp_path: Path) -> No
     path = write_log(tmp_path / "log.csv", 4.0, 1, number=60)
     with pytest.raises(InputError, match="requests cannot be served under"):
         fit_logs([path], name="mine", policy=POLICY, kv_blocks=30)
+    with pytest.raises(InputError, match="requests cannot be served under"):
+        fit_logs([path], name="mine", policy=POLICY, kv_blocks=30 * 16, block_size=1)
+    with pytest.raises(InputError, match="block_size: 0 is not between 1 and"):
+        fit_logs([path], name="mine", policy=POLICY, block_size=0)
