@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.cbook import is_math_text
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullFormatter
 
 from sim.results.failures import worst_of
 from traces.errors import InputError
@@ -158,6 +159,10 @@ def say(ax: Axes, text: str) -> None:
     ax.grid(False)
 
 
+LEAST_TICKS = 3
+"""Numbers on a log axis from which on its scale can be read."""
+
+
 def log_scale(ax: Axes, which: Literal["x", "y"], low: float, high: float) -> None:
     """A log axis from `low` to `high` with plain numbers on it, few enough not to touch."""
     axis = ax.xaxis if which == "x" else ax.yaxis
@@ -167,11 +172,22 @@ def log_scale(ax: Axes, which: Literal["x", "y"], low: float, high: float) -> No
     else:
         ax.set_yscale("log")
         ax.set_ylim(low, high)
-    steps = (1.0,) if high / low > 300 else (1.0, 2.0, 5.0)
-    base = 100.0 if which == "x" and high / low > 1e5 else 10.0
-    axis.set_major_locator(LogLocator(base, steps, numticks=30))
+    axis.set_major_locator(_ticks(low, high, is_wide=which == "x"))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _ticks(low: float, high: float, *, is_wide: bool) -> Locator:
+    """Ticks of a log axis: powers of ten (of a hundred where long numbers stand side by side), with numbers
+    between them where else fewer than `LEAST_TICKS` would be on it, and equal steps where these are too few.
+    """
+    if high / low > 300:
+        return LogLocator(100.0 if is_wide and high / low > 1e5 else 10.0, (1.0,), numticks=30)
+    powers = [10.0**k for k in range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)]
+    for steps in ((1.0, 2.0, 5.0), (1.0, 2.0, 3.0, 5.0, 7.0)):
+        if sum(low <= step * power <= high for step in steps for power in powers) >= LEAST_TICKS:
+            return LogLocator(10.0, steps, numticks=30)
+    return MaxNLocator(5)
 
 
 def percent(share: float, digits: int = 1) -> str:

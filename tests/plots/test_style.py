@@ -127,3 +127,23 @@ def test_no_name_is_a_formula(name: str, tmp_path: Path) -> None:
     ax.legend()
     style.save(fig, tmp_path / "figure.svg")
     style.save(fig, tmp_path / "figure.png")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [
+        (5.0, 16.0, ["5", "7", "10"]),
+        (60.0, 220.0, ["70", "100", "200"]),
+        (0.4, 30.0, ["0.5", "1", "2", "5", "10", "20"]),
+        (0.5, 5e5, ["1", "100", "10,000"]),
+        (95.0, 104.0, ["96", "98", "100", "102", "104"]),
+    ],
+)
+def test_a_log_axis_has_numbers_to_read_it_by(low: float, high: float, shown: list[str]) -> None:
+    fig, (ax,) = style.figure(4, 3)
+    style.log_scale(ax, "x", low, high)
+    fig.draw_without_rendering()
+    within = [label for label in ax.get_xticklabels() if low <= label.get_position()[0] <= high]
+    assert [label.get_text() for label in within] == shown
+    boxes = [label.get_window_extent() for label in within]
+    assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
