@@ -17,6 +17,12 @@ def test_long_values_are_shortened(put: Put) -> None:
     assert "..." in message and len(message) < 200
 
 
+@pytest.mark.parametrize("value", ["1e999", "-1e999"])
+def test_a_number_beyond_all_floats_is_not_finite(put: Put, value: str) -> None:
+    message = refusal(put(f"prompt_tokens,output_tokens\n9,{value}\n"))
+    assert message.startswith(f", row 1, output_tokens: {value} is not finite")
+
+
 def test_lone_surrogate_in_json_text(put: Put) -> None:
     message = refusal(put('{"prompt_tokens": 1, "output_tokens": 1, "prompt": "\\ud800"}'))
     assert message.startswith(", line 1, prompt: ") and message.endswith("cannot be written as UTF-8")

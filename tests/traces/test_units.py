@@ -299,6 +299,10 @@ def test_a_clock_that_was_set_back_is_refused(put: Put) -> None:
         InputError, match=r"row 3, timestamp: '2024-11-03 01:00:01' is 3,597 s before the row"
     ):
         read(put(dated(*local)))
+    with pytest.raises(
+        InputError, match=r"row 2, timestamp: '2024-10-27 03:00:01' is 3,595 s before the row"
+    ):
+        read(put(dated("2024-10-27 03:59:56", "2024-10-27 03:00:01")))
     offsets = [f"{each}-0{4 + (row > 1)}:00" for row, each in enumerate(local)]
     assert seconds(put(dated(*offsets))) == [0, 8, 11, 19]
 
@@ -307,6 +311,7 @@ def test_a_clock_that_was_set_back_is_refused(put: Put) -> None:
     "dates",
     [
         ["2024-11-03 12:59:58", "2024-11-03 12:00:01"],
+        ["2024-11-03 04:59:58", "2024-11-03 04:00:01"],
         ["2024-11-03 01:59:58", "2024-11-03 01:30:01"],
         ["2024-11-03 01:59:58", "2024-11-03 01:00:01", "2024-11-03 01:00:00"],
         ["2024-11-03 01:59:58Z", "2024-11-03 01:00:01Z"],

@@ -361,3 +361,12 @@ def test_without_limits_on_answers_a_batch_of_least_time_fits_the_longest() -> N
     group = [Request(i, 0.0, 10, 400, predicted_tokens=20) for i in range(4)]
     batches = batches_of_least_time([(20, r) for r in group], 50, False, Limits(820, knee=((0, 64),)))
     assert [(len(batch.requests), batch.token_limit) for batch in batches] == [(2, 400), (2, 400)]
+
+
+def test_a_request_whose_bin_the_memory_cannot_hold_spoils_no_batch_behind_it() -> None:
+    """It is held at its own cap, of 80 tokens, not at the edge of its bin: those behind it go together."""
+    large = Request(0, 0.0, 450, 80)
+    small = [Request(i, 0.0, 10, 80) for i in (1, 2)]
+    pairs = [(90, large), *((110, request) for request in small)]
+    batches = batches_of_least_time(pairs, 50, True, Limits(530, knee=((0, 64),)))
+    assert batches == [([large], 80), (small, 80)]
