@@ -105,11 +105,11 @@ def _note_rate(flags: Flags, summary: Mapping[str, Any]) -> None:
     if asked is None or offered is None or flags.burstiness != 1 or math.isinf(asked):
         return
     if abs(offered / asked - 1) > RATE_MISSED:
-        print(
-            f"seqsched: note: --request-rate {asked:g}: these Poisson arrivals come at {offered:.4g} "
-            f"requests/s, by chance; `vllm bench serve` would rescale their gaps to {asked:g}",
-            file=sys.stderr,
-        )
+        why = f"these Poisson arrivals come at {offered:.4g} requests/s, by chance; `vllm bench serve` would "
+        why += f"rescale their gaps to {asked:g}"
+        if summary.get("sessions"):
+            why = f"sessions start at a rate of so many requests; as turns wait, they come at {offered:.4g}/s"
+        print(f"seqsched: note: --request-rate {asked:g}: {why}", file=sys.stderr)
 
 
 def _save(

@@ -312,11 +312,11 @@ def system_of(gpu: str) -> str:
     """The package's system of a GPU; `InputError` listing the GPUs with tables for an unknown one."""
     name = gpu.lower().replace(" ", "-")
     if name not in SYSTEMS:
-        known = ", ".join(SYSTEMS)
-        other = nearest(name, SYSTEMS)
+        alike = [known for known in SYSTEMS if known.startswith(name) or known in name.split("-")]
+        other = f"; did you mean {alike[0]}?" if alike else nearest(name, SYSTEMS)
         with suppress(InputError):
             other = f"; `seqsched profile estimate --gpu '{known_gpu(gpu).name}'` makes a roofline of it"
-        raise InputError(f"gpu: {gpu!r} has no tables of measured kernels ({known} have){other}")
+        raise InputError(f"gpu: {gpu!r} has no tables of measured kernels ({', '.join(SYSTEMS)} have){other}")
     return SYSTEMS[name]
 
 

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from sim.servers import sglang, trtllm, vllm
-from sim.servers.flag import Flag
+from sim.servers.flag import OFF, ON, Flag
 from traces.errors import InputError
 
 ENGINES: Mapping[str, ModuleType] = {"vllm": vllm, "sglang": sglang, "trtllm": trtllm}
@@ -127,10 +127,10 @@ def _split(engine: str, words: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield "model", word
             continue
         written, equals, value = word.partition("=")
-        name, is_on = _switch(engine, written)
+        name = _switch(engine, written)[0]
         flag: Flag | None = flags.get(name)
         if flag is not None and flag.kind == "switch" and not equals:
-            value = "true" if is_on else "false"
+            value = "true"
         elif not equals:
             # What is not known, or has no effect, may take several values.
             most = 1 if not has_model or name in FILES or (flag and flag.target) else len(words)
@@ -166,7 +166,12 @@ def known_name(engine: str, written: str) -> str:
 
 
 def _named(engine: str, written: str, value: str) -> Given:
-    return Given(written, _switch(engine, written)[0], value)
+    """A flag as its table calls it; one with `no-` before its name says the opposite."""
+    name, is_on = _switch(engine, written)
+    if not is_on:
+        opposites = {**dict.fromkeys(ON, "false"), **dict.fromkeys(OFF, "true")}
+        value = opposites.get(value.lower(), value)
+    return Given(written, name, value)
 
 
 def _engine_of(path: str, content: Sequence[tuple[str, str]]) -> str:

@@ -46,6 +46,8 @@ FLAGS: dict[str, Flag] = {
     "server-role": Flag(why="servers for prefill or decode alone are not modelled"),
     "cp-size": Flag("engine.cp", "int"),
     **silent(SPECULATIVE, "speculative-config"),
+    **silent("groups are taken to be always alike", "attention-dp-config"),
+    **silent("prompts are split first come, first served", "scheduler-config.context-chunking-policy"),
     **silent(SLOWER_MEMORY, "kv-cache-config.host-cache-size"),
     **silent(
         NOT_SCHEDULING,
@@ -87,9 +89,10 @@ def finish(reading: Reading, gpu: str | None, gpu_bytes: int | None) -> None:
     if reading.engine.get("dp_attention"):
         groups = reading.deployment["dp_attention"] = reading.deployment.get("tp", 1)
         reading.multiply(groups)
-        reading.notes.append(
-            "enable_attention_dp: its groups are taken to be always alike, as one scheduler with "
-            f"{groups} times the limits"
-        )
+        if groups > 1:
+            reading.notes.append(
+                "enable_attention_dp: its groups are taken to be always alike, as one scheduler with "
+                f"{groups} times the limits"
+            )
     reading.engine.setdefault("block_size", TOKENS_PER_BLOCK)
     reading.notes.append("the overlap scheduler is not modelled: decisions take no time")

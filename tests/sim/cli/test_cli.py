@@ -206,3 +206,15 @@ def test_poisson_arrivals_that_miss_the_rate_are_named(
     assert "--request-rate 5: these Poisson arrivals come at " in said and "`vllm bench serve`" in said
     for flags in (["--request-rate", "5", "--burstiness", "0.5"], ["--request-rate", "inf"], []):
         assert notes("--num-prompts", "150", *flags) == []
+
+
+def test_turns_that_wait_do_not_come_at_the_rate_asked_for_by_chance(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (("simulate",), ("compare", "--policies", "continuous;vanilla")):
+        main([*command, "--trace", "sessions", "--num-prompts", "60", "--request-rate", "5", "--json"])
+        said = capsys.readouterr().err
+        assert "chance" not in said
+        assert (
+            "--request-rate 5: sessions start at a rate of so many requests; as turns wait, they co" in said
+        )

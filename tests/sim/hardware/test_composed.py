@@ -350,6 +350,21 @@ def test_a_gpu_without_such_operations_is_named(gpu: str, dtype: str) -> None:
         compose(f"llama-3.1-8b@{gpu},dtype={dtype}")
 
 
+@pytest.mark.parametrize(
+    ("gpu", "meant"),
+    [
+        ("A100", "a100-80gb"),
+        ("H100-80GB", "h100"),
+        ("NVIDIA H200", "h200"),
+        ("l40", "l40s"),
+        ("h2000", "h200"),
+    ],
+)
+def test_a_gpu_by_another_name_is_told_which_one_is_meant(gpu: str, meant: str) -> None:
+    with pytest.raises(InputError, match=rf"; did you mean {meant}\?$"):
+        kernels.system_of(gpu)
+
+
 @needs_kernels
 def test_a_version_without_tables_is_refused_with_those_that_have_some() -> None:
     with pytest.raises(InputError, match=r"no tables of version 0\.1\.0 of vllm on h200_sxm \(0\.24\.0, "):

@@ -320,6 +320,24 @@ def test_numbers_of_tokens_as_vllm_reads_them(value: str, tokens: str) -> None:
     assert server(f"{VLLM} --max-model-len auto").notes == server(VLLM).notes
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "chosen"),
+    [
+        ("no-enable-prefix-caching", "true", "off"),
+        ("no_enable_prefix_caching", "false", "on"),
+        ("enable-prefix-caching", "false", "off"),
+        ("enable-prefix-caching", "true", "on"),
+    ],
+)
+def test_a_switch_with_no_before_it_says_the_opposite_in_files_too(
+    key: str, value: str, chosen: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "vllm.yaml"
+    path.write_text(f"model: x\ngpu-memory-utilization: 0.9\n{key}: {value}\n")
+    assert options(server(str(path)))["prefix_caching"] == chosen
+    assert options(server(f"{VLLM} --{key}={value}"))["prefix_caching"] == chosen
+
+
 def test_what_a_file_leaves_empty_is_the_engines_default(tmp_path: Path) -> None:
     path = tmp_path / "extra.yaml"
     path.write_text(
