@@ -88,9 +88,20 @@ def main(options: Options = DEFAULT) -> None:
         fig, (ax,) = style.figure(7.5, 4.6)
         rows = [f"{turns} ({share:.0%})" for turns, share in zip(options.turns, shared, strict=True)]
         reuse.gain_cells(np.array(cells), np.array(agreed), np.array(waits), options.rates, rows, ax)
+        one, other_one = _apart(options)
+        ax.set_title(
+            f"Mean TTFT with {one} ÷ with {other_one}; below it, that with {one}", fontsize=style.FONT_SIZE
+        )
         style.save(fig, options.out)
     about: dict[str, Any] = {"turns": options.turns, "rates": options.rates, "found_again": shared}
     print(json.dumps({**about, "gain": cells, "agreed": agreed, "baseline_ttft_ms": waits}))
+
+
+def _apart(options: Options) -> tuple[str, str]:
+    """What tells the two ways apart: their routers, and their policies where these differ."""
+    if options.baseline_policy == options.policy:
+        return options.baseline_router, options.router
+    return f"{options.baseline_policy} {options.baseline_router}", f"{options.policy} {options.router}"
 
 
 def _seeds(options: Options) -> range:
