@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from datetime import date as Date
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +17,16 @@ from hypothesis import strategies as st
 from sim.hardware import Profile, describe
 from sim.hardware.fitting import fit, read_steps
 from sim.hardware.piecewise_linear import PiecewiseLinear
-from sim.hardware.regime_fit import MAX_KNOTS, Cells, RegimeFit, choose_knots, fit_regime, size_folds
+from sim.hardware.regime_fit import (
+    MAX_KNOTS,
+    Cells,
+    RegimeFit,
+    cell_folds,
+    choose_knots,
+    choose_terms,
+    fit_regime,
+    size_folds,
+)
 from sim.hardware.step_cost import StepCost
 from traces.errors import InputError
 
@@ -160,6 +171,50 @@ def test_two_rows_of_each_regime_are_enough(tmp_path: Path) -> None:
     assert list(report.errors["mixed"]) == ["in_sample"]
     assert profile.step_cost.decode_s(2, 20) == pytest.approx(0.006, rel=1e-6)
     assert any("one context" in note for note in report.notes)
+
+
+def test_a_profile_says_where_its_numbers_come_from(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text(GOOD + "2,30,2,32,256,12\n1,10,0,0,0,7\n")
+    stated: dict[str, Any] = {"source": "s.csv", "versions": {"engine": "1.2"}, "date": "2026-01-01"}
+    profile, report = fit(read_steps(tmp_path / "s.csv"), "small", **stated)
+    of = profile.provenance
+    assert (of.source, of.versions, of.date) == tuple(stated.values())
+    assert of.grid == {
+        "decode_only": "2 cells, batch 1 to 2, 10 to 20 context tokens",
+        "mixed": "3 cells, 16 to 32 prefill tokens in chunks 1 to 2, batch 0 to 2, 0 to 30 context tokens",
+    }
+    assert not profile.async_scheduling
+    # Of its cells one has two rows; rows with one prefill and with two are there; all contexts are even.
+    assert report.repeats is not None and (report.repeats.num_cells, report.repeats.num_rows) == (1, 2)
+    assert not any("num_prefill" in note for note in report.notes)
+    assert "alpha of uneven contexts" not in dict(report.rows())
+
+
+def test_a_profile_is_of_today_unless_said_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text(GOOD)
+    before = Date.today().isoformat()
+    of = fit(read_steps(tmp_path / "s.csv"), "small")[0].provenance
+    assert before <= of.date <= Date.today().isoformat() and of.versions == {} and of.source == ""
+
+
+def test_a_term_is_chosen_only_where_it_helps() -> None:
+    """Seconds are 1 + x, to a hundredth; the other column is dice."""
+    rng = np.random.default_rng(0)
+    x, dice = rng.uniform(0, 5, 60), rng.uniform(0, 5, 60)
+    seconds = (1 + x) * rng.normal(1, 0.01, 60)
+    cells, folds = Cells(np.ones(60), {"x": x, "dice": dice}, seconds), cell_folds(60)
+    assert folds is not None
+    terms, tried = choose_terms(cells, [], ["dice", "x"], folds)
+    assert terms == ["x"] and set(tried) == {"", "dice", "x", "x + dice"}
+    assert tried["x"] < 0.02 < 0.2 < tried[""]
+    assert choose_terms(cells, ["x"], ["dice"], folds)[0] == ["x"]
+
+
+def test_folds_leave_out_a_tenth_or_one_of_few() -> None:
+    assert cell_folds(2) is None
+    for cells, in_each in ((3, [1] * 3), (9, [1] * 9), (25, [3] * 5 + [2] * 5)):
+        folds = cell_folds(cells)
+        assert folds is not None and np.bincount(folds).tolist() == in_each
 
 
 def test_a_curve_of_many_sizes_keeps_few_knots() -> None:
