@@ -67,6 +67,26 @@ def test_the_end_of_an_iteration_still_belongs_to_it(
         assert leap.iterations_begun(math.nextafter(end, 0.0)) == k
 
 
+@given(st.integers(1, 60), st.integers(0, 59), BINARY, BINARY, st.sampled_from([0.0, 1 / 64]), BINARY)
+def test_a_leap_after_others_of_its_stretch_is_a_part_of_it(
+    iterations: int, done: int, head_s: float, first_s: float, slope_s: float, start_s: float
+) -> None:
+    whole = Leap(done + iterations, head_s, first_s, slope_s, start_s)
+    leap = Leap(iterations, head_s, first_s, slope_s, start_s, done)
+    all_s = [start_s + end for end in ends(whole)]
+    end_s = all_s[done:]
+    assert [leap.ends_s(k) for k in range(1, iterations + 1)] == end_s
+    if iterations > 1:
+        assert leap.second_s == end_s[1] - end_s[0]
+    for k, now in enumerate(end_s, start=1):
+        before, behind = math.nextafter(now, 0.0), math.nextafter(now, math.inf)
+        assert [leap.iterations_ended(at) for at in (before, now, behind)] == [k - 1, k, k]
+        begun = [leap.iterations_begun(at) for at in (before, now, behind)]
+        assert begun == [k, k, min(k + 1, iterations)] and leap.iterations_begun(now, after=True) == begun[2]
+    for now in all_s[:done]:
+        assert (leap.iterations_begun(now), leap.iterations_ended(now)) == (1, 0)
+
+
 @given(st.integers(1, 100), st.floats(1e-4, 1.0), st.floats(1e-4, 1.0), st.floats(0, 1e6))
 def test_the_end_of_an_iteration_belongs_to_it_whenever_the_leap_began(
     iterations: int, head_s: float, first_s: float, start_s: float
