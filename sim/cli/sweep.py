@@ -9,6 +9,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from traces.errors import InputError
+
 from ..results.caps import cap_texts
 from ..results.failures import worst_of
 from ..sweeps import sweep as sweeping
@@ -55,8 +57,16 @@ def sweep(
     path = Path(f"{file.stem}.csv") if out is None else out
     show.check_file(path)
     server = read_server(serving)
-    if server is not None and not read_grid(file).given & {"profile", "fleet"}:
-        profile_of(server)
+    if server is not None:
+        given = read_grid(file).given
+        if not given & {"profile", "fleet"}:
+            profile_of(server)
+        is_alone = "block_size" in given and "kv_blocks" not in given
+        if is_alone and server.engine != "vllm" and server.kv_blocks is not None:
+            raise InputError(
+                f"{file}: block_size needs kv_blocks beside it: the server says how many tokens its memory "
+                "holds, which are not as many blocks of another size"
+            )
     try:
         with show.bar(file.name) as progress:
             result = sweeping.sweep(

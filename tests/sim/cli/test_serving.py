@@ -133,3 +133,9 @@ def test_a_sweep_takes_from_a_server_what_its_file_leaves_open(
     assert run("sweep", "c.toml", "--gpu", "h200") == 2
     assert "gpu: 'h200' needs --server" in capsys.readouterr().err
     assert not Path("c.csv").exists()
+    Path("d.toml").write_text(few + 'profile = "h200-vicuna-7b"\n[grid]\nblock_size = [1, 64]\n')
+    sglang = ("--server", "sglang serve --model-path m --max-total-tokens 6400", "--jobs", "1")
+    assert run("sweep", "d.toml", *sglang) == 2
+    assert "d.toml: block_size needs kv_blocks beside it" in capsys.readouterr().err
+    main(["sweep", "d.toml", "--server", SERVER, "--jobs", "1", "--json"])
+    assert [row["block_size"] for row in json.loads(capsys.readouterr().out)["rows"]] == [1, 64]
