@@ -80,6 +80,7 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python -m tests.benchmarks.instructions
 	$(BIN)/python -m tests.benchmarks.overload
 	$(BIN)/python -m tests.benchmarks.scale
+	$(BIN)/python -m tests.benchmarks.tiers
 	$(BIN)/python -m tests.benchmarks.serve
 
 $(VENV)/bin/python:

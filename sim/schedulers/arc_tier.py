@@ -85,8 +85,9 @@ class ArcTier(Tier):
             return True
         too_large = self.order.num_blocks - int(self.target) + 1
         leaving = self._idle(self.order, min(too_many, too_large), kept, now)
-        leaving += self._idle(self.often, too_many - count(leaving), kept, now)
-        leaving += self._idle(self.order, too_many - count(leaving), {*kept, *leaving}, now)
+        for order in (self.often, self.order):
+            if (missing := too_many - count(leaving)) > 0:
+                leaving += self._idle(order, missing, {*kept, *leaving}, now)
         if count(leaving) < too_many:
             return False
         for span in leaving:

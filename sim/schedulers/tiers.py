@@ -25,7 +25,10 @@ from .spans import Order, Span, Spans, take_out, use
 
 def count(parts: Sequence[Span] | Sequence[Stretch]) -> int:
     """How many blocks these are."""
-    return sum(part.high - part.low for part in parts)
+    blocks = 0
+    for part in parts:
+        blocks += part.high - part.low
+    return blocks
 
 
 class Link:
@@ -76,11 +79,11 @@ class Tier:
             return True
         leaving: list[Span] = []
         wanted: list[Span] = []
-        missing, order = too_many, self.order
+        missing, order, keeps_wanted = too_many, self.order, self.keeps_wanted
         span = order.end.after
         while missing > 0 and span is not order.end:
             if span.ready_s <= now and span.busy_s <= now and span not in kept:
-                until = max(span.node.wanted, default=0) if self.keeps_wanted else 0
+                until = max(span.node.wanted) if keeps_wanted and span.node.wanted else 0
                 if span.low < until < span.high:
                     part = self.spans.cut(span, until)
                     span = part if span.is_reversed else span
