@@ -245,3 +245,96 @@ def test_an_effort_is_checked() -> None:
 
 def test_infinity_becomes_null() -> None:
     assert json_value({"a": (1.0, math.inf), "b": [math.nan]}) == {"a": [1.0, None], "b": [None]}
+
+
+Seen = Callable[[Run], tuple[float, float, float]]
+"""(value, seconds of the mean request, backlog) of a run that was made up."""
+
+
+def asked_for(search: Search[Any], seen: Seen) -> tuple[Any, list[tuple[int, int, int]]]:
+    """What a search finds, and what it asks for: (replicas, seeds, requests a run), one after the other."""
+    log = []
+    try:
+        runs = next(search)
+        while True:
+            log.append((runs[0].replicas, len(runs), runs[0].num_requests))
+            made = [(run, *seen(run)) for run in runs]
+            runs = search.send(
+                [
+                    Observation((value,), 0.0, 1.0, backlog, takes_s, run.num_requests, 0, 1.0, 0.5, 0.5)
+                    for run, value, takes_s, backlog in made
+                ]
+            )
+    except StopIteration as stop:
+        return stop.value, log
+
+
+EFFORT = Effort(num_requests=100, max_requests=400, max_seeds=5)
+NOISY = (900.0, 1000.0, 1100.0, 900.0, 1000.0)
+"""Values by seed: of three 1000 ± 248, of five 980 ± 104."""
+
+
+def effort_spent(
+    limit_ms: float, takes_s: float = 0.1, replicas: int = 1, **how: Any
+) -> list[tuple[int, int]]:
+    """(seeds, requests a run) that are asked for at a request a second."""
+    search = decide(parse_slo(f"e2el_mean:{limit_ms}"), replicas, 1.0, how.pop("effort", EFFORT), **how)
+    point, log = asked_for(search, lambda run: (NOISY[run.seed], takes_s, 0.0))
+    assert point.num_seeds == log[-1][1] and point.num_requests == log[-1][2]
+    return [(seeds, requests) for _, seeds, requests in log]
+
+
+def test_what_is_undecided_is_run_longer_and_with_more_seeds() -> None:
+    assert effort_spent(1000, patient=True) == [(3, 100), (5, 200), (5, 400)]
+    assert effort_spent(2000) == effort_spent(500) == [(3, 100)]
+    assert effort_spent(1000, effort=EFFORT.at_a_glance()) == [(3, 100)]
+    assert effort_spent(1000, effort=EFFORT.at_length()) == [(5, 400)]
+
+
+def test_what_all_the_effort_would_not_decide_is_left_after_a_quarter_of_it() -> None:
+    """Half of the effort is spent at five seeds of 200: all of it brings the interval down to ± 73."""
+    assert effort_spent(1000) == [(3, 100), (5, 200)]
+    assert effort_spent(1010) == [(3, 100), (5, 200)]
+    assert effort_spent(1020) == [(3, 100), (5, 200), (5, 400)]
+
+
+def test_a_large_fleet_is_run_longer_and_none_beyond_the_most() -> None:
+    assert [effort_spent(2000, replicas=k) for k in (2, 5, 100)] == [[(3, 100)], [(3, 200)], [(3, 400)]]
+
+
+def test_runs_become_as_long_as_it_takes_to_settle() -> None:
+    """Which takes 0.8 × 9.375 times as many requests as one takes seconds."""
+    assert effort_spent(2000, 13.0) == [(3, 100)]
+    assert effort_spent(2000, 14.0) == [(3, 100), (3, 200)]
+    assert effort_spent(2000, 32.0) == [(3, 100), (3, 300)]
+    # Not even 400 do: if nothing speaks against it, that is all that is to be said.
+    assert effort_spent(2000, 64.0) == [(3, 100), (3, 400)]
+    assert effort_spent(2000, 64.0, patient=True) == [(3, 100), (3, 400), (5, 400)]
+    assert effort_spent(500, 64.0) == [(3, 100)]
+
+
+def test_a_fleet_that_fails_at_length_gives_way_to_the_next_larger_one() -> None:
+    def seen(run: Run) -> tuple[float, float, float]:
+        meets = run.rate < 1.0 or run.replicas > 3 or (run.replicas == 3 and run.num_requests < 400)
+        return (900.0 if meets else 1100.0), 0.1, 0.0
+
+    found, log = asked_for(fewest_replicas(parse_slo("e2el_mean:1000"), 1.0, EFFORT), seen)
+    assert (found.replicas, found.outcome, found.undecided) == (4, "met", ())
+    assert [replicas for replicas, *_ in log] == [1, 1, 2, 4, 3, 3, 4]
+    assert log[-2:] == [(3, 5, 400), (4, 5, 400)]
+
+
+def test_no_fleet_helps_where_one_that_is_mostly_idle_fails_as_an_idle_replica_does() -> None:
+    """With eight requests in the system eight replicas are not."""
+    search = fewest_replicas(parse_slo("e2el_mean:1000"), 1.0, EFFORT)
+    found, log = asked_for(search, lambda run: (1100.0, 0.1, 8.0 if run.rate == 1.0 else 0.0))
+    assert (found.replicas, found.outcome) == (None, "unreachable")
+    assert [replicas for replicas, *_ in log] == [1, 1, 2, 4, 8, 16]
+    assert "for one request alone on an idle replica, beyond the bound of 1,000 ms" in found.reason
+    search = fewest_replicas(parse_slo("e2el_mean:1000"), 1.0, EFFORT, 3)
+    found, log = asked_for(search, lambda run: (1100.0 if run.rate == 1.0 else 900.0, 0.1, 8.0))
+    assert [replicas for replicas, *_ in log] == [1, 1, 2, 3]
+    assert found.reason == (
+        "at 1 requests/s 3 replicas reach e2el_mean 1,100 ms (1,100 to 1,100 ms), and the bound is 1,000 ms; "
+        "max_replicas is 3"
+    )
