@@ -70,7 +70,10 @@ def main(options: Options = DEFAULT, *, effort: Effort = EFFORT) -> None:
         month = None if answer.cost_per_hour is None else answer.cost_per_hour * HOURS
         first = next(iter(rows.values()), {}).get("usd_per_month", month)
         saved = None if month is None or not first else 1 - month / first
-        size = answer.replicas or f"none: {answer.reason}"
+        size = (
+            answer.replicas
+            or f"{'none' if answer.outcome == 'unreachable' else answer.outcome}: {answer.reason}"
+        )
         money = "–" if month is None else f"{month:,.0f}"
         share = "–" if saved is None else f"{saved:.0%}"
         less = point_text(answer.one_less)

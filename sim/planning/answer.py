@@ -140,9 +140,10 @@ class Answer:
     @property
     def headroom_rate(self) -> float | None:
         """By what share the rate could grow before the fleet breaks the SLO."""
-        if self.rates is None or self.rates.rate is None or not self.rate:
+        rates = self.rates
+        if rates is None or rates.rate is None or rates.outcome == "undecided" or not self.rate:
             return None
-        return max(self.rates.rate / self.rate - 1, 0.0)
+        return max(rates.rate / self.rate - 1, 0.0)
 
     @property
     def utilisation(self) -> float | None:
@@ -355,7 +356,8 @@ def point_text(point: FleetPoint | None) -> str:
         return "–"
     if point.verdict == "unstable":
         return f"unstable: backlog +{point.drift.mean:.2f} per arrival"
-    if point.verdict == "undecided" and point.across is None and point.may_grow:
+    is_across = point.across is not None
+    if point.verdict == "undecided" and point.may_grow and not is_across and point.outlasted_s is None:
         return f"undecided: backlog +{point.drift.mean:.2f} per arrival, within the noise"
     return f"{point.verdict}: {point_standing(point)}"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +9,6 @@ import numpy as np
 from .answer import Answer
 from .question import Workload
 from .replay import Replay
-from .slo import WARM_UP
 from .unservable import Unservable
 
 STEADY = 1.1
@@ -38,7 +36,6 @@ def notes_of(
         *dict.fromkeys(f"{lost}." for lost in left_out if lost),
         _about_the_rate(workload, rate, replay if is_replayed else None),
         _about_repetition(workload, max_requests),
-        _about_sessions(workload, answers),
     )
     return tuple(text for text in about if text)
 
@@ -59,27 +56,6 @@ def _about_the_rate(workload: Workload, rate: float | None, replay: Replay | Non
         return ""
     for_it = "" if rate is None else f"; --request-rate {rate * peak:.3g} plans for that tenth"
     return f"{busy}; the answer is for windows scaled to the mean{for_it}."
-
-
-def _about_sessions(workload: Workload, answers: Sequence[Answer]) -> str:
-    """Whether sessions last longer than the warm-up of the runs behind the answers: the load still rises."""
-    trace = workload.example
-    if not trace.is_waiting.any():
-        return ""
-    starts = len(trace) - int(trace.is_waiting.sum())
-    think_s = float(trace.thinks_s.sum()) / starts
-    points = [answer.point for answer in answers if answer.point is not None]
-    short = [p for p in points if not p.is_replay and WARM_UP * p.num_requests < think_s * p.rate]
-    if not short:
-        return ""
-    point = max(short, key=lambda point: point.rate / point.num_requests)
-    need = math.ceil(think_s * point.rate / WARM_UP / 1000) * 1000
-    warm_up_s = WARM_UP * point.num_requests / point.rate
-    return (
-        f"Sessions of {workload.name} think for {think_s:.3g} s on average, and the warm-up of "
-        f"{point.num_requests:,} requests at {point.rate:.4g}/s lasts {warm_up_s:.3g} s: "
-        f"fewer sessions are under way than there will be. --max-requests {need} gives them time to come."
-    )
 
 
 def _about_repetition(workload: Workload, max_requests: int) -> str:

@@ -19,8 +19,8 @@ class RateRange:
     """The highest rate at which a fleet meets the SLO; None where none is shown to.
 
     `rate` is the best estimate. `low` is the highest rate shown to meet the SLO (None: none was), `high` the
-    lowest shown to break it; what lies between is undecided. `outcome`: `undecided` where `rate` is None for
-    want of longer or more runs.
+    lowest shown to break it; what lies between is undecided. `outcome`: `undecided` where for want of longer
+    or more runs `rate` is None, or no more than the highest that sessions let them show.
     """
 
     rate: float | None
@@ -47,7 +47,7 @@ def highest_rate(
     rate that stays undecided counts by its mean. With common random numbers every rate sees the same pattern
     of arrivals, so that the curve being bisected is one curve. With `bracket` the answer is simulated at
     full length, and the search goes on to either side until a rate is shown to meet the SLO and one to break
-    it.
+    it; undecided where only sessions that outlast the warm-up of its runs speak against the next rate.
     """
     search = _RateSearch(slo, replicas, effort)
     low, high = yield from search.enclose(start, step)
@@ -63,7 +63,13 @@ def highest_rate(
         low = yield from search.show_both_sides(low, high, tolerance)
     points = search.points
     most = max((rate for rate, point in points.items() if point.verdict == "meets"), default=None)
-    return RateRange(low, most, _lowest_broken(points), "", _by_rate(points), "met")
+    high = min(rate for rate, point in points.items() if rate > low and not point.meets_by_mean)
+    if not points[high].is_cut_short:
+        return RateRange(low, most, _lowest_broken(points), "", _by_rate(points), "met")
+    met = "" if most is None else f"; {most:.3g}/s are shown to meet it"
+    reason = f"{left_open(slo, high, points[high], effort)}{met}"
+    rate = None if bracket else low
+    return RateRange(rate, most, _lowest_broken(points), reason, _by_rate(points), "undecided")
 
 
 class _RateSearch:

@@ -20,6 +20,7 @@ from .verdict import (
     Run,
     failures_of,
     judge,
+    lasting_text,
     long_enough,
     open_text,
     point_standing,
@@ -97,14 +98,14 @@ def decide(
             return point
         if point.settled and (effort.glance or (not patient and _hopeless(point, effort))):
             return point
-        if not patient and n >= most and point.may_meet and _too_short(slo, rate, point.mean_e2el_s, effort):
+        if not patient and n >= most and point.may_meet and _too_short(slo, rate, point.lasting_s, effort):
             return point
         if point.settled or n >= most:
             seeds = min(effort.max_seeds, seeds + 2)
         if point.settled:
             n = min(most, 2 * n)
         else:
-            n = min(most, max(2 * n, to_settle(slo, rate, point.mean_e2el_s, seeds)))
+            n = min(most, max(2 * n, to_settle(slo, rate, point.lasting_s, seeds)))
 
 
 def _hopeless(point: FleetPoint, effort: Effort) -> bool:
@@ -120,9 +121,9 @@ def _hopeless(point: FleetPoint, effort: Effort) -> bool:
     )
 
 
-def _too_short(slo: Slo, rate: float, mean_e2el_s: float, effort: Effort) -> bool:
+def _too_short(slo: Slo, rate: float, lasting_s: float, effort: Effort) -> bool:
     """Whether not even all the effort allowed would settle a point."""
-    return not long_enough(slo, rate, mean_e2el_s, effort.max_seeds, effort.max_requests)
+    return not long_enough(slo, rate, lasting_s, effort.max_seeds, effort.max_requests)
 
 
 def idle_point(slo: Slo, mean_e2el_s: float, effort: Effort) -> Search[FleetPoint]:
@@ -177,7 +178,7 @@ def fewest_replicas(slo: Slo, rate: float, effort: Effort, max_replicas: int = 1
     points: dict[int, FleetPoint] = {}
     points[1] = yield from decide(slo, 1, rate, effort)
     idle = yield from idle_point(slo, points[1].mean_e2el_s, effort)
-    hasty = idle.verdict != "fails" and _too_short(slo, rate, idle.mean_e2el_s, effort)
+    hasty = idle.verdict != "fails" and _too_short(slo, rate, idle.lasting_s, effort)
     # From the middle of a run on its backlog is watched; by then not even an idle fleet has answered any.
     blind = rate * idle.mean_e2el_s > effort.max_requests / 2
     low, high = 0, 1
@@ -262,11 +263,12 @@ def _not_enough(point: FleetPoint) -> str:
 
 def left_open(slo: Slo, rate: float, point: FleetPoint, effort: Effort) -> str:
     """Why the longest runs leave a point undecided at a rate, and what would decide it."""
-    if _too_short(slo, rate, point.mean_e2el_s, effort):
-        need = to_settle(slo, rate, point.mean_e2el_s, effort.max_seeds)
+    if _too_short(slo, rate, point.lasting_s, effort):
+        need = to_settle(slo, rate, point.lasting_s, effort.max_seeds)
         need += -need % 10 ** max(len(str(need)) - 2, 0)
+        longest = replace(point, num_requests=effort.max_requests, rate=rate)
         return (
-            f"at {rate:.4g} requests/s runs of {effort.max_requests:,} requests are too short to settle; "
-            f"--max-requests {need} would do"
+            f"at {rate:.4g} requests/s runs of {effort.max_requests:,} requests are too short to settle"
+            f"{lasting_text(longest)}; --max-requests {need} would do"
         )
     return f"at {rate:.4g} requests/s {point.replicas} replicas: {open_text(point)}"

@@ -92,7 +92,7 @@ def sensitivity(
     `replay`: where the answer was found by replays of the trace alone, since its rate varies, so are these.
     """
     replicas, rate = answer.replicas, answer.rate
-    need = SETTLED * to_settle(slo, rate, answer.mean_e2el_s, effort.num_seeds)
+    need = SETTLED * to_settle(slo, rate, answer.lasting_s, effort.num_seeds)
     length = min(max(need, effort.num_requests), effort.max_requests)
     brief = replace(effort.at_a_glance(), num_requests=length, max_requests=length)
 

@@ -22,13 +22,21 @@ class SessionValues:
 
     def __init__(self, columns: Mapping[str, np.ndarray[Any, Any]]) -> None:
         done = ~np.isnan(columns["finish_s"])
-        waits = {"wait_ms", "e2el_ms"} & columns.keys()
-        table = session_table(
-            {**columns, **{name: np.zeros(len(done)) for name in {"wait_ms", "e2el_ms"} - waits}}, done, done
-        )
+        e2el_ms = (columns["finish_s"] - columns["arrival_s"]) * 1e3
+        table = session_table({"wait_ms": np.zeros(len(done)), "e2el_ms": e2el_ms, **columns}, done, done)
+        self.away_ms = np.maximum(table.span_ms - table.in_system_ms, 0.0)
         self.completed = table.completed
         self.values_ms: dict[str, FloatArray] = {"session": table.span_ms, "session_wait": table.wait_ms}
         self.first = _first_rows(columns["session_id"], columns["arrival_s"])
+
+    def means_s(self, rows: npt.NDArray[np.intp]) -> tuple[float | None, float | None]:
+        """How long those last that begin with one of these rows and complete, and how much of it none of
+        their requests is here; None where there are none.
+        """
+        chosen = self.of(rows) & self.completed
+        if not chosen.any():
+            return None, None
+        return float(self.values_ms["session"][chosen].mean()) / 1e3, float(self.away_ms[chosen].mean()) / 1e3
 
     def of(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
         """Which sessions begin with one of these rows; all where none does: no bound is met by none."""

@@ -34,7 +34,9 @@ empty fleet, the last one that empties. Fixed beforehand, so that two fleets are
 """
 
 WARM_UP_E2EL = 1.5
-"""How many times as long as the mean request a warm-up has to last."""
+"""How many times as long as the mean request a warm-up has to last, or as the mean session of requests that
+wait for each other.
+"""
 
 TAIL_REQUESTS = 10
 """Requests beyond a percentile that it takes to decide on it."""
@@ -50,7 +52,9 @@ RULE = (
 )
 
 RULE_OF_SESSIONS = (
-    "Sessions are run to their ends; what comes when none starts any more is not counted, either."
+    "Sessions are run to their ends; what comes when none starts any more is not counted, either. The "
+    f"warm-up has to last {WARM_UP_E2EL:g} times as long as the mean session, think times included: before, "
+    "fewer are under way than there will be, so that a backlog may well grow."
 )
 
 
@@ -189,6 +193,8 @@ class Observation:
 
     `values`: per bound, in the order of the SLO; those of latencies are inf where a request did not complete.
     `failed_reason`: why the first of these did not.
+    `mean_session_s`: from a session's first arrival to its last finish; `mean_away_s`: of that, while none of
+    its requests is here. None where no request waits for others of its session and no session is bounded.
     `slo_attainment`: the share of the requests that are within their own bounds, of those that state any, and
     the same by class; None where none states any.
     `drift`: by how many requests the backlog grew per arrival over the second half of the run; `growth`: how
@@ -207,14 +213,14 @@ class Observation:
     kv_peak: float
     failed_reason: str = ""
     slo_attainment: Mapping[str, float] | None = None
+    mean_session_s: float | None = None
+    mean_away_s: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """A dict of plain values; infinity, which JSON lacks, as null. Where no request states a bound of its
-        own, nothing is said of such.
+        """A dict of plain values; infinity, which JSON lacks, as null. Where there are no sessions, or no
+        request states a bound of its own, nothing is said of such.
         """
-        plain = asdict(self)
-        if self.slo_attainment is None:
-            del plain["slo_attainment"]
+        plain = {name: value for name, value in asdict(self).items() if not is_left_out(name, value)}
         plain["values"] = [None if math.isinf(v) else v for v in self.values]
         return plain
 
@@ -234,8 +240,8 @@ def observe(
     """One run as the SLO sees it, warm-up and cool-down cut off.
 
     `columns`: arrival_s, finish_s, output_tokens and the latencies that are bounded (`ttft_ms`, …), in any
-    order; `is_waiting` where requests wait for others of their session. A request that did not complete is
-    not good, and leaves no mean and no percentile within a bound.
+    order; `session_id` and `is_waiting` where requests wait for others of their session. A request that did
+    not complete is not good, and leaves no mean and no percentile within a bound.
     `is_replay`: of the trace itself, of which all counts: each value is the worse of that over all requests
     and that over the busiest tenth, where enough of them decide.
     """
@@ -251,9 +257,8 @@ def observe(
     done = ~np.isnan(columns["finish_s"])
     e2el_s = (columns["finish_s"] - columns["arrival_s"])[counted][done[counted]]
     queue = backlog(arrival[:level], finish[:level])
-    sessions = SessionValues(columns) if slo.bounds_sessions else None
-    if sessions is not None:  # a warm-up has to outlast these
-        e2el_s = sessions.values_ms["session"][sessions.of(counted) & sessions.completed] / 1e3
+    sessions = SessionValues(columns) if slo.bounds_sessions or "is_waiting" in columns else None
+    session_s, away_s = (None, None) if sessions is None else sessions.means_s(counted)
     return Observation(
         values=tuple(
             _worst_of_sessions(bound, sessions, parts)
@@ -272,7 +277,14 @@ def observe(
         kv_peak=float(summary.get("kv_peak_fraction") or 0.0),
         failed_reason="" if done[counted].all() else summary.get("failed_reason") or "",
         slo_attainment=attainments(columns, done, counted),
+        mean_session_s=session_s,
+        mean_away_s=away_s,
     )
+
+
+def is_left_out(name: str, value: object) -> bool:
+    """Whether nothing is said of this field in JSON: where there is nothing of its kind."""
+    return value is None and name in ("slo_attainment", "mean_session_s", "mean_away_s")
 
 
 def _starts_end(is_waiting: npt.NDArray[np.bool_]) -> int:

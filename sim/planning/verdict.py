@@ -10,7 +10,17 @@ from typing import Any, Literal, NamedTuple
 from ..results.backlog import LEAST_DRIFT, LEAST_GROWTH
 from ..results.failures import share_text
 from ..results.slo_metrics import shares_text
-from .slo import TAIL_REQUESTS, WARM_UP, WARM_UP_E2EL, Bound, Interval, Observation, Slo, interval
+from .slo import (
+    TAIL_REQUESTS,
+    WARM_UP,
+    WARM_UP_E2EL,
+    Bound,
+    Interval,
+    Observation,
+    Slo,
+    interval,
+    is_left_out,
+)
 
 SloVerdict = Literal["meets", "fails", "unstable", "undecided"]
 
@@ -51,6 +61,9 @@ class FleetPoint:
     `is_replay`: of the trace itself, in place of windows of it. `slo_attainment`: the share of the requests
     that are within their own bounds, and the same by class; None where none states any.
 
+    `mean_session_s`: how long a session lasts, think times included, and `mean_away_s` how much of it none of
+    its requests is here; None where no request waits for others of its session and no session is bounded.
+
     `drift`: growth of the backlog per arrival. Where the verdict is `unstable` the measured values describe
     the length of the run and nothing else.
     """
@@ -72,6 +85,28 @@ class FleetPoint:
     failed_reason: str = ""
     is_replay: bool = False
     slo_attainment: Mapping[str, float] | None = None
+    mean_session_s: float | None = None
+    mean_away_s: float | None = None
+
+    @property
+    def lasting_s(self) -> float:
+        """What a warm-up has to outlast: the mean session where there are any, else the mean request."""
+        return self.mean_e2el_s if self.mean_session_s is None else self.mean_session_s
+
+    @property
+    def outlasted_s(self) -> float | None:
+        """How long its warm-up lasts, where the sessions outlast it."""
+        return self.warm_up_s if self.warm_up_s < WARM_UP_E2EL * (self.mean_session_s or 0.0) else None
+
+    @property
+    def warm_up_s(self) -> float:
+        """How long its warm-up lasts, at its rate."""
+        return WARM_UP * self.num_requests / self.rate
+
+    @property
+    def is_rising(self) -> bool:
+        """Whether more and more sessions are under way, so that a backlog grows however short the queues."""
+        return self.warm_up_s < WARM_UP_E2EL * (self.mean_away_s or 0.0)
 
     @property
     def binding(self) -> Measured:
@@ -93,6 +128,11 @@ class FleetPoint:
         return self.drift.mean >= LEAST_DRIFT
 
     @property
+    def is_cut_short(self) -> bool:
+        """Whether all that speaks against it is that sessions outlast the warm-up of its runs."""
+        return self.verdict == "undecided" and self.outlasted_s is not None and self.may_meet
+
+    @property
     def meets_by_mean(self) -> bool:
         """The better guess where nothing is decided."""
         return self.verdict == "meets" or (
@@ -112,9 +152,9 @@ def judge(
 
     `runs`: one per seed, alike in everything else; `observations`: what they observed, in the same order.
 
-    Unstable where the backlog grows over the second half of the runs, beyond the noise between seeds. Where
-    it seems to grow nothing is met, nor by runs that are too short to settle or to have enough requests
-    beyond a percentile.
+    Unstable where the backlog grows over the second half of the runs, beyond the noise between seeds, and not
+    because ever more sessions come back. Where it seems to grow nothing is met, nor by runs that are too
+    short to settle or to have enough requests beyond a percentile.
     """
     run = runs[0]
     n = len(observations)
@@ -129,31 +169,33 @@ def judge(
         ends = (bound.holds(low), bound.holds(at.high))
         fails |= not any(ends)
         straddles |= any(ends) and not all(ends)
-    mean_e2el = sum(o.mean_e2el_s for o in observations) / n
     growing = drift.mean >= LEAST_DRIFT and sum(o.growth for o in observations) / n >= LEAST_GROWTH
-    unstable = growing and drift.low > 0
-    settled = not growing and long_enough(slo, run.rate, mean_e2el, n, run.num_requests)
-    meets = settled and not (fails or straddles)
-    verdict: SloVerdict = "unstable" if unstable else "fails" if fails else "meets" if meets else "undecided"
     counted = sum(o.measured for o in observations)
-    return FleetPoint(
+    point = FleetPoint(
         replicas=run.replicas,
         rate=run.rate,
         num_requests=run.num_requests,
         num_seeds=n,
-        verdict=verdict,
+        verdict="undecided",
         measured=tuple(measured),
         drift=drift,
         backlog=sum(o.backlog for o in observations) / n,
-        mean_e2el_s=mean_e2el,
-        settled=settled,
+        mean_e2el_s=sum(o.mean_e2el_s for o in observations) / n,
+        settled=False,
         utilisation=sum(o.utilisation for o in observations) / n,
         kv_peak=max(o.kv_peak for o in observations),
         output_tokens=sum(o.output_tokens for o in observations) / n,
         failed=sum(o.failed for o in observations) / counted,
         failed_reason=next((o.failed_reason for o in observations if o.failed_reason), ""),
         slo_attainment=_mean_attainment(observations),
+        mean_session_s=_mean_of([o.mean_session_s for o in observations]),
+        mean_away_s=_mean_of([o.mean_away_s for o in observations]),
     )
+    unstable = growing and drift.low > 0 and not point.is_rising
+    settled = not growing and long_enough(slo, run.rate, point.lasting_s, n, run.num_requests)
+    meets = settled and not (fails or straddles)
+    verdict: SloVerdict = "unstable" if unstable else "fails" if fails else "meets" if meets else "undecided"
+    return replace(point, verdict=verdict, settled=settled)
 
 
 def judge_replay(slo: Slo, runs: Sequence[Run], observations: Sequence[Observation]) -> FleetPoint:
@@ -188,6 +230,12 @@ def _measured(bound: Bound, at: Interval) -> Measured:
     return Measured(bound.name, bound.limit, at.mean, max(at.low, 0.0), high, bound.pressure(at.mean))
 
 
+def _mean_of(values: Sequence[float | None]) -> float | None:
+    """Of those that are known."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
 def _mean_attainment(observations: Sequence[Observation]) -> dict[str, float] | None:
     """Over the seeds, of each class over those in which it comes."""
     each = [o.slo_attainment for o in observations if o.slo_attainment is not None]
@@ -203,9 +251,11 @@ def attainment_text(point: FleetPoint) -> str:
     return f"within their own bounds: {shares_text(point.slo_attainment)} of the requests"
 
 
-def to_settle(slo: Slo, rate: float, mean_e2el_s: float, num_seeds: int) -> int:
-    """Requests with which the warm-up outlasts the mean request, and percentiles have enough beyond them."""
-    need = 1.25 * WARM_UP_E2EL * rate * mean_e2el_s / WARM_UP
+def to_settle(slo: Slo, rate: float, lasting_s: float, num_seeds: int) -> int:
+    """Requests with which the warm-up outlasts the mean request or session, and percentiles have enough
+    beyond them.
+    """
+    need = 1.25 * WARM_UP_E2EL * rate * lasting_s / WARM_UP
     for bound in slo.bounds:
         if tail := bound.tail:
             requests = slo.session_requests if bound.is_of_sessions else 1.0
@@ -213,9 +263,9 @@ def to_settle(slo: Slo, rate: float, mean_e2el_s: float, num_seeds: int) -> int:
     return math.ceil(min(need, 1e12))
 
 
-def long_enough(slo: Slo, rate: float, mean_e2el_s: float, num_seeds: int, num_requests: int) -> bool:
+def long_enough(slo: Slo, rate: float, lasting_s: float, num_seeds: int, num_requests: int) -> bool:
     """Whether runs of so many requests settle."""
-    return num_requests >= 0.8 * to_settle(slo, rate, mean_e2el_s, num_seeds)
+    return num_requests >= 0.8 * to_settle(slo, rate, lasting_s, num_seeds)
 
 
 def value_text(bound: Measured, value: float) -> str:
@@ -253,9 +303,19 @@ def open_text(point: FleetPoint) -> str:
     if bound is not None:
         limit = value_text(bound, bound.limit)
         return f"{point_standing(point, bound)}, across the bound of {limit}, with {runs}"
-    if point.may_grow:
+    if point.may_grow and point.outlasted_s is None:
         return f"the backlog seems to grow, but not beyond the noise between {runs}"
-    return f"{point_standing(point)}, but {runs} are too short to settle"
+    return f"{point_standing(point)}, but {runs} are too short to settle{lasting_text(point)}"
+
+
+def lasting_text(point: FleetPoint) -> str:
+    """Why its runs do not settle, where that is for sessions that last; else nothing."""
+    if point.outlasted_s is None:
+        return ""
+    return (
+        f" (their warm-up of {point.outlasted_s:,.3g} s does not outlast the sessions, of "
+        f"{point.mean_session_s:,.3g} s on average: fewer are under way than there will be)"
+    )
 
 
 def interval_text(bound: Measured) -> str:
@@ -266,12 +326,12 @@ def interval_text(bound: Measured) -> str:
 
 
 def json_value(value: Any) -> Any:
-    """A value for JSON: infinity, which it lacks, as None; tuples as lists. Where no request states a bound
-    of its own, nothing is said of such.
+    """A value for JSON: infinity, which it lacks, as None; tuples as lists. Where there are no sessions, or
+    no request states a bound of its own, nothing is said of such.
     """
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        has = [(key, item) for key, item in value.items() if key != "slo_attainment" or item is not None]
+        has = [(key, item) for key, item in value.items() if not is_left_out(key, item)]
         return {key: json_value(item) for key, item in has}
     return [json_value(item) for item in value] if isinstance(value, (list, tuple)) else value

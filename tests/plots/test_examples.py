@@ -79,10 +79,11 @@ def test_worse_predictor(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_cache_and_router(capsys: pytest.CaptureFixture[str]) -> None:
-    talk = "sessions:turns=6,think_s=2,system_tokens=1000,prompt_tokens=300,output_tokens=60"
-    few = ["--num-requests", "100", "--max-requests", "400", "--max-seeds", "3", "--jobs", "1"]
-    arguments = [*few, "--trace", talk, "--price", "H100:2", "--routers", "round-robin"]
-    found = answer(cache_and_router, [*arguments, "--request-rate", "6", "--slo", "ttft_p50:1000"], capsys)
+    talk = "sessions:turns=6,think_s={},system_tokens=1000,prompt_tokens=300,output_tokens=60"
+    few = ["--num-requests", "400", "--max-requests", "1200", "--max-seeds", "3", "--jobs", "1"]
+    asked = [*few, "--price", "H100:2", "--routers", "round-robin", "--request-rate", "6"]
+    asked += ["--slo", "ttft_p50:1000", "--trace"]
+    found = answer(cache_and_router, [*asked, talk.format(2)], capsys)
     assert list(found) == [
         "no cache",
         "a cache",
@@ -92,6 +93,8 @@ def test_cache_and_router(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["no cache"]["saved"] == 0
     assert found["a cache"]["replicas"] <= found["no cache"]["replicas"]
     assert all(row["usd_per_month"] == 2 * 730 * row["replicas"] for row in found.values())
+    open_yet = answer(cache_and_router, [*asked, talk.format(60)], capsys)
+    assert all(row["outcome"] == "undecided" and "outlast" in row["reason"] for row in open_yet.values())
 
 
 def test_where_caches_pay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

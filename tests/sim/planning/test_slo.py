@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sim import plan
+from sim import Plan, plan
 from sim.planning.slo import Bound, Observation, interval, observe, parse_slo
-from sim.planning.verdict import long_enough, to_settle
+from sim.planning.verdict import Run, judge, long_enough, to_settle
 from traces.errors import InputError
 
 
@@ -176,9 +176,9 @@ def test_sessions_are_bounded_from_their_first_arrival_to_their_last_token() -> 
     assert slo.bounds_sessions and slo.bounds[2].metric == "session_wait"
     seen = observe(slo, of_sessions([9.0] * 10 + [2.0] * 35 + [50.0] * 5), {})
     # A second lies between the two turns; the first fifth and the last tenth of the requests do not count.
-    assert seen.values[:3] == pytest.approx((3000.0, 3000.0, 500.0)) and seen.mean_e2el_s == pytest.approx(
-        3.0
-    )
+    assert seen.values[:3] == pytest.approx((3000.0, 3000.0, 500.0))
+    assert (seen.mean_session_s, seen.mean_e2el_s) == pytest.approx((3.0, 2.0))
+    assert seen.mean_away_s == 0.0
     lost = [2.0] * 50
     lost[30] = math.nan
     assert observe(slo, of_sessions(lost), {}).values[0] == math.inf
@@ -189,24 +189,52 @@ def test_what_comes_when_no_session_starts_any_more_is_not_counted() -> None:
     run = columns(list(range(100)), [3.0] * 60 + [1.0] * 40, wait=0.25)
     slo = parse_slo("e2el_mean:9s")
     assert observe(slo, run, {}).values[0] == pytest.approx(1000 * (40 * 3 + 30 * 1) / 70)
-    run["is_waiting"] = np.arange(100) >= 60
+    run |= {"is_waiting": np.arange(100) >= 60, "session_id": np.arange(100) % 60}
     seen = observe(slo, run, {})
     assert seen.values == (3000.0,) and seen.measured == 40
     growing = columns(list(range(100)), [k / 4 for k in range(60)] + [0.0] * 40)
-    growing["is_waiting"] = run["is_waiting"]
+    growing |= {name: run[name] for name in ("is_waiting", "session_id")}
     assert observe(slo, growing, {}).growth > 1.2
     run["is_waiting"] = np.arange(100) >= 30  # most come later: there is no level to speak of
     assert observe(slo, run, {}).measured == 70
 
 
-def test_a_plan_says_where_sessions_outlast_its_warm_up() -> None:
-    asked = {"num_requests": 100, "max_requests": 100, "max_seeds": 3, "max_replicas": 2, "jobs": 1}
+def test_a_warm_up_that_sessions_outlast_decides_nothing() -> None:
+    """Two turns with half a minute between them, and a warm-up of ten seconds; five minutes do."""
+    asked = {"num_requests": 100, "max_seeds": 3, "max_replicas": 2, "jobs": 1, "profiles": "h200-vicuna-7b"}
     talks = "sessions:turns=2,think_s={},think_law=fixed,prompt_tokens=50,output_tokens=20"
-    for think_s, said in ((1, False), (30, True)):
-        made = plan(
-            talks.format(think_s), slo="ttft_p50:20s", request_rate=2.0, profiles="h200-vicuna-7b", **asked
+
+    def made(think_s: int, max_requests: int, **how: Any) -> Plan:
+        most = {"max_requests": max_requests}
+        return plan(
+            talks.format(think_s), slo="ttft_p50:20s", **({"request_rate": 2.0} | how), **most, **asked
         )
-        assert any("--max-requests 1000" in note for note in made.notes) == said
+
+    assert made(1, 100).reached
+    short = made(30, 100)
+    (answer,) = short.answers
+    assert (answer.outcome, answer.replicas, answer.likely) == ("undecided", None, 1) and not short.reached
+    assert short.headline.startswith("Undecided: whether a fleet meets ttft_p50 ≤ 20000 ms stayed open.")
+    said = "their warm-up of 10 s does not outlast the sessions, of 30.4 s on average"
+    assert said in answer.reason and said in short.to_json()
+    need = int(answer.reason.split("--max-requests ")[1].split()[0])
+    assert need == 570  # 0.2 * 570 / 2 are 57 s, and a quarter more than 1.5 times 30.4 s
+    longer = made(30, need)
+    assert longer.reached and longer.answers[0].points[0].mean_session_s == pytest.approx(30.4, abs=0.1)
+    highest = made(30, 200, request_rate=None, max_rate=True, replicas=1).answers[0]
+    assert (highest.outcome, highest.rate) == ("undecided", None) and "does not outlast" in highest.reason
+    assert highest.rates is not None and highest.rates.low is not None and highest.rates.low < 1
+
+
+def test_a_backlog_that_grows_as_sessions_come_back_is_not_unstable() -> None:
+    """Requests last as long as ever more of them are there; whose sessions are away for long, and not."""
+    slo = parse_slo("e2el_p50:1h")
+    run = columns(list(range(100)), (1 + np.arange(100) / 4).tolist())
+    for away_s, verdict in ((60.0, "undecided"), (1.0, "unstable")):
+        seen = dataclasses.replace(observe(slo, run, {}), mean_session_s=away_s + 20, mean_away_s=away_s)
+        seeds = [dataclasses.replace(seen, drift=seen.drift + k / 1000) for k in range(3)]
+        point = judge(slo, [Run(1, 1.0, k, 100) for k in range(3)], seeds, 0.95)
+        assert (point.verdict, point.settled) == (verdict, False)
 
 
 def test_where_all_sessions_begin_in_the_warm_up_all_count() -> None:
@@ -215,8 +243,8 @@ def test_where_all_sessions_begin_in_the_warm_up_all_count() -> None:
     talks["arrival_s"] = np.tile(np.arange(50.0), 2)
     talks["finish_s"] = talks["arrival_s"] + 1
     seen = observe(parse_slo("session_mean:1s session_wait_p50:1"), talks, {})
-    assert seen.values == (50_000, 12_500) and seen.mean_e2el_s == 50
-    assert not long_enough(parse_slo("session_mean:1h"), 2.0, seen.mean_e2el_s, 3, 100)
+    assert seen.values == (50_000, 12_500) and seen.mean_session_s == 50
+    assert not long_enough(parse_slo("session_mean:1h"), 2.0, seen.mean_session_s, 3, 100)
 
 
 def test_a_bound_on_sessions_takes_more_requests() -> None:
