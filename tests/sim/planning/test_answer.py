@@ -3,13 +3,67 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 
 from sim import plan
-from sim.planning.answer import point_text
+from sim.planning.answer import Answer, Plan, point_text
+from sim.planning.rate_search import RateRange
 from sim.planning.search import Effort, decide
 from sim.planning.slo import Interval, parse_slo
 from sim.planning.verdict import FleetPoint, open_text
 from tests.sim.planning.test_search import carry_out, mean_wait_ms
+from tests.sim.planning.test_verdict import of_three
+
+ANSWER = Answer(
+    *("a policy", "a machine", "a GPU", 2, "measured", 4, 1, 8.0, "met", None, "", "e2el_mean", ()),
+    *(None,) * 7,
+    (),
+)
+"""Four replicas of two GPUs, one of them spare, carry 8 requests/s."""
+
+
+@pytest.mark.parametrize(
+    ("asked_rate", "of", "best"),
+    [
+        (8.0, [(4, 8.0, 3.0), (5, 8.0, 2.0)], 1),  # 12 and 10 USD an hour
+        (8.0, [(6, 8.0, 2.0), (4, 8.0, 3.0)], 1),  # 12 both
+        (8.0, [(4, 8.0, 3.0), (5, 8.0, None)], 0),
+        (8.0, [(None, 8.0, 1.0), (9, 8.0, 3.0)], 1),
+        (None, [(4, 8.0, 3.0), (4, 10.0, 4.0)], 0),  # 1.5 and 1.6 USD an hour for each request/s
+        (None, [(4, 8.0, None), (4, 10.0, 4.0)], 1),
+        (None, [(4, None, 1.0)], None),
+    ],
+)
+def test_the_best_costs_least_and_where_a_price_is_missing_is_smallest_or_fastest(
+    asked_rate: float | None, of: list[tuple[Any, ...]], best: int | None
+) -> None:
+    answers = tuple(replace(ANSWER, replicas=n, rate=rate, price_per_hour=price) for n, rate, price in of)
+    question: Any = SimpleNamespace(request_rate=asked_rate)
+    made = Plan(question, answers, ())
+    assert made.best is (None if best is None else answers[best]) and made.reached == (best is not None)
+
+
+def test_what_a_fleet_costs_and_how_much_room_it_has() -> None:
+    point = of_three("e2el_mean:1000", 900.0, 900.0, 900.0)  # of 5 tokens a request, half busy
+    rates = RateRange(10.0, 10.0, 10.2, "", (), "met")
+    answer = replace(ANSWER, price_per_hour=3.0, point=point, rates=rates)
+    assert (answer.gpus, answer.cost_per_hour) == (8, 12.0)
+    assert answer.cost_per_million_output_tokens == pytest.approx(12 / (8 * 5 * 3600 / 1e6))
+    assert (answer.headroom, answer.headroom_rate) == (pytest.approx(0.1), 0.25)
+    assert replace(answer, rate=12.0).headroom_rate == 0.0
+    assert answer.utilisation == 0.5
+    assert replace(answer, normal=replace(point, utilisation=0.4)).utilisation == 0.4
+    none = replace(ANSWER, replicas=None, rate=None)
+    assert (none.gpus, none.cost_per_hour, none.cost_per_million_output_tokens) == (None,) * 3
+    assert (none.headroom, none.headroom_rate, none.utilisation, none.measured) == (None,) * 4
+
+
+def test_smaller_fleets_that_may_do_are_counted_up() -> None:
+    assert replace(ANSWER, undecided=(44, 45, 46)).undecided_text == "44, 45 or 46"
+    assert replace(ANSWER, undecided=(3,)).undecided_text == "3"
 
 
 def test_why_a_point_is_undecided_is_said_in_the_answer_and_in_its_cell() -> None:
