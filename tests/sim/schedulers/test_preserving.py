@@ -193,22 +193,6 @@ MEMORY_FALLS_FREE_FOR_A_QUESTION: dict[str, Any] = {
 }
 
 
-THE_LAST_TURN_IS_TURNED_AWAY_ELSEWHERE: dict[str, Any] = {
-    "seed": 8812,
-    "traffic": "users=7,turns=4,think_s=3",
-    "predictor": "exact",
-    "patience_s": None,
-    "answers": True,
-    "options": "max_num_seqs=4,max_num_batched_tokens=64",
-    "way": "preserve",
-    "has_tier": False,
-    "blocks": False,
-    "is_ahead": False,
-    "router": "round-robin",
-    "fails": True,
-}
-
-
 MEMORY_FALLS_FREE_FOR_WHO_WAITS_FOR_ALL_REPLICAS: dict[str, Any] = {
     "seed": 367378,
     "traffic": "users=7,turns=4,think_s=0",
@@ -245,7 +229,6 @@ NO_BLOCK_IS_FREE_FOR_WHAT_HAS_COME: dict[str, Any] = {
 @example(**MEMORY_FALLS_FREE_FOR_A_QUESTION)
 @example(**NO_BLOCK_IS_FREE_FOR_WHAT_HAS_COME)
 @example(**MEMORY_FALLS_FREE_FOR_WHO_WAITS_FOR_ALL_REPLICAS)
-@example(**THE_LAST_TURN_IS_TURNED_AWAY_ELSEWHERE)
 @given(
     seed=st.integers(0, 10**6),
     traffic=st.sampled_from(TRAFFIC),
