@@ -32,7 +32,7 @@ ANSWER = Answer(
         (8.0, [(6, 8.0, 2.0), (4, 8.0, 3.0)], 1),  # 12 both
         (8.0, [(4, 8.0, 3.0), (5, 8.0, None)], 0),
         (8.0, [(None, 8.0, 1.0), (9, 8.0, 3.0)], 1),
-        (None, [(4, 8.0, 3.0), (4, 10.0, 4.0)], 0),  # 1.5 and 1.6 USD an hour for each request/s
+        (None, [(4, 8.0, 3.0), (4, 10.0, 3.5)], 1),  # 1.5 and 1.4 USD an hour for each request/s
         (None, [(4, 8.0, None), (4, 10.0, 4.0)], 1),
         (None, [(4, None, 1.0)], None),
     ],

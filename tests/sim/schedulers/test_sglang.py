@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from copy import deepcopy
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim import simulate
 from sim.testing import check_scheduler
+from tests.sim.flat_machine import flat_machine
 from tests.sim.schedulers.naive_sglang import Rules
 from tests.sim.schedulers.naive_world import PAGE, Job, in_pages, simulated, worlds
+from traces.trace import Trace
 
 
 @settings(max_examples=300)
@@ -60,6 +64,15 @@ def test_a_request_that_has_ended_keeps_its_place_until_the_others_decode() -> N
     jobs = [Job(0, 0, 10, 5, 20), Job(1, 0, 10, 2, 20), Job(2, 0, 10, 1, 20)]
     # The second ends with iteration 2; the third starts after iteration 3.
     assert simulated(jobs, 100, "continuous:rules=sglang,max_num_seqs=2").finished == {1: 2, 2: 4, 0: 6}
+
+
+def test_the_model_is_asked_for_lengths_before_an_order_goes_by_them() -> None:
+    trace = Trace("four", np.arange(4), np.full(4, 10), np.array([9, 7, 5, 3]), arrival_s=np.zeros(4))
+    policy = "continuous:rules=sglang,order=shortest-predicted,max_num_seqs=1"
+    result = simulate(trace, policy=policy, predictor="tuned", profile=flat_machine(0.01))
+    assert {id for batch in result.batches if batch.is_question for id in batch.request_ids} == {0, 1, 2, 3}
+    predicted = result.requests.predicted_tokens.argsort(kind="stable").tolist()
+    assert result.requests.finish_s.argsort().tolist() == predicted
 
 
 @pytest.mark.parametrize(
