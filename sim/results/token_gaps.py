@@ -19,6 +19,12 @@ it.
 BIN_WIDTH = 0.001
 """Width, relative, of the bins that long runs are folded into; each keeps the mean of what fell into it."""
 
+ROUND_OFF = 2.0**-48
+"""How far, relative, two sums may lie apart that say when the same gap ends."""
+
+RANK_ROUND_OFF = 2.0**-40
+"""How far, relative, a sum of the parts into which ramps are cut may miss the number of gaps it stands for."""
+
 FOLD_AT = 1 << 18
 """Numbers of either list of a `GapPool` that are kept before they are folded."""
 
@@ -41,9 +47,9 @@ class Ramps(NamedTuple):
         return cls(np.zeros(0), np.zeros(0), none, none, np.zeros(0))
 
     def since(self, time_s: float) -> Ramps:
-        """The gaps that end at a time or later."""
+        """The gaps that end at a time or later; round-off is no earlier."""
         first, slope, counts, weight, start = self
-        left_s, b = time_s - start, first - slope / 2
+        left_s, b = time_s - ROUND_OFF * abs(time_s) - start, first - slope / 2
         # j gaps take b j + slope j^2 / 2; the root is written so that it holds where the slope is 0.
         root = np.maximum(b * b + 2 * slope * left_s, 0.0)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -149,7 +155,8 @@ class GapPool:
         reached = np.cumsum(share[order])
 
         def at(quantile: float) -> float:
-            place = min(int(np.searchsorted(reached, quantile * moments.gaps)), len(order) - 1)
+            rank = quantile * moments.gaps * (1 - RANK_ROUND_OFF)
+            place = min(int(np.searchsorted(reached, rank)), len(order) - 1)
             return float(value[order[place]])
 
         seconds = {

@@ -70,6 +70,13 @@ def test_golden() -> None:
     assert pooled["std"] == pytest.approx(np.std([10, 10, 12, 12, 14, 14, 100]))
 
 
+def test_half_of_the_gaps_are_half_whatever_parts_a_ramp_is_cut_into() -> None:
+    """Parts of 6 / 5 or 7 / 3 gaps are rounded, so that their sum may stay below half of all by one bit."""
+    for count in range(1, 400):
+        pooled = GapPool().pooled(ramps([(0.010, 4e-5, count, 1), (1.0, 0.0, count, 1)]))
+        assert pooled["median"] == pytest.approx(10 + 0.04 * (count - 1), rel=RESOLUTION), count
+
+
 @settings(deadline=None, max_examples=300)
 @given(st.lists(st.tuples(RAMP, st.floats(0, 50)), min_size=1, max_size=8), st.floats(0, 100))
 def test_gaps_since_a_time_are_those_that_end_later(

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from sim import compare, simulate
+from sim.hardware.piecewise_linear import PiecewiseLinear
+from sim.hardware.profile import Profile
+from sim.hardware.step_cost import StepCost
 from sim.results.warmup import num_warmup
+from tests.sim.flat_machine import flat_machine
 from traces.errors import InputError
 from traces.trace import Trace
 
 N = 320
+
+
+def uneven_machine(step_s: float) -> Profile:
+    """An iteration takes `step_s`, and a hundredth of it per token in memory."""
+    curve = PiecewiseLinear((1,), (step_s,))
+    cost = StepCost(curve, 0.01 * step_s, curve, 0.0, 0.0)
+    return replace(flat_machine(step_s), step_cost=cost)
 
 
 def closed_loop(**settings: Any) -> Any:
@@ -64,6 +76,24 @@ def test_in_a_steady_run_the_throughput_is_the_rate_offered() -> None:
     whole, steady = (simulate(trace, **how, warmup=warmup).summary for warmup in (None, 300))
     assert steady["request_throughput"] == pytest.approx(steady["offered_rate"], rel=0.005)
     assert whole["request_throughput"] < 0.99 * whole["offered_rate"]
+
+
+@pytest.mark.parametrize("step_s", [0.007, 0.011, 0.1, 1 / 64])
+@pytest.mark.parametrize("warmup", [1, 2, 3, 5])
+def test_last_gaps_before_the_first_request_that_is_left_end_with_its_arrival(
+    step_s: float, warmup: int
+) -> None:
+    """One at a time, each comes with the last token of the one before: that ends at its arrival, not before,
+    and counts, however the time was summed up.
+    """
+    trace = Trace("closed", np.arange(8), np.full(8, 10), np.full(8, 40))
+    how: dict[str, Any] = {"policy": "continuous", "profile": uneven_machine(step_s), "max_concurrency": 1}
+    for leap in (True, False):
+        said = simulate(trace, **how, warmup=warmup, leap=leap).summary
+        gaps_s = (8 - warmup) * sum(step_s * (1 + 0.01 * (9 + k)) for k in range(1, 40))
+        last_s = step_s * (1 + 0.01 * (9 + 39))
+        expected = (gaps_s + last_s) / ((8 - warmup) * 39 + 1)
+        assert said["mean_itl_ms"] == pytest.approx(1e3 * expected, rel=1e-9), leap
 
 
 @pytest.mark.parametrize(
