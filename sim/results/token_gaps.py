@@ -23,7 +23,7 @@ ROUND_OFF = 2.0**-48
 """How far, relative, two sums may lie apart that say when the same gap ends."""
 
 RANK_ROUND_OFF = 2.0**-40
-"""How far, relative, a sum of the parts into which ramps are cut may miss the number of gaps it stands for."""
+"""How far, relative, a sum of the parts of ramps may miss the number of gaps it stands for."""
 
 FOLD_AT = 1 << 18
 """Numbers of either list of a `GapPool` that are kept before they are folded."""
