@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from .block_sets import ranges, union
-from .radix_tree import Node, Stretch, between
+from .radix_tree import BlockRange, Node, between
 from .spans import Order, Span, Spans, use
 from .tiers import Tier, count
 
@@ -57,7 +57,7 @@ class ArcTier(Tier):
         """Those of which it knows blocks."""
         return (*self.spans.by_node, *self.gone.by_node)
 
-    def offered(self, id: int, there: Sequence[Span], missing: Sequence[Stretch], now: float) -> None:
+    def offered(self, id: int, there: Sequence[Span], missing: Sequence[BlockRange], now: float) -> None:
         """What is there and can be read is used; what was given up moves the target, once a request."""
         access = self.accesses.setdefault(id, Access())
         access.reused |= union(span for span in there if span.ready_s <= now) & ~access.inserted
@@ -123,19 +123,19 @@ class ArcTier(Tier):
         for span in self.gone.divide(first, blocks)[0]:
             self.gone.remove(span)
 
-    def add(self, id: int, blocks: Sequence[Stretch], ready_s: float) -> None:
+    def add(self, id: int, blocks: Sequence[BlockRange], ready_s: float) -> None:
         """There is room for these, which can be read from then on."""
         super().add(id, blocks, ready_s)
         self.accesses.setdefault(id, Access()).inserted |= union(blocks)
         for span in self.gone.find(blocks)[0]:
             self.gone.remove(span)
 
-    def fetched(self, id: int, blocks: Sequence[Stretch]) -> None:
+    def fetched(self, id: int, blocks: Sequence[BlockRange]) -> None:
         """A request uses these."""
         access = self.accesses.setdefault(id, Access())
         access.reused |= union(blocks) & ~access.inserted
 
-    def touch(self, id: int, blocks: Sequence[Stretch]) -> None:
+    def touch(self, id: int, blocks: Sequence[BlockRange]) -> None:
         """A request that used these has ended: what it found is used by several now."""
         access = self.accesses.pop(id, Access())
         reused = set(ranges(access.reused))

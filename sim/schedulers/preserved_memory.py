@@ -14,7 +14,7 @@ from ..request import KnownBlocks, Request
 from .kv_cache import KvCache
 from .prefix_blocks import Path, Piece
 from .prefixes import SharedPrefixes
-from .radix_tree import Stretch
+from .radix_tree import BlockRange
 from .tiered_memory import TieredKvCache, TieredPrefixes
 from .tiers import Tiers
 
@@ -38,7 +38,7 @@ class Swapped(NamedTuple):
 
     session: Hashable
     known: KnownBlocks
-    blocks: list[Stretch]
+    blocks: list[BlockRange]
 
 
 class OfTurn(Protocol):

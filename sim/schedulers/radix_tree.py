@@ -1,6 +1,7 @@
 """A radix tree that names blocks: those of sequences that begin alike are the same blocks of the same nodes.
 
-Knows nothing of what is in memory, of requests or of clocks.
+A node is never split: a sequence that leaves another in the midst of its node has the first blocks of that
+node, and goes on in one of its own. Knows nothing of what is in memory, of requests or of clocks.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ from typing import NamedTuple
 
 from .prefix_blocks import Path
 
-FEW = 1000
-"""Names that are not worth looking for what may be forgotten."""
+FEW_NAMES = 1000
+"""A tree with fewer is not worth sweeping."""
 
 
 class Node:
-    """Blocks that all sequences have which come this way, until they part: those up to `bounds[k]` that are
-    behind those before by `keys[k]`, as in a `Path`.
+    """Consecutive blocks of the sequence that came this way first: those up to `bounds[k]` that are behind
+    those before by `keys[k]`, as in a `Path`. Others have as many of them as agree.
 
-    `parent`: of the blocks before them, None at the beginning. `wanted`: up to where turns to come want its
-    blocks, one entry a turn.
+    `parent`: the node of the block before its first one, None at the beginning. `wanted`: up to which block
+    turns to come want it, one entry a turn.
     """
 
     __slots__ = ("bounds", "keys", "parent", "wanted")
@@ -30,7 +31,7 @@ class Node:
         self.wanted: list[int] = []
 
 
-class Stretch(NamedTuple):
+class BlockRange(NamedTuple):
     """Blocks `low` up to `high` of a node, by their numbers in their sequence."""
 
     node: Node
@@ -39,15 +40,18 @@ class Stretch(NamedTuple):
 
 
 class RadixTree:
-    """Nodes by the key and the number of the blocks at which one of their keys begins."""
+    """Nodes by name: each of their keys, and the block that it begins with.
+
+    Grows by what it is asked about, and forgets when it is swept.
+    """
 
     def __init__(self) -> None:
         self.nodes: dict[tuple[int, int], Node] = {}
         self.num_swept = 0  # names left when it was swept last
 
-    def stretches(self, path: Path) -> list[Stretch]:
+    def insert(self, path: Path) -> list[BlockRange]:
         """All blocks of a sequence, in order; the tree grows by those that it did not have."""
-        found: list[Stretch] = []
+        found: list[BlockRange] = []
         number, low = 0, 0
         parent: Node | None = None
         while number < len(path.keys):
@@ -55,7 +59,7 @@ class RadixTree:
             if node is None:
                 node = self._grow(path, number, low, parent)
             number, high = _follow(node, path, number, low)
-            found.append(Stretch(node, low, high))
+            found.append(BlockRange(node, low, high))
             low, parent = high, node
         return found
 
@@ -74,10 +78,10 @@ class RadixTree:
     @property
     def is_large(self) -> bool:
         """Whether it has grown much since it was swept."""
-        return len(self.nodes) > FEW + 2 * self.num_swept
+        return len(self.nodes) > FEW_NAMES + 2 * self.num_swept
 
     def sweep(self, used: Iterable[Node]) -> None:
-        """Forget all nodes but those used or wanted, and those before them."""
+        """Forget all nodes but those used or wanted, and their ancestors."""
         kept = set[Node]()
         for node in (*used, *(node for node in self.nodes.values() if node.wanted)):
             each: Node | None = node
@@ -94,7 +98,9 @@ class RadixTree:
 
 
 def _follow(node: Node, path: Path, number: int, low: int) -> tuple[int, int]:
-    """Up to which key, and which block, a path goes along a node that it comes to at block `low`."""
+    """How far a path goes along a node, which it enters with its key of that number at block `low`: the
+    number of its first key that is not all behind it, and the block.
+    """
     keys, bounds = path
     at = bisect_right(node.bounds, low)
     while True:
@@ -106,13 +112,13 @@ def _follow(node: Node, path: Path, number: int, low: int) -> tuple[int, int]:
             return number, here
 
 
-def between(stretches: Sequence[Stretch], low: int, high: int) -> list[Stretch]:
-    """The blocks of a sequence from `low` up to `high`."""
-    found: list[Stretch] = []
+def between(blocks: Sequence[BlockRange], low: int, high: int) -> list[BlockRange]:
+    """Those of a sequence's blocks that are from `low` up to `high`."""
+    found: list[BlockRange] = []
     if low < high:
-        for node, first, until in stretches:
+        for node, first, until in blocks:
             if first >= high:
                 break
             if until > low:
-                found.append(Stretch(node, max(first, low), min(until, high)))
+                found.append(BlockRange(node, max(first, low), min(until, high)))
     return found

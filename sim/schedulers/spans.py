@@ -5,11 +5,11 @@ A span is cut in two where only some of its blocks are used. Knows nothing of re
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 
-from .radix_tree import Node, Stretch
+from .radix_tree import BlockRange, Node
 
 
 class Span:
@@ -88,15 +88,15 @@ class Spans:
     def __init__(self) -> None:
         self.by_node: dict[Node, list[Span]] = {}
 
-    def find(self, stretches: Sequence[Stretch]) -> tuple[list[Span], list[Stretch]]:
+    def find(self, blocks: Sequence[BlockRange]) -> tuple[list[Span], list[BlockRange]]:
         """Which of these blocks are there, in spans that hold no others, and which are missing."""
         there: list[Span] = []
-        missing: list[Stretch] = []
-        for stretch in stretches:
-            node, at, high = stretch
+        missing: list[BlockRange] = []
+        for wanted in blocks:
+            node, at, high = wanted
             spans = self.by_node.get(node)
             if spans is None:
-                missing.append(stretch)
+                missing.append(wanted)
                 continue
             number = max(0, bisect_right(spans, at, key=_LOW) - 1)
             if spans[number].high <= at:
@@ -109,11 +109,11 @@ class Spans:
                 if span.high > high:
                     self.cut(span, high)
                 if span.low > at:
-                    missing.append(Stretch(node, at, span.low))
+                    missing.append(BlockRange(node, at, span.low))
                 there.append(span)
                 at, number = span.high, number + 1
             if at < high:
-                missing.append(Stretch(node, at, high))
+                missing.append(BlockRange(node, at, high))
         return there, missing
 
     def cut(self, span: Span, at: int) -> Span:
@@ -157,7 +157,7 @@ class Spans:
         """These blocks go."""
         take_out(span)
         spans = self.by_node[span.node]
-        spans.remove(span)
+        del spans[bisect_left(spans, span.low, key=_LOW)]
         if not spans:
             del self.by_node[span.node]
 

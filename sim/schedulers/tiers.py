@@ -19,11 +19,11 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from ..work import MemoryTier
 from .block_sets import block_set, union
 from .prefix_blocks import Path
-from .radix_tree import Node, RadixTree, Stretch, between
+from .radix_tree import BlockRange, Node, RadixTree, between
 from .spans import Order, Span, Spans, take_out, use
 
 
-def count(parts: Sequence[Span] | Sequence[Stretch]) -> int:
+def count(parts: Sequence[Span] | Sequence[BlockRange]) -> int:
     """How many blocks these are."""
     blocks = 0
     for part in parts:
@@ -46,10 +46,10 @@ class Link:
 
 
 class Tier:
-    """The blocks of one tier, and the order in which they were used.
+    """The blocks of one tier, `spans`, and the order in which they were used.
 
-    `keeps_wanted`: whether blocks that turns to come want are given up after all others. `num_evicted`:
-    blocks given up for others.
+    `into`, `out`: the links by which blocks come in, and are read. `keeps_wanted`: whether blocks that turns
+    to come want are given up after all others. `num_evicted`: blocks given up for others.
     """
 
     __slots__ = ("into", "keeps_wanted", "num_blocks", "num_evicted", "order", "out", "spans")
@@ -77,53 +77,63 @@ class Tier:
         too_many = self.num_held + blocks - self.num_blocks
         if too_many <= 0:
             return True
-        leaving: list[Span] = []
-        wanted: list[Span] = []
-        missing, order, keeps_wanted = too_many, self.order, self.keeps_wanted
-        span = order.end.after
-        while missing > 0 and span is not order.end:
-            if span.ready_s <= now and span.busy_s <= now and span not in kept:
-                until = max(span.node.wanted) if keeps_wanted and span.node.wanted else 0
-                if span.low < until < span.high:
-                    part = self.spans.cut(span, until)
-                    span = part if span.is_reversed else span
-                if span.low < until:
-                    wanted.append(span)
-                else:
-                    leaving.append(span)
-                    missing -= span.high - span.low
-            span = span.after
+        unwanted, wanted = self._used_least_recently(too_many, kept, now)
+        missing = too_many - count(unwanted)
         if missing > count(wanted):
             return False
-        leaving, _ = self.spans.divide(leaving, too_many)
-        wanted_least, wanted = self.spans.divide(wanted, missing)
-        for span in wanted:  # not looked at again before all others
+        leaving, _ = self.spans.divide(unwanted, too_many)
+        leaving_too, staying = self.spans.divide(wanted, missing)
+        for span in staying:  # not looked at again before all others
             take_out(span)
-            order.put(span)
-        for span in (*leaving, *wanted_least):
+            self.order.put(span)
+        for span in (*leaving, *leaving_too):
             self.spans.remove(span)
         self.num_evicted += too_many
         return True
 
-    def offered(self, id: int, there: Sequence[Span], missing: Sequence[Stretch], now: float) -> None:
+    def _used_least_recently(
+        self, most: int, kept: Collection[Span], now: float
+    ) -> tuple[list[Span], list[Span]]:
+        """What may be given up, by last use, until so many blocks are wanted by no turn to come: those, and
+        what is wanted.
+        """
+        unwanted: list[Span] = []
+        wanted: list[Span] = []
+        missing, end, keeps_wanted = most, self.order.end, self.keeps_wanted
+        span = end.after
+        while missing > 0 and span is not end:
+            if span.ready_s <= now and span.busy_s <= now and span not in kept:
+                until = max(span.node.wanted) if keeps_wanted and span.node.wanted else 0
+                if span.low < until < span.high:
+                    part = self.spans.cut(span, until)
+                    span = part if span.is_reversed else span  # that of the two which was used first
+                if span.low < until:
+                    wanted.append(span)
+                else:
+                    unwanted.append(span)
+                    missing -= span.high - span.low
+            span = span.after
+        return unwanted, wanted
+
+    def offered(self, id: int, there: Sequence[Span], missing: Sequence[BlockRange], now: float) -> None:
         """A request has blocks to store, of which these are there, and these are not."""
 
-    def add(self, id: int, blocks: Sequence[Stretch], ready_s: float) -> None:
+    def add(self, id: int, blocks: Sequence[BlockRange], ready_s: float) -> None:
         """There is room for these of a request, which can be read from then on."""
         for node, low, high in blocks:
             self.spans.add(Span(node, low, high, ready_s), self.order)
 
-    def read(self, blocks: Sequence[Stretch], until_s: float) -> list[Span]:
+    def read(self, blocks: Sequence[BlockRange], until_s: float) -> list[Span]:
         """Those of these that are here are being read; none of them is given up before."""
         there, _ = self.spans.find(blocks)
         for span in there:
             span.busy_s = max(span.busy_s, until_s)
         return there
 
-    def fetched(self, id: int, blocks: Sequence[Stretch]) -> None:
+    def fetched(self, id: int, blocks: Sequence[BlockRange]) -> None:
         """A request uses these."""
 
-    def touch(self, id: int, blocks: Sequence[Stretch]) -> None:
+    def touch(self, id: int, blocks: Sequence[BlockRange]) -> None:
         """A request that used these has ended, the first of them last."""
         use(self.spans.find(blocks)[0], self.order)
 
@@ -142,8 +152,9 @@ class Tier:
 class Tiers:
     """CPU memory, of the class `cpu`, and perhaps a disk behind it.
 
-    `promoted`: which blocks were read from the disk for a request, by its id. `named`: all its blocks, from
-    when it was first asked about until it is forgotten.
+    `tree`: the names that blocks have in all tiers. `named`: those of a request's blocks, by its id, from
+    when it was first asked about until it ends or is forgotten. `promoted`: the set of its blocks that were
+    read from the disk for it.
     """
 
     def __init__(self, tiers: Sequence[MemoryTier], block_size: int, cpu: type[Tier] = Tier) -> None:
@@ -154,16 +165,20 @@ class Tiers:
         self.all = (self.cpu,) if self.disk is None else (self.cpu, self.disk)
         self.tree = RadixTree()
         self.promoted: dict[int, int] = {}
-        self.named: dict[int, list[Stretch]] = {}
+        self.named: dict[int, list[BlockRange]] = {}
 
-    def _blocks(self, id: int, path: Path, low: int, high: int) -> list[Stretch]:
+    def _blocks(self, id: int, path: Path, low: int, high: int) -> list[BlockRange]:
         """Blocks of a request by the names that they have in all tiers."""
         if id not in self.named:
             if self.tree.is_large:
-                used = [stretch.node for named in self.named.values() for stretch in named]
-                self.tree.sweep([*used, *(node for tier in self.all for node in tier.nodes)])
-            self.named[id] = self.tree.stretches(path)
+                self._forget_names()
+            self.named[id] = self.tree.insert(path)
         return between(self.named[id], low, high)
+
+    def _forget_names(self) -> None:
+        """Forget those of blocks that no tier knows and nobody asks about."""
+        asked = (blocks.node for named in self.named.values() for blocks in named)
+        self.tree.sweep([*asked, *(node for tier in self.all for node in tier.nodes)])
 
     # Store
 
@@ -190,12 +205,12 @@ class Tiers:
 
     # Fetch
 
-    def _found(self, blocks: Sequence[Stretch]) -> Iterator[tuple[Span, bool]]:
+    def _found(self, blocks: Sequence[BlockRange]) -> Iterator[tuple[Span, bool]]:
         """Where the first of these blocks are, up to one that is nowhere, and whether that is the disk: what
         CPU memory has is not looked for there.
         """
-        for stretch in blocks:
-            there, missing = self.cpu.spans.find([stretch])
+        for part in blocks:
+            there, missing = self.cpu.spans.find([part])
             found = [(span, False) for span in there]
             if self.disk is not None and missing:
                 there, missing = self.disk.spans.find(missing)
@@ -214,12 +229,12 @@ class Tiers:
         """
         cpu, until_s = self.cpu, now
         in_cpu: list[Span] = []
-        wanted: list[Stretch] = []
+        wanted: list[BlockRange] = []
         found = low
         for span, is_on_disk in self._found(self._blocks(id, path, low, high)):
             until_s, found = max(until_s, span.ready_s), span.high
             if is_on_disk:
-                wanted.append(Stretch(span.node, span.low, span.high))
+                wanted.append(BlockRange(span.node, span.low, span.high))
             else:
                 in_cpu.append(span)
         if wanted:
@@ -276,16 +291,16 @@ class Tiers:
 
     # Keep
 
-    def want(self, path: Path, num_blocks: int) -> list[Stretch]:
+    def want(self, path: Path, num_blocks: int) -> list[BlockRange]:
         """One more turn to come wants the first so many blocks of a sequence, those too that are not here
         yet: CPU memory gives them up after all others. Returns which they are.
         """
-        wanted = between(self.tree.stretches(path), 0, num_blocks)
+        wanted = between(self.tree.insert(path), 0, num_blocks)
         for node, _, high in wanted:
             node.wanted.append(high)
         return wanted
 
-    def want_no_more(self, wanted: Sequence[Stretch]) -> None:
+    def want_no_more(self, wanted: Sequence[BlockRange]) -> None:
         """One of the turns that wanted these wants them no longer; others still may."""
         for node, _, high in wanted:
             node.wanted.remove(high)

@@ -8,13 +8,14 @@ from itertools import pairwise
 from typing import NamedTuple
 from unittest import mock
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.schedulers.arc_tier import ArcTier
 from sim.schedulers.block_sets import block_set, ranges
 from sim.schedulers.prefix_blocks import ENDLESS, Path
-from sim.schedulers.radix_tree import RadixTree, Stretch
+from sim.schedulers.radix_tree import FEW_NAMES, BlockRange, RadixTree
 from sim.schedulers.spans import Order, Span, Spans
 from sim.schedulers.tiers import Tier, Tiers
 from sim.work import MemoryTier
@@ -86,7 +87,7 @@ class Both:
         self.ours = Tiers(tiers, 1, ArcTier if is_arc else Tier)
         self.naive = NaiveTiers(tiers, 1, NaiveArcTier if is_arc else NaiveTier)
         self.coming: list[tuple[float, list[int]]] = []
-        self.wanted: dict[int, tuple[list[Stretch], list[int]]] = {}
+        self.wanted: dict[int, tuple[list[BlockRange], list[int]]] = {}
 
     def do(self, step: Step, now: float) -> None:
         ours, naive = self.ours, self.naive
@@ -206,19 +207,35 @@ def test_a_set_of_blocks_is_its_ranges(blocks: set[int]) -> None:
 
 def test_a_tree_that_is_swept_keeps_what_is_used_and_what_is_before_it() -> None:
     tree = RadixTree()
-    first = tree.stretches(Path([1, 2, -1], [4, 8, ENDLESS]))
-    second = tree.stretches(Path([1, 3, -2], [4, 6, ENDLESS]))
+    first = tree.insert(Path([1, 2, -1], [4, 8, ENDLESS]))
+    second = tree.insert(Path([1, 3, -2], [4, 6, ENDLESS]))
     assert first[0].node is second[0].node and len(tree.nodes) == 5
     tree.sweep([second[1].node])
-    assert len(tree.nodes) == 5 and tree.stretches(Path([1, 3, -2], [4, 6, ENDLESS])) == second
+    assert len(tree.nodes) == 5 and tree.insert(Path([1, 3, -2], [4, 6, ENDLESS])) == second
     tree.sweep([first[0].node])
-    assert len(tree.nodes) == 3 and tree.stretches(Path([1, 2, -1], [4, 8, ENDLESS])) == first
+    assert len(tree.nodes) == 3 and tree.insert(Path([1, 2, -1], [4, 8, ENDLESS])) == first
     first[0].node.wanted.append(3)
     tree.sweep([])
     assert len(tree.nodes) == 3
     tree.want_nothing()
     tree.sweep([])
     assert not tree.nodes
+
+
+@pytest.mark.parametrize("cpu", [Tier, ArcTier])
+def test_names_do_not_pile_up_with_requests_that_have_ended(cpu: type[Tier]) -> None:
+    """Of many that begin alike, what no tier knows any more is forgotten; the beginning is found by all."""
+    tiers = Tiers((MemoryTier("cpu", 50, 0.0), MemoryTier("disk", 90, 0.0)), 1, cpu)
+    most_names = 0
+    for id in range(3 * FEW_NAMES):
+        path, now = Path([1, 2, -1 - id], [5, 10, ENDLESS]), float(id)
+        assert tiers.find(id, path, 0, 20, now) == (10 if id else 0, now)
+        tiers.store(id, path, 0, 20, now)
+        tiers.touch(id, path, 0, 20)
+        most_names = max(most_names, len(tiers.tree.nodes))
+    known = {node for tier in tiers.all for node in tier.nodes}
+    assert not tiers.named and known <= set(tiers.tree.nodes.values())
+    assert len(known) < 30 and FEW_NAMES < most_names < 1.1 * FEW_NAMES
 
 
 def blocks(*keys: int) -> Path:
