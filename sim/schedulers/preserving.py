@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..request import Request
-from ..work import Chunk, Drop, Limits, Outcome, Work
+from ..work import Chunk, Drop, Iterations, Limits, Outcome, Work
 from .ahead import AheadScheduler
 from .continuous import ContinuousScheduler
 from .preemption import next_chunks
@@ -74,12 +74,19 @@ class PreservingScheduler(ContinuousScheduler):
         return True
 
     def next_work(self, now: float) -> Work | None:
-        """As ever; nothing is kept for those that were sent elsewhere."""
+        """As ever; nothing is kept for those that were sent elsewhere.
+
+        Whoever comes ends the iterations, be there a place or not: what is kept for a turn falls free
+        where it is turned away, and whether it overtakes is decided by what is kept as it comes.
+        """
         if self.elsewhere:
             for request in self.elsewhere:
                 self.kv.give_up_for(request)
             self.elsewhere.clear()
-        return super().next_work(now)
+        work = super().next_work(now)
+        if isinstance(work, Iterations) and work.at_most > 1:
+            work.stop_on_arrival = True
+        return work
 
     def _is_kept_for(self, request: Request) -> bool:
         """Whether something is held for the request."""

@@ -152,7 +152,24 @@ NO_BLOCK_IS_FREE_FOR_WHAT_HAS_COME: dict[str, Any] = {
 }
 
 
+COPIES_ARE_GIVEN_UP_FOR_WHO_IS_TURNED_AWAY: dict[str, Any] = {
+    "seed": 74175,
+    "traffic": "users=6,turns=3,think_s=2,agents=2",
+    "predictor": "exact",
+    "patience_s": None,
+    "answers": True,
+    "options": "max_num_seqs=4,max_num_batched_tokens=64",
+    "way": "swap",
+    "has_tier": False,
+    "blocks": True,
+    "is_ahead": True,
+    "router": "prefix-aware",
+    "fails": False,
+}
+
+
 @settings(max_examples=100, deadline=None)
+@example(**COPIES_ARE_GIVEN_UP_FOR_WHO_IS_TURNED_AWAY)
 @example(**MEMORY_FALLS_FREE_FOR_A_QUESTION)
 @example(**NO_BLOCK_IS_FREE_FOR_WHAT_HAS_COME)
 @example(**MEMORY_FALLS_FREE_FOR_WHO_WAITS_FOR_ALL_REPLICAS)
