@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -62,10 +63,11 @@ def own_blocks(table: Table, prompt_tokens: IntArray, unless: checks.BoolArray |
     has = set(table.columns)
     if "hash_ids" not in has:
         return _prefixes(table, prompt_tokens, unless) if "prefix_id" in has else None
+    rows = _lists(table, "hash_ids", unless)
     if "hash_tokens" not in has:
         blocks, _ = hash_lists(table, "hash_ids", prompt_tokens, 512, unless)
     else:
-        rows, tokens = _lists(table, "hash_ids", unless), _lists(table, "hash_tokens", unless)
+        tokens = _lists(table, "hash_tokens", unless)
         ends = [sum(row) for row in tokens]
         for i, (row, sizes) in enumerate(zip(rows, tokens, strict=True)):
             if len(row) != len(sizes):
@@ -77,7 +79,26 @@ def own_blocks(table: Table, prompt_tokens: IntArray, unless: checks.BoolArray |
     if "answer_id" not in has:
         return blocks
     answers = checks.whole_numbers(table, "answer_id", -1, checks.MAX_EXACT, unless)
+    if blocks.hashes.tolist() != list(chain.from_iterable(rows)):
+        answers = _numbered_anew(answers, rows, blocks)
     return PromptBlocks(blocks.hashes, blocks.ends, blocks.offsets, answers)
+
+
+def _numbered_anew(answers: IntArray, rows: Sequence[Sequence[int]], blocks: PromptBlocks) -> IntArray:
+    """The hashes of answers where those of `rows` stand for a block alone, and were numbered together with
+    those before them: the number that a block has which follows a prompt's under the answer's hash; -1 where
+    no prompt has one.
+    """
+    following: dict[tuple[int, int], int] = {}
+    last: list[int] = []
+    for i, row in enumerate(rows):
+        before = -1
+        for value, number in zip(row, blocks.of(i)[0], strict=True):
+            following.setdefault((before, value), number)
+            before = number
+        last.append(before)
+    found = [following.get(each, -1) for each in zip(last, answers.tolist(), strict=True)]
+    return np.array(found, dtype=np.int64)
 
 
 def _prefixes(table: Table, prompt_tokens: IntArray, unless: checks.BoolArray | None) -> PromptBlocks:

@@ -120,6 +120,34 @@ def test_blocks_are_written_and_read_back(tmp_path: Path, suffix: str, form: str
     assert columns <= set(trace.to_frame().columns)
 
 
+def test_hashes_of_answers_are_numbered_with_those_of_blocks(tmp_path: Path) -> None:
+    """Hash 2 stands for a block alone, here behind 1 and there at the beginning, and so does 7: the answer to
+    the first request begins otherwise than the last prompt. Nobody goes on from the second one.
+    """
+    path = tmp_path / "own.jsonl"
+    rows = [([1, 2], 7), ([1, 2, 7, 9], 1), ([2, 1, 7], 9)]
+    path.write_text(
+        "".join(
+            json.dumps(
+                {
+                    "prompt_tokens": 16 * len(ids),
+                    "output_tokens": 16,
+                    "hash_ids": ids,
+                    "hash_tokens": [16] * len(ids),
+                    "answer_id": answer,
+                }
+            )
+            + "\n"
+            for ids, answer in rows
+        )
+    )
+    blocks = read(path).blocks
+    assert blocks is not None and blocks.answers is not None
+    first, second, last = (blocks.of(i)[0] for i in range(3))
+    assert second[:2] == first and not set(last) & set(second)
+    assert blocks.answers.tolist() == [second[2], -1, -1]
+
+
 def test_a_sample_keeps_its_blocks() -> None:
     trace = trace_of(blocks_of_lists([[i] for i in range(6)], 8, [8] * 6), [8] * 6)
     chosen = trace.sample(3, sample_seed=1)
