@@ -205,23 +205,6 @@ def test_a_set_of_blocks_is_its_ranges(blocks: set[int]) -> None:
     assert KEY_BITS > 30
 
 
-def test_a_tree_that_is_swept_keeps_what_is_used_and_what_is_before_it() -> None:
-    tree = RadixTree()
-    first = tree.insert(Path([1, 2, -1], [4, 8, ENDLESS]))
-    second = tree.insert(Path([1, 3, -2], [4, 6, ENDLESS]))
-    assert first[0].node is second[0].node and len(tree.nodes) == 5
-    tree.sweep([second[1].node])
-    assert len(tree.nodes) == 5 and tree.insert(Path([1, 3, -2], [4, 6, ENDLESS])) == second
-    tree.sweep([first[0].node])
-    assert len(tree.nodes) == 3 and tree.insert(Path([1, 2, -1], [4, 8, ENDLESS])) == first
-    first[0].node.wanted.append(3)
-    tree.sweep([])
-    assert len(tree.nodes) == 3
-    tree.want_nothing()
-    tree.sweep([])
-    assert not tree.nodes
-
-
 @pytest.mark.parametrize("cpu", [Tier, ArcTier])
 def test_names_do_not_pile_up_with_requests_that_have_ended(cpu: type[Tier]) -> None:
     """Of many that begin alike, what no tier knows any more is forgotten; the beginning is found by all."""
