@@ -52,7 +52,7 @@ def display(value: object) -> str:
 
 def fault(table: Table, index: int, column: str, what: str) -> InputError:
     """The error for one cell; `index` counts rows from 0."""
-    return InputError(f"{table.where(index)}, {column}: {what}")
+    return InputError(f"{table.where(index)}, {table.called(column)}: {what}")
 
 
 def tokens(table: Table, column: str, low: int = 1, unless: BoolArray | None = None) -> IntArray:

@@ -82,10 +82,17 @@ def read_named(named: Named, reading: Reading) -> Trace:
         raise InputError(f"{named.label}: is no subclass of traces.readers.Format, nor has it generate()")
     uses_all = not (form.required or form.optional)
     table = open_table(
-        form.file, wanted=lambda column: uses_all or form.uses(column) or column in form.sources.values()
+        form.file,
+        wanted=lambda column: (
+            uses_all
+            or form.uses(column)
+            or any(f"{name}.".startswith(f"{column}.") for name in form.sources.values())
+        ),
     )
+    of_file: Collection[str] = ()
     if form.sources:
-        table = Renamed(table, form.sources)
+        table = renamed = Renamed(table, form.sources)
+        of_file = renamed.of_file
     if not form.matches(table.columns):
         name, names = named.label.removeprefix("trace "), checks.display(", ".join(table.columns))
         if excluded := [column for column in form.excluded if column in table.columns]:
@@ -93,7 +100,7 @@ def read_named(named: Named, reading: Reading) -> Trace:
         raise _missing(table.path, _Known(name, type(form)), table.columns, f" among {names}")
     trace = named.call(form, "read", table, reading, returns=Trace)
     if not uses_all:
-        trace = _with_unused(trace, form, table)
+        trace = _with_unused(trace, form, table, of_file)
     return _finished(trace, named.label.removeprefix("trace "), table.path, reading)
 
 

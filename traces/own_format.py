@@ -5,7 +5,9 @@ Every other column is optional, and any may be called otherwise in the file.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from .session_columns import Waits
 from .slo_classes import told_apart
 from .tables import Table
 from .trace import SLO_COLUMNS, IntArray, Trace
-from .units import Times, arrival_column, near_arrivals, read_times, unit_in_name
+from .units import Times, arrival_column, long_unit_in_name, near_arrivals, read_times, unit_in_name
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,25 @@ class Seqsched(Requests):
         """Our columns -> those of the file that the options name; arrival times keep their unit."""
         of_file = {f.name: getattr(self, f.name) for f in fields(Seqsched) if f.name != "file"}
         named = {ours: name for ours, name in of_file.items() if name}
+        _refuse_one_for_two({ours: ours for ours in self.required} | named)
         if arrival := named.pop("arrival", ""):
-            unit = unit_in_name(arrival.rpartition(".")[2])
-            named["arrival" if unit is None else f"arrival_{unit}"] = arrival
+            named[self._named_arrival] = arrival
         return named
+
+    @property
+    def _named_arrival(self) -> str:
+        """What the arrival times are called here that an option names: with their unit, where it has one."""
+        key = self.arrival.rpartition(".")[2]
+        if key and (long_unit := long_unit_in_name(key)) is not None:
+            raise InputError(
+                f"{self.file}: column {self.arrival} is in {long_unit}; write it in seconds, as arrival_s"
+            )
+        unit = unit_in_name(key)
+        return "" if not key else "arrival" if unit is None else f"arrival_{unit}"
+
+    def _arrival_column(self, table: Table) -> str | None:
+        """The column that holds the arrival times: the one that was named, else the surest."""
+        return self._named_arrival or arrival_column(table.columns)
 
     @classmethod
     def uses(cls, column: str) -> bool:
@@ -85,7 +102,7 @@ class Seqsched(Requests):
 
     def unused(self, table: Table) -> dict[str, str]:
         """Columns that the reader did not look at, other columns of times among them."""
-        chosen = arrival_column(table.columns)
+        chosen = self._arrival_column(table)
         others = {c: "" for c in table.columns if c != chosen and arrival_column((c,)) is not None}
         near = near_arrivals(table.path, table.columns) if chosen is None else {}
         return super().unused(table) | others | near
@@ -145,7 +162,7 @@ class Seqsched(Requests):
 
     def _times(self, table: Table, reading: Reading, lengths: Lengths, waits: Waits) -> Times | None:
         """The arrival times; of requests that wait for others they may be left out."""
-        column = arrival_column(table.columns)
+        column = self._arrival_column(table)
         if column is None:
             return arrivals(table, None, reading, lengths)
         unstated = waits.unstated(table, column)
@@ -155,6 +172,14 @@ class Seqsched(Requests):
         times = arrivals(table, column, reading, replace(lengths, keep=~missing))
         assert times is not None
         return waits.with_times(times, unstated)
+
+
+def _refuse_one_for_two(named: Mapping[str, str]) -> None:
+    """InputError where one column is both lengths, or a length is the arrival times as well."""
+    lengths_and_times = {ours: named[ours] for ours in (*Seqsched.required, "arrival") if ours in named}
+    for (ours, name), (other, same) in combinations(lengths_and_times.items(), 2):
+        if name == same:
+            raise InputError(f"trace seqsched: {ours} and {other} are both {name}, two columns are needed")
 
 
 def _classes(table: Table) -> tuple[npt.NDArray[Any], tuple[str, ...]]:

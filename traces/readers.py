@@ -121,11 +121,12 @@ def make_trace(
     if "arrival_s" in columns and (np.diff(columns["arrival_s"][rows]) < 0).any():
         notes = (
             *notes,
-            f"{arrival_column} was not in order: rows are sorted by arrival, ties as in the file",
+            f"{table.called(arrival_column)} was not in order: rows are sorted by arrival, ties as in the "
+            "file",
         )
     columns = {name: values[order] for name, values in columns.items()} | waits.columns(order)
     if "arrival_s" in columns:
-        notes += _ties(arrival_column, columns["arrival_s"])
+        notes += _ties(table.called(arrival_column), columns["arrival_s"])
     return Trace(name=Path(table.path).stem, sample_names=names, notes=notes, read_as=read_as, **columns)
 
 
@@ -192,14 +193,14 @@ class Requests(Format):
         count = int(empty.sum())
         if not answered.any():
             raise InputError(
-                f"{table.where(int(empty.argmax()))}, {output}: 0 is below 1, as in every row; at least 1 "
-                "answered request is needed"
+                f"{table.where(int(empty.argmax()))}, {table.called(output)}: 0 is below 1, as in every row; "
+                "at least 1 answered request is needed"
             )
         if count:
             first = table.label(int(empty.argmax()))
             notes += (
-                f"{count} of {table.num_rows} requests have 0 output tokens ({output}, first in {first}): "
-                "they failed and are left out",
+                f"{count} of {table.num_rows} requests have 0 output tokens ({table.called(output)}, first "
+                f"in {first}): they failed and are left out",
             )
         checks.refuse(
             table, prompt, answered & (prompt_tokens < 1), lambda i: f"{prompt_tokens[i]} is below 1"

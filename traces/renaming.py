@@ -5,13 +5,15 @@ Knows nothing of the formats that there are, nor of the containers of tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from . import checks
 from .errors import InputError
+from .spec import nearest
 from .tables import Table
 from .trace import FloatArray
 
@@ -22,21 +24,27 @@ DEEPEST = 4
 class Renamed:
     """The table with columns under our names: `names` says for each what it is called in the file.
 
-    `usage.prompt_tokens` is the key `prompt_tokens` of the object in the column `usage`, where no column has
-    that name itself. A column of the file that has one of our names, and is none of these, is hidden. Raises
-    InputError where the file lacks a column.
+    `usage.prompt_tokens` is the key `prompt_tokens` of the object, or of the JSON text of one, in the column
+    `usage`, where no column has that name itself; keys may have points of their own. A column of the file
+    that has one of our names, and is none of these, is hidden. Raises InputError where the file lacks a
+    column, and where no row has such a key.
     """
 
     def __init__(self, table: Table, names: Mapping[str, str]) -> None:
         self.table, self.names = table, names
         self.path, self.num_rows, self.text_is_number = table.path, table.num_rows, table.text_is_number
         self.notes, self.source = table.notes, table.source
-        taken = {*names, *names.values(), *(name.partition(".")[0] for name in names.values())}
-        self.columns = (*names, *(name for name in table.columns if name not in taken))
+        self.columns = (*names, *(name for name in table.columns if name not in names))
+        self.of_file = {outermost(name, table.columns) for name in names.values()}
+        """The columns of the file that the names lead to."""
+        self._nested: dict[str, list[Any]] = {}
         for name in names.values():
-            if name not in table.columns and name.partition(".")[0] not in table.columns:
-                shown = checks.display(", ".join(table.columns))
-                raise InputError(f"{table.path}: column {name} is missing among {shown}")
+            if name not in table.columns and name not in self._nested:
+                self._nested[name] = self._within(name)
+
+    def called(self, column: str) -> str:
+        """What the file calls a column."""
+        return self.names.get(column, column)
 
     def label(self, index: int) -> str:
         """The name of a row for people."""
@@ -48,10 +56,10 @@ class Renamed:
 
     def numbers(self, column: str) -> FloatArray | None:
         """The column as floats, None if some value is not a number."""
-        name = self.names.get(column, column)
+        name = self.called(column)
         if name in self.table.columns:
             return self.table.numbers(name)
-        values = self.raw(column)
+        values = self._nested[name]
         if not set(map(type, values)) <= {int, float}:
             return None
         try:
@@ -61,17 +69,47 @@ class Renamed:
 
     def raw(self, column: str) -> list[Any]:
         """The column's values, None where missing."""
-        name = self.names.get(column, column)
-        if name in self.table.columns:
-            return self.table.raw(name)
-        first, *keys = name.split(".")
-        return [_within(value, keys) for value in self.table.raw(first)]
+        name = self.called(column)
+        return self.table.raw(name) if name in self.table.columns else list(self._nested[name])
+
+    def _within(self, name: str) -> list[Any]:
+        first = outermost(name, self.table.columns)
+        if first not in self.table.columns:
+            shown = checks.display(", ".join(self.table.columns))
+            hint = nearest(name, self.table.columns)
+            raise InputError(f"{self.path}: column {name} is missing among {shown}{hint}")
+        objects = [_object(value) for value in self.table.raw(first)]
+        values = [_value(each, name.removeprefix(f"{first}.")) for each in objects]
+        if all(value is None for value in values):
+            keys = next((each for each in objects if each), {})
+            known = {f"{first}.{key}": None for each in (keys, paths(keys)) for key in each}
+            raise InputError(f"{self.path}: column {name} is missing: no row has it{nearest(name, known)}")
+        return values
 
 
-def _within(value: object, keys: list[str]) -> Any:
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
+def outermost(name: str, columns: Collection[str]) -> str:
+    """The column in which a name, with points between its keys, begins: the longest one that it may be."""
+    while name not in columns and "." in name:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def _object(value: object) -> dict[str, Any]:
+    """The object that a cell is, or is the JSON text of; empty for any other."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _value(within: dict[str, Any], name: str) -> Any:
+    """What lies within an object under a key, or under several with points between; None for nothing."""
+    key = outermost(name, within)
+    if key not in within:
+        return None
+    return within[key] if key == name else _value(_object(within[key]), name.removeprefix(f"{key}."))
 
 
 def paths(record: Mapping[str, Any], depth: int = DEEPEST) -> Iterator[str]:

@@ -56,6 +56,9 @@ class Table(Protocol):
     def where(self, index: int) -> str:
         """The file and the row."""
 
+    def called(self, column: str) -> str:
+        """What the file calls a column, for people."""
+
     def numbers(self, column: str) -> FloatArray | None:
         """The column as floats, shape (num_rows,); None if some value is not a number."""
 
@@ -80,6 +83,9 @@ class _Rows:
 
     def where(self, index: int) -> str:
         return f"{self.path}, {self.label(index)}"
+
+    def called(self, column: str) -> str:
+        return column
 
 
 class Records(_Rows):

@@ -108,7 +108,7 @@ def read_times(
     decided, why = _decide(table, column, rows, values[rows], unit, named, habit, is_certain)
     per_second = PER_SECOND[decided]
     values = checks.times(table, column, per_second, unless)
-    return Times(column, values, per_second, f"{column} read as {WORDS[decided]}{why}")
+    return Times(column, values, per_second, f"{table.called(column)} read as {WORDS[decided]}{why}")
 
 
 def _decide(
@@ -150,7 +150,7 @@ def _decide(
         return possible[0], ""
     if not possible and habit is not None:
         return habit, ""
-    raise InputError(f"{table.path}, {column}: {_ambiguity(rates, possible, habit)}")
+    raise InputError(f"{table.path}, {table.called(column)}: {_ambiguity(rates, possible, habit)}")
 
 
 def _possible(rates: dict[Unit, float], fractional: bool) -> list[Unit]:
@@ -230,7 +230,8 @@ def _dates(
     table: Table, column: str, unit: Unit | None, named: Unit | None, unless: BoolArray | None
 ) -> Times:
     if unit is not None:
-        raise InputError(f"time_unit: {unit} is of no use for {column} of {table.path}, which holds dates")
+        name = table.called(column)
+        raise InputError(f"time_unit: {unit} is of no use for {name} of {table.path}, which holds dates")
     if named is not None:
         first = 0 if unless is None else int((~unless).argmax())
         what = (
@@ -238,7 +239,7 @@ def _dates(
             f"name asks for {WORDS[named]} (call it timestamp to have dates read)"
         )
         raise checks.fault(table, first, column, what)
-    return Times(column, checks.instants(table, column, unless), 1.0, f"{column} read as dates")
+    return Times(column, checks.instants(table, column, unless), 1.0, f"{table.called(column)} read as dates")
 
 
 def span_text(span_s: float) -> str:
@@ -289,7 +290,13 @@ OFFSETS = (
     "since_start",
 )
 """What a column that may be of arrival times, or not, is called, without its unit."""
-LONG_UNIT = re.compile(r"[_\s(](mins?|minutes?|h|hrs?|hours?|days?)\)?$", re.IGNORECASE)
+LONG_UNIT = re.compile(r"(?:^|[_\s(])(mins?|minutes?|h|hrs?|hours?|days?)\)?$", re.IGNORECASE)
+
+
+def long_unit_in_name(column: str) -> str | None:
+    """The unit beyond seconds that a column's name ends with, as in `sent_minutes`; None for none."""
+    found = LONG_UNIT.search(_words(column))
+    return None if found is None else found[1]
 
 
 def near_arrivals(path: str, columns: tuple[str, ...]) -> dict[str, str]:
@@ -299,11 +306,9 @@ def near_arrivals(path: str, columns: tuple[str, ...]) -> dict[str, str]:
     """
     said = {}
     for column in columns:
-        name, long_unit = without_unit(column), LONG_UNIT.search(_words(column))
+        name, long_unit = without_unit(column), long_unit_in_name(column)
         if long_unit is not None and without_unit(LONG_UNIT.sub("", _words(column))) in ARRIVALS:
-            raise InputError(
-                f"{path}: column {column} is in {long_unit[1]}; write it in seconds, as arrival_s"
-            )
+            raise InputError(f"{path}: column {column} is in {long_unit}; write it in seconds, as arrival_s")
         if name in GAPS:
             said[column] = "gaps; their running sum is read as arrival_s"
         elif name in OFFSETS:

@@ -77,9 +77,15 @@ def test_a_path_that_no_name_can_hold_gets_no_advice(put: Put) -> None:
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ("prompt_tokens=usage.nothing", "line 1, prompt_tokens: empty"),
+        ("prompt_tokens=usage.nothing", "column usage.nothing is missing: no row has it"),
+        (
+            "prompt_tokens=usage.promt_tokens",
+            "usage.promt_tokens is missing: no row has it; did you mean usage.prompt_tokens",
+        ),
+        ("prompt_tokens=usage.prompt_tokens,session_id=who.id", "column who.id is missing: no row has it"),
+        ("prompt_tokens=usage.prompt_tokens,arrival=usage.at", "column usage.at is missing"),
         ("prompt_tokens=use.prompt_tokens", "column use.prompt_tokens is missing among 'ts, usage, who'"),
-        ("prompt_tokens=usage", "line 1, prompt_tokens: .* is not a number"),
+        ("prompt_tokens=usage", "line 1, usage: .* is not a number"),
     ],
 )
 def test_what_the_file_lacks_is_named(put: Put, option: str, said: str) -> None:
@@ -88,13 +94,76 @@ def test_what_the_file_lacks_is_named(put: Put, option: str, said: str) -> None:
         load(f"seqsched:file={path},{option},output_tokens=usage.completion_tokens")
 
 
+@pytest.mark.parametrize("also", ["arrival_s", "arrival", "timestamp", "start_time_us"])
+def test_the_named_arrival_times_win_over_any_other(put: Put, also: str) -> None:
+    path = put(f"{also},prompt_tokens,output_tokens,sent_ms\n0,100,5,0\n700,200,6,2500\n", "t.csv")
+    trace = load(f"seqsched:file={path},arrival=sent_ms")
+    assert trace.arrival_s is not None and trace.arrival_s.tolist() == [0, 2.5]
+    assert trace.read_as == "sent_ms read as milliseconds"
+    assert trace.notes[-1] == f"columns not used: {also}"
+
+
+def test_a_column_may_be_named_beside_its_own_use(put: Put) -> None:
+    path = put("prompt_tokens,output_tokens,session_id\n100,5,a\n200,6,b\n", "t.csv")
+    trace = load(f"seqsched:file={path},user=session_id")
+    assert trace.user is not None and trace.user.tolist() == ["a", "b"]
+    assert trace.session_id is not None and trace.session_id.tolist() == ["a", "b"]
+
+
+def test_what_knows_of_lengths_is_held_against_them_where_it_is_named(put: Put) -> None:
+    path = put("prompt_tokens,total_tokens\n100,105\n200,206\n", "t.csv")
+    with pytest.raises(InputError, match="is total_tokens in every row, prompt and answer together"):
+        load(f"seqsched:file={path},output_tokens=total_tokens")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ("prompt_tokens=n,output_tokens=n", "prompt_tokens and output_tokens are both n,"),
+        ("prompt_tokens=output_tokens", "prompt_tokens and output_tokens are both output_tokens,"),
+        ("arrival=prompt_tokens", "prompt_tokens and arrival are both prompt_tokens,"),
+        ("arrival=sent_min", "column sent_min is in min; write it in seconds"),
+        ("arrival=minutes", "column minutes is in minutes; write it in seconds"),
+    ],
+)
+def test_names_that_contradict_are_refused(put: Put, names: str, said: str) -> None:
+    path = put("prompt_tokens,output_tokens,n,sent_min,minutes\n100,5,7,0,0\n200,6,8,1,1\n", "t.csv")
+    with pytest.raises(InputError, match=said):
+        load(f"seqsched:file={path},{names}")
+
+
+def test_keys_lie_in_the_json_text_of_a_cell_too(put: Put) -> None:
+    usage = '"{""in"": 100, ""out"": {""n"": 5}}"'
+    path = put(f'id,usage\n1,{usage}\n2,"{{""in"": 200, ""out"": {{""n"": 6}}}}"\n', "t.csv")
+    trace = load(f"seqsched:file={path},prompt_tokens=usage.in,output_tokens=usage.out.n")
+    assert trace.prompt_tokens.tolist() == [100, 200] and trace.output_tokens.tolist() == [5, 6]
+    for cell in ("{", "[1]", "5", "", "{" * 100_000):
+        broken = put(f"id,usage\n1,{usage}\n2,{cell}\n", "broken.csv")
+        with pytest.raises(InputError, match=r"row 2, usage\.out\.n: empty"):
+            load(f"seqsched:file={broken},prompt_tokens=usage.in,output_tokens=usage.out.n")
+
+
+@pytest.mark.parametrize("outer", ["attributes", "resource.attributes"])
+def test_keys_may_have_points_of_their_own(put: Put, outer: str) -> None:
+    rows = [{outer: {"gen_ai.usage.input_tokens": n, "gen_ai.usage": {"output_tokens": 5}}} for n in (7, 8)]
+    path = put(lines(rows), "otel.jsonl")
+    with pytest.raises(InputError, match="is that prompt_tokens") as caught:
+        load(path)
+    name = str(caught.value).partition('give it as "')[2].partition('"')[0]
+    trace = load(name)
+    assert trace.prompt_tokens.tolist() == [7, 8] and trace.output_tokens.tolist() == [5, 5]
+
+
 def test_a_renamed_table_is_the_other_under_our_names(put: Put) -> None:
-    path = put(lines([{"a": {"b": {"c": 1}}, "d": 2.5}, {"a": {"b": {"c": "x"}}, "d": 3}]), "t.jsonl")
-    table = Renamed(open_table(path, lambda _: True), {"deep": "a.b.c", "flat": "d", "gone": "a.x.y"})
-    assert table.columns == ("deep", "flat", "gone") and table.where(1) == f"{path}, line 2"
+    path = put(lines([{"a": {"b": {"c": 1}}, "d": 2.5}, {"a": {"b": {"c": "x"}, "e": 4}, "d": 3}]), "t.jsonl")
+    table = Renamed(open_table(path, lambda _: True), {"deep": "a.b.c", "flat": "d", "rare": "a.e"})
+    assert table.columns == ("deep", "flat", "rare", "a", "d") and table.of_file == {"a", "d"}
+    assert (
+        table.called("deep") == "a.b.c" and table.called("a") == "a" and table.where(1) == f"{path}, line 2"
+    )
     assert table.raw("deep") == [1, "x"] and table.numbers("deep") is None
     flat = table.numbers("flat")
-    assert flat is not None and flat.tolist() == [2.5, 3] and table.raw("gone") == [None, None]
+    assert flat is not None and flat.tolist() == [2.5, 3] and table.raw("rare") == [None, 4]
 
 
 def test_paths_of_a_record_are_the_keys_within_its_objects() -> None:
