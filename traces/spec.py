@@ -139,7 +139,7 @@ def _value(text: str, hint: Any, what: str) -> Any:
     if get_origin(hint) is Literal:
         choices = {str(choice): choice for choice in get_args(hint)}
         if text not in choices:
-            raise InputError(f"{what}: {text!r} must be one of {', '.join(choices)}")
+            raise InputError(f"{what}: {text!r} must be one of {', '.join(choices)}{nearest(text, choices)}")
         return choices[text]
     is_union = get_origin(hint) in (Union, UnionType)
     kinds = [k for k in (get_args(hint) if is_union else (hint,)) if k is not type(None)]

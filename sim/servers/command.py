@@ -33,6 +33,12 @@ ENVIRONMENT = re.compile(r"(VLLM|SGLANG|SGL|TRTLLM|TLLM)_[A-Z0-9_]+=.*", re.DOTA
 SHELL = re.compile(r"&|&&|\|.*|;|\d?[<>].*|&>.*")
 """A word with which the shell takes over again."""
 COMMENT = re.compile(r"(?m)(^|(?<=\s))#[^'\"\n]*$")
+CONTINUED = re.compile(r"(?<!\S)[\\`^][ \t]*\r?\n|\\\n")
+"""The end of a line that goes on in the next, in a Unix shell, in PowerShell and at Windows' own prompt, also
+where blanks were pasted behind it.
+"""
+DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
+"""What word processors and web pages make of hyphens."""
 FILES = ("config", "extra-llm-api-options")
 """Flags that name a file with further ones."""
 MODEL = ("model", "model-path")
@@ -67,7 +73,7 @@ def engine_and_flags(text: str) -> tuple[str, list[Given]]:
 
 def _words(text: str) -> list[str]:
     try:
-        return shlex.split(COMMENT.sub("", text).replace("\\\n", " "))
+        return shlex.split(CONTINUED.sub(" ", COMMENT.sub("", text)).replace("\r\n", "\n"))
     except ValueError as error:
         raise InputError(f"server: {text!r}: {error}") from None
 
@@ -116,6 +122,10 @@ def _of_command(engine: str, words: Sequence[str]) -> list[Given]:
 def _split(engine: str, words: Sequence[str]) -> Iterator[tuple[str, str]]:
     """(flag as it is written, its value) of the words of a command; the first other word is the model."""
     flags, place, is_named = ENGINES[engine].FLAGS, 0, False
+    if pasted := next((word for word in words if word.startswith(tuple(DASHES))), None):
+        raise InputError(
+            f"server: {pasted!r} begins with no hyphen; did you mean --{pasted.strip('-' + DASHES)}?"
+        )
     has_model = any(_switch(engine, word.partition("=")[0])[0] in MODEL for word in words if _is_flag(word))
     while place < len(words):
         word = words[place]

@@ -13,7 +13,9 @@ from sim.servers.flag import (
     silent,
     silent_switches,
 )
+from traces.errors import InputError
 
+ORDERS = ("fcfs", "priority")
 LARGE_GPU_BYTES = 70 * 2**30
 """From so much memory on, but on no A100, batches are larger by default."""
 LARGE, SMALL = (8192, 1024), (2048, 256)
@@ -99,6 +101,11 @@ def finish(reading: Reading, gpu: str | None, gpu_bytes: int | None) -> None:
     is_large = gpu_bytes is not None and gpu_bytes >= LARGE_GPU_BYTES and "a100" not in str(gpu).lower()
     tokens, seqs = LARGE if is_large else SMALL
     options = reading.policy
+    if (order := options.get("order", ORDERS[0])) not in ORDERS:
+        raise InputError(
+            f"server: --scheduling-policy: {order!r} is not one of {', '.join(ORDERS)}; other orders "
+            "are asked for by --policy"
+        )
     if gpu is None and not {"max_num_seqs", "max_num_batched_tokens"} <= options.keys():
         reading.notes.append(
             f"without a GPU: at most {tokens} tokens and {seqs} requests in an iteration, as on small ones"

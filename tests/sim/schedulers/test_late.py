@@ -178,6 +178,7 @@ def test_beyond_what_can_be_done_more_are_in_time(order: str, gain: float) -> No
             "late: last does not go with rules=sglang; rules=vllm is needed",
         ),
         ("order=deadline,late=never", "'never' must be one of first, last"),
+        ("order=dedline", "shortest-uncached, vtc; did you mean deadline?"),
     ],
 )
 def test_bad_options_are_one_line(options: str, said: str) -> None:

@@ -180,6 +180,14 @@ def test_every_flag_without_effect_and_every_unknown_one_is_said() -> None:
         ("ollama serve x", "neither a file"),
         ("vllm serve 'x", "No closing quotation"),
         ("vllm serve a b", "'b' belongs to no flag"),
+        ("vllm serve a ''", "'' belongs to no flag"),
+        (f"{VLLM} \u2014max-num-seqs 64", "begins with no hyphen; did you mean --max-num-seqs"),
+        (f"{VLLM} --port 8000 \u2013-max-num-seqs=64", "did you mean --max-num-seqs=64"),
+        ("vllm serve \u2014max-num-seqs 64 --model a", "did you mean --max-num-seqs"),
+        (
+            f"{VLLM} --scheduling-policy gittins",
+            "--scheduling-policy: 'gittins' is not one of fcfs, priority",
+        ),
         (f"{VLLM} --max-num-seqs", "--max-num-seqs needs a value"),
         (f"{VLLM} --max-num-seqs many", "--max-num-seqs: 'many' is not a whole number"),
         (f"{VLLM} -tp 2 --tensor-parallel-size 4", "--tensor-parallel-size is given twice"),
@@ -228,6 +236,12 @@ def test_a_file_that_is_no_table_is_refused(content: str, message: str, tmp_path
     path.write_text(content)
     with pytest.raises(InputError, match=message):
         server(str(path))
+
+
+@pytest.mark.parametrize("end", ["\\\n", "\\\r\n", "\\  \n", "`\n", "`\r\n", "^\r\n", "\r\n", "\n"])
+def test_a_command_goes_on_in_the_next_line(end: str) -> None:
+    read = server(f"{VLLM} {end}  --max-num-seqs 64 {end}  --block-size 32 {end}", gpu="h200")
+    assert options(read)["max_num_seqs"] == "64" and read.block_size == 32 and not read.notes
 
 
 def test_models_are_known_by_their_usual_names() -> None:
