@@ -62,7 +62,7 @@ def reading_as(path: str, columns: Sequence[str]) -> str:
     found = nearest_columns(columns, [wanted for wanted in OWN if wanted not in columns])
     which = {wanted: found.get(wanted, "COLUMN") for wanted in OWN if wanted not in columns}
     options = {"file": path if found else "FILE", **which}
-    if any(set(",=") & set(value) for value in options.values()):
+    if any("," in value or value != value.strip() for value in options.values()):
         return ""
     text = ",".join(f"{key}={value}" for key, value in options.items())
     return f'; give it as "seqsched:{text}"'

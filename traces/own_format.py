@@ -21,7 +21,16 @@ from .session_columns import Waits
 from .slo_classes import told_apart
 from .tables import Table
 from .trace import SLO_COLUMNS, IntArray, Trace
-from .units import Times, arrival_column, long_unit_in_name, near_arrivals, read_times, unit_in_name
+from .units import (
+    GAPS,
+    Times,
+    arrival_column,
+    long_unit_in_name,
+    near_arrivals,
+    read_times,
+    unit_in_name,
+    without_unit,
+)
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,10 @@ class Seqsched(Requests):
         if key and (long_unit := long_unit_in_name(key)) is not None:
             raise InputError(
                 f"{self.file}: column {self.arrival} is in {long_unit}; write it in seconds, as arrival_s"
+            )
+        if without_unit(key) in GAPS:
+            raise InputError(
+                f"{self.file}: column {self.arrival} is of gaps; write their running sum, as arrival_s"
             )
         unit = unit_in_name(key)
         return "" if not key else "arrival" if unit is None else f"arrival_{unit}"

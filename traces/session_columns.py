@@ -112,12 +112,16 @@ def read(table: Table, ids: npt.NDArray[Any] | None) -> Waits:
     return Waits(parents, think_s, session_id, notes)
 
 
+NO_SESSION = ("", "null", "none", "nan", "\\n")
+"""What programs write for a missing id, in lower case; MySQL's is a backslash and a capital N."""
+
+
 def _session_ids(table: Table) -> tuple[npt.NDArray[Any] | None, tuple[str, ...]]:
     """Which session each row is of, empty for none, and a note where only some are; None where no row is."""
     if "session_id" not in table.columns:
         return None, ()
     names = checks.optional_texts(table, "session_id")
-    blank = np.array([not name.strip() for name in names])
+    blank = np.array([name.strip().lower() in NO_SESSION for name in names])
     names[blank] = ""
     if not blank.any() or blank.all():
         return (None if blank.all() else names), ()

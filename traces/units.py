@@ -277,7 +277,16 @@ ARRIVALS = (
 """What a column of arrival times is called, without its unit, the surest name first."""
 
 
-GAPS = ("interarrival", "inter_arrival", "interarrival_time", "inter_arrival_time", "iat", "time_delta")
+GAPS = (
+    "gap",
+    "gaps",
+    "interarrival",
+    "inter_arrival",
+    "interarrival_time",
+    "inter_arrival_time",
+    "iat",
+    "time_delta",
+)
 """What a column of the times between arrivals is called, without its unit."""
 OFFSETS = (
     "relative_time",

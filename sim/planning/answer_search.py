@@ -70,7 +70,9 @@ def ask_replicas(
         reason = fleet.reason
         if fleet.likely is not None:
             spares = f", {spare} of them spare" if spare else ""
-            reason += f"; the smallest fleet that may do has {fleet.likely + spare} replicas{spares}"
+            number = fleet.likely + spare
+            what = "replica" if number == 1 else "replicas"
+            reason += f"; the smallest fleet that may do has {number} {what}{spares}"
         return Parts(None, None, reason, None, None, fleet.points, fleet.outcome, fleet)
     if replay is not None:
         return (yield from _on_the_trace(slo, rate, spare, fleet, k, max_replicas, curves, replay))

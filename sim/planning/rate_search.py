@@ -67,7 +67,7 @@ def highest_rate(
     if not points[high].is_cut_short:
         return RateRange(low, most, _lowest_broken(points), "", _by_rate(points), "met")
     met = "" if most is None else f"; {most:.3g}/s are shown to meet it"
-    reason = f"{left_open(slo, high, points[high], effort)}{met}"
+    reason = f"{left_open(slo, high, points[high], effort)}, and more for higher rates{met}"
     rate = None if bracket else low
     return RateRange(rate, most, _lowest_broken(points), reason, _by_rate(points), "undecided")
 

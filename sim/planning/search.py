@@ -63,8 +63,10 @@ class Effort:
             (3, "num_seeds", self.max_seeds),
         ):
             value = getattr(self, name)
-            if not low <= value <= high:
-                raise InputError(f"{name}: {value} is not between {low} and max_{name[4:]} ({high})")
+            if value < low:
+                raise InputError(f"{name}: {value} is below {low}")
+            if value > high:
+                raise InputError(f"max_{name[4:]}: {high} is below {name}, {value}")
         if not 0.5 <= self.confidence < 1:
             raise InputError(f"confidence: {self.confidence:g} is not between 0.5 and 1")
         if self.first_seed < 0:

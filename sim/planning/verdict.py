@@ -313,8 +313,8 @@ def lasting_text(point: FleetPoint) -> str:
     if point.outlasted_s is None:
         return ""
     return (
-        f" (their warm-up of {point.outlasted_s:,.3g} s does not outlast the sessions, of "
-        f"{point.mean_session_s:,.3g} s on average: fewer are under way than there will be)"
+        f" (their warm-up of {point.outlasted_s:,.3g} s is not {WARM_UP_E2EL:g} times as long as the "
+        f"sessions, of {point.mean_session_s:,.3g} s on average: fewer are under way than there will be)"
     )
 
 

@@ -68,6 +68,13 @@ def test_what_cannot_be_guessed_is_left_to_fill_in(put: Put) -> None:
         load(path)
 
 
+def test_a_path_with_an_equals_sign_is_a_name_like_any_other(put: Put) -> None:
+    with pytest.raises(InputError, match="is that output_tokens") as caught:
+        load(put("prompt_tokens,completion=tokens\n5,6\n", "day=1.csv"))
+    name = str(caught.value).partition('give it as "')[2].partition('"')[0]
+    assert load(name).output_tokens.tolist() == [6]
+
+
 def test_a_path_that_no_name_can_hold_gets_no_advice(put: Put) -> None:
     with pytest.raises(InputError, match="is that output_tokens") as caught:
         load(put("prompt_tokens,completion_tokens\n5,6\n", "a,b.csv"))
@@ -124,10 +131,13 @@ def test_what_knows_of_lengths_is_held_against_them_where_it_is_named(put: Put) 
         ("arrival=prompt_tokens", "prompt_tokens and arrival are both prompt_tokens,"),
         ("arrival=sent_min", "column sent_min is in min; write it in seconds"),
         ("arrival=minutes", "column minutes is in minutes; write it in seconds"),
+        ("arrival=gap_s", "column gap_s is of gaps; write their running sum"),
     ],
 )
 def test_names_that_contradict_are_refused(put: Put, names: str, said: str) -> None:
-    path = put("prompt_tokens,output_tokens,n,sent_min,minutes\n100,5,7,0,0\n200,6,8,1,1\n", "t.csv")
+    path = put(
+        "prompt_tokens,output_tokens,n,sent_min,minutes,gap_s\n100,5,7,0,0,1\n200,6,8,1,1,1\n", "t.csv"
+    )
     with pytest.raises(InputError, match=said):
         load(f"seqsched:file={path},{names}")
 

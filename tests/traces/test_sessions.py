@@ -52,6 +52,8 @@ def test_a_blank_name_is_no_session_that_another_row_is_of(names: list[str | Non
             ["s", None, None, "s"],
             "of 2 of 4 requests",
         ),
+        ("0,s,,,0,5,5\n1,NULL,,,1,5,5\n2,\\N,,,2,5,5\n3,None,,,3,5,5\n", ["s", *[None] * 3], "of 3 of 4"),
+        ("0,nan,,,0,5,5\n1,NaN,,,1,5,5\n", None, ""),
         ("0,,,,0,5,5\n1,,,,1,5,5\n", None, ""),
         ("0,s,,,0,5,5\n1,s,0,1,,5,5\n", ["s", "s"], ""),
     ],

@@ -338,3 +338,19 @@ def test_no_fleet_helps_where_one_that_is_mostly_idle_fails_as_an_idle_replica_d
         "at 1 requests/s 3 replicas reach e2el_mean 1,100 ms (1,100 to 1,100 ms), and the bound is 1,000 ms; "
         "max_replicas is 3"
     )
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"max_requests": 500}, "max_requests: 500 is below num_requests, 1000"),
+        ({"max_seeds": 2}, "max_seeds: 2 is below num_seeds, 3"),
+        ({"num_requests": 19}, "num_requests: 19 is below 20"),
+        ({"num_seeds": 2}, "num_seeds: 2 is below 3"),
+    ],
+)
+def test_an_effort_that_contradicts_itself_is_refused_by_what_was_given(
+    asked: dict[str, int], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        Effort(**asked)

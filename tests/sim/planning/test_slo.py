@@ -215,14 +215,15 @@ def test_a_warm_up_that_sessions_outlast_decides_nothing() -> None:
     (answer,) = short.answers
     assert (answer.outcome, answer.replicas, answer.likely) == ("undecided", None, 1) and not short.reached
     assert short.headline.startswith("Undecided: whether a fleet meets ttft_p50 ≤ 20000 ms stayed open.")
-    said = "their warm-up of 10 s does not outlast the sessions, of 30.4 s on average"
+    said = "their warm-up of 10 s is not 1.5 times as long as the sessions, of 30.4 s on average"
     assert said in answer.reason and said in short.to_json()
     need = int(answer.reason.split("--max-requests ")[1].split()[0])
     assert need == 570  # 0.2 * 570 / 2 are 57 s, and a quarter more than 1.5 times 30.4 s
     longer = made(30, need)
     assert longer.reached and longer.answers[0].points[0].mean_session_s == pytest.approx(30.4, abs=0.1)
     highest = made(30, 200, request_rate=None, max_rate=True, replicas=1).answers[0]
-    assert (highest.outcome, highest.rate) == ("undecided", None) and "does not outlast" in highest.reason
+    assert (highest.outcome, highest.rate) == ("undecided", None) and "1.5 times as long" in highest.reason
+    assert "would do, and more for higher rates" in highest.reason and "has 1 replica" in answer.reason
     assert highest.rates is not None and highest.rates.low is not None and highest.rates.low < 1
 
 
