@@ -147,6 +147,7 @@ def _named_format(source: str | os.PathLike[str]) -> Named | None:
 def _path(source: str | os.PathLike[str]) -> str:
     """The path of a file or dataset; InputError where there is none."""
     from . import datasets
+    from .known_formats import FORMATS
     from .synthetic import GENERATORS
 
     text = os.fspath(source)
@@ -155,9 +156,10 @@ def _path(source: str | os.PathLike[str]) -> str:
     if text in datasets.names():
         return str(datasets.fetch(text))
     if not text or not os.path.lexists(text):
+        name, colon, _ = text.partition(":")
         raise InputError(
             f"{text or 'empty name'}: no such file, nor a dataset ({', '.join(datasets.names())}), "
             f"nor a generator ({', '.join(GENERATORS.names)}), nor some.module:Class"
-            f"{nearest(text, [*datasets.names(), *GENERATORS.names])}"
+            f"{nearest(name, [*datasets.names(), *GENERATORS.names, *(FORMATS.names if colon else ())])}"
         )
     return text

@@ -75,7 +75,7 @@ def _read_bytes(path: str) -> bytes:
         refuse_device(path)
         return Path(path).read_bytes()
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file{_spooled(path)}") from None
+        raise InputError(f"{path}: no such file{_spooled(path)}{_of_home(path)}") from None
     except IsADirectoryError:
         raise InputError(f"{path}: is a directory, a file is needed") from None
     except OSError as error:
@@ -84,6 +84,11 @@ def _read_bytes(path: str) -> bytes:
         raise
     except ValueError as error:
         raise InputError(f"{path!r}: is not a path ({error})") from error
+
+
+def _of_home(path: str) -> str:
+    """A hint where the shell left the ~ of a path as it is, as it does behind `file=`."""
+    return "; your shell left the ~ as it is: give the whole path" if path.startswith("~") else ""
 
 
 def _spooled(path: str) -> str:

@@ -181,3 +181,16 @@ def test_any_source_is_loaded_or_refused_in_one_line(source: str) -> None:
         assert "\n" not in str(error)
     else:
         assert len(trace) and np.all(trace.output_tokens >= 1)
+
+
+@pytest.mark.parametrize(
+    ("source", "meant"),
+    [
+        ("sharegpt:file=x.json", "ShareGPT"),
+        ("Seqsched:file=x.csv", "seqsched"),
+        ("sesions:users=2", "sessions"),
+    ],
+)
+def test_a_misspelt_name_before_options_gets_a_hint(source: str, meant: str) -> None:
+    with pytest.raises(InputError, match=rf"; did you mean {meant}\?$"):
+        load(source)

@@ -135,3 +135,8 @@ def test_a_parquet_file_that_is_not_there_yet_is_spooled(tmp_path: Path, spools:
             read(tmp_path / name)
         assert str(error.value) == f"{tmp_path / name}: {said}"
     assert read(tmp_path / f"log.{spools[0]}.jsonl").prompt_tokens.tolist() == [1]
+
+
+def test_a_path_whose_tilde_the_shell_left_is_told() -> None:
+    with pytest.raises(InputError, match=r"^~/no/t.csv: no such file; your shell left the ~ as it is"):
+        read("~/no/t.csv")
