@@ -2,7 +2,7 @@
 
 __version__ = "0.2.0"
 
-RESULTS_VERSION = 28
+RESULTS_VERSION = 29
 """Raised whenever a simulated figure changes. Part of every key by which a run is found again, so that no
 resumed sweep or plan mixes figures of two versions; tests/frozen holds it to the outputs of many commands.
 """

@@ -158,6 +158,8 @@ class ContinuousScheduler(Paged):
             self.is_stuck = is_settled and bool(self.waiting)
         if not running:
             return None
+        if evict and self.unperceived:
+            is_settled = False  # a question may fit now
         at_most = kv.iterations_that_fit() if is_settled and kv.births and not kv.partial else 1
         until_s = self._until_s(now) if is_unusual else inf
         # Under fcfs an arrival stands behind those that wait already.

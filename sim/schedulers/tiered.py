@@ -82,6 +82,7 @@ class TieredScheduler(ContinuousScheduler):
             self.kv.tiered.held_in_flight = self.kv.tiered.held_tokens
         if self.coming:
             self._let_arrive()
+        num_coming = len(self.coming)
         work = super().next_work(now)
         until_s = min((self.held[id].there_s for id in self.coming), default=inf)
         until_s = min(until_s, min((at_s for at_s in self.blocked.values() if at_s > now), default=inf))
@@ -90,6 +91,8 @@ class TieredScheduler(ContinuousScheduler):
             work.evict, self.unsaid = self.unsaid, []
             work.until_s = min(work.until_s, until_s)
             work.stall_s, self.stall_s = self.stall_s, 0.0
+            if len(self.coming) > num_coming:
+                work.at_most = 1  # who shares what it found takes less memory than `wants` counted
             if self.waiting and len(self.waiting) == self.num_passed_over:
                 self.is_stuck = False
                 work.stop_on_arrival = len(self.running) < self.max_num_seqs
