@@ -46,9 +46,8 @@ def mean_held_ms(run: RunTables) -> float | None:
 
 def mean_e2el_from_schedule_ms(run: RunTables) -> float | None:
     """From the time in the trace to the last token, on average over the completed requests."""
-    if not run.completed:
-        return None
-    return float((run.requests["e2el_ms"] + run.requests["held_ms"])[run.steady].mean())
+    e2el_ms = (run.requests["e2el_ms"] + run.requests["held_ms"])[run.steady]
+    return float(e2el_ms.mean()) if len(e2el_ms) else None
 
 
 def goodput_from_schedule(run: RunTables) -> float | None:

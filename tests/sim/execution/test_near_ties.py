@@ -3,7 +3,8 @@
 Arrivals, deadlines, patience and the waits of questions are multiples of an iteration that is no binary
 fraction: ten times 0.1, added one by one, is 0.9999999999999999, so that an end reckoned step by step may lie
 on the other side of such a time than one reckoned at once. Outages are at such times, too; and arrivals and
-deadlines at ends of iterations that a run has had, or next to them.
+deadlines at ends of iterations that a run has had, or next to them. So are the ends of transfers from slower
+memory, of what a host does, and of the time in which a session is away.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.hardware.host import Host
 from sim.hardware.piecewise_linear import PiecewiseLinear
 from sim.hardware.profile import Profile
 from sim.hardware.step_cost import StepCost
@@ -24,6 +27,8 @@ from sim.scenario.scenario import Scenario, scenario
 from tests.sim.execution.test_leap import ORDERS, SETTINGS, SGLANG, TRTLLM, events, policies, settable
 from tests.sim.execution.test_ties import ROWS, Scheduled
 from tests.sim.flat_machine import flat_machine
+from traces.prompt_blocks import blocks_of_lists
+from traces.sessions import padded
 from traces.trace import Trace
 
 TICKS = st.sampled_from([0, 0, 1, 2, 3, 5, 7, 10, 16, 17, 25, 30, 40, 41, 100])
@@ -63,6 +68,60 @@ def traces(draw: st.DrawFn, tick_s: float) -> Trace:
 
 
 @st.composite
+def sessions(draw: st.DrawFn, tick_s: float) -> Trace:
+    """Turns of sessions, each with all that was said before, and a few whole ticks after the one before."""
+    trace = draw(traces(tick_s))
+    n = len(trace)
+    parents: list[list[int]] = [[]]
+    rows: list[list[int]] = [[0, 1]]
+    sizes: list[list[int]] = [[draw(st.sampled_from([16, 40])), draw(st.integers(1, 60))]]
+    for i in range(1, n):
+        before = draw(st.none() | st.integers(0, i - 1))
+        parents.append([] if before is None else [before])
+        said = ([0], sizes[0][:1]) if before is None else (rows[before], sizes[before])
+        rows.append([*said[0], 2 * i, 2 * i + 1])
+        tokens = 8 if before is None else int(trace.output_tokens[before])
+        sizes.append([*said[1], tokens, draw(st.integers(1, 30))])
+    prompts = [sum(row) for row in sizes]
+    think = np.array(draw(st.lists(TICKS, min_size=n, max_size=n))) * tick_s
+    return replace(
+        trace,
+        prompt_tokens=np.array(prompts),
+        blocks=blocks_of_lists(rows, sizes, prompts),
+        waits_for=padded(parents) if any(parents) else None,
+        think_s=np.where([bool(row) for row in parents], think, 0.0) if any(parents) else None,
+    )
+
+
+@st.composite
+def tiered_worlds(draw: st.DrawFn) -> tuple[Scenario, str]:
+    """Memory to which blocks come back in whole ticks, and hosts that take whole ticks, too."""
+    tick_s = draw(st.sampled_from([0.1, 0.02, 0.05, 0.003]))
+    profile = machine(tick_s, draw(st.sampled_from([0.0, 0.0, 0.01])))
+    if draw(st.booleans()):
+        before, each = (draw(st.sampled_from([0, 1, 4])) * tick_s * 1e3 for _ in range(2))
+        profile = replace(profile, host=Host(before_ms=before, before_per_request_ms=each))
+    rate = 16 * draw(st.sampled_from([0.25, 0.5, 1.0, 4.0])) / tick_s
+    policy = "continuous:prefix_caching=on,order={},async_scheduling={},max_num_seqs={},waits={}".format(
+        draw(st.sampled_from(["fcfs", "shortest-predicted", "priority"])),
+        draw(st.sampled_from(["on", "off"])),
+        draw(st.sampled_from([1, 2, 5, 30])),
+        draw(st.sampled_from(["discard", "preserve", "swap"])),
+    )
+    made = scenario(
+        draw(sessions(tick_s)),
+        profile=profile,
+        kv_tier=f"cpu:{draw(st.sampled_from([160, 2000]))}B@{rate}B/s"
+        + draw(st.sampled_from(["", ",blocking"])),
+        kv_blocks=draw(st.sampled_from([30, 60, 500])),
+        max_concurrency=draw(st.sampled_from([None, 1, 4])),
+        replicas=draw(st.sampled_from([1, 2])),
+        router=draw(st.sampled_from(["least-tokens", "prefix-aware", "shared-queue"])),
+    )
+    return made, policy
+
+
+@st.composite
 def worlds(draw: st.DrawFn) -> tuple[Scenario, str]:
     tick_s = draw(st.sampled_from([0.1, 0.02, 0.05, 0.003, 1 / 64]))
     policy = draw(POLICIES | ASYNC | SGLANG | TRTLLM)
@@ -84,11 +143,17 @@ def worlds(draw: st.DrawFn) -> tuple[Scenario, str]:
 
 
 def assert_alike(shared: Scenario, policy: str) -> Result:
-    """The same to the last bit; returns what went iteration by iteration."""
-    leaped, stepped = shared.run(policy, log=True), shared.run(policy, log=True, leap=False)
+    """The same to the last bit, and gaps between tokens count alike from when half of the requests have come;
+    returns what went iteration by iteration.
+    """
+    leaped, stepped = (
+        shared.run(policy, log=True, leap=leap, warmup=len(shared.trace) // 2) for leap in (True, False)
+    )
     for name in ROWS:
         a, b = leaped.columns[name], stepped.columns[name]
         assert all(x == y or (x != x and y != y) for x, y in zip(a, b, strict=True)), name
+    if (gap_ms := stepped.summary["mean_itl_ms"]) is not None:
+        assert leaped.summary["mean_itl_ms"] == pytest.approx(gap_ms, rel=1e-7)
     if len(leaped.machines["iterations"]) == 1:
         assert events(leaped) == events(stepped)
     return stepped
@@ -97,6 +162,12 @@ def assert_alike(shared: Scenario, policy: str) -> Result:
 @settings(max_examples=400, deadline=None)
 @given(worlds())
 def test_multiples_of_an_iteration(world: tuple[Scenario, str]) -> None:
+    assert_alike(*world)
+
+
+@settings(max_examples=200, deadline=None)
+@given(tiered_worlds())
+def test_turns_that_come_back_and_blocks_on_their_way(world: tuple[Scenario, str]) -> None:
     assert_alike(*world)
 
 

@@ -67,6 +67,18 @@ def test_rates_are_of_what_ends_from_the_first_request_that_is_left_on() -> None
     assert said["request_throughput"] > 1.05 * whole.summary["request_throughput"]
 
 
+def test_where_nobody_completes_after_the_warm_up_nothing_is_said_of_it() -> None:
+    """The second comes too late for its deadline, as the first has the only place."""
+    trace = Trace(
+        "late", np.arange(2), np.full(2, 9), np.full(2, 40), arrival_s=np.zeros(2), deadline_s=np.full(2, 0.5)
+    )
+    policy = "continuous:max_num_seqs=1"
+    said = simulate(trace, policy=policy, profile=uneven_machine(0.1), warmup=1).summary
+    assert (said["completed"], said["warmup_requests"]) == (1, 1)
+    assert said["mean_e2el_ms"] is said["mean_e2el_from_schedule_ms"] is said["mean_held_ms"] is None
+    assert not [name for name, value in said.items() if value != value]
+
+
 def test_in_a_steady_run_the_throughput_is_the_rate_offered() -> None:
     """What is under way as a warm-up ends makes up for what is under way as requests cease to come."""
     how: dict[str, Any] = {"policy": "continuous", "profile": "h200-vicuna-7b", "request_rate": 8.0}
