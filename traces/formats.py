@@ -23,6 +23,7 @@ from .renaming import Renamed, paths
 from .tables import Records, Table, open_table
 from .trace import Trace
 from .units import rate_text, span_text, without_unit
+from .witnesses import is_witness
 
 LOG = logging.getLogger("traces")
 """Told in one line what was assumed in reading a file."""
@@ -91,7 +92,7 @@ def read_named(named: Named, reading: Reading) -> Trace:
     )
     of_file: Collection[str] = ()
     if form.sources:
-        table = renamed = Renamed(table, form.sources)
+        table = renamed = Renamed(table, form.sources, beside=is_witness)
         of_file = renamed.of_file
     if not form.matches(table.columns):
         name, names = named.label.removeprefix("trace "), checks.display(", ".join(table.columns))

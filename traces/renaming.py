@@ -6,7 +6,7 @@ Knows nothing of the formats that there are, nor of the containers of tables.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,15 @@ class Renamed:
 
     `usage.prompt_tokens` is the key `prompt_tokens` of the object, or of the JSON text of one, in the column
     `usage`, where no column has that name itself; keys may have points of their own. A column of the file
-    that has one of our names, and is none of these, is hidden. Raises InputError where the file lacks a
-    column, and where no row has such a key.
+    that has one of our names, and is none of these, is hidden. Keys for which `beside` holds and that lie
+    in one object with a named one are columns too, where the file has none that is called so. Raises
+    InputError where the file lacks a column, and where no row has such a key.
     """
 
-    def __init__(self, table: Table, names: Mapping[str, str]) -> None:
-        self.table, self.names = table, names
+    def __init__(
+        self, table: Table, names: Mapping[str, str], beside: Callable[[str], bool] = lambda key: False
+    ) -> None:
+        self.table, self.names = table, dict(names)
         self.path, self.num_rows, self.text_is_number = table.path, table.num_rows, table.text_is_number
         self.notes, self.source = table.notes, table.source
         self.columns = (*names, *(name for name in table.columns if name not in names))
@@ -40,7 +43,7 @@ class Renamed:
         self._nested: dict[str, list[Any]] = {}
         for name in names.values():
             if name not in table.columns and name not in self._nested:
-                self._nested[name] = self._within(name)
+                self._look_within(name, beside)
 
     def called(self, column: str) -> str:
         """What the file calls a column."""
@@ -72,19 +75,25 @@ class Renamed:
         name = self.called(column)
         return self.table.raw(name) if name in self.table.columns else list(self._nested[name])
 
-    def _within(self, name: str) -> list[Any]:
+    def _look_within(self, name: str, beside: Callable[[str], bool]) -> None:
         first = outermost(name, self.table.columns)
         if first not in self.table.columns:
             shown = checks.display(", ".join(self.table.columns))
             hint = nearest(name, self.table.columns)
             raise InputError(f"{self.path}: column {name} is missing among {shown}{hint}")
         objects = [_object(value) for value in self.table.raw(first)]
-        values = [_value(each, name.removeprefix(f"{first}.")) for each in objects]
-        if all(value is None for value in values):
+        found = [_innermost(each, name.removeprefix(f"{first}.")) for each in objects]
+        self._nested[name] = [within.get(key) for within, key in found]
+        if all(value is None for value in self._nested[name]):
             keys = next((each for each in objects if each), {})
             known = {f"{first}.{key}": None for each in (keys, paths(keys)) for key in each}
             raise InputError(f"{self.path}: column {name} is missing: no row has it{nearest(name, known)}")
-        return values
+        within, last = next((within, key) for within, key in found if key in within)
+        others = [key for key in within if key not in self.columns and beside(key)]
+        for key in others:
+            self.names[key] = name.removesuffix(last) + key
+            self._nested[self.names[key]] = [each.get(key) for each, _ in found]
+        self.columns = (*self.columns, *others)
 
 
 def outermost(name: str, columns: Collection[str]) -> str:
@@ -104,12 +113,12 @@ def _object(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _value(within: dict[str, Any], name: str) -> Any:
-    """What lies within an object under a key, or under several with points between; None for nothing."""
+def _innermost(within: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
+    """The object within an object to which keys with points between lead, and the last of them in it."""
     key = outermost(name, within)
-    if key not in within:
-        return None
-    return within[key] if key == name else _value(_object(within[key]), name.removeprefix(f"{key}."))
+    if key == name or key not in within:
+        return within, name
+    return _innermost(_object(within[key]), name.removeprefix(f"{key}."))
 
 
 def paths(record: Mapping[str, Any], depth: int = DEEPEST) -> Iterator[str]:

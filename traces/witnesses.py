@@ -109,8 +109,8 @@ def _on_totals(table: Table, column: str, totals: FloatArray, pair: Pair) -> lis
         (pair.prompt, pair.names[0], "prompt"),
     ):
         if (totals == values)[rows].all():
-            what = f"is {column} in every row, prompt and answer together; the {other} alone is needed"
-            raise InputError(f"{table.path}, {name}: {what}")
+            what = f"is {table.called(column)} in every row, prompt and answer together"
+            raise InputError(f"{table.path}, {name}: {what}; the {other} alone is needed")
     count, first = int(wrong.sum()), table.label(int(wrong.argmax()))
     both = " + ".join(pair.names)
     return [f"{column} is not {both} in {count} of {int(rows.sum())} requests, the first in {first}"]

@@ -123,6 +123,16 @@ def test_what_knows_of_lengths_is_held_against_them_where_it_is_named(put: Put) 
         load(f"seqsched:file={path},output_tokens=total_tokens")
 
 
+def test_totals_in_the_object_of_a_length_are_held_against_it(put: Put) -> None:
+    rows = [{"usage": {"in": n, "out": 5, "total_tokens": n + 5, "cached_tokens": n // 2}} for n in (10, 30)]
+    path = put(lines(rows), "t.jsonl")
+    with pytest.raises(InputError, match=r"output_tokens: is usage\.total_tokens in every row, prompt and"):
+        load(f"seqsched:file={path},prompt_tokens=usage.in,output_tokens=usage.total_tokens")
+    trace = load(f"seqsched:file={path},prompt_tokens=usage.in,output_tokens=usage.out")
+    assert trace.output_tokens.tolist() == [5, 5]
+    assert "cached_tokens are 50 % of the prompt tokens, which are all computed here" in trace.notes
+
+
 @pytest.mark.parametrize(
     ("names", "said"),
     [
