@@ -78,8 +78,8 @@ def masked(text: str, digits: int = DIGITS, *, words: bool = True) -> str:
     """The text without what depends on machine, day or release, and without its words where they are not
     wanted; see the package's docstring.
     """
+    text = KEY.sub("KEY", VERSION.sub("VERSION", text))  # first: some keys are numbers with an exponent
     text = FLOAT.sub(lambda found: repr(float(f"{float(found[0]):.{digits}g}")), text)
-    text = KEY.sub("KEY", VERSION.sub("VERSION", text))
     text = DATE.sub(r'\1"DATE"', text)
     return text if words else SENTENCE.sub(_numbers_alone, text)
 

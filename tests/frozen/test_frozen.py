@@ -101,10 +101,11 @@ def test_a_refused_rewrite_writes_nothing_and_ends_in_status_one(monkeypatch: py
     assert {path: path.read_bytes() for path in HERE.rglob("*.*") if path.is_file()} == before
 
 
-def test_what_depends_on_machine_day_or_release_is_masked() -> None:
+@pytest.mark.parametrize("key", ["0123456789abcdef", "3506837288e00036"])
+def test_what_depends_on_machine_day_or_release_is_masked(key: str) -> None:
     line = {
         "version": __version__,
-        "key": "0123456789abcdef",
+        "key": key,
         "date": "2026-01-31",
         "mean": 1 / 3,
         "answer": "2 replicas of h200-vicuna-7b carry 10.5 requests/s",
