@@ -94,7 +94,7 @@ def test_cache_and_router(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["a cache"]["replicas"] <= found["no cache"]["replicas"]
     assert all(row["usd_per_month"] == 2 * 730 * row["replicas"] for row in found.values())
     open_yet = answer(cache_and_router, [*asked, talk.format(60)], capsys)
-    assert all(row["outcome"] == "undecided" and "outlast" in row["reason"] for row in open_yet.values())
+    assert all(row["outcome"] == "undecided" and "sessions" in row["reason"] for row in open_yet.values())
 
 
 def test_where_caches_pay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

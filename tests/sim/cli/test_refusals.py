@@ -191,7 +191,7 @@ def test_every_script_without_what_it_needs_is_one_line(folder: Path, script: st
     [
         (("simulate", "--set", "kv_bit=8"), "unknown key 'kv_bit'; the known keys are"),
         (("simulate", "--set", "kv_bit=8"), "did you mean kv_bits?"),
-        (("simulate", "--profile", "h200-vicuna"), "did you mean h200-vicuna-7b?"),
+        (("simulate", "--profile", "h200-vicuna"), "did you mean h200-vicuna-7b or h200-vicuna-7b-trtllm?"),
         (("plan", "--request-rate", "5", "--slo", "ttft_p99:9", "--price", "h200:3"), "did you mean H200?"),
         (("simulate", "--router", "random", "extra"), "'extra' is too much: no flag before it takes"),
         (
