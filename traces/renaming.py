@@ -9,12 +9,10 @@ import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from . import checks
 from .errors import InputError
 from .spec import nearest
-from .tables import Table
+from .tables import Table, json_numbers
 from .trace import FloatArray
 
 DEEPEST = 4
@@ -62,13 +60,7 @@ class Renamed:
         name = self.called(column)
         if name in self.table.columns:
             return self.table.numbers(name)
-        values = self._nested[name]
-        if not set(map(type, values)) <= {int, float}:
-            return None
-        try:
-            return np.array(values, dtype=np.float64)
-        except OverflowError:
-            return None
+        return json_numbers(self._nested[name])
 
     def raw(self, column: str) -> list[Any]:
         """The column's values, None where missing."""

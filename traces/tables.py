@@ -107,13 +107,7 @@ class Records(_Rows):
 
     def numbers(self, column: str) -> FloatArray | None:
         """The column as floats, None if some value is not a JSON number."""
-        values = self.raw(column)
-        if not set(map(type, values)) <= {int, float}:
-            return None
-        try:
-            return np.array(values, dtype=np.float64)
-        except OverflowError:
-            return None
+        return json_numbers(self.raw(column))
 
     def raw(self, column: str) -> list[Any]:
         """The column's values, None where a record has no such key."""
@@ -281,6 +275,16 @@ def log_unused(table: Table, kind: str, used: Sequence[str]) -> None:
     """Log which columns of a table nobody looks at, where there are any; `kind` says what the table is."""
     if unused := [column for column in table.columns if column not in used]:
         LOG.info("%s: %s; columns not used: %s", table.path, kind, ", ".join(unused))
+
+
+def json_numbers(values: Sequence[Any]) -> FloatArray | None:
+    """JSON values as floats, None if some value is not a number."""
+    if not set(map(type, values)) <= {int, float}:
+        return None
+    try:
+        return np.array(values, dtype=np.float64)
+    except OverflowError:
+        return None
 
 
 def open_table(path: str | Path, wanted: Wanted) -> Table:
