@@ -176,10 +176,10 @@ def compose(
     from rich.table import Table
 
     from ..hardware.composed import compose as compose_profile
+    from ..hardware.datasheets import gpu_key
     from ..hardware.deployment import Deployment
 
-    where = gpu.lower().replace(" ", "-")
-    asked = Deployment(model, where, engine, tp, ep, dp_attention, dtype, kv, host, utilization)
+    asked = Deployment(model, gpu_key(gpu), engine, tp, ep, dp_attention, dtype, kv, host, utilization)
     made = compose_profile(asked, name=name or out.stem)
     made.save(out)
     table = Table(

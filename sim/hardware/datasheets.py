@@ -66,6 +66,11 @@ L40S is the exception: its error correction takes 6 % more.
 """
 
 
+def gpu_key(name: str) -> str:
+    """A GPU's name as the text of a profile has it: in lower case, with hyphens for blanks."""
+    return name.lower().replace(" ", "-")
+
+
 def known_gpu(name: str) -> Gpu:
     """The accelerator called `name`, in any case; `InputError` listing the known names otherwise."""
     for known, gpu in GPUS.items():

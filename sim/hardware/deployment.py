@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+from sim.hardware.datasheets import gpu_key
 from sim.hardware.host import NONE, named, names
 from traces.errors import InputError
 from traces.spec import nearest
@@ -87,7 +88,7 @@ class Deployment:
                 raise InputError(f"profile {text}: {key} is given twice")
             values[key] = _read(key, value, text)
         try:
-            return cls(model.strip(), gpu.strip().lower().replace(" ", "-"), **values)
+            return cls(model.strip(), gpu_key(gpu.strip()), **values)
         except InputError as error:
             raise InputError(f"profile {text}: {error}") from None
 

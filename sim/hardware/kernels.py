@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sim.hardware.datasheets import GPUS, Gpu, known_gpu
+from sim.hardware.datasheets import GPUS, Gpu, gpu_key, known_gpu
 from sim.hardware.deployment import Deployment
 from sim.hardware.kv_memory import KvMemory
 from traces.errors import InputError
@@ -310,7 +310,7 @@ def installed() -> str | None:
 
 def system_of(gpu: str) -> str:
     """The package's system of a GPU; `InputError` listing the GPUs with tables for an unknown one."""
-    name = gpu.lower().replace(" ", "-")
+    name = gpu_key(gpu)
     if name not in SYSTEMS:
         alike = [known for known in SYSTEMS if known.startswith(name) or known in name.split("-")]
         other = f"; did you mean {alike[0]}?" if alike else nearest(name, SYSTEMS)

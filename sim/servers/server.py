@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from sim.hardware import kernels
 from sim.hardware.composed import config_for, num_experts
-from sim.hardware.datasheets import GPUS
+from sim.hardware.datasheets import GPUS, gpu_key
 from sim.hardware.deployment import Deployment
 from sim.hardware.hugging_face import dtype_of
 from sim.hardware.model_shape import MODELS
@@ -116,11 +116,12 @@ def _text(value: object) -> str:
 
 def _memory_of(gpu: str) -> int:
     """Bytes of a GPU; InputError for an unknown one."""
+    key = gpu_key(gpu)
     for name, known in GPUS.items():
-        if name.lower().replace(" ", "-") == gpu.lower().replace(" ", "-"):
+        if gpu_key(name) == key:
             return known.memory_bytes
     kernels.system_of(gpu)
-    return kernels.MEMORY_BYTES[gpu.lower().replace(" ", "-")]
+    return kernels.MEMORY_BYTES[key]
 
 
 def _check_layout(reading: Reading) -> None:
@@ -214,7 +215,7 @@ def _formats(reading: Reading, model: str | None, checkpoint: Checkpoint | None)
 def _profile(engine: str, model: str | None, gpu: str | None, reading: Reading) -> str | None:
     if model is None or gpu is None:
         return None
-    name = gpu.lower().replace(" ", "-")
+    name = gpu_key(gpu)
     asked = Deployment(known_model(model), name, engine, **reading.deployment)
     if name not in kernels.SYSTEMS:
         reading.engine["without_tables"] = gpu
