@@ -95,33 +95,15 @@ class ArcTier(Tier):
             self.spans.remove(span)
             self.gone.add(span, gone)
         for gone in (self.gone_once, self.gone_often):
-            self._forget_first(gone, gone.num_blocks - self.num_blocks)
+            for span in self.gone.first(gone, gone.num_blocks - self.num_blocks):
+                self.gone.remove(span)
         self.num_evicted += too_many
         return True
 
     def _idle(self, order: Order, most: int, kept: Collection[Span], now: float) -> list[Span]:
         """At most so many blocks that may be given up, those used least recently."""
-        idle: list[Span] = []
-        missing = most
-        for span in order:
-            if missing <= 0:
-                break
-            if span.ready_s <= now and span.busy_s <= now and span not in kept:
-                idle.append(span)
-                missing -= span.high - span.low
-        return self.spans.divide(idle, most)[0]
-
-    def _forget_first(self, gone: Order, blocks: int) -> None:
-        """Forget so many blocks that were given up, those that were so first."""
-        first: list[Span] = []
-        missing = blocks
-        for span in gone:
-            if missing <= 0:
-                break
-            first.append(span)
-            missing -= span.high - span.low
-        for span in self.gone.divide(first, blocks)[0]:
-            self.gone.remove(span)
+        idle = (s for s in order if s.ready_s <= now and s.busy_s <= now and s not in kept)
+        return self.spans.first(idle, most)
 
     def add(self, id: int, blocks: Sequence[BlockRange], ready_s: float) -> None:
         """There is room for these, which can be read from then on."""

@@ -6,7 +6,7 @@ A span is cut in two where only some of its blocks are used. Knows nothing of re
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 
 from .radix_tree import BlockRange, Node
@@ -143,6 +143,17 @@ class Spans:
                 rest.append(span if span.is_reversed else part)
             blocks -= here
         return first, rest
+
+    def first(self, spans: Iterable[Span], blocks: int) -> list[Span]:
+        """The first so many blocks of these, or all; of the spans no more are looked at than that takes."""
+        found: list[Span] = []
+        missing = blocks
+        for span in spans:
+            if missing <= 0:
+                break
+            found.append(span)
+            missing -= span.high - span.low
+        return self.divide(found, blocks)[0]
 
     def add(self, span: Span, order: Order) -> None:
         """Blocks that are not there come in, as those used last in that order."""
